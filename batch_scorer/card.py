@@ -1,0 +1,194 @@
+"""The model contract: one ONNX file says everything about itself.
+
+Graph: input ``pixels`` uint8 (N, S, S, 1) as ``decode_radiograph`` makes them; output
+``probability`` float32 (N,), the calibrated P(pneumonia). Further named outputs are allowed.
+Metadata: one JSON ``ModelCard`` under the key ``CARD_KEY``.
+
+``CARD_VERSION`` is raised by one whenever a reader of the old version would misread a new card: a
+field removed, renamed or with another meaning. A new optional field does not raise it. The scorer
+refuses every version but its own.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from batch_scorer.decoding import DECODE_VERSION
+from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
+from batch_scorer.metrics import Confusion, Curve, Estimate
+
+CARD_VERSION = 1
+CARD_KEY = "cxr_card"
+CLASSES = ("NORMAL", "PNEUMONIA")
+SELF_TEST_RECIPE = "phantom-1"
+SELF_TEST_TOLERANCE = 1e-3
+
+
+class Threshold(msgspec.Struct, frozen=True):
+    """The operating threshold: a film is flagged at or above ``value``."""
+
+    value: float
+    rule: str
+    chosen_on: str
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """probability = sigmoid(slope * logit + intercept), fitted on ``fitted_on``."""
+
+    method: str
+    slope: float
+    intercept: float
+    fitted_on: str
+    brier_before: float
+    ece_before: float
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """What the finished model answered on one labelled split."""
+
+    split: str
+    films: int
+    patients: int
+    pneumonia: int
+    metrics: dict[str, Estimate]
+    confusion: Confusion
+    roc: Curve
+    reliability: Curve
+    score_quantiles: list[float]
+
+
+class History(msgspec.Struct, frozen=True):
+    """One value per epoch."""
+
+    loss: list[float]
+    val_loss: list[float]
+    accuracy: list[float]
+    val_accuracy: list[float]
+
+
+class Training(msgspec.Struct, frozen=True):
+    """Where the model came from, enough to make it again."""
+
+    data: str
+    data_fingerprint: str
+    films: dict[str, int]
+    split_policy: str
+    seed: int
+    epochs: int
+    best_epoch: int
+    minutes: float
+    parameters: int
+    backend: str
+    command: str
+    imbalance: str
+    initial_weights: str
+    brightness_mean: float
+    brightness_sd: float
+    contrast_mean: float
+    contrast_sd: float
+
+
+class SelfTest(msgspec.Struct, frozen=True):
+    """Fixed inputs, by recipe, and the probabilities that Keras gave for them."""
+
+    recipe: str
+    probabilities: list[float]
+    tolerance: float
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """All that a reader or a program needs to use, trust or refuse a model.
+
+    ``references`` is keyed by split: "validation", and "test" once that was opened.
+    """
+
+    card_version: int
+    name: str
+    title: str
+    summary: str
+    decode_version: int
+    classes: tuple[str, str]
+    size_px: int
+    threshold: Threshold
+    calibration: Calibration
+    references: dict[str, Reference]
+    history: History
+    training: Training
+    versions: dict[str, str]
+    self_test: SelfTest | None = None
+
+    @property
+    def reference(self) -> Reference:
+        """The split to quote: the test films where they were opened, else validation."""
+        return self.references.get("test") or self.references["validation"]
+
+
+def write_card(card: ModelCard, *, indent: int = 0) -> str:
+    """Serialise a card as JSON with stable key order."""
+    text = msgspec.json.encode(card, order="deterministic")
+    return (msgspec.json.format(text, indent=indent) if indent else text).decode()
+
+
+def read_card(text: str | None, where: str) -> ModelCard:
+    """Read and check a card.
+
+    Args:
+        text: The JSON, or None where a model file has no card.
+        where: The file, for the message.
+
+    Raises:
+        CardMissing: ``text`` is None or empty.
+        CardVersionUnsupported: Not JSON, a field missing, or another card version.
+        DecodeVersionMismatch: The model was trained on differently decoded pixels.
+    """
+    if not text:
+        raise CardMissing(
+            f"{where} is an ONNX file without a model card.",
+            "Use a model that `cxr export` made.",
+        )
+    try:
+        version = msgspec.json.decode(text, type=_CardVersion).card_version
+    except msgspec.DecodeError as exc:
+        raise CardVersionUnsupported(f"The model card of {where} is broken: {exc}.") from exc
+    if version != CARD_VERSION:
+        raise CardVersionUnsupported(
+            f"Expected model card version {CARD_VERSION}, found {version} in {where}.",
+            "Export the model again with this release, or use the release that made it.",
+        )
+    try:
+        card = msgspec.json.decode(text, type=ModelCard)
+    except msgspec.DecodeError as exc:
+        raise CardVersionUnsupported(f"The model card of {where} is broken: {exc}.") from exc
+    if card.decode_version != DECODE_VERSION:
+        raise DecodeVersionMismatch(
+            f"Expected a model for decode version {DECODE_VERSION}, "
+            f"found {card.decode_version} in {where}.",
+            "Train and export the model again with this release.",
+        )
+    return card
+
+
+class _CardVersion(msgspec.Struct):
+    card_version: int
+
+
+def self_test_pixels(size_px: int) -> NDArray[np.uint8]:
+    """Draw the fixed films of the self-test: a chest phantom with four degrees of haze.
+
+    Two dark ellipses (lungs) on a bright body; haze fills the lower half of one. Plain arithmetic
+    on a grid, so that every machine draws the same pixels.
+
+    Returns:
+        Shape (4, size_px, size_px, 1).
+    """
+    y, x = np.mgrid[0:size_px, 0:size_px] / size_px
+    body = 205 - 160 * np.maximum(np.abs(x - 0.5) - 0.36, 0) / 0.14
+    lungs = np.zeros_like(x)
+    for center in (0.31, 0.69):
+        distance = ((x - center) / 0.15) ** 2 + ((y - 0.48) / 0.33) ** 2
+        lungs += np.clip(1.4 * (1 - distance), 0, 1)
+    haze_place = np.clip(1 - ((x - 0.31) / 0.16) ** 2 - ((y - 0.62) / 0.22) ** 2, 0, 1)
+    films = [body - lungs * (150 - 130 * haze * haze_place) for haze in (0.0, 0.33, 0.67, 1.0)]
+    return np.clip(np.stack(films), 0, 255).astype(np.uint8)[..., None]

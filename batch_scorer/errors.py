@@ -1,0 +1,199 @@
+"""Every error that users meet, in one tree.
+
+::
+
+    CxrError                          exit 1   a code, a sentence, and what to try
+    ├── UsageError                    exit 2   the command was called wrongly
+    ├── MissingPackage                exit 1   an optional part is not installed
+    ├── ModelFileError                exit 1   a model file cannot be trusted
+    │   ├── CardMissing                        no model card in the file
+    │   ├── CardVersionUnsupported             a card of another version, or a broken one
+    │   ├── DecodeVersionMismatch              trained on pixels decoded by other rules
+    │   └── SelfTestFailed                     known inputs give other answers than they should
+    ├── ProviderUnavailable           exit 1   asked to run on a device that is not there
+    ├── SourceError                   exit 1   films or labels cannot be listed or read
+    ├── LedgerError                   exit 1   results cannot be written or read
+    ├── ReportError                   exit 1   the report cannot be drawn
+    ├── TransientError                exit 75  may work when tried again
+    ├── DatasetError                  exit 1   a training data set cannot be used
+    ├── ConversionError               exit 1   Keras to ONNX failed
+    │   └── ParityError                        the ONNX model answers differently from Keras
+    └── ImageError                    never ends a run: it becomes a row
+        ├── Unreadable                failed   the bytes could not be read
+        ├── Truncated                 failed   the file ends too early
+        ├── Unsupported               rejected not a format that is read
+        ├── TooLarge                  rejected more pixels than are safe to decode
+        ├── TooSmall                  rejected too few pixels to judge
+        └── NotRadiograph             rejected an image, but no single frontal film
+
+This module imports the standard library only, so that any other module may raise from it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NOT_ALL_SCORED = 3
+EXIT_RETRY = 75
+
+
+class CxrError(Exception):
+    """An error with a stable code, one plain sentence, and what to try next.
+
+    Args:
+        sentence: What was expected and what was found.
+        hint: What to try. Empty where nothing useful can be said.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = EXIT_FAILED
+
+    def __init__(self, sentence: str, hint: str = "") -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.sentence} {self.hint}".strip()
+
+
+class UsageError(CxrError):
+    """The command was called wrongly."""
+
+    code = "usage"
+    exit_code = EXIT_USAGE
+
+
+class MissingPackage(CxrError):
+    """An optional part of the software is not installed."""
+
+    code = "missing_package"
+
+
+class ModelFileError(CxrError):
+    """A model file cannot be read or trusted."""
+
+    code = "model_file"
+
+
+class CardMissing(ModelFileError):
+    """The ONNX file carries no model card."""
+
+    code = "card_missing"
+
+
+class CardVersionUnsupported(ModelFileError):
+    """The model card is broken or of a version that this release does not read."""
+
+    code = "card_version_unsupported"
+
+
+class DecodeVersionMismatch(ModelFileError):
+    """The model was trained on pixels that were decoded by other rules."""
+
+    code = "decode_version_mismatch"
+
+
+class SelfTestFailed(ModelFileError):
+    """Known inputs give other answers than the model file says they should."""
+
+    code = "self_test_failed"
+
+
+class ProviderUnavailable(CxrError):
+    """The execution provider that was asked for cannot run here."""
+
+    code = "provider_unavailable"
+
+
+class SourceError(CxrError):
+    """Films or labels cannot be listed or read."""
+
+    code = "source"
+
+
+class LedgerError(CxrError):
+    """Results cannot be written or read back."""
+
+    code = "ledger"
+
+
+class ReportError(CxrError):
+    """The report cannot be drawn."""
+
+    code = "report"
+
+
+class TransientError(CxrError):
+    """The run was interrupted, or something failed that may work next time."""
+
+    code = "transient"
+    exit_code = EXIT_RETRY
+
+
+class DatasetError(CxrError):
+    """A training data set cannot be used as it is."""
+
+    code = "dataset"
+
+
+class ConversionError(CxrError):
+    """A Keras model could not be converted to ONNX."""
+
+    code = "conversion"
+
+
+class ParityError(ConversionError):
+    """The converted model does not answer as the Keras model does."""
+
+    code = "parity"
+
+
+class ImageError(CxrError):
+    """One file could not be scored. It becomes a row and never ends a run."""
+
+    code = "image"
+    status: ClassVar[str] = "failed"
+
+
+class Unreadable(ImageError):
+    """The bytes could not be read or decoded."""
+
+    code = "unreadable"
+
+
+class Truncated(ImageError):
+    """The file ends before the image does."""
+
+    code = "truncated"
+
+
+class Unsupported(ImageError):
+    """The file is in no format that is read."""
+
+    code = "unsupported"
+    status = "rejected"
+
+
+class TooLarge(ImageError):
+    """The image has more pixels than are safe to decode."""
+
+    code = "too_large"
+    status = "rejected"
+
+
+class TooSmall(ImageError):
+    """The image has too few pixels to be judged."""
+
+    code = "too_small"
+    status = "rejected"
+
+
+class NotRadiograph(ImageError):
+    """The file holds something other than one plain radiograph."""
+
+    code = "not_radiograph"
+    status = "rejected"

@@ -1,0 +1,275 @@
+"""How good are the answers: one implementation for trainer, labelled batches and report.
+
+Every number is an ``Estimate``: a value, a 95 % interval, and the number of films behind it.
+Intervals come from a bootstrap that draws patients, where several films of one patient exist,
+because films of one child are not independent. Otherwise proportions have Wilson's interval and
+the rest a bootstrap over films. A proportion of exactly 0 or 1, where a bootstrap cannot see any
+spread, has Wilson's interval too.
+
+Source: Wilson 1927; Field and Welsh 2007 (cluster bootstrap); Guo et al. 2017 (ECE).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+METRICS = ("accuracy", "precision", "recall", "specificity", "f1", "auc", "brier", "ece")
+PROPORTIONS = ("accuracy", "precision", "recall", "specificity")
+BINS = 10
+RESAMPLES = 1000
+BLOCK_WEIGHTS = 4_000_000
+CONFIDENCE = 0.95
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """A number with its 95 % interval. ``None`` where the films do not define it."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+class Confusion(msgspec.Struct, frozen=True):
+    """Counts of films; pneumonia is the positive class."""
+
+    true_positive: int
+    false_positive: int
+    true_negative: int
+    false_negative: int
+
+    @property
+    def total(self) -> int:
+        return (
+            self.true_positive + self.false_positive + self.true_negative + self.false_negative
+        )
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """Points of a figure."""
+
+    x: list[float]
+    y: list[float]
+
+
+def evaluate(
+    truth: ArrayLike,
+    probabilities: ArrayLike,
+    threshold: float,
+    patients: Sequence[str] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Compute every metric of ``METRICS`` with its interval.
+
+    Args:
+        truth: Shape (N,), 1 pneumonia, 0 normal.
+        probabilities: Shape (N,), P(pneumonia).
+        threshold: A film is flagged when its probability is at or above it.
+        patients: Shape (N,), one id per film, where known.
+        resamples: Bootstrap draws.
+        seed: Of the bootstrap.
+
+    Returns:
+        One estimate per metric; a value is None where undefined (an AUC with one class only).
+    """
+    y, p = _as_arrays(truth, probabilities)
+    if not len(y):
+        return dict.fromkeys(METRICS, Estimate(None, None, None, 0))
+    groups = np.arange(len(y)) if patients is None else np.unique(patients, return_inverse=True)[1]
+    clustered = int(groups.max()) + 1 < len(y)
+    point = _statistics(np.ones((1, len(y))), y, p, threshold)
+    draws = _bootstrap(groups, y, p, threshold, resamples=resamples, seed=seed)
+    counts = _proportion_counts(confusion(y, p, threshold))
+    return {
+        name: _estimate(
+            float(point[name][0]),
+            draws[name],
+            counts.get(name),
+            n=_n_behind(name, y, counts),
+            clustered=clustered,
+        )
+        for name in METRICS
+    }
+
+
+def confusion(truth: ArrayLike, probabilities: ArrayLike, threshold: float) -> Confusion:
+    """Count films by truth and by which side of the threshold they fall on."""
+    y, p = _as_arrays(truth, probabilities)
+    flagged = p >= threshold
+    return Confusion(
+        true_positive=int((flagged & (y == 1)).sum()),
+        false_positive=int((flagged & (y == 0)).sum()),
+        true_negative=int((~flagged & (y == 0)).sum()),
+        false_negative=int((~flagged & (y == 1)).sum()),
+    )
+
+
+def proportion(successes: int, n: int) -> Estimate:
+    """A share with Wilson's 95 % interval."""
+    from scipy.stats import binomtest  # noqa: PLC0415 - slow to import, needed with labels only
+
+    if n == 0:
+        return Estimate(None, None, None, 0)
+    interval = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(successes / n, float(interval.low), float(interval.high), n)
+
+
+def roc_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
+    """The corners of the ROC curve: x false positive rate, y true positive rate."""
+    from sklearn.metrics import roc_curve  # noqa: PLC0415
+
+    y, p = _as_arrays(truth, probabilities)
+    if len(np.unique(y)) < 2:  # noqa: PLR2004 - one class has no ROC curve
+        return Curve([], [])
+    false_positive, true_positive, _ = roc_curve(y, p)
+    return Curve(_rounded(false_positive), _rounded(true_positive))
+
+
+def reliability_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
+    """Mean predicted probability (x) against the observed share of pneumonia (y), by bin."""
+    from sklearn.calibration import calibration_curve  # noqa: PLC0415
+
+    y, p = _as_arrays(truth, probabilities)
+    observed, predicted = calibration_curve(y, p, n_bins=BINS)
+    return Curve(_rounded(predicted), _rounded(observed))
+
+
+def threshold_at_sensitivity(truth: ArrayLike, probabilities: ArrayLike, target: float) -> float:
+    """The highest threshold that still flags at least ``target`` of the films with pneumonia.
+
+    The returned value lies halfway between two neighbouring films, so that rounding in another
+    runtime cannot move a film across it.
+
+    Raises:
+        ValueError: There is no film with pneumonia.
+    """
+    y, p = _as_arrays(truth, probabilities)
+    positives = np.sort(p[y == 1])
+    if not len(positives):
+        raise ValueError("expected films with pneumonia to choose a threshold on, found none")
+    last_flagged = positives[int(np.floor(len(positives) * (1 - target) + 1e-9))]
+    below = p[p < last_flagged]
+    return float((last_flagged + (below.max() if len(below) else 0.0)) / 2)
+
+
+def _as_arrays(
+    truth: ArrayLike, probabilities: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    return np.asarray(truth, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
+
+
+def _rounded(values: NDArray[Any]) -> list[float]:
+    return [round(float(value), 5) for value in values]
+
+
+def _bootstrap(
+    groups: NDArray[np.int64],
+    y: NDArray[np.int64],
+    p: NDArray[np.float64],
+    threshold: float,
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Every metric for every draw of whole groups, in blocks so that memory stays flat."""
+    rng = np.random.default_rng(seed)
+    n_groups = int(groups.max()) + 1
+    shares = np.full(n_groups, 1 / n_groups)
+    rows = max(1, min(resamples, BLOCK_WEIGHTS // len(groups)))
+    blocks = [
+        _statistics(
+            rng.multinomial(n_groups, shares, size=min(rows, resamples - start))[:, groups],
+            y,
+            p,
+            threshold,
+        )
+        for start in range(0, resamples, rows)
+    ]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
+
+
+def _statistics(
+    weights: NDArray[Any], y: NDArray[np.int64], p: NDArray[np.float64], threshold: float
+) -> dict[str, NDArray[np.float64]]:
+    """Every metric for every row of film weights, shape (rows, N) -> (rows,) each."""
+    flagged = p >= threshold
+    tp, fp, tn, fn = (
+        weights @ mask.astype(float)
+        for mask in (flagged & (y == 1), flagged & (y == 0), ~flagged & (y == 0), ~flagged & (y == 1))
+    )
+    total = tp + fp + tn + fn
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "accuracy": (tp + tn) / total,
+            "precision": tp / (tp + fp),
+            "recall": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "auc": _auc(weights, y, p),
+            "brier": weights @ (p - y) ** 2 / total,
+            "ece": _ece(weights, y, p) / total,
+        }
+
+
+def _auc(
+    weights: NDArray[Any], y: NDArray[np.int64], p: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Weighted Mann-Whitney: the share of pairs where the ill film scores higher; ties half."""
+    order = np.argsort(p, kind="stable")
+    tie_starts = np.unique(p[order], return_index=True)[1]
+    sorted_weights = weights[:, order]
+    positives = np.add.reduceat(sorted_weights * (y[order] == 1), tie_starts, axis=1)
+    negatives = np.add.reduceat(sorted_weights * (y[order] == 0), tie_starts, axis=1)
+    below = np.cumsum(negatives, axis=1) - negatives / 2
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    return np.asarray((positives * below).sum(axis=1) / pairs)
+
+
+def _ece(
+    weights: NDArray[Any], y: NDArray[np.int64], p: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Expected calibration error over equal bins, not yet divided by the total weight."""
+    in_bin = np.eye(BINS)[np.minimum((p * BINS).astype(int), BINS - 1)]
+    return np.asarray(np.abs((weights * (p - y)) @ in_bin).sum(axis=1))
+
+
+def _proportion_counts(counts: Confusion) -> dict[str, tuple[int, int]]:
+    tp, fp = counts.true_positive, counts.false_positive
+    tn, fn = counts.true_negative, counts.false_negative
+    return {
+        "accuracy": (tp + tn, counts.total),
+        "precision": (tp, tp + fp),
+        "recall": (tp, tp + fn),
+        "specificity": (tn, tn + fp),
+    }
+
+
+def _n_behind(name: str, y: NDArray[np.int64], counts: dict[str, tuple[int, int]]) -> int:
+    return counts[name][1] if name in counts else len(y)
+
+
+def _estimate(
+    value: float,
+    draws: NDArray[np.float64],
+    counts: tuple[int, int] | None,
+    *,
+    n: int,
+    clustered: bool,
+) -> Estimate:
+    if not np.isfinite(value):
+        return Estimate(None, None, None, n)
+    if counts is not None and (not clustered or value in (0.0, 1.0)):
+        return proportion(*counts)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.nanpercentile(draws, [tail, 100 - tail])
+    return Estimate(value, float(low), float(high), n)

@@ -1,0 +1,1 @@
+"""Turn a trained network into an ONNX file that describes and tests itself."""

@@ -1,0 +1,1 @@
+"""Fit the three networks on a folder of labelled chest X-rays."""

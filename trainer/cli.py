@@ -1,0 +1,99 @@
+"""cxr train: click options -> FitConfig -> fit -> run folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import click
+
+from batch_scorer.errors import EXIT_OK, MissingPackage
+
+NAMES = ("mlp", "cnn", "vgg16")
+log = logging.getLogger("cxr")
+
+
+@click.command(
+    epilog="Example: cxr train chest_xray -o runs/first --model all --vgg16-weights none"
+)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", "run", required=True, type=click.Path(path_type=Path, file_okay=False),
+    help="Run folder; each model gets a folder in it.",
+)
+@click.option(
+    "--model", type=click.Choice([*NAMES, "all"]), default="all", show_default=True,
+    help="Which network to train.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Instead of each network's own number.")
+@click.option("--batch-size", type=click.IntRange(1), help="Instead of each network's own size.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of split, weights and order.")
+@click.option(
+    "--backend", type=click.Choice(["tensorflow", "torch", "jax"]), default="tensorflow",
+    show_default=True, help="What Keras computes with.",
+)
+@click.option(
+    "--vgg16-weights", default="imagenet", show_default=True, metavar="imagenet|none|FILE",
+    help="First weights of VGG16: Keras's download, none (from scratch), or its file, "
+    "checked by hash.",
+)
+@click.option(
+    "--test/--no-test", "open_test", default=True, show_default=True,
+    help="Evaluate on the official test films too. Use --no-test while choosing anything.",
+)
+def train(
+    data: Path,
+    run: Path,
+    model: str,
+    epochs: int | None,
+    batch_size: int | None,
+    seed: int,
+    backend: str,
+    vgg16_weights: str,
+    open_test: bool,
+) -> int:
+    """Fit, calibrate and evaluate networks on the labelled films in DATA.
+
+    DATA has the folders NORMAL and PNEUMONIA, or train, val and test that have them. The run
+    can be stopped at any time; the same command goes on where it was.
+    """
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        from trainer.dataset import read_dataset
+        from trainer.fit import RECIPES, FitConfig, fit
+        from trainer.models import SIZE_PX
+    except ModuleNotFoundError as exc:
+        raise MissingPackage(
+            f"Training needs the package {exc.name}, which is not installed.",
+            'Install it with: pip install "cxr-batch[train]"',
+        ) from exc
+
+    log.info("1 read      %s", data)
+    dataset = read_dataset(data, SIZE_PX, seed)
+    log.info("            %s", ", ".join(f"{name} {n:,}" for name, n in dataset.counts().items()))
+    for name in NAMES if model == "all" else (model,):
+        recipe = RECIPES[name]
+        config = FitConfig(
+            model=name,
+            epochs=epochs or recipe.epochs,
+            batch_size=batch_size or recipe.batch_size,
+            seed=seed,
+            backend=backend,
+            vgg16_weights=vgg16_weights if name == "vgg16" else "none",
+        )
+        card = fit(config, dataset, run / name, open_test=open_test)
+        _print_result(name, card)
+    click.echo(f"Next: cxr export {run} -o MODELS")
+    return EXIT_OK
+
+
+def _print_result(name: str, card: object) -> None:
+    for split, reference in card.references.items():  # type: ignore[attr-defined]
+        values = reference.metrics
+        click.echo(
+            f"{name:6s} {split:11s} accuracy {values['accuracy'].value:.3f}  "
+            f"AUC {values['auc'].value:.3f}  sensitivity {values['recall'].value:.3f}  "
+            f"specificity {values['specificity'].value:.3f}  n={reference.films}"
+        )

@@ -1,0 +1,208 @@
+"""Labelled folders -> pixels, labels, patients and splits.
+
+Reads the Kaggle layout (``train``, ``val``, ``test``, each with ``NORMAL`` and ``PNEUMONIA``) or any
+folder that has the two class folders. The official test films are kept apart. The official
+validation split has 16 films, too few to choose anything on, so train and val are pooled and split
+again: by patient, seeded, stratified by class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
+
+from batch_scorer.card import CLASSES
+from batch_scorer.decoding import decode_radiograph
+from batch_scorer.errors import DatasetError, ImageError
+from batch_scorer.records import patient_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FOLDS = 8
+MIN_FILMS_PER_CLASS = 2 * FOLDS
+SPLIT_POLICY = (
+    "Official train and val pooled, then split 7 : 1 by patient, stratified by class, seeded; "
+    "films with identical content stay together. Official test kept apart."
+)
+
+
+@dataclass(frozen=True)
+class Films:
+    """A set of labelled films, all arrays of length N.
+
+    ``pixels`` is (N, S, S, 1) uint8, ``labels`` (N,) 1 for pneumonia, ``patients`` and ``keys`` one
+    string per film.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    patients: NDArray[np.str_]
+    keys: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: NDArray[np.int64]) -> Films:
+        """The films at ``indices``."""
+        return Films(*(array[indices] for array in self._arrays()))
+
+    def _arrays(self) -> tuple[NDArray[np.generic], ...]:
+        return (self.pixels, self.labels, self.patients, self.keys)
+
+    @property
+    def pneumonia(self) -> int:
+        """How many films are labelled pneumonia."""
+        return int(self.labels.sum())
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training, validation and (where the folder has one) official test films."""
+
+    name: str
+    fingerprint: str
+    train: Films
+    validation: Films
+    test: Films | None
+
+    def counts(self) -> dict[str, int]:
+        """Films by split and class."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            f"{name} {CLASSES[label]}": int((films.labels == label).sum())
+            for name, films in splits.items()
+            if films is not None
+            for label in (0, 1)
+        }
+
+
+def read_dataset(root: Path, size_px: int, seed: int) -> Dataset:
+    """Read, decode and split a labelled folder.
+
+    Args:
+        root: A folder with NORMAL and PNEUMONIA, or with train, val and test that have them.
+        size_px: Side of the square that every film is decoded to.
+        seed: Of the split.
+
+    Raises:
+        DatasetError: No such folder, a class missing or too small, or a film that cannot be read.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"Expected a folder with films, found none at {root}.")
+    kaggle = (root / "train").is_dir()
+    own = ("train", "val") if kaggle else ("",)
+    paths = [path for part in own for path in _list_films(root / part)]
+    held_out = _list_films(root / "test") if (root / "test").is_dir() and kaggle else []
+    _check_classes(root, paths)
+    if held_out:
+        _check_both(root / "test", held_out)
+    films, hashes = _read_films(root, paths, size_px)
+    train, validation = _split_by_patient(films, hashes, seed)
+    test = _read_films(root, held_out, size_px)[0] if held_out else None
+    return Dataset(
+        name=root.resolve().name,
+        fingerprint=hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest(),
+        train=films.take(train),
+        validation=films.take(validation),
+        test=test,
+    )
+
+
+def _list_films(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for name in CLASSES
+        for path in (folder / name).glob("**/*")
+        if path.is_file() and not path.name.startswith(".")
+    )
+
+
+def _label(root: Path, path: Path) -> int:
+    parts = path.relative_to(root).parts
+    return next(CLASSES.index(part) for part in parts if part in CLASSES)
+
+
+def _check_both(root: Path, paths: list[Path]) -> Counter[int]:
+    counts = Counter(_label(root, path) for path in paths)
+    for label, name in enumerate(CLASSES):
+        if not counts[label]:
+            raise DatasetError(
+                f"Expected films in {root}/**/{name}, found none.",
+                f"The folder needs the two class folders {CLASSES[0]} and {CLASSES[1]}.",
+            )
+    return counts
+
+
+def _check_classes(root: Path, paths: list[Path]) -> None:
+    counts = _check_both(root, paths)
+    for label, name in enumerate(CLASSES):
+        if counts[label] < MIN_FILMS_PER_CLASS:
+            raise DatasetError(
+                f"Expected at least {MIN_FILMS_PER_CLASS} films of {name} to train and validate "
+                f"on, found {counts[label]} in {root}."
+            )
+
+
+def _read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, list[str]]:
+    """Decode every film; also the SHA-256 of each file's content."""
+    pixels = np.empty((len(paths), size_px, size_px, 1), dtype=np.uint8)
+
+    def read(index: int) -> str:
+        data = paths[index].read_bytes()
+        try:
+            pixels[index, :, :, 0] = decode_radiograph(data, size_px)
+        except ImageError as exc:
+            raise DatasetError(
+                f"{paths[index]} cannot be used for training: {exc}",
+                "Mend or remove the film; nothing is left out silently.",
+            ) from exc
+        return hashlib.sha256(data).hexdigest()
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        hashes = list(pool.map(read, range(len(paths))))
+    keys = [path.relative_to(root).as_posix() for path in paths]
+    return (
+        Films(
+            pixels=pixels,
+            labels=np.array([_label(root, path) for path in paths]),
+            patients=np.array([patient_of(key) or key for key in keys]),
+            keys=np.array(keys),
+        ),
+        hashes,
+    )
+
+
+def _split_by_patient(
+    films: Films, hashes: list[str], seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    groups = _joined_groups(films.patients, hashes)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    train, validation = next(folds.split(films.keys, films.labels, groups))
+    for part, name in ((train, "training"), (validation, "validation")):
+        if len(np.unique(films.labels[part])) != len(CLASSES):
+            raise DatasetError(
+                f"Splitting by patient left the {name} part with one class only.",
+                "Expected films of several patients in each class.",
+            )
+    return train, validation
+
+
+def _joined_groups(patients: NDArray[np.str_], hashes: list[str]) -> NDArray[np.int32]:
+    """Group films that share a patient or their content: connected parts of that graph."""
+    by_patient = np.unique(patients, return_inverse=True)[1]
+    by_content = np.unique(hashes, return_inverse=True)[1] + by_patient.max() + 1
+    size = int(by_content.max()) + 1
+    graph = coo_array((np.ones(len(hashes)), (by_patient, by_content)), shape=(size, size))
+    groups: NDArray[np.int32] = connected_components(graph, directed=False)[1][by_patient]
+    return groups

@@ -1,0 +1,112 @@
+"""The run folder, where trainer and exporter meet: one folder per model.
+
+::
+
+    RUN/cnn/config.json       what was asked for; a later run with another one is refused
+            model.keras       the network, float32, giving logits
+            card.json         the model card without a self-test; written last, so it marks the end
+            history.csv       loss and accuracy by epoch
+            predictions.csv   logit, probability, label and patient of every validation and test film
+            training.svg, roc.svg
+            seconds.txt       spent training
+            resume/           while training goes on: what a later run continues from
+"""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+from batch_scorer.card import CLASSES, ModelCard, read_card, write_card
+from batch_scorer.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from trainer.evaluate import Judgement
+
+MODEL_FILE = "model.keras"
+CARD_FILE = "card.json"
+HISTORY_FILE = "history.csv"
+PREDICTIONS_FILE = "predictions.csv"
+CONFIG_FILE = "config.json"
+RESUME_FOLDER = "resume"
+SECONDS_FILE = "seconds.txt"
+PREDICTION_COLUMNS = ("split", "image", "patient", "label", "logit", "probability")
+
+
+def find_runs(run: Path) -> list[Path]:
+    """The finished model folders of a run, or the folder itself if it is one.
+
+    Raises:
+        DatasetError: There is none.
+    """
+    found = [run] if (run / CARD_FILE).is_file() else sorted(p.parent for p in run.glob(f"*/{CARD_FILE}"))
+    if not found:
+        raise DatasetError(
+            f"Expected a finished training run at {run}, found no {CARD_FILE} in it.",
+            "Make one with: cxr train DATA -o RUN",
+        )
+    return found
+
+
+def read_run_card(folder: Path) -> ModelCard:
+    """Read the card of a finished model folder."""
+    path = folder / CARD_FILE
+    return read_card(path.read_text(encoding="utf-8"), str(path))
+
+
+def write_run_card(folder: Path, card: ModelCard) -> None:
+    """Write the card, whole or not at all."""
+    write_text(folder / CARD_FILE, write_card(card, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file by a temporary name, so that no half file is ever seen."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def read_history(folder: Path) -> dict[str, list[float]]:
+    """History by column, one value per epoch; empty before the first epoch ends."""
+    path = folder / HISTORY_FILE
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = {row["epoch"]: row for row in csv.DictReader(file)}  # a repeated epoch: the last counts
+    columns = next(iter(rows.values()), {})
+    return {name: [float(row[name]) for row in rows.values()] for name in columns}
+
+
+def read_seconds(folder: Path) -> float:
+    """Seconds spent training so far, over all resumed parts."""
+    path = folder / SECONDS_FILE
+    return float(path.read_text(encoding="utf-8")) if path.is_file() else 0.0
+
+
+def write_predictions(folder: Path, judged: Mapping[str, Judgement]) -> None:
+    """Write one row per validation and test film."""
+    partial = folder / (PREDICTIONS_FILE + ".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(PREDICTION_COLUMNS)
+        for split, part in judged.items():
+            films = part.films
+            writer.writerows(
+                (split, key, patient, CLASSES[label], f"{logit:.6f}", f"{probability:.6f}")
+                for key, patient, label, logit, probability in zip(
+                    films.keys, films.patients, films.labels, part.logits, part.probabilities,
+                    strict=True,
+                )
+            )
+    partial.replace(folder / PREDICTIONS_FILE)
+
+
+def draw_figures(folder: Path, card: ModelCard) -> None:
+    """Draw training and ROC curves with the report's own figures."""
+    from batch_scorer.report import figures  # noqa: PLC0415 - matplotlib, needed at the end only
+
+    write_text(folder / "training.svg", figures.draw_training([card]))
+    write_text(folder / "roc.svg", figures.draw_roc([card]))
