@@ -82,6 +82,7 @@ class Training(msgspec.Struct, frozen=True):
     parameters: int
     backend: str
     command: str
+    commit: str
     imbalance: str
     initial_weights: str
     brightness_mean: float

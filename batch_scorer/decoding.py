@@ -27,6 +27,7 @@ refuses a model whose number differs.
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,9 @@ RADIOGRAPH_MODALITIES = ("", "CR", "DX", "RG", "OT")
 
 # Pillow warns between its limit and twice its limit: for a film this large both mean the same.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+# A doubtful DICOM header is judged here by what it decodes to: pydicom need not tell the terminal.
+warnings.filterwarnings("ignore", module=r"pydicom\.")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 def decode_radiograph(data: bytes, size_px: int) -> NDArray[np.uint8]:

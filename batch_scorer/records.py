@@ -7,9 +7,10 @@ from pathlib import PurePosixPath
 
 import msgspec
 
+from batch_scorer.card import ModelCard
 from batch_scorer.metrics import Confusion, Curve, Estimate
 
-_KAGGLE_PATIENT = re.compile(r"^(person\d+)_(?:bacteria|virus)_|^((?:NORMAL\d*-)?IM-\d+)-")
+_KERMANY_PATIENT = re.compile(r"^(person\d+)_(?:bacteria|virus)_|^((?:NORMAL\d*-)?IM-\d+)-")
 
 
 def patient_of(key: str) -> str:
@@ -17,16 +18,15 @@ def patient_of(key: str) -> str:
 
     ``person12_virus_7.jpeg`` is of person12, ``NORMAL2-IM-0927-0001.jpeg`` of NORMAL2-IM-0927.
     """
-    match = _KAGGLE_PATIENT.match(PurePosixPath(key).name)
+    match = _KERMANY_PATIENT.match(PurePosixPath(key).name)
     return (match[1] or match[2]) if match else ""
 
 
 class ImageRef(msgspec.Struct, frozen=True):
-    """One file to score. ``key`` is its POSIX path relative to the root."""
+    """One file to score. ``key`` is its POSIX path relative to the root, printable as UTF-8."""
 
     key: str
     path: str
-    size_bytes: int
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -59,14 +59,19 @@ class Score(msgspec.Struct, frozen=True):
 
 
 class ModelUsed(msgspec.Struct, frozen=True):
-    """A model as it was used in a run."""
+    """A model as it was used in a run, with its whole card."""
 
-    name: str
-    title: str
     file: str
     sha256: str
-    threshold: float
-    size_px: int
+    card: ModelCard
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def threshold(self) -> float:
+        return self.card.threshold.value
 
 
 class BatchMetrics(msgspec.Struct, frozen=True):
@@ -88,13 +93,14 @@ class RunManifest(msgspec.Struct, frozen=True):
     started: str
     finished: str
     source: str
+    synthetic: bool
     found: int
     scored: int
     rejected: int
     failed: int
-    hidden: int
     flagged: int
     duplicates: int
+    hidden: int
     reasons: dict[str, int]
     labels: str
     labelled: int
@@ -108,3 +114,12 @@ class RunManifest(msgspec.Struct, frozen=True):
     images_per_second: float
     rows_sha256: str
     versions: dict[str, str]
+
+    @property
+    def clear(self) -> int:
+        """Films scored below the threshold of the first model."""
+        return self.scored - self.flagged
+
+    @property
+    def not_scored(self) -> int:
+        return self.rejected + self.failed

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from batch_scorer.errors import EXIT_OK, MissingPackage
+from batch_scorer.terminal import quiet_import
 
 NAMES = ("mlp", "cnn", "vgg16")
 log = logging.getLogger("cxr")
@@ -17,7 +18,7 @@ log = logging.getLogger("cxr")
 @click.command(
     epilog="Example: cxr train chest_xray -o runs/first --model all --vgg16-weights none"
 )
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "-o", "--output", "run", required=True, type=click.Path(path_type=Path, file_okay=False),
     help="Run folder; each model gets a folder in it.",
@@ -61,9 +62,10 @@ def train(
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        from trainer.dataset import read_dataset
-        from trainer.fit import RECIPES, FitConfig, fit
-        from trainer.models import SIZE_PX
+        with quiet_import():
+            from trainer.dataset import read_dataset
+            from trainer.fit import RECIPES, FitConfig, fit
+            from trainer.models import SIZE_PX
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"Training needs the package {exc.name}, which is not installed.",

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import keras
 import msgspec
@@ -26,9 +27,6 @@ from batch_scorer.errors import DatasetError
 from trainer import evaluate, run_folder
 from trainer.dataset import SPLIT_POLICY, Dataset
 from trainer.models import BUILDERS, SIZE_PX
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 log = logging.getLogger("cxr")
 
@@ -126,7 +124,7 @@ def _claim(folder: Path, config: FitConfig, dataset: Dataset) -> None:
     wanted = {**asdict(config), "data_fingerprint": dataset.fingerprint}
     path = folder / run_folder.CONFIG_FILE
     if path.is_file():
-        found = msgspec.json.decode(path.read_bytes())
+        found = run_folder.read_config(folder)
         for name, value in wanted.items():
             if found.get(name) != value:
                 raise DatasetError(
@@ -135,7 +133,17 @@ def _claim(folder: Path, config: FitConfig, dataset: Dataset) -> None:
                 )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    run_folder.write_text(path, msgspec.json.format(msgspec.json.encode(wanted), indent=2).decode())
+    started = {**wanted, "commit": _commit()}
+    run_folder.write_text(path, msgspec.json.format(msgspec.json.encode(started), indent=2).decode())
+
+
+def _commit() -> str:
+    """The commit of the trainer's own checkout; "unknown" for an installed copy."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
+    try:
+        return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 - a fixed command
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _train(config: FitConfig, dataset: Dataset, folder: Path) -> None:
@@ -241,7 +249,7 @@ def _finish(model: keras.Model, config: FitConfig, folder: Path) -> None:
     final = _build(FitConfig(**{**asdict(config), "vgg16_weights": "none"}), "float32")
     final.set_weights(model.get_weights())
     for layer in final.layers:
-        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+        if layer.trainable and isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             layer.set_weights([w.astype(np.float16).astype(np.float32) for w in layer.get_weights()])
     partial = folder / f"partial.{run_folder.MODEL_FILE}"
     final.save(partial)
@@ -282,6 +290,7 @@ def _evaluate(
         versions=_versions(),
     )
     log.info("4 write     %s", folder)
+    run_folder.write_parity_films(folder, judged["validation"])
     run_folder.write_predictions(folder, judged)
     run_folder.draw_figures(folder, card)
     run_folder.write_run_card(folder, card)
@@ -315,6 +324,7 @@ def _training(config: FitConfig, dataset: Dataset, folder: Path, parameters: int
         parameters=parameters,
         backend=config.backend,
         command=config.command,
+        commit=run_folder.read_config(folder)["commit"],
         imbalance=IMBALANCE,
         initial_weights="ImageNet" if config.vgg16_weights != "none" else "He initialisation",
         brightness_mean=float(brightness.mean()),

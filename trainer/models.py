@@ -27,33 +27,6 @@ SIZE_PX = 224
 IMAGENET_MD5 = "6d6bbae143d832006294945121d1f1fc"
 
 
-@keras.saving.register_keras_serializable(package="cxr")
-class Shrink(layers.Layer):  # type: ignore[misc]
-    """Shrink square images with the decoder's own antialiased filter.
-
-    Two products with a fixed matrix, which every backend and ONNX can do exactly.
-    """
-
-    def __init__(self, size_px: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.size_px = size_px
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        # Shrinking the identity matrix by Pillow gives the filter's weights.
-        identity = Image.fromarray(np.eye(input_shape[1], dtype=np.float32))
-        self.matrix = np.asarray(identity.resize((input_shape[1], self.size_px), FILTER))
-
-    def call(self, images: Any) -> Any:
-        rows = keras.ops.matmul(self.matrix, images[..., 0])
-        return keras.ops.matmul(rows, self.matrix.T)[..., None]
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return (input_shape[0], self.size_px, self.size_px, 1)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "size_px": self.size_px}
-
-
 def build_mlp(seed: int, weights: str = "none") -> keras.Model:  # noqa: ARG001 - one signature
     """The seed's multilayer perceptron, 32-32-64-128, on a film of 64 by 64."""
     pixels, x = _entrance(64, seed, shift=0.05, turn=0.015, zoom=0.1)
@@ -175,7 +148,7 @@ def _entrance(
     """Pixels in; shrunk, augmented (in training) and normalised to -1..1, out."""
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 255, dtype="float32")(pixels)
-    x = Shrink(size_px, dtype="float32")(x)
+    x = _shrink(x, size_px)
     for augment in (
         layers.RandomFlip("horizontal", seed=seed, dtype="float32"),
         layers.RandomRotation(turn, fill_mode="constant", seed=seed + 1, dtype="float32"),
@@ -188,6 +161,25 @@ def _entrance(
     ):
         x = augment(x)
     return pixels, layers.Rescaling(2.0, offset=-1.0, dtype="float32")(x)
+
+
+def _shrink(x: Any, size_px: int) -> Any:
+    """Shrink square images with the decoder's own antialiased filter.
+
+    Two fixed matrix products, so that every backend and ONNX compute the same. Shrinking the
+    identity matrix by Pillow gives the filter's weights.
+    """
+    identity = Image.fromarray(np.eye(SIZE_PX, dtype=np.float32))
+    filter_weights = np.asarray(identity.resize((SIZE_PX, size_px), FILTER)).T
+    x = layers.Reshape((SIZE_PX, SIZE_PX), dtype="float32")(x)
+    for axis in ("columns", "rows"):
+        product = layers.Dense(
+            size_px, use_bias=False, trainable=False, name=f"shrink_{axis}", dtype="float32"
+        )
+        x = product(x)
+        product.set_weights([filter_weights])
+        x = layers.Permute((2, 1), dtype="float32")(x)
+    return layers.Reshape((size_px, size_px, 1), dtype="float32")(x)
 
 
 def _convolution(x: Any, filters: int) -> Any:

@@ -7,6 +7,7 @@
             card.json         the model card without a self-test; written last, so it marks the end
             history.csv       loss and accuracy by epoch
             predictions.csv   logit, probability, label and patient of every validation and test film
+            parity.npy        pixels of validation films, for the exporter's parity check
             training.svg, roc.svg
             seconds.txt       spent training
             resume/           while training goes on: what a later run continues from
@@ -15,10 +16,12 @@
 from __future__ import annotations
 
 import csv
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from batch_scorer.card import CLASSES, ModelCard, read_card, write_card
-from batch_scorer.errors import DatasetError
+import msgspec
+import numpy as np
+
+from batch_scorer.card import CLASSES, ModelCard, write_card
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,29 +35,16 @@ HISTORY_FILE = "history.csv"
 PREDICTIONS_FILE = "predictions.csv"
 CONFIG_FILE = "config.json"
 RESUME_FOLDER = "resume"
+PARITY_FILE = "parity.npy"
+PARITY_FILMS = 96
 SECONDS_FILE = "seconds.txt"
 PREDICTION_COLUMNS = ("split", "image", "patient", "label", "logit", "probability")
 
 
-def find_runs(run: Path) -> list[Path]:
-    """The finished model folders of a run, or the folder itself if it is one.
-
-    Raises:
-        DatasetError: There is none.
-    """
-    found = [run] if (run / CARD_FILE).is_file() else sorted(p.parent for p in run.glob(f"*/{CARD_FILE}"))
-    if not found:
-        raise DatasetError(
-            f"Expected a finished training run at {run}, found no {CARD_FILE} in it.",
-            "Make one with: cxr train DATA -o RUN",
-        )
-    return found
-
-
-def read_run_card(folder: Path) -> ModelCard:
-    """Read the card of a finished model folder."""
-    path = folder / CARD_FILE
-    return read_card(path.read_text(encoding="utf-8"), str(path))
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a run was started with."""
+    config: dict[str, Any] = msgspec.json.decode((folder / CONFIG_FILE).read_bytes())
+    return config
 
 
 def write_run_card(folder: Path, card: ModelCard) -> None:
@@ -102,6 +92,13 @@ def write_predictions(folder: Path, judged: Mapping[str, Judgement]) -> None:
                 )
             )
     partial.replace(folder / PREDICTIONS_FILE)
+
+
+def write_parity_films(folder: Path, validation: Judgement) -> None:
+    """Save films spread evenly over the range of answers, for Keras and ONNX to agree on."""
+    order = np.argsort(validation.probabilities, kind="stable")
+    spread = np.unique(np.linspace(0, len(order) - 1, PARITY_FILMS).astype(int))
+    np.save(folder / PARITY_FILE, validation.films.pixels[order[spread]])
 
 
 def draw_figures(folder: Path, card: ModelCard) -> None:

@@ -1,0 +1,56 @@
+# The doors of this project: demo, test, lint, models, clean. Each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+XRAYS ?= examples/xrays
+OUT ?= out/demo
+DATA ?=
+RUN ?= runs/bundled
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+STAMPS := $(VENV)/stamps
+
+.PHONY: help demo test lint models clean base dev
+.DEFAULT_GOAL := help
+
+help: ## Say what each door does
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: base ## Score examples/xrays (or XRAYS=folder) with the bundled models and draw the report
+	@$(BIN)/cxr score "$(XRAYS)" --output "$(OUT)" --model all
+
+test: dev ## Run every test
+	@$(BIN)/python -m pytest
+
+lint: dev ## ruff, mypy strict, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+models: dev ## Train and export the bundled models again: make models DATA=chest_xray
+	@test -n "$(DATA)" || { echo "Say where the films are: make models DATA=/path/to/chest_xray"; exit 2; }
+	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights none
+	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models
+
+base: $(STAMPS)/base
+dev: $(STAMPS)/dev
+
+$(STAMPS)/base: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, $(PYTHON) was not found: install python3, or say PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version): install python3.11, or say PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing cxr-batch into $(VENV) ..."
+	@$(INSTALL) --editable .
+	@$(BIN)/python -c 'import sys; from batch_scorer.report.render import missing_system_library as m; sys.exit(m())'
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dev: $(STAMPS)/base
+	@echo "Installing what tests and training need into $(VENV) ..."
+	@$(INSTALL) --editable ".[dev]"
+	@touch $@
+
+clean: ## Remove the environment and everything made
+	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""python -m batch_scorer: the same as cxr."""
+
+from batch_scorer.cli import main
+
+main()

@@ -1,0 +1,199 @@
+"""One model, ready to judge: an ONNX Runtime session, its card, and a self-test that it passed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from batch_scorer.card import (
+    CARD_KEY,
+    SELF_TEST_RECIPE,
+    CardVersionUnsupported,
+    read_card,
+    self_test_pixels,
+)
+from batch_scorer.errors import ModelFileError, ProviderUnavailable, SelfTestFailed, UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from batch_scorer.card import ModelCard
+
+BUNDLED = Path(__file__).parent / "models"
+MANIFEST = "manifest.json"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_ORT_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    RuntimeError,
+)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A loaded model. Make one with ``Classifier.load``."""
+
+    card: ModelCard
+    path: Path
+    sha256: str
+    provider: str
+    session: Any
+
+    @classmethod
+    def load(cls, model: str | Path, provider: str = "auto", threads: int | None = None) -> Classifier:
+        """Load a model file and replay its self-test.
+
+        Args:
+            model: The name of a bundled model, or a path.
+            provider: "cpu", "cuda", or "auto" for CUDA where it really runs.
+            threads: For one inference; by default every core this process may use.
+
+        Raises:
+            ModelFileError: The file, its card or its self-test is not right.
+            ProviderUnavailable: The provider was asked for by name and cannot run here.
+        """
+        path = find_model(model)
+        try:
+            data = path.read_bytes()
+        except OSError as exc:
+            raise ModelFileError(f"The model {path} cannot be read: {exc.strerror}.") from exc
+        sha256 = hashlib.sha256(data).hexdigest()
+        _check_bundled(path, sha256)
+        session = _open_session(data, path, provider, threads or available_cores())
+        metadata = session.get_modelmeta().custom_metadata_map
+        card = read_card(metadata.get(CARD_KEY), str(path))
+        used = session.get_providers()[0]
+        name = next(name for name, full in PROVIDERS.items() if full == used)
+        classifier = cls(card, path, sha256, name, session)
+        classifier.self_test()
+        return classifier
+
+    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """P(pneumonia) of decoded films.
+
+        Args:
+            pixels: Shape (N, S, S, 1) uint8, as ``decode_radiograph`` makes them.
+
+        Returns:
+            Shape (N,) float32.
+
+        Raises:
+            ModelFileError: The session failed on this input.
+        """
+        try:
+            (probabilities,) = self.session.run(["probability"], {"pixels": pixels})
+        except _ORT_ERRORS as exc:
+            raise ModelFileError(f"The model {self.path} failed: {exc}.") from exc
+        return np.asarray(probabilities)
+
+    def self_test(self) -> float:
+        """Replay the card's fixed inputs.
+
+        Returns:
+            The largest difference in probability.
+
+        Raises:
+            SelfTestFailed: It is above the card's tolerance.
+        """
+        test = self.card.self_test
+        if test is None or test.recipe != SELF_TEST_RECIPE:
+            raise CardVersionUnsupported(f"{self.path} has no self-test that can be replayed.")
+        found = self.predict(self_test_pixels(self.card.size_px))
+        worst = float(np.abs(found - np.asarray(test.probabilities)).max())
+        if not worst <= test.tolerance:
+            raise SelfTestFailed(
+                f"The self-test of {self.path} is off by {worst:.4f} "
+                f"(at most {test.tolerance} expected).",
+                "The file or this machine's runtime is damaged: install again, or use --provider cpu.",
+            )
+        return worst
+
+
+def bundled_names() -> list[str]:
+    """Names of the models that come with the package, as its manifest lists them."""
+    return list(bundled_manifest())
+
+
+def bundled_manifest() -> dict[str, dict[str, Any]]:
+    """What the manifest says of each bundled model."""
+    manifest: dict[str, dict[str, Any]] = msgspec.json.decode((BUNDLED / MANIFEST).read_bytes())
+    return manifest
+
+
+def find_model(model: str | Path) -> Path:
+    """The path of a bundled model's name, or the path itself.
+
+    Raises:
+        UsageError: Neither a bundled model nor a file.
+    """
+    if isinstance(model, str) and model in bundled_names():
+        return BUNDLED / f"{model}.onnx"
+    if not Path(model).is_file():
+        raise UsageError(
+            f"Expected a model file or one of {', '.join(bundled_names())}, found {model}.",
+            "See `cxr models`.",
+        )
+    return Path(model)
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, which ONNX Runtime would ignore."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_providers() -> list[str]:
+    """Short names of the providers that this ONNX Runtime was built with."""
+    built = ort.get_available_providers()
+    return [name for name, full in PROVIDERS.items() if full in built]
+
+
+def _check_bundled(path: Path, sha256: str) -> None:
+    if path.parent != BUNDLED:
+        return
+    expected = bundled_manifest()[path.stem]["sha256"]
+    if sha256 != expected:
+        raise ModelFileError(
+            f"The bundled model {path.name} is damaged: expected sha256 {expected[:12]}, "
+            f"found {sha256[:12]}.",
+            "Install cxr-batch again.",
+        )
+
+
+def _open_session(data: bytes, path: Path, provider: str, threads: int) -> Any:
+    available = available_providers()
+    if provider == "cuda" and "cuda" not in available:
+        raise ProviderUnavailable(
+            "The CUDA provider was asked for, but this ONNX Runtime has none.",
+            'Install it with: pip install "cxr-batch[gpu]", or use --provider cpu.',
+        )
+    wanted = ["cuda", "cpu"] if provider == "cuda" or (provider == "auto" and "cuda" in available) else ["cpu"]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors reach the user through exceptions, once
+    try:
+        session = ort.InferenceSession(data, options, providers=[PROVIDERS[name] for name in wanted])
+    except _ORT_ERRORS as exc:
+        raise ModelFileError(
+            f"{path} is no ONNX model that can be run: {str(exc).splitlines()[0][:200]}",
+            "Use a model that `cxr export` made.",
+        ) from exc
+    if provider == "cuda" and session.get_providers()[0] != PROVIDERS["cuda"]:
+        raise ProviderUnavailable(
+            "The CUDA provider was asked for, but it did not start on this machine.",
+            "`cxr doctor` says what is missing; --provider cpu runs without it.",
+        )
+    return session

@@ -1,0 +1,106 @@
+"""Keras -> ONNX: one graph from uint8 pixels to a calibrated probability.
+
+``tf2onnx.convert.from_function`` is used and not ``from_keras``, which fails on Keras 3 models or
+only logs an operation that it could not map. Here every such log is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import tensorflow as tf
+import tf2onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from batch_scorer.card import CARD_KEY, write_card
+from batch_scorer.errors import ConversionError
+
+if TYPE_CHECKING:
+    import keras
+
+    from batch_scorer.card import Calibration, ModelCard
+
+OPSET = 18
+MIN_WEIGHTS_TO_HALVE = 256
+
+
+def convert(model: keras.Model, calibration: Calibration, size_px: int) -> onnx.ModelProto:
+    """Convert a network that gives logits into the graph of the model contract.
+
+    Args:
+        model: Takes (N, size_px, size_px, 1) uint8, gives (N, 1) logits.
+        calibration: Becomes the last two operations before the sigmoid.
+        size_px: Side of the input.
+
+    Raises:
+        ConversionError: An operation could not be mapped, or tf2onnx logged an error.
+    """
+    signature = [tf.TensorSpec((None, size_px, size_px, 1), tf.uint8, name="pixels")]
+
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+    def probability(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        logit = model(pixels, training=False)[:, 0]
+        return {"probability": tf.sigmoid(calibration.slope * logit + calibration.intercept)}
+
+    heard = _Errors()
+    logger = logging.getLogger("tf2onnx")
+    logger.addHandler(heard)
+    try:
+        graph, _ = tf2onnx.convert.from_function(
+            probability, input_signature=signature, opset=OPSET
+        )
+    except (KeyError, ValueError, RuntimeError, TypeError) as exc:
+        raise ConversionError(f"tf2onnx cannot convert {model.name}: {exc}.") from exc
+    finally:
+        logger.removeHandler(heard)
+    if heard.messages:
+        raise ConversionError(f"tf2onnx reported: {heard.messages[0]}")
+    names = [output.name for output in graph.graph.output]
+    if names != ["probability"]:
+        raise ConversionError(f"Expected one output named probability, found {names}.")
+    return graph
+
+
+def halve_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Store weights in half precision wherever that changes no value.
+
+    The trainer rounds its weights to half precision before anything is measured, so the large ones
+    qualify; each is widened again by a Cast that ONNX Runtime folds away on loading. A weight that
+    is not exact in half precision (a folded normalisation, say) stays as it is.
+    """
+    casts = []
+    for weight in graph.graph.initializer:
+        if weight.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(weight)
+        halved = values.astype(np.float16)
+        if values.size < MIN_WEIGHTS_TO_HALVE or not np.array_equal(halved.astype(np.float32), values):
+            continue
+        name = weight.name
+        weight.CopyFrom(numpy_helper.from_array(halved, f"{name}_half"))
+        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    return graph
+
+
+def embed_card(graph: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
+    """Write the card into the file's metadata."""
+    helper.set_model_props(graph, {CARD_KEY: write_card(card)})
+    graph.doc_string = "Research use only, not a medical device."
+    return graph
+
+
+class _Errors(logging.Handler):
+    """Collects what tf2onnx logs at ERROR, which it would otherwise only print."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())

@@ -1,0 +1,99 @@
+"""Classifier.load refuses what cannot be trusted, and says what to do."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from batch_scorer import classifier as module
+from batch_scorer.card import CARD_KEY, write_card
+from batch_scorer.classifier import Classifier, bundled_manifest, bundled_names, find_model
+from batch_scorer.errors import (
+    CardMissing,
+    CardVersionUnsupported,
+    ModelFileError,
+    ProviderUnavailable,
+    SelfTestFailed,
+    UsageError,
+)
+from tests.cards import make_card, tiny_probability
+
+
+def _rewritten(tiny_model, path, card):
+    model = onnx.load(tiny_model)
+    del model.metadata_props[:]
+    if card is not None:
+        helper.set_model_props(model, {CARD_KEY: write_card(card)})
+    onnx.save(model, path)
+    return path
+
+
+def test_it_predicts_one_probability_a_film(tiny_model):
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 1), np.uint8)
+    found = Classifier.load(tiny_model).predict(pixels)
+    assert found.shape == (5,)
+    assert found == pytest.approx(tiny_probability(pixels, 8.0), abs=1e-5)
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(ModelFileError, match="no ONNX model that can be run"):
+        Classifier.load(path)
+
+
+def test_a_model_without_card_or_self_test_is_refused(tiny_model, tmp_path):
+    with pytest.raises(CardMissing, match="without a model card"):
+        Classifier.load(_rewritten(tiny_model, tmp_path / "a.onnx", None))
+    card = msgspec.structs.replace(make_card(), self_test=None)
+    with pytest.raises(CardVersionUnsupported, match="no self-test"):
+        Classifier.load(_rewritten(tiny_model, tmp_path / "b.onnx", card))
+
+
+def test_a_model_that_answers_otherwise_than_its_card_says_is_refused(tiny_model, tmp_path):
+    other = make_card(slope=9.0)
+    with pytest.raises(SelfTestFailed, match="is off by 0.0"):
+        Classifier.load(_rewritten(tiny_model, tmp_path / "x.onnx", other))
+
+
+def test_a_provider_that_is_not_there_is_never_replaced_in_silence(tiny_model, monkeypatch):
+    monkeypatch.setattr(module, "available_providers", lambda: ["cpu"])
+    with pytest.raises(ProviderUnavailable, match="CUDA provider was asked for"):
+        Classifier.load(tiny_model, "cuda")
+    assert Classifier.load(tiny_model, "auto").provider == "cpu"
+
+
+def test_an_unknown_model_names_the_known_ones():
+    with pytest.raises(UsageError, match="one of .*vgg16.*found resnet"):
+        find_model("resnet")
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_every_bundled_model_is_whole_and_passes_its_self_test(name):
+    classifier = Classifier.load(name)
+    assert classifier.self_test() <= 1e-3
+    assert classifier.sha256 == bundled_manifest()[name]["sha256"]
+    assert classifier.card.name == name
+
+
+def test_the_bundled_models_meet_their_first_figures():
+    limits = {"mlp": (0.78, 0.88), "cnn": (0.91, 0.965), "vgg16": (0.88, 0.955)}
+    for name, (accuracy, auc) in limits.items():
+        values = Classifier.load(name).card.references["test"].metrics
+        assert values["accuracy"].value >= accuracy
+        assert values["auc"].value >= auc
+
+
+def test_a_damaged_bundled_model_is_refused(monkeypatch):
+    name = bundled_names()[0]
+    manifest = {**bundled_manifest(), name: {**bundled_manifest()[name], "sha256": "0" * 64}}
+    monkeypatch.setattr(module, "bundled_manifest", lambda: manifest)
+    with pytest.raises(ModelFileError, match="is damaged: expected sha256 000000000000"):
+        Classifier.load(name)
+
+
+def test_the_bundled_models_are_small_enough_to_clone():
+    assert sum(find_model(name).stat().st_size for name in bundled_names()) < 45e6

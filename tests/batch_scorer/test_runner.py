@@ -1,0 +1,170 @@
+"""score_batch: every file ends in one row, and the rows are right."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from batch_scorer import ledger
+from batch_scorer.decoding import decode_radiograph
+from batch_scorer.errors import LedgerError, UsageError
+from batch_scorer.runner import ScoreJob, score_batch
+from tests.batch_scorer.pixel_table import GREY, dicom
+from tests.cards import tiny_probability
+from tests.conftest import make_film, save_tiny_model
+
+HOSTILE = [
+    '<img src=x onerror="alert(1)">.png',
+    "=cmd|' /C calc'!A0.png",
+    "new\nline.png",
+    "quote\"and'comma,.png",
+    "-dash.png",
+    "‮right-to-left.png",
+    "é" * 100 + ".png",
+]
+
+
+def score(folder, output, model, **options):
+    manifest = score_batch(ScoreJob(str(folder), output, (str(model),), **options))
+    return manifest, ledger.read_run(output)[1]
+
+
+def test_the_rows_hold_what_the_model_says_of_the_decoded_pixels(folder, tmp_path, tiny_model):
+    manifest, rows = score(folder, tmp_path / "out", tiny_model)
+    assert [row.image for row in rows] == sorted(row.image for row in rows)
+    for row in rows:
+        pixels = decode_radiograph((folder / row.image).read_bytes(), 32)[None]
+        assert row.probability == pytest.approx(tiny_probability(pixels, 8.0)[0], abs=1e-5)
+        assert row.prediction == row.label
+        assert (row.width_px, row.height_px) == (128, 96)
+    assert (manifest.found, manifest.scored, manifest.flagged, manifest.clear) == (6, 6, 3, 3)
+    assert manifest.metrics[0].metrics["accuracy"].value == 1
+
+
+def test_batches_and_threads_change_nothing(folder, tmp_path, tiny_model):
+    first = score(folder, tmp_path / "a", tiny_model)[1]
+    second = score(folder, tmp_path / "b", tiny_model, batch_size=1, threads=1)[1]
+    assert [r.image for r in first] == [r.image for r in second]
+    assert [r.probability for r in first] == pytest.approx([r.probability for r in second], abs=1e-6)
+
+
+def test_bad_files_become_rows_with_a_reason_and_the_counts_add_up(folder, tmp_path, tiny_model):
+    film = make_film()
+    (folder / "cut.png").write_bytes(film[: len(film) // 2])
+    (folder / "empty.jpeg").write_bytes(b"")
+    (folder / "letter.jpeg").write_text("Dear doctor")
+    (folder / "ct.dcm").write_bytes(dicom(GREY, Modality="CT"))
+    (folder / "film_without_ending").write_bytes(dicom(GREY))
+    manifest, rows = score(folder, tmp_path / "out", tiny_model)
+    found = {row.image: (row.status, row.reason) for row in rows}
+    assert found["cut.png"] == ("failed", "truncated")
+    assert found["empty.jpeg"] == ("failed", "unreadable")
+    assert found["letter.jpeg"] == ("rejected", "unsupported")
+    assert found["ct.dcm"] == ("rejected", "not_radiograph")
+    assert found["film_without_ending"] == ("scored", "")
+    assert all(row.detail for row in rows if row.status != "scored")
+    assert manifest.found == 11 == manifest.scored + manifest.rejected + manifest.failed
+    assert manifest.reasons == {"not_radiograph": 1, "truncated": 1, "unreadable": 1, "unsupported": 1}
+
+
+def test_hostile_names_are_rows_like_any_other(tmp_path, tiny_model):
+    root = tmp_path / "xrays"
+    root.mkdir()
+    for index, name in enumerate(HOSTILE):
+        (root / name).write_bytes(make_film(seed=index))
+    (root / b"invalid-\xff.png".decode("utf-8", "surrogateescape")).write_bytes(make_film(seed=99))
+    manifest, rows = score(root, tmp_path / "out", tiny_model)
+    assert manifest.scored == len(HOSTILE) + 1
+    assert {row.image for row in rows} == {*HOSTILE, "invalid-\\udcff.png"}
+    with (tmp_path / "out" / ledger.CSV_FILE).open(newline="", encoding="utf-8") as file:
+        cells = [row["image"] for row in csv.DictReader(file)]
+    assert "'=cmd|' /C calc'!A0.png" in cells
+    assert not any(cell.startswith(("=", "-", "+", "@")) for cell in cells)
+
+
+def test_a_copy_is_computed_once_and_names_its_first(folder, tmp_path, tiny_model):
+    (folder / "zz_copy.png").write_bytes((folder / "NORMAL" / "film_1.png").read_bytes())
+    for batch_size in (1, 32):
+        manifest, rows = score(folder, tmp_path / f"out{batch_size}", tiny_model, batch_size=batch_size)
+        by_name = {row.image: row for row in rows}
+        copy, first = by_name["zz_copy.png"], by_name["NORMAL/film_1.png"]
+        assert copy.duplicate_of == "NORMAL/film_1.png"
+        assert first.duplicate_of == ""
+        assert copy.probability == first.probability
+        assert manifest.duplicates == 1
+
+
+def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
+    contrary = save_tiny_model(tmp_path / "contrary.onnx", "contrary", slope=-8.0, size_px=48)
+    job = ScoreJob(str(folder), tmp_path / "out", (str(tiny_model), str(contrary)))
+    manifest = score_batch(job)
+    rows = ledger.read_run(tmp_path / "out")[1]
+    assert all(row.agreement == 0.5 for row in rows)
+    assert all(sum(row.probabilities) == pytest.approx(1, abs=0.01) for row in rows)
+    assert [model.name for model in manifest.models] == ["tiny", "contrary"]
+    columns = pq.read_table(tmp_path / "out" / ledger.PARQUET_FILE).column_names
+    assert columns == [
+        "image", "status", "reason", "detail", "label", "prediction", "probability", "threshold",
+        "model", "probability_tiny", "probability_contrary", "agreement", "duplicate_of",
+        "width_px", "height_px", "patient", "sha256",
+    ]
+
+
+def test_two_models_of_one_name_are_refused(folder, tmp_path, tiny_model):
+    with pytest.raises(UsageError, match="Two models are named tiny"):
+        score_batch(ScoreJob(str(folder), tmp_path / "out", (str(tiny_model), str(tiny_model))))
+
+
+def test_results_among_the_films_are_refused(folder, tiny_model):
+    with pytest.raises(UsageError, match="lies inside the scored folder"):
+        score_batch(ScoreJob(str(folder), folder / "out", (str(tiny_model),)))
+
+
+def test_labels_can_be_left_out(folder, tmp_path, tiny_model):
+    manifest, rows = score(folder, tmp_path / "out", tiny_model, labels="none")
+    assert manifest.metrics == []
+    assert not any(row.label for row in rows)
+
+
+def test_the_limit_takes_the_first_keys(folder, tmp_path, tiny_model):
+    rows = score(folder, tmp_path / "out", tiny_model, limit=2)[1]
+    assert [row.image for row in rows] == ["NORMAL/film_0.png", "NORMAL/film_1.png"]
+
+
+def test_progress_counts_up_to_all(folder, tmp_path, tiny_model):
+    seen = []
+    job = ScoreJob(str(folder), tmp_path / "out", (str(tiny_model),), batch_size=4)
+    score_batch(job, lambda done, total: seen.append((done, total)))
+    assert seen == [(4, 6), (6, 6)]
+
+
+def test_pictures_are_written_for_the_report_at_their_own_proportions(folder, tmp_path, tiny_model):
+    from PIL import Image
+
+    score(folder, tmp_path / "out", tiny_model)
+    pictures = list((tmp_path / "out" / ledger.FILMS_FOLDER).glob("*.jpg"))
+    assert len(pictures) == 6
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (320, 240)
+        assert np.asarray(picture).std() > 0
+
+
+def test_a_run_that_was_changed_afterwards_is_not_read(folder, tmp_path, tiny_model):
+    score(folder, tmp_path / "out", tiny_model)
+    rows = tmp_path / "out" / ledger.CSV_FILE
+    rows.write_text(rows.read_text().replace("PNEUMONIA", "NORMAL"))
+    with pytest.raises(LedgerError, match="changed after the run ended"):
+        ledger.read_run(tmp_path / "out")
+
+
+def test_run_json_is_plain_json_with_the_whole_card(folder, tmp_path, tiny_model):
+    manifest, _ = score(folder, tmp_path / "out", tiny_model)
+    found = json.loads((tmp_path / "out" / ledger.RUN_FILE).read_text())
+    assert found["run_id"] == manifest.run_id
+    assert found["models"][0]["card"]["threshold"]["value"] == 0.5
+    assert found["provider"] == "cpu"
+    assert set(found["seconds"]) == {"start", "score", "record"}

@@ -1,0 +1,112 @@
+"""What the tests share: a tiny real model, encoded films, and a way to run the command line."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from batch_scorer.card import CARD_KEY, write_card
+from tests.cards import make_card
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REPOSITORY = Path(__file__).parent.parent
+EXAMPLES = REPOSITORY / "examples" / "xrays"
+REAL_DATA = Path(os.environ.get("CXR_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the real films run where these are, and say so where they are not."""
+    if REAL_DATA.is_dir():
+        return
+    for item in items:
+        if item.get_closest_marker("real_films"):
+            item.add_marker(pytest.mark.skip(reason=f"no real films at {REAL_DATA}"))
+
+
+def encode(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    """A film as file content."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def make_film(brightness: int = 120, seed: int = 0, shape: tuple[int, int] = (96, 128)) -> bytes:
+    """A noisy grey film; the tiny model calls it pneumonia when it is bright."""
+    noise = np.random.default_rng(seed).integers(-20, 20, shape)
+    return encode(np.clip(brightness + noise, 0, 255).astype(np.uint8))
+
+
+def save_tiny_model(path: Path, name: str = "tiny", slope: float = 8.0, size_px: int = 32) -> Path:
+    """A real ONNX model with a card: probability = sigmoid(slope * (mean / 255 - 0.5))."""
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Div", ["mean", "white"], ["share"]),
+        helper.make_node("Sub", ["share", "half"], ["centred"]),
+        helper.make_node("Mul", ["centred", "slope"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["probability"]),
+    ]
+    constants = [
+        helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3]),
+        helper.make_tensor("white", TensorProto.FLOAT, [], [255.0]),
+        helper.make_tensor("half", TensorProto.FLOAT, [], [0.5]),
+        helper.make_tensor("slope", TensorProto.FLOAT, [], [slope]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", size_px, size_px, 1])],
+        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["n"])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    card = make_card(name, size_px=size_px, slope=slope)
+    helper.set_model_props(model, {CARD_KEY: write_card(card)})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny.onnx")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six films in two classes: bright ones are PNEUMONIA."""
+    root = tmp_path / "xrays"
+    for index, (label, brightness) in enumerate(
+        [("NORMAL", 60), ("NORMAL", 80), ("NORMAL", 100), *[("PNEUMONIA", 180)] * 3]
+    ):
+        (root / label).mkdir(parents=True, exist_ok=True)
+        (root / label / f"film_{index}.png").write_bytes(make_film(brightness, seed=index))
+    return root
+
+
+@pytest.fixture
+def cxr(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``cxr`` as a user does: another process, its exit code and its output."""
+
+    def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "batch_scorer", *map(str, arguments)],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+        )
+
+    return run
