@@ -11,13 +11,17 @@ refuses every version but its own.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
 from batch_scorer.metrics import Confusion, Curve, Estimate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CARD_VERSION = 1
 CARD_KEY = "cxr_card"
@@ -192,4 +196,5 @@ def self_test_pixels(size_px: int) -> NDArray[np.uint8]:
         lungs += np.clip(1.4 * (1 - distance), 0, 1)
     haze_place = np.clip(1 - ((x - 0.31) / 0.16) ** 2 - ((y - 0.62) / 0.22) ** 2, 0, 1)
     films = [body - lungs * (150 - 130 * haze * haze_place) for haze in (0.0, 0.33, 0.67, 1.0)]
-    return np.clip(np.stack(films), 0, 255).astype(np.uint8)[..., None]
+    pixels: NDArray[np.uint8] = np.clip(np.stack(films), 0, 255).astype(np.uint8)
+    return pixels[..., None]

@@ -13,14 +13,14 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from batch_scorer.card import (
-    CARD_KEY,
-    SELF_TEST_RECIPE,
+from batch_scorer.card import CARD_KEY, SELF_TEST_RECIPE, read_card, self_test_pixels
+from batch_scorer.errors import (
     CardVersionUnsupported,
-    read_card,
-    self_test_pixels,
+    ModelFileError,
+    ProviderUnavailable,
+    SelfTestFailed,
+    UsageError,
 )
-from batch_scorer.errors import ModelFileError, ProviderUnavailable, SelfTestFailed, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,9 @@ class Classifier:
     session: Any
 
     @classmethod
-    def load(cls, model: str | Path, provider: str = "auto", threads: int | None = None) -> Classifier:
+    def load(
+        cls, model: str | Path, provider: str = "auto", threads: int | None = None
+    ) -> Classifier:
         """Load a model file and replay its self-test.
 
         Args:
@@ -117,7 +119,7 @@ class Classifier:
             raise SelfTestFailed(
                 f"The self-test of {self.path} is off by {worst:.4f} "
                 f"(at most {test.tolerance} expected).",
-                "The file or this machine's runtime is damaged: install again, or use --provider cpu.",
+                "File or runtime is damaged: install again, or use --provider cpu.",
             )
         return worst
 
@@ -179,13 +181,19 @@ def _open_session(data: bytes, path: Path, provider: str, threads: int) -> Any:
             "The CUDA provider was asked for, but this ONNX Runtime has none.",
             'Install it with: pip install "cxr-batch[gpu]", or use --provider cpu.',
         )
-    wanted = ["cuda", "cpu"] if provider == "cuda" or (provider == "auto" and "cuda" in available) else ["cpu"]
+    wanted = (
+        ["cuda", "cpu"]
+        if provider == "cuda" or (provider == "auto" and "cuda" in available)
+        else ["cpu"]
+    )
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors reach the user through exceptions, once
     try:
-        session = ort.InferenceSession(data, options, providers=[PROVIDERS[name] for name in wanted])
+        session = ort.InferenceSession(
+            data, options, providers=[PROVIDERS[name] for name in wanted]
+        )
     except _ORT_ERRORS as exc:
         raise ModelFileError(
             f"{path} is no ONNX model that can be run: {str(exc).splitlines()[0][:200]}",

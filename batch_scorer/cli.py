@@ -11,7 +11,7 @@ import sys
 import time
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
     from tqdm import tqdm
 
-    from batch_scorer.metrics import Estimate
-    from batch_scorer.records import RunManifest
+    from batch_scorer.records import BatchMetrics, RunManifest
 
 log = logging.getLogger("cxr")
 
@@ -38,9 +37,11 @@ class Commands(click.Group):
     """Commands by entry point, each loaded when it is asked for, each with --debug."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names of all commands, without importing them."""
         return sorted(entry_points(group="cxr.commands").names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import one command, or None if there is none of that name."""
         for entry in entry_points(group="cxr.commands", name=cmd_name):
             return _load(entry)
         return None
@@ -61,7 +62,7 @@ def _load(entry: EntryPoint) -> click.Command:
     return command
 
 
-def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001, FBT001
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001
     if value:
         log.setLevel(logging.DEBUG)
 
@@ -104,9 +105,7 @@ def _debugging() -> bool:
     return log.isEnabledFor(logging.DEBUG)
 
 
-def _unexpected(
-    kind: type[BaseException], exc: BaseException, trace: TracebackType | None
-) -> None:
+def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
     """What nobody foresaw is a defect: two lines and exit 1; the traceback with --debug."""
     if _debugging():
         sys.__excepthook__(kind, exc, trace)
@@ -121,19 +120,32 @@ def _unexpected(
 @click.command(epilog="Example: cxr score my-xrays -o out --model all --labels none")
 @click.argument("images")
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False),
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
     help="Folder for predictions.csv, predictions.parquet, run.json and report.pdf.",
 )
 @click.option(
-    "--model", "models", multiple=True, default=("vgg16",), show_default=True,
-    metavar="NAME|PATH|all", help="May be repeated; the first decides. See `cxr models`.",
+    "--model",
+    multiple=True,
+    default=("vgg16",),
+    show_default=True,
+    metavar="NAME|PATH|all",
+    help="May be repeated; the first decides. See `cxr models`.",
 )
 @click.option(
-    "--labels", default="folders", show_default=True, metavar="folders|none|CSV",
+    "--labels",
+    default="folders",
+    show_default=True,
+    metavar="folders|none|CSV",
     help="Reference standard: parent folders NORMAL and PNEUMONIA, or columns image and label.",
 )
 @click.option(
-    "--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
     help="Where the models run. One that is asked for and not there is an error.",
 )
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
@@ -142,16 +154,17 @@ def _unexpected(
 )
 @click.option("--limit", type=click.IntRange(1), help="Score only the first so many files.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
-def score(report: bool, **options: Any) -> int:  # noqa: FBT001 - click passes it by name
+def score(report: bool, **options: Any) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
 
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
     2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
     """
+    from batch_scorer.ledger import CSV_FILE
     from batch_scorer.report.render import render_report
     from batch_scorer.runner import ScoreJob, score_batch
 
-    job = ScoreJob(**{**options, "models": _expand(options["models"])})
+    job = ScoreJob(models=_expand(options.pop("model")), **options)
     with _Progress() as progress:
         manifest = score_batch(job, progress)
     _print_summary(manifest)
@@ -176,7 +189,7 @@ class _Progress:
 
     LINE_EVERY_S = 30
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Self:
         self._bar: tqdm[Any] | None = None
         self._last_line = time.monotonic()
         return self
@@ -214,11 +227,12 @@ def _print_summary(manifest: RunManifest) -> None:
     names = " ".join(f"{model.name} {model.sha256[:12]}" for model in manifest.models)
     click.echo(f"Models    {names} on {manifest.provider}, {manifest.images_per_second} films/s")
     scores = " · ".join(
-        f"{part.model} accuracy {_shown(part.metrics['accuracy'])} AUC {_shown(part.metrics['auc'])}"
+        f"{part.model} accuracy {_shown(part, 'accuracy')} AUC {_shown(part, 'auc')}"
         for part in manifest.metrics
     )
     click.echo(f"Labels    {manifest.labelled} films with a label{': ' if scores else ''}{scores}")
 
 
-def _shown(estimate: Estimate) -> str:
-    return "undefined" if estimate.value is None else f"{estimate.value:.3f}"
+def _shown(part: BatchMetrics, name: str) -> str:
+    value = part.metrics[name].value
+    return "undefined" if value is None else f"{value:.3f}"

@@ -163,8 +163,8 @@ def _to_grey(image: Image.Image) -> Image.Image:
 
 
 def _open_dicom(data: bytes, *, header_only: bool = False) -> Any:
-    import pydicom  # noqa: PLC0415 - half of the start-up time, and most folders hold no DICOM
-    from pydicom.errors import InvalidDicomError  # noqa: PLC0415
+    import pydicom
+    from pydicom.errors import InvalidDicomError
 
     try:
         return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=header_only)
@@ -199,7 +199,7 @@ def _decode_dicom(data: bytes) -> Image.Image:
 
 
 def _dicom_grey(dataset: Any) -> NDArray[np.uint8]:
-    from pydicom.pixels import apply_modality_lut, apply_voi  # noqa: PLC0415
+    from pydicom.pixels import apply_modality_lut, apply_voi
 
     if "PixelData" not in dataset:
         raise NotRadiograph("The DICOM file holds no image.")

@@ -80,8 +80,10 @@ def doctor() -> int:
     from batch_scorer.classifier import Classifier, available_cores, bundled_names
     from batch_scorer.report.render import missing_system_library
 
-    click.echo(f"cxr-batch    {__version__} on Python {platform.python_version()}, {sys.platform}, "
-               f"{available_cores()} cores to use")
+    click.echo(
+        f"cxr-batch    {__version__} on Python {platform.python_version()}, {sys.platform}, "
+        f"{available_cores()} cores to use"
+    )
     for name in BASE:
         click.echo(f"{name:12s} {version(name)}")
     code = EXIT_OK

@@ -65,7 +65,9 @@ def columns(rows: Iterable[Score], models: Sequence[ModelUsed]) -> dict[str, lis
         name: [getattr(row, name) for row in rows]
         for name in ("image", "status", "reason", "detail", "label", "prediction")
     }
-    table["probability"] = [row.probability if ok else None for row, ok in zip(rows, scored, strict=True)]
+    table["probability"] = [
+        row.probability if ok else None for row, ok in zip(rows, scored, strict=True)
+    ]
     table["threshold"] = [threshold if ok else None for ok in scored]
     table["model"] = [names[0] if ok else "" for ok in scored]
     for index, name in enumerate(names):
@@ -104,7 +106,7 @@ def read_run(output: Path) -> tuple[RunManifest, list[Score]]:
     Raises:
         LedgerError: There is no finished run, or its files do not belong together.
     """
-    import pyarrow.parquet as pq  # noqa: PLC0415 - slow to import
+    import pyarrow.parquet as pq
 
     try:
         manifest = msgspec.json.decode((output / RUN_FILE).read_bytes(), type=RunManifest)
@@ -152,14 +154,16 @@ def _cell(value: Any) -> str:
 
 
 def _as_parquet(table: dict[str, list[Any]]) -> bytes:
-    import pyarrow as pa  # noqa: PLC0415 - slow to import
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     kinds = {"width_px": pa.int32(), "height_px": pa.int32(), "agreement": pa.float64()}
     arrays = {
         name: pa.array(
             values,
-            type=kinds.get(name, pa.float64() if name.startswith(("prob", "thresh")) else pa.string()),
+            type=kinds.get(
+                name, pa.float64() if name.startswith(("prob", "thresh")) else pa.string()
+            ),
         )
         for name, values in table.items()
     }

@@ -48,9 +48,8 @@ class Confusion(msgspec.Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        return (
-            self.true_positive + self.false_positive + self.true_negative + self.false_negative
-        )
+        """All films counted."""
+        return self.true_positive + self.false_positive + self.true_negative + self.false_negative
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -116,7 +115,7 @@ def confusion(truth: ArrayLike, probabilities: ArrayLike, threshold: float) -> C
 
 def proportion(successes: int, n: int) -> Estimate:
     """A share with Wilson's 95 % interval."""
-    from scipy.stats import binomtest  # noqa: PLC0415 - slow to import, needed with labels only
+    from scipy.stats import binomtest
 
     if n == 0:
         return Estimate(None, None, None, 0)
@@ -126,7 +125,7 @@ def proportion(successes: int, n: int) -> Estimate:
 
 def roc_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
     """The corners of the ROC curve: x false positive rate, y true positive rate."""
-    from sklearn.metrics import roc_curve  # noqa: PLC0415
+    from sklearn.metrics import roc_curve
 
     y, p = _as_arrays(truth, probabilities)
     if len(np.unique(y)) < 2:  # noqa: PLR2004 - one class has no ROC curve
@@ -137,7 +136,7 @@ def roc_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
 
 def reliability_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
     """Mean predicted probability (x) against the observed share of pneumonia (y), by bin."""
-    from sklearn.calibration import calibration_curve  # noqa: PLC0415
+    from sklearn.calibration import calibration_curve
 
     y, p = _as_arrays(truth, probabilities)
     observed, predicted = calibration_curve(y, p, n_bins=BINS)
@@ -205,7 +204,12 @@ def _statistics(
     flagged = p >= threshold
     tp, fp, tn, fn = (
         weights @ mask.astype(float)
-        for mask in (flagged & (y == 1), flagged & (y == 0), ~flagged & (y == 0), ~flagged & (y == 1))
+        for mask in (
+            flagged & (y == 1),
+            flagged & (y == 0),
+            ~flagged & (y == 0),
+            ~flagged & (y == 1),
+        )
     )
     total = tp + fp + tn + fn
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -67,10 +67,12 @@ class ModelUsed(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
+        """The card's short name; also the name of its column."""
         return self.card.name
 
     @property
     def threshold(self) -> float:
+        """The card's operating threshold."""
         return self.card.threshold.value
 
 
@@ -122,4 +124,5 @@ class RunManifest(msgspec.Struct, frozen=True):
 
     @property
     def not_scored(self) -> int:
+        """Films rejected or failed."""
         return self.rejected + self.failed

@@ -72,7 +72,7 @@ class Film:
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
 
-def score_batch(job: ScoreJob, progress: Progress = lambda done, total: None) -> RunManifest:
+def score_batch(job: ScoreJob, progress: Progress | None = None) -> RunManifest:
     """Score every file of the source; write predictions, pictures for the report and run.json.
 
     Args:
@@ -95,10 +95,13 @@ def score_batch(job: ScoreJob, progress: Progress = lambda done, total: None) ->
 
     rows: list[Score] = []
     first_by_hash: dict[str, Score] = {}
-    films = _decode_ahead(source, labels, sorted({c.card.size_px for c in classifiers}), threads, job.batch_size)
+    films = _decode_ahead(
+        source, labels, sorted({c.card.size_px for c in classifiers}), threads, job.batch_size
+    )
     while batch := list(islice(films, job.batch_size)):
         rows.extend(_judge(batch, classifiers, first_by_hash))
-        progress(len(rows), len(source.refs))
+        if progress:
+            progress(len(rows), len(source.refs))
     clock.lap("score")
 
     rows_sha256 = ledger.write_rows(job.output, rows, models)

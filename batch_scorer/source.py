@@ -129,8 +129,7 @@ def _read_label_file(url: str, keys: set[str]) -> dict[str, str]:
     if labels and not matched:
         raise SourceError(
             f"None of the {len(labels)} images named in {url} is among the films.",
-            "The column image holds paths relative to the scored folder, such as "
-            f"{sorted(keys)[0]}.",
+            f"The column image holds paths relative to the scored folder, such as {min(keys)}.",
         )
     return matched
 

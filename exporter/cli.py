@@ -14,7 +14,10 @@ from batch_scorer.terminal import quiet_import
 @click.command(epilog="Example: cxr export runs/first -o models")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False),
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
     help="Folder for NAME.onnx and manifest.json.",
 )
 def export(run: Path, output: Path) -> int:

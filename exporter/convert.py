@@ -49,6 +49,7 @@ def convert(model: keras.Model, calibration: Calibration, size_px: int) -> onnx.
     logger = logging.getLogger("tf2onnx")
     logger.addHandler(heard)
     try:
+        graph: onnx.ModelProto
         graph, _ = tf2onnx.convert.from_function(
             probability, input_signature=signature, opset=OPSET
         )
@@ -77,7 +78,9 @@ def halve_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
             continue
         values = numpy_helper.to_array(weight)
         halved = values.astype(np.float16)
-        if values.size < MIN_WEIGHTS_TO_HALVE or not np.array_equal(halved.astype(np.float32), values):
+        if values.size < MIN_WEIGHTS_TO_HALVE or not np.array_equal(
+            halved.astype(np.float32), values
+        ):
             continue
         name = weight.name
         weight.CopyFrom(numpy_helper.from_array(halved, f"{name}_half"))

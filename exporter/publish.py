@@ -118,7 +118,9 @@ def _keras_probabilities(
     card: ModelCard, model: keras.Model, pixels: NDArray[np.uint8]
 ) -> NDArray[np.float64]:
     logits = np.asarray(model.predict(pixels, batch_size=32, verbose=0), dtype=np.float64)[:, 0]
-    return np.asarray(1 / (1 + np.exp(-(card.calibration.slope * logits + card.calibration.intercept))))
+    return np.asarray(
+        1 / (1 + np.exp(-(card.calibration.slope * logits + card.calibration.intercept)))
+    )
 
 
 def _note(path: Path, card: ModelCard, sha256: str, size_bytes: int) -> None:

@@ -27,7 +27,9 @@ def tiny_probability(pixels: np.ndarray, slope: float) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-slope * (mean / 255 - 0.5))))
 
 
-def make_card(name: str = "tiny", *, size_px: int = 32, slope: float = 8.0, films: int = 200) -> ModelCard:
+def make_card(
+    name: str = "tiny", *, size_px: int = 32, slope: float = 8.0, films: int = 200
+) -> ModelCard:
     rng = np.random.default_rng(7)
     truth = (rng.random(films) < 0.6).astype(int)
     scores = np.clip(truth * 0.5 + rng.random(films) * 0.5, 0, 1)

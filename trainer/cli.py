@@ -20,27 +20,43 @@ log = logging.getLogger("cxr")
 )
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
-    "-o", "--output", "run", required=True, type=click.Path(path_type=Path, file_okay=False),
+    "-o",
+    "--output",
+    "run",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
     help="Run folder; each model gets a folder in it.",
 )
 @click.option(
-    "--model", type=click.Choice([*NAMES, "all"]), default="all", show_default=True,
+    "--model",
+    type=click.Choice([*NAMES, "all"]),
+    default="all",
+    show_default=True,
     help="Which network to train.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Instead of each network's own number.")
 @click.option("--batch-size", type=click.IntRange(1), help="Instead of each network's own size.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of split, weights and order.")
 @click.option(
-    "--backend", type=click.Choice(["tensorflow", "torch", "jax"]), default="tensorflow",
-    show_default=True, help="What Keras computes with.",
+    "--backend",
+    type=click.Choice(["tensorflow", "torch", "jax"]),
+    default="tensorflow",
+    show_default=True,
+    help="What Keras computes with.",
 )
 @click.option(
-    "--vgg16-weights", default="imagenet", show_default=True, metavar="imagenet|none|FILE",
+    "--vgg16-weights",
+    default="imagenet",
+    show_default=True,
+    metavar="imagenet|none|FILE",
     help="First weights of VGG16: Keras's download, none (from scratch), or its file, "
     "checked by hash.",
 )
 @click.option(
-    "--test/--no-test", "open_test", default=True, show_default=True,
+    "--test/--no-test",
+    "open_test",
+    default=True,
+    show_default=True,
     help="Evaluate on the official test films too. Use --no-test while choosing anything.",
 )
 def train(

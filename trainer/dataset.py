@@ -1,7 +1,7 @@
 """Labelled folders -> pixels, labels, patients and splits.
 
-Reads the Kaggle layout (``train``, ``val``, ``test``, each with ``NORMAL`` and ``PNEUMONIA``) or any
-folder that has the two class folders. The official test films are kept apart. The official
+Reads the Kaggle layout (``train``, ``val``, ``test``, each with ``NORMAL`` and ``PNEUMONIA``) or
+any folder that has the two class folders. The official test films are kept apart. The official
 validation split has 16 films, too few to choose anything on, so train and val are pooled and split
 again: by patient, seeded, stratified by class.
 """
@@ -13,7 +13,6 @@ import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +26,8 @@ from batch_scorer.errors import DatasetError, ImageError
 from batch_scorer.records import patient_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 FOLDS = 8
@@ -55,10 +56,9 @@ class Films:
 
     def take(self, indices: NDArray[np.int64]) -> Films:
         """The films at ``indices``."""
-        return Films(*(array[indices] for array in self._arrays()))
-
-    def _arrays(self) -> tuple[NDArray[np.generic], ...]:
-        return (self.pixels, self.labels, self.patients, self.keys)
+        return Films(
+            self.pixels[indices], self.labels[indices], self.patients[indices], self.keys[indices]
+        )
 
     @property
     def pneumonia(self) -> int:
@@ -187,6 +187,11 @@ def _split_by_patient(
     films: Films, hashes: list[str], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     groups = _joined_groups(films.patients, hashes)
+    if len(np.unique(groups)) < FOLDS:
+        raise DatasetError(
+            f"Expected films of at least {FOLDS} patients to split by patient, "
+            f"found {len(np.unique(groups))}."
+        )
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     train, validation = next(folds.split(films.keys, films.labels, groups))
     for part, name in ((train, "training"), (validation, "validation")):

@@ -60,9 +60,7 @@ def calibrate(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> Calibra
     )
 
 
-def apply_calibration(
-    calibration: Calibration, logits: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def apply_calibration(calibration: Calibration, logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """P(pneumonia) from logits, shape (N,)."""
     return _sigmoid(calibration.slope * logits + calibration.intercept)
 

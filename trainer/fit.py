@@ -21,11 +21,11 @@ import msgspec
 import numpy as np
 
 from batch_scorer import __version__
-from batch_scorer.card import CARD_VERSION, CLASSES, History, ModelCard, Training
+from batch_scorer.card import CARD_VERSION, CLASSES, Calibration, History, ModelCard, Training
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import DatasetError
 from trainer import evaluate, run_folder
-from trainer.dataset import SPLIT_POLICY, Dataset
+from trainer.dataset import SPLIT_POLICY, Dataset, Films
 from trainer.models import BUILDERS, SIZE_PX
 
 log = logging.getLogger("cxr")
@@ -134,12 +134,22 @@ def _claim(folder: Path, config: FitConfig, dataset: Dataset) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     started = {**wanted, "commit": _commit()}
-    run_folder.write_text(path, msgspec.json.format(msgspec.json.encode(started), indent=2).decode())
+    run_folder.write_text(
+        path, msgspec.json.format(msgspec.json.encode(started), indent=2).decode()
+    )
 
 
 def _commit() -> str:
     """The commit of the trainer's own checkout; "unknown" for an installed copy."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty",
+    ]
     try:
         return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 - a fixed command
     except (OSError, subprocess.CalledProcessError):
@@ -250,15 +260,15 @@ def _finish(model: keras.Model, config: FitConfig, folder: Path) -> None:
     final.set_weights(model.get_weights())
     for layer in final.layers:
         if layer.trainable and isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
-            layer.set_weights([w.astype(np.float16).astype(np.float32) for w in layer.get_weights()])
+            layer.set_weights(
+                [w.astype(np.float16).astype(np.float32) for w in layer.get_weights()]
+            )
     partial = folder / f"partial.{run_folder.MODEL_FILE}"
     final.save(partial)
     partial.replace(folder / run_folder.MODEL_FILE)
 
 
-def _evaluate(
-    config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool
-) -> ModelCard:
+def _evaluate(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -> ModelCard:
     log.info("3 evaluate  %s", config.model)
     keras.config.set_dtype_policy("float32")
     model = keras.models.load_model(folder / run_folder.MODEL_FILE, compile=False)
@@ -266,9 +276,7 @@ def _evaluate(
     logits = evaluate.predict_logits(model, validation)
     calibration = evaluate.calibrate(validation.labels, logits)
     judged = {"validation": _judge(calibration, validation, logits)}
-    threshold = evaluate.choose_threshold(
-        validation.labels, judged["validation"].probabilities
-    )
+    threshold = evaluate.choose_threshold(validation.labels, judged["validation"].probabilities)
     if open_test and dataset.test is not None:
         test_logits = evaluate.predict_logits(model, dataset.test)
         judged["test"] = _judge(calibration, dataset.test, test_logits)
@@ -290,22 +298,22 @@ def _evaluate(
         versions=_versions(),
     )
     log.info("4 write     %s", folder)
-    run_folder.write_parity_films(folder, judged["validation"])
+    run_folder.write_parity_films(folder, judged["validation"], dataset.train)
     run_folder.write_predictions(folder, judged)
     run_folder.draw_figures(folder, card)
     run_folder.write_run_card(folder, card)
     return card
 
 
-def _judge(
-    calibration: evaluate.Calibration, films: evaluate.Films, logits: np.ndarray
-) -> evaluate.Judgement:
+def _judge(calibration: Calibration, films: Films, logits: np.ndarray) -> evaluate.Judgement:
     return evaluate.Judgement(films, logits, evaluate.apply_calibration(calibration, logits))
 
 
 def _history(folder: Path) -> History:
     columns = run_folder.read_history(folder)
-    return History(**{name: columns[name] for name in ("loss", "val_loss", "accuracy", "val_accuracy")})
+    return History(
+        **{name: columns[name] for name in ("loss", "val_loss", "accuracy", "val_accuracy")}
+    )
 
 
 def _training(config: FitConfig, dataset: Dataset, folder: Path, parameters: int) -> Training:

@@ -183,9 +183,7 @@ def _shrink(x: Any, size_px: int) -> Any:
 
 
 def _convolution(x: Any, filters: int) -> Any:
-    x = layers.Conv2D(
-        filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal"
-    )(x)
+    x = layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
     x = layers.BatchNormalization()(x)
     return layers.ReLU()(x)
 

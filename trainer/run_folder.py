@@ -6,7 +6,7 @@
             model.keras       the network, float32, giving logits
             card.json         the model card without a self-test; written last, so it marks the end
             history.csv       loss and accuracy by epoch
-            predictions.csv   logit, probability, label and patient of every validation and test film
+            predictions.csv   logit, probability, label and patient by validation and test film
             parity.npy        pixels of validation films, for the exporter's parity check
             training.svg, roc.svg
             seconds.txt       spent training
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from trainer.dataset import Films
     from trainer.evaluate import Judgement
 
 MODEL_FILE = "model.keras"
@@ -65,7 +66,9 @@ def read_history(folder: Path) -> dict[str, list[float]]:
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as file:
-        rows = {row["epoch"]: row for row in csv.DictReader(file)}  # a repeated epoch: the last counts
+        rows = {
+            row["epoch"]: row for row in csv.DictReader(file)
+        }  # a repeated epoch: the last counts
     columns = next(iter(rows.values()), {})
     return {name: [float(row[name]) for row in rows.values()] for name in columns}
 
@@ -87,23 +90,31 @@ def write_predictions(folder: Path, judged: Mapping[str, Judgement]) -> None:
             writer.writerows(
                 (split, key, patient, CLASSES[label], f"{logit:.6f}", f"{probability:.6f}")
                 for key, patient, label, logit, probability in zip(
-                    films.keys, films.patients, films.labels, part.logits, part.probabilities,
+                    films.keys,
+                    films.patients,
+                    films.labels,
+                    part.logits,
+                    part.probabilities,
                     strict=True,
                 )
             )
     partial.replace(folder / PREDICTIONS_FILE)
 
 
-def write_parity_films(folder: Path, validation: Judgement) -> None:
-    """Save films spread evenly over the range of answers, for Keras and ONNX to agree on."""
+def write_parity_films(folder: Path, validation: Judgement, train: Films) -> None:
+    """Save films for Keras and ONNX to agree on: spread over the range of validation answers.
+
+    A small data set has too few validation films; training films then fill up the number.
+    """
     order = np.argsort(validation.probabilities, kind="stable")
     spread = np.unique(np.linspace(0, len(order) - 1, PARITY_FILMS).astype(int))
-    np.save(folder / PARITY_FILE, validation.films.pixels[order[spread]])
+    pixels = validation.films.pixels[order[spread]]
+    np.save(folder / PARITY_FILE, np.concatenate([pixels, train.pixels])[:PARITY_FILMS])
 
 
 def draw_figures(folder: Path, card: ModelCard) -> None:
     """Draw training and ROC curves with the report's own figures."""
-    from batch_scorer.report import figures  # noqa: PLC0415 - matplotlib, needed at the end only
+    from batch_scorer.report import figures
 
     write_text(folder / "training.svg", figures.draw_training([card]))
     write_text(folder / "roc.svg", figures.draw_roc([card]))

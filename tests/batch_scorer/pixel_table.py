@@ -89,14 +89,30 @@ def as_mode(pixels: np.ndarray, mode: str, kind: str = "PNG", **options: Any) ->
 GREY = halves(40, 200)
 ROWS = [
     Row("JPEG grey", encode(GREY, "JPEG", quality=95), (40, 200), 2),
-    Row("JPEG RGB", encode(halves((40, 40, 40), (200, 200, 200)), "JPEG", quality=95), (40, 200), 2),
-    Row("JPEG CMYK", as_mode(halves((40,) * 3, (200,) * 3), "CMYK", "JPEG", quality=95), (40, 200), 3),
+    Row(
+        "JPEG RGB", encode(halves((40, 40, 40), (200, 200, 200)), "JPEG", quality=95), (40, 200), 2
+    ),
+    Row(
+        "JPEG CMYK",
+        as_mode(halves((40,) * 3, (200,) * 3), "CMYK", "JPEG", quality=95),
+        (40, 200),
+        3,
+    ),
     Row("JPEG EXIF 180", with_orientation(GREY, 3), (200, 40), 2),
     Row("JPEG EXIF mirrored", with_orientation(GREY, 2), (200, 40), 2),
-    Row("JPEG huge, reduced scale", encode(np.kron(GREY, np.ones((20, 20), np.uint8)), "JPEG"), (40, 200), 2),
+    Row(
+        "JPEG huge, reduced scale",
+        encode(np.kron(GREY, np.ones((20, 20), np.uint8)), "JPEG"),
+        (40, 200),
+        2,
+    ),
     Row("PNG grey", encode(GREY), (40, 200)),
     Row("PNG RGB", encode(halves((255, 0, 0), (0, 255, 0))), (76, 150)),
-    Row("PNG alpha over black", encode(halves((200, 200, 200, 128), (200, 200, 200, 255))), (100, 200)),
+    Row(
+        "PNG alpha over black",
+        encode(halves((200, 200, 200, 128), (200, 200, 200, 255))),
+        (100, 200),
+    ),
     Row("PNG grey alpha", as_mode(halves((200,) * 3 + (0,), (200,) * 3 + (255,)), "LA"), (0, 200)),
     Row("PNG palette", as_mode(halves((40,) * 3, (200,) * 3), "P"), (40, 200), 3),
     Row("PNG 16 bit, its own range", encode(halves(1000, 4000, np.uint16)), (0, 255)),
@@ -117,7 +133,10 @@ ROWS = [
         "DICOM signed, rescale, window",
         dicom(
             halves(-500, 500, np.int16),
-            RescaleSlope=2, RescaleIntercept=1000, WindowCenter=1000, WindowWidth=4000,
+            RescaleSlope=2,
+            RescaleIntercept=1000,
+            WindowCenter=1000,
+            WindowWidth=4000,
         ),
         (64, 191),
     ),
@@ -128,16 +147,26 @@ ROWS = [
     ),
     Row(
         "DICOM JPEG baseline",
-        dicom(GREY, syntax=JPEG_BASELINE, encoded=encode(GREY, "JPEG", quality=95), WindowCenter=128, WindowWidth=256),
-        (40, 200), 3,
+        dicom(
+            GREY,
+            syntax=JPEG_BASELINE,
+            encoded=encode(GREY, "JPEG", quality=95),
+            WindowCenter=128,
+            WindowWidth=256,
+        ),
+        (40, 200),
+        3,
     ),
     Row(
         "DICOM JPEG 2000",
         dicom(
-            GREY, syntax=JPEG_2000_LOSSLESS,
+            GREY,
+            syntax=JPEG_2000_LOSSLESS,
             encoded=encode(GREY, "JPEG2000", irreversible=False, no_jp2=True),
-            WindowCenter=128, WindowWidth=256,
+            WindowCenter=128,
+            WindowWidth=256,
         ),
-        (40, 200), 2,
+        (40, 200),
+        2,
     ),
 ]

@@ -40,9 +40,17 @@ def _changed(**changes: object) -> str:
         (None, CardMissing, "m.onnx is an ONNX file without a model card"),
         ("{", CardVersionUnsupported, "The model card of m.onnx is broken"),
         ("{}", CardVersionUnsupported, "missing required field `card_version`"),
-        (_changed(card_version=99), CardVersionUnsupported, "Expected model card version 1, found 99"),
+        (
+            _changed(card_version=99),
+            CardVersionUnsupported,
+            "Expected model card version 1, found 99",
+        ),
         (_changed(threshold="high"), CardVersionUnsupported, "threshold"),
-        (_changed(decode_version=99), DecodeVersionMismatch, "Expected a model for decode version 1, found 99"),
+        (
+            _changed(decode_version=99),
+            DecodeVersionMismatch,
+            "Expected a model for decode version 1, found 99",
+        ),
     ],
 )
 def test_a_card_that_is_not_right_is_refused(text, error, message):

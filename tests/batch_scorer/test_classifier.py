@@ -41,7 +41,7 @@ def test_it_predicts_one_probability_a_film(tiny_model):
 def test_a_file_that_is_no_model_is_refused(tmp_path):
     path = tmp_path / "x.onnx"
     path.write_bytes(b"not a model")
-    with pytest.raises(ModelFileError, match="no ONNX model that can be run"):
+    with pytest.raises(ModelFileError, match=r"no ONNX model that can be run"):
         Classifier.load(path)
 
 
@@ -55,7 +55,7 @@ def test_a_model_without_card_or_self_test_is_refused(tiny_model, tmp_path):
 
 def test_a_model_that_answers_otherwise_than_its_card_says_is_refused(tiny_model, tmp_path):
     other = make_card(slope=9.0)
-    with pytest.raises(SelfTestFailed, match="is off by 0.0"):
+    with pytest.raises(SelfTestFailed, match=r"is off by 0\.0"):
         Classifier.load(_rewritten(tiny_model, tmp_path / "x.onnx", other))
 
 
@@ -67,7 +67,7 @@ def test_a_provider_that_is_not_there_is_never_replaced_in_silence(tiny_model, m
 
 
 def test_an_unknown_model_names_the_known_ones():
-    with pytest.raises(UsageError, match="one of .*vgg16.*found resnet"):
+    with pytest.raises(UsageError, match=r"one of .*vgg16.*found resnet"):
         find_model("resnet")
 
 

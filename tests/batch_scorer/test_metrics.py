@@ -34,7 +34,7 @@ def test_every_value_agrees_with_scikit_learn():
 def _ece_by_hand() -> float:
     total = 0.0
     for low in np.arange(10) / 10:
-        inside = (SCORES >= low) & ((SCORES < low + 0.1) | (low == 0.9))
+        inside = (low <= SCORES) & ((low + 0.1 > SCORES) | (low == 0.9))
         if inside.any():
             total += inside.mean() * abs(SCORES[inside].mean() - TRUTH[inside].mean())
     return total
@@ -102,6 +102,9 @@ def test_confusion_counts_add_up():
     counts = metrics.confusion(TRUTH, SCORES, 0.5)
     expected = reference.confusion_matrix(TRUTH, FLAGS).ravel()
     assert (
-        counts.true_negative, counts.false_positive, counts.false_negative, counts.true_positive
+        counts.true_negative,
+        counts.false_positive,
+        counts.false_negative,
+        counts.true_positive,
     ) == tuple(expected)
     assert counts.total == 300

@@ -19,8 +19,13 @@ def test_every_file_is_listed_once_in_order_and_hidden_ones_are_counted(folder):
     keys = [ref.key for ref in source.refs]
     assert keys == sorted(keys)
     assert keys == [
-        "NORMAL/film_0.png", "NORMAL/film_1.png", "NORMAL/film_2.png",
-        "PNEUMONIA/film_3.png", "PNEUMONIA/film_4.png", "PNEUMONIA/film_5.png", "notes.txt",
+        "NORMAL/film_0.png",
+        "NORMAL/film_1.png",
+        "NORMAL/film_2.png",
+        "PNEUMONIA/film_3.png",
+        "PNEUMONIA/film_4.png",
+        "PNEUMONIA/film_5.png",
+        "notes.txt",
     ]
     assert source.hidden == 2
     assert not source.synthetic
@@ -62,7 +67,9 @@ def test_a_cloud_that_is_not_installed_names_its_extra(monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
-    with pytest.raises(MissingPackage, match=r's3 support is missing.*pip install "cxr-batch\[s3\]"'):
+    with pytest.raises(
+        MissingPackage, match=r's3 support is missing.*pip install "cxr-batch\[s3\]"'
+    ):
         open_source("s3://bucket/films")
 
 
@@ -78,7 +85,8 @@ def test_labels_from_a_file(folder, tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("image,label\nNORMAL/film_0.png,1\nNORMAL/film_1.png,normal\nelse.png,0\n")
     assert read_labels(str(table), refs) == {
-        "NORMAL/film_0.png": "PNEUMONIA", "NORMAL/film_1.png": "NORMAL"
+        "NORMAL/film_0.png": "PNEUMONIA",
+        "NORMAL/film_1.png": "NORMAL",
     }
     assert read_labels("none", refs) == {}
 

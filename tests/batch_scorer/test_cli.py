@@ -1,0 +1,189 @@
+"""The command line as a user meets it: another process, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import EXAMPLES, make_film
+
+BLOCKED = """
+import sys
+for name in ("tensorflow", "keras", "onnx", "tf2onnx", "trainer", "exporter"):
+    sys.modules[name] = None
+sys.argv = ["cxr", *sys.argv[1:]]
+from batch_scorer.cli import main
+main()
+"""
+
+
+def test_help_is_quick_to_read_and_loads_nothing_heavy(cxr):
+    run = cxr("--help")
+    assert run.returncode == 0
+    for command in ("score", "report", "models", "doctor", "train", "export"):
+        assert command in run.stdout
+    assert "Not a medical device" in run.stdout
+    code = "import sys; sys.argv=['cxr','--help']\nfrom batch_scorer.cli import main\n"
+    code += "try: main()\nexcept SystemExit: print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = {"tensorflow", "keras", "onnx", "onnxruntime", "numpy", "matplotlib", "weasyprint"}
+    assert not heavy & set(loaded)
+
+
+@pytest.mark.parametrize("command", ["score", "report", "models", "doctor", "train", "export"])
+def test_every_command_has_help_with_an_example(cxr, command):
+    run = cxr(command, "--help")
+    assert run.returncode == 0
+    assert f"Example: cxr {command}" in run.stdout
+    assert "--debug" in run.stdout
+
+
+def test_score_prints_five_lines_and_writes_four_files(cxr, folder, tiny_model, tmp_path):
+    run = cxr("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["Films", "Models", "Labels", "Rows", "Report"]
+    assert lines[0] == "Films     6: 3 flagged, 3 clear, 0 not scored"
+    assert re.search(r"tiny [0-9a-f]{12} on cpu, [\d.]+ films/s", lines[1])
+    assert lines[2] == "Labels    6 films with a label: tiny accuracy 1.000 AUC 1.000"
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"predictions.csv", "predictions.parquet", "run.json", "report.pdf", "films"}
+    assert run.stderr == "scored 6 of 6 films\n"
+
+
+def test_some_files_not_scored_is_exit_3(cxr, folder, tiny_model, tmp_path):
+    (folder / "letter.txt").write_text("Dear doctor")
+    run = cxr("score", folder, "-o", tmp_path / "out", "--model", tiny_model, "--no-report")
+    assert run.returncode == 3
+    assert "7: 3 flagged, 3 clear, 1 not scored, 1 unsupported" in run.stdout
+    assert not (tmp_path / "out" / "report.pdf").exists()
+
+
+def test_every_option_can_come_from_the_environment(cxr, folder, tiny_model, tmp_path):
+    run = cxr(
+        "score",
+        folder,
+        CXR_SCORE_OUTPUT=str(tmp_path / "out"),
+        CXR_SCORE_MODEL=str(tiny_model),
+        CXR_SCORE_LABELS="none",
+        CXR_SCORE_LIMIT="4",
+        CXR_SCORE_REPORT="0",
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("Films     4:")
+    assert "Labels    0 films with a label\n" in run.stdout
+
+
+def test_one_line_and_the_right_exit_code_for_each_mistake(cxr, folder, tiny_model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a_file").write_text("")
+    out = ("-o", tmp_path / "out", "--model", tiny_model)
+    mistakes = [
+        (("score", tmp_path / "missing", *out), 1, "found nothing there"),
+        (("score", tmp_path / "empty", *out), 1, "found no file in it"),
+        (("score", folder, "-o", "/proc/nowhere", "--model", tiny_model), 1, "cannot be written"),
+        (("score", folder, "-o", tmp_path / "out", "--model", "resnet"), 2, "found resnet"),
+        (("score", folder, *out, "--provider", "cuda"), 1, "CUDA provider was asked for"),
+        (("score", folder, *out, "--labels", "nowhere.csv"), 1, "cannot be read"),
+        (("score", folder, "-o", folder / "out", "--model", tiny_model), 2, "lies inside"),
+        (("report", tmp_path / "empty"), 1, "Expected a finished run"),
+        (
+            ("export", tmp_path / "empty", "-o", tmp_path / "models"),
+            1,
+            "Expected a finished training run",
+        ),
+    ]
+    for arguments, code, message in mistakes:
+        run = cxr(*arguments)
+        assert run.returncode == code, run.stderr
+        assert run.stderr.startswith("Error: ")
+        assert run.stderr.count("\n") == 1
+        assert message in run.stderr
+    assert "Traceback" in cxr("report", tmp_path / "empty", "--debug").stderr
+
+
+def test_wrong_words_are_exit_2(cxr, folder):
+    assert cxr("score", folder).returncode == 2
+    assert cxr("nonsense").returncode == 2
+    assert "No such option" in cxr("score", folder, "--nonsense").stderr
+
+
+def test_interrupting_a_run_is_exit_75_and_leaves_no_finished_run(tmp_path, tiny_model):
+    films = tmp_path / "xrays"
+    films.mkdir()
+    for index in range(3000):
+        (films / f"{index}.png").write_bytes(make_film(seed=index % 7))
+    command = [
+        sys.executable,
+        "-m",
+        "batch_scorer",
+        "score",
+        films,
+        "-o",
+        tmp_path / "out",
+        "--model",
+        tiny_model,
+    ]
+    with subprocess.Popen(
+        [*map(str, command), "--batch-size", "1"], stderr=subprocess.PIPE, text=True
+    ) as run:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "out").is_dir() and time.monotonic() < deadline:
+            os.sched_yield()
+        run.send_signal(signal.SIGINT)
+        error = run.communicate(timeout=60)[1]
+    assert run.returncode == 75
+    assert error.strip() == "Interrupted. Run the same command again."
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_the_scorer_runs_where_training_cannot_be_imported(tmp_path):
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            BLOCKED,
+            "score",
+            str(EXAMPLES),
+            "-o",
+            str(tmp_path / "out"),
+            "--model",
+            "all",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "24 synthetic" in run.stdout
+    assert (tmp_path / "out" / "report.pdf").stat().st_size > 20_000
+
+
+def test_the_examples_are_judged_sensibly(cxr, tmp_path):
+    run = cxr("score", EXAMPLES, "-o", tmp_path / "out", "--model", "all", "--no-report")
+    accuracies = [float(found) for found in re.findall(r"accuracy ([\d.]+)", run.stdout)]
+    assert len(accuracies) == 3
+    assert min(accuracies) >= 0.75
+
+
+def test_models_and_doctor_say_what_is_there(cxr):
+    listed = cxr("models").stdout
+    assert all(name in listed for name in ("mlp", "cnn", "vgg16"))
+    shown = cxr("models", "show", "cnn").stdout
+    assert "of 100 films with pneumonia it flags" in shown
+    assert "not a medical device" in shown
+    tested = cxr("models", "test")
+    assert tested.returncode == 0
+    assert tested.stdout.count(" ok ") == 3
+    doctor = cxr("doctor")
+    assert doctor.returncode == 0
+    assert "cpu          runs, self-test passed" in doctor.stdout
+    assert "report       can be drawn" in doctor.stdout
