@@ -55,7 +55,7 @@ RECIPES = {
     "cnn": Recipe(
         "Convolutional network",
         "Five convolutions with batch normalisation on the film at 160 by 160.",
-        epochs=20,
+        epochs=16,
         batch_size=32,
         learning_rate=1e-3,
         policy="float32",

@@ -43,8 +43,7 @@ def build_mlp(seed: int, weights: str = "none") -> keras.Model:  # noqa: ARG001 
 def build_cnn(seed: int, weights: str = "none") -> keras.Model:  # noqa: ARG001 - one signature
     """A small convolutional network with batch normalisation, on a film of 160 by 160."""
     pixels, x = _entrance(160, seed)
-    x = _convolution(x, 32)
-    x = layers.MaxPooling2D()(x)
+    x = _convolution(x, 32, stride=2)
     x = _convolution(x, 64)
     x = layers.MaxPooling2D()(x)
     x = _convolution(x, 128)
@@ -182,8 +181,10 @@ def _shrink(x: Any, size_px: int) -> Any:
     return layers.Reshape((size_px, size_px, 1), dtype="float32")(x)
 
 
-def _convolution(x: Any, filters: int) -> Any:
-    x = layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
+def _convolution(x: Any, filters: int, stride: int = 1) -> Any:
+    x = layers.Conv2D(
+        filters, 3, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal"
+    )(x)
     x = layers.BatchNormalization()(x)
     return layers.ReLU()(x)
 
