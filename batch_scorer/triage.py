@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from batch_scorer.records import Score
 
 GROUP_SIZE = 6
+CLOSE = 0.15
+"""How far from the threshold a probability may lie and still be called close to it."""
 
 
 def first_look(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]]:
@@ -31,7 +33,10 @@ def first_look(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]
         ),
         "false_alarm": ([r for r in flagged if r.label == normal], lambda row: -row.probability),
         "highest": (flagged, lambda row: -row.probability),
-        "closest": (originals, lambda row: abs(row.probability - threshold)),
+        "closest": (
+            [r for r in originals if abs(r.probability - threshold) <= CLOSE],
+            lambda row: abs(row.probability - threshold),
+        ),
         "disagree": (
             [r for r in originals if r.agreement is not None and r.agreement < 1],
             lambda row: row.agreement or 0.0,

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from batch_scorer.card import CARD_KEY, write_card
-from tests.cards import make_card
+from tests.cards import make_tiny_card
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parent.parent
 EXAMPLES = REPOSITORY / "examples" / "xrays"
 REAL_DATA = Path(os.environ.get("CXR_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="Write expected texts anew.")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--update-golden"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,7 +81,7 @@ def save_tiny_model(path: Path, name: str = "tiny", slope: float = 8.0, size_px:
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    card = make_card(name, size_px=size_px, slope=slope)
+    card = make_tiny_card(name, size_px=size_px, slope=slope)
     helper.set_model_props(model, {CARD_KEY: write_card(card)})
     onnx.save(model, path)
     return path

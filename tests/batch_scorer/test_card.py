@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from batch_scorer.card import ModelCard, Threshold, read_card, self_test_pixels, write_card
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
-from tests.cards import make_card
+from tests.cards import make_tiny_card
 
-CARD = make_card()
+CARD = make_tiny_card()
 
 
 @given(st.text(), st.floats(0, 1), st.integers(0, 2**31), st.floats(-50, 50))

@@ -19,7 +19,7 @@ from batch_scorer.errors import (
     SelfTestFailed,
     UsageError,
 )
-from tests.cards import make_card, tiny_probability
+from tests.cards import make_tiny_card, tiny_probability
 
 
 def _rewritten(tiny_model, path, card):
@@ -48,13 +48,13 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
 def test_a_model_without_card_or_self_test_is_refused(tiny_model, tmp_path):
     with pytest.raises(CardMissing, match="without a model card"):
         Classifier.load(_rewritten(tiny_model, tmp_path / "a.onnx", None))
-    card = msgspec.structs.replace(make_card(), self_test=None)
+    card = msgspec.structs.replace(make_tiny_card(), self_test=None)
     with pytest.raises(CardVersionUnsupported, match="no self-test"):
         Classifier.load(_rewritten(tiny_model, tmp_path / "b.onnx", card))
 
 
 def test_a_model_that_answers_otherwise_than_its_card_says_is_refused(tiny_model, tmp_path):
-    other = make_card(slope=9.0)
+    other = make_tiny_card(slope=9.0)
     with pytest.raises(SelfTestFailed, match=r"is off by 0\.0"):
         Classifier.load(_rewritten(tiny_model, tmp_path / "x.onnx", other))
 

@@ -16,7 +16,7 @@ from batch_scorer.card import Calibration, SelfTest
 from batch_scorer.errors import ConversionError, ParityError, SelfTestFailed
 from exporter import convert, publish
 from exporter.verify import verify
-from tests.cards import make_card, tiny_probability
+from tests.cards import make_tiny_card, tiny_probability
 from tests.conftest import save_tiny_model
 from trainer.models import BUILDERS, SIZE_PX
 
@@ -84,7 +84,7 @@ def test_parity_and_self_test_are_really_checked(tmp_path):
 
 def test_a_check_that_fails_leaves_no_file(tmp_path, monkeypatch):
     model = BUILDERS["mlp"](1, "none")
-    card = msgspec.structs.replace(make_card("mlp", size_px=SIZE_PX), calibration=CALIBRATION)
+    card = msgspec.structs.replace(make_tiny_card("mlp", size_px=SIZE_PX), calibration=CALIBRATION)
     run = tmp_path / "run"
     run.mkdir()
     from batch_scorer.card import write_card

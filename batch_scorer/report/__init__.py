@@ -1,0 +1,1 @@
+"""The report: facts (numbers to plain sentences), figures (numbers to SVG), render (to PDF)."""

@@ -1,0 +1,74 @@
+"""The numbers of a run as the plain sentences of its report. Pure: nothing is read or written.
+
+What a reader sees is either in the templates or said by one module for each part of the report:
+``summary``, ``gallery``, ``performance``, ``listing``, ``method``; ``wording`` shows single values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch_scorer.report.gallery import Part, describe_gallery
+from batch_scorer.report.listing import Gaps, Listing, describe_gaps, describe_listing
+from batch_scorer.report.method import Method, describe_method
+from batch_scorer.report.performance import (
+    COLUMNS,
+    Performance,
+    TrainingFacts,
+    describe_batch,
+    describe_reference,
+    describe_training,
+    explain_missing_batch,
+)
+from batch_scorer.report.summary import OTHER_HOSPITALS, Summary, describe_summary, name_model
+from batch_scorer.report.wording import show_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batch_scorer.records import RunManifest, Score
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """Everything that the report says, in its order."""
+
+    run_id: str
+    created: str
+    model_line: str
+    summary: Summary
+    gallery: tuple[tuple[Part, ...], ...]
+    columns: tuple[str, ...]
+    reference: Performance
+    batch: Performance | None
+    no_batch: str
+    training: TrainingFacts
+    gaps: Gaps
+    listing: Listing
+    method: Method
+    other_hospitals: str = OTHER_HOSPITALS
+
+
+def build_facts(manifest: RunManifest, rows: Sequence[Score]) -> ReportFacts:
+    """Turn a run into the sentences and tables of its report.
+
+    Args:
+        manifest: The run; its first model is the one that decides.
+        rows: One per file found, in the order of the files.
+    """
+    return ReportFacts(
+        run_id=show_name(manifest.run_id, 60),
+        created=manifest.finished,
+        model_line=name_model(manifest),
+        summary=describe_summary(manifest),
+        gallery=describe_gallery(rows, manifest),
+        columns=tuple(COLUMNS.values()),
+        reference=describe_reference(manifest),
+        batch=describe_batch(manifest),
+        no_batch=explain_missing_batch(manifest),
+        training=describe_training([model.card for model in manifest.models]),
+        gaps=describe_gaps(rows, manifest),
+        listing=describe_listing(rows, manifest),
+        method=describe_method(manifest),
+    )

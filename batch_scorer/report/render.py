@@ -1,0 +1,221 @@
+"""Draw the report of a finished run: ledger -> facts -> HTML -> PDF.
+
+WeasyPrint is imported only here, and only while it renders: its import makes Pillow accept
+truncated films for the whole process, which is set back at once. It reaches nothing but what it is
+handed: packaged files, this run's figures and this run's pictures, each under a scheme of its own,
+so no path gets into the document and the same run gives the same bytes anywhere. Whatever it
+complains about fails the report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from batch_scorer import ledger
+from batch_scorer.errors import ReportError
+from batch_scorer.report import figures
+from batch_scorer.report.facts import build_facts
+from batch_scorer.report.typeface import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+    from types import ModuleType
+
+    from batch_scorer.records import RunManifest
+    from batch_scorer.report.facts import ReportFacts
+    from batch_scorer.report.performance import Performance
+
+TEMPLATE = "report.html.j2"
+MISSING_LIBRARY = (
+    "The report needs the Pango library: apt-get install libpango-1.0-0 libpangoft2-1.0-0 "
+    "libharfbuzz-subset0 (on macOS: brew install pango)."
+)
+# About the machine, not the page: without libharfbuzz-subset another library cuts the fonts.
+_HARMLESS = "Using fontTools instead of HarfBuzz-Subset"
+_THUMBNAIL_NAME = re.compile(r"[0-9a-f]{16}")
+_W3C_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d)")
+_PACKAGED = {
+    "style.css": "text/css",
+    "fonts/IBMPlexSans-Regular.ttf": "font/ttf",
+    "fonts/IBMPlexSans-SemiBold.ttf": "font/ttf",
+}
+
+
+def render_report(output: Path) -> Path:
+    """Draw ``report.pdf`` of the finished run in ``output``.
+
+    Args:
+        output: A folder with run.json, the predictions, and films/ with the pictures to show.
+
+    Returns:
+        The path of the PDF.
+
+    Raises:
+        LedgerError: There is no finished run.
+        ReportError: Pango is missing, something in the page is wrong, or the disk is full.
+    """
+    manifest, rows = ledger.read_run(output)
+    facts = build_facts(manifest, rows)
+    pictures = _find_pictures(output, facts)
+    pdf = _write_pdf(
+        _write_html(facts, frozenset(pictures)),
+        {**_draw_figures(manifest, facts), **pictures},
+        hashlib.sha256(f"{manifest.run_id} {manifest.rows_sha256}".encode()).digest()[:16],
+    )
+    path = output / ledger.REPORT_FILE
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(pdf)
+        partial.replace(path)
+    except OSError as exc:
+        raise ReportError(
+            f"{path} cannot be written: {exc.strerror or exc}.",
+            "Free some space, or close the file.",
+        ) from exc
+    return path
+
+
+def missing_system_library() -> str | None:
+    """What to install when WeasyPrint cannot load Pango; None where it can."""
+    try:
+        _import_weasyprint()
+    except ReportError as exc:
+        return str(exc)
+    return None
+
+
+def _import_weasyprint() -> ModuleType:
+    tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
+    try:
+        import weasyprint
+    except OSError as exc:
+        raise ReportError(MISSING_LIBRARY) from exc
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
+    module: ModuleType = weasyprint
+    return module
+
+
+def _find_pictures(output: Path, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
+    """The pictures that exist and can be opened, by the stem of their name."""
+    folder = (output / ledger.FILMS_FOLDER).resolve()
+    found = {}
+    for film in (film for row in facts.gallery for part in row for film in part.films):
+        path = (folder / f"{film.picture}.jpg").resolve()
+        if _THUMBNAIL_NAME.fullmatch(film.picture) and path.parent == folder and _is_jpeg(path):
+            found[film.picture] = (path.read_bytes(), "image/jpeg")
+    return found
+
+
+def _is_jpeg(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=("JPEG",)):
+            return True
+    except (OSError, UnidentifiedImageError):
+        return False
+
+
+def _draw_figures(manifest: RunManifest, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
+    cards = [model.card for model in manifest.models]
+    drawn = _performance_figures("reference", facts.reference)
+    drawn["training"] = figures.draw_training(cards)
+    if facts.batch:
+        drawn |= _performance_figures("batch", facts.batch)
+    return {name: (svg.encode(), "image/svg+xml") for name, svg in drawn.items()}
+
+
+def _performance_figures(name: str, part: Performance) -> dict[str, str]:
+    drawn = {f"{name}-confusion": figures.draw_confusion(part.confusion)}
+    if part.roc:
+        lines = [
+            figures.RocLine(roc.label, roc.curve, figures.operating_point(roc.confusion))
+            for roc in part.roc
+        ]
+        drawn[f"{name}-roc"] = figures.draw_roc_lines(lines)
+    return drawn
+
+
+def _write_html(facts: ReportFacts, pictures: frozenset[str]) -> str:
+    environment = Environment(
+        loader=PackageLoader("report_templates", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_print,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(
+        facts=facts,
+        pictures=pictures,
+        created=facts.created if _W3C_DATE.fullmatch(facts.created) else "",
+    )
+
+
+def _print(value: Any) -> Any:
+    """Every text that a template prints, in characters that the typeface has."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _write_pdf(html: str, resources: Mapping[str, tuple[bytes, str]], identifier: bytes) -> bytes:
+    weasyprint = _import_weasyprint()
+    with _no_complaints():
+        document = weasyprint.HTML(string=html, url_fetcher=_fetcher(resources))
+        pdf: bytes = document.write_pdf(pdf_tags=True, pdf_identifier=identifier)
+    return pdf
+
+
+def _fetcher(resources: Mapping[str, tuple[bytes, str]]) -> Callable[[str], Any]:
+    """A fetcher of ``report:`` (packaged), ``figure:`` and ``film:`` (handed over) alone."""
+    from weasyprint.urls import URLFetcher, URLFetcherResponse
+
+    class ClosedFetcher(URLFetcher):  # type: ignore[misc] # WeasyPrint has no types
+        def fetch(self, url: str, headers: object = None) -> Any:  # noqa: ARG002
+            scheme, _, name = url.partition(":")
+            if scheme == "report" and name in _PACKAGED:
+                body, kind = (files("report_templates") / name).read_bytes(), _PACKAGED[name]
+            elif scheme in ("figure", "film") and name in resources:
+                body, kind = resources[name]
+            else:
+                raise ValueError(f"the report may not read {url}")
+            return URLFetcherResponse(url, body, {"Content-Type": kind})
+
+    fetcher: Callable[[str], Any] = ClosedFetcher()
+    return fetcher
+
+
+@contextmanager
+def _no_complaints() -> Iterator[None]:
+    """Fail on anything that WeasyPrint logs at WARNING or above."""
+    complaints: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if not record.getMessage().startswith(_HARMLESS):
+                complaints.append(record.getMessage())
+
+    logger = logging.getLogger("weasyprint")
+    collector, level, propagate = Collector(logging.WARNING), logger.level, logger.propagate
+    logger.addHandler(collector)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(collector)
+        logger.setLevel(level)
+        logger.propagate = propagate
+    if complaints:
+        raise ReportError(
+            f"The report was not drawn as it should be: {complaints[0]}",
+            "This is a defect of cxr-batch: please report it. The predictions are complete.",
+        )

@@ -1,0 +1,279 @@
+"""Runs, rows and model cards for the report's tests, computed from seeded scores."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from batch_scorer import ledger, metrics
+from batch_scorer.card import (
+    CARD_VERSION,
+    CLASSES,
+    Calibration,
+    History,
+    ModelCard,
+    Reference,
+    Threshold,
+    Training,
+)
+from batch_scorer.decoding import DECODE_VERSION
+from batch_scorer.records import BatchMetrics, ModelUsed, RunManifest, Score, patient_of
+from batch_scorer.triage import first_look
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+TITLES = {
+    "mlp": "Multilayer perceptron",
+    "cnn": "Convolutional network",
+    "vgg16": "VGG16",
+}
+SKILL = {"mlp": 1.6, "cnn": 2.8, "vgg16": 2.6}
+
+
+def make_scores(
+    skill: float, normal: int, pneumonia: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Labels and probabilities of a model of some skill."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat([0, 1], [normal, pneumonia])
+    logits = rng.normal(0, 1.3, len(truth)) + skill * (truth - 0.45)
+    return truth, 1 / (1 + np.exp(-logits))
+
+
+def make_reference(name: str, split: str, threshold: float, seed: int) -> Reference:
+    """The reference figures of a model on a split as large as the real one."""
+    normal, pneumonia = (234, 390) if split == "test" else (169, 486)
+    truth, scores = make_scores(SKILL[name], normal, pneumonia, seed)
+    patients = [f"p{index // 2}" for index in range(len(truth))]
+    return Reference(
+        split=split,
+        films=len(truth),
+        patients=len(set(patients)),
+        pneumonia=pneumonia,
+        metrics=metrics.evaluate(truth, scores, threshold, patients, resamples=200),
+        confusion=metrics.confusion(truth, scores, threshold),
+        roc=metrics.roc_points(truth, scores),
+        reliability=metrics.reliability_points(truth, scores),
+        score_quantiles=np.quantile(scores, np.linspace(0, 1, 21)).round(6).tolist(),
+    )
+
+
+def make_card(
+    name: str = "cnn", *, splits: Sequence[str] = ("validation", "test"), **changes: Any
+) -> ModelCard:
+    """A card as ``cxr train`` writes it."""
+    rng = np.random.default_rng(len(name))
+    epochs = np.arange(1, 21)
+    loss = 0.12 + 0.5 * np.exp(-epochs / 4)
+    val_loss = loss + 0.03 + 0.004 * np.maximum(epochs - 12, 0) + rng.normal(0, 0.01, len(epochs))
+    threshold = 0.4321
+    card = ModelCard(
+        card_version=CARD_VERSION,
+        name=name,
+        title=TITLES[name],
+        summary="Layers on the film at 160 by 160.",
+        decode_version=DECODE_VERSION,
+        classes=CLASSES,
+        size_px=224,
+        threshold=Threshold(
+            threshold, "the highest threshold with a sensitivity of at least 95%", "validation"
+        ),
+        calibration=Calibration("Platt scaling", 1.1, -0.2, "validation", 0.06, 0.04),
+        references={split: make_reference(name, split, threshold, 3) for split in splits},
+        history=History(
+            loss=loss.tolist(),
+            val_loss=val_loss.tolist(),
+            accuracy=(1 - loss / 2).tolist(),
+            val_accuracy=(1 - val_loss / 2).tolist(),
+        ),
+        training=make_training(int(np.argmin(val_loss)) + 1, len(epochs)),
+        versions={"keras": "3.15.1"},
+    )
+    return msgspec.structs.replace(card, **changes)
+
+
+def make_training(best_epoch: int, epochs: int) -> Training:
+    """How a model was made."""
+    return Training(
+        data="chest_xray",
+        data_fingerprint="0" * 64,
+        films={
+            "train NORMAL": 1180,
+            "train PNEUMONIA": 3397,
+            "validation NORMAL": 169,
+            "validation PNEUMONIA": 486,
+            "test NORMAL": 234,
+            "test PNEUMONIA": 390,
+        },
+        split_policy="Official train and val pooled, then split 7 : 1 by patient.",
+        seed=1,
+        epochs=epochs,
+        best_epoch=best_epoch,
+        minutes=10.0,
+        parameters=590_000,
+        backend="tensorflow",
+        command="cxr train DATA -o RUN",
+        commit="0" * 40,
+        imbalance="Each class weighs the same in the loss.",
+        initial_weights="He initialisation",
+        brightness_mean=120.0,
+        brightness_sd=20.0,
+        contrast_mean=55.0,
+        contrast_sd=9.0,
+    )
+
+
+def make_models(*names: str, **changes: Any) -> list[ModelUsed]:
+    """Models as a run lists them, the first one primary."""
+    return [
+        ModelUsed(
+            f"{name}.onnx", hashlib.sha256(name.encode()).hexdigest(), make_card(name, **changes)
+        )
+        for name in names
+    ]
+
+
+def make_rows(
+    models: Sequence[ModelUsed],
+    normal: int = 9,
+    pneumonia: int = 12,
+    *,
+    labelled: bool = True,
+    names: Sequence[str] = (),
+    seed: int = 5,
+) -> list[Score]:
+    """Scored rows, sorted by name."""
+    answers = [
+        make_scores(SKILL.get(model.name, 2.5), normal, pneumonia, seed + index)
+        for index, model in enumerate(models)
+    ]
+    rows = []
+    for index, truth in enumerate(np.repeat([0, 1], [normal, pneumonia])):
+        probabilities = tuple(float(scores[index]) for _, scores in answers)
+        flags = [p >= m.threshold for p, m in zip(probabilities, models, strict=True)]
+        label = CLASSES[truth]
+        name = (
+            names[index]
+            if index < len(names)
+            else f"{label}/person{index}_bacteria_{index * 7}.jpeg"
+        )
+        rows.append(
+            Score(
+                image=name,
+                status="scored",
+                label=label if labelled else "",
+                prediction=CLASSES[flags[0]],
+                probabilities=probabilities,
+                agreement=flags.count(flags[0]) / len(flags),
+                width_px=1400,
+                height_px=1000,
+                patient=patient_of(name),
+                sha256=hashlib.sha256(name.encode()).hexdigest(),
+            )
+        )
+    return sorted(rows, key=lambda row: row.image)
+
+
+def make_unscored(number: int, *, status: str = "failed", reason: str = "truncated") -> list[Score]:
+    """Rows of files without an answer."""
+    return [
+        Score(
+            image=f"broken/film-{index:04}.jpg",
+            status=status,
+            reason=reason,
+            detail="The file ends before the image does. Copy it again.",
+        )
+        for index in range(number)
+    ]
+
+
+def make_manifest(
+    rows: Sequence[Score], models: Sequence[ModelUsed], **changes: Any
+) -> RunManifest:
+    """The manifest that the runner would write for these rows."""
+    by_status = {
+        name: sum(row.status == name for row in rows) for name in ("scored", "rejected", "failed")
+    }
+    reasons = sorted({row.reason for row in rows if row.reason})
+    manifest = RunManifest(
+        run_id="20261123-201700-abc123",
+        version="0.1.0",
+        started="2026-11-23T20:17:00+00:00",
+        finished="2026-11-23T20:17:09+00:00",
+        source="films",
+        synthetic=False,
+        found=len(rows),
+        **by_status,
+        flagged=sum(row.prediction == CLASSES[1] for row in rows),
+        duplicates=sum(bool(row.duplicate_of) for row in rows),
+        hidden=0,
+        reasons={reason: sum(row.reason == reason for row in rows) for reason in reasons},
+        labels="folders",
+        labelled=sum(bool(row.label) for row in rows if row.status == "scored"),
+        models=list(models),
+        metrics=make_batch_metrics(rows, models),
+        provider="CPUExecutionProvider",
+        decode_version=DECODE_VERSION,
+        batch_size=32,
+        threads=2,
+        seconds={"start": 1.0, "score": 7.5, "record": 0.5},
+        images_per_second=3.1,
+        rows_sha256="0" * 64,
+        versions={"onnxruntime": "1.32.0"},
+    )
+    return msgspec.structs.replace(manifest, **changes)
+
+
+def make_batch_metrics(rows: Sequence[Score], models: Sequence[ModelUsed]) -> list[BatchMetrics]:
+    """The labelled films' metrics, one per model."""
+    labelled = [row for row in rows if row.status == "scored" and row.label]
+    truth = [CLASSES.index(row.label) for row in labelled]
+    found = []
+    for index, model in enumerate(models if labelled else ()):
+        scores = [row.probabilities[index] for row in labelled]
+        found.append(
+            BatchMetrics(
+                model=model.name,
+                films=len(labelled),
+                pneumonia=sum(truth),
+                metrics=metrics.evaluate(truth, scores, model.threshold, resamples=200),
+                confusion=metrics.confusion(truth, scores, model.threshold),
+                roc=metrics.roc_points(truth, scores),
+            )
+        )
+    return found
+
+
+def write_run(
+    output: Path, rows: Sequence[Score], models: Sequence[ModelUsed], **changes: Any
+) -> RunManifest:
+    """A finished run on disk: rows, pictures, manifest."""
+    output.mkdir(parents=True, exist_ok=True)
+    rows_sha256 = ledger.write_rows(output, rows, models)
+    (output / ledger.FILMS_FOLDER).mkdir(exist_ok=True)
+    for index, row in enumerate(
+        row for group in first_look(rows, models[0].threshold).values() for row in group
+    ):
+        draw_film(index).save(ledger.thumbnail_path(output, row), quality=85)
+    manifest = make_manifest(rows, models, rows_sha256=rows_sha256, **changes)
+    ledger.write_manifest(output, manifest)
+    return manifest
+
+
+def draw_film(index: int) -> Image.Image:
+    """A grey picture with two dark ellipses, of varying proportions."""
+    width, height = ((320, 240), (320, 320), (210, 320), (320, 150))[index % 4]
+    y, x = np.mgrid[0:height, 0:width]
+    lungs = sum(
+        np.exp(-(((x / width - center) / 0.13) ** 2) - ((y / height - 0.5) / 0.3) ** 2)
+        for center in (0.3, 0.7)
+    )
+    return Image.fromarray(np.clip(205 - 150 * lungs + index % 9, 0, 255).astype(np.uint8))

@@ -1,0 +1,213 @@
+"""The sentences are right for one and for many, for nothing at all, and for missing labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgspec
+import pytest
+
+from batch_scorer.report.facts import ReportFacts, build_facts
+from batch_scorer.report.figures import draw_confusion
+from batch_scorer.report.listing import PREDICTIONS_CAP, UNSCORED_CAP
+from tests.factories import make_manifest, make_models, make_rows, make_unscored
+
+
+def tell(rows: list[Any], models: list[Any], **changes: Any) -> ReportFacts:
+    return build_facts(make_manifest(rows, models, **changes), rows)
+
+
+def every_text(value: Any) -> str:
+    """All texts in the facts, one below the other."""
+    if isinstance(value, str):
+        return value
+    if dataclasses.is_dataclass(value):
+        return "\n".join(every_text(getattr(value, f.name)) for f in dataclasses.fields(value))
+    return "\n".join(every_text(part) for part in value) if isinstance(value, tuple) else ""
+
+
+@pytest.fixture(scope="module")
+def three() -> list[Any]:
+    return make_models("cnn", "mlp", "vgg16")
+
+
+def test_page_one_has_the_three_counts_of_the_manifest(three: list[Any]) -> None:
+    rows = make_rows(three) + make_unscored(3)
+    manifest = make_manifest(rows, three)
+    facts = build_facts(manifest, rows)
+    assert [tile.number for tile in facts.summary.tiles] == [
+        str(manifest.flagged),
+        str(manifest.clear),
+        "3",
+    ]
+    assert facts.summary.headline.startswith(f"{manifest.flagged} of 21 scored films were flagged")
+    assert facts.summary.scored_what == "24 files found in “films”."
+    assert facts.summary.scored_when == "23 November 2026, 20:17 UTC, in 9 seconds."
+    assert "Multilayer perceptron and VGG16 give a second opinion." in facts.summary.scored_by
+
+
+def test_trust_names_the_reference_films_and_the_fall_on_other_hospitals(three: list[Any]) -> None:
+    trust = " ".join(tell(make_rows(three), three).summary.trust)
+    assert "On the official test films" in trust
+    assert "n = 390" in trust
+    assert "n = 234" in trust
+    assert "from AUC 0.95 to 0.54 (Xin et al. 2021)" in trust
+
+
+def test_a_card_without_test_films_is_quoted_as_validation_and_as_too_good() -> None:
+    models = make_models("cnn", splits=("validation",))
+    facts = tell(make_rows(models), models)
+    assert facts.reference.title == "Reference figures from the model file (validation films)"
+    assert "likely to be too good" in facts.reference.about
+    assert "official test" not in every_text(facts)
+
+
+def test_models_with_different_reference_films_each_name_theirs() -> None:
+    models = [*make_models("cnn"), *make_models("mlp", splits=("validation",))]
+    facts = tell(make_rows(models), models)
+    assert [row.note for row in facts.reference.rows] == [
+        "on official test films",
+        "on validation films",
+    ]
+
+
+def test_numbers_in_the_table_are_those_of_the_card(three: list[Any]) -> None:
+    facts = tell(make_rows(three), three)
+    for row, model in zip(facts.reference.rows, three, strict=True):
+        auc = model.card.reference.metrics["auc"]
+        assert row.cells[-1].value == f"{auc.value:.3f}"
+        assert row.cells[-1].interval == f"{auc.low:.3f} to {auc.high:.3f}"
+        assert row.cells[-1].n == "n = 624"
+
+
+def test_without_labels_the_batch_has_no_figures() -> None:
+    models = make_models("cnn")
+    facts = tell(make_rows(models, labelled=False), models)
+    assert facts.batch is None
+    assert "have no labels" in facts.no_batch
+    assert not facts.listing.labelled
+
+
+@pytest.mark.parametrize(
+    ("normal", "pneumonia", "sentence"),
+    [
+        (0, 4, "No film here is labelled normal, so how many healthy children it wrongly flags"),
+        (4, 0, "No film here is labelled pneumonia, so how many it finds cannot be said."),
+    ],
+)
+def test_labels_of_one_class_leave_metrics_undefined(
+    normal: int, pneumonia: int, sentence: str
+) -> None:
+    models = make_models("cnn")
+    facts = tell(make_rows(models, normal, pneumonia), models)
+    assert facts.batch is not None
+    assert sentence in " ".join(facts.batch.findings)
+    assert facts.batch.roc == ()
+    assert facts.batch.rows[0].cells[-1].value == "not defined"
+    assert "None" not in every_text(facts)
+    assert "nan" not in every_text(facts)
+
+
+def test_one_film_is_one_film() -> None:
+    models = make_models("cnn")
+    rows = [msgspec.structs.replace(make_rows(models, 0, 1)[0], prediction="PNEUMONIA")]
+    summary = tell(rows, models).summary
+    assert summary.headline == "1 of 1 scored film was flagged as possible pneumonia."
+    assert summary.scored_what == "1 file found in “films”."
+    assert summary.next_steps[0].startswith("Have a clinician read the flagged film now.")
+
+
+def test_nothing_found_and_nothing_scored_are_said_plainly() -> None:
+    models = make_models("cnn")
+    empty = tell([], models)
+    assert empty.summary.headline == "No file was found to score."
+    assert empty.summary.next_steps[0].startswith("Check the folder")
+    assert empty.gallery == ()
+    failed = tell(make_unscored(1), models)
+    assert failed.summary.headline == "No film could be scored."
+    assert failed.gaps.about.startswith("1 of 1 file was not scored: 1 could not be read.")
+    assert failed.no_batch == "No film was scored, so there is nothing to measure."
+
+
+def test_files_not_scored_are_counted_named_and_capped() -> None:
+    models = make_models("cnn")
+    rows = (
+        make_rows(models)
+        + make_unscored(UNSCORED_CAP + 7)
+        + make_unscored(1, status="rejected", reason="too_small")
+    )
+    gaps = tell(rows, models).gaps
+    assert [(reason.label, reason.files) for reason in gaps.reasons] == [
+        ("Ends too early", "207"),
+        ("Too few pixels to judge", "1"),
+    ]
+    assert len(gaps.files) == UNSCORED_CAP
+    assert gaps.rest == "The first 200 of 208 files are named here; continued in predictions.csv."
+
+
+def test_a_long_list_of_predictions_is_continued_in_the_csv() -> None:
+    models = make_models("cnn")
+    listing = tell(make_rows(models, PREDICTIONS_CAP, 1, labelled=False), models).listing
+    assert len(listing.rows) == PREDICTIONS_CAP
+    assert (
+        listing.rest
+        == "The first 2,000 of 2,001 files are listed here; continued in predictions.csv."
+    )
+
+
+def test_an_unknown_reason_is_shown_as_it_is() -> None:
+    models = make_models("cnn")
+    assert tell(make_unscored(1, reason="new_code"), models).gaps.reasons[0].label == "new_code"
+
+
+def test_each_film_of_the_gallery_appears_once_and_no_copy(three: list[Any]) -> None:
+    rows = make_rows(three)
+    rows.append(msgspec.structs.replace(rows[0], image="copy.jpg", duplicate_of=rows[0].image))
+    facts = tell(rows, three)
+    names = [film.name for row in facts.gallery for part in row for film in part.films]
+    assert len(names) == len(set(names))
+    assert "copy.jpg" not in names
+    assert all(sum(len(part.films) for part in row) <= 3 for row in facts.gallery)
+    assert any(row.answer.endswith(", copy") for row in facts.listing.rows)
+
+
+def test_synthetic_films_are_called_so(three: list[Any]) -> None:
+    facts = tell(make_rows(three), three, synthetic=True)
+    assert facts.summary.synthetic.startswith("These films are synthetic")
+    assert facts.batch is not None
+    assert "say nothing about patients" in facts.batch.about
+    assert facts.summary.next_about
+    assert tell(make_rows(three), three).summary.synthetic == ""
+
+
+def test_patients_do_not_appear() -> None:
+    models = make_models("cnn")
+    rows = [msgspec.structs.replace(row, patient="PATIENT-77") for row in make_rows(models)]
+    assert "PATIENT-77" not in every_text(tell(rows, models))
+
+
+def test_only_the_published_data_set_gets_its_story() -> None:
+    models = make_models("cnn")
+    assert tell(make_rows(models), models).method.known_data
+    card = models[0].card
+    training = msgspec.structs.replace(
+        card.training, films={"train NORMAL": 5, "train PNEUMONIA": 6}
+    )
+    other = [
+        msgspec.structs.replace(models[0], card=msgspec.structs.replace(card, training=training))
+    ]
+    facts = tell(make_rows(other), other)
+    assert not facts.method.known_data
+    assert "children" not in every_text(facts)
+    assert "Of 100 people with pneumonia" in every_text(facts)
+
+
+def test_the_alternative_text_of_the_matrix_has_the_numbers_of_the_picture() -> None:
+    models = make_models("cnn")
+    facts = tell(make_rows(models), models)
+    confusion = facts.reference.confusion
+    picture = draw_confusion(confusion)
+    for number in (confusion.true_positive, confusion.false_positive, confusion.true_negative):
+        assert f">{number}<" in picture
+        assert f" {number} " in facts.reference.confusion_alt

@@ -1,0 +1,88 @@
+"""Figures: valid SVG, the same bytes every time, nothing global, and hostile titles harmless."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import warnings
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+import pytest
+
+from batch_scorer.card import History
+from batch_scorer.metrics import Confusion, Curve
+from batch_scorer.report import figures
+from batch_scorer.report.typeface import FAMILY, printable
+from tests.factories import TITLES, make_card
+
+HOSTILE = "$\\frac{1}{2}$ <svg onload=x> & \u80ba \U0001fac1 \n"
+
+
+def texts(svg: str) -> str:
+    return " ".join("".join(node.itertext()) for node in ET.fromstring(svg).iter())
+
+
+@pytest.mark.parametrize("names", [("cnn",), ("cnn", "mlp"), ("mlp", "cnn", "vgg16")])
+def test_curves_are_drawn_for_one_and_for_more_models(names: tuple[str, ...]) -> None:
+    cards = [make_card(name) for name in names]
+    for svg in (figures.draw_training(cards), figures.draw_roc(cards)):
+        assert ET.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+    for name in names:
+        assert TITLES[name] in texts(figures.draw_roc(cards))
+
+
+def test_the_same_numbers_give_the_same_bytes() -> None:
+    card = make_card("cnn")
+    assert figures.draw_training([card]) == figures.draw_training([card])
+    assert figures.draw_roc([card]) == figures.draw_roc([card])
+    confusion = Confusion(3, 1, 4, 1)
+    assert figures.draw_confusion(confusion) == figures.draw_confusion(confusion)
+
+
+def test_a_figure_carries_no_date_and_uses_the_bundled_typeface() -> None:
+    svg = figures.draw_confusion(Confusion(3, 1, 4, 1))
+    assert "<dc:date>" not in svg
+    families = set(re.findall(r"'([^']+)'", " ".join(re.findall(r'style="(font[^"]*)"', svg))))
+    assert families == {FAMILY}
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
+    before = mpl.rcParams.copy()
+    figures.draw_training([make_card("cnn")])
+    assert mpl.rcParams.copy() == before
+
+
+def test_pyplot_is_never_imported() -> None:
+    code = (
+        "import sys; from batch_scorer.report import figures; "
+        "from batch_scorer.metrics import Confusion; "
+        "figures.draw_confusion(Confusion(1, 1, 1, 1)); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_hostile_title_is_text_and_warns_of_nothing() -> None:
+    card = make_card("cnn", title=HOSTILE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svgs = [figures.draw_training([card, card]), figures.draw_roc([card])]
+    for svg in svgs:
+        assert "<svg onload" not in svg
+        assert "\u80ba" not in svg
+        assert "$\\frac" in texts(svg)
+
+
+def test_edges_are_drawn_too() -> None:
+    one = make_card("cnn", history=History([0.5], [0.6], [0.7], [0.6]))
+    assert ET.fromstring(figures.draw_training([one])) is not None
+    assert "no such film" in texts(figures.draw_confusion(Confusion(0, 0, 0, 0)))
+    assert figures.draw_roc_lines([figures.RocLine("none", Curve([], []), None)])
+    assert figures.operating_point(Confusion(1, 0, 0, 0)) is None
+    assert figures.operating_point(Confusion(3, 1, 3, 1)) == (0.25, 0.75)
+
+
+def test_characters_without_a_glyph_become_their_number() -> None:
+    assert printable("film é ≥ \u80ba.jpg") == "film é ≥ ‹U+80BA›.jpg"

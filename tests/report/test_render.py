@@ -1,0 +1,305 @@
+"""The PDF: what it says, how it is tagged, what it may read, and what it leaves behind."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pikepdf
+import pypdfium2
+import pytest
+from PIL import ImageFile
+
+from batch_scorer import ledger
+from batch_scorer.errors import LedgerError, ReportError
+from batch_scorer.metrics import Confusion
+from batch_scorer.records import Score
+from batch_scorer.report import render
+from batch_scorer.report.figures import draw_confusion
+from tests.factories import make_models, make_rows, make_unscored, write_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOSTILE_NAMES = (
+    "<b>bold</b>\"'&.jpg",
+    "<img src='http://example.org/x.png'>.jpg",
+    "line\nbreak\r\t.jpg",
+    "a" * 255 + ".jpg",
+    "\u202egpj.exe\u2066",
+    "\u4e2d\u6587/\u80f8\u7247.jpg",
+    "\U0001fac1.png",
+    "$x^2$ {{ 7*7 }} {% raw %}.jpg",
+    "e\u0301\u0301\u0301.jpg",
+    "x" * 4000,
+)
+
+
+def read_text(path: Path) -> str:
+    """The text of a PDF as a reader extracts it, page breaks as form feeds, lines joined."""
+    with pypdfium2.PdfDocument(path) as pdf:
+        pages = [page.get_textpage().get_text_bounded() for page in pdf]
+    return "\f".join(re.sub(r"\s+", " ", page) for page in pages)
+
+
+def tags(pdf: pikepdf.Pdf) -> list[Any]:
+    """Every structure element."""
+    found, waiting = [], [pdf.Root.StructTreeRoot.K]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, pikepdf.Array):
+            waiting.extend(node)
+        elif isinstance(node, pikepdf.Dictionary):
+            if "/S" in node:
+                found.append(node)
+            if "/K" in node:
+                waiting.append(node.K)
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered run with three models, labels, copies and files that were not scored."""
+    output = tmp_path_factory.mktemp("run")
+    models = make_models("cnn", "mlp", "vgg16")
+    rows = make_rows(models) + make_unscored(2)
+    rows.append(msgspec.structs.replace(rows[0], image="zz-copy.jpeg", duplicate_of=rows[0].image))
+    write_run(output, rows, models, synthetic=True)
+    assert render.render_report(output) == output / "report.pdf"
+    return output
+
+
+def test_the_pdf_is_tagged_titled_and_dated_by_the_run(run: Path) -> None:
+    with pikepdf.open(run / "report.pdf") as pdf:
+        assert pdf.Root.Lang == "en-GB"
+        assert pdf.Root.MarkInfo.Marked
+        assert pdf.docinfo["/Title"] == "Chest X-ray report, run 20261123-201700-abc123"
+        assert str(pdf.docinfo["/CreationDate"]).startswith("D:20261123201709")
+        assert len(pdf.open_outline().__enter__().root) > 0
+        kinds = {str(tag.S) for tag in tags(pdf)}
+    assert {"/Document", "/H1", "/H2", "/H3", "/Table", "/TH", "/TD", "/Figure", "/L"} <= kinds
+
+
+def test_every_picture_has_an_alternative_text(run: Path) -> None:
+    with pikepdf.open(run / "report.pdf") as pdf:
+        alts = [str(tag.get("/Alt", "")) for tag in tags(pdf) if tag.S == "/Figure"]
+    assert len(alts) > 10
+    assert all(alts)
+    assert any(re.search(r"Confusion matrix.*\d+ were flagged and \d+ missed", alt) for alt in alts)
+
+
+def test_every_font_is_embedded_and_the_bundled_one(run: Path) -> None:
+    with pikepdf.open(run / "report.pdf") as pdf:
+        fonts = [
+            obj
+            for obj in pdf.objects
+            if isinstance(obj, pikepdf.Dictionary) and obj.get("/Type") == "/FontDescriptor"
+        ]
+        assert fonts
+        assert all("IBM-Plex-Sans" in str(font.FontName) for font in fonts)
+        assert all("/FontFile2" in font or "/FontFile3" in font for font in fonts)
+
+
+def test_every_page_has_its_footer(run: Path) -> None:
+    pages = read_text(run / "report.pdf").rstrip("\f ").split("\f")
+    for number, page in enumerate(pages, 1):
+        assert f"Page {number} of {len(pages)}" in page
+        assert "Research use only. Not a medical device." in page
+        assert "Run 20261123-201700-abc123 · model cnn " in page
+
+
+def test_page_one_answers_alone(run: Path) -> None:
+    manifest, _ = ledger.read_run(run)
+    page = read_text(run / "report.pdf").split("\f")[0]
+    assert f"{manifest.flagged} of 22 scored films were flagged" in page
+    for part in (
+        "These films are synthetic",
+        "What was scored",
+        "By which model",
+        "How far to trust it",
+        "What to do next",
+        "What it must not be used for",
+        "from AUC 0.95 to 0.54",
+    ):
+        assert part in page
+    assert "2 Films to look at first" in read_text(run / "report.pdf").split("\f")[1]
+
+
+def test_the_sections_come_in_their_order(run: Path) -> None:
+    text = read_text(run / "report.pdf")
+    titles = (
+        "1 Summary",
+        "2 Films to look at first",
+        "3 How good are the models",
+        "4 Files not scored, and why",
+        "5 All predictions",
+        "6 How it works",
+    )
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+
+
+def test_the_same_run_gives_the_same_bytes_anywhere(run: Path, tmp_path: Path) -> None:
+    first = (run / "report.pdf").read_bytes()
+    assert render.render_report(run).read_bytes() == first
+    moved = shutil.copytree(run, tmp_path / "moved")
+    (moved / "report.pdf").unlink()
+    code = (
+        "from pathlib import Path; from batch_scorer.report.render import render_report; "
+        f"render_report(Path({str(moved)!r}))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (moved / "report.pdf").read_bytes() == first
+    assert str(moved).encode() not in first
+
+
+def test_no_unfinished_file_is_left(run: Path) -> None:
+    assert not list(run.glob("*.partial"))
+
+
+def test_pillow_still_refuses_truncated_films(run: Path) -> None:
+    code = (
+        "from PIL import ImageFile\n"
+        "from pathlib import Path\n"
+        "from batch_scorer.report.render import render_report\n"
+        "import sys\n"
+        "assert 'weasyprint' not in sys.modules\n"
+        f"render_report(Path({str(run)!r}))\n"
+        "assert 'weasyprint' in sys.modules\n"
+        "assert ImageFile.LOAD_TRUNCATED_IMAGES is False\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    models = make_models("cnn")
+    card = msgspec.structs.replace(
+        models[0].card, name="<b>n'\"\n", title="$\\frac{1}$ <svg> \u80f8" + "t" * 80
+    )
+    models = [msgspec.structs.replace(models[0], card=card)]
+    rows = make_rows(models, 5, 8, names=HOSTILE_NAMES)
+    rows.append(
+        Score(image="<script>.jpg", status="failed", reason="<i>odd</i>", detail="</td>\n" * 99)
+    )
+    write_run(tmp_path, rows, models, source="s3://bucket/<b>/" + "y" * 500, run_id='2026 <i>"x"')
+    text = read_text(render.render_report(tmp_path))
+    assert "3 How good are the models" in text
+    for shown in (
+        "<b>bold</b>\"'&.jpg",
+        "‹U+202E›gpj.exe‹U+2066›",
+        "{{ 7*7 }}",
+        "<script>.jpg",
+        "<i>odd</i>",
+    ):
+        assert shown in text
+    assert "line‹U+000A›break" in text
+
+
+def test_page_one_stays_one_page(tmp_path: Path) -> None:
+    models = [
+        msgspec.structs.replace(
+            model, card=msgspec.structs.replace(model.card, title=f"{model.name} " + "long " * 40)
+        )
+        for model in make_models("cnn", "mlp", "vgg16")
+    ]
+    rows = make_rows(models, 40, 50) + make_unscored(3)
+    rows.append(msgspec.structs.replace(rows[0], image="zz", duplicate_of=rows[0].image))
+    write_run(tmp_path, rows, models, synthetic=True, hidden=12, source="s3://" + "x" * 900)
+    pages = read_text(render.render_report(tmp_path)).split("\f")
+    assert "What it must not be used for" in pages[0]
+    assert pages[1].strip().startswith("2 Films to look at first")
+
+
+@pytest.mark.parametrize(
+    ("rows_of", "sentence"),
+    [
+        (lambda models: [], "No file was found to score."),
+        (lambda models: make_unscored(4), "No film could be scored."),
+        (lambda models: make_rows(models, 0, 1), "of 1 scored film "),
+        (lambda models: make_rows(models, 3, 0), "No film here is labelled pneumonia"),
+        (lambda models: make_rows(models, labelled=False), "have no labels"),
+    ],
+    ids=["nothing found", "all failed", "one film", "one class", "no labels"],
+)
+def test_thin_runs_have_a_report(tmp_path: Path, rows_of: Any, sentence: str) -> None:
+    models = make_models("cnn")
+    write_run(tmp_path, rows_of(models), models)
+    text = read_text(render.render_report(tmp_path))
+    assert sentence in text
+    assert "None" not in text
+
+
+def test_a_picture_that_is_missing_or_broken_is_an_empty_frame(tmp_path: Path) -> None:
+    models = make_models("cnn")
+    rows = make_rows(models, labelled=False)
+    write_run(tmp_path, rows, models)
+    pictures = sorted((tmp_path / "films").iterdir())
+    pictures[0].unlink()
+    pictures[1].write_bytes(b"not a picture")
+    pictures[2].unlink()
+    pictures[2].symlink_to("/etc/hostname")
+    text = read_text(render.render_report(tmp_path))
+    assert text.count("picture not available") == 3
+
+
+def test_the_fetcher_reads_nothing_but_what_it_was_handed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.svg"
+    secret.write_text("<svg/>")
+    fetch = render._fetcher({"0" * 16: (b"x", "image/jpeg")})
+    assert fetch("report:style.css").read().startswith(b"/* One typeface")
+    assert fetch("film:" + "0" * 16).read() == b"x"
+    for url in (
+        secret.as_uri(),
+        "http://example.org/x.png",
+        "data:text/plain,x",
+        "report:../pyproject.toml",
+        "report:__init__.py",
+        "film:../run.json",
+    ):
+        with pytest.raises(ValueError, match="the report may not read"):
+            fetch(url)
+
+
+def test_anything_that_weasyprint_complains_about_fails_the_report() -> None:
+    before = list(logging.getLogger("weasyprint").handlers)
+    figure = {"x": (draw_confusion(Confusion(1, 1, 1, 1)).encode(), "image/svg+xml")}
+    page = "<html lang=en><title>t</title><img src='figure:x'>"
+    with pytest.raises(ReportError, match=r"not drawn as it should be.*no required alt"):
+        render._write_pdf(page, figure, b"i")
+    with pytest.raises(ReportError, match="Failed to load image at 'figure:x'"):
+        render._write_pdf(page, {}, b"i")
+    with pytest.raises(ReportError, match="lang"):
+        render._write_pdf("<html><title>t</title><p>text", {}, b"i")
+    assert logging.getLogger("weasyprint").handlers == before
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="Expected a finished run"):
+        render.render_report(tmp_path)
+
+
+def test_a_machine_without_pango_is_told_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert render.missing_system_library() is None
+    models = make_models("cnn")
+    write_run(tmp_path, make_rows(models, 1, 1), models)
+
+    class NoPango:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "weasyprint":
+                raise OSError("cannot load library 'libpango-1.0-0'")
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "weasyprint"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NoPango(), *sys.meta_path])
+    assert "apt-get install libpango-1.0-0" in (render.missing_system_library() or "")
+    with pytest.raises(ReportError, match="brew install pango"):
+        render.render_report(tmp_path)
+    assert not (tmp_path / "report.pdf").exists()

@@ -1,0 +1,77 @@
+"""The README is true: its help blocks and its figures are the program's own.
+
+``pytest tests/test_readme.py --update-golden`` writes them anew.
+"""
+
+from __future__ import annotations
+
+import re
+
+import click
+import pytest
+
+from batch_scorer.classifier import Classifier, bundled_names
+from batch_scorer.cli import cxr as commands
+from tests.conftest import REPOSITORY
+
+README = REPOSITORY / "README.md"
+HELP = re.compile(r"<!-- help: (cxr[ a-z]*) -->\n```text\n(.*?)```", re.DOTALL)
+METRICS = re.compile(r"<!-- metrics:start -->\n(.*?)<!-- metrics:end -->", re.DOTALL)
+SHOWN = ("accuracy", "precision", "recall", "specificity", "f1", "auc")
+
+
+def help_text(words: str) -> str:
+    command: click.Command = commands
+    context = click.Context(commands, info_name="cxr", max_content_width=100, terminal_width=100)
+    for word in words.split()[1:]:
+        command = commands.get_command(context, word)
+        context = click.Context(command, parent=context, info_name=word, terminal_width=100)
+    return command.get_help(context) + "\n"
+
+
+def metrics_table() -> str:
+    cards = [Classifier.load(name, "cpu").card for name in bundled_names()]
+    lines = [
+        "| model | accuracy | precision | recall (sensitivity) | specificity | F1 | AUC |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for card in cards:
+        found = card.references["test"].metrics
+        cells = [
+            f"{found[name].value:.3f} [{found[name].low:.3f}, {found[name].high:.3f}]"
+            for name in SHOWN
+        ]
+        lines.append(f"| {card.title} (`{card.name}`) | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def refreshed(text: str) -> str:
+    text = HELP.sub(lambda m: f"<!-- help: {m[1]} -->\n```text\n{help_text(m[1])}```", text)
+    return METRICS.sub(
+        lambda _: f"<!-- metrics:start -->\n{metrics_table()}<!-- metrics:end -->", text
+    )
+
+
+def test_help_blocks_and_figures_are_the_program_s_own(update_golden):
+    text = README.read_text(encoding="utf-8")
+    assert len(HELP.findall(text)) >= 4
+    assert METRICS.search(text)
+    if update_golden:
+        README.write_text(refreshed(text), encoding="utf-8")
+    assert README.read_text(encoding="utf-8") == refreshed(text), "run pytest --update-golden"
+
+
+@pytest.mark.parametrize("name", ["score", "train", "export"])
+def test_every_option_stands_in_the_readme(name):
+    command = commands.get_command(click.Context(commands), name)
+    text = README.read_text(encoding="utf-8")
+    options = [
+        max(param.opts, key=len) for param in command.params if isinstance(param, click.Option)
+    ]
+    assert options
+    assert [option for option in options if option not in text] == []
+
+
+def test_every_door_of_the_makefile_stands_in_the_readme_or_its_help():
+    doors = re.findall(r"^([a-z]+):.*## ", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert {"demo", "test", "lint", "models", "clean"} <= set(doors)
