@@ -47,7 +47,7 @@ RECIPES = {
     "mlp": Recipe(
         "Multilayer perceptron",
         "Four dense layers (32, 32, 64, 128) on the film at 64 by 64.",
-        epochs=60,
+        epochs=40,
         batch_size=64,
         learning_rate=1e-3,
         policy="float32",
@@ -55,7 +55,7 @@ RECIPES = {
     "cnn": Recipe(
         "Convolutional network",
         "Five convolutions with batch normalisation on the film at 160 by 160.",
-        epochs=16,
+        epochs=12,
         batch_size=32,
         learning_rate=1e-3,
         policy="float32",
@@ -63,7 +63,7 @@ RECIPES = {
     "vgg16": Recipe(
         "VGG16",
         "The thirteen convolutions of VGG16 with a pooled head on the film at 96 by 96.",
-        epochs=14,
+        epochs=10,
         batch_size=32,
         learning_rate=2e-4,
         policy="mixed_bfloat16",
@@ -195,7 +195,10 @@ def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY, clipnorm=1.0),
         keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING),
-        metrics=[keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
+        metrics=[
+            keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0),
+            keras.metrics.AUC(name="auc", from_logits=True),
+        ],
         # On a CPU, TensorFlow's own kernels are faster than XLA's; the others choose well.
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
@@ -204,26 +207,30 @@ def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
 def _callbacks(folder: Path, config: FitConfig) -> list[keras.callbacks.Callback]:
     """What happens after each epoch: note it, keep the best, and save where to go on from.
 
+    The best epoch is the one of the highest validation AUC: calibration comes later, so a loss that
+    only says that all logits are too high or too low must not decide.
+
     The order matters: the history row and the best weights are written before the state that a
     resumed run starts from, so that a kill in between repeats an epoch and loses none.
     """
     resume = folder / run_folder.RESUME_FOLDER
     resume.mkdir(exist_ok=True)
-    past = run_folder.read_history(folder).get("val_loss", [])
+    past = run_folder.read_history(folder).get("val_auc", [])
     return [
         keras.callbacks.CSVLogger(str(folder / run_folder.HISTORY_FILE), append=bool(past)),
         keras.callbacks.ModelCheckpoint(
             str(_best_weights(folder)),
-            monitor="val_loss",
+            monitor="val_auc",
+            mode="max",
             save_best_only=True,
             save_weights_only=True,
-            initial_value_threshold=min(past, default=None),
+            initial_value_threshold=max(past, default=None),
         ),
         _Clock(folder),
         keras.callbacks.BackupAndRestore(
             str(resume / "state"), double_checkpoint=True, delete_checkpoint=False
         ),
-        keras.callbacks.EarlyStopping("val_loss", patience=max(5, config.epochs // 3)),
+        keras.callbacks.EarlyStopping("val_auc", mode="max", patience=max(5, config.epochs // 3)),
     ]
 
 
@@ -317,7 +324,7 @@ def _history(folder: Path) -> History:
 
 
 def _training(config: FitConfig, dataset: Dataset, folder: Path, parameters: int) -> Training:
-    val_loss = run_folder.read_history(folder)["val_loss"]
+    val_auc = run_folder.read_history(folder)["val_auc"]
     brightness = dataset.train.pixels.mean(axis=(1, 2, 3))
     contrast = dataset.train.pixels.std(axis=(1, 2, 3))
     return Training(
@@ -326,8 +333,8 @@ def _training(config: FitConfig, dataset: Dataset, folder: Path, parameters: int
         films=dataset.counts(),
         split_policy=SPLIT_POLICY,
         seed=config.seed,
-        epochs=len(val_loss),
-        best_epoch=int(np.argmin(val_loss)) + 1,
+        epochs=len(val_auc),
+        best_epoch=int(np.argmax(val_auc)) + 1,
         minutes=round(run_folder.read_seconds(folder) / 60, 1),
         parameters=parameters,
         backend=config.backend,

@@ -144,17 +144,19 @@ def check_weights_file(path: Path, expected_md5: str) -> None:
 def _entrance(
     size_px: int, seed: int, *, shift: float = 0.08, turn: float = 0.03, zoom: float = 0.15
 ) -> tuple[Any, Any]:
-    """Pixels in; shrunk, augmented (in training) and normalised to -1..1, out."""
+    """Pixels in; shrunk, augmented (in training) and normalised to -1..1, out.
+
+    What a shift or turn uncovers is filled from the film's edge: black borders would tell the
+    network that it is in training, and on whole films every logit would come out too low.
+    """
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 255, dtype="float32")(pixels)
     x = _shrink(x, size_px)
     for augment in (
         layers.RandomFlip("horizontal", seed=seed, dtype="float32"),
-        layers.RandomRotation(turn, fill_mode="constant", seed=seed + 1, dtype="float32"),
-        layers.RandomTranslation(
-            shift, shift, fill_mode="constant", seed=seed + 2, dtype="float32"
-        ),
-        layers.RandomZoom(zoom, zoom, fill_mode="constant", seed=seed + 3, dtype="float32"),
+        layers.RandomRotation(turn, fill_mode="nearest", seed=seed + 1, dtype="float32"),
+        layers.RandomTranslation(shift, shift, fill_mode="nearest", seed=seed + 2, dtype="float32"),
+        layers.RandomZoom(zoom, zoom, fill_mode="nearest", seed=seed + 3, dtype="float32"),
         layers.RandomBrightness(0.2, value_range=(0, 1), seed=seed + 4, dtype="float32"),
         layers.RandomContrast(0.3, value_range=(0, 1), seed=seed + 5, dtype="float32"),
     ):
@@ -185,7 +187,7 @@ def _convolution(x: Any, filters: int, stride: int = 1) -> Any:
     x = layers.Conv2D(
         filters, 3, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal"
     )(x)
-    x = layers.BatchNormalization()(x)
+    x = layers.BatchNormalization(momentum=0.95)(x)
     return layers.ReLU()(x)
 
 
