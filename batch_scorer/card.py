@@ -50,7 +50,10 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """What the finished model answered on one labelled split."""
+    """What the finished model answered on one labelled split.
+
+    ``patients`` is 0 where not every film's patient is known.
+    """
 
     split: str
     films: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from batch_scorer.errors import (
     SelfTestFailed,
     UsageError,
 )
+from batch_scorer.process import available_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,6 +39,7 @@ _ORT_ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
     RuntimeError,
+    ValueError,
 )
 
 
@@ -149,11 +150,6 @@ def find_model(model: str | Path) -> Path:
             "See `cxr models`.",
         )
     return Path(model)
-
-
-def available_cores() -> int:
-    """Cores that this process may use: its affinity, which ONNX Runtime would ignore."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_providers() -> list[str]:

@@ -7,6 +7,7 @@ work only when it is called, so that ``cxr --help`` loads nothing heavy.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
 from importlib.metadata import EntryPoint, entry_points
@@ -48,7 +49,13 @@ class Commands(click.Group):
 
 
 def _load(entry: EntryPoint) -> click.Command:
-    command: click.Command = entry.load()
+    return _with_debug(entry.load())
+
+
+def _with_debug(command: click.Command) -> click.Command:
+    """Give a command, and every command below it, the option --debug."""
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        _with_debug(below)
     if not any(param.name == "debug" for param in command.params):
         show = click.Option(
             ["--debug"],
@@ -83,6 +90,7 @@ def cxr() -> None:
 def main() -> None:
     """Run ``cxr``; turn every expected error into one line and an exit code."""
     sys.excepthook = _unexpected
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Ctrl-C
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
     try:

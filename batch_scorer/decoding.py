@@ -6,8 +6,8 @@ The rules, one per kind of file:
 ===================  ==========================================================================
 JPEG                 its luma, read at a reduced DCT scale where at least twice the target
                      remains; CMYK through RGB
-PNG                  8 bits as they are; more than 8 bits from the film's own minimum (black)
-                     to its maximum (white)
+PNG                  8 bits as they are; 16-bit grey from the film's own minimum (black) to its
+                     maximum (white); 16-bit colour by its high byte
 EXIF orientation     applied
 alpha                laid over black
 palette              looked up, then luma (ITU-R 601)
@@ -30,6 +30,7 @@ import io
 import logging
 import struct
 import warnings
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,13 +52,15 @@ if TYPE_CHECKING:
 DECODE_VERSION = 1
 FILTER = Image.Resampling.BILINEAR
 REDUCED_SCALE_MARGIN = 2
+PICTURE_FORMATS = ("JPEG", "PNG")
 MIN_SIDE_PX = 64
 MAX_PIXELS = 80_000_000
 RADIOGRAPH_MODALITIES = ("", "CR", "DX", "RG", "OT")
 
 # Pillow warns between its limit and twice its limit: for a film this large both mean the same.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-# A doubtful DICOM header is judged here by what it decodes to: pydicom need not tell the terminal.
+# A doubtful header is judged here by what it decodes to: no library need tell the terminal.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
@@ -93,9 +96,9 @@ def measure_radiograph(data: bytes) -> tuple[int, int]:
     """
     if sniff(data) == "DICOM":
         header = _open_dicom(data, header_only=True)
-        return int(header.get("Columns") or 0), int(header.get("Rows") or 0)
+        return int(header.Columns), int(header.Rows)  # decoding has read both already
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return image.size[::-1] if turned else image.size
     except _PILLOW_ERRORS as exc:
@@ -140,7 +143,7 @@ def _decode_picture(data: bytes, size_px: int) -> Image.Image:
     if ImageFile.LOAD_TRUNCATED_IMAGES:  # half a film would decode in silence
         ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as image:
             _check_size(*image.size)
             image.draft("L", (REDUCED_SCALE_MARGIN * size_px, REDUCED_SCALE_MARGIN * size_px))
             image.load()
@@ -164,11 +167,11 @@ def _to_grey(image: Image.Image) -> Image.Image:
 
 def _open_dicom(data: bytes, *, header_only: bool = False) -> Any:
     import pydicom
-    from pydicom.errors import InvalidDicomError
+    from pydicom.errors import BytesLengthException, InvalidDicomError
 
     try:
         return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=header_only)
-    except (InvalidDicomError, *_DICOM_ERRORS) as exc:
+    except (InvalidDicomError, BytesLengthException, *_DICOM_ERRORS) as exc:
         raise Unreadable(f"The DICOM header cannot be read: {_first_line(exc)}") from exc
 
 
@@ -181,18 +184,23 @@ _DICOM_ERRORS = (
     IndexError,
     NotImplementedError,
     RuntimeError,
+    OverflowError,
+    MemoryError,
     EOFError,
     struct.error,
+    zlib.error,
 )
 
 
 def _decode_dicom(data: bytes) -> Image.Image:
+    from pydicom.errors import BytesLengthException
+
     dataset = _open_dicom(data)
     try:
         return Image.fromarray(_dicom_grey(dataset))
     except ImageError:
         raise
-    except _DICOM_ERRORS as exc:
+    except (BytesLengthException, *_DICOM_ERRORS) as exc:
         if isinstance(exc, ValueError) and "less than expected" in str(exc):
             raise Truncated("The DICOM pixel data end too early.", "Send the file again.") from exc
         raise Unreadable(f"The DICOM pixels cannot be read: {_first_line(exc)}") from exc
@@ -240,17 +248,23 @@ def _stretch_range(
     values: NDArray[Any], black: float | None = None, white: float | None = None
 ) -> NDArray[np.uint8]:
     """Map black..white (the film's own minimum and maximum if not given) to 0..255."""
+    if not np.isfinite(values).all():
+        raise Unreadable("The film holds values that are not numbers.")
     low = float(values.min()) if black is None else black
     high = float(values.max()) if white is None else white
-    if not np.isfinite([low, high]).all():
-        raise Unreadable("The film holds values that are not numbers.")
     if high <= low:  # a window of width 1, or one flat value
         return np.where(values > low, 255, 0).astype(np.uint8)
     return np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
 def _stretch(image: Image.Image, size_px: int) -> NDArray[np.uint8]:
-    return np.asarray(image.resize((size_px, size_px), FILTER), dtype=np.uint8)
+    pixels = np.asarray(image.resize((size_px, size_px), FILTER), dtype=np.uint8)
+    if pixels.min() == pixels.max():
+        raise NotRadiograph(
+            "Expected a film, found a picture of one flat grey.",
+            "For DICOM, check the window (tags 0028,1050 and 0028,1051).",
+        )
+    return pixels
 
 
 def _check_size(width_px: int, height_px: int) -> None:

@@ -24,7 +24,7 @@ OPTIONAL = {
     "adlfs": "azure",
     "ray": "ray",
 }
-BASE = ("onnxruntime", "numpy", "pillow", "pydicom", "pyarrow", "weasyprint")
+BASE = ("numpy", "pillow", "pydicom", "pyarrow", "weasyprint")
 
 
 @click.group(invoke_without_command=True, epilog="Example: cxr models show cnn")
@@ -77,13 +77,17 @@ def test() -> int:
 @click.command(epilog="Example: cxr doctor")
 def doctor() -> int:
     """Say what is installed, which provider really runs, and how to add what is missing."""
-    from batch_scorer.classifier import Classifier, available_cores, bundled_names
+    import onnxruntime as ort
+
+    from batch_scorer.classifier import Classifier, bundled_names
+    from batch_scorer.process import available_cores
     from batch_scorer.report.render import missing_system_library
 
     click.echo(
         f"cxr-batch    {__version__} on Python {platform.python_version()}, {sys.platform}, "
         f"{available_cores()} cores to use"
     )
+    click.echo(f"{'onnxruntime':12s} {ort.__version__}")
     for name in BASE:
         click.echo(f"{name:12s} {version(name)}")
     code = EXIT_OK
@@ -117,8 +121,9 @@ def _describe(card: ModelCard) -> list[str]:
         f"{card.title} ({card.name}). {card.summary}",
         "Research use only, not a medical device.",
         "",
-        f"How good, on the {reference.films} {reference.split} films of {reference.patients} "
-        "patients (95 % interval):",
+        f"How good, on the {reference.films} {reference.split} films"
+        + (f" of {reference.patients} patients" if reference.patients else "")
+        + " (95 % interval):",
         f"  of 100 films with pneumonia it flags {_of_100(values['recall'])}",
         f"  of 100 films without it leaves clear {_of_100(values['specificity'])}",
         *(f"  {name:12s} {_interval(values[name])}" for name in values),
@@ -126,7 +131,7 @@ def _describe(card: ModelCard) -> list[str]:
         f"A film is flagged at a probability of {card.threshold.value:.3f} or more: "
         f"{card.threshold.rule}, chosen on {card.threshold.chosen_on}.",
         f"Probabilities: {card.calibration.method}, fitted on {card.calibration.fitted_on}.",
-        f"Trained on {training.data}, split by patient: {films}.",
+        f"Trained on {training.data}: {films}.",
         f"  {training.split_policy}",
         f"  {training.imbalance}",
         f"  {training.parameters:,} weights, first {training.initial_weights}; {training.epochs} "

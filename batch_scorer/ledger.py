@@ -21,6 +21,8 @@ from batch_scorer.records import RunManifest, Score
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from PIL import Image
+
     from batch_scorer.records import ModelUsed
 
 CSV_FILE = "predictions.csv"
@@ -32,7 +34,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def prepare_output(output: Path) -> None:
-    """Make the output folder, prove that it can be written, and withdraw an older run's marker.
+    """Make the output folder and prove that it can be written.
 
     Raises:
         LedgerError: It cannot be made or written.
@@ -42,7 +44,7 @@ def prepare_output(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
-        (output / RUN_FILE).unlink(missing_ok=True)
+        (output / FILMS_FOLDER).mkdir(exist_ok=True)
     except OSError as exc:
         raise LedgerError(
             f"The output folder {output} cannot be written: {exc.strerror or exc}.",
@@ -50,9 +52,22 @@ def prepare_output(output: Path) -> None:
         ) from exc
 
 
+def withdraw_run(output: Path) -> None:
+    """Remove an older run's marker, report and pictures, before its rows are replaced."""
+    for path in (output / RUN_FILE, output / REPORT_FILE, *(output / FILMS_FOLDER).glob("*.jpg")):
+        path.unlink(missing_ok=True)
+
+
 def thumbnail_path(output: Path, row: Score) -> Path:
     """Where the small picture of a film lies, if the report shows it."""
     return output / FILMS_FOLDER / f"{row.sha256[:16]}.jpg"
+
+
+def write_thumbnail(output: Path, row: Score, picture: Image.Image) -> None:
+    """Write the small picture of a film."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    _write(thumbnail_path(output, row), buffer.getvalue())
 
 
 def columns(rows: Iterable[Score], models: Sequence[ModelUsed]) -> dict[str, list[Any]]:
@@ -79,20 +94,21 @@ def columns(rows: Iterable[Score], models: Sequence[ModelUsed]) -> dict[str, lis
     return table
 
 
-def write_rows(output: Path, rows: Sequence[Score], models: Sequence[ModelUsed]) -> str:
+def write_rows(output: Path, rows: Sequence[Score], models: Sequence[ModelUsed]) -> tuple[str, str]:
     """Write predictions.csv and predictions.parquet.
 
     Returns:
-        The SHA-256 of predictions.csv.
+        The SHA-256 of each.
 
     Raises:
         LedgerError: The output cannot be written.
     """
     table = columns(rows, models)
     data = _as_csv(table).encode("utf-8")
+    exact = _as_parquet(table)
     _write(output / CSV_FILE, data)
-    _write(output / PARQUET_FILE, _as_parquet(table))
-    return hashlib.sha256(data).hexdigest()
+    _write(output / PARQUET_FILE, exact)
+    return hashlib.sha256(data).hexdigest(), hashlib.sha256(exact).hexdigest()
 
 
 def write_manifest(output: Path, manifest: RunManifest) -> None:
@@ -110,7 +126,12 @@ def read_run(output: Path) -> tuple[RunManifest, list[Score]]:
 
     try:
         manifest = msgspec.json.decode((output / RUN_FILE).read_bytes(), type=RunManifest)
-        found = hashlib.sha256((output / CSV_FILE).read_bytes()).hexdigest()
+        expected = {CSV_FILE: manifest.rows_sha256, PARQUET_FILE: manifest.parquet_sha256}
+        for name, sha256 in expected.items():
+            if hashlib.sha256((output / name).read_bytes()).hexdigest() != sha256:
+                raise LedgerError(
+                    f"{name} in {output} was changed after the run ended.", "Score the films again."
+                )
         records = pq.read_table(output / PARQUET_FILE).to_pylist()
     except FileNotFoundError as exc:
         raise LedgerError(
@@ -119,11 +140,6 @@ def read_run(output: Path) -> tuple[RunManifest, list[Score]]:
         ) from exc
     except (OSError, ValueError) as exc:
         raise LedgerError(f"The run in {output} cannot be read: {exc}.") from exc
-    if found != manifest.rows_sha256:
-        raise LedgerError(
-            f"{CSV_FILE} in {output} was changed after the run ended.",
-            "Score the films again.",
-        )
     names = [model.name for model in manifest.models]
     return manifest, [_as_score(record, names) for record in records]
 

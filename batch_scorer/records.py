@@ -23,10 +23,16 @@ def patient_of(key: str) -> str:
 
 
 class ImageRef(msgspec.Struct, frozen=True):
-    """One file to score. ``key`` is its POSIX path relative to the root, printable as UTF-8."""
+    """One file to score.
+
+    ``key`` is its POSIX path relative to the root, printable as UTF-8. ``kind`` is "file", or
+    "other" for what the file system lists as something else (a pipe, a device, a link).
+    """
 
     key: str
     path: str
+    size_bytes: int = 0
+    kind: str = "file"
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -88,7 +94,10 @@ class BatchMetrics(msgspec.Struct, frozen=True):
 
 
 class RunManifest(msgspec.Struct, frozen=True):
-    """What ``run.json`` holds: enough to trust the rows and to draw the report again."""
+    """What ``run.json`` holds: enough to trust the rows and to draw the report again.
+
+    ``listed`` files lay in the source; ``found`` of them were taken, fewer only with a limit.
+    """
 
     run_id: str
     version: str
@@ -96,6 +105,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     finished: str
     source: str
     synthetic: bool
+    listed: int
     found: int
     scored: int
     rejected: int
@@ -115,6 +125,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     seconds: dict[str, float]
     images_per_second: float
     rows_sha256: str
+    parquet_sha256: str
     versions: dict[str, str]
 
     @property

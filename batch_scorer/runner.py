@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import onnxruntime as ort
 from PIL import Image
 
 from batch_scorer import __version__, ledger, metrics
 from batch_scorer.card import CLASSES
-from batch_scorer.classifier import Classifier, available_cores
+from batch_scorer.classifier import Classifier
 from batch_scorer.decoding import DECODE_VERSION, decode_radiograph, measure_radiograph
 from batch_scorer.errors import ImageError, LedgerError, UsageError
+from batch_scorer.process import available_cores
 from batch_scorer.records import BatchMetrics, ModelUsed, RunManifest, Score, patient_of
 from batch_scorer.source import open_source, read_labels
 from batch_scorer.triage import first_look
@@ -91,6 +93,7 @@ def score_batch(job: ScoreJob, progress: Progress | None = None) -> RunManifest:
     classifiers = [Classifier.load(name, job.provider, threads) for name in job.models]
     _check_names(classifiers)
     models = [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers]
+    ledger.withdraw_run(job.output)
     clock.lap("start")
 
     rows: list[Score] = []
@@ -104,7 +107,7 @@ def score_batch(job: ScoreJob, progress: Progress | None = None) -> RunManifest:
             progress(len(rows), len(source.refs))
     clock.lap("score")
 
-    rows_sha256 = ledger.write_rows(job.output, rows, models)
+    rows_sha256, parquet_sha256 = ledger.write_rows(job.output, rows, models)
     _write_thumbnails(job.output, source, rows, models[0].threshold)
     scores = _batch_metrics(rows, models)
     clock.lap("record")
@@ -122,9 +125,11 @@ def score_batch(job: ScoreJob, progress: Progress | None = None) -> RunManifest:
         seconds=clock.seconds,
         images_per_second=round(len(rows) / max(clock.seconds["score"], 1e-3), 1),
         rows_sha256=rows_sha256,
+        parquet_sha256=parquet_sha256,
         version=__version__,
         decode_version=DECODE_VERSION,
-        versions={name: version(name) for name in ("onnxruntime", "numpy", "pillow", "pydicom")},
+        versions={"onnxruntime": ort.__version__}
+        | {name: version(name) for name in ("numpy", "pillow", "pydicom")},
     )
     ledger.write_manifest(job.output, manifest)
     return manifest
@@ -146,8 +151,8 @@ class _Clock:
 
 def _check_apart(job: ScoreJob, source: Source) -> None:
     """Results written among the films would be scored as films by the next run."""
-    output, folder = job.output.resolve(), Path(source.url).resolve()
-    if "://" not in source.url and folder in (output, *output.parents):
+    output, folder = job.output.resolve(), Path(source.root).resolve()
+    if source.local and folder in (output, *output.parents):
         raise UsageError(
             f"The output folder {job.output} lies inside the scored folder {source.url}.",
             "Choose one outside it with -o.",
@@ -241,14 +246,16 @@ def _write_thumbnails(output: Path, source: Source, rows: list[Score], threshold
     """Small pictures, at their own proportions, of the films that the report shows."""
     shown = [row for group in first_look(rows, threshold).values() for row in group]
     paths = {ref.key: ref for ref in source.refs}
-    (output / ledger.FILMS_FOLDER).mkdir(exist_ok=True)
     for row in shown:
-        pixels = decode_radiograph(source.read(paths[row.image]), THUMBNAIL_PX)
+        try:
+            pixels = decode_radiograph(source.read(paths[row.image]), THUMBNAIL_PX)
+        except ImageError:  # gone since it was scored: the report says that its picture is missing
+            continue
         width_px, height_px = row.width_px or 1, row.height_px or 1
         scale = THUMBNAIL_PX / max(width_px, height_px)
         size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
         picture = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
-        picture.save(ledger.thumbnail_path(output, row), quality=85)
+        ledger.write_thumbnail(output, row, picture)
 
 
 def _batch_metrics(rows: list[Score], models: list[ModelUsed]) -> list[BatchMetrics]:
@@ -256,8 +263,7 @@ def _batch_metrics(rows: list[Score], models: list[ModelUsed]) -> list[BatchMetr
     if not labelled:
         return []
     truth = [CLASSES.index(row.label) for row in labelled]
-    named = all(row.patient for row in labelled)
-    patients = [row.patient for row in labelled] if named else None
+    patients = [row.patient or row.sha256 for row in labelled]  # copies of a film are no new films
     result = []
     for index, model in enumerate(models):
         answers = [row.probabilities[index] for row in labelled]
@@ -282,6 +288,7 @@ def _counts(source: Source, rows: list[Score]) -> dict[str, Any]:
     return {
         "source": source.url,
         "synthetic": source.synthetic,
+        "listed": source.listed,
         "found": len(source.refs),
         "scored": by_status["scored"],
         "rejected": by_status["rejected"],

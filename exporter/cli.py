@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from batch_scorer.errors import EXIT_OK, MissingPackage
-from batch_scorer.terminal import quiet_import
+from batch_scorer.process import quiet_import
 
 
 @click.command(epilog="Example: cxr export runs/first -o models")

@@ -94,7 +94,8 @@ def _read_run(folder: Path) -> tuple[ModelCard, keras.Model, NDArray[np.uint8]]:
         ) from exc
     if len(pixels) < MIN_FILMS:
         raise ConversionError(
-            f"Expected at least {MIN_FILMS} films for the parity check, found {len(pixels)}."
+            f"Expected at least {MIN_FILMS} films for the parity check, found {len(pixels)}.",
+            "Train on at least as many films.",
         )
     return card, model, pixels
 

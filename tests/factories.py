@@ -210,6 +210,7 @@ def make_manifest(
         finished="2026-11-23T20:17:09+00:00",
         source="films",
         synthetic=False,
+        listed=len(rows),
         found=len(rows),
         **by_status,
         flagged=sum(row.prediction == CLASSES[1] for row in rows),
@@ -227,6 +228,7 @@ def make_manifest(
         seconds={"start": 1.0, "score": 7.5, "record": 0.5},
         images_per_second=3.1,
         rows_sha256="0" * 64,
+        parquet_sha256="0" * 64,
         versions={"onnxruntime": "1.32.0"},
     )
     return msgspec.structs.replace(manifest, **changes)
@@ -257,13 +259,15 @@ def write_run(
 ) -> RunManifest:
     """A finished run on disk: rows, pictures, manifest."""
     output.mkdir(parents=True, exist_ok=True)
-    rows_sha256 = ledger.write_rows(output, rows, models)
+    rows_sha256, parquet_sha256 = ledger.write_rows(output, rows, models)
     (output / ledger.FILMS_FOLDER).mkdir(exist_ok=True)
     for index, row in enumerate(
         row for group in first_look(rows, models[0].threshold).values() for row in group
     ):
         draw_film(index).save(ledger.thumbnail_path(output, row), quality=85)
-    manifest = make_manifest(rows, models, rows_sha256=rows_sha256, **changes)
+    manifest = make_manifest(
+        rows, models, rows_sha256=rows_sha256, parquet_sha256=parquet_sha256, **changes
+    )
     ledger.write_manifest(output, manifest)
     return manifest
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from batch_scorer.errors import EXIT_OK, MissingPackage
-from batch_scorer.terminal import quiet_import
+from batch_scorer.process import quiet_import
 
 NAMES = ("mlp", "cnn", "vgg16")
 log = logging.getLogger("cxr")
@@ -81,13 +81,15 @@ def train(
         with quiet_import():
             from trainer.dataset import read_dataset
             from trainer.fit import RECIPES, FitConfig, fit
-            from trainer.models import SIZE_PX
+            from trainer.models import IMAGENET_MD5, SIZE_PX, check_weights_file
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"Training needs the package {exc.name}, which is not installed.",
             'Install it with: pip install "cxr-batch[train]"',
         ) from exc
 
+    if model in ("vgg16", "all") and vgg16_weights not in ("imagenet", "none"):
+        check_weights_file(Path(vgg16_weights), IMAGENET_MD5)
     log.info("1 read      %s", data)
     dataset = read_dataset(data, SIZE_PX, seed)
     log.info("            %s", ", ".join(f"{name} {n:,}" for name, n in dataset.counts().items()))

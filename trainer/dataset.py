@@ -9,7 +9,6 @@ again: by patient, seeded, stratified by class.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from batch_scorer.card import CLASSES
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import DatasetError, ImageError
+from batch_scorer.process import available_cores
 from batch_scorer.records import patient_of
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
 FOLDS = 8
 MIN_FILMS_PER_CLASS = 2 * FOLDS
-SPLIT_POLICY = (
-    "Official train and val pooled, then split 7 : 1 by patient, stratified by class, seeded; "
-    "films with identical content stay together. Official test kept apart."
-)
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Films:
     """A set of labelled films, all arrays of length N.
 
     ``pixels`` is (N, S, S, 1) uint8, ``labels`` (N,) 1 for pneumonia, ``patients`` and ``keys`` one
-    string per film.
+    string per film; a patient is empty where the file name tells none.
     """
 
     pixels: NDArray[np.uint8]
@@ -61,6 +57,11 @@ class Films:
         )
 
     @property
+    def groups(self) -> NDArray[np.str_]:
+        """The patient of each film; a film without one is a group of its own."""
+        return np.where(self.patients == "", self.keys, self.patients)
+
+    @property
     def pneumonia(self) -> int:
         """How many films are labelled pneumonia."""
         return int(self.labels.sum())
@@ -72,6 +73,7 @@ class Dataset:
 
     name: str
     fingerprint: str
+    split_policy: str
     train: Films
     validation: Films
     test: Films | None
@@ -109,14 +111,43 @@ def read_dataset(root: Path, size_px: int, seed: int) -> Dataset:
         _check_both(root / "test", held_out)
     films, hashes = _read_films(root, paths, size_px)
     train, validation = _split_by_patient(films, hashes, seed)
-    test = _read_films(root, held_out, size_px)[0] if held_out else None
+    test, test_hashes = _read_films(root, held_out, size_px) if held_out else (None, [])
     return Dataset(
         name=root.resolve().name,
-        fingerprint=hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest(),
+        fingerprint=_fingerprint([(films, hashes), *([(test, test_hashes)] if test else [])]),
+        split_policy=_split_policy(films, kaggle=kaggle, held_out=bool(held_out)),
         train=films.take(train),
         validation=films.take(validation),
         test=test,
     )
+
+
+def _fingerprint(parts: list[tuple[Films, list[str]]]) -> str:
+    """A hash of every film's content, label and patient, and of which films are test films."""
+    lines = [
+        f"{part} {content} {label} {patient}"
+        for part, (films, hashes) in enumerate(parts)
+        for content, label, patient in zip(hashes, films.labels, films.patients, strict=True)
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _split_policy(films: Films, *, kaggle: bool, held_out: bool) -> str:
+    """How the films were split, in a sentence or two that hold for this data set."""
+    unknown = int((films.patients == "").sum())
+    whole = "Official train and val pooled, then split" if kaggle else "Split"
+    parts = [
+        f"{whole} {FOLDS - 1} : 1 by patient, stratified by class, seeded; films with identical "
+        "content stay together."
+    ]
+    if unknown:
+        parts.append(
+            f"{unknown:,} of {len(films):,} file names tell no patient: each of these films was "
+            "taken for a patient of its own."
+        )
+    if held_out:
+        parts.append("Official test kept apart.")
+    return " ".join(parts)
 
 
 def _list_films(folder: Path) -> list[Path]:
@@ -159,24 +190,24 @@ def _read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, lis
     pixels = np.empty((len(paths), size_px, size_px, 1), dtype=np.uint8)
 
     def read(index: int) -> str:
-        data = paths[index].read_bytes()
         try:
+            data = paths[index].read_bytes()
             pixels[index, :, :, 0] = decode_radiograph(data, size_px)
-        except ImageError as exc:
+        except (ImageError, OSError) as exc:
             raise DatasetError(
                 f"{paths[index]} cannot be used for training: {exc}",
                 "Mend or remove the film; nothing is left out silently.",
             ) from exc
         return hashlib.sha256(data).hexdigest()
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         hashes = list(pool.map(read, range(len(paths))))
     keys = [path.relative_to(root).as_posix() for path in paths]
     return (
         Films(
             pixels=pixels,
             labels=np.array([_label(root, path) for path in paths]),
-            patients=np.array([patient_of(key) or key for key in keys]),
+            patients=np.array([patient_of(key) for key in keys]),
             keys=np.array(keys),
         ),
         hashes,
@@ -186,7 +217,7 @@ def _read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, lis
 def _split_by_patient(
     films: Films, hashes: list[str], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    groups = _joined_groups(films.patients, hashes)
+    groups = _joined_groups(films.groups, hashes)
     if len(np.unique(groups)) < FOLDS:
         raise DatasetError(
             f"Expected films of at least {FOLDS} patients to split by patient, "

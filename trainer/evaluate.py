@@ -82,11 +82,12 @@ def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float6
 def refer(split: str, judged: Judgement, threshold: float) -> Reference:
     """The reference figures of one split, with intervals by patient."""
     labels, probabilities = judged.films.labels, judged.probabilities
-    patients = judged.films.patients.tolist()
+    known = judged.films.patients.tolist()
+    patients = judged.films.groups.tolist()
     return Reference(
         split=split,
         films=len(labels),
-        patients=len(set(patients)),
+        patients=len(set(known)) if all(known) else 0,
         pneumonia=judged.films.pneumonia,
         metrics=metrics.evaluate(labels, probabilities, threshold, patients),
         confusion=metrics.confusion(labels, probabilities, threshold),

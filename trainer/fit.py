@@ -15,6 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import msgspec
@@ -25,8 +26,10 @@ from batch_scorer.card import CARD_VERSION, CLASSES, Calibration, History, Model
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import DatasetError
 from trainer import evaluate, run_folder
-from trainer.dataset import SPLIT_POLICY, Dataset, Films
-from trainer.models import BUILDERS, SIZE_PX
+from trainer.models import BUILDERS, SIZE_PX, load_vgg16_convolutions
+
+if TYPE_CHECKING:
+    from trainer.dataset import Dataset, Films
 
 log = logging.getLogger("cxr")
 
@@ -80,7 +83,7 @@ IMBALANCE = (
 
 @dataclass(frozen=True)
 class FitConfig:
-    """One training, whole: the same config and data give the same run."""
+    """One training, whole. Repeated on one machine without interruption it gives the same run."""
 
     model: str
     epochs: int
@@ -88,6 +91,11 @@ class FitConfig:
     seed: int
     backend: str
     vgg16_weights: str
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether VGG16 starts from published weights."""
+        return self.vgg16_weights != "none"
 
     @property
     def command(self) -> str:
@@ -132,7 +140,12 @@ def _claim(folder: Path, config: FitConfig, dataset: Dataset) -> None:
                     "Choose another output folder, or remove this one.",
                 )
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise DatasetError(
+            f"The run folder {folder} cannot be written: {exc.strerror}.", "Choose another with -o."
+        ) from exc
     started = {**wanted, "commit": _commit()}
     run_folder.write_text(
         path, msgspec.json.format(msgspec.json.encode(started), indent=2).decode()
@@ -160,8 +173,10 @@ def _train(config: FitConfig, dataset: Dataset, folder: Path) -> None:
     keras.utils.set_random_seed(config.seed)
     recipe = RECIPES[config.model]
     model = _build(config, recipe.policy)
+    if config.pretrained:
+        load_vgg16_convolutions(model, config.vgg16_weights)
     _compile(model, config, len(dataset.train))
-    done = len(run_folder.read_history(folder).get("loss", []))
+    done = run_folder.resume_from(folder)
     where = f", going on after epoch {done}" if done else ""
     log.info("2 train     %s: %d epochs%s", config.model, config.epochs, where)
     model.fit(
@@ -174,13 +189,13 @@ def _train(config: FitConfig, dataset: Dataset, folder: Path) -> None:
         callbacks=_callbacks(folder, config),
         verbose=1 if sys.stdout.isatty() else 2,
     )
-    model.load_weights(_best_weights(folder))
+    model.load_weights(run_folder.best_weights(folder))
     _finish(model, config, folder)
 
 
 def _build(config: FitConfig, policy: str) -> keras.Model:
     keras.config.set_dtype_policy(policy)
-    return BUILDERS[config.model](config.seed, config.vgg16_weights)
+    return BUILDERS[config.model](config.seed, pretrained=config.pretrained)
 
 
 def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
@@ -197,7 +212,7 @@ def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
         keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING),
         metrics=[
             keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0),
-            keras.metrics.AUC(name="auc", from_logits=True),
+            keras.metrics.AUC(num_thresholds=2000, name="auc", from_logits=True),
         ],
         # On a CPU, TensorFlow's own kernels are faster than XLA's; the others choose well.
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
@@ -210,16 +225,14 @@ def _callbacks(folder: Path, config: FitConfig) -> list[keras.callbacks.Callback
     The best epoch is the one of the highest validation AUC: calibration comes later, so a loss that
     only says that all logits are too high or too low must not decide.
 
-    The order matters: the history row and the best weights are written before the state that a
-    resumed run starts from, so that a kill in between repeats an epoch and loses none.
+    The state that a resumed run starts from is written last, so that a kill in between repeats an
+    epoch and loses none. Each best epoch has a file of its own: a torn one is never the best.
     """
-    resume = folder / run_folder.RESUME_FOLDER
-    resume.mkdir(exist_ok=True)
     past = run_folder.read_history(folder).get("val_auc", [])
     return [
         keras.callbacks.CSVLogger(str(folder / run_folder.HISTORY_FILE), append=bool(past)),
         keras.callbacks.ModelCheckpoint(
-            str(_best_weights(folder)),
+            str(folder / run_folder.RESUME_FOLDER / run_folder.BEST_WEIGHTS),
             monitor="val_auc",
             mode="max",
             save_best_only=True,
@@ -228,7 +241,7 @@ def _callbacks(folder: Path, config: FitConfig) -> list[keras.callbacks.Callback
         ),
         _Clock(folder),
         keras.callbacks.BackupAndRestore(
-            str(resume / "state"), double_checkpoint=True, delete_checkpoint=False
+            str(folder / run_folder.STATE_FOLDER), double_checkpoint=True, delete_checkpoint=False
         ),
         keras.callbacks.EarlyStopping("val_auc", mode="max", patience=max(5, config.epochs // 3)),
     ]
@@ -249,10 +262,6 @@ class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
         self._since = now
 
 
-def _best_weights(folder: Path) -> Path:
-    return folder / run_folder.RESUME_FOLDER / "best.weights.h5"
-
-
 def _class_weights(labels: np.ndarray) -> dict[int, float]:
     return {label: len(labels) / (2 * int((labels == label).sum())) for label in (0, 1)}
 
@@ -263,7 +272,7 @@ def _finish(model: keras.Model, config: FitConfig, folder: Path) -> None:
     Rounding happens here, before anything is measured, so that the exporter can store the weights
     in half the bytes without changing any answer.
     """
-    final = _build(FitConfig(**{**asdict(config), "vgg16_weights": "none"}), "float32")
+    final = _build(config, "float32")
     final.set_weights(model.get_weights())
     for layer in final.layers:
         if layer.trainable and isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
@@ -331,7 +340,7 @@ def _training(config: FitConfig, dataset: Dataset, folder: Path, parameters: int
         data=dataset.name,
         data_fingerprint=dataset.fingerprint,
         films=dataset.counts(),
-        split_policy=SPLIT_POLICY,
+        split_policy=dataset.split_policy,
         seed=config.seed,
         epochs=len(val_auc),
         best_epoch=int(np.argmax(val_auc)) + 1,

@@ -27,7 +27,7 @@ SIZE_PX = 224
 IMAGENET_MD5 = "6d6bbae143d832006294945121d1f1fc"
 
 
-def build_mlp(seed: int, weights: str = "none") -> keras.Model:  # noqa: ARG001 - one signature
+def build_mlp(seed: int, *, pretrained: bool = False) -> keras.Model:  # noqa: ARG001 - one signature
     """The seed's multilayer perceptron, 32-32-64-128, on a film of 64 by 64."""
     pixels, x = _entrance(64, seed, shift=0.05, turn=0.015, zoom=0.1)
     x = layers.Flatten()(x)
@@ -40,7 +40,7 @@ def build_mlp(seed: int, weights: str = "none") -> keras.Model:  # noqa: ARG001 
     return keras.Model(pixels, _logit(x), name="mlp")
 
 
-def build_cnn(seed: int, weights: str = "none") -> keras.Model:  # noqa: ARG001 - one signature
+def build_cnn(seed: int, *, pretrained: bool = False) -> keras.Model:  # noqa: ARG001 - one signature
     """A small convolutional network with batch normalisation, on a film of 160 by 160."""
     pixels, x = _entrance(160, seed)
     x = _convolution(x, 32, stride=2)
@@ -56,16 +56,17 @@ def build_cnn(seed: int, weights: str = "none") -> keras.Model:  # noqa: ARG001 
     return keras.Model(pixels, _logit(x), name="cnn")
 
 
-def build_vgg16(seed: int, weights: str = "imagenet") -> keras.Model:
+def build_vgg16(seed: int, *, pretrained: bool = False) -> keras.Model:
     """VGG16 (Simonyan and Zisserman 2015) with a pooled classification head, on 96 by 96.
 
     Args:
         seed: Of initial weights, augmentation and dropout.
-        weights: "imagenet" (Keras downloads them), "none" (He initialisation), or a file.
+        pretrained: Scale the input as the published weights expect it; they are loaded apart, by
+            ``load_vgg16_convolutions``.
     """
     pixels, x = _entrance(96, seed)
     x = layers.Concatenate()([x, x, x])
-    if weights != "none":  # the published weights expect ImageNet's range and channel means
+    if pretrained:  # ImageNet's range and channel means
         x = layers.Rescaling(127.5, offset=[23.561, 10.721, 3.82])(x)
     x = _same(x, 64, "block1_conv1")
     x = _same(x, 64, "block1_conv2")
@@ -86,10 +87,7 @@ def build_vgg16(seed: int, weights: str = "imagenet") -> keras.Model:
     x = _same(x, 512, "block5_conv3")
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(0.3, seed=seed)(x)
-    model = keras.Model(pixels, _logit(x), name="vgg16")
-    if weights != "none":
-        load_vgg16_convolutions(model, weights)
-    return model
+    return keras.Model(pixels, _logit(x), name="vgg16")
 
 
 BUILDERS: dict[str, Callable[..., keras.Model]] = {

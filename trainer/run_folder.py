@@ -16,8 +16,11 @@
 from __future__ import annotations
 
 import csv
+import io
+import shutil
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import msgspec
 import numpy as np
 
@@ -38,6 +41,8 @@ CONFIG_FILE = "config.json"
 RESUME_FOLDER = "resume"
 PARITY_FILE = "parity.npy"
 PARITY_FILMS = 96
+STATE_FOLDER = f"{RESUME_FOLDER}/state"
+BEST_WEIGHTS = "epoch-{epoch:03d}.weights.h5"
 SECONDS_FILE = "seconds.txt"
 PREDICTION_COLUMNS = ("split", "image", "patient", "label", "logit", "probability")
 
@@ -62,15 +67,57 @@ def write_text(path: Path, text: str) -> None:
 
 def read_history(folder: Path) -> dict[str, list[float]]:
     """History by column, one value per epoch; empty before the first epoch ends."""
+    rows = _history_rows(folder)
+    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else {})}
+
+
+def resume_from(folder: Path) -> int:
+    """Prepare an interrupted training to go on.
+
+    History rows beyond the saved state are dropped, since their epochs are repeated. A state that
+    was torn by the kill, with none before it to fall back on, is dropped whole.
+
+    Returns:
+        How many epochs are done.
+    """
+    state = folder / STATE_FOLDER
+    if not any(_is_whole(state / f"latest.weights.h5{end}") for end in ("", ".bkp")):
+        shutil.rmtree(state, ignore_errors=True)
+    metadata = state / "training_metadata.json"
+    done = int(msgspec.json.decode(metadata.read_bytes())["epoch"]) if metadata.is_file() else 0
+    rows = [row for row in _history_rows(folder) if int(row["epoch"]) < done]
+    (folder / RESUME_FOLDER).mkdir(exist_ok=True)
+    if rows:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(folder / HISTORY_FILE, text.getvalue())
+    else:
+        (folder / HISTORY_FILE).unlink(missing_ok=True)
+    return done
+
+
+def best_weights(folder: Path) -> Path:
+    """The weights of the epoch with the highest validation AUC."""
+    auc = read_history(folder)["val_auc"]
+    return folder / RESUME_FOLDER / BEST_WEIGHTS.format(epoch=int(np.argmax(auc)) + 1)
+
+
+def _history_rows(folder: Path) -> list[dict[str, str]]:
     path = folder / HISTORY_FILE
     if not path.is_file():
-        return {}
+        return []
     with path.open(newline="", encoding="utf-8") as file:
-        rows = {
-            row["epoch"]: row for row in csv.DictReader(file)
-        }  # a repeated epoch: the last counts
-    columns = next(iter(rows.values()), {})
-    return {name: [float(row[name]) for row in rows.values()] for name in columns}
+        return list(csv.DictReader(file))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        h5py.File(path, "r").close()
+    except OSError:
+        return False
+    return True
 
 
 def read_seconds(folder: Path) -> float:

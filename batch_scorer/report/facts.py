@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.report.gallery import Part, describe_gallery
+from batch_scorer.report.gallery import Part, describe_gallery, explain_empty_gallery
 from batch_scorer.report.listing import Gaps, Listing, describe_gaps, describe_listing
 from batch_scorer.report.method import Method, describe_method
 from batch_scorer.report.performance import (
@@ -39,6 +39,7 @@ class ReportFacts:
     model_line: str
     summary: Summary
     gallery: tuple[tuple[Part, ...], ...]
+    no_gallery: str
     columns: tuple[str, ...]
     reference: Performance
     batch: Performance | None
@@ -63,6 +64,7 @@ def build_facts(manifest: RunManifest, rows: Sequence[Score]) -> ReportFacts:
         model_line=name_model(manifest),
         summary=describe_summary(manifest),
         gallery=describe_gallery(rows, manifest),
+        no_gallery=explain_empty_gallery(manifest),
         columns=tuple(COLUMNS.values()),
         reference=describe_reference(manifest),
         batch=describe_batch(manifest),

@@ -45,6 +45,16 @@ class Part:
     films: tuple[Film, ...]
 
 
+def explain_empty_gallery(manifest: RunManifest) -> str:
+    """Why there is no film to look at first."""
+    if not manifest.scored:
+        return "No film was scored, so there is none to show."
+    return (
+        "No film stands out: none was flagged, none lies close to the threshold, and no two models "
+        "disagree. That does not make any of them a healthy film."
+    )
+
+
 def describe_gallery(rows: Sequence[Score], manifest: RunManifest) -> tuple[tuple[Part, ...], ...]:
     """The films to look at, as rows of parts; small groups share a row."""
     packed: list[list[Part]] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.report.method import people_of
+from batch_scorer.report.method import is_kermany, people_of
 from batch_scorer.report.wording import (
     NOT_DEFINED,
     count,
@@ -34,7 +34,6 @@ COLUMNS = {
     "f1": "F1",
     "auc": "AUC",
 }
-SPLITS = {"test": "official test films", "validation": "validation films"}
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,8 @@ def describe_reference(manifest: RunManifest) -> Performance:
     """The figures that the model files carry."""
     cards = [model.card for model in manifest.models]
     primary = cards[0]
-    splits = list(dict.fromkeys(card.reference.split for card in cards))
-    where = join_words([split_name(split) for split in splits])
+    splits = list(dict.fromkeys(split_name(card) for card in cards))
+    where = join_words(splits)
     reference = primary.reference
     return Performance(
         title=f"Reference figures from the model {_files(len(cards))} ({where})",
@@ -104,15 +103,15 @@ def describe_reference(manifest: RunManifest) -> Performance:
         rows=tuple(
             _row(
                 show_name(card.title, 60),
-                _reference_note(card, shared=len(splits) == 1),
+                _reference_note(card, shared=_share_films(cards)),
                 card.reference.metrics,
             )
             for card in cards
         ),
-        findings=findings(reference.metrics, _model_in_sentence(primary), people_of(primary)),
+        findings=reference_findings(primary, _model_in_sentence(primary)),
         confusion=reference.confusion,
-        confusion_title=_confusion_title(primary, split_name(reference.split)),
-        confusion_alt=_confusion_alt(reference.confusion, split_name(reference.split)),
+        confusion_title=_confusion_title(primary, split_name(primary)),
+        confusion_alt=_confusion_alt(reference.confusion, split_name(primary)),
         roc=tuple(
             Roc(show_name(card.title, 60), card.reference.roc, card.reference.confusion)
             for card in cards
@@ -149,7 +148,9 @@ def describe_batch(manifest: RunManifest) -> Performance | None:
         title="This batch",
         about=_about_batch(manifest, first.films, first.pneumonia),
         rows=tuple(_row(show_name(card.title, 60), "", score.metrics) for card, score in scores),
-        findings=findings(first.metrics, _model_in_sentence(primary), people_of(primary)),
+        findings=findings(
+            first.metrics, _model_in_sentence(primary), "films with pneumonia", "normal films"
+        ),
         confusion=first.confusion,
         confusion_title=_confusion_title(primary, "labelled films of this batch"),
         confusion_alt=_confusion_alt(first.confusion, "labelled films of this batch"),
@@ -185,41 +186,62 @@ def describe_training(cards: Sequence[ModelCard]) -> TrainingFacts:
     )
 
 
-def findings(metrics: Mapping[str, Estimate], model: str, people: str) -> tuple[str, str]:
-    """Sensitivity and specificity in people."""
+def findings(metrics: Mapping[str, Estimate], model: str, ill: str, well: str) -> tuple[str, str]:
+    """Sensitivity and specificity counted out of a hundred.
+
+    Args:
+        metrics: With "recall" and "specificity".
+        model: The model, as it stands in a sentence.
+        ill: Whom or what sensitivity is about, such as "children with pneumonia".
+        well: Whom or what specificity is about, such as "healthy children".
+    """
     recall, specificity = metrics["recall"], metrics["specificity"]
-    ill = (
-        f"Of 100 {people} with pneumonia {model} finds {of_hundred(recall)}."
+    found = (
+        f"Of 100 {ill} {model} finds {of_hundred(recall)}."
         if recall.value is not None
         else "No film here is labelled pneumonia, so how many it finds cannot be said."
     )
-    well = (
-        f"Of 100 healthy {people} it wrongly flags {of_hundred(specificity, inverse=True)}."
+    alarms = (
+        f"Of 100 {well} it wrongly flags {of_hundred(specificity, inverse=True)}."
         if specificity.value is not None
-        else f"No film here is labelled normal, so how many healthy {people} it wrongly flags "
-        "cannot be said."
+        else "No film here is labelled normal, so how many it wrongly flags cannot be said."
     )
-    return ill, well
+    return found, alarms
 
 
-def split_name(split: str) -> str:
-    """The films of a split, in words."""
-    return SPLITS.get(split, f"films of the split {show_name(split, 40)}")
+def reference_findings(card: ModelCard, model: str) -> tuple[str, str]:
+    """What a model's reference films say, in people."""
+    people = people_of(card)
+    return findings(card.reference.metrics, model, f"{people} with pneumonia", f"healthy {people}")
+
+
+def split_name(card: ModelCard) -> str:
+    """The reference films of a model, in words."""
+    split = card.reference.split
+    if split == "test":
+        return "official test films" if is_kermany(card) else "test films"
+    if split == "validation":
+        return "validation films"
+    return f"films of the split {show_name(split, 40)}"
 
 
 def _about_reference(cards: Sequence[ModelCard], where: str) -> str:
     first = cards[0].reference
     patients = f" of {count(first.patients, 'patient')}" if first.patients else ""
-    text = (
-        f"Measured once, when {'this model was' if len(cards) == 1 else 'these models were'} made, "
-        f"on {where}: {_mix(first.films, first.pneumonia)}{patients}. "
-    )
+    films = f": {_mix(first.films, first.pneumonia)}{patients}" if _share_films(cards) else ""
+    text = f"Measured by whoever made {'this model' if len(cards) == 1 else 'these models'}, "
+    text += f"on {where}{films}. "
     if any(card.reference.split == "validation" for card in cards):
         text += (
             "Validation films also served to choose the threshold, so these figures are "
             "likely to be too good. "
         )
     return text + "They are not figures of the films in this batch."
+
+
+def _share_films(cards: Sequence[ModelCard]) -> bool:
+    """Whether all models were measured on the same numbers of films."""
+    return len({(c.reference.split, c.reference.films, c.reference.pneumonia) for c in cards}) == 1
 
 
 def _about_batch(manifest: RunManifest, films: int, pneumonia: int) -> str:
@@ -246,7 +268,11 @@ def _row(model: str, note: str, metrics: Mapping[str, Estimate]) -> Row:
 
 
 def _reference_note(card: ModelCard, *, shared: bool) -> str:
-    return "" if shared else f"on {split_name(card.reference.split)}"
+    return (
+        ""
+        if shared
+        else f"on {split_name(card)}, {_mix(card.reference.films, card.reference.pneumonia)}"
+    )
 
 
 def _model_in_sentence(card: ModelCard) -> str:

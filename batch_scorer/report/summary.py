@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_scorer.report.method import people_of
-from batch_scorer.report.performance import findings, split_name
+from batch_scorer.report.performance import reference_findings, split_name
 from batch_scorer.report.wording import (
     count,
     join_words,
@@ -98,7 +98,11 @@ def _tiles(manifest: RunManifest) -> tuple[Tile, ...]:
 
 
 def _scored_what(manifest: RunManifest) -> str:
-    text = f"{count(manifest.found, 'file')} found in “{show_name(manifest.source, 90)}”."
+    place = f"“{show_name(manifest.source, 90)}”"
+    if manifest.found < manifest.listed:
+        text = f"The first {manifest.found:,} of {count(manifest.listed, 'file')} in {place}."
+    else:
+        text = f"{count(manifest.found, 'file')} found in {place}."
     if manifest.duplicates:
         verb = "is an exact copy" if manifest.duplicates == 1 else "are exact copies"
         text += f" {manifest.duplicates:,} of the scored films {verb} of another film."
@@ -126,8 +130,8 @@ def _scored_by(manifest: RunManifest) -> str:
 
 def _trust(manifest: RunManifest) -> tuple[str, ...]:
     card = manifest.models[0].card
-    ill, well = findings(card.reference.metrics, "the model", people_of(card))
-    where = split_name(card.reference.split)
+    ill, well = reference_findings(card, "the model")
+    where = split_name(card)
     sentences = [
         "Trust it to choose which films are read first, never to decide who is ill.",
         f"On the {where}, counted by film: {ill[0].lower()}{ill[1:]} {well}",

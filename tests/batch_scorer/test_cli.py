@@ -116,7 +116,8 @@ def test_wrong_words_are_exit_2(cxr, folder):
     assert "No such option" in cxr("score", folder, "--nonsense").stderr
 
 
-def test_interrupting_a_run_is_exit_75_and_leaves_no_finished_run(tmp_path, tiny_model):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_a_run_is_exit_75_and_leaves_no_finished_run(tmp_path, tiny_model, kind):
     films = tmp_path / "xrays"
     films.mkdir()
     for index in range(3000):
@@ -138,7 +139,7 @@ def test_interrupting_a_run_is_exit_75_and_leaves_no_finished_run(tmp_path, tiny
         deadline = time.monotonic() + 60
         while not (tmp_path / "out").is_dir() and time.monotonic() < deadline:
             os.sched_yield()
-        run.send_signal(signal.SIGINT)
+        run.send_signal(kind)
         error = run.communicate(timeout=60)[1]
     assert run.returncode == 75
     assert error.strip() == "Interrupted. Run the same command again."
@@ -177,7 +178,7 @@ def test_the_examples_are_judged_sensibly(cxr, tmp_path):
 def test_models_and_doctor_say_what_is_there(cxr):
     listed = cxr("models").stdout
     assert all(name in listed for name in ("mlp", "cnn", "vgg16"))
-    shown = cxr("models", "show", "cnn").stdout
+    shown = cxr("models", "show", "cnn", "--debug").stdout
     assert "of 100 films with pneumonia it flags" in shown
     assert "not a medical device" in shown
     tested = cxr("models", "test")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from pydicom.uid import UID
 
 from batch_scorer.decoding import decode_radiograph, measure_radiograph
 from batch_scorer.errors import (
@@ -22,6 +23,10 @@ from tests.batch_scorer.pixel_table import GREY, HEIGHT, ROWS, WIDTH, dicom, wit
 from tests.conftest import REAL_DATA, encode, make_film
 
 SIZE_PX = 64
+DEFLATED = dicom(
+    np.random.default_rng(0).integers(0, 255, (90, 90), np.uint8),
+    syntax=UID("1.2.840.10008.1.2.1.99"),
+)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -73,6 +78,15 @@ def test_a_dicom_file_cut_short_is_refused():
         (dicom(GREY, NumberOfFrames=4), NotRadiograph, "found 4 frames"),
         (dicom(GREY, photometric="PALETTE COLOR"), NotRadiograph, "PALETTE COLOR"),
         (dicom(GREY, WindowCenter=1, WindowWidth=0), Unreadable, "window at least 1 wide"),
+        (dicom(GREY, WindowCenter=9999, WindowWidth=10), NotRadiograph, "one flat grey"),
+        (encode(np.full((99, 99), 80, np.uint8)), NotRadiograph, "one flat grey"),
+        (dicom(GREY, RescaleSlope="nan", RescaleIntercept="0"), Unreadable, "not numbers"),
+        (
+            dicom(GREY, NumberOfFrames="1111").replace(b"1111", b"inf "),
+            Unreadable,
+            "cannot be read",
+        ),
+        (DEFLATED[: len(DEFLATED) * 2 // 3], Unreadable, "cannot be read"),
     ],
 )
 def test_what_is_refused_and_why(data, kind, message):

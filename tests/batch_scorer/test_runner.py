@@ -156,6 +156,8 @@ def test_labels_can_be_left_out(folder, tmp_path, tiny_model):
 def test_the_limit_takes_the_first_keys(folder, tmp_path, tiny_model):
     rows = score(folder, tmp_path / "out", tiny_model, limit=2)[1]
     assert [row.image for row in rows] == ["NORMAL/film_0.png", "NORMAL/film_1.png"]
+    manifest = ledger.read_run(tmp_path / "out")[0]
+    assert (manifest.listed, manifest.found) == (6, 2)
 
 
 def test_progress_counts_up_to_all(folder, tmp_path, tiny_model):
@@ -182,6 +184,40 @@ def test_a_run_that_was_changed_afterwards_is_not_read(folder, tmp_path, tiny_mo
     rows.write_text(rows.read_text().replace("PNEUMONIA", "NORMAL"))
     with pytest.raises(LedgerError, match="changed after the run ended"):
         ledger.read_run(tmp_path / "out")
+
+
+def test_rows_of_another_run_are_not_read(folder, tmp_path, tiny_model):
+    score(folder, tmp_path / "a", tiny_model)
+    score(folder, tmp_path / "b", tiny_model, limit=2)
+    (tmp_path / "b" / ledger.PARQUET_FILE).replace(tmp_path / "a" / ledger.PARQUET_FILE)
+    with pytest.raises(LedgerError, match=r"predictions.parquet in .* was changed"):
+        ledger.read_run(tmp_path / "a")
+
+
+def test_a_run_that_cannot_start_leaves_the_older_one_alone(folder, tmp_path, tiny_model):
+    score(folder, tmp_path / "out", tiny_model)
+    with pytest.raises(UsageError):
+        score(folder, tmp_path / "out", "no-such-model")
+    assert ledger.read_run(tmp_path / "out")[0].scored == 6
+
+
+def test_a_new_run_withdraws_the_older_one_s_report_and_pictures(folder, tmp_path, tiny_model):
+    score(folder, tmp_path / "out", tiny_model)
+    (tmp_path / "out" / ledger.REPORT_FILE).write_bytes(b"old")
+    for film in (folder / "PNEUMONIA").iterdir():
+        film.unlink()
+    score(folder, tmp_path / "out", tiny_model)
+    assert not (tmp_path / "out" / ledger.REPORT_FILE).exists()
+    assert list((tmp_path / "out" / ledger.FILMS_FOLDER).iterdir()) == []
+
+
+def test_copies_are_no_new_evidence(folder, tmp_path, tiny_model):
+    alone = score(folder, tmp_path / "a", tiny_model)[0].metrics[0].metrics["brier"]
+    for index in range(30):
+        (folder / "NORMAL" / f"copy_{index}.png").write_bytes(make_film(60, seed=0))
+    copied = score(folder, tmp_path / "b", tiny_model)[0].metrics[0].metrics["brier"]
+    assert copied.n == alone.n + 30
+    assert copied.high - copied.low > 0.5 * (alone.high - alone.low)
 
 
 def test_run_json_is_plain_json_with_the_whole_card(folder, tmp_path, tiny_model):

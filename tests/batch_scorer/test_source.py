@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import fsspec
 import pytest
 
-from batch_scorer.errors import MissingPackage, SourceError, Unreadable, UsageError
+from batch_scorer.errors import MissingPackage, SourceError, TooLarge, Unreadable, UsageError
 from batch_scorer.source import open_source, read_labels
 from tests.conftest import make_film
 
@@ -47,10 +49,55 @@ def test_a_url_is_a_source_too():
 
 
 def test_a_folder_that_calls_itself_synthetic_is_synthetic(folder):
-    (folder / "SYNTHETIC.txt").write_text("made by a script")
+    (folder / "SYNTHETIC.txt").write_text("These films are SYNTHETIC.")
     source = open_source(str(folder))
     assert source.synthetic
     assert len(source.refs) == 6
+    assert open_source(str(folder / "NORMAL")).synthetic
+    assert open_source(str(folder / "NORMAL" / "film_0.png")).synthetic
+
+
+def test_a_file_that_only_bears_the_marker_s_name_is_a_file_like_any_other(folder):
+    (folder / "SYNTHETIC.txt").write_bytes(make_film())
+    source = open_source(str(folder))
+    assert not source.synthetic
+    assert len(source.refs) == 7
+
+
+def test_a_folder_that_may_not_be_listed_is_an_error_and_not_a_hole(folder, monkeypatch):
+    scandir = os.scandir
+
+    def locked(path="."):
+        if str(path).endswith("NORMAL"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(SourceError, match="NORMAL cannot be listed: Permission denied"):
+        open_source(str(folder))
+
+
+def test_pipes_folders_and_giants_are_no_films(folder, monkeypatch):
+    os.mkfifo(folder / "pipe.jpeg")
+    (folder / "linked.png").symlink_to(folder / "NORMAL" / "film_0.png")
+    (folder / "loop").symlink_to(folder)
+    (folder / "giant.mp4").write_bytes(b"")
+    os.truncate(folder / "giant.mp4", 6_000_000_000)
+    source = open_source(str(folder))
+    refs = {ref.key: ref for ref in source.refs}
+    assert source.read(refs["linked.png"]) == (folder / "NORMAL" / "film_0.png").read_bytes()
+    for name in ("pipe.jpeg", "loop"):
+        with pytest.raises(Unreadable, match="found a folder, a pipe or a device"):
+            source.read(refs[name])
+    with pytest.raises(TooLarge, match="found 6000 MB"):
+        source.read(refs["giant.mp4"])
+
+
+def test_names_that_would_share_a_row_are_refused(tmp_path):
+    for name in (b"b\xff.png".decode("utf-8", "surrogateescape"), "b\\udcff.png"):
+        (tmp_path / name).write_bytes(make_film())
+    with pytest.raises(SourceError, match="Two files in"):
+        open_source(str(tmp_path))
 
 
 def test_what_cannot_be_listed_is_one_clear_error(tmp_path):
@@ -97,6 +144,8 @@ def test_labels_from_a_file(folder, tmp_path):
         ("picture,label\nx,1\n", "Expected the columns image and label"),
         ("image,label\nNORMAL/film_0.png,maybe\n", "in line 2 .* found 'maybe'"),
         ("image,label\nelsewhere.png,1\n", "None of the 1 images named"),
+        ("image,label\nx.png,1\nx.png,0\n", "x.png has another label in line 3"),
+        ('image,label\n"' + "x" * 200_000 + '",1\n', "is no CSV table"),
     ],
 )
 def test_a_label_file_that_is_not_right_says_where(folder, tmp_path, text, message):
@@ -104,6 +153,15 @@ def test_a_label_file_that_is_not_right_says_where(folder, tmp_path, text, messa
     table.write_text(text)
     with pytest.raises(SourceError, match=message):
         read_labels(str(table), open_source(str(folder)).refs)
+
+
+def test_a_label_for_a_name_with_a_newline_is_found(tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "new\nline.png").write_bytes(make_film())
+    table = tmp_path / "labels.csv"
+    table.write_text('image,label\n"new\nline.png",1\n')
+    refs = open_source(str(tmp_path / "films")).refs
+    assert read_labels(str(table), refs) == {"new\nline.png": "PNEUMONIA"}
 
 
 def test_a_label_file_that_is_not_there(folder):

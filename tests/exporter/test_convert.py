@@ -26,7 +26,7 @@ PIXELS = np.random.default_rng(0).integers(0, 255, (7, SIZE_PX, SIZE_PX, 1), np.
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_network_converts_and_answers_as_in_keras(name):
-    model = BUILDERS[name](1, "none")
+    model = BUILDERS[name](1)
     for layer in model.layers:
         if layer.trainable and isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             layer.set_weights([w.astype(np.float16) for w in layer.get_weights()])
@@ -47,7 +47,7 @@ def test_a_network_converts_and_answers_as_in_keras(name):
 
 
 def test_a_weight_that_half_precision_would_change_stays_as_it_is():
-    model = BUILDERS["mlp"](1, "none")
+    model = BUILDERS["mlp"](1)
     first = next(x for x in model.layers if isinstance(x, keras.layers.Dense) and x.trainable)
     first.set_weights([np.full((4096, 32), 1 / 3, np.float32), np.zeros(32)])
     graph = convert.halve_weights(convert.convert(model, CALIBRATION, SIZE_PX))
@@ -63,7 +63,7 @@ def test_an_error_that_tf2onnx_only_logs_is_an_error(monkeypatch):
 
     monkeypatch.setattr(convert.tf2onnx.convert, "from_function", log_only)
     with pytest.raises(ConversionError, match=r"op .x: Strange. is not supported"):
-        convert.convert(BUILDERS["mlp"](1, "none"), CALIBRATION, SIZE_PX)
+        convert.convert(BUILDERS["mlp"](1), CALIBRATION, SIZE_PX)
 
 
 def test_parity_and_self_test_are_really_checked(tmp_path):
@@ -83,7 +83,7 @@ def test_parity_and_self_test_are_really_checked(tmp_path):
 
 
 def test_a_check_that_fails_leaves_no_file(tmp_path, monkeypatch):
-    model = BUILDERS["mlp"](1, "none")
+    model = BUILDERS["mlp"](1)
     card = msgspec.structs.replace(make_tiny_card("mlp", size_px=SIZE_PX), calibration=CALIBRATION)
     run = tmp_path / "run"
     run.mkdir()

@@ -83,6 +83,25 @@ def test_labels_and_pixels_belong_to_the_same_film(tmp_path):
     assert films.pixels[films.labels == 1].mean() > films.pixels[films.labels == 0].mean() + 50
 
 
+def test_the_split_policy_says_only_what_is_so(tmp_path):
+    known = read_dataset(fill(tmp_path / "known"), 32, seed=1)
+    assert known.split_policy.startswith("Split 7 : 1 by patient")
+    assert "Official" not in known.split_policy
+    for index, film in enumerate(sorted((tmp_path / "known").glob("*/*"))):
+        film.rename(film.with_name(f"film{index}.png"))
+    unknown = read_dataset(tmp_path / "known", 32, seed=1)
+    assert "100 of 100 file names tell no patient" in unknown.split_policy
+    assert set(unknown.train.patients) == {""}
+    assert len(set(unknown.train.groups)) == len(unknown.train)
+
+
+def test_the_fingerprint_knows_content_and_labels(tmp_path):
+    first = read_dataset(fill(tmp_path / "a"), 32, seed=1).fingerprint
+    film = next((tmp_path / "a" / "NORMAL").iterdir())
+    film.rename(tmp_path / "a" / "PNEUMONIA" / film.name)
+    assert read_dataset(tmp_path / "a", 32, seed=1).fingerprint != first
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_the_trainer_sees_the_pixels_that_the_scorer_sees(tmp_path, row):
     root = fill(tmp_path / "data", 16, 16)

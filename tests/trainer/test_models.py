@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
+import h5py
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from batch_scorer.errors import DatasetError
-from trainer import evaluate
+from trainer import evaluate, run_folder
+from trainer.fit import FitConfig, _build, _finish
 from trainer.models import (
     BUILDERS,
     SIZE_PX,
@@ -24,7 +27,7 @@ PIXELS = np.random.default_rng(0).integers(0, 255, (2, SIZE_PX, SIZE_PX, 1), np.
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_network_gives_one_logit_a_film_and_augments_in_training_only(name):
-    model = BUILDERS[name](1, "none")
+    model = BUILDERS[name](1)
     quiet = [np.asarray(model(PIXELS, training=False)) for _ in range(2)]
     assert quiet[0].shape == (2, 1)
     assert np.array_equal(*quiet)
@@ -32,7 +35,7 @@ def test_a_network_gives_one_logit_a_film_and_augments_in_training_only(name):
 
 
 def test_the_network_shrinks_films_as_pillow_does():
-    model = BUILDERS["mlp"](1, "none")
+    model = BUILDERS["mlp"](1)
     reshaped = [layer for layer in model.layers if isinstance(layer, keras.layers.Reshape)]
     shrunk = keras.Model(model.input, reshaped[1].output)(PIXELS)
     expected = Image.fromarray(PIXELS[0, :, :, 0].astype(np.float32)).resize(
@@ -43,7 +46,7 @@ def test_the_network_shrinks_films_as_pillow_does():
 
 def test_vgg16_has_the_published_convolutions():
     published = keras.applications.VGG16(include_top=False, weights=None)
-    ours = build_vgg16(1, "none")
+    ours = build_vgg16(1)
     shapes = {
         layer.name: [w.shape for w in layer.weights] for layer in published.layers if layer.weights
     }
@@ -57,7 +60,7 @@ def test_vgg16_starts_from_a_weights_file_that_was_checked(tmp_path):
     published = keras.applications.VGG16(include_top=False, weights=None)
     path = tmp_path / "vgg16.weights.h5"
     published.save_weights(path)
-    model = build_vgg16(1, "none")
+    model = build_vgg16(1)
     with pytest.raises(DatasetError, match="Expected VGG16 weights with MD5 6d6bbae1"):
         load_vgg16_convolutions(model, str(path))
     md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
@@ -69,6 +72,48 @@ def test_vgg16_starts_from_a_weights_file_that_was_checked(tmp_path):
             strict=True,
         )
         assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_a_pretrained_network_keeps_its_input_scaling_when_it_is_saved(tmp_path):
+    config = FitConfig("vgg16", 1, 1, 1, "tensorflow", "imagenet")
+    trained = _build(config, "mixed_bfloat16")
+    folder = tmp_path
+    _finish(trained, config, folder)
+    saved = keras.models.load_model(folder / "model.keras", compile=False)
+    trained = np.asarray(_float32_copy(trained, config)(PIXELS, training=False))
+    assert np.asarray(saved(PIXELS, training=False)) == pytest.approx(trained, rel=0.05, abs=0.05)
+    assert saved.count_params() > 14e6
+
+
+def _float32_copy(model, config):
+    copy = _build(config, "float32")
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def test_a_torn_resume_state_starts_over_and_a_whole_one_goes_on(tmp_path):
+    (tmp_path / "resume" / "state").mkdir(parents=True)
+    latest = tmp_path / "resume" / "state" / "latest.weights.h5"
+    history = tmp_path / "history.csv"
+    metadata = latest.with_name("training_metadata.json")
+
+    def interrupted_after(epochs, weights):
+        latest.parent.mkdir(parents=True, exist_ok=True)
+        latest.write_bytes(weights)
+        metadata.write_text(json.dumps({"epoch": epochs, "batch": 0}))
+        history.write_text("epoch,val_auc\n0,0.7\n1,0.9\n2,0.8\n")
+
+    with h5py.File(tmp_path / "whole.h5", "w") as file:
+        file["weights"] = np.zeros(1000)
+    whole = (tmp_path / "whole.h5").read_bytes()
+    interrupted_after(2, whole)
+    assert run_folder.resume_from(tmp_path) == 2
+    assert run_folder.read_history(tmp_path)["val_auc"] == [0.7, 0.9]
+    assert run_folder.best_weights(tmp_path).name == "epoch-002.weights.h5"
+    interrupted_after(2, whole[: len(whole) // 2])
+    assert run_folder.resume_from(tmp_path) == 0
+    assert run_folder.read_history(tmp_path) == {}
+    assert not latest.exists()
 
 
 def test_a_weights_file_that_is_not_there(tmp_path):

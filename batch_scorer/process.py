@@ -1,4 +1,4 @@
-"""What reaches the terminal while a heavy library starts."""
+"""What this process may use, and what it lets libraries print."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, where the system tells it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
