@@ -66,7 +66,7 @@ RECIPES = {
     "vgg16": Recipe(
         "VGG16",
         "The thirteen convolutions of VGG16 with a pooled head on the film at 96 by 96.",
-        epochs=10,
+        epochs=8,
         batch_size=32,
         learning_rate=2e-4,
         policy="mixed_bfloat16",
