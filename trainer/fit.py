@@ -26,7 +26,7 @@ from batch_scorer.card import CARD_VERSION, CLASSES, Calibration, History, Model
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import DatasetError
 from trainer import evaluate, run_folder
-from trainer.models import BUILDERS, SIZE_PX, load_vgg16_convolutions
+from trainer.models import BUILDERS, SIZE_PX, load_vgg16_convolutions, read_both_ways
 
 if TYPE_CHECKING:
     from trainer.dataset import Dataset, Films
@@ -36,7 +36,10 @@ log = logging.getLogger("cxr")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one network is trained unless told otherwise."""
+    """How one network is trained unless told otherwise.
+
+    With ``both_ways`` the finished network judges every film as it is and mirrored.
+    """
 
     title: str
     summary: str
@@ -44,6 +47,7 @@ class Recipe:
     batch_size: int
     learning_rate: float
     policy: str
+    both_ways: bool = False
 
 
 RECIPES = {
@@ -62,6 +66,7 @@ RECIPES = {
         batch_size=32,
         learning_rate=1e-3,
         policy="float32",
+        both_ways=True,  # on validation: log loss 0.0801 alone, 0.0775 both ways; MLP: worse
     ),
     "vgg16": Recipe(
         "VGG16",
@@ -279,6 +284,8 @@ def _finish(model: keras.Model, config: FitConfig, folder: Path) -> None:
             layer.set_weights(
                 [w.astype(np.float16).astype(np.float32) for w in layer.get_weights()]
             )
+    if RECIPES[config.model].both_ways:
+        final = read_both_ways(final)
     partial = folder / f"partial.{run_folder.MODEL_FILE}"
     final.save(partial)
     partial.replace(folder / run_folder.MODEL_FILE)

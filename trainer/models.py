@@ -97,6 +97,13 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
 }
 
 
+def read_both_ways(network: keras.Model) -> keras.Model:
+    """A network that judges every film as it is and mirrored, and gives the mean of both logits."""
+    pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
+    logits = [network(pixels), network(keras.ops.flip(pixels, axis=2))]
+    return keras.Model(pixels, layers.Average(dtype="float32")(logits), name=network.name)
+
+
 def load_vgg16_convolutions(
     model: keras.Model, weights: str, expected_md5: str = IMAGENET_MD5
 ) -> None:

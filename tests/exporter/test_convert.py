@@ -18,7 +18,8 @@ from exporter import convert, publish
 from exporter.verify import verify
 from tests.cards import make_tiny_card, tiny_probability
 from tests.conftest import save_tiny_model
-from trainer.models import BUILDERS, SIZE_PX
+from trainer.fit import RECIPES
+from trainer.models import BUILDERS, SIZE_PX, read_both_ways
 
 CALIBRATION = Calibration("Platt scaling", 1.7, -0.4, "validation", 0.1, 0.1)
 PIXELS = np.random.default_rng(0).integers(0, 255, (7, SIZE_PX, SIZE_PX, 1), np.uint8)
@@ -30,6 +31,8 @@ def test_a_network_converts_and_answers_as_in_keras(name):
     for layer in model.layers:
         if layer.trainable and isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             layer.set_weights([w.astype(np.float16) for w in layer.get_weights()])
+    if RECIPES[name].both_ways:
+        model = read_both_ways(model)
     graph = convert.convert(model, CALIBRATION, SIZE_PX)
     whole = graph.ByteSize()
     graph = convert.halve_weights(graph)

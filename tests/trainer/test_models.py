@@ -20,6 +20,7 @@ from trainer.models import (
     build_vgg16,
     check_weights_file,
     load_vgg16_convolutions,
+    read_both_ways,
 )
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (2, SIZE_PX, SIZE_PX, 1), np.uint8)
@@ -32,6 +33,16 @@ def test_a_network_gives_one_logit_a_film_and_augments_in_training_only(name):
     assert quiet[0].shape == (2, 1)
     assert np.array_equal(*quiet)
     assert not np.array_equal(np.asarray(model(PIXELS, training=True)), quiet[0])
+
+
+def test_a_network_that_reads_both_ways_does_not_care_which_side_is_left():
+    network = BUILDERS["cnn"](1)
+    both = read_both_ways(network)
+    alone = [np.asarray(network(films, training=False)) for films in (PIXELS, PIXELS[:, :, ::-1])]
+    assert not np.allclose(*alone, atol=1e-3)
+    found = np.asarray(both(PIXELS, training=False))
+    assert found == pytest.approx(np.mean(alone, axis=0), abs=1e-4)
+    assert np.asarray(both(PIXELS[:, :, ::-1], training=False)) == pytest.approx(found, abs=1e-4)
 
 
 def test_the_network_shrinks_films_as_pillow_does():
