@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from batch_scorer.card import CLASSES
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from batch_scorer.records import Score
 
 GROUP_SIZE = 6
-CLOSE = 0.15
-"""How far from the threshold a probability may lie and still be called close to it."""
+CLOSE = 0.5
+"""How far from the threshold, in log odds, an answer may lie and still be called close to it."""
 
 
 def first_look(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]]:
@@ -34,8 +35,8 @@ def first_look(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]
         "false_alarm": ([r for r in flagged if r.label == normal], lambda row: -row.probability),
         "highest": (flagged, lambda row: -row.probability),
         "closest": (
-            [r for r in originals if abs(r.probability - threshold) <= CLOSE],
-            lambda row: abs(row.probability - threshold),
+            [row for row in originals if _distance(row.probability, threshold) <= CLOSE],
+            lambda row: _distance(row.probability, threshold),
         ),
         "disagree": (
             [r for r in originals if r.agreement is not None and r.agreement < 1],
@@ -51,3 +52,13 @@ def first_look(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]
         if picked:
             chosen[reason] = picked
     return chosen
+
+
+def _distance(probability: float, threshold: float) -> float:
+    """How far apart two probabilities are in log odds."""
+    return abs(_log_odds(probability) - _log_odds(threshold))
+
+
+def _log_odds(probability: float) -> float:
+    inside = min(max(probability, 1e-9), 1 - 1e-9)
+    return math.log(inside / (1 - inside))

@@ -1,0 +1,53 @@
+"""first_look: which films are shown, why, and none of them twice."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batch_scorer.triage import GROUP_SIZE, first_look
+from tests.factories import make_models, make_rows
+
+
+def rows_of(*probabilities, label="", prediction_at=0.8, agreement=1.0):
+    base = make_rows(make_models("cnn"))[0]
+    return [
+        msgspec.structs.replace(
+            base,
+            image=f"film-{index:03}.png",
+            probabilities=(p,),
+            prediction="PNEUMONIA" if p >= prediction_at else "NORMAL",
+            label=label,
+            agreement=agreement,
+        )
+        for index, p in enumerate(probabilities)
+    ]
+
+
+def test_the_most_likely_come_first_and_no_film_comes_twice():
+    groups = first_look(rows_of(0.99, 0.85, 0.95, 0.1, 0.75), 0.8)
+    assert [row.probability for row in groups["highest"]] == [0.99, 0.95, 0.85]
+    assert [row.probability for row in groups["closest"]] == [0.75]
+    shown = [row.image for group in groups.values() for row in group]
+    assert len(shown) == len(set(shown))
+
+
+def test_close_means_close_also_to_a_high_threshold():
+    assert "closest" not in first_look(rows_of(0.70), 0.95)
+    flagged = rows_of(*[0.999] * GROUP_SIZE, 0.998)
+    assert "closest" not in first_look(flagged, 0.85)
+
+
+def test_errors_on_labelled_films_come_before_everything():
+    groups = first_look(
+        [*rows_of(0.2, label="PNEUMONIA"), *rows_of(0.9, 0.95, label="NORMAL")], 0.8
+    )
+    assert list(groups)[:2] == ["missed", "false_alarm"]
+
+
+def test_disagreement_is_shown_and_copies_and_unscored_files_are_not():
+    divided = rows_of(0.1, agreement=0.5)
+    copy = msgspec.structs.replace(divided[0], image="copy.png", duplicate_of="film-000.png")
+    broken = msgspec.structs.replace(divided[0], image="broken.png", status="failed")
+    groups = first_look([*divided, copy, broken], 0.8)
+    assert [row.image for row in groups["disagree"]] == ["film-000.png"]
+    assert sum(map(len, groups.values())) == 1
