@@ -42,6 +42,8 @@ RESUME_FOLDER = "resume"
 PARITY_FILE = "parity.npy"
 PARITY_FILMS = 96
 STATE_FOLDER = f"{RESUME_FOLDER}/state"
+STATE_WEIGHTS = "latest.weights.h5"
+STATE_METADATA = "training_metadata.json"
 BEST_WEIGHTS = "epoch-{epoch:03d}.weights.h5"
 SECONDS_FILE = "seconds.txt"
 PREDICTION_COLUMNS = ("split", "image", "patient", "label", "logit", "probability")
@@ -81,10 +83,15 @@ def resume_from(folder: Path) -> int:
         How many epochs are done.
     """
     state = folder / STATE_FOLDER
-    if not any(_is_whole(state / f"latest.weights.h5{end}") for end in ("", ".bkp")):
-        shutil.rmtree(state, ignore_errors=True)
-    metadata = state / "training_metadata.json"
-    done = int(msgspec.json.decode(metadata.read_bytes())["epoch"]) if metadata.is_file() else 0
+    done = _saved_epochs(state, "")
+    if done is None:
+        done = _saved_epochs(state, ".bkp")
+        if done is None:
+            shutil.rmtree(state, ignore_errors=True)
+        else:
+            for name in (STATE_WEIGHTS, STATE_METADATA):
+                shutil.copy(state / f"{name}.bkp", state / name)
+    done = done or 0
     rows = [row for row in _history_rows(folder) if int(row["epoch"]) < done]
     (folder / RESUME_FOLDER).mkdir(exist_ok=True)
     if rows:
@@ -112,12 +119,14 @@ def _history_rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _is_whole(path: Path) -> bool:
+def _saved_epochs(state: Path, end: str) -> int | None:
+    """Epochs done by a state that Keras saved, or None where the kill tore it."""
     try:
-        h5py.File(path, "r").close()
-    except OSError:
-        return False
-    return True
+        h5py.File(state / f"{STATE_WEIGHTS}{end}", "r").close()
+        metadata = msgspec.json.decode((state / f"{STATE_METADATA}{end}").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+    return int(metadata["epoch"])
 
 
 def read_seconds(folder: Path) -> float:

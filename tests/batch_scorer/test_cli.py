@@ -9,8 +9,11 @@ import subprocess
 import sys
 import time
 
+import click
 import pytest
 
+from batch_scorer.classifier import bundled_names
+from batch_scorer.cli import cxr as commands
 from tests.conftest import EXAMPLES, make_film
 
 BLOCKED = """
@@ -188,3 +191,9 @@ def test_models_and_doctor_say_what_is_there(cxr):
     assert doctor.returncode == 0
     assert "cpu          runs, self-test passed" in doctor.stdout
     assert "report       can be drawn" in doctor.stdout
+
+
+def test_the_default_model_is_the_best_on_validation():
+    command = commands.get_command(click.Context(commands), "score")
+    default = next(param.default for param in command.params if param.name == "model")
+    assert default == (bundled_names()[0],)

@@ -121,6 +121,12 @@ def test_a_torn_resume_state_starts_over_and_a_whole_one_goes_on(tmp_path):
     assert run_folder.resume_from(tmp_path) == 2
     assert run_folder.read_history(tmp_path)["val_auc"] == [0.7, 0.9]
     assert run_folder.best_weights(tmp_path).name == "epoch-002.weights.h5"
+    metadata.write_text("")
+    latest.with_name("latest.weights.h5.bkp").write_bytes(whole)
+    metadata.with_name("training_metadata.json.bkp").write_text('{"epoch": 1, "batch": 0}')
+    assert run_folder.resume_from(tmp_path) == 1
+    assert run_folder.read_history(tmp_path)["val_auc"] == [0.7]
+    latest.with_name("latest.weights.h5.bkp").unlink()
     interrupted_after(2, whole[: len(whole) // 2])
     assert run_folder.resume_from(tmp_path) == 0
     assert run_folder.read_history(tmp_path) == {}
