@@ -137,8 +137,8 @@ def _describe(card: ModelCard) -> list[str]:
         f"  {training.parameters:,} weights, first {training.initial_weights}; {training.epochs} "
         f"epochs in {training.minutes:g} minutes, best {training.best_epoch}; "
         f"seed {training.seed}; {training.command}",
-        "Known limits: children of one to five years from one hospital; on films of other "
-        "hospitals such models have done far worse.",
+        "Known limits: it knows only films like those above; on films of other hospitals such "
+        "models have done far worse.",
         f"Decode version {card.decode_version}, card version {card.card_version}, "
         + ", ".join(f"{name} {value}" for name, value in card.versions.items()),
     ]
