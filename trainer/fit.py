@@ -61,7 +61,8 @@ RECIPES = {
     ),
     "cnn": Recipe(
         "Convolutional network",
-        "Five convolutions with batch normalisation on the film at 160 by 160.",
+        "Five convolutions with batch normalisation on the film at 160 by 160, read as it is "
+        "and mirrored.",
         epochs=12,
         batch_size=32,
         learning_rate=1e-3,
