@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 METRICS = ("accuracy", "precision", "recall", "specificity", "f1", "auc", "brier", "ece")
-PROPORTIONS = ("accuracy", "precision", "recall", "specificity")
 BINS = 10
 RESAMPLES = 1000
 BLOCK_WEIGHTS = 4_000_000
