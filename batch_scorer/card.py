@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from batch_scorer.comparison import Comparison
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
 from batch_scorer.metrics import Confusion, Curve, Estimate
@@ -106,10 +107,39 @@ class SelfTest(msgspec.Struct, frozen=True):
     tolerance: float
 
 
+class Band(msgspec.Struct, frozen=True):
+    """Where an answer is uncertain: from ``low`` up to, not including, ``high``.
+
+    The operating threshold lies in it. ``share`` is the share of the films of ``chosen_on`` that
+    fall into it.
+    """
+
+    low: float
+    high: float
+    rule: str
+    chosen_on: str
+    share: Estimate
+
+    def holds(self, probability: float) -> bool:
+        """Whether an answer is uncertain."""
+        return self.low <= probability < self.high
+
+
+class ExternalSet(msgspec.Struct, frozen=True):
+    """Normal films from elsewhere: how many of them the model flags, all of them wrongly."""
+
+    name: str
+    films: int
+    flagged: int
+    share: Estimate
+    note: str
+
+
 class ModelCard(msgspec.Struct, frozen=True):
     """All that a reader or a program needs to use, trust or refuse a model.
 
-    ``references`` is keyed by split: "validation", and "test" once that was opened.
+    ``references`` is keyed by split: "validation", and "test" once that was opened. ``comparison``
+    is that of all models that were exported together.
     """
 
     card_version: int
@@ -126,6 +156,9 @@ class ModelCard(msgspec.Struct, frozen=True):
     training: Training
     versions: dict[str, str]
     self_test: SelfTest | None = None
+    band: Band | None = None
+    external: list[ExternalSet] = []
+    comparison: Comparison | None = None
 
     @property
     def reference(self) -> Reference:

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from batch_scorer.card import CARD_KEY, SELF_TEST_RECIPE, read_card, self_test_pixels
+from batch_scorer.comparison import Comparison
 from batch_scorer.errors import (
     CardVersionUnsupported,
     ModelFileError,
@@ -41,6 +42,16 @@ _ORT_ERRORS = (
     RuntimeError,
     ValueError,
 )
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What lies in a folder of models: each one's figures by name, the best on validation first.
+
+    ``comparison`` is that of all of them, where they were exported together.
+    """
+
+    models: dict[str, dict[str, Any]]
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -127,13 +138,12 @@ class Classifier:
 
 def bundled_names() -> list[str]:
     """Names of the models that come with the package, as its manifest lists them."""
-    return list(bundled_manifest())
+    return list(bundled_manifest().models)
 
 
-def bundled_manifest() -> dict[str, dict[str, Any]]:
-    """What the manifest says of each bundled model."""
-    manifest: dict[str, dict[str, Any]] = msgspec.json.decode((BUNDLED / MANIFEST).read_bytes())
-    return manifest
+def bundled_manifest() -> Manifest:
+    """What the manifest says of the bundled models."""
+    return msgspec.json.decode((BUNDLED / MANIFEST).read_bytes(), type=Manifest)
 
 
 def find_model(model: str | Path) -> Path:
@@ -161,7 +171,7 @@ def available_providers() -> list[str]:
 def _check_bundled(path: Path, sha256: str) -> None:
     if path.parent != BUNDLED:
         return
-    expected = bundled_manifest()[path.stem]["sha256"]
+    expected = bundled_manifest().models[path.stem]["sha256"]
     if sha256 != expected:
         raise ModelFileError(
             f"The bundled model {path.name} is damaged: expected sha256 {expected[:12]}, "

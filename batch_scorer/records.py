@@ -41,7 +41,9 @@ class Score(msgspec.Struct, frozen=True):
     ``status`` is "scored", "rejected" (readable, but not to be judged) or "failed" (could not be
     read); the last two carry a stable ``reason`` code and a plain ``detail``. ``probabilities``
     holds one probability per model, in the run's order; the first model decides ``prediction``.
-    ``agreement`` is the share of models on the side of the first one.
+    ``agreement`` is the share of models on the side of the first one, ``spread`` their largest
+    minus their smallest probability (None with one model). ``uncertain`` says whether the first
+    model's answer lies in its band; None where its card has none.
     """
 
     image: str
@@ -51,7 +53,9 @@ class Score(msgspec.Struct, frozen=True):
     label: str = ""
     prediction: str = ""
     probabilities: tuple[float, ...] = ()
+    uncertain: bool | None = None
     agreement: float | None = None
+    spread: float | None = None
     duplicate_of: str = ""
     width_px: int | None = None
     height_px: int | None = None
@@ -97,6 +101,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     """What ``run.json`` holds: enough to trust the rows and to draw the report again.
 
     ``listed`` files lay in the source; ``found`` of them were taken, fewer only with a limit.
+    ``uncertain`` is None where the first model has no band.
     """
 
     run_id: str
@@ -127,6 +132,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     rows_sha256: str
     parquet_sha256: str
     versions: dict[str, str]
+    uncertain: int | None = None
 
     @property
     def clear(self) -> int:

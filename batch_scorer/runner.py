@@ -116,6 +116,7 @@ def score_batch(job: ScoreJob, progress: Progress | None = None) -> RunManifest:
         started=clock.started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         **_counts(source, rows),
+        uncertain=sum(bool(row.uncertain) for row in rows) if models[0].card.band else None,
         labels=job.labels,
         models=models,
         metrics=scores,
@@ -222,12 +223,15 @@ def _judge(
 
 
 def _scored(row: Score, probabilities: list[float], classifiers: list[Classifier]) -> Score:
+    band = classifiers[0].card.band
     flags = [p >= c.card.threshold.value for p, c in zip(probabilities, classifiers, strict=True)]
     return msgspec.structs.replace(
         row,
         probabilities=tuple(probabilities),
         prediction=CLASSES[flags[0]],
+        uncertain=band.holds(probabilities[0]) if band else None,
         agreement=flags.count(flags[0]) / len(flags),
+        spread=max(probabilities) - min(probabilities) if len(probabilities) > 1 else None,
     )
 
 
@@ -237,7 +241,9 @@ def _finished(row: Score, first_by_hash: dict[str, Score]) -> Score:
         row,
         probabilities=first.probabilities,
         prediction=first.prediction,
+        uncertain=first.uncertain,
         agreement=first.agreement,
+        spread=first.spread,
         duplicate_of="" if first.image == row.image else first.image,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,6 +14,23 @@ from batch_scorer.process import quiet_import
 
 NAMES = ("mlp", "cnn", "vgg16")
 log = logging.getLogger("cxr")
+
+
+def _split_names(
+    ctx: click.Context,  # noqa: ARG001 - click's signature
+    param: click.Parameter,  # noqa: ARG001
+    values: tuple[str, ...],
+) -> dict[str, Path]:
+    """NAME=FOLDER, as often as given, to a folder by name."""
+    folders = {}
+    for value in values:
+        name, equals, folder = value.partition("=")
+        if not (name.strip() and equals and folder):
+            raise click.BadParameter(f"expected NAME=FOLDER, found {value}")
+        if name in folders:
+            raise click.BadParameter(f"two folders are named {name}: give each its own name")
+        folders[name] = Path(folder)
+    return folders
 
 
 @click.command(
@@ -59,6 +77,14 @@ log = logging.getLogger("cxr")
     show_default=True,
     help="Evaluate on the official test films too. Use --no-test while choosing anything.",
 )
+@click.option(
+    "--normals",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    callback=_split_names,
+    help="Films from elsewhere, all known to be normal: how many are flagged goes into the card. "
+    "May be repeated.",
+)
 def train(
     data: Path,
     run: Path,
@@ -69,6 +95,7 @@ def train(
     backend: str,
     vgg16_weights: str,
     open_test: bool,
+    normals: dict[str, Path],
 ) -> int:
     """Fit, calibrate and evaluate networks on the labelled films in DATA.
 
@@ -80,6 +107,7 @@ def train(
     try:
         with quiet_import():
             from trainer.dataset import read_dataset
+            from trainer.external import read_normals
             from trainer.fit import RECIPES, FitConfig, fit
             from trainer.models import IMAGENET_MD5, SIZE_PX, check_weights_file
     except ModuleNotFoundError as exc:
@@ -93,6 +121,8 @@ def train(
     log.info("1 read      %s", data)
     dataset = read_dataset(data, SIZE_PX, seed)
     log.info("            %s", ", ".join(f"{name} {n:,}" for name, n in dataset.counts().items()))
+    elsewhere = {name: read_normals(folder, SIZE_PX, dataset) for name, folder in normals.items()}
+    dataset = replace(dataset, elsewhere=elsewhere)
     for name in NAMES if model == "all" else (model,):
         recipe = RECIPES[name]
         config = FitConfig(

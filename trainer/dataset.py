@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,7 +69,10 @@ class Films:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training, validation and (where the folder has one) official test films."""
+    """Training, validation and (where the folder has one) official test films.
+
+    ``elsewhere`` holds normal films of other places by name, for evaluation alone.
+    """
 
     name: str
     fingerprint: str
@@ -77,6 +80,7 @@ class Dataset:
     train: Films
     validation: Films
     test: Films | None
+    elsewhere: dict[str, Films] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """Films by split and class."""
@@ -186,7 +190,29 @@ def _check_classes(root: Path, paths: list[Path]) -> None:
 
 
 def _read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, list[str]]:
-    """Decode every film; also the SHA-256 of each file's content."""
+    """Decode every labelled film; also the SHA-256 of each file's content."""
+    pixels, hashes = decode_films(paths, size_px)
+    keys = [path.relative_to(root).as_posix() for path in paths]
+    return (
+        Films(
+            pixels=pixels,
+            labels=np.array([_label(root, path) for path in paths]),
+            patients=np.array([patient_of(key) for key in keys]),
+            keys=np.array(keys),
+        ),
+        hashes,
+    )
+
+
+def decode_films(paths: list[Path], size_px: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """Decode every film.
+
+    Returns:
+        Pixels, shape (N, size_px, size_px, 1), and the SHA-256 of each file's content.
+
+    Raises:
+        DatasetError: A file cannot be read or is no film.
+    """
     pixels = np.empty((len(paths), size_px, size_px, 1), dtype=np.uint8)
 
     def read(index: int) -> str:
@@ -201,17 +227,7 @@ def _read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, lis
         return hashlib.sha256(data).hexdigest()
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        hashes = list(pool.map(read, range(len(paths))))
-    keys = [path.relative_to(root).as_posix() for path in paths]
-    return (
-        Films(
-            pixels=pixels,
-            labels=np.array([_label(root, path) for path in paths]),
-            patients=np.array([patient_of(key) for key in keys]),
-            keys=np.array(keys),
-        ),
-        hashes,
-    )
+        return pixels, list(pool.map(read, range(len(paths))))
 
 
 def _split_by_patient(

@@ -1,8 +1,9 @@
 """What a trained network is worth: calibration and threshold on validation, then references.
 
 The order matters and is fixed: (1) logits of the validation films, (2) calibration fitted on them,
-(3) the operating threshold chosen on them, (4) reference metrics of validation and, only when
-asked for, of the test films, which change nothing.
+(3) the operating threshold and the band around it chosen on them, (4) reference metrics of
+validation and, only when asked for, of the test films and of films from elsewhere, which change
+nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from batch_scorer import metrics
-from batch_scorer.card import Calibration, Reference, Threshold
+from batch_scorer.card import Band, Calibration, ExternalSet, Reference, Threshold
 
 if TYPE_CHECKING:
     import keras
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from trainer.dataset import Films
 
 TARGET_SENSITIVITY = 0.95
+SURE = 0.99
 PREDICT_BATCH = 32
 
 
@@ -76,6 +78,45 @@ def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float6
         value=metrics.threshold_at_sensitivity(labels, probabilities, TARGET_SENSITIVITY),
         rule=f"the highest threshold with a sensitivity of at least {TARGET_SENSITIVITY:.0%}",
         chosen_on="validation",
+    )
+
+
+def choose_band(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64], threshold: float
+) -> Band:
+    """Where an answer is uncertain: between two thresholds that would make few errors.
+
+    Below the lower edge lies at most 1 % of the validation films with pneumonia, at or above the
+    upper edge at most 1 % of the normal ones. An edge that validation would allow on the other side
+    of the operating threshold is drawn to it: where the normal films are told apart so well that no
+    flagged one is doubtful, the band lies below the threshold alone, and holds the films with
+    pneumonia that the threshold gives up. Each edge stands on 1 % of a class, so on a few films
+    only: the band says where to look twice, and promises no error rate elsewhere.
+    """
+    low = metrics.threshold_at_sensitivity(labels, probabilities, SURE)
+    high = 1 - metrics.threshold_at_sensitivity(1 - labels, 1 - probabilities, SURE)
+    low, high = min(low, threshold), max(high, threshold)
+    inside = int(((probabilities >= low) & (probabilities < high)).sum())
+    return Band(
+        low=low,
+        high=high,
+        rule=f"below it lies at most {1 - SURE:.0%} of the films with pneumonia, above it at most "
+        f"{1 - SURE:.0%} of the normal ones, and the threshold lies in it",
+        chosen_on="validation",
+        share=metrics.proportion(inside, len(labels)),
+    )
+
+
+def refer_elsewhere(name: str, judged: Judgement, threshold: float) -> ExternalSet:
+    """How many normal films of another place are flagged."""
+    flagged = int((judged.probabilities >= threshold).sum())
+    films = len(judged.probabilities)
+    return ExternalSet(
+        name=name,
+        films=films,
+        flagged=flagged,
+        share=metrics.proportion(flagged, films),
+        note="No model was trained on them.",
     )
 
 

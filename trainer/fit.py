@@ -301,6 +301,9 @@ def _evaluate(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: b
     calibration = evaluate.calibrate(validation.labels, logits)
     judged = {"validation": _judge(calibration, validation, logits)}
     threshold = evaluate.choose_threshold(validation.labels, judged["validation"].probabilities)
+    band = evaluate.choose_band(
+        validation.labels, judged["validation"].probabilities, threshold.value
+    )
     if open_test and dataset.test is not None:
         test_logits = evaluate.predict_logits(model, dataset.test)
         judged["test"] = _judge(calibration, dataset.test, test_logits)
@@ -320,6 +323,15 @@ def _evaluate(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: b
         history=_history(folder),
         training=_training(config, dataset, folder, model.count_params()),
         versions=_versions(),
+        band=band,
+        external=[
+            evaluate.refer_elsewhere(
+                name,
+                _judge(calibration, films, evaluate.predict_logits(model, films)),
+                threshold.value,
+            )
+            for name, films in dataset.elsewhere.items()
+        ],
     )
     log.info("4 write     %s", folder)
     run_folder.write_parity_films(folder, judged["validation"], dataset.train)
