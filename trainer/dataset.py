@@ -9,7 +9,7 @@ again: by patient, seeded, stratified by class.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,12 +24,17 @@ from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import DatasetError, ImageError
 from batch_scorer.process import available_cores
 from batch_scorer.records import patient_of
+from trainer.layout import WHOLE, count_classes, label_of, read_layout
 
 if TYPE_CHECKING:
+    from collections import Counter
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from trainer.layout import Layout
+
+log = logging.getLogger("cxr")
 FOLDS = 8
 MIN_FILMS_PER_CLASS = 2 * FOLDS
 
@@ -102,24 +107,26 @@ def read_dataset(root: Path, size_px: int, seed: int) -> Dataset:
         seed: Of the split.
 
     Raises:
-        DatasetError: No such folder, a class missing or too small, or a film that cannot be read.
+        DatasetError: No such folder, a class missing or too small, a folder that is no class, or a
+            film that cannot be read.
     """
-    if not root.is_dir():
-        raise DatasetError(f"Expected a folder with films, found none at {root}.")
-    kaggle = (root / "train").is_dir()
-    own = ("train", "val") if kaggle else ("",)
-    paths = [path for part in own for path in _list_films(root / part)]
-    held_out = _list_films(root / "test") if (root / "test").is_dir() and kaggle else []
+    layout = read_layout(root)
+    _check_strays(layout)
+    own = (WHOLE, "train", "val")
+    paths = [path for part in own for path in layout.parts.get(part, [])]
+    held_out = layout.parts.get("test", [])
     _check_classes(root, paths)
     if held_out:
         _check_both(root / "test", held_out)
     films, hashes = _read_films(root, paths, size_px)
+    if unknown := _tell_unknown(films):
+        log.warning("            Warning: %s", unknown)
     train, validation = _split_by_patient(films, hashes, seed)
     test, test_hashes = _read_films(root, held_out, size_px) if held_out else (None, [])
     return Dataset(
         name=root.resolve().name,
         fingerprint=_fingerprint([(films, hashes), *([(test, test_hashes)] if test else [])]),
-        split_policy=_split_policy(films, kaggle=kaggle, held_out=bool(held_out)),
+        split_policy=_split_policy(films, kaggle=layout.kaggle, held_out=bool(held_out)),
         train=films.take(train),
         validation=films.take(validation),
         test=test,
@@ -138,38 +145,47 @@ def _fingerprint(parts: list[tuple[Films, list[str]]]) -> str:
 
 def _split_policy(films: Films, *, kaggle: bool, held_out: bool) -> str:
     """How the films were split, in a sentence or two that hold for this data set."""
-    unknown = int((films.patients == "").sum())
     whole = "Official train and val pooled, then split" if kaggle else "Split"
     parts = [
         f"{whole} {FOLDS - 1} : 1 by patient, stratified by class, seeded; films with identical "
         "content stay together."
     ]
-    if unknown:
-        parts.append(
-            f"{unknown:,} of {len(films):,} file names tell no patient: each of these films was "
-            "taken for a patient of its own."
-        )
+    if unknown := _tell_unknown(films):
+        parts.append(unknown)
     if held_out:
         parts.append("Official test kept apart.")
     return " ".join(parts)
 
 
-def _list_films(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for name in CLASSES
-        for path in (folder / name).glob("**/*")
-        if path.is_file() and not path.name.startswith(".")
+def _tell_unknown(films: Films) -> str:
+    """How many films have no patient, and what was done about it; empty where all have one."""
+    unknown = int((films.patients == "").sum())
+    if not unknown:
+        return ""
+    return (
+        f"{unknown:,} of {len(films):,} file names tell no patient: each of these films was "
+        "taken for a patient of its own."
     )
 
 
-def _label(root: Path, path: Path) -> int:
-    parts = path.relative_to(root).parts
-    return next(CLASSES.index(part) for part in parts if part in CLASSES)
+def _check_strays(layout: Layout) -> None:
+    """Refuse films without a label; warn of folders beside train, val and test."""
+    for stray in layout.strays:
+        if stray.kind == "part":
+            log.warning("            Warning: left out, as no part of the set: %s", stray.sentence)
+            continue
+        meant = stray.path.name.upper()
+        raise DatasetError(
+            f"Expected nothing but the class folders {CLASSES[0]} and {CLASSES[1]}, "
+            f"found {stray.sentence}.",
+            f"Rename it to {meant}."
+            if stray.kind == "class" and meant in CLASSES
+            else "Move it elsewhere: it has no label, and nothing is left out silently.",
+        )
 
 
 def _check_both(root: Path, paths: list[Path]) -> Counter[int]:
-    counts = Counter(_label(root, path) for path in paths)
+    counts = count_classes(root, paths)
     for label, name in enumerate(CLASSES):
         if not counts[label]:
             raise DatasetError(
@@ -196,7 +212,7 @@ def _read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, lis
     return (
         Films(
             pixels=pixels,
-            labels=np.array([_label(root, path) for path in paths]),
+            labels=np.array([label_of(root, path) for path in paths]),
             patients=np.array([patient_of(key) for key in keys]),
             keys=np.array(keys),
         ),
@@ -233,7 +249,7 @@ def decode_films(paths: list[Path], size_px: int) -> tuple[NDArray[np.uint8], li
 def _split_by_patient(
     films: Films, hashes: list[str], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    groups = _joined_groups(films.groups, hashes)
+    groups = join_groups(films.groups, hashes)
     if len(np.unique(groups)) < FOLDS:
         raise DatasetError(
             f"Expected films of at least {FOLDS} patients to split by patient, "
@@ -250,8 +266,16 @@ def _split_by_patient(
     return train, validation
 
 
-def _joined_groups(patients: NDArray[np.str_], hashes: list[str]) -> NDArray[np.int32]:
-    """Group films that share a patient or their content: connected parts of that graph."""
+def join_groups(patients: NDArray[np.str_], hashes: list[str]) -> NDArray[np.int32]:
+    """Number the groups of films that share a patient or their content.
+
+    Args:
+        patients: Shape (N,), one id per film.
+        hashes: N hashes of their contents.
+
+    Returns:
+        Shape (N,): the connected part of the graph of patients and contents that a film is in.
+    """
     by_patient = np.unique(patients, return_inverse=True)[1]
     by_content = np.unique(hashes, return_inverse=True)[1] + by_patient.max() + 1
     size = int(by_content.max()) + 1
