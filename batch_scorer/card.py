@@ -1,7 +1,8 @@
 """The model contract: one ONNX file says everything about itself.
 
 Graph: input ``pixels`` uint8 (N, S, S, 1) as ``decode_radiograph`` makes them; output
-``probability`` float32 (N,), the calibrated P(pneumonia). Further named outputs are allowed.
+``probability`` float32 (N,), the calibrated P(pneumonia). Further outputs, each only where the card
+describes it: ``evidence``, ``atypicality`` and ``viral``; others are allowed.
 Metadata: one JSON ``ModelCard`` under the key ``CARD_KEY``.
 
 ``CARD_VERSION`` is raised by one whenever a reader of the old version would misread a new card: a
@@ -135,6 +136,44 @@ class ExternalSet(msgspec.Struct, frozen=True):
     note: str
 
 
+class Etiology(msgspec.Struct, frozen=True):
+    """The second question: what caused a pneumonia. Weaker than the first, and only for study.
+
+    Output ``viral`` (N,) is the calibrated P(viral | pneumonia). ``references`` holds, by split,
+    how well it tells viral from bacterial among the films with pneumonia whose cause is known.
+    """
+
+    classes: tuple[str, str]
+    calibration: Calibration
+    references: dict[str, dict[str, Estimate]]
+
+
+class Typicality(msgspec.Struct, frozen=True):
+    """How much an image looks like the training films.
+
+    Output ``atypicality`` (N,): 0 the median training film, larger the stranger. Above
+    ``flag_above`` a film is scored and called atypical; above ``reject_above`` it is not scored.
+    ``quantiles`` are 101 quantiles of the training films, from 0 to 1. ``flagged`` and ``rejected``
+    say, for each set of films that was looked at, which share that was.
+    """
+
+    method: str
+    flag_above: float
+    reject_above: float
+    chosen_on: str
+    quantiles: list[float]
+    flagged: dict[str, Estimate]
+    rejected: dict[str, Estimate]
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """The map of evidence: output ``evidence`` (N, height, width), in units of the logit."""
+
+    method: str
+    height: int
+    width: int
+
+
 class ModelCard(msgspec.Struct, frozen=True):
     """All that a reader or a program needs to use, trust or refuse a model.
 
@@ -159,6 +198,9 @@ class ModelCard(msgspec.Struct, frozen=True):
     band: Band | None = None
     external: list[ExternalSet] = []
     comparison: Comparison | None = None
+    etiology: Etiology | None = None
+    typicality: Typicality | None = None
+    evidence: Evidence | None = None
 
     @property
     def reference(self) -> Reference:

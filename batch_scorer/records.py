@@ -22,6 +22,12 @@ def patient_of(key: str) -> str:
     return (match[1] or match[2]) if match else ""
 
 
+def etiology_of(key: str) -> str:
+    """Read "bacterial" or "viral" from a file name of the Kermany set; empty where it tells none."""
+    match = re.match(r"^person\d+_(bacteria|virus)_", PurePosixPath(key).name)
+    return {"bacteria": "bacterial", "virus": "viral"}[match[1]] if match else ""
+
+
 class ImageRef(msgspec.Struct, frozen=True):
     """One file to score.
 

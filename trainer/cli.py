@@ -108,8 +108,9 @@ def train(
         with quiet_import():
             from trainer.dataset import read_dataset
             from trainer.external import read_normals
-            from trainer.fit import RECIPES, FitConfig, fit
+            from trainer.fit import fit
             from trainer.models import IMAGENET_MD5, SIZE_PX, check_weights_file
+            from trainer.recipes import RECIPES, FitConfig
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"Training needs the package {exc.name}, which is not installed.",

@@ -23,7 +23,7 @@ from batch_scorer.card import CLASSES
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import DatasetError, ImageError
 from batch_scorer.process import available_cores
-from batch_scorer.records import patient_of
+from batch_scorer.records import etiology_of, patient_of
 from trainer.layout import WHOLE, count_classes, label_of, read_layout
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ class Films:
     def groups(self) -> NDArray[np.str_]:
         """The patient of each film; a film without one is a group of its own."""
         return np.where(self.patients == "", self.keys, self.patients)
+
+    @property
+    def etiology(self) -> NDArray[np.str_]:
+        """What caused each film's pneumonia, as the file name tells; empty where it does not."""
+        return np.array([etiology_of(key) for key in self.keys])
 
     @property
     def pneumonia(self) -> int:
