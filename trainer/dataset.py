@@ -242,7 +242,7 @@ def decode_films(paths: list[Path], size_px: int) -> tuple[NDArray[np.uint8], li
             pixels[index, :, :, 0] = decode_radiograph(data, size_px)
         except (ImageError, OSError) as exc:
             raise DatasetError(
-                f"{paths[index]} cannot be used for training: {exc}",
+                f"{paths[index]} cannot be used: {exc}",
                 "Mend or remove the film; nothing is left out silently.",
             ) from exc
         return hashlib.sha256(data).hexdigest()
