@@ -165,6 +165,11 @@ class Typicality(msgspec.Struct, frozen=True):
     flagged: dict[str, Estimate]
     rejected: dict[str, Estimate]
 
+    def share_stranger(self, atypicality: float) -> float:
+        """The share of training films that are at least as strange."""
+        steps = np.linspace(1, 0, len(self.quantiles))
+        return float(np.interp(atypicality, self.quantiles, steps))
+
 
 class Evidence(msgspec.Struct, frozen=True):
     """The map of evidence: output ``evidence`` (N, height, width), in units of the logit."""
@@ -206,6 +211,16 @@ class ModelCard(msgspec.Struct, frozen=True):
     def reference(self) -> Reference:
         """The split to quote: the test films where they were opened, else validation."""
         return self.references.get("test") or self.references["validation"]
+
+
+def output_names(card: ModelCard) -> set[str]:
+    """What the model file of this card answers."""
+    described = {
+        "evidence": card.evidence,
+        "atypicality": card.typicality,
+        "viral": card.etiology,
+    }
+    return {"probability", *(name for name, part in described.items() if part)}
 
 
 def write_card(card: ModelCard, *, indent: int = 0) -> str:

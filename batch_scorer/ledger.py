@@ -87,7 +87,8 @@ def columns(rows: Iterable[Score], models: Sequence[ModelUsed]) -> dict[str, lis
         row.probability if ok else None for row, ok in zip(rows, scored, strict=True)
     ]
     table["threshold"] = [threshold if ok else None for ok in scored]
-    table["uncertain"] = [row.uncertain for row in rows]
+    for name in ("uncertain", "typicality", "atypical", "viral"):
+        table[name] = [getattr(row, name) for row in rows]
     table["model"] = [names[0] if ok else "" for ok in scored]
     for index, name in enumerate(names):
         table[f"probability_{name}"] = [
@@ -185,6 +186,9 @@ def _as_parquet(table: dict[str, list[Any]]) -> bytes:
         "agreement": pa.float64(),
         "spread": pa.float64(),
         "uncertain": pa.bool_(),
+        "typicality": pa.float64(),
+        "atypical": pa.bool_(),
+        "viral": pa.float64(),
     }
     arrays = {
         name: pa.array(

@@ -23,7 +23,7 @@ def patient_of(key: str) -> str:
 
 
 def etiology_of(key: str) -> str:
-    """Read "bacterial" or "viral" from a file name of the Kermany set; empty where it tells none."""
+    """Read "bacterial" or "viral" from a file name of the Kermany set; empty where there is none."""
     match = re.match(r"^person\d+_(bacteria|virus)_", PurePosixPath(key).name)
     return {"bacteria": "bacterial", "virus": "viral"}[match[1]] if match else ""
 
@@ -49,7 +49,9 @@ class Score(msgspec.Struct, frozen=True):
     holds one probability per model, in the run's order; the first model decides ``prediction``.
     ``agreement`` is the share of models on the side of the first one, ``spread`` their largest
     minus their smallest probability (None with one model). ``uncertain`` says whether the first
-    model's answer lies in its band; None where its card has none.
+    model's answer lies in its band; None where its card has none. ``typicality`` is the share of
+    the first model's training films that are at least as strange as this one; ``atypical`` says
+    that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
     """
 
     image: str
@@ -60,6 +62,9 @@ class Score(msgspec.Struct, frozen=True):
     prediction: str = ""
     probabilities: tuple[float, ...] = ()
     uncertain: bool | None = None
+    typicality: float | None = None
+    atypical: bool | None = None
+    viral: float | None = None
     agreement: float | None = None
     spread: float | None = None
     duplicate_of: str = ""
@@ -107,7 +112,8 @@ class RunManifest(msgspec.Struct, frozen=True):
     """What ``run.json`` holds: enough to trust the rows and to draw the report again.
 
     ``listed`` files lay in the source; ``found`` of them were taken, fewer only with a limit.
-    ``uncertain`` is None where the first model has no band.
+    ``uncertain`` is None where the first model has no band, ``atypical`` (scored films only) where
+    it has no typicality.
     """
 
     run_id: str
@@ -139,6 +145,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     parquet_sha256: str
     versions: dict[str, str]
     uncertain: int | None = None
+    atypical: int | None = None
 
     @property
     def clear(self) -> int:

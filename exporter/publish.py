@@ -76,7 +76,7 @@ def publish(folder: Path, output: Path, comparison: Comparison | None = None) ->
     card, model, pixels = _read_run(folder)
     card = msgspec.structs.replace(_with_self_test(card, model), comparison=comparison)
     expected = _keras_probabilities(card, model, pixels)
-    graph = convert.convert(model, card.calibration, card.size_px)
+    graph = convert.convert(model, card)
     graph = convert.embed_card(convert.halve_weights(graph), card)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as hidden:
@@ -126,7 +126,8 @@ def _with_self_test(card: ModelCard, model: keras.Model) -> ModelCard:
 def _keras_probabilities(
     card: ModelCard, model: keras.Model, pixels: NDArray[np.uint8]
 ) -> NDArray[np.float64]:
-    logits = np.asarray(model.predict(pixels, batch_size=32, verbose=0), dtype=np.float64)[:, 0]
+    found = model.predict(pixels, batch_size=32, verbose=0)["logit"]
+    logits = np.asarray(found, dtype=np.float64)[:, 0]
     return np.asarray(
         1 / (1 + np.exp(-(card.calibration.slope * logits + card.calibration.intercept)))
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 from PIL import Image
 
 from batch_scorer.decoding import FILTER
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIZE_PX = 224
+LEAST_VARIANCE = 0.003
+"""Of 1: below it a place is flat, and its noise is not blown up."""
 # Published by Keras for vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 (MD5).
 IMAGENET_MD5 = "6d6bbae143d832006294945121d1f1fc"
 
@@ -40,6 +42,7 @@ def build_mlp(
 ) -> keras.Model:
     """The seed's multilayer perceptron, 32-32-64-128, on a film of 64 by 64."""
     pixels, x = _entrance(64, seed if augment else None, turn=0.1, shift=0.05, zoom=0.1)
+    x = layers.Rescaling(2.0, offset=-1.0, dtype="float32")(x)
     x = layers.Flatten(name="flat")(x)
     x = layers.Dropout(0.1, seed=seed)(x)
     for number, units in enumerate((32, 32, 64, 128), start=1):
@@ -56,15 +59,15 @@ def build_cnn(
     pretrained: bool = False,  # noqa: ARG001 - one signature
     augment: bool = True,
 ) -> keras.Model:
-    """A small convolutional network with batch normalisation, on a film of 128 by 128."""
-    pixels, x = _entrance(128, seed if augment else None)
+    """A small convolutional network with batch normalisation, on a film of 96 by 96."""
+    pixels, x = _entrance(96, seed if augment else None)
+    x = _three_views(x)
     x = _convolution(x, 32, "conv1", stride=2)
     x = _convolution(x, 64, "conv2")
     x = layers.MaxPooling2D()(x)
     x = _convolution(x, 128, "conv3")
     x = layers.MaxPooling2D()(x)
     x = _convolution(x, 128, "conv4")
-    x = layers.MaxPooling2D()(x)
     x = _convolution(x, 256, "conv5")
     return keras.Model(pixels, _heads(_pool(x, seed)), name="cnn")
 
@@ -80,9 +83,11 @@ def build_vgg16(seed: int, *, pretrained: bool = False, augment: bool = True) ->
         augment: Build for training.
     """
     pixels, x = _entrance(80, seed if augment else None)
-    x = layers.Concatenate()([x, x, x])
     if pretrained:  # ImageNet's range and channel means
-        x = layers.Rescaling(127.5, offset=[23.561, 10.721, 3.82])(x)
+        x = layers.Concatenate(dtype="float32")([x, x, x])
+        x = layers.Rescaling(255.0, offset=[-103.939, -116.779, -123.68], dtype="float32")(x)
+    else:
+        x = _three_views(x)
     convolution = _same if pretrained else _convolution
     x = convolution(x, 64, "block1_conv1")
     x = convolution(x, 64, "block1_conv2")
@@ -161,16 +166,34 @@ def _entrance(
     shift: float = 0.1,
     zoom: float = 0.22,
 ) -> tuple[Any, Any]:
-    """Pixels in; shrunk, augmented where there is a seed, and normalised to -1..1, out."""
+    """Pixels in; shrunk, and augmented where there is a seed, in 0..1, out."""
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 255, dtype="float32")(pixels)
     x = shrink(x, size_px)
     if seed is not None:
         x = RandomView(seed, turn=turn, shift=shift, zoom=zoom)(x)
-        x = RandomTone(
-            seed + 1, gamma=0.5, contrast=0.4, brightness=0.2, blur=0.8, noise=0.04
-        )(x)  # fmt: skip
-    return pixels, layers.Rescaling(2.0, offset=-1.0, dtype="float32", name="normalised")(x)
+        x = RandomTone(seed + 1, gamma=0.5, contrast=0.4, brightness=0.2, blur=0.8, noise=0.04)(x)
+    return pixels, x
+
+
+def _three_views(x: Any) -> Any:
+    """The film as it is, and with its local brightness and contrast taken out on two scales.
+
+    What one machine makes brighter or flatter, another does not; the shapes stay.
+    """
+    side = x.shape[1]
+    views = [layers.Rescaling(2.0, offset=-1.0, dtype="float32")(x)]
+    for part in (4, 8):
+        distance = x - _mean_around(x, side // part | 1)
+        spread = ops.sqrt(_mean_around(distance * distance, side // part | 1) + LEAST_VARIANCE)
+        views.append(distance / spread)
+    return layers.Concatenate(dtype="float32")(views)
+
+
+def _mean_around(x: Any, window: int) -> Any:
+    """The mean of a square around each place: over columns, then over rows."""
+    x = ops.average_pool(x, (1, window), strides=1, padding="same")
+    return ops.average_pool(x, (window, 1), strides=1, padding="same")
 
 
 def shrink(x: Any, size_px: int, name: str = "shrink") -> Any:

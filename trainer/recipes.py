@@ -35,7 +35,7 @@ RECIPES = {
     ),
     "cnn": Recipe(
         "Convolutional network",
-        "Five convolutions with batch normalisation on the film at 160 by 160, read as it is "
+        "Five convolutions with batch normalisation on the film at 96 by 96, read as it is "
         "and mirrored.",
         epochs=12,
         batch_size=32,
@@ -45,10 +45,10 @@ RECIPES = {
     ),
     "vgg16": Recipe(
         "VGG16",
-        "The thirteen convolutions of VGG16 with a pooled head on the film at 96 by 96.",
-        epochs=8,
+        "The thirteen convolutions of VGG16 with a pooled head on the film at 80 by 80.",
+        epochs=10,
         batch_size=32,
-        learning_rate=2e-4,
+        learning_rate=5e-4,
         policy="mixed_bfloat16",
     ),
 }

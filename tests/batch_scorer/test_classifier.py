@@ -39,7 +39,7 @@ def _rewritten(tiny_model, path, card):
 
 def test_it_predicts_one_probability_a_film(tiny_model):
     pixels = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 1), np.uint8)
-    found = Classifier.load(tiny_model).predict(pixels)
+    found = Classifier.load(tiny_model).predict(pixels).probability
     assert found.shape == (5,)
     assert found == pytest.approx(tiny_probability(pixels, 8.0), abs=1e-5)
 
