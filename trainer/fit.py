@@ -22,7 +22,15 @@ import msgspec
 import numpy as np
 
 from batch_scorer import __version__
-from batch_scorer.card import CARD_VERSION, CLASSES, Calibration, History, ModelCard, Training
+from batch_scorer.card import (
+    CARD_VERSION,
+    CLASSES,
+    Calibration,
+    ExternalSet,
+    History,
+    ModelCard,
+    Training,
+)
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import DatasetError
 from trainer import evaluate, run_folder
@@ -324,14 +332,7 @@ def _evaluate(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: b
         training=_training(config, dataset, folder, model.count_params()),
         versions=_versions(),
         band=band,
-        external=[
-            evaluate.refer_elsewhere(
-                name,
-                _judge(calibration, films, evaluate.predict_logits(model, films)),
-                threshold.value,
-            )
-            for name, films in dataset.elsewhere.items()
-        ],
+        external=_elsewhere(model, dataset, calibration, threshold.value),
     )
     log.info("4 write     %s", folder)
     run_folder.write_parity_films(folder, judged["validation"], dataset.train)
@@ -343,6 +344,19 @@ def _evaluate(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: b
 
 def _judge(calibration: Calibration, films: Films, logits: np.ndarray) -> evaluate.Judgement:
     return evaluate.Judgement(films, logits, evaluate.apply_calibration(calibration, logits))
+
+
+def _elsewhere(
+    model: keras.Model, dataset: Dataset, calibration: Calibration, threshold: float
+) -> list[ExternalSet]:
+    return [
+        evaluate.refer_elsewhere(
+            name,
+            _judge(calibration, films, evaluate.predict_logits(model, films)),
+            threshold,
+        )
+        for name, films in dataset.elsewhere.items()
+    ]
 
 
 def _history(folder: Path) -> History:
