@@ -127,7 +127,7 @@ def _elsewhere(card: ModelCard) -> list[str]:
 def _comparison(card: ModelCard) -> list[str]:
     if card.comparison is None:
         return ["Its file carries no comparison."]
-    return [say_comparison(card.comparison), f"{show_name(card.comparison.method, 300)}."]
+    return [say_comparison(card.comparison), f"By {show_name(card.comparison.method, 300)}."]
 
 
 def _making(card: ModelCard) -> list[str]:

@@ -18,7 +18,7 @@ from tests.conftest import EXAMPLES, make_film
 
 BLOCKED = """
 import sys
-for name in ("tensorflow", "keras", "onnx", "tf2onnx", "trainer", "exporter"):
+for name in ("tensorflow", "keras", "onnx", "tf2onnx", "statsmodels", "trainer", "exporter"):
     sys.modules[name] = None
 sys.argv = ["cxr", *sys.argv[1:]]
 from batch_scorer.cli import main

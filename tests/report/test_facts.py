@@ -225,7 +225,9 @@ def test_uncertain_answers_are_named_on_page_one_in_the_gallery_and_in_the_list(
     assert {"Flagged, uncertain", "Clear, uncertain"} <= set(listed)
     assert "From 0.300 up to 0.600 its answer is uncertain." in facts.listing.about
     parts = [part for row in facts.gallery for part in row if part.title.startswith("Closest")]
-    assert all("uncertain: close to the threshold" in f.note for p in parts for f in p.films)
+    assert all(
+        "uncertain: in the band around the threshold" in f.note for p in parts for f in p.films
+    )
     assert parts
 
 
@@ -240,7 +242,7 @@ def test_films_from_elsewhere_are_told_of_every_model_that_was_tried_on_them() -
     assert len(facts.elsewhere) == 2
     assert facts.elsewhere[0] == (
         "Of 600 normal films of “adults elsewhere” the model Convolutional network wrongly flags "
-        "132: of 100 it is 22 (95 % interval 18 to 26, n = 600). No model was trained on them."
+        "132; of 100 that is 22 (95 % interval 18 to 26, n = 600). No model was trained on them."
     )
     alone = make_models("cnn")
     assert tell(make_rows(alone), alone).elsewhere == ()
