@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from batch_scorer.data_audit import DataAudit
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
 from batch_scorer.metrics import Confusion, Curve, Estimate
@@ -126,6 +127,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     training: Training
     versions: dict[str, str]
     self_test: SelfTest | None = None
+    audit: DataAudit | None = None
 
     @property
     def reference(self) -> Reference:

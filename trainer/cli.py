@@ -79,6 +79,7 @@ def train(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with quiet_import():
+            from trainer.audit.facts import audit_data, shorten
             from trainer.dataset import read_dataset
             from trainer.fit import RECIPES, FitConfig, fit
             from trainer.models import IMAGENET_MD5, SIZE_PX, check_weights_file
@@ -93,6 +94,7 @@ def train(
     log.info("1 read      %s", data)
     dataset = read_dataset(data, SIZE_PX, seed)
     log.info("            %s", ", ".join(f"{name} {n:,}" for name, n in dataset.counts().items()))
+    audit = shorten(audit_data(data, open_test=open_test))
     for name in NAMES if model == "all" else (model,):
         recipe = RECIPES[name]
         config = FitConfig(
@@ -103,7 +105,7 @@ def train(
             backend=backend,
             vgg16_weights=vgg16_weights if name == "vgg16" else "none",
         )
-        card = fit(config, dataset, run / name, open_test=open_test)
+        card = fit(config, dataset, run / name, audit=audit, open_test=open_test)
         _print_result(name, card)
     click.echo(f"Next: cxr export {run} -o MODELS")
     return EXIT_OK

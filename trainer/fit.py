@@ -29,6 +29,7 @@ from trainer import evaluate, run_folder
 from trainer.models import BUILDERS, SIZE_PX, load_vgg16_convolutions, read_both_ways
 
 if TYPE_CHECKING:
+    from batch_scorer.data_audit import DataAudit
     from trainer.dataset import Dataset, Films
 
 log = logging.getLogger("cxr")
@@ -113,13 +114,16 @@ class FitConfig:
         )
 
 
-def fit(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -> ModelCard:
+def fit(
+    config: FitConfig, dataset: Dataset, folder: Path, *, audit: DataAudit, open_test: bool
+) -> ModelCard:
     """Train one network, or go on where an interrupted run was, and write its run folder.
 
     Args:
         config: What to train.
         dataset: From ``read_dataset`` with ``SIZE_PX``.
         folder: Made where needed. A finished training there is evaluated again, not repeated.
+        audit: What is wrong with the data, for the card.
         open_test: Also evaluate the official test films.
 
     Raises:
@@ -128,7 +132,7 @@ def fit(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -
     _claim(folder, config, dataset)
     if not (folder / run_folder.MODEL_FILE).is_file():
         _train(config, dataset, folder)
-    card = _evaluate(config, dataset, folder, open_test=open_test)
+    card = _evaluate(config, dataset, folder, audit=audit, open_test=open_test)
     shutil.rmtree(folder / run_folder.RESUME_FOLDER, ignore_errors=True)
     return card
 
@@ -292,7 +296,9 @@ def _finish(model: keras.Model, config: FitConfig, folder: Path) -> None:
     partial.replace(folder / run_folder.MODEL_FILE)
 
 
-def _evaluate(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -> ModelCard:
+def _evaluate(
+    config: FitConfig, dataset: Dataset, folder: Path, *, audit: DataAudit, open_test: bool
+) -> ModelCard:
     log.info("3 evaluate  %s", config.model)
     keras.config.set_dtype_policy("float32")
     model = keras.models.load_model(folder / run_folder.MODEL_FILE, compile=False)
@@ -320,6 +326,7 @@ def _evaluate(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: b
         history=_history(folder),
         training=_training(config, dataset, folder, model.count_params()),
         versions=_versions(),
+        audit=audit,
     )
     log.info("4 write     %s", folder)
     run_folder.write_parity_films(folder, judged["validation"], dataset.train)
