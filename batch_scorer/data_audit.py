@@ -50,7 +50,7 @@ class DataAudit(msgspec.Struct, frozen=True):
     films: dict[str, int]
     patients: int
     films_without_patient: int
-    films_per_patient: dict[int, int]
+    films_per_patient: dict[str, int]
     shared_patients: dict[str, int]
     shared_with_same_cause: dict[str, int]
     identical: CopyCounts

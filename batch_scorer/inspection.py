@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OPTIONAL = {
     "tensorflow": "train",
     "tf2onnx": "train",
+    "imagehash": "audit",
     "s3fs": "s3",
     "gcsfs": "gcs",
     "adlfs": "azure",

@@ -32,7 +32,7 @@ def _small_parts(audit: DataAudit) -> Iterator[str]:
 
 
 def _patients(audit: DataAudit) -> Iterator[str]:
-    several = {films: n for films, n in audit.films_per_patient.items() if films > 1}
+    several = {int(films): n for films, n in audit.films_per_patient.items() if films != "1"}
     if several:
         yield (
             f"{sum(several.values()):,} of {count(audit.patients, 'patient')} have several films, "
@@ -41,20 +41,20 @@ def _patients(audit: DataAudit) -> Iterator[str]:
         )
     if audit.films_without_patient:
         yield (
-            f"{count(audit.films_without_patient, 'file name')} tell no patient: films of one "
-            "person may lie on both sides of a split."
+            f"{audit.films_without_patient:,} of {sum(audit.films.values()):,} file names tell no "
+            "patient: films of one person may lie on both sides of a split."
         )
 
 
 def _shared(audit: DataAudit) -> Iterator[str]:
     for parts, number in audit.shared_patients.items():
         text = (
-            f"{count(number, 'patient number')} appear in both {parts}. Whether they are the same "
-            "people is not known: the numbering may have started again."
+            f"The parts {parts} have {count(number, 'patient number')} in common. Whether they are "
+            "the same people is not known: the numbering may have started again."
         )
         same = audit.shared_with_same_cause.get(parts)
         if same is not None:
-            some = "none" if same == 0 else f"{same:,}"
+            some = {0: "none", number: "all"}.get(same, f"{same:,}")
             text += f" In {some} of them the cause of illness is the same in both."
         yield text
 

@@ -13,6 +13,7 @@ import numpy as np
 from batch_scorer import __version__
 from batch_scorer.data_audit import CopyCounts, DataAudit, Looks
 from batch_scorer.errors import DatasetError
+from batch_scorer.report.wording import count
 from trainer.audit.copies import count_copies, find_copies
 from trainer.audit.measure import Unusable, measure_films
 from trainer.audit.shortcut import TOGETHER, Shortcut, measure_shortcut
@@ -100,11 +101,21 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class StrayFiles(msgspec.Struct, frozen=True):
-    """Files that have no label, because they lie beside the class folders."""
+    """Files that have no label: a folder beside those expected, or loose films.
+
+    ``kind`` is as in ``trainer.layout.Stray``; ``path`` is the folder, or the first loose film.
+    """
 
     kind: str
-    sentence: str
+    path: str
     files: int
+
+    @property
+    def sentence(self) -> str:
+        """What was found and where."""
+        if self.kind == "loose":
+            return f"{count(self.files, 'loose film')}, {self.path} first."
+        return f"The folder {self.path} with {count(self.files, 'file')}."
 
 
 class Audit(msgspec.Struct, frozen=True):
@@ -185,7 +196,7 @@ def shorten(audit: Audit) -> DataAudit:
         },
         patients=audit.patients.patients,
         films_without_patient=audit.patients.films_without_patient,
-        films_per_patient=dict(sorted(per_patient.items())),
+        films_per_patient={str(films): n for films, n in sorted(per_patient.items())},
         shared_patients={" and ".join(s.parts): s.patients for s in audit.patients.shared},
         shared_with_same_cause={
             " and ".join(s.parts): s.same_cause
@@ -274,4 +285,7 @@ def _spreads(films: Sequence[Film]) -> Iterator[Spread]:
 
 
 def _tell_strays(layout: Layout) -> list[StrayFiles]:
-    return [StrayFiles(stray.kind, stray.sentence, stray.files) for stray in layout.strays]
+    return [
+        StrayFiles(stray.kind, stray.path.relative_to(layout.root).as_posix(), stray.files)
+        for stray in layout.strays
+    ]

@@ -115,7 +115,7 @@ def draw_films_per_patient(audit: Audit) -> str:
         place.set(xlabel="Films of one patient number in one part", ylabel="Patients")
         place.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         place.grid(visible=True, axis="y")
-        place.legend(loc="upper right")
+        _legend_above(figure, place)
         return as_svg(figure)
 
 
@@ -244,7 +244,7 @@ def _draw_spreads(place: Axes, spreads: Sequence[Spread]) -> None:
         colour = CLASS_COLOURS[spread.label]
         place.plot([low, high], [row, row], color=colour, linewidth=1.2)
         place.plot([first, third], [row, row], color=colour, linewidth=7)
-        place.plot(median, row, marker="|", color="white", markersize=7, markeredgewidth=2)
+        place.plot(median, row, marker="o", color=colour, markerfacecolor="white", markersize=5)
     names = [printable(f"{s.part} {s.label}" if s.part != "all" else s.label) for s in spreads]
     place.set_yticks(range(len(spreads)), names, color=INK)
     place.set_ylim(len(spreads) - 0.4, -0.6)

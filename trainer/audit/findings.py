@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_scorer.card import CLASSES
-from batch_scorer.report.wording import count, join_words, show_estimate
+from batch_scorer.report.wording import count, join_words, show_estimate, show_name
 from trainer.audit.shortcut import TOGETHER
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def _copies_across(audit: Audit) -> Iterator[Finding]:
         for pair, groups in facts.counts.across.items():
             yield Finding(
                 f"Copies in both {pair}",
-                f"{count(groups, 'group')} of films that {name} lie on both sides: what was seen "
-                "in training is no test.",
+                f"Films that {name} lie on both sides ({count(groups, 'group')}): what was seen in "
+                "training is no test.",
             )
 
 
@@ -78,8 +78,8 @@ def _mixed_labels(audit: Audit) -> Iterator[Finding]:
         if facts.counts.mixed_labels:
             yield Finding(
                 f"{count(facts.counts.mixed_labels, 'film')} with two labels",
-                f"{count(facts.counts.mixed_labels, 'group')} of films that {name} are labelled "
-                f"{CLASSES[0]} as well as {CLASSES[1]}: one of the two is wrong.",
+                f"Films that {name} are labelled {CLASSES[0]} as well as {CLASSES[1]}: one of the "
+                "two is wrong.",
             )
 
 
@@ -92,10 +92,8 @@ def _shared_patients(audit: Audit) -> Iterator[Finding]:
             "may have started again."
         )
         if shared.same_cause is not None:
-            text += (
-                f" {_some(shared.same_cause)} the cause of illness (bacteria, virus, none) is the "
-                "same in both."
-            )
+            some = _some(shared.same_cause, shared.patients)
+            text += f" {some} the cause of illness (bacteria, virus, none) is the same in both."
         yield Finding(
             f"{count(shared.patients, 'patient number')} in both {first} and {second}", text
         )
@@ -103,10 +101,11 @@ def _shared_patients(audit: Audit) -> Iterator[Finding]:
 
 def _unusable(audit: Audit) -> Iterator[Finding]:
     if audit.unusable:
+        first = show_name(audit.unusable[0].film)
         yield Finding(
             f"{count(len(audit.unusable), 'file')} cannot be used",
-            f"They lie in class folders but do not decode, such as {audit.unusable[0].film}. "
-            "Training refuses the set until they are mended or removed.",
+            f"In a class folder, but not to be decoded: for example {first}. "
+            "Training refuses the set until that is mended or removed.",
         )
 
 
@@ -114,7 +113,7 @@ def _strays(audit: Audit) -> Iterator[Finding]:
     for stray in audit.strays:
         yield Finding(
             f"{count(stray.files, 'file')} without a label",
-            f"{stray.sentence}: no class folder holds them, so they were left out here.",
+            f"{show_name(stray.sentence, 200)} No class folder holds that: it was left out here.",
         )
 
 
@@ -210,5 +209,7 @@ def _in_part(part: str) -> str:
     return "The set" if part == "all" else f"The part {part}"
 
 
-def _some(number: int) -> str:
+def _some(number: int, whole: int) -> str:
+    if number == whole:
+        return "In all of them"
     return "In none of them" if number == 0 else f"In {number:,} of them"

@@ -174,7 +174,7 @@ def _tell_patients(audit: Audit) -> str:
         )
     text = f"File names tell {count(patients.patients, 'patient')}, counted in each part by itself."
     if patients.films_without_patient:
-        text += f" {count(patients.films_without_patient, 'film')} tell none."
+        text += f" For {count(patients.films_without_patient, 'film')} the name tells none."
     if patients.both_causes:
         text += (
             f" {patients.both_causes:,} numbers stand before bacterial as well as viral films: "
