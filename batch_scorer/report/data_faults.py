@@ -55,7 +55,7 @@ def _shared(audit: DataAudit) -> Iterator[str]:
         same = audit.shared_with_same_cause.get(parts)
         if same is not None:
             some = {0: "none", number: "all"}.get(same, f"{same:,}")
-            text += f" In {some} of them the cause of illness is the same in both."
+            text += f" With the same cause (bacteria, virus or none) in both: {some} of them."
         yield text
 
 

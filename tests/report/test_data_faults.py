@@ -55,7 +55,7 @@ def test_each_fault_is_told_with_its_numbers():
         "The part val has 8 films, too few to choose anything on.",
         "606 of 3,288 patients have several films, up to 30.",
         "The parts train and test have 170 patient numbers in common.",
-        "In none of them the cause of illness is the same in both.",
+        "With the same cause (bacteria, virus or none) in both: none of them.",
         "62 films are identical to another, in 30 groups, none across the parts of the set, "
         "1 under two patient numbers.",
         "AUC of 0.902 (95 % interval 0.892 to 0.911, n = 5,232) cross-validated by patient and "

@@ -191,9 +191,10 @@ def draw_shortcut(audit: Audit) -> str:
     """
     found = audit.shortcut
     names = [*(name for name in found.cross_validation if name != TOGETHER), TOGETHER]
-    series = [("cross-validated by patient", found.cross_validation, BLUE, "o", -0.14)]
+    apart = 0.14 if found.test else 0.0
+    series = [("cross-validated by patient", found.cross_validation, BLUE, "o", -apart)]
     if found.test:
-        series.append(("on the test part", found.test, AMBER, "D", 0.14))
+        series.append(("on the test part", found.test, AMBER, "D", apart))
     with house_style():
         figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.36 * len(names)), layout="constrained")
         place = figure.subplots()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_scorer.card import CLASSES
-from batch_scorer.report.wording import count, join_words, show_estimate, show_name
+from batch_scorer.report.wording import count, join_words, show_estimate, show_name, show_value
 from trainer.audit.shortcut import TOGETHER
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def _shared_patients(audit: Audit) -> Iterator[Finding]:
             "may have started again."
         )
         if shared.same_cause is not None:
-            some = _some(shared.same_cause, shared.patients)
-            text += f" {some} the cause of illness (bacteria, virus, none) is the same in both."
+            some = {0: "none", shared.patients: "all"}.get(shared.same_cause, shared.same_cause)
+            text += f" With the same cause (bacteria, virus or none) in both: {some} of them."
         yield Finding(
             f"{count(shared.patients, 'patient number')} in both {first} and {second}", text
         )
@@ -125,9 +125,9 @@ def _shortcut(audit: Audit) -> Iterator[Finding]:
     best = max(single, key=lambda name: single[name])
     on_test = audit.shortcut.test.get(TOGETHER)
     yield Finding(
-        f"AUC {found.value:.2f} without a look at the lungs",
-        f"A rule that knows only {join_words(list(single))} of a film, and no place in it, tells "
-        f"the classes apart with AUC {show_estimate(found)}"
+        f"AUC {show_value(found)} without looking at any place in the film",
+        f"A rule that knows only {join_words(list(single))} of a film tells the classes apart with "
+        f"AUC {show_estimate(found)}"
         + (f", on test {show_estimate(on_test)}" if on_test else "")
         + f"; {best} alone with {single[best]:.3f}. A network may learn the same instead of lungs.",
     )
@@ -207,9 +207,3 @@ def _kinds(audit: Audit) -> tuple[tuple[str, CopyFacts], ...]:
 
 def _in_part(part: str) -> str:
     return "The set" if part == "all" else f"The part {part}"
-
-
-def _some(number: int, whole: int) -> str:
-    if number == whole:
-        return "In all of them"
-    return "In none of them" if number == 0 else f"In {number:,} of them"

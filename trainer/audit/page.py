@@ -178,8 +178,8 @@ def _tell_patients(audit: Audit) -> str:
     if patients.both_causes:
         text += (
             f" {patients.both_causes:,} numbers stand before bacterial as well as viral films: "
-            "either these children had both, or the two were numbered separately and one number "
-            "means two children."
+            "either these people had both, or the two were numbered separately and one number "
+            "means two people."
         )
     return text
 

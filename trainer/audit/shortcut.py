@@ -1,7 +1,8 @@
 """How much of the AUC needs no lungs at all: a rule that sees only a film's outer properties.
 
 A logistic regression on width, height, brightness, contrast and file size. What it reaches, a
-network can reach too without looking at a lung, so only what lies above it speaks for the network.
+network can reach without knowing where a lung is, so only what lies above speaks for the network.
+File size and contrast follow how much detail a film shows: they are not blind to its content.
 """
 
 from __future__ import annotations
