@@ -1,7 +1,8 @@
 """The model contract: one ONNX file says everything about itself.
 
 Graph: input ``pixels`` uint8 (N, S, S, 1) as ``decode_radiograph`` makes them; output
-``probability`` float32 (N,), the calibrated P(pneumonia). Further named outputs are allowed.
+``probability`` float32 (N,), the calibrated P(pneumonia). Further outputs, each only where the card
+describes it: ``evidence``, ``atypicality`` and ``viral``; others are allowed.
 Metadata: one JSON ``ModelCard`` under the key ``CARD_KEY``.
 
 ``CARD_VERSION`` is raised by one whenever a reader of the old version would misread a new card: a
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from batch_scorer.comparison import Comparison
 from batch_scorer.data_audit import DataAudit
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
@@ -107,10 +109,82 @@ class SelfTest(msgspec.Struct, frozen=True):
     tolerance: float
 
 
+class Band(msgspec.Struct, frozen=True):
+    """Where an answer is uncertain: from ``low`` up to, not including, ``high``.
+
+    The operating threshold lies in it. ``share`` is the share of the films of ``chosen_on`` that
+    fall into it.
+    """
+
+    low: float
+    high: float
+    rule: str
+    chosen_on: str
+    share: Estimate
+
+    def holds(self, probability: float) -> bool:
+        """Whether an answer is uncertain."""
+        return self.low <= probability < self.high
+
+
+class ExternalSet(msgspec.Struct, frozen=True):
+    """Normal films from elsewhere: how many of them the model flags, all of them wrongly."""
+
+    name: str
+    films: int
+    flagged: int
+    share: Estimate
+    note: str
+
+
+class Etiology(msgspec.Struct, frozen=True):
+    """The second question: what caused a pneumonia. Weaker than the first, and only for study.
+
+    Output ``viral`` (N,) is the calibrated P(viral | pneumonia). ``references`` holds, by split,
+    how well it tells viral from bacterial among the films with pneumonia whose cause is known.
+    """
+
+    classes: tuple[str, str]
+    calibration: Calibration
+    references: dict[str, dict[str, Estimate]]
+
+
+class Typicality(msgspec.Struct, frozen=True):
+    """How much an image looks like the training films.
+
+    Output ``atypicality`` (N,): 0 the median training film, larger the stranger. Above
+    ``flag_above`` a film is scored and called atypical; above ``reject_above`` it is not scored.
+    ``quantiles`` are 101 quantiles of the training films, from 0 to 1. ``flagged`` and ``rejected``
+    say, for each set of films that was looked at, which share that was.
+    """
+
+    method: str
+    flag_above: float
+    reject_above: float
+    chosen_on: str
+    quantiles: list[float]
+    flagged: dict[str, Estimate]
+    rejected: dict[str, Estimate]
+
+    def share_stranger(self, atypicality: float) -> float:
+        """The share of training films that are at least as strange."""
+        steps = np.linspace(1, 0, len(self.quantiles))
+        return float(np.interp(atypicality, self.quantiles, steps))
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """The map of evidence: output ``evidence`` (N, height, width), in units of the logit."""
+
+    method: str
+    height: int
+    width: int
+
+
 class ModelCard(msgspec.Struct, frozen=True):
     """All that a reader or a program needs to use, trust or refuse a model.
 
-    ``references`` is keyed by split: "validation", and "test" once that was opened.
+    ``references`` is keyed by split: "validation", and "test" once that was opened. ``comparison``
+    is that of all models that were exported together.
     """
 
     card_version: int
@@ -127,12 +201,28 @@ class ModelCard(msgspec.Struct, frozen=True):
     training: Training
     versions: dict[str, str]
     self_test: SelfTest | None = None
+    band: Band | None = None
+    external: list[ExternalSet] = []
+    comparison: Comparison | None = None
+    etiology: Etiology | None = None
+    typicality: Typicality | None = None
+    evidence: Evidence | None = None
     audit: DataAudit | None = None
 
     @property
     def reference(self) -> Reference:
         """The split to quote: the test films where they were opened, else validation."""
         return self.references.get("test") or self.references["validation"]
+
+
+def output_names(card: ModelCard) -> set[str]:
+    """What the model file of this card answers."""
+    described = {
+        "evidence": card.evidence,
+        "atypicality": card.typicality,
+        "viral": card.etiology,
+    }
+    return {"probability", *(name for name, part in described.items() if part)}
 
 
 def write_card(card: ModelCard, *, indent: int = 0) -> str:

@@ -12,7 +12,14 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from batch_scorer.card import CARD_KEY, SELF_TEST_RECIPE, read_card, self_test_pixels
+from batch_scorer.card import (
+    CARD_KEY,
+    SELF_TEST_RECIPE,
+    output_names,
+    read_card,
+    self_test_pixels,
+)
+from batch_scorer.comparison import Comparison
 from batch_scorer.errors import (
     CardVersionUnsupported,
     ModelFileError,
@@ -41,6 +48,30 @@ _ORT_ERRORS = (
     RuntimeError,
     ValueError,
 )
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What lies in a folder of models: each one's figures by name, the best on validation first.
+
+    ``comparison`` is that of all of them, where they were exported together.
+    """
+
+    models: dict[str, dict[str, Any]]
+    comparison: Comparison | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of N films, float32; None what it does not answer.
+
+    ``probability`` is P(pneumonia), (N,). ``viral`` is P(viral | pneumonia), (N,). ``atypicality``
+    (N,) grows with the distance from the training films. ``evidence`` is (N, height, width).
+    """
+
+    probability: NDArray[np.float32]
+    viral: NDArray[np.float32] | None = None
+    atypicality: NDArray[np.float32] | None = None
+    evidence: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,29 +109,28 @@ class Classifier:
         session = _open_session(data, path, provider, threads or available_cores())
         metadata = session.get_modelmeta().custom_metadata_map
         card = read_card(metadata.get(CARD_KEY), str(path))
+        _check_outputs(session, card, path)
         used = session.get_providers()[0]
         name = next(name for name, full in PROVIDERS.items() if full == used)
         classifier = cls(card, path, sha256, name, session)
         classifier.self_test()
         return classifier
 
-    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """P(pneumonia) of decoded films.
+    def predict(self, pixels: NDArray[np.uint8]) -> Answers:
+        """Everything that the model says of decoded films.
 
         Args:
             pixels: Shape (N, S, S, 1) uint8, as ``decode_radiograph`` makes them.
 
-        Returns:
-            Shape (N,) float32.
-
         Raises:
             ModelFileError: The session failed on this input.
         """
+        names = sorted(output_names(self.card))
         try:
-            (probabilities,) = self.session.run(["probability"], {"pixels": pixels})
+            found = self.session.run(names, {"pixels": pixels})
         except _ORT_ERRORS as exc:
             raise ModelFileError(f"The model {self.path} failed: {exc}.") from exc
-        return np.asarray(probabilities)
+        return Answers(**dict(zip(names, found, strict=True)))
 
     def self_test(self) -> float:
         """Replay the card's fixed inputs.
@@ -114,7 +144,7 @@ class Classifier:
         test = self.card.self_test
         if test is None or test.recipe != SELF_TEST_RECIPE:
             raise CardVersionUnsupported(f"{self.path} has no self-test that can be replayed.")
-        found = self.predict(self_test_pixels(self.card.size_px))
+        found = self.predict(self_test_pixels(self.card.size_px)).probability
         worst = float(np.abs(found - np.asarray(test.probabilities)).max())
         if not worst <= test.tolerance:
             raise SelfTestFailed(
@@ -127,13 +157,12 @@ class Classifier:
 
 def bundled_names() -> list[str]:
     """Names of the models that come with the package, as its manifest lists them."""
-    return list(bundled_manifest())
+    return list(bundled_manifest().models)
 
 
-def bundled_manifest() -> dict[str, dict[str, Any]]:
-    """What the manifest says of each bundled model."""
-    manifest: dict[str, dict[str, Any]] = msgspec.json.decode((BUNDLED / MANIFEST).read_bytes())
-    return manifest
+def bundled_manifest() -> Manifest:
+    """What the manifest says of the bundled models."""
+    return msgspec.json.decode((BUNDLED / MANIFEST).read_bytes(), type=Manifest)
 
 
 def find_model(model: str | Path) -> Path:
@@ -161,12 +190,22 @@ def available_providers() -> list[str]:
 def _check_bundled(path: Path, sha256: str) -> None:
     if path.parent != BUNDLED:
         return
-    expected = bundled_manifest()[path.stem]["sha256"]
+    expected = bundled_manifest().models[path.stem]["sha256"]
     if sha256 != expected:
         raise ModelFileError(
             f"The bundled model {path.name} is damaged: expected sha256 {expected[:12]}, "
             f"found {sha256[:12]}.",
             "Install cxr-batch again.",
+        )
+
+
+def _check_outputs(session: Any, card: ModelCard, path: Path) -> None:
+    missing = output_names(card) - {output.name for output in session.get_outputs()}
+    if missing:
+        raise ModelFileError(
+            f"Expected {path} to answer {sorted(output_names(card))}, as its card says; it lacks "
+            f"{sorted(missing)}.",
+            "Use a model that `cxr export` made.",
         )
 
 

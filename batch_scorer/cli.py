@@ -161,6 +161,11 @@ def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackT
     "--threads", type=click.IntRange(1), help="Default: every core that this process may use."
 )
 @click.option("--limit", type=click.IntRange(1), help="Score only the first so many files.")
+@click.option(
+    "--keep-atypical",
+    is_flag=True,
+    help="Score also what does not look like the films the model knows, instead of rejecting it.",
+)
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
 def score(report: bool, **options: Any) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
@@ -230,6 +235,7 @@ def _print_summary(manifest: RunManifest) -> None:
     click.echo(
         f"Films     {manifest.found}{synthetic}: {manifest.flagged} flagged, "
         f"{manifest.clear} clear, {manifest.not_scored} not scored"
+        + ("" if manifest.uncertain is None else f", {manifest.uncertain} uncertain")
         + "".join(f", {n} {reason}" for reason, n in manifest.reasons.items())
     )
     names = " ".join(f"{model.name} {model.sha256[:12]}" for model in manifest.models)

@@ -5,16 +5,11 @@ from __future__ import annotations
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
 
 import click
 
 from batch_scorer import __version__
 from batch_scorer.errors import EXIT_FAILED, EXIT_OK, CxrError
-
-if TYPE_CHECKING:
-    from batch_scorer.card import ModelCard
-    from batch_scorer.metrics import Estimate
 
 OPTIONAL = {
     "tensorflow": "train",
@@ -34,16 +29,19 @@ def models(ctx: click.Context) -> None:
     """List the bundled models; show one in plain words; test them all."""
     if ctx.invoked_subcommand is not None:
         return
-    from batch_scorer.classifier import bundled_manifest, bundled_names, find_model
+    from batch_scorer.classifier import bundled_manifest, find_model
+    from batch_scorer.report.comparison import say_comparison
 
-    for name in bundled_names():
-        entry = bundled_manifest()[name]
+    manifest = bundled_manifest()
+    for name, entry in manifest.models.items():
         scores = entry["metrics"].get("test") or entry["metrics"]["validation"]
         click.echo(
             f"{name:6s} {find_model(name).stat().st_size / 1e6:5.1f} MB  "
             f"accuracy {scores['accuracy']:.3f}  AUC {scores['auc']:.3f}  "
             f"threshold {entry['threshold']:.3f}  sha256 {entry['sha256'][:12]}"
         )
+    if manifest.comparison:
+        click.echo(say_comparison(manifest.comparison))
     click.echo("See `cxr models show NAME`.")
 
 
@@ -52,10 +50,11 @@ def models(ctx: click.Context) -> None:
 def show(model: str) -> None:
     """Say in plain words what MODEL (a name or a path) is, how good, and from what data."""
     from batch_scorer.classifier import Classifier
+    from batch_scorer.report.profile import describe_model
 
     classifier = Classifier.load(model, "cpu")
-    click.echo("\n".join(_describe(classifier.card)))
-    click.echo(f"File: {classifier.path.name}, sha256 {classifier.sha256}.")
+    click.echo(describe_model(classifier.card))
+    click.echo(f"\nFile {classifier.path.name}, sha256\n{classifier.sha256}")
 
 
 @models.command(epilog="Example: cxr models test")
@@ -112,46 +111,3 @@ def _optional(name: str, extra: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return f'not installed (optional): pip install "cxr-batch[{extra}]"'
-
-
-def _describe(card: ModelCard) -> list[str]:
-    reference, training = card.reference, card.training
-    values = reference.metrics
-    films = ", ".join(f"{name} {count:,}" for name, count in training.films.items())
-    return [
-        f"{card.title} ({card.name}). {card.summary}",
-        "Research use only, not a medical device.",
-        "",
-        f"How good, on the {reference.films} {reference.split} films"
-        + (f" of {reference.patients} patients" if reference.patients else "")
-        + " (95 % interval):",
-        f"  of 100 films with pneumonia it flags {_of_100(values['recall'])}",
-        f"  of 100 films without it leaves clear {_of_100(values['specificity'])}",
-        *(f"  {name:12s} {_interval(values[name])}" for name in values),
-        "",
-        f"A film is flagged at a probability of {card.threshold.value:.3f} or more: "
-        f"{card.threshold.rule}, chosen on {card.threshold.chosen_on}.",
-        f"Probabilities: {card.calibration.method}, fitted on {card.calibration.fitted_on}.",
-        f"Trained on {training.data}: {films}.",
-        f"  {training.split_policy}",
-        f"  {training.imbalance}",
-        f"  {training.parameters:,} weights, first {training.initial_weights}; {training.epochs} "
-        f"epochs in {training.minutes:g} minutes, best {training.best_epoch}; "
-        f"seed {training.seed}; {training.command}",
-        "Known limits: it knows only films like those above; on films of other hospitals such "
-        "models have done far worse.",
-        f"Decode version {card.decode_version}, card version {card.card_version}, "
-        + ", ".join(f"{name} {value}" for name, value in card.versions.items()),
-    ]
-
-
-def _of_100(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "not defined"
-    return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})".replace("%", "")
-
-
-def _interval(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "not defined"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}), n={estimate.n}"

@@ -30,6 +30,9 @@ PARQUET_FILE = "predictions.parquet"
 RUN_FILE = "run.json"
 REPORT_FILE = "report.pdf"
 FILMS_FOLDER = "films"
+_LAST_COLUMNS = (
+    *("agreement", "spread", "duplicate_of", "width_px", "height_px", "patient", "sha256"),
+)
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -84,12 +87,14 @@ def columns(rows: Iterable[Score], models: Sequence[ModelUsed]) -> dict[str, lis
         row.probability if ok else None for row, ok in zip(rows, scored, strict=True)
     ]
     table["threshold"] = [threshold if ok else None for ok in scored]
+    for name in ("uncertain", "typicality", "atypical", "viral"):
+        table[name] = [getattr(row, name) for row in rows]
     table["model"] = [names[0] if ok else "" for ok in scored]
     for index, name in enumerate(names):
         table[f"probability_{name}"] = [
             row.probabilities[index] if ok else None for row, ok in zip(rows, scored, strict=True)
         ]
-    for name in ("agreement", "duplicate_of", "width_px", "height_px", "patient", "sha256"):
+    for name in _LAST_COLUMNS:
         table[name] = [getattr(row, name) for row in rows]
     return table
 
@@ -165,6 +170,8 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6f}"
+    if isinstance(value, bool):
+        return str(value).lower()
     text = str(value)
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
@@ -173,7 +180,16 @@ def _as_parquet(table: dict[str, list[Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {"width_px": pa.int32(), "height_px": pa.int32(), "agreement": pa.float64()}
+    kinds = {
+        "width_px": pa.int32(),
+        "height_px": pa.int32(),
+        "agreement": pa.float64(),
+        "spread": pa.float64(),
+        "uncertain": pa.bool_(),
+        "typicality": pa.float64(),
+        "atypical": pa.bool_(),
+        "viral": pa.float64(),
+    }
     arrays = {
         name: pa.array(
             values,

@@ -6,7 +6,12 @@ because films of one child are not independent. Otherwise proportions have Wilso
 the rest a bootstrap over films. A proportion of exactly 0 or 1, where a bootstrap cannot see any
 spread, has Wilson's interval too.
 
-Source: Wilson 1927; Field and Welsh 2007 (cluster bootstrap); Guo et al. 2017 (ECE).
+Two models on the same films are compared by the same bootstrap, paired: every draw of patients
+serves both. DeLong's test is not used: it takes films for independent, which those of one child are
+not.
+
+Source: Wilson 1927; Field and Welsh 2007 (cluster bootstrap); Guo et al. 2017 (ECE); Davison and
+Hinkley 1997, section 4.4 (p from a bootstrap).
 """
 
 from __future__ import annotations
@@ -23,7 +28,9 @@ if TYPE_CHECKING:
 
 METRICS = ("accuracy", "precision", "recall", "specificity", "f1", "auc", "brier", "ece")
 BINS = 10
+COMPARED = ("auc", "accuracy")
 RESAMPLES = 1000
+COMPARISON_RESAMPLES = 10_000
 BLOCK_WEIGHTS = 4_000_000
 CONFIDENCE = 0.95
 
@@ -83,7 +90,7 @@ def evaluate(
     y, p = _as_arrays(truth, probabilities)
     if not len(y):
         return dict.fromkeys(METRICS, Estimate(None, None, None, 0))
-    groups = np.arange(len(y)) if patients is None else np.unique(patients, return_inverse=True)[1]
+    groups = _groups(len(y), patients)
     clustered = int(groups.max()) + 1 < len(y)
     point = _statistics(np.ones((1, len(y))), y, p, threshold)
     draws = _bootstrap(groups, y, p, threshold, resamples=resamples, seed=seed)
@@ -98,6 +105,47 @@ def evaluate(
         )
         for name in METRICS
     }
+
+
+def compare(
+    truth: ArrayLike,
+    first: tuple[ArrayLike, float],
+    second: tuple[ArrayLike, float],
+    patients: Sequence[str] | None = None,
+    *,
+    resamples: int = COMPARISON_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, tuple[Estimate, float]]:
+    """How much better the first of two models is than the second on the same films.
+
+    Args:
+        truth: Shape (N,), 1 pneumonia, 0 normal.
+        first: The probabilities of one model, shape (N,), and its own threshold.
+        second: The same of the other.
+        patients: Shape (N,), one id per film, where known.
+        resamples: Bootstrap draws; each serves both models, so that the difference is paired.
+        seed: Of the bootstrap.
+
+    Returns:
+        For each metric of ``COMPARED`` that the films define: first minus second with its interval,
+        and the two-sided p of no difference, twice the smaller share of draws on one side of zero.
+    """
+    y = np.asarray(truth, dtype=np.int64)
+    groups = _groups(len(y), patients)
+    points, draws = [], []
+    for answers, threshold in (first, second):
+        p = np.asarray(answers, dtype=np.float64)
+        points.append(_statistics(np.ones((1, len(y))), y, p, threshold))
+        draws.append(_bootstrap(groups, y, p, threshold, resamples=resamples, seed=seed))
+    found = {}
+    for name in COMPARED:
+        value = float(points[0][name][0] - points[1][name][0])
+        drawn = draws[0][name] - draws[1][name]
+        drawn = drawn[np.isfinite(drawn)]
+        if np.isfinite(value):
+            estimate = _estimate(value, drawn, None, n=len(y), clustered=True)
+            found[name] = (estimate, _p_of_no_difference(drawn))
+    return found
 
 
 def confusion(truth: ArrayLike, probabilities: ArrayLike, threshold: float) -> Confusion:
@@ -164,6 +212,19 @@ def _as_arrays(
     truth: ArrayLike, probabilities: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return np.asarray(truth, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
+
+
+def _groups(films: int, patients: Sequence[str] | None) -> NDArray[np.int64]:
+    """The number of each film's patient; a patient for each film where none is known."""
+    if patients is None:
+        return np.arange(films)
+    return np.asarray(np.unique(patients, return_inverse=True)[1], dtype=np.int64)
+
+
+def _p_of_no_difference(drawn: NDArray[np.float64]) -> float:
+    """Two-sided; one is added to both counts, since no number of draws can show p = 0."""
+    smaller = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return min(1.0, 2 * (smaller + 1) / (len(drawn) + 1))
 
 
 def _rounded(values: NDArray[Any]) -> list[float]:

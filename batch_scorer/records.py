@@ -22,6 +22,12 @@ def patient_of(key: str) -> str:
     return (match[1] or match[2]) if match else ""
 
 
+def etiology_of(key: str) -> str:
+    """Read "bacterial" or "viral" from a file name of the Kermany set; empty where there is none."""
+    match = re.match(r"^person\d+_(bacteria|virus)_", PurePosixPath(key).name)
+    return {"bacteria": "bacterial", "virus": "viral"}[match[1]] if match else ""
+
+
 class ImageRef(msgspec.Struct, frozen=True):
     """One file to score.
 
@@ -41,7 +47,11 @@ class Score(msgspec.Struct, frozen=True):
     ``status`` is "scored", "rejected" (readable, but not to be judged) or "failed" (could not be
     read); the last two carry a stable ``reason`` code and a plain ``detail``. ``probabilities``
     holds one probability per model, in the run's order; the first model decides ``prediction``.
-    ``agreement`` is the share of models on the side of the first one.
+    ``agreement`` is the share of models on the side of the first one, ``spread`` their largest
+    minus their smallest probability (None with one model). ``uncertain`` says whether the first
+    model's answer lies in its band; None where its card has none. ``typicality`` is the share of
+    the first model's training films that are at least as strange as this one; ``atypical`` says
+    that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
     """
 
     image: str
@@ -51,7 +61,12 @@ class Score(msgspec.Struct, frozen=True):
     label: str = ""
     prediction: str = ""
     probabilities: tuple[float, ...] = ()
+    uncertain: bool | None = None
+    typicality: float | None = None
+    atypical: bool | None = None
+    viral: float | None = None
     agreement: float | None = None
+    spread: float | None = None
     duplicate_of: str = ""
     width_px: int | None = None
     height_px: int | None = None
@@ -97,6 +112,8 @@ class RunManifest(msgspec.Struct, frozen=True):
     """What ``run.json`` holds: enough to trust the rows and to draw the report again.
 
     ``listed`` files lay in the source; ``found`` of them were taken, fewer only with a limit.
+    ``uncertain`` is None where the first model has no band, ``atypical`` (scored films only) where
+    it has no typicality.
     """
 
     run_id: str
@@ -127,6 +144,8 @@ class RunManifest(msgspec.Struct, frozen=True):
     rows_sha256: str
     parquet_sha256: str
     versions: dict[str, str]
+    uncertain: int | None = None
+    atypical: int | None = None
 
     @property
     def clear(self) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 import onnxruntime as ort
 from PIL import Image
 
@@ -27,6 +26,7 @@ from batch_scorer.card import CLASSES
 from batch_scorer.classifier import Classifier
 from batch_scorer.decoding import DECODE_VERSION, decode_radiograph, measure_radiograph
 from batch_scorer.errors import ImageError, LedgerError, UsageError
+from batch_scorer.judgement import Film, judge_batch
 from batch_scorer.process import available_cores
 from batch_scorer.records import BatchMetrics, ModelUsed, RunManifest, Score, patient_of
 from batch_scorer.source import open_source, read_labels
@@ -34,8 +34,6 @@ from batch_scorer.triage import first_look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
 
     from batch_scorer.records import ImageRef
     from batch_scorer.source import Source
@@ -53,7 +51,8 @@ class ScoreJob:
     """What to score, with which models, and where the results go.
 
     ``labels`` is "folders", "none" or a CSV file; ``provider`` is "auto", "cpu" or "cuda";
-    ``threads`` is every core that this process may use unless given.
+    ``threads`` is every core that this process may use unless given. ``keep_atypical`` scores also
+    what looks like no film that the first model knows.
     """
 
     images: str
@@ -64,14 +63,7 @@ class ScoreJob:
     batch_size: int = 32
     threads: int | None = None
     limit: int | None = None
-
-
-@dataclass(frozen=True)
-class Film:
-    """One file after decoding: a row, and pixels for each input size where it can be scored."""
-
-    row: Score
-    pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    keep_atypical: bool = False
 
 
 def score_batch(job: ScoreJob, progress: Progress | None = None) -> RunManifest:
@@ -102,7 +94,7 @@ def score_batch(job: ScoreJob, progress: Progress | None = None) -> RunManifest:
         source, labels, sorted({c.card.size_px for c in classifiers}), threads, job.batch_size
     )
     while batch := list(islice(films, job.batch_size)):
-        rows.extend(_judge(batch, classifiers, first_by_hash))
+        rows.extend(judge_batch(batch, classifiers, first_by_hash, keep_atypical=job.keep_atypical))
         if progress:
             progress(len(rows), len(source.refs))
     clock.lap("score")
@@ -116,6 +108,10 @@ def score_batch(job: ScoreJob, progress: Progress | None = None) -> RunManifest:
         started=clock.started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         **_counts(source, rows),
+        uncertain=sum(bool(row.uncertain) for row in rows) if models[0].card.band else None,
+        atypical=sum(bool(row.atypical) for row in rows if row.status == "scored")
+        if models[0].card.typicality
+        else None,
         labels=job.labels,
         models=models,
         metrics=scores,
@@ -199,47 +195,6 @@ def _decode(source: Source, ref: ImageRef, label: str, sizes_px: list[int]) -> F
         failed = msgspec.structs.replace(row, status=exc.status, reason=exc.code, detail=str(exc))
         return Film(failed)
     return Film(msgspec.structs.replace(row, width_px=width_px, height_px=height_px), pixels)
-
-
-def _judge(
-    films: list[Film], classifiers: list[Classifier], first_by_hash: dict[str, Score]
-) -> Iterator[Score]:
-    """Rows of one batch. A byte-identical copy takes its first one's probabilities."""
-    fresh: dict[str, Film] = {}
-    for film in films:
-        if film.pixels and film.row.sha256 not in first_by_hash:
-            fresh.setdefault(film.row.sha256, film)
-    if fresh:
-        answers = [
-            c.predict(np.stack([film.pixels[c.card.size_px] for film in fresh.values()])[..., None])
-            for c in classifiers
-        ]
-        for film, probabilities in zip(fresh.values(), zip(*answers, strict=True), strict=True):
-            scored = _scored(film.row, [float(p) for p in probabilities], classifiers)
-            first_by_hash[film.row.sha256] = scored
-    for film in films:
-        yield _finished(film.row, first_by_hash) if film.pixels else film.row
-
-
-def _scored(row: Score, probabilities: list[float], classifiers: list[Classifier]) -> Score:
-    flags = [p >= c.card.threshold.value for p, c in zip(probabilities, classifiers, strict=True)]
-    return msgspec.structs.replace(
-        row,
-        probabilities=tuple(probabilities),
-        prediction=CLASSES[flags[0]],
-        agreement=flags.count(flags[0]) / len(flags),
-    )
-
-
-def _finished(row: Score, first_by_hash: dict[str, Score]) -> Score:
-    first = first_by_hash[row.sha256]
-    return msgspec.structs.replace(
-        row,
-        probabilities=first.probabilities,
-        prediction=first.prediction,
-        agreement=first.agreement,
-        duplicate_of="" if first.image == row.image else first.image,
-    )
 
 
 def _write_thumbnails(output: Path, source: Source, rows: list[Score], threshold: float) -> None:

@@ -22,7 +22,8 @@ def first_look(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]
 
     Returns:
         By reason, in reading order: "missed" and "false_alarm" (where films have labels),
-        "highest" probability, "closest" to the threshold, "disagree" between models.
+        "highest" probability, "closest" to the threshold (the uncertain ones, where the model's
+        card says which answers are), "disagree" between models.
     """
     originals = [row for row in rows if row.status == "scored" and not row.duplicate_of]
     normal, pneumonia = CLASSES
@@ -35,7 +36,7 @@ def first_look(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]
         "false_alarm": ([r for r in flagged if r.label == normal], lambda row: -row.probability),
         "highest": (flagged, lambda row: -row.probability),
         "closest": (
-            [row for row in originals if _distance(row.probability, threshold) <= CLOSE],
+            [row for row in originals if _is_close(row, threshold)],
             lambda row: _distance(row.probability, threshold),
         ),
         "disagree": (
@@ -52,6 +53,12 @@ def first_look(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]
         if picked:
             chosen[reason] = picked
     return chosen
+
+
+def _is_close(row: Score, threshold: float) -> bool:
+    if row.uncertain is not None:
+        return row.uncertain
+    return _distance(row.probability, threshold) <= CLOSE
 
 
 def _distance(probability: float, threshold: float) -> float:

@@ -23,23 +23,31 @@ from batch_scorer.process import quiet_import
 def export(run: Path, output: Path) -> int:
     """Convert the trained networks in RUN to ONNX files that describe and test themselves.
 
-    A file appears only after it gave the same answers as Keras on real films.
+    A file appears only after it gave the same answers as Keras on real films. Several networks are
+    compared with each other first, on the same films.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with quiet_import():
-            from exporter.publish import find_runs, publish
+            from batch_scorer.report.comparison import say_comparison
+            from exporter.compare import compare_models
+            from exporter.publish import find_runs, note_comparison, publish
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"Exporting needs the package {exc.name}, which is not installed.",
             'Install it with: pip install "cxr-batch[train]"',
         ) from exc
 
-    for folder in find_runs(run):
-        done = publish(folder, output)
+    folders = find_runs(run)
+    comparison = compare_models(folders)
+    for folder in folders:
+        done = publish(folder, output, comparison)
         click.echo(
             f"{done.path}  {done.size_bytes / 1e6:.1f} MB  sha256 {done.sha256[:12]}  "
             f"differs from Keras by at most {done.difference:.1e} on {done.films} films"
         )
+    note_comparison(output, comparison)
+    if comparison:
+        click.echo(say_comparison(comparison))
     return EXIT_OK

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf2onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from batch_scorer.card import CARD_KEY, write_card
+from batch_scorer.card import CARD_KEY, output_names, write_card
 from batch_scorer.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -27,42 +27,54 @@ OPSET = 18
 MIN_WEIGHTS_TO_HALVE = 256
 
 
-def convert(model: keras.Model, calibration: Calibration, size_px: int) -> onnx.ModelProto:
-    """Convert a network that gives logits into the graph of the model contract.
+def convert(model: keras.Model, card: ModelCard) -> onnx.ModelProto:
+    """Convert the network of a run folder into the graph of the model contract.
 
     Args:
-        model: Takes (N, size_px, size_px, 1) uint8, gives (N, 1) logits.
-        calibration: Becomes the last two operations before the sigmoid.
-        size_px: Side of the input.
+        model: Takes ``pixels`` (N, S, S, 1) uint8; gives ``logit``, ``viral`` and ``atypicality``
+            (N, 1), and ``evidence`` (N, h, w).
+        card: Its calibrations become the last operations before each sigmoid. An answer that it
+            does not describe is left out.
 
     Raises:
         ConversionError: An operation could not be mapped, or tf2onnx logged an error.
     """
-    signature = [tf.TensorSpec((None, size_px, size_px, 1), tf.uint8, name="pixels")]
+    signature = [tf.TensorSpec((None, card.size_px, card.size_px, 1), tf.uint8, name="pixels")]
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
-    def probability(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        logit = model(pixels, training=False)[:, 0]
-        return {"probability": tf.sigmoid(calibration.slope * logit + calibration.intercept)}
+    def answers(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = model(pixels, training=False)
+        outputs = {"probability": _calibrated(found["logit"], card.calibration)}
+        if card.evidence:
+            outputs["evidence"] = found["evidence"]
+        if card.typicality:
+            outputs["atypicality"] = found["atypicality"][:, 0]
+        if card.etiology:
+            outputs["viral"] = _calibrated(found["viral"], card.etiology.calibration)
+        return outputs
 
     heard = _Errors()
     logger = logging.getLogger("tf2onnx")
     logger.addHandler(heard)
     try:
         graph: onnx.ModelProto
-        graph, _ = tf2onnx.convert.from_function(
-            probability, input_signature=signature, opset=OPSET
-        )
+        graph, _ = tf2onnx.convert.from_function(answers, input_signature=signature, opset=OPSET)
     except (KeyError, ValueError, RuntimeError, TypeError) as exc:
         raise ConversionError(f"tf2onnx cannot convert {model.name}: {exc}.") from exc
     finally:
         logger.removeHandler(heard)
     if heard.messages:
         raise ConversionError(f"tf2onnx reported: {heard.messages[0]}")
-    names = [output.name for output in graph.graph.output]
-    if names != ["probability"]:
-        raise ConversionError(f"Expected one output named probability, found {names}.")
+    names = {output.name for output in graph.graph.output}
+    if names != output_names(card):
+        raise ConversionError(
+            f"Expected outputs named {sorted(output_names(card))}, found {sorted(names)}."
+        )
     return graph
+
+
+def _calibrated(logit: tf.Tensor, calibration: Calibration) -> tf.Tensor:
+    return tf.sigmoid(calibration.slope * logit[:, 0] + calibration.intercept)
 
 
 def halve_weights(graph: onnx.ModelProto) -> onnx.ModelProto:

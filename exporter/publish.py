@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
 import msgspec
@@ -21,7 +21,7 @@ from batch_scorer.card import (
     read_card,
     self_test_pixels,
 )
-from batch_scorer.classifier import MANIFEST
+from batch_scorer.classifier import MANIFEST, Manifest
 from batch_scorer.errors import ConversionError
 from exporter import convert
 from exporter.verify import MIN_FILMS, verify
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from batch_scorer.card import ModelCard
+    from batch_scorer.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,23 @@ def find_runs(run: Path) -> list[Path]:
     return found
 
 
-def publish(folder: Path, output: Path) -> Published:
+def publish(folder: Path, output: Path, comparison: Comparison | None = None) -> Published:
     """Convert, verify and rename into place; nothing half-made is ever visible.
 
+    Args:
+        folder: The model's run folder.
+        output: Where its file goes, beside the others and their manifest.
+        comparison: The model against the others that are exported with it; goes into its card.
+
     Raises:
-        ConversionError: The run folder or the conversion is not right; no file is left.
+        ConversionError: The run folder, the conversion or the manifest there is not right; no file
+            is left.
     """
+    manifest = _read_manifest(output / MANIFEST)
     card, model, pixels = _read_run(folder)
-    card = _with_self_test(card, model)
+    card = msgspec.structs.replace(_with_self_test(card, model), comparison=comparison)
     expected = _keras_probabilities(card, model, pixels)
-    graph = convert.convert(model, card.calibration, card.size_px)
+    graph = convert.convert(model, card)
     graph = convert.embed_card(convert.halve_weights(graph), card)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as hidden:
@@ -78,7 +86,7 @@ def publish(folder: Path, output: Path) -> Published:
         path = draft.replace(output / draft.name)
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
-    _note(output / MANIFEST, card, sha256, len(data))
+    _write_manifest(output / MANIFEST, _with_model(manifest, card, sha256, len(data)))
     return Published(path, sha256, len(data), len(pixels), difference)
 
 
@@ -118,16 +126,38 @@ def _with_self_test(card: ModelCard, model: keras.Model) -> ModelCard:
 def _keras_probabilities(
     card: ModelCard, model: keras.Model, pixels: NDArray[np.uint8]
 ) -> NDArray[np.float64]:
-    logits = np.asarray(model.predict(pixels, batch_size=32, verbose=0), dtype=np.float64)[:, 0]
+    found = model.predict(pixels, batch_size=32, verbose=0)["logit"]
+    logits = np.asarray(found, dtype=np.float64)[:, 0]
     return np.asarray(
         1 / (1 + np.exp(-(card.calibration.slope * logits + card.calibration.intercept)))
     )
 
 
-def _note(path: Path, card: ModelCard, sha256: str, size_bytes: int) -> None:
-    """Enter the model in its folder's manifest, best validation AUC first."""
-    models: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.is_file() else {}
-    models[card.name] = {
+def note_comparison(output: Path, comparison: Comparison | None) -> None:
+    """Enter the comparison of the models in their manifest, once all of them are in place.
+
+    A folder that holds other models too has no comparison of all its models.
+    """
+    manifest = _read_manifest(output / MANIFEST)
+    if comparison and comparison.names == set(manifest.models):
+        _write_manifest(output / MANIFEST, msgspec.structs.replace(manifest, comparison=comparison))
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not path.is_file():
+        return Manifest({})
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except msgspec.DecodeError as exc:
+        raise ConversionError(
+            f"{path} is no manifest of this release: {exc}.",
+            "Export into another folder, or remove it and export every model again.",
+        ) from exc
+
+
+def _with_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int) -> Manifest:
+    """Enter a model, best validation AUC first. A comparison with its predecessor is dropped."""
+    entry = {
         "sha256": sha256,
         "size_bytes": size_bytes,
         "commit": card.training.commit,
@@ -139,7 +169,12 @@ def _note(path: Path, card: ModelCard, sha256: str, size_bytes: int) -> None:
             for split, reference in card.references.items()
         },
     }
+    models = {**manifest.models, card.name: entry}
     ranked = sorted(models.items(), key=lambda item: -item[1]["metrics"]["validation"]["auc"])
+    return Manifest(dict(ranked))
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
     draft = path.with_name(f".{path.name}.partial")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(dict(ranked)), indent=2) + b"\n")
+    draft.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
     draft.replace(path)

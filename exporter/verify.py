@@ -45,7 +45,7 @@ def verify(path: Path, pixels: NDArray[np.uint8], expected: NDArray[np.float64])
     worst = 0.0
     for size in BATCH_SIZES:
         parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-        found = np.concatenate([classifier.predict(part) for part in parts])
+        found = np.concatenate([classifier.predict(part).probability for part in parts])
         worst = max(worst, float(np.abs(found - expected).max()))
         flips = int(((found >= threshold) != (expected >= threshold)).sum())
         if not worst <= MAX_DIFFERENCE or flips:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -26,10 +26,12 @@ def tiny_probability(pixels: np.ndarray, slope: float) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-slope * (mean / 255 - 0.5))))
 
 
-def make_tiny_card(name: str = "tiny", *, size_px: int = 32, slope: float = 8.0) -> ModelCard:
+def make_tiny_card(
+    name: str = "tiny", *, size_px: int = 32, slope: float = 8.0, **changes: Any
+) -> ModelCard:
     """A card of the factories with the tiny model's own threshold and self-test."""
     answers = tiny_probability(self_test_pixels(size_px), slope)
-    return msgspec.structs.replace(
+    card = msgspec.structs.replace(
         make_card("mlp", splits=("validation",)),
         name=name,
         title="Tiny model of the tests",
@@ -38,3 +40,4 @@ def make_tiny_card(name: str = "tiny", *, size_px: int = 32, slope: float = 8.0)
         calibration=Calibration("none", slope, 0.0, "nothing", 0.1, 0.1),
         self_test=SelfTest(SELF_TEST_RECIPE, answers.tolist(), 1e-3),
     )
+    return msgspec.structs.replace(card, **changes)

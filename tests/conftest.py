@@ -57,7 +57,13 @@ def make_film(brightness: int = 120, seed: int = 0, shape: tuple[int, int] = (96
     return encode(np.clip(brightness + noise, 0, 255).astype(np.uint8))
 
 
-def save_tiny_model(path: Path, name: str = "tiny", slope: float = 8.0, size_px: int = 32) -> Path:
+def save_tiny_model(
+    path: Path,
+    name: str = "tiny",
+    slope: float = 8.0,
+    size_px: int = 32,
+    **changes: object,
+) -> Path:
     """A real ONNX model with a card: probability = sigmoid(slope * (mean / 255 - 0.5))."""
     nodes = [
         helper.make_node("Cast", ["pixels"], ["x"], to=TensorProto.FLOAT),
@@ -81,7 +87,7 @@ def save_tiny_model(path: Path, name: str = "tiny", slope: float = 8.0, size_px:
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    card = make_tiny_card(name, size_px=size_px, slope=slope)
+    card = make_tiny_card(name, size_px=size_px, slope=slope, **changes)
     helper.set_model_props(model, {CARD_KEY: write_card(card)})
     onnx.save(model, path)
     return path

@@ -13,13 +13,16 @@ from batch_scorer import ledger, metrics
 from batch_scorer.card import (
     CARD_VERSION,
     CLASSES,
+    Band,
     Calibration,
+    ExternalSet,
     History,
     ModelCard,
     Reference,
     Threshold,
     Training,
 )
+from batch_scorer.comparison import Comparison, PairedDifference
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.records import BatchMetrics, ModelUsed, RunManifest, Score, patient_of
 from batch_scorer.triage import first_look
@@ -100,6 +103,40 @@ def make_card(
     return msgspec.structs.replace(card, **changes)
 
 
+def make_band(low: float = 0.3, high: float = 0.6) -> Band:
+    """A band around the threshold of ``make_card``."""
+    return Band(low, high, "few errors lie beyond it", "validation", metrics.proportion(66, 655))
+
+
+def make_external(flagged: int = 132, films: int = 600) -> ExternalSet:
+    """What a card says of normal films of another place."""
+    return ExternalSet(
+        "adults elsewhere",
+        films,
+        flagged,
+        metrics.proportion(flagged, films),
+        "No model was trained on them.",
+    )
+
+
+def make_comparison(**p_holm: float) -> Comparison:
+    """The pairs "first_second" with a corrected p each, the first one ahead by 0.03."""
+    return Comparison(
+        split="test",
+        films=624,
+        patients=427,
+        films_sha256="0" * 64,
+        method="paired bootstrap by patient",
+        pairs=[
+            PairedDifference(
+                *pair.split("_"), metric, metrics.Estimate(0.03, -0.01, 0.05, 624), p / 2, p
+            )
+            for pair, p in p_holm.items()
+            for metric in metrics.COMPARED
+        ],
+    )
+
+
 def make_training(best_epoch: int, epochs: int) -> Training:
     """How a model was made."""
     return Training(
@@ -156,6 +193,7 @@ def make_rows(
         for index, model in enumerate(models)
     ]
     rows = []
+    band = models[0].card.band
     for index, truth in enumerate(np.repeat([0, 1], [normal, pneumonia])):
         probabilities = tuple(float(scores[index]) for _, scores in answers)
         flags = [p >= m.threshold for p, m in zip(probabilities, models, strict=True)]
@@ -172,7 +210,9 @@ def make_rows(
                 label=label if labelled else "",
                 prediction=CLASSES[flags[0]],
                 probabilities=probabilities,
+                uncertain=band.holds(probabilities[0]) if band else None,
                 agreement=flags.count(flags[0]) / len(flags),
+                spread=max(probabilities) - min(probabilities) if len(models) > 1 else None,
                 width_px=1400,
                 height_px=1000,
                 patient=patient_of(name),
@@ -230,6 +270,7 @@ def make_manifest(
         rows_sha256="0" * 64,
         parquet_sha256="0" * 64,
         versions={"onnxruntime": "1.32.0"},
+        uncertain=sum(bool(row.uncertain) for row in rows) if models[0].card.band else None,
     )
     return msgspec.structs.replace(manifest, **changes)
 

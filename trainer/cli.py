@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,6 +14,23 @@ from batch_scorer.process import quiet_import
 
 NAMES = ("mlp", "cnn", "vgg16")
 log = logging.getLogger("cxr")
+
+
+def _split_names(
+    ctx: click.Context,  # noqa: ARG001 - click's signature
+    param: click.Parameter,  # noqa: ARG001
+    values: tuple[str, ...],
+) -> dict[str, Path]:
+    """NAME=FOLDER, as often as given, to a folder by name."""
+    folders = {}
+    for value in values:
+        name, equals, folder = value.partition("=")
+        if not (name.strip() and equals and folder):
+            raise click.BadParameter(f"expected NAME=FOLDER, found {value}")
+        if name in folders:
+            raise click.BadParameter(f"two folders are named {name}: give each its own name")
+        folders[name] = Path(folder)
+    return folders
 
 
 @click.command(
@@ -59,6 +77,14 @@ log = logging.getLogger("cxr")
     show_default=True,
     help="Evaluate on the official test films too. Use --no-test while choosing anything.",
 )
+@click.option(
+    "--normals",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    callback=_split_names,
+    help="Films from elsewhere, all known to be normal: how many are flagged goes into the card. "
+    "May be repeated.",
+)
 def train(
     data: Path,
     run: Path,
@@ -69,6 +95,7 @@ def train(
     backend: str,
     vgg16_weights: str,
     open_test: bool,
+    normals: dict[str, Path],
 ) -> int:
     """Fit, calibrate and evaluate networks on the labelled films in DATA.
 
@@ -81,8 +108,10 @@ def train(
         with quiet_import():
             from trainer.audit.facts import audit_data, shorten
             from trainer.dataset import read_dataset
-            from trainer.fit import RECIPES, FitConfig, fit
+            from trainer.external import read_normals
+            from trainer.fit import fit
             from trainer.models import IMAGENET_MD5, SIZE_PX, check_weights_file
+            from trainer.recipes import RECIPES, FitConfig
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"Training needs the package {exc.name}, which is not installed.",
@@ -94,7 +123,9 @@ def train(
     log.info("1 read      %s", data)
     dataset = read_dataset(data, SIZE_PX, seed)
     log.info("            %s", ", ".join(f"{name} {n:,}" for name, n in dataset.counts().items()))
+    elsewhere = {name: read_normals(folder, SIZE_PX, dataset) for name, folder in normals.items()}
     audit = shorten(audit_data(data, open_test=open_test))
+    dataset = replace(dataset, elsewhere=elsewhere, audit=audit)
     for name in NAMES if model == "all" else (model,):
         recipe = RECIPES[name]
         config = FitConfig(
@@ -105,7 +136,7 @@ def train(
             backend=backend,
             vgg16_weights=vgg16_weights if name == "vgg16" else "none",
         )
-        card = fit(config, dataset, run / name, audit=audit, open_test=open_test)
+        card = fit(config, dataset, run / name, open_test=open_test)
         _print_result(name, card)
     click.echo(f"Next: cxr export {run} -o MODELS")
     return EXIT_OK

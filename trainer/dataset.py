@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,7 @@ from batch_scorer.card import CLASSES
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import DatasetError, ImageError
 from batch_scorer.process import available_cores
-from batch_scorer.records import patient_of
+from batch_scorer.records import etiology_of, patient_of
 from trainer.layout import WHOLE, count_classes, label_of, read_layout
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from batch_scorer.data_audit import DataAudit
     from trainer.layout import Layout
 
 log = logging.getLogger("cxr")
@@ -67,6 +68,11 @@ class Films:
         return np.where(self.patients == "", self.keys, self.patients)
 
     @property
+    def etiology(self) -> NDArray[np.str_]:
+        """What caused each film's pneumonia, as the file name tells; empty where it does not."""
+        return np.array([etiology_of(key) for key in self.keys])
+
+    @property
     def pneumonia(self) -> int:
         """How many films are labelled pneumonia."""
         return int(self.labels.sum())
@@ -74,7 +80,11 @@ class Films:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training, validation and (where the folder has one) official test films."""
+    """Training, validation and (where the folder has one) official test films.
+
+    ``elsewhere`` holds normal films of other places by name, for evaluation alone; ``audit`` is
+    what is wrong with the films, for the card.
+    """
 
     name: str
     fingerprint: str
@@ -82,6 +92,8 @@ class Dataset:
     train: Films
     validation: Films
     test: Films | None
+    elsewhere: dict[str, Films] = field(default_factory=dict)
+    audit: DataAudit | None = None
 
     def counts(self) -> dict[str, int]:
         """Films by split and class."""
@@ -202,22 +214,8 @@ def _check_classes(root: Path, paths: list[Path]) -> None:
 
 
 def _read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, list[str]]:
-    """Decode every film; also the SHA-256 of each file's content."""
-    pixels = np.empty((len(paths), size_px, size_px, 1), dtype=np.uint8)
-
-    def read(index: int) -> str:
-        try:
-            data = paths[index].read_bytes()
-            pixels[index, :, :, 0] = decode_radiograph(data, size_px)
-        except (ImageError, OSError) as exc:
-            raise DatasetError(
-                f"{paths[index]} cannot be used for training: {exc}",
-                "Mend or remove the film; nothing is left out silently.",
-            ) from exc
-        return hashlib.sha256(data).hexdigest()
-
-    with ThreadPoolExecutor(available_cores()) as pool:
-        hashes = list(pool.map(read, range(len(paths))))
+    """Decode every labelled film; also the SHA-256 of each file's content."""
+    pixels, hashes = decode_films(paths, size_px)
     keys = [path.relative_to(root).as_posix() for path in paths]
     return (
         Films(
@@ -228,6 +226,32 @@ def _read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, lis
         ),
         hashes,
     )
+
+
+def decode_films(paths: list[Path], size_px: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """Decode every film.
+
+    Returns:
+        Pixels, shape (N, size_px, size_px, 1), and the SHA-256 of each file's content.
+
+    Raises:
+        DatasetError: A file cannot be read or is no film.
+    """
+    pixels = np.empty((len(paths), size_px, size_px, 1), dtype=np.uint8)
+
+    def read(index: int) -> str:
+        try:
+            data = paths[index].read_bytes()
+            pixels[index, :, :, 0] = decode_radiograph(data, size_px)
+        except (ImageError, OSError) as exc:
+            raise DatasetError(
+                f"{paths[index]} cannot be used: {exc}",
+                "Mend or remove the film; nothing is left out silently.",
+            ) from exc
+        return hashlib.sha256(data).hexdigest()
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        return pixels, list(pool.map(read, range(len(paths))))
 
 
 def _split_by_patient(

@@ -1,8 +1,9 @@
 """What a trained network is worth: calibration and threshold on validation, then references.
 
 The order matters and is fixed: (1) logits of the validation films, (2) calibration fitted on them,
-(3) the operating threshold chosen on them, (4) reference metrics of validation and, only when
-asked for, of the test films, which change nothing.
+(3) the operating threshold and the band around it chosen on them, (4) reference metrics of
+validation and, only when asked for, of the test films and of films from elsewhere, which change
+nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from batch_scorer import metrics
-from batch_scorer.card import Calibration, Reference, Threshold
+from batch_scorer.card import (
+    Band,
+    Calibration,
+    Etiology,
+    ExternalSet,
+    Reference,
+    Threshold,
+    Typicality,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
     from trainer.dataset import Films
 
 TARGET_SENSITIVITY = 0.95
+TYPICAL = 0.98
+SURE = 0.99
 PREDICT_BATCH = 32
 
 
@@ -35,13 +46,25 @@ class Judgement:
     probabilities: NDArray[np.float64]
 
 
-def predict_logits(model: keras.Model, films: Films) -> NDArray[np.float64]:
-    """Logits of every film, shape (N,)."""
-    logits = model.predict(films.pixels, batch_size=PREDICT_BATCH, verbose=0)
-    return np.asarray(logits, dtype=np.float64).ravel()
+@dataclass(frozen=True)
+class Answers:
+    """What the network of a run folder says of one set of films, (N,) each; both are logits."""
+
+    logits: NDArray[np.float64]
+    viral: NDArray[np.float64]
+    atypicality: NDArray[np.float64]
 
 
-def calibrate(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> Calibration:
+def ask(model: keras.Model, films: Films) -> Answers:
+    """Every answer of a network for every film."""
+    found = model.predict(films.pixels, batch_size=PREDICT_BATCH, verbose=0)
+    names = ("logit", "viral", "atypicality")
+    return Answers(*(np.asarray(found[name], dtype=np.float64)[:, 0] for name in names))
+
+
+def calibrate(
+    labels: NDArray[np.int64], logits: NDArray[np.float64], fitted_on: str = "validation"
+) -> Calibration:
     """Fit slope and intercept on validation logits (Platt 1999).
 
     Plain logistic regression with a weak penalty, so that a validation split that is separated
@@ -54,7 +77,7 @@ def calibrate(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> Calibra
         method="Platt scaling",
         slope=float(fitted.coef_[0, 0]),
         intercept=float(fitted.intercept_[0]),
-        fitted_on="validation",
+        fitted_on=fitted_on,
         brier_before=scores["brier"].value or 0.0,
         ece_before=scores["ece"].value or 0.0,
     )
@@ -77,6 +100,104 @@ def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float6
         rule=f"the highest threshold with a sensitivity of at least {TARGET_SENSITIVITY:.0%}",
         chosen_on="validation",
     )
+
+
+def choose_band(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64], threshold: float
+) -> Band:
+    """Where an answer is uncertain: between two thresholds that would make few errors.
+
+    Below the lower edge lies at most 1 % of the validation films with pneumonia, at or above the
+    upper edge at most 1 % of the normal ones. An edge that validation would allow on the other side
+    of the operating threshold is drawn to it: where the normal films are told apart so well that no
+    flagged one is doubtful, the band lies below the threshold alone, and holds the films with
+    pneumonia that the threshold gives up. Each edge stands on 1 % of a class, so on a few films
+    only: the band says where to look twice, and promises no error rate elsewhere.
+    """
+    low = metrics.threshold_at_sensitivity(labels, probabilities, SURE)
+    high = 1 - metrics.threshold_at_sensitivity(1 - labels, 1 - probabilities, SURE)
+    low, high = min(low, threshold), max(high, threshold)
+    inside = int(((probabilities >= low) & (probabilities < high)).sum())
+    return Band(
+        low=low,
+        high=high,
+        rule=f"below it lies at most {1 - SURE:.0%} of the films with pneumonia, above it at most "
+        f"{1 - SURE:.0%} of the normal ones, and the threshold lies in it",
+        chosen_on="validation",
+        share=metrics.proportion(inside, len(labels)),
+    )
+
+
+def refer_elsewhere(name: str, judged: Judgement, threshold: float) -> ExternalSet:
+    """How many normal films of another place are flagged."""
+    flagged = int((judged.probabilities >= threshold).sum())
+    films = len(judged.probabilities)
+    return ExternalSet(
+        name=name,
+        films=films,
+        flagged=flagged,
+        share=metrics.proportion(flagged, films),
+        note="No model was trained on them.",
+    )
+
+
+def refer_etiology(films: dict[str, Films], answers: dict[str, Answers]) -> Etiology | None:
+    """Calibrate the second question on validation, and say how good it is.
+
+    Args:
+        films: By split; one of them is "validation".
+        answers: What the network said of them.
+
+    Returns:
+        None where the file names of the validation films do not tell both causes.
+    """
+    known = {split: part.etiology != "" for split, part in films.items()}
+    truth = {split: (films[split].etiology[known[split]] == "viral").astype(int) for split in films}
+    if len(np.unique(truth["validation"])) < 2:  # noqa: PLR2004 - both causes
+        return None
+    logits = {split: answers[split].viral[known[split]] for split in films}
+    calibration = calibrate(truth["validation"], logits["validation"])
+    return Etiology(
+        classes=("bacterial", "viral"),
+        calibration=calibration,
+        references={
+            split: metrics.evaluate(
+                truth[split],
+                apply_calibration(calibration, logits[split]),
+                0.5,
+                films[split].groups[known[split]].tolist(),
+            )
+            for split in films
+            if len(truth[split])
+        },
+    )
+
+
+def choose_typicality(
+    training: NDArray[np.float64], others: dict[str, NDArray[np.float64]]
+) -> Typicality:
+    """Limits of atypicality, from the training films, and what they do to other films.
+
+    Args:
+        training: Atypicality of the training films, (N,).
+        others: That of other sets by name.
+    """
+    flag_above = float(np.quantile(training, TYPICAL))
+    sets = {"training": training, **others}
+    return Typicality(
+        method="distance to the training films in principal components of a small version without "
+        "its own brightness and contrast, and the same against the film upside down",
+        flag_above=flag_above,
+        reject_above=1.0,  # where trainer.typicality puts the edge of the training films
+        chosen_on="training",
+        quantiles=np.quantile(training, np.linspace(0, 1, 101)).round(5).tolist(),
+        flagged={name: _share(values > flag_above) for name, values in sets.items()},
+        rejected={name: _share(values > 1.0) for name, values in sets.items()},
+    )
+
+
+def _share(held: NDArray[np.bool_]) -> metrics.Estimate:
+    return metrics.proportion(int(held.sum()), len(held))
 
 
 def refer(split: str, judged: Judgement, threshold: float) -> Reference:

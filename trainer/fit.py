@@ -7,13 +7,11 @@ Backend-agnostic Keras 3: arrays go in, no backend's own data pipeline is used.
 from __future__ import annotations
 
 import logging
-import platform
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,109 +19,34 @@ import keras
 import msgspec
 import numpy as np
 
-from batch_scorer import __version__
-from batch_scorer.card import CARD_VERSION, CLASSES, Calibration, History, ModelCard, Training
-from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import DatasetError
-from trainer import evaluate, run_folder
-from trainer.models import BUILDERS, SIZE_PX, load_vgg16_convolutions, read_both_ways
+from trainer import run_folder
+from trainer.answers import answer
+from trainer.describe import describe
+from trainer.models import BUILDERS, load_vgg16_convolutions
+from trainer.recipes import RECIPES
+from trainer.typicality import fit_typical
 
 if TYPE_CHECKING:
-    from batch_scorer.data_audit import DataAudit
+    from batch_scorer.card import ModelCard
     from trainer.dataset import Dataset, Films
+    from trainer.recipes import FitConfig
 
 log = logging.getLogger("cxr")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one network is trained unless told otherwise.
-
-    With ``both_ways`` the finished network judges every film as it is and mirrored.
-    """
-
-    title: str
-    summary: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    policy: str
-    both_ways: bool = False
-
-
-RECIPES = {
-    "mlp": Recipe(
-        "Multilayer perceptron",
-        "Four dense layers (32, 32, 64, 128) on the film at 64 by 64.",
-        epochs=40,
-        batch_size=64,
-        learning_rate=1e-3,
-        policy="float32",
-    ),
-    "cnn": Recipe(
-        "Convolutional network",
-        "Five convolutions with batch normalisation on the film at 160 by 160, read as it is "
-        "and mirrored.",
-        epochs=12,
-        batch_size=32,
-        learning_rate=1e-3,
-        policy="float32",
-        both_ways=True,  # on validation: log loss 0.0801 alone, 0.0775 both ways; MLP: worse
-    ),
-    "vgg16": Recipe(
-        "VGG16",
-        "The thirteen convolutions of VGG16 with a pooled head on the film at 96 by 96.",
-        epochs=8,
-        batch_size=32,
-        learning_rate=2e-4,
-        policy="mixed_bfloat16",
-    ),
-}
 LABEL_SMOOTHING = 0.05
+VIRAL_SHARE = 0.3
+"""Of the loss: how much the second question, bacterial or viral, counts beside the first."""
 WEIGHT_DECAY = 1e-4
 WARMUP_EPOCHS = 1
-IMBALANCE = (
-    "Each class weighs the same in the loss: a film counts by the inverse share of its class in "
-    "the training part. Calibration on validation then restores honest probabilities."
-)
 
 
-@dataclass(frozen=True)
-class FitConfig:
-    """One training, whole. Repeated on one machine without interruption it gives the same run."""
-
-    model: str
-    epochs: int
-    batch_size: int
-    seed: int
-    backend: str
-    vgg16_weights: str
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether VGG16 starts from published weights."""
-        return self.vgg16_weights != "none"
-
-    @property
-    def command(self) -> str:
-        """The command line that repeats this training."""
-        weights = f" --vgg16-weights {self.vgg16_weights}" if self.model == "vgg16" else ""
-        return (
-            f"cxr train DATA -o RUN --model {self.model} --epochs {self.epochs} "
-            f"--batch-size {self.batch_size} --seed {self.seed} --backend {self.backend}{weights}"
-        )
-
-
-def fit(
-    config: FitConfig, dataset: Dataset, folder: Path, *, audit: DataAudit, open_test: bool
-) -> ModelCard:
+def fit(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -> ModelCard:
     """Train one network, or go on where an interrupted run was, and write its run folder.
 
     Args:
         config: What to train.
         dataset: From ``read_dataset`` with ``SIZE_PX``.
         folder: Made where needed. A finished training there is evaluated again, not repeated.
-        audit: What is wrong with the data, for the card.
         open_test: Also evaluate the official test films.
 
     Raises:
@@ -132,7 +55,7 @@ def fit(
     _claim(folder, config, dataset)
     if not (folder / run_folder.MODEL_FILE).is_file():
         _train(config, dataset, folder)
-    card = _evaluate(config, dataset, folder, audit=audit, open_test=open_test)
+    card = describe(config, dataset, folder, open_test=open_test)
     shutil.rmtree(folder / run_folder.RESUME_FOLDER, ignore_errors=True)
     return card
 
@@ -191,21 +114,42 @@ def _train(config: FitConfig, dataset: Dataset, folder: Path) -> None:
     log.info("2 train     %s: %d epochs%s", config.model, config.epochs, where)
     model.fit(
         dataset.train.pixels,
-        dataset.train.labels,
+        _truth(dataset.train),
+        sample_weight=_weights(dataset.train),
         batch_size=config.batch_size,
         epochs=config.epochs,
-        validation_data=(dataset.validation.pixels, dataset.validation.labels),
-        class_weight=_class_weights(dataset.train.labels),
+        validation_data=(
+            dataset.validation.pixels,
+            _truth(dataset.validation),
+            _weights(dataset.validation),
+        ),
         callbacks=_callbacks(folder, config),
         verbose=1 if sys.stdout.isatty() else 2,
     )
     model.load_weights(run_folder.best_weights(folder))
-    _finish(model, config, folder)
+    _finish(model, config, dataset.train, folder)
 
 
-def _build(config: FitConfig, policy: str) -> keras.Model:
+def _build(config: FitConfig, policy: str, *, augment: bool = True) -> keras.Model:
     keras.config.set_dtype_policy(policy)
-    return BUILDERS[config.model](config.seed, pretrained=config.pretrained)
+    return BUILDERS[config.model](config.seed, pretrained=config.pretrained, augment=augment)
+
+
+def _truth(films: Films) -> dict[str, np.ndarray]:
+    """The right answers to both questions, (N, 1) each."""
+    return {
+        "pneumonia": films.labels[:, None].astype(np.float32),
+        "viral": (films.etiology == "viral")[:, None].astype(np.float32),
+    }
+
+
+def _weights(films: Films) -> dict[str, np.ndarray]:
+    """How much each film counts for each question, (N,) each; the second only where it is known."""
+    share = np.bincount(films.labels, minlength=2) / len(films)
+    return {
+        "pneumonia": (0.5 / share)[films.labels].astype(np.float32),
+        "viral": (films.etiology != "").astype(np.float32),
+    }
 
 
 def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
@@ -217,13 +161,28 @@ def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
         warmup_steps=WARMUP_EPOCHS * steps,
         decay_steps=max(1, (config.epochs - WARMUP_EPOCHS) * steps),
     )
+    averaging = RECIPES[config.model].averaging
     model.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY, clipnorm=1.0),
-        keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING),
-        metrics=[
-            keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0),
-            keras.metrics.AUC(num_thresholds=2000, name="auc", from_logits=True),
-        ],
+        keras.optimizers.AdamW(
+            schedule,
+            weight_decay=WEIGHT_DECAY,
+            clipnorm=1.0,
+            use_ema=averaging is not None,
+            ema_momentum=averaging or 0.0,
+        ),
+        {
+            "pneumonia": keras.losses.BinaryCrossentropy(
+                from_logits=True, label_smoothing=LABEL_SMOOTHING
+            ),
+            "viral": keras.losses.BinaryCrossentropy(from_logits=True),
+        },
+        loss_weights={"pneumonia": 1.0, "viral": VIRAL_SHARE},
+        metrics={
+            "pneumonia": [
+                keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0),
+                keras.metrics.AUC(num_thresholds=2000, name="auc", from_logits=True),
+            ]
+        },
         # On a CPU, TensorFlow's own kernels are faster than XLA's; the others choose well.
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
@@ -238,12 +197,12 @@ def _callbacks(folder: Path, config: FitConfig) -> list[keras.callbacks.Callback
     The state that a resumed run starts from is written last, so that a kill in between repeats an
     epoch and loses none. Each best epoch has a file of its own: a torn one is never the best.
     """
-    past = run_folder.read_history(folder).get("val_auc", [])
+    past = run_folder.read_history(folder).get(run_folder.WATCHED, [])
     return [
         keras.callbacks.CSVLogger(str(folder / run_folder.HISTORY_FILE), append=bool(past)),
         keras.callbacks.ModelCheckpoint(
             str(folder / run_folder.RESUME_FOLDER / run_folder.BEST_WEIGHTS),
-            monitor="val_auc",
+            monitor=run_folder.WATCHED,
             mode="max",
             save_best_only=True,
             save_weights_only=True,
@@ -253,7 +212,9 @@ def _callbacks(folder: Path, config: FitConfig) -> list[keras.callbacks.Callback
         keras.callbacks.BackupAndRestore(
             str(folder / run_folder.STATE_FOLDER), double_checkpoint=True, delete_checkpoint=False
         ),
-        keras.callbacks.EarlyStopping("val_auc", mode="max", patience=max(5, config.epochs // 3)),
+        keras.callbacks.EarlyStopping(
+            run_folder.WATCHED, mode="max", patience=max(5, config.epochs // 3)
+        ),
     ]
 
 
@@ -272,112 +233,20 @@ class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
         self._since = now
 
 
-def _class_weights(labels: np.ndarray) -> dict[int, float]:
-    return {label: len(labels) / (2 * int((labels == label).sum())) for label in (0, 1)}
-
-
-def _finish(model: keras.Model, config: FitConfig, folder: Path) -> None:
-    """Save a float32 network whose convolution and dense weights are exact in half precision.
+def _finish(model: keras.Model, config: FitConfig, train: Films, folder: Path) -> None:
+    """Save a float32 network that answers everything, its large weights exact in half precision.
 
     Rounding happens here, before anything is measured, so that the exporter can store the weights
     in half the bytes without changing any answer.
     """
-    final = _build(config, "float32")
+    final = _build(config, "float32", augment=False)
     final.set_weights(model.get_weights())
     for layer in final.layers:
         if layer.trainable and isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             layer.set_weights(
                 [w.astype(np.float16).astype(np.float32) for w in layer.get_weights()]
             )
-    if RECIPES[config.model].both_ways:
-        final = read_both_ways(final)
+    whole = answer(final, fit_typical(train.pixels), both_ways=RECIPES[config.model].both_ways)
     partial = folder / f"partial.{run_folder.MODEL_FILE}"
-    final.save(partial)
+    whole.save(partial)
     partial.replace(folder / run_folder.MODEL_FILE)
-
-
-def _evaluate(
-    config: FitConfig, dataset: Dataset, folder: Path, *, audit: DataAudit, open_test: bool
-) -> ModelCard:
-    log.info("3 evaluate  %s", config.model)
-    keras.config.set_dtype_policy("float32")
-    model = keras.models.load_model(folder / run_folder.MODEL_FILE, compile=False)
-    validation = dataset.validation
-    logits = evaluate.predict_logits(model, validation)
-    calibration = evaluate.calibrate(validation.labels, logits)
-    judged = {"validation": _judge(calibration, validation, logits)}
-    threshold = evaluate.choose_threshold(validation.labels, judged["validation"].probabilities)
-    if open_test and dataset.test is not None:
-        test_logits = evaluate.predict_logits(model, dataset.test)
-        judged["test"] = _judge(calibration, dataset.test, test_logits)
-    card = ModelCard(
-        card_version=CARD_VERSION,
-        name=config.model,
-        title=RECIPES[config.model].title,
-        summary=RECIPES[config.model].summary,
-        decode_version=DECODE_VERSION,
-        classes=CLASSES,
-        size_px=SIZE_PX,
-        threshold=threshold,
-        calibration=calibration,
-        references={
-            split: evaluate.refer(split, part, threshold.value) for split, part in judged.items()
-        },
-        history=_history(folder),
-        training=_training(config, dataset, folder, model.count_params()),
-        versions=_versions(),
-        audit=audit,
-    )
-    log.info("4 write     %s", folder)
-    run_folder.write_parity_films(folder, judged["validation"], dataset.train)
-    run_folder.write_predictions(folder, judged)
-    run_folder.draw_figures(folder, card)
-    run_folder.write_run_card(folder, card)
-    return card
-
-
-def _judge(calibration: Calibration, films: Films, logits: np.ndarray) -> evaluate.Judgement:
-    return evaluate.Judgement(films, logits, evaluate.apply_calibration(calibration, logits))
-
-
-def _history(folder: Path) -> History:
-    columns = run_folder.read_history(folder)
-    return History(
-        **{name: columns[name] for name in ("loss", "val_loss", "accuracy", "val_accuracy")}
-    )
-
-
-def _training(config: FitConfig, dataset: Dataset, folder: Path, parameters: int) -> Training:
-    val_auc = run_folder.read_history(folder)["val_auc"]
-    brightness = dataset.train.pixels.mean(axis=(1, 2, 3))
-    contrast = dataset.train.pixels.std(axis=(1, 2, 3))
-    return Training(
-        data=dataset.name,
-        data_fingerprint=dataset.fingerprint,
-        films=dataset.counts(),
-        split_policy=dataset.split_policy,
-        seed=config.seed,
-        epochs=len(val_auc),
-        best_epoch=int(np.argmax(val_auc)) + 1,
-        minutes=round(run_folder.read_seconds(folder) / 60, 1),
-        parameters=parameters,
-        backend=config.backend,
-        command=config.command,
-        commit=run_folder.read_config(folder)["commit"],
-        imbalance=IMBALANCE,
-        initial_weights="ImageNet" if config.vgg16_weights != "none" else "He initialisation",
-        brightness_mean=float(brightness.mean()),
-        brightness_sd=float(brightness.std()),
-        contrast_mean=float(contrast.mean()),
-        contrast_sd=float(contrast.std()),
-    )
-
-
-def _versions() -> dict[str, str]:
-    backend = {"tensorflow": "tensorflow", "torch": "torch", "jax": "jax"}[keras.backend.backend()]
-    packages = ("keras", backend, "numpy", "pillow", "scikit-learn")
-    return {
-        "cxr-batch": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }

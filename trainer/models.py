@@ -1,8 +1,12 @@
 """The three networks, each spelled out straight down the page.
 
-Every network takes ``pixels`` uint8 (N, 224, 224, 1) and gives a ``logit`` (N, 1); calibration and
-the sigmoid are added on export. Shrinking, augmentation and normalisation are layers of the
-network, so that the scorer needs no code per model. Augmentation layers act in training only.
+Every network takes ``pixels`` uint8 (N, 224, 224, 1) and answers two questions, each with a logit
+(N, 1): ``pneumonia`` (or normal), and ``viral`` (or bacterial), which only films with pneumonia
+teach. Shrinking and normalisation are layers of the network, so that the scorer needs no code per
+model; augmentation is built in for training and left out of the network that is kept.
+
+Each network names the layer that its heads look at ``pooled`` (a mean over places, so that evidence
+for every place can be read off) or ``hidden`` (dense layers, where it has to be worked out).
 """
 
 from __future__ import annotations
@@ -13,81 +17,96 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 from PIL import Image
 
 from batch_scorer.decoding import FILTER
 from batch_scorer.errors import DatasetError
+from trainer.augmentation import RandomTone, RandomView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIZE_PX = 224
+LEAST_VARIANCE = 0.003
+"""Of 1: below it a place is flat, and its noise is not blown up."""
 # Published by Keras for vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 (MD5).
 IMAGENET_MD5 = "6d6bbae143d832006294945121d1f1fc"
 
 
-def build_mlp(seed: int, *, pretrained: bool = False) -> keras.Model:  # noqa: ARG001 - one signature
+def build_mlp(
+    seed: int,
+    *,
+    pretrained: bool = False,  # noqa: ARG001 - one signature
+    augment: bool = True,
+) -> keras.Model:
     """The seed's multilayer perceptron, 32-32-64-128, on a film of 64 by 64."""
-    pixels, x = _entrance(64, seed, shift=0.05, turn=0.015, zoom=0.1)
-    x = layers.Flatten()(x)
+    pixels, x = _entrance(64, seed if augment else None, turn=0.1, shift=0.05, zoom=0.1)
+    x = layers.Rescaling(2.0, offset=-1.0, dtype="float32")(x)
+    x = layers.Flatten(name="flat")(x)
     x = layers.Dropout(0.1, seed=seed)(x)
-    x = layers.Dense(32, activation="relu", kernel_initializer="he_normal")(x)
-    x = layers.Dense(32, activation="relu", kernel_initializer="he_normal")(x)
-    x = layers.Dense(64, activation="relu", kernel_initializer="he_normal")(x)
-    x = layers.Dense(128, activation="relu", kernel_initializer="he_normal")(x)
+    for number, units in enumerate((32, 32, 64, 128), start=1):
+        x = layers.Dense(
+            units, activation="relu", kernel_initializer="he_normal", name=f"hidden{number}"
+        )(x)
     x = layers.Dropout(0.3, seed=seed)(x)
-    return keras.Model(pixels, _logit(x), name="mlp")
+    return keras.Model(pixels, _heads(x), name="mlp")
 
 
-def build_cnn(seed: int, *, pretrained: bool = False) -> keras.Model:  # noqa: ARG001 - one signature
-    """A small convolutional network with batch normalisation, on a film of 160 by 160."""
-    pixels, x = _entrance(160, seed)
-    x = _convolution(x, 32, stride=2)
-    x = _convolution(x, 64)
+def build_cnn(
+    seed: int,
+    *,
+    pretrained: bool = False,  # noqa: ARG001 - one signature
+    augment: bool = True,
+) -> keras.Model:
+    """A small convolutional network with batch normalisation, on a film of 96 by 96."""
+    pixels, x = _entrance(96, seed if augment else None)
+    x = _three_views(x)
+    x = _convolution(x, 32, "conv1", stride=2)
+    x = _convolution(x, 64, "conv2")
     x = layers.MaxPooling2D()(x)
-    x = _convolution(x, 128)
+    x = _convolution(x, 128, "conv3")
     x = layers.MaxPooling2D()(x)
-    x = _convolution(x, 128)
-    x = layers.MaxPooling2D()(x)
-    x = _convolution(x, 256)
-    x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(0.3, seed=seed)(x)
-    return keras.Model(pixels, _logit(x), name="cnn")
+    x = _convolution(x, 128, "conv4")
+    x = _convolution(x, 256, "conv5")
+    return keras.Model(pixels, _heads(_pool(x, seed)), name="cnn")
 
 
-def build_vgg16(seed: int, *, pretrained: bool = False) -> keras.Model:
-    """VGG16 (Simonyan and Zisserman 2015) with a pooled classification head, on 96 by 96.
+def build_vgg16(seed: int, *, pretrained: bool = False, augment: bool = True) -> keras.Model:
+    """VGG16 (Simonyan and Zisserman 2015) with a pooled classification head, on 80 by 80.
 
     Args:
         seed: Of initial weights, augmentation and dropout.
         pretrained: Scale the input as the published weights expect it; they are loaded apart, by
-            ``load_vgg16_convolutions``.
+            ``load_vgg16_convolutions``. A network from scratch has batch normalisation after each
+            convolution, without which the thirteen of them hardly learn.
+        augment: Build for training.
     """
-    pixels, x = _entrance(96, seed)
-    x = layers.Concatenate()([x, x, x])
+    pixels, x = _entrance(80, seed if augment else None)
     if pretrained:  # ImageNet's range and channel means
-        x = layers.Rescaling(127.5, offset=[23.561, 10.721, 3.82])(x)
-    x = _same(x, 64, "block1_conv1")
-    x = _same(x, 64, "block1_conv2")
+        x = layers.Concatenate(dtype="float32")([x, x, x])
+        x = layers.Rescaling(255.0, offset=[-103.939, -116.779, -123.68], dtype="float32")(x)
+    else:
+        x = _three_views(x)
+    convolution = _same if pretrained else _convolution
+    x = convolution(x, 64, "block1_conv1")
+    x = convolution(x, 64, "block1_conv2")
     x = layers.MaxPooling2D(name="block1_pool")(x)
-    x = _same(x, 128, "block2_conv1")
-    x = _same(x, 128, "block2_conv2")
+    x = convolution(x, 128, "block2_conv1")
+    x = convolution(x, 128, "block2_conv2")
     x = layers.MaxPooling2D(name="block2_pool")(x)
-    x = _same(x, 256, "block3_conv1")
-    x = _same(x, 256, "block3_conv2")
-    x = _same(x, 256, "block3_conv3")
+    x = convolution(x, 256, "block3_conv1")
+    x = convolution(x, 256, "block3_conv2")
+    x = convolution(x, 256, "block3_conv3")
     x = layers.MaxPooling2D(name="block3_pool")(x)
-    x = _same(x, 512, "block4_conv1")
-    x = _same(x, 512, "block4_conv2")
-    x = _same(x, 512, "block4_conv3")
+    x = convolution(x, 512, "block4_conv1")
+    x = convolution(x, 512, "block4_conv2")
+    x = convolution(x, 512, "block4_conv3")
     x = layers.MaxPooling2D(name="block4_pool")(x)
-    x = _same(x, 512, "block5_conv1")
-    x = _same(x, 512, "block5_conv2")
-    x = _same(x, 512, "block5_conv3")
-    x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(0.3, seed=seed)(x)
-    return keras.Model(pixels, _logit(x), name="vgg16")
+    x = convolution(x, 512, "block5_conv1")
+    x = convolution(x, 512, "block5_conv2")
+    x = convolution(x, 512, "block5_conv3")
+    return keras.Model(pixels, _heads(_pool(x, seed)), name="vgg16")
 
 
 BUILDERS: dict[str, Callable[..., keras.Model]] = {
@@ -95,13 +114,6 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "cnn": build_cnn,
     "vgg16": build_vgg16,
 }
-
-
-def read_both_ways(network: keras.Model) -> keras.Model:
-    """A network that judges every film as it is and mirrored, and gives the mean of both logits."""
-    pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
-    logits = [network(pixels), network(keras.ops.flip(pixels, axis=2))]
-    return keras.Model(pixels, layers.Average(dtype="float32")(logits), name=network.name)
 
 
 def load_vgg16_convolutions(
@@ -147,29 +159,44 @@ def check_weights_file(path: Path, expected_md5: str) -> None:
 
 
 def _entrance(
-    size_px: int, seed: int, *, shift: float = 0.08, turn: float = 0.03, zoom: float = 0.15
+    size_px: int,
+    seed: int | None,
+    *,
+    turn: float = 0.2,
+    shift: float = 0.1,
+    zoom: float = 0.22,
 ) -> tuple[Any, Any]:
-    """Pixels in; shrunk, augmented (in training) and normalised to -1..1, out.
-
-    What a shift or turn uncovers is filled from the film's edge: black borders would tell the
-    network that it is in training, and on whole films every logit would come out too low.
-    """
+    """Pixels in; shrunk, and augmented where there is a seed, in 0..1, out."""
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 255, dtype="float32")(pixels)
-    x = _shrink(x, size_px)
-    for augment in (
-        layers.RandomFlip("horizontal", seed=seed, dtype="float32"),
-        layers.RandomRotation(turn, fill_mode="nearest", seed=seed + 1, dtype="float32"),
-        layers.RandomTranslation(shift, shift, fill_mode="nearest", seed=seed + 2, dtype="float32"),
-        layers.RandomZoom(zoom, zoom, fill_mode="nearest", seed=seed + 3, dtype="float32"),
-        layers.RandomBrightness(0.2, value_range=(0, 1), seed=seed + 4, dtype="float32"),
-        layers.RandomContrast(0.3, value_range=(0, 1), seed=seed + 5, dtype="float32"),
-    ):
-        x = augment(x)
-    return pixels, layers.Rescaling(2.0, offset=-1.0, dtype="float32")(x)
+    x = shrink(x, size_px)
+    if seed is not None:
+        x = RandomView(seed, turn=turn, shift=shift, zoom=zoom)(x)
+        x = RandomTone(seed + 1, gamma=0.5, contrast=0.4, brightness=0.2, blur=0.8, noise=0.04)(x)
+    return pixels, x
 
 
-def _shrink(x: Any, size_px: int) -> Any:
+def _three_views(x: Any) -> Any:
+    """The film as it is, and with its local brightness and contrast taken out on two scales.
+
+    What one machine makes brighter or flatter, another does not; the shapes stay.
+    """
+    side = x.shape[1]
+    views = [layers.Rescaling(2.0, offset=-1.0, dtype="float32")(x)]
+    for part in (4, 8):
+        distance = x - _mean_around(x, side // part | 1)
+        spread = ops.sqrt(_mean_around(distance * distance, side // part | 1) + LEAST_VARIANCE)
+        views.append(distance / spread)
+    return layers.Concatenate(dtype="float32")(views)
+
+
+def _mean_around(x: Any, window: int) -> Any:
+    """The mean of a square around each place: over columns, then over rows."""
+    x = ops.average_pool(x, (1, window), strides=1, padding="same")
+    return ops.average_pool(x, (window, 1), strides=1, padding="same")
+
+
+def shrink(x: Any, size_px: int, name: str = "shrink") -> Any:
     """Shrink square images with the decoder's own antialiased filter.
 
     Two fixed matrix products, so that every backend and ONNX compute the same. Shrinking the
@@ -180,7 +207,7 @@ def _shrink(x: Any, size_px: int) -> Any:
     x = layers.Reshape((SIZE_PX, SIZE_PX), dtype="float32")(x)
     for axis in ("columns", "rows"):
         product = layers.Dense(
-            size_px, use_bias=False, trainable=False, name=f"shrink_{axis}", dtype="float32"
+            size_px, use_bias=False, trainable=False, name=f"{name}_{axis}", dtype="float32"
         )
         x = product(x)
         product.set_weights([filter_weights])
@@ -188,11 +215,17 @@ def _shrink(x: Any, size_px: int) -> Any:
     return layers.Reshape((size_px, size_px, 1), dtype="float32")(x)
 
 
-def _convolution(x: Any, filters: int, stride: int = 1) -> Any:
+def _convolution(x: Any, filters: int, name: str, stride: int = 1) -> Any:
     x = layers.Conv2D(
-        filters, 3, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal"
+        filters,
+        3,
+        strides=stride,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=name,
     )(x)
-    x = layers.BatchNormalization(momentum=0.95)(x)
+    x = layers.BatchNormalization(momentum=0.95, name=f"{name}_norm")(x)
     return layers.ReLU()(x)
 
 
@@ -202,5 +235,13 @@ def _same(x: Any, filters: int, name: str) -> Any:
     )(x)
 
 
-def _logit(x: Any) -> Any:
-    return layers.Dense(1, dtype="float32", name="logit")(x)
+def _pool(x: Any, seed: int) -> Any:
+    x = layers.GlobalAveragePooling2D(name="pooled", dtype="float32")(x)
+    return layers.Dropout(0.3, seed=seed)(x)
+
+
+def _heads(x: Any) -> dict[str, Any]:
+    return {
+        question: layers.Dense(1, dtype="float32", name=question)(x)
+        for question in ("pneumonia", "viral")
+    }

@@ -1,7 +1,8 @@
 """The numbers of a run as the plain sentences of its report. Pure: nothing is read or written.
 
 What a reader sees is either in the templates or said by one module for each part of the report:
-``summary``, ``gallery``, ``performance``, ``listing``, ``method``; ``wording`` shows single values.
+``summary``, ``gallery``, ``performance``, ``elsewhere``, ``comparison``, ``listing``, ``method``;
+``wording`` shows single values.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batch_scorer.report.comparison import ComparisonFacts, describe_comparison
+from batch_scorer.report.elsewhere import describe_elsewhere
 from batch_scorer.report.gallery import Part, describe_gallery, explain_empty_gallery
 from batch_scorer.report.listing import Gaps, Listing, describe_gaps, describe_listing
 from batch_scorer.report.method import Method, describe_method
@@ -42,6 +45,8 @@ class ReportFacts:
     no_gallery: str
     columns: tuple[str, ...]
     reference: Performance
+    elsewhere: tuple[str, ...]
+    comparison: ComparisonFacts | None
     batch: Performance | None
     no_batch: str
     training: TrainingFacts
@@ -67,6 +72,8 @@ def build_facts(manifest: RunManifest, rows: Sequence[Score]) -> ReportFacts:
         no_gallery=explain_empty_gallery(manifest),
         columns=tuple(COLUMNS.values()),
         reference=describe_reference(manifest),
+        elsewhere=describe_elsewhere([model.card for model in manifest.models]),
+        comparison=describe_comparison(manifest),
         batch=describe_batch(manifest),
         no_batch=explain_missing_batch(manifest),
         training=describe_training([model.card for model in manifest.models]),

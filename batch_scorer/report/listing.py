@@ -152,6 +152,12 @@ def _about_listing(manifest: RunManifest) -> str:
         f"{show_name(manifest.models[0].card.title, 60)}. Numbers are rounded for print; "
         "predictions.csv has them in full."
     )
+    band = manifest.models[0].card.band
+    if band:
+        text += (
+            f" From {show_threshold(band.low)} up to {show_threshold(band.high)} its answer is "
+            "uncertain."
+        )
     if len(manifest.models) > 1:
         own = join_words(
             [f"{show_name(m.name, 24)} {show_threshold(m.threshold)}" for m in manifest.models[1:]]
@@ -164,6 +170,8 @@ def _prediction(row: Score, manifest: RunManifest) -> Prediction:
     scored = row.status == "scored"
     flagged = row.prediction == CLASSES[1]
     answer = ("Flagged" if flagged else "Clear") if scored else "Not scored"
+    if row.uncertain:
+        answer += ", uncertain"
     if row.duplicate_of:
         answer += ", copy"
     probabilities = tuple(

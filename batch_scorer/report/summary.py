@@ -48,6 +48,7 @@ class Summary:
     scored_what: str
     scored_when: str
     scored_by: str
+    uncertain: str
     trust: tuple[str, ...]
     never: str
     next_about: str
@@ -64,6 +65,7 @@ def describe_summary(manifest: RunManifest) -> Summary:
         scored_what=_scored_what(manifest),
         scored_when=_scored_when(manifest),
         scored_by=_scored_by(manifest),
+        uncertain=_uncertain(manifest),
         trust=_trust(manifest),
         never=_never(primary.card),
         next_about=DEMONSTRATION if manifest.synthetic else "",
@@ -126,6 +128,18 @@ def _scored_by(manifest: RunManifest) -> str:
         names = join_words([show_name(model.card.title, 30) for model in others])
         text += f" {names} {'gives' if len(others) == 1 else 'give'} a second opinion."
     return text
+
+
+def _uncertain(manifest: RunManifest) -> str:
+    """How many answers are uncertain; empty where the model's card does not say which are."""
+    band = manifest.models[0].card.band
+    if band is None or manifest.uncertain is None:
+        return ""
+    return (
+        f"{manifest.uncertain:,} of {count(manifest.scored, 'scored film')}, flagged or not: the "
+        f"probability lies between {show_threshold(band.low)} and {show_threshold(band.high)}, "
+        "around the threshold. Read these as if the model had said nothing."
+    )
 
 
 def _trust(manifest: RunManifest) -> tuple[str, ...]:

@@ -13,8 +13,13 @@ from hypothesis import strategies as st
 from batch_scorer.card import ModelCard, Threshold, read_card, self_test_pixels, write_card
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
 from tests.cards import make_tiny_card
+from tests.factories import make_band, make_comparison, make_external
 
-CARD = make_tiny_card()
+CARD = make_tiny_card(
+    band=make_band(),
+    external=[make_external()],
+    comparison=make_comparison(tiny_other=0.01),
+)
 
 
 @given(st.text(), st.floats(0, 1), st.integers(0, 2**31), st.floats(-50, 50))
@@ -56,6 +61,19 @@ def _changed(**changes: object) -> str:
 def test_a_card_that_is_not_right_is_refused(text, error, message):
     with pytest.raises(error, match=message):
         read_card(text, "m.onnx")
+
+
+def test_a_card_of_before_the_band_is_still_read():
+    older = json.loads(write_card(CARD))
+    for name in ("band", "external", "comparison"):
+        del older[name]
+    card = read_card(json.dumps(older), "a file")
+    assert (card.band, card.external, card.comparison) == (None, [], None)
+
+
+def test_a_band_holds_its_lower_edge_and_not_its_upper_one():
+    band = make_band(0.3, 0.6)
+    assert [band.holds(p) for p in (0.29, 0.3, 0.45, 0.6)] == [False, True, True, False]
 
 
 def test_the_test_films_are_quoted_where_they_were_opened():

@@ -10,7 +10,13 @@ from onnx import helper
 
 from batch_scorer import classifier as module
 from batch_scorer.card import CARD_KEY, write_card
-from batch_scorer.classifier import Classifier, bundled_manifest, bundled_names, find_model
+from batch_scorer.classifier import (
+    Classifier,
+    Manifest,
+    bundled_manifest,
+    bundled_names,
+    find_model,
+)
 from batch_scorer.errors import (
     CardMissing,
     CardVersionUnsupported,
@@ -33,7 +39,7 @@ def _rewritten(tiny_model, path, card):
 
 def test_it_predicts_one_probability_a_film(tiny_model):
     pixels = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 1), np.uint8)
-    found = Classifier.load(tiny_model).predict(pixels)
+    found = Classifier.load(tiny_model).predict(pixels).probability
     assert found.shape == (5,)
     assert found == pytest.approx(tiny_probability(pixels, 8.0), abs=1e-5)
 
@@ -75,7 +81,7 @@ def test_an_unknown_model_names_the_known_ones():
 def test_every_bundled_model_is_whole_and_passes_its_self_test(name):
     classifier = Classifier.load(name)
     assert classifier.self_test() <= 1e-3
-    assert classifier.sha256 == bundled_manifest()[name]["sha256"]
+    assert classifier.sha256 == bundled_manifest().models[name]["sha256"]
     assert classifier.card.name == name
 
 
@@ -87,9 +93,23 @@ def test_the_bundled_models_meet_their_first_figures():
         assert values["auc"].value >= auc
 
 
+def test_the_bundled_models_were_compared_on_the_films_of_their_cards():
+    comparison = bundled_manifest().comparison
+    assert comparison.names == set(bundled_names())
+    references = {name: Classifier.load(name).card.references for name in bundled_names()}
+    for pair in comparison.pairs:
+        first, second = (references[name][comparison.split] for name in (pair.first, pair.second))
+        assert comparison.films == first.films == second.films == pair.difference.n
+        expected = first.metrics[pair.metric].value - second.metrics[pair.metric].value
+        assert pair.difference.value == pytest.approx(expected, abs=1e-4)
+        assert pair.difference.low < pair.difference.value < pair.difference.high
+        assert pair.p <= pair.p_holm <= 1
+
+
 def test_a_damaged_bundled_model_is_refused(monkeypatch):
     name = bundled_names()[0]
-    manifest = {**bundled_manifest(), name: {**bundled_manifest()[name], "sha256": "0" * 64}}
+    models = bundled_manifest().models
+    manifest = Manifest({**models, name: {**models[name], "sha256": "0" * 64}})
     monkeypatch.setattr(module, "bundled_manifest", lambda: manifest)
     with pytest.raises(ModelFileError, match="is damaged: expected sha256 000000000000"):
         Classifier.load(name)

@@ -181,8 +181,9 @@ def test_the_examples_are_judged_sensibly(cxr, tmp_path):
 def test_models_and_doctor_say_what_is_there(cxr):
     listed = cxr("models").stdout
     assert all(name in listed for name in ("mlp", "cnn", "vgg16"))
+    assert "cnn and vgg16 are both better than mlp." in listed
     shown = cxr("models", "show", "cnn", "--debug").stdout
-    assert "of 100 films with pneumonia it flags" in shown
+    assert "of 100 films with" in shown
     assert "not a medical device" in shown
     tested = cxr("models", "test")
     assert tested.returncode == 0

@@ -98,6 +98,80 @@ def test_the_threshold_keeps_the_sensitivity_and_flags_no_more_than_it_must():
         metrics.threshold_at_sensitivity([0, 0], [0.1, 0.2], 0.9)
 
 
+OTHER = np.round(np.clip(0.15 * TRUTH + RNG.random(300) * 0.85, 0, 1), 2)
+
+
+def _delong_sd(truth, first, second):
+    """The standard deviation of the AUC difference by DeLong et al. 1988, films independent."""
+    parts = []
+    for scores in (first, second):
+        ill, well = scores[truth == 1][:, None], scores[truth == 0][None, :]
+        wins = (ill > well) + (ill == well) / 2
+        parts.append((wins.mean(axis=1), wins.mean(axis=0)))
+    ill, well = (parts[0][k] - parts[1][k] for k in (0, 1))
+    return np.sqrt(ill.var(ddof=1) / len(ill) + well.var(ddof=1) / len(well))
+
+
+def test_a_paired_difference_agrees_with_scikit_learn_and_its_interval_with_delong():
+    found = metrics.compare(TRUTH, (SCORES, 0.5), (OTHER, 0.6))
+    auc, p = found["auc"]
+    assert auc.value == pytest.approx(
+        reference.roc_auc_score(TRUTH, SCORES) - reference.roc_auc_score(TRUTH, OTHER)
+    )
+    assert auc.high - auc.low == pytest.approx(2 * 1.96 * _delong_sd(TRUTH, SCORES, OTHER), rel=0.1)
+    assert auc.low > 0
+    assert p < 0.001
+    accuracy, _ = found["accuracy"]
+    assert accuracy.value == pytest.approx(
+        (FLAGS == TRUTH).mean() - ((OTHER >= 0.6) == TRUTH).mean()
+    )
+    assert accuracy.n == 300
+
+
+def test_a_difference_the_other_way_round_is_the_same_with_the_other_sign():
+    one = metrics.compare(TRUTH, (SCORES, 0.5), (OTHER, 0.6), resamples=500)
+    two = metrics.compare(TRUTH, (OTHER, 0.6), (SCORES, 0.5), resamples=500)
+    for name in metrics.COMPARED:
+        assert one[name][0].low == pytest.approx(-two[name][0].high)
+        assert one[name][1] == pytest.approx(two[name][1])
+
+
+def test_a_model_does_not_differ_from_itself():
+    for estimate, p in metrics.compare(TRUTH, (SCORES, 0.5), (SCORES, 0.5)).values():
+        assert (estimate.value, estimate.low, estimate.high, p) == (0, 0, 0, 1)
+
+
+def test_pairing_narrows_the_interval_of_like_models_and_patients_widen_it():
+    alike = np.clip(SCORES + RNG.normal(0, 0.02, 300), 0, 1)
+    paired = metrics.compare(TRUTH, (SCORES, 0.5), (alike, 0.5))["auc"][0]
+    alone = metrics.evaluate(TRUTH, SCORES, 0.5)["auc"]
+    assert paired.high - paired.low < 0.5 * (alone.high - alone.low)
+    copied = [np.repeat(values, 4) for values in (TRUTH, SCORES, alike)]
+    arguments = (copied[0], (copied[1], 0.5), (copied[2], 0.5))
+    naive = metrics.compare(*arguments)["auc"][0]
+    patients = np.repeat([f"p{i}" for i in range(300)], 4).tolist()
+    by_patient = metrics.compare(*arguments, patients)["auc"][0]
+    assert naive.high - naive.low < 0.7 * (by_patient.high - by_patient.low)
+
+
+def test_models_that_do_not_differ_are_seldom_called_different():
+    rng = np.random.default_rng(7)
+    calls = 0
+    for _ in range(200):
+        truth = (rng.random(120) < 0.5).astype(int)
+        shared = truth + rng.normal(0, 0.8, 120)
+        one, two = (1 / (1 + np.exp(-shared - rng.normal(0, 0.6, 120))) for _ in range(2))
+        p = metrics.compare(truth, (one, 0.5), (two, 0.5), resamples=300)["auc"][1]
+        calls += p < 0.05
+    assert 2 <= calls <= 22  # 5 % of 200 is 10
+
+
+def test_with_one_class_only_the_accuracy_can_be_compared():
+    assert set(metrics.compare([1, 1, 1], ([0.2, 0.7, 0.9], 0.5), ([0.2, 0.1, 0.9], 0.5))) == {
+        "accuracy"
+    }
+
+
 def test_confusion_counts_add_up():
     counts = metrics.confusion(TRUTH, SCORES, 0.5)
     expected = reference.confusion_matrix(TRUTH, FLAGS).ravel()

@@ -16,6 +16,7 @@ from batch_scorer.runner import ScoreJob, score_batch
 from tests.batch_scorer.pixel_table import GREY, dicom
 from tests.cards import tiny_probability
 from tests.conftest import make_film, save_tiny_model
+from tests.factories import make_band
 
 HOSTILE = [
     '<img src=x onerror="alert(1)">.png',
@@ -113,6 +114,8 @@ def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
     manifest = score_batch(job)
     rows = ledger.read_run(tmp_path / "out")[1]
     assert all(row.agreement == 0.5 for row in rows)
+    for row in rows:
+        assert row.spread == pytest.approx(abs(row.probabilities[0] - row.probabilities[1]))
     assert all(sum(row.probabilities) == pytest.approx(1, abs=0.01) for row in rows)
     assert [model.name for model in manifest.models] == ["tiny", "contrary"]
     columns = pq.read_table(tmp_path / "out" / ledger.PARQUET_FILE).column_names
@@ -125,16 +128,42 @@ def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
         "prediction",
         "probability",
         "threshold",
+        "uncertain",
         "model",
         "probability_tiny",
         "probability_contrary",
         "agreement",
+        "spread",
         "duplicate_of",
         "width_px",
         "height_px",
         "patient",
         "sha256",
     ]
+
+
+def test_answers_in_the_band_are_uncertain_and_counted(folder, tmp_path, tiny_model):
+    (folder / "NORMAL" / "copy.png").write_bytes((folder / "NORMAL" / "film_2.png").read_bytes())
+    (folder / "NORMAL" / "letter.txt").write_text("Dear doctor")
+    _, plain = score(folder, tmp_path / "plain", tiny_model)
+    answers = [row.probability for row in plain if row.status == "scored"]
+    low, high = np.quantile(answers, [0.3, 0.7]).tolist()
+    model = save_tiny_model(tmp_path / "band.onnx", band=make_band(low, high))
+    manifest, rows = score(folder, tmp_path / "out", model)
+    for row in rows:
+        scored = row.status == "scored"
+        assert row.uncertain is (low <= row.probability < high if scored else None)
+    assert 0 < manifest.uncertain == sum(bool(row.uncertain) for row in rows) < manifest.scored
+    with (tmp_path / "out" / ledger.CSV_FILE).open(newline="", encoding="utf-8") as file:
+        cells = [row["uncertain"] for row in csv.DictReader(file)]
+    assert sorted(set(cells)) == ["", "false", "true"]
+    assert cells.count("true") == manifest.uncertain
+
+
+def test_without_a_band_or_a_second_model_nothing_is_said_of_either(folder, tmp_path, tiny_model):
+    manifest, rows = score(folder, tmp_path / "out", tiny_model)
+    assert manifest.uncertain is None
+    assert {(row.uncertain, row.spread) for row in rows} == {(None, None)}
 
 
 def test_two_models_of_one_name_are_refused(folder, tmp_path, tiny_model):

@@ -37,6 +37,14 @@ def test_close_means_close_also_to_a_high_threshold():
     assert "closest" not in first_look(flagged, 0.85)
 
 
+def test_a_band_decides_what_is_close_where_there_is_one():
+    rows = [
+        msgspec.structs.replace(row, uncertain=uncertain)
+        for row, uncertain in zip(rows_of(0.3, 0.79), (True, False), strict=True)
+    ]
+    assert [row.probability for row in first_look(rows, 0.8)["closest"]] == [0.3]
+
+
 def test_errors_on_labelled_films_come_before_everything():
     groups = first_look(
         [*rows_of(0.2, label="PNEUMONIA"), *rows_of(0.9, 0.95, label="NORMAL")], 0.8

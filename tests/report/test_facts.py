@@ -11,7 +11,15 @@ import pytest
 from batch_scorer.report.facts import ReportFacts, build_facts
 from batch_scorer.report.figures import draw_confusion
 from batch_scorer.report.listing import PREDICTIONS_CAP, UNSCORED_CAP
-from tests.factories import make_manifest, make_models, make_rows, make_unscored
+from tests.factories import (
+    make_band,
+    make_comparison,
+    make_external,
+    make_manifest,
+    make_models,
+    make_rows,
+    make_unscored,
+)
 
 
 def tell(rows: list[Any], models: list[Any], **changes: Any) -> ReportFacts:
@@ -201,6 +209,48 @@ def test_only_the_published_data_set_gets_its_story() -> None:
     assert not facts.method.known_data
     assert "children" not in every_text(facts)
     assert "Of 100 people with pneumonia" in every_text(facts)
+
+
+def test_uncertain_answers_are_named_on_page_one_in_the_gallery_and_in_the_list() -> None:
+    models = make_models("cnn", "mlp", band=make_band())
+    rows = make_rows(models, 40, 50)
+    manifest = make_manifest(rows, models)
+    facts = build_facts(manifest, rows)
+    assert facts.summary.uncertain.startswith(
+        f"{manifest.uncertain} of 90 scored films, flagged or not: the probability lies between "
+        "0.300 and 0.600"
+    )
+    listed = [row.answer for row in facts.listing.rows if "uncertain" in row.answer]
+    assert len(listed) == manifest.uncertain == sum(0.3 <= row.probability < 0.6 for row in rows)
+    assert {"Flagged, uncertain", "Clear, uncertain"} <= set(listed)
+    assert "From 0.300 up to 0.600 its answer is uncertain." in facts.listing.about
+    parts = [part for row in facts.gallery for part in row if part.title.startswith("Closest")]
+    assert all("uncertain: close to the threshold" in f.note for p in parts for f in p.films)
+    assert parts
+
+
+def test_without_a_band_nothing_is_called_uncertain() -> None:
+    models = make_models("cnn")
+    assert "uncertain" not in every_text(tell(make_rows(models), models)).lower()
+
+
+def test_films_from_elsewhere_are_told_of_every_model_that_was_tried_on_them() -> None:
+    models = make_models("cnn", "mlp", external=[make_external()])
+    facts = tell(make_rows(models), models)
+    assert len(facts.elsewhere) == 2
+    assert facts.elsewhere[0] == (
+        "Of 600 normal films of “adults elsewhere” the model Convolutional network wrongly flags "
+        "132: of 100 it is 22 (95 % interval 18 to 26, n = 600). No model was trained on them."
+    )
+    alone = make_models("cnn")
+    assert tell(make_rows(alone), alone).elsewhere == ()
+
+
+def test_the_models_of_one_set_are_compared() -> None:
+    models = make_models("cnn", "mlp", comparison=make_comparison(cnn_mlp=0.01))
+    comparison = tell(make_rows(models), models).comparison
+    assert comparison is not None
+    assert "Convolutional network is better than Multilayer perceptron" in comparison.sentence
 
 
 def test_the_alternative_text_of_the_matrix_has_the_numbers_of_the_picture() -> None:

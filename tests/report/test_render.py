@@ -21,7 +21,15 @@ from batch_scorer.metrics import Confusion
 from batch_scorer.records import Score
 from batch_scorer.report import render
 from batch_scorer.report.figures import draw_confusion
-from tests.factories import make_models, make_rows, make_unscored, write_run
+from tests.factories import (
+    make_band,
+    make_comparison,
+    make_external,
+    make_models,
+    make_rows,
+    make_unscored,
+    write_run,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,12 +209,36 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert "line‹U+000A›break" in text
 
 
+def test_band_elsewhere_and_comparison_are_printed(tmp_path: Path) -> None:
+    models = make_models(
+        *("cnn", "mlp"),
+        band=make_band(),
+        external=[make_external()],
+        comparison=make_comparison(cnn_mlp=0.0001, cnn_vgg16=0.4),
+    )
+    rows = make_rows(models)
+    write_run(tmp_path, rows, models)
+    text = read_text(render.render_report(tmp_path))
+    for part in (
+        "Uncertain",
+        "around the threshold. Read these as if the model had said nothing.",
+        "uncertain: close to the threshold",
+        "Normal films from elsewhere",
+        "Of 600 normal films of “adults elsewhere” the model Convolutional network wrongly flags",
+        "The models against each other",
+        "by AUC, Convolutional network is better than Multilayer perceptron.",
+        "+0.030 −0.010 to 0.050 under 0.001 different",
+    ):
+        assert part in text
+    assert "VGG16" not in text
+
+
 def test_page_one_stays_one_page(tmp_path: Path) -> None:
     models = [
         msgspec.structs.replace(
             model, card=msgspec.structs.replace(model.card, title=f"{model.name} " + "long " * 40)
         )
-        for model in make_models("cnn", "mlp", "vgg16")
+        for model in make_models("cnn", "mlp", "vgg16", band=make_band())
     ]
     rows = make_rows(models, 40, 50) + make_unscored(3)
     rows.append(msgspec.structs.replace(rows[0], image="zz", duplicate_of=rows[0].image))

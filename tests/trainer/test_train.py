@@ -12,8 +12,11 @@ import time
 
 import pytest
 
-from batch_scorer import metrics
+from batch_scorer import ledger, metrics
 from batch_scorer.card import read_card
+from batch_scorer.classifier import Classifier
+from batch_scorer.comparison import shared_comparison
+from tests.conftest import make_film
 from tests.trainer.test_dataset import fill
 
 EPOCHS = 4
@@ -32,11 +35,17 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "kaggle"
     fill(root / "train", 60, 90)
     fill(root / "test", 20, 20, start=900)
+    (root.parent / "elsewhere").mkdir()
+    for index in range(12):
+        film = make_film(80 if index % 3 else 160, seed=5000 + index)
+        (root.parent / "elsewhere" / f"{index}.png").write_bytes(film)
     return root
 
 
 def train(data, folder):
-    return ("train", data, "-o", folder, "--model", "mlp", "--epochs", EPOCHS, "--batch-size", 16)
+    normals = ("--normals", f"adults elsewhere={data.parent / 'elsewhere'}")
+    options = ("--model", "mlp", "--epochs", EPOCHS, *normals, "--batch-size", 16)
+    return ("train", data, "-o", folder, *options)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +113,14 @@ def test_the_run_folder_holds_what_was_promised(killed_then_finished):
     assert card.references["test"].films == 40
     assert card.training.epochs == EPOCHS
     assert card.training.seed == 1
+    assert card.band.low <= card.threshold.value <= card.band.high
+    scores = [float(row["probability"]) for row in rows if row["split"] == "validation"]
+    assert card.band.share.value == pytest.approx(
+        sum(card.band.holds(score) for score in scores) / len(scores)
+    )
+    (elsewhere,) = card.external
+    assert (elsewhere.name, elsewhere.films) == ("adults elsewhere", 12)
+    assert elsewhere.share.value == elsewhere.flagged / 12
     assert card.audit.films["train NORMAL"] == 60
     assert card.audit.shared_patients == {}
     assert card.audit.metadata_auc["cross-validation"].n == 150
@@ -129,7 +146,9 @@ def test_the_run_is_exported_and_scores(killed_then_finished, data, tmp_path):
     assert exported.returncode == 0, exported.stderr
     assert "differs from Keras by at most" in exported.stdout
     assert {path.name for path in (tmp_path / "models").iterdir()} == {"mlp.onnx", "manifest.json"}
-    entry = json.loads((tmp_path / "models" / "manifest.json").read_text())["mlp"]
+    manifest = json.loads((tmp_path / "models" / "manifest.json").read_text())
+    assert manifest["comparison"] is None
+    entry = manifest["models"]["mlp"]
     scored = run(
         "score",
         data / "test",
@@ -141,6 +160,46 @@ def test_the_run_is_exported_and_scores(killed_then_finished, data, tmp_path):
     )
     assert scored.returncode == 0, scored.stderr
     assert f"accuracy {entry['metrics']['test']['accuracy']:.3f}" in scored.stdout
+
+
+def test_models_that_are_exported_together_are_compared(killed_then_finished, data, tmp_path):
+    folder = tmp_path / "run"
+    for name in ("mlp", "twin"):
+        shutil.copytree(killed_then_finished[0] / "mlp", folder / name)
+    path = folder / "twin" / "card.json"
+    path.write_text(path.read_text().replace('"name": "mlp"', '"name": "twin"'))
+    exported = run("export", folder, "-o", tmp_path / "models")
+    assert exported.returncode == 0, exported.stderr
+    said = "On 40 test films, by AUC, mlp and twin cannot be told apart."
+    assert said in exported.stdout
+    names = ("mlp", "twin")
+    cards = [Classifier.load(tmp_path / "models" / f"{name}.onnx", "cpu").card for name in names]
+    assert shared_comparison(cards) == cards[0].comparison
+    manifest = json.loads((tmp_path / "models" / "manifest.json").read_text())
+    assert manifest["comparison"]["pairs"][0]["p_holm"] == 1
+    models = [word for name in names for word in ("--model", tmp_path / "models" / f"{name}.onnx")]
+    scored = run("score", data / "test", "-o", tmp_path / "out", *models)
+    assert scored.returncode == 0, scored.stderr
+    found, rows = ledger.read_run(tmp_path / "out")
+    assert shared_comparison([model.card for model in found.models]) == cards[0].comparison
+    assert f", {found.uncertain} uncertain" in scored.stdout
+    assert {row.spread for row in rows} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("normals", "code", "message"),
+    [
+        (("no-equals",), 2, "expected NAME=FOLDER, found no-equals"),
+        (("a=.", "a=."), 2, "two folders are named a"),
+        (("a=nowhere",), 1, "Expected a folder of normal films, found none at nowhere"),
+    ],
+)
+def test_normals_that_cannot_be_used_end_the_training(data, tmp_path, normals, code, message):
+    options = [word for value in normals for word in ("--normals", value)]
+    failed = run("train", data, "-o", tmp_path / "run", "--model", "mlp", *options)
+    assert failed.returncode == code
+    assert message in failed.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_folder_that_was_tampered_with_gives_no_model(killed_then_finished, tmp_path):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import imagehash
@@ -18,7 +16,7 @@ from batch_scorer.card import CLASSES
 from batch_scorer.decoding import decode_radiograph, measure_radiograph
 from batch_scorer.errors import ImageError, Unreadable
 from batch_scorer.process import available_cores
-from batch_scorer.records import patient_of
+from batch_scorer.records import etiology_of, patient_of
 from trainer.layout import label_of
 
 if TYPE_CHECKING:
@@ -33,8 +31,6 @@ SIZE_PX = 224
 BORDER_PX = SIZE_PX // 16
 HASH_SIDE = 16
 HASH_BITS = HASH_SIDE**2
-CAUSES = {"bacteria": "bacterial", "virus": "viral"}
-_KERMANY_CAUSE = re.compile(r"^person\d+_(bacteria|virus)_")
 
 
 @dataclass(frozen=True)
@@ -111,8 +107,7 @@ def cause_of(key: str, label: str) -> str:
     """
     if label != CLASSES[1]:
         return label.lower()
-    match = _KERMANY_CAUSE.match(PurePosixPath(key).name)
-    return CAUSES[match[1]] if match else "unknown"
+    return etiology_of(key) or "unknown"
 
 
 def _measure(path: Path, key: str, part: str, label: str) -> Film:

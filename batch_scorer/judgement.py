@@ -1,0 +1,120 @@
+"""What the models make of a batch of decoded films: one row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from batch_scorer.card import CLASSES
+from batch_scorer.errors import NotRadiograph
+from batch_scorer.records import Score
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from batch_scorer.card import ModelCard
+    from batch_scorer.classifier import Answers, Classifier
+
+
+@dataclass(frozen=True)
+class Film:
+    """One file after decoding: a row, and pixels for each input size where it can be scored."""
+
+    row: Score
+    pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+
+def judge_batch(
+    films: list[Film],
+    classifiers: list[Classifier],
+    first_by_hash: dict[str, Score],
+    *,
+    keep_atypical: bool,
+) -> Iterator[Score]:
+    """Rows of one batch, in its order. A byte-identical copy takes its first one's answers.
+
+    Args:
+        films: The batch.
+        classifiers: The first one decides.
+        first_by_hash: Rows of earlier batches by content; grows by the new ones.
+        keep_atypical: Score also what looks like no film that the first model knows.
+    """
+    fresh: dict[str, Film] = {}
+    for film in films:
+        if film.pixels and film.row.sha256 not in first_by_hash:
+            fresh.setdefault(film.row.sha256, film)
+    if fresh:
+        answers = [
+            c.predict(np.stack([film.pixels[c.card.size_px] for film in fresh.values()])[..., None])
+            for c in classifiers
+        ]
+        for place, film in enumerate(fresh.values()):
+            row = _with_typicality(film.row, classifiers[0].card, answers[0], place)
+            if row.status == "scored" or keep_atypical:
+                row = _scored(row, classifiers, answers, place)
+            first_by_hash[row.sha256] = row
+    for film in films:
+        yield _finished(film.row, first_by_hash) if film.pixels else film.row
+
+
+def _with_typicality(row: Score, card: ModelCard, answers: Answers, place: int) -> Score:
+    """Say how much the film looks like the training films; reject it where that is not at all."""
+    known = card.typicality
+    if known is None or answers.atypicality is None:
+        return row
+    strange = float(answers.atypicality[place])
+    if strange <= known.reject_above:
+        return msgspec.structs.replace(
+            row,
+            typicality=known.share_stranger(strange),
+            atypical=strange > known.flag_above,
+        )
+    refusal = NotRadiograph(
+        "Expected an upright frontal chest film like those that the model knows, found an image "
+        "that is farther from them",
+        "Look for a photo, a page, a side view, or a film that is inverted, turned or bordered; "
+        "--keep-atypical scores it all the same.",
+    )
+    return msgspec.structs.replace(
+        row,
+        status=refusal.status,
+        reason=refusal.code,
+        detail=str(refusal),
+        typicality=0.0,
+        atypical=True,
+    )
+
+
+def _scored(row: Score, classifiers: list[Classifier], answers: list[Answers], place: int) -> Score:
+    probabilities = [float(found.probability[place]) for found in answers]
+    band = classifiers[0].card.band
+    flags = [p >= c.card.threshold.value for p, c in zip(probabilities, classifiers, strict=True)]
+    viral = answers[0].viral
+    return msgspec.structs.replace(
+        row,
+        status="scored",
+        reason="",
+        detail="",
+        probabilities=tuple(probabilities),
+        prediction=CLASSES[flags[0]],
+        uncertain=band.holds(probabilities[0]) if band else None,
+        viral=None if viral is None else float(viral[place]),
+        agreement=flags.count(flags[0]) / len(flags),
+        spread=max(probabilities) - min(probabilities) if len(probabilities) > 1 else None,
+    )
+
+
+def _finished(row: Score, first_by_hash: dict[str, Score]) -> Score:
+    first = first_by_hash[row.sha256]
+    return msgspec.structs.replace(
+        first,
+        image=row.image,
+        label=row.label,
+        patient=row.patient,
+        duplicate_of="" if first.image == row.image else first.image,
+    )

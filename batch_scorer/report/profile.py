@@ -1,0 +1,167 @@
+"""A model card as a page of plain words, for a terminal. Pure functions."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from batch_scorer.report.comparison import say_comparison
+from batch_scorer.report.elsewhere import say_elsewhere
+from batch_scorer.report.performance import split_name
+from batch_scorer.report.summary import OTHER_HOSPITALS
+from batch_scorer.report.wording import (
+    count,
+    of_hundred,
+    show_interval,
+    show_name,
+    show_threshold,
+    show_value,
+)
+
+if TYPE_CHECKING:
+    from batch_scorer.card import ModelCard
+
+WIDTH = 88
+METRICS = {
+    "accuracy": ("accuracy", "share of right answers"),
+    "precision": ("precision", "share of the flagged films that show pneumonia"),
+    "recall": ("recall", "sensitivity: share of films with pneumonia flagged"),
+    "specificity": ("specificity", "share of normal films not flagged"),
+    "f1": ("F1", "precision and recall in one number"),
+    "auc": ("AUC", "how well it ranks ill above well; 0.5 is chance"),
+    "brier": ("Brier", "squared error of the probabilities; 0 is best"),
+    "ece": ("ECE", "gap between probabilities and reality; 0 is best"),
+}
+
+
+def describe_model(card: ModelCard) -> str:
+    """All that a newcomer needs to know of a model, in lines of at most ``WIDTH`` characters."""
+    parts = {
+        "How good it is": [_on_reference(card), *_table(card)],
+        "When it flags a film": _flagging(card),
+        "How far its probabilities can be believed": _calibration(card),
+        "On normal films from elsewhere": _elsewhere(card),
+        "Against the other models of its set": _comparison(card),
+        "How it was made": _making(card),
+        "Known limits": _limits(card),
+        "Made with": [_versions(card)],
+    }
+    lines = [
+        f"{show_name(card.title, 60)} ({show_name(card.name, 40)})",
+        *_wrap(show_name(card.summary, 600), ""),
+        "Research use only, not a medical device.",
+    ]
+    for title, texts in parts.items():
+        lines += ["", title]
+        for text in texts:
+            lines += [text] if text.startswith(" ") else _wrap(text, "  ")
+    return "\n".join(lines)
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    hanging = indent + "  " * text.startswith("- ")
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=hanging)
+
+
+def _on_reference(card: ModelCard) -> str:
+    reference, values = card.reference, card.reference.metrics
+    patients = f" of {count(reference.patients, 'patient')}" if reference.patients else ""
+    return (
+        f"On the {reference.films:,} {split_name(card)}{patients}, {reference.pneumonia:,} with "
+        f"pneumonia: of 100 films with pneumonia it flags {of_hundred(values['recall'])}; of 100 "
+        f"normal films it wrongly flags {of_hundred(values['specificity'], inverse=True)}."
+    )
+
+
+def _table(card: ModelCard) -> list[str]:
+    values = card.reference.metrics
+    return [
+        f"  {name:12s}{show_value(values[key]):6s} {show_interval(values[key]):15s} {meaning}"
+        for key, (name, meaning) in METRICS.items()
+    ]
+
+
+def _flagging(card: ModelCard) -> list[str]:
+    threshold, band = card.threshold, card.band
+    texts = [
+        f"At a probability of {show_threshold(threshold.value)} or more: "
+        f"{show_name(threshold.rule, 300)}, chosen on {show_name(threshold.chosen_on, 40)} films."
+    ]
+    if band is None:
+        return [*texts, "Its file says of no film that the answer is uncertain."]
+    return [
+        *texts,
+        f"From {show_threshold(band.low)} up to {show_threshold(band.high)} the answer is called "
+        f"uncertain: {show_name(band.rule, 400)}. Of 100 {show_name(band.chosen_on, 40)} films "
+        f"{of_hundred(band.share)} lie there.",
+    ]
+
+
+def _calibration(card: ModelCard) -> list[str]:
+    calibration = card.calibration
+    texts = [
+        f"{show_name(calibration.method, 60)}, fitted on {show_name(calibration.fitted_on, 40)}."
+    ]
+    fitted = card.references.get(calibration.fitted_on)
+    if fitted:
+        after = fitted.metrics
+        texts.append(
+            f"On those same films the ECE went from {calibration.ece_before:.3f} to "
+            f"{show_value(after['ece'])} and the Brier score from {calibration.brier_before:.3f} "
+            f"to {show_value(after['brier'])}: calibrated on them, it looks better there than "
+            "elsewhere."
+        )
+    if card.reference is not fitted:
+        own = card.reference.metrics
+        texts.append(
+            f"On the {split_name(card)} the ECE is {show_value(own['ece'])} and the Brier score "
+            f"{show_value(own['brier'])}."
+        )
+    return texts
+
+
+def _elsewhere(card: ModelCard) -> list[str]:
+    return [say_elsewhere(found, "it") for found in card.external] or ["Not measured."]
+
+
+def _comparison(card: ModelCard) -> list[str]:
+    if card.comparison is None:
+        return ["Its file carries no comparison."]
+    return [say_comparison(card.comparison), f"{show_name(card.comparison.method, 300)}."]
+
+
+def _making(card: ModelCard) -> list[str]:
+    training = card.training
+    films = ", ".join(f"{number:,} {name}" for name, number in training.films.items())
+    return [
+        f"Data set {show_name(training.data, 60)}: {show_name(films, 300)} films.",
+        show_name(training.split_policy, 500),
+        show_name(training.imbalance, 500),
+        f"{training.parameters:,} weights, first by {show_name(training.initial_weights, 60)}; "
+        f"{count(training.epochs, 'epoch')} in {training.minutes:g} minutes, epoch "
+        f"{training.best_epoch} kept; seed {training.seed}.",
+        show_name(training.command, 300),
+    ]
+
+
+def _limits(card: ModelCard) -> list[str]:
+    limits = [
+        f"- It knows only films like those it learned from. {OTHER_HOSPITALS}",
+        "- It knows two answers, normal and pneumonia: other illnesses have no place in it.",
+        "- It sees one film: no history, no examination, no second view. A film that it does not "
+        "flag may still show pneumonia.",
+    ]
+    if card.reference.split == "validation":
+        limits.append(
+            "- Its figures are of the films on which its threshold was chosen, so they are likely "
+            "to be too good."
+        )
+    return limits
+
+
+def _versions(card: ModelCard) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in card.versions.items())
+    return (
+        f"Decode version {card.decode_version}, card version {card.card_version}, commit "
+        f"{show_name(card.training.commit, 60)}; {show_name(versions, 400)}."
+    )

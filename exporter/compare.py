@@ -1,0 +1,141 @@
+"""The models of one run against each other: paired by film, drawn by patient, Holm-corrected."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import msgspec
+from statsmodels.stats.multitest import multipletests
+
+from batch_scorer import metrics
+from batch_scorer.card import CLASSES, read_card
+from batch_scorer.comparison import Comparison, PairedDifference
+from batch_scorer.errors import ConversionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from batch_scorer.card import ModelCard
+
+PREDICTIONS_FILE = "predictions.csv"
+SPLITS = ("test", "validation")
+log = logging.getLogger("cxr")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model said of one split: (image, label, patient) by film, and a probability each."""
+
+    name: str
+    threshold: float
+    films: tuple[tuple[str, str, str], ...]
+    probabilities: tuple[float, ...]
+
+
+def compare_models(folders: Sequence[Path]) -> Comparison | None:
+    """Compare the models of a run, every one with every other, on the same films.
+
+    Test films where every model was evaluated on them, else validation films. The first of a pair
+    is the one of the higher AUC. The p of all differences is corrected together (Holm 1979).
+
+    Args:
+        folders: The models' run folders.
+
+    Returns:
+        None for a single model, or where the models were evaluated on different films, which is
+        logged.
+
+    Raises:
+        ConversionError: A card or predictions.csv cannot be read.
+    """
+    if len(folders) < 2:  # noqa: PLR2004 - a pair
+        return None
+    cards = {folder: _read_card(folder) for folder in folders}
+    split = next(name for name in SPLITS if all(name in card.references for card in cards.values()))
+    answers = [
+        _read_answers(folder, cards[folder], split)
+        for folder in sorted(folders, key=lambda folder: _auc(cards[folder], split), reverse=True)
+    ]
+    films = answers[0].films
+    if any(other.films != films for other in answers):
+        log.warning("not compared: the models of this run have different %s films", split)
+        return None
+    pairs = _correct([pair for one, two in combinations(answers, 2) for pair in _pair(one, two)])
+    patients = [patient for _, _, patient in films]
+    return Comparison(
+        split=split,
+        films=len(films),
+        patients=len(set(patients)) if all(patients) else 0,
+        films_sha256=hashlib.sha256(repr(films).encode()).hexdigest(),
+        method=f"paired bootstrap by patient, {metrics.COMPARISON_RESAMPLES:,} draws; accuracy at "
+        f"each model's own threshold; p corrected for {len(pairs)} comparisons (Holm)",
+        pairs=pairs,
+    )
+
+
+def _read_card(folder: Path) -> ModelCard:
+    try:
+        return read_card((folder / "card.json").read_text(encoding="utf-8"), str(folder))
+    except OSError as exc:
+        raise _unreadable(folder, exc) from exc
+
+
+def _auc(card: ModelCard, split: str) -> float:
+    return card.references[split].metrics["auc"].value or 0.0
+
+
+def _read_answers(folder: Path, card: ModelCard, split: str) -> Answers:
+    """One split of predictions.csv, sorted by film."""
+    try:
+        with (folder / PREDICTIONS_FILE).open(newline="", encoding="utf-8") as file:
+            rows = sorted(
+                ((row["image"], row["label"], row["patient"]), float(row["probability"]))
+                for row in csv.DictReader(file)
+                if row["split"] == split
+            )
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise _unreadable(folder, exc) from exc
+    if len(rows) != card.references[split].films:
+        raise _unreadable(
+            folder,
+            f"expected {card.references[split].films} {split} films in {PREDICTIONS_FILE}, "
+            f"found {len(rows)}",
+        )
+    films, probabilities = zip(*rows, strict=True)
+    return Answers(card.name, card.threshold.value, films, probabilities)
+
+
+def _unreadable(folder: Path, why: object) -> ConversionError:
+    return ConversionError(
+        f"The run folder {folder} cannot be read: {why}.", "Run `cxr train` on it again."
+    )
+
+
+def _pair(one: Answers, two: Answers) -> list[PairedDifference]:
+    """Every metric of two models, p not yet corrected."""
+    truth = [CLASSES.index(label) for _, label, _ in one.films]
+    patients = [patient or image for image, _, patient in one.films]
+    found = metrics.compare(
+        truth,
+        (one.probabilities, one.threshold),
+        (two.probabilities, two.threshold),
+        patients,
+    )
+    return [
+        PairedDifference(one.name, two.name, name, difference, p, p)
+        for name, (difference, p) in found.items()
+    ]
+
+
+def _correct(pairs: list[PairedDifference]) -> list[PairedDifference]:
+    corrected = multipletests([pair.p for pair in pairs], method="holm")[1]
+    return [
+        msgspec.structs.replace(pair, p_holm=float(p))
+        for pair, p in zip(pairs, corrected, strict=True)
+    ]

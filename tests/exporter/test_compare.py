@@ -1,0 +1,142 @@
+"""The comparison of a run's models, read from its folders, and its place in the manifest."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+
+import msgspec
+import numpy as np
+import pytest
+
+from batch_scorer import metrics
+from batch_scorer.card import CLASSES, write_card
+from batch_scorer.classifier import MANIFEST, Manifest
+from batch_scorer.errors import ConversionError
+from exporter import publish
+from exporter.compare import compare_models
+from tests.factories import make_card, make_comparison
+
+FILMS = {"validation": 80, "test": 120}
+NOISE = {"cnn": 0.8, "vgg16": 0.8, "mlp": 3.0}
+
+
+def fill(run, *names, splits=("validation", "test"), offset=0):
+    """Run folders as the trainer leaves them, as far as the comparison reads them."""
+    for index, name in enumerate(names):
+        rng = np.random.default_rng(index)
+        folder = run / name
+        folder.mkdir(parents=True)
+        card = make_card(name, splits=splits)
+        rows = []
+        for split in splits:
+            truth = np.arange(FILMS[split]) % 2
+            scores = 1 / (1 + np.exp(-rng.normal(3 * (truth - 0.5), NOISE[name])))
+            rows += [
+                {
+                    "split": split,
+                    "image": f"{split}/film_{number + offset}.jpeg",
+                    "patient": f"p{number // 2 + offset}",
+                    "label": CLASSES[label],
+                    "logit": "0",
+                    "probability": f"{score:.6f}",
+                }
+                for number, (label, score) in enumerate(zip(truth, scores, strict=True))
+            ]
+            reference = msgspec.structs.replace(
+                card.references[split],
+                films=FILMS[split],
+                metrics=metrics.evaluate(truth, scores, card.threshold.value, resamples=10),
+            )
+            card.references[split] = reference
+        (folder / "card.json").write_text(write_card(card))
+        with (folder / "predictions.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows[:: 1 if index % 2 else -1])  # their order must not matter
+    return [run / name for name in names]
+
+
+def test_every_pair_is_compared_on_the_test_films_and_corrected_by_holm(tmp_path):
+    folders = fill(tmp_path, "cnn", "mlp", "vgg16")
+    found = compare_models(folders)
+    assert (found.split, found.films, found.patients) == ("test", 120, 60)
+    assert len(found.pairs) == 6
+    cards = {folder.name: json.loads((folder / "card.json").read_text()) for folder in folders}
+    for pair in found.pairs:
+        first, second = (
+            cards[name]["references"]["test"]["metrics"][pair.metric]["value"]
+            for name in (pair.first, pair.second)
+        )
+        assert pair.difference.value == pytest.approx(first - second, abs=1e-4)
+        if pair.metric == "auc":
+            assert pair.difference.value >= 0
+    ranked = sorted(found.pairs, key=lambda pair: pair.p)
+    by_hand = np.maximum.accumulate([(6 - k) * pair.p for k, pair in enumerate(ranked)])
+    assert [pair.p_holm for pair in ranked] == pytest.approx(np.minimum(by_hand, 1))
+    assert all(pair.p_holm < 0.05 for pair in found.pairs if pair.second == "mlp")
+    assert compare_models(folders[::-1]) == found
+
+
+def test_validation_films_serve_where_the_test_films_were_not_opened(tmp_path):
+    folders = [*fill(tmp_path, "cnn"), *fill(tmp_path, "mlp", splits=("validation",))]
+    found = compare_models(folders)
+    assert (found.split, found.films) == ("validation", 80)
+
+
+def test_one_model_has_no_comparison(tmp_path):
+    assert compare_models(fill(tmp_path, "cnn")) is None
+
+
+def test_models_of_different_films_are_not_compared_and_it_is_said(tmp_path, caplog):
+    folders = [*fill(tmp_path, "cnn"), *fill(tmp_path, "mlp", offset=7)]
+    with caplog.at_level(logging.WARNING, logger="cxr"):
+        assert compare_models(folders) is None
+    assert "the models of this run have different test films" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ("split,image\ntest,a\n", "'label'"),
+        ("split,image,patient,label,probability\ntest,a,p,NORMAL,high\n", "high"),
+        (
+            "split,image,patient,label,probability\ntest,a,p,NORMAL,0.5\n",
+            "expected 120 test films in predictions.csv, found 1",
+        ),
+    ],
+)
+def test_predictions_that_cannot_be_read_end_the_export(tmp_path, text, message):
+    folders = fill(tmp_path, "cnn", "mlp")
+    path = folders[1] / "predictions.csv"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConversionError, match=message):
+        compare_models(folders)
+
+
+def test_the_manifest_has_a_comparison_of_all_its_models_or_none(tmp_path):
+    path = tmp_path / MANIFEST
+    cards = {name: make_card(name) for name in ("mlp", "cnn")}
+    manifest = Manifest({})
+    for card in cards.values():
+        manifest = publish._with_model(manifest, card, "0" * 64, 1)
+    publish._write_manifest(path, manifest)
+    publish.note_comparison(tmp_path, make_comparison(cnn_vgg16=0.2))
+    assert publish._read_manifest(path).comparison is None
+    both = make_comparison(cnn_mlp=0.2)
+    publish.note_comparison(tmp_path, both)
+    assert publish._read_manifest(path).comparison == both
+    again = publish._with_model(publish._read_manifest(path), cards["mlp"], "1" * 64, 1)
+    assert again.comparison is None
+    assert list(again.models) == ["cnn", "mlp"]
+
+
+def test_a_manifest_of_an_older_release_is_not_overwritten(tmp_path):
+    (tmp_path / MANIFEST).write_text('{"cnn": {"sha256": "0"}}')
+    with pytest.raises(ConversionError, match="no manifest of this release"):
+        publish.publish(tmp_path, tmp_path)
+    assert (tmp_path / MANIFEST).read_text() == '{"cnn": {"sha256": "0"}}'

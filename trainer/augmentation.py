@@ -1,0 +1,88 @@
+"""What training does to a film so that the network learns lungs and not one scanner's habits.
+
+Two layers that act in training only. They are not part of the network that is saved.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class RandomView(keras.layers.Layer):  # type: ignore[misc]
+    """Mirrors, turns, shifts and zooms each film, with one interpolation.
+
+    What a shift or turn uncovers is filled from the film's edge: black borders would tell the
+    network that it is in training, and on whole films every logit would come out too low.
+
+    Args:
+        seed: Of the random numbers.
+        turn: Largest angle, in radians.
+        shift: Largest shift, as a share of the side.
+        zoom: Largest natural logarithm of the zoom; each axis has a fifth of it more of its own.
+    """
+
+    def __init__(self, seed: int, *, turn: float, shift: float, zoom: float) -> None:
+        super().__init__(dtype="float32")
+        self._seed = keras.random.SeedGenerator(seed)
+        self._turn, self._shift, self._zoom = turn, shift, zoom
+
+    def call(self, x: Any, training: bool = False) -> Any:  # noqa: FBT001, FBT002 - Keras's signature
+        """Films (N, S, S, 1) in 0..1; the same shape out."""
+        if not training:
+            return x
+        films, side = ops.shape(x)[0], x.shape[1]
+        draw = keras.random.uniform((6, films), -1.0, 1.0, seed=self._seed)
+        angle, zoom = self._turn * draw[0], self._zoom * draw[1]
+        across = ops.exp(zoom + self._zoom / 5 * draw[2]) * ops.sign(draw[3])
+        down = ops.exp(zoom - self._zoom / 5 * draw[2])
+        cosine, sine, middle = ops.cos(angle), ops.sin(angle), (side - 1) / 2
+        a, b = cosine * across, -sine * down
+        c, d = sine * across, cosine * down
+        right = middle + self._shift * side * draw[4] - (a + b) * middle
+        below = middle + self._shift * side * draw[5] - (c + d) * middle
+        nothing = ops.zeros_like(a)
+        return ops.image.affine_transform(
+            x,
+            ops.stack([a, b, right, c, d, below, nothing, nothing], axis=1),
+            fill_mode="nearest",
+        )
+
+
+class RandomTone(keras.layers.Layer):  # type: ignore[misc]
+    """Changes gamma, contrast, brightness, sharpness and noise of each film.
+
+    Args:
+        seed: Of the random numbers.
+        gamma: Largest natural logarithm of the exponent.
+        contrast: Largest natural logarithm of the stretch around the film's mean.
+        brightness: Largest shift, of a range of 1.
+        blur: Largest share of a 3 by 3 mean that is mixed in, twice.
+        noise: Largest standard deviation, of a range of 1.
+    """
+
+    def __init__(
+        self, seed: int, *, gamma: float, contrast: float, brightness: float, blur: float,
+        noise: float,
+    ) -> None:  # fmt: skip
+        super().__init__(dtype="float32")
+        self._seed = keras.random.SeedGenerator(seed)
+        self._gamma, self._contrast, self._brightness = gamma, contrast, brightness
+        self._blur, self._noise = blur, noise
+
+    def call(self, x: Any, training: bool = False) -> Any:  # noqa: FBT001, FBT002 - Keras's signature
+        """Films (N, S, S, 1) in 0..1; the same shape and range out."""
+        if not training:
+            return x
+        draw = keras.random.uniform((5, ops.shape(x)[0], 1, 1, 1), -1.0, 1.0, seed=self._seed)
+        share = ops.maximum(draw[0], 0.0) * self._blur  # half of the films stay sharp
+        for _ in range(2):
+            blurred = ops.average_pool(x, 3, strides=1, padding="same")
+            x = x + share * (blurred - x)
+        x = ops.power(ops.clip(x, 1e-3, 1.0), ops.exp(self._gamma * draw[1]))
+        mean = ops.mean(x, axis=(1, 2, 3), keepdims=True)
+        x = mean + (x - mean) * ops.exp(self._contrast * draw[2]) + self._brightness * draw[3]
+        grain = keras.random.normal(ops.shape(x), seed=self._seed)
+        return ops.clip(x + self._noise * ops.maximum(draw[4], 0.0) * grain, 0.0, 1.0)

@@ -1,0 +1,168 @@
+"""What a trained network is worth, written down: answers, figures and the model card."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+
+from batch_scorer import __version__
+from batch_scorer.card import (
+    CARD_VERSION,
+    CLASSES,
+    Calibration,
+    Evidence,
+    History,
+    ModelCard,
+    Training,
+)
+from batch_scorer.decoding import DECODE_VERSION
+from trainer import evaluate, run_folder
+from trainer.answers import EVIDENCE_METHODS
+from trainer.models import SIZE_PX
+from trainer.recipes import RECIPES
+from trainer.shifts import shift_films
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trainer.dataset import Dataset, Films
+    from trainer.recipes import FitConfig
+
+log = logging.getLogger("cxr")
+SHIFTED = "shifted validation"
+CALIBRATED_ON = ("validation", SHIFTED)
+IMBALANCE = (
+    "Each class weighs the same in the loss: a film counts by the inverse share of its class in "
+    "the training part. Calibration on validation then restores honest probabilities."
+)
+
+
+def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -> ModelCard:
+    """Evaluate the network of a run folder, and write its card, predictions and figures.
+
+    Args:
+        config: What was trained.
+        dataset: What it was trained on.
+        folder: The run folder, with the saved network.
+        open_test: Also evaluate the official test films.
+    """
+    log.info("3 evaluate  %s", config.model)
+    keras.config.set_dtype_policy("float32")
+    model = keras.models.load_model(folder / run_folder.MODEL_FILE, compile=False)
+    films = {"validation": dataset.validation, SHIFTED: shift_films(dataset.validation)}
+    if open_test and dataset.test is not None:
+        films["test"] = dataset.test
+    answers = {split: evaluate.ask(model, part) for split, part in films.items()}
+    calibration = evaluate.calibrate(
+        np.concatenate([films[split].labels for split in CALIBRATED_ON]),
+        np.concatenate([answers[split].logits for split in CALIBRATED_ON]),
+        "validation, as it is and shifted",
+    )
+    judged = {
+        split: _judge(calibration, part, answers[split].logits) for split, part in films.items()
+    }
+    validation = judged["validation"]
+    threshold = evaluate.choose_threshold(validation.films.labels, validation.probabilities)
+    elsewhere = {name: evaluate.ask(model, part) for name, part in dataset.elsewhere.items()}
+    seen = evaluate.ask(model, dataset.train).atypicality
+    real = {split: films[split] for split in films if split != SHIFTED}
+    card = ModelCard(
+        card_version=CARD_VERSION,
+        name=config.model,
+        title=RECIPES[config.model].title,
+        summary=RECIPES[config.model].summary,
+        decode_version=DECODE_VERSION,
+        classes=CLASSES,
+        size_px=SIZE_PX,
+        threshold=threshold,
+        calibration=calibration,
+        references={
+            split: evaluate.refer(split, part, threshold.value) for split, part in judged.items()
+        },
+        history=_history(folder),
+        training=_training(config, dataset, folder, model.count_params()),
+        versions=_versions(),
+        band=evaluate.choose_band(
+            validation.films.labels, validation.probabilities, threshold.value
+        ),
+        external=[
+            evaluate.refer_elsewhere(
+                name, _judge(calibration, part, elsewhere[name].logits), threshold.value
+            )
+            for name, part in dataset.elsewhere.items()
+        ],
+        etiology=evaluate.refer_etiology(real, {split: answers[split] for split in real}),
+        typicality=evaluate.choose_typicality(
+            seen,
+            {split: answers[split].atypicality for split in real}
+            | {name: found.atypicality for name, found in elsewhere.items()},
+        ),
+        evidence=_evidence(model),
+        audit=dataset.audit,
+    )
+    log.info("4 write     %s", folder)
+    run_folder.write_parity_films(folder, validation, dataset.train)
+    run_folder.write_predictions(folder, {split: judged[split] for split in real})
+    run_folder.draw_figures(folder, card)
+    run_folder.write_run_card(folder, card)
+    return card
+
+
+def _judge(calibration: Calibration, films: Films, logits: np.ndarray) -> evaluate.Judgement:
+    return evaluate.Judgement(films, logits, evaluate.apply_calibration(calibration, logits))
+
+
+def _evidence(model: keras.Model) -> Evidence:
+    _, height, width = model.output["evidence"].shape
+    return Evidence(EVIDENCE_METHODS[model.name], height, width)
+
+
+def _history(folder: Path) -> History:
+    columns = run_folder.read_history(folder)
+    return History(
+        loss=columns["pneumonia_loss"],
+        val_loss=columns["val_pneumonia_loss"],
+        accuracy=columns["pneumonia_accuracy"],
+        val_accuracy=columns["val_pneumonia_accuracy"],
+    )
+
+
+def _training(config: FitConfig, dataset: Dataset, folder: Path, parameters: int) -> Training:
+    val_auc = run_folder.read_history(folder)[run_folder.WATCHED]
+    brightness = dataset.train.pixels.mean(axis=(1, 2, 3))
+    contrast = dataset.train.pixels.std(axis=(1, 2, 3))
+    return Training(
+        data=dataset.name,
+        data_fingerprint=dataset.fingerprint,
+        films=dataset.counts(),
+        split_policy=dataset.split_policy,
+        seed=config.seed,
+        epochs=len(val_auc),
+        best_epoch=int(np.argmax(val_auc)) + 1,
+        minutes=round(run_folder.read_seconds(folder) / 60, 1),
+        parameters=parameters,
+        backend=config.backend,
+        command=config.command,
+        commit=run_folder.read_config(folder)["commit"],
+        imbalance=IMBALANCE,
+        initial_weights="ImageNet" if config.vgg16_weights != "none" else "He initialisation",
+        brightness_mean=float(brightness.mean()),
+        brightness_sd=float(brightness.std()),
+        contrast_mean=float(contrast.mean()),
+        contrast_sd=float(contrast.std()),
+    )
+
+
+def _versions() -> dict[str, str]:
+    backend = {"tensorflow": "tensorflow", "torch": "torch", "jax": "jax"}[keras.backend.backend()]
+    packages = ("keras", backend, "numpy", "pillow", "scikit-learn")
+    return {
+        "cxr-batch": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
