@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from batch_scorer.comparison import Comparison
+from batch_scorer.data_audit import DataAudit
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
 from batch_scorer.metrics import Confusion, Curve, Estimate
@@ -206,6 +207,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     etiology: Etiology | None = None
     typicality: Typicality | None = None
     evidence: Evidence | None = None
+    audit: DataAudit | None = None
 
     @property
     def reference(self) -> Reference:

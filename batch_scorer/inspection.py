@@ -14,6 +14,7 @@ from batch_scorer.errors import EXIT_FAILED, EXIT_OK, CxrError
 OPTIONAL = {
     "tensorflow": "train",
     "tf2onnx": "train",
+    "imagehash": "audit",
     "s3fs": "s3",
     "gcsfs": "gcs",
     "adlfs": "azure",

@@ -106,6 +106,7 @@ def train(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with quiet_import():
+            from trainer.audit.facts import audit_data, shorten
             from trainer.dataset import read_dataset
             from trainer.external import read_normals
             from trainer.fit import fit
@@ -123,7 +124,8 @@ def train(
     dataset = read_dataset(data, SIZE_PX, seed)
     log.info("            %s", ", ".join(f"{name} {n:,}" for name, n in dataset.counts().items()))
     elsewhere = {name: read_normals(folder, SIZE_PX, dataset) for name, folder in normals.items()}
-    dataset = replace(dataset, elsewhere=elsewhere)
+    audit = shorten(audit_data(data, open_test=open_test))
+    dataset = replace(dataset, elsewhere=elsewhere, audit=audit)
     for name in NAMES if model == "all" else (model,):
         recipe = RECIPES[name]
         config = FitConfig(

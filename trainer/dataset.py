@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from batch_scorer.data_audit import DataAudit
     from trainer.layout import Layout
 
 log = logging.getLogger("cxr")
@@ -81,7 +82,8 @@ class Films:
 class Dataset:
     """Training, validation and (where the folder has one) official test films.
 
-    ``elsewhere`` holds normal films of other places by name, for evaluation alone.
+    ``elsewhere`` holds normal films of other places by name, for evaluation alone; ``audit`` is
+    what is wrong with the films, for the card.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Dataset:
     validation: Films
     test: Films | None
     elsewhere: dict[str, Films] = field(default_factory=dict)
+    audit: DataAudit | None = None
 
     def counts(self) -> dict[str, int]:
         """Films by split and class."""

@@ -103,6 +103,7 @@ def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bo
             | {name: found.atypicality for name, found in elsewhere.items()},
         ),
         evidence=_evidence(model),
+        audit=dataset.audit,
     )
     log.info("4 write     %s", folder)
     run_folder.write_parity_films(folder, validation, dataset.train)

@@ -91,7 +91,7 @@ def draw_training(cards: Sequence[ModelCard]) -> str:
         An SVG document.
     """
     alone = len(cards) == 1
-    with _style():
+    with house_style():
         figure = Figure(figsize=(6.9, 2.4 if alone else 3.2), layout="constrained")
         shape = (1, 2) if alone else (2, len(cards))
         grid: Any = figure.subplots(*shape, squeeze=False, sharex="col")
@@ -105,7 +105,7 @@ def draw_training(cards: Sequence[ModelCard]) -> str:
             place.set_xlabel("Epoch")
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
         _share_scale(grid)
-        return _as_svg(figure)
+        return as_svg(figure)
 
 
 def draw_roc(cards: Sequence[ModelCard]) -> str:
@@ -128,7 +128,7 @@ def draw_roc(cards: Sequence[ModelCard]) -> str:
 
 def draw_roc_lines(lines: Sequence[RocLine]) -> str:
     """Draw ROC curves; a curve without points is left out."""
-    with _style():
+    with house_style():
         figure = Figure(figsize=(3.15, 2.95), layout="constrained")
         place = figure.subplots()
         place.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)))
@@ -163,7 +163,7 @@ def draw_roc_lines(lines: Sequence[RocLine]) -> str:
         place.grid(visible=True)
         if place.get_legend_handles_labels()[0]:
             place.legend(loc="lower right", borderaxespad=0.4)
-        return _as_svg(figure)
+        return as_svg(figure)
 
 
 def draw_confusion(confusion: Confusion) -> str:
@@ -176,7 +176,7 @@ def draw_confusion(confusion: Confusion) -> str:
         [(confusion.true_positive, "found"), (confusion.false_negative, "missed")],
         [(confusion.false_positive, "false alarm"), (confusion.true_negative, "rightly clear")],
     ]
-    with _style():
+    with house_style():
         figure = Figure(figsize=(2.6, 2.4), layout="constrained")
         place = figure.subplots()
         for y, row in enumerate(cells):
@@ -193,7 +193,7 @@ def draw_confusion(confusion: Confusion) -> str:
         place.set_xlabel("The model's answer", color=GREY)
         place.tick_params(length=0)
         place.spines[:].set_visible(False)
-        return _as_svg(figure)
+        return as_svg(figure)
 
 
 def operating_point(confusion: Confusion) -> tuple[float, float] | None:
@@ -263,7 +263,8 @@ def _short(text: str, length: int = 26) -> str:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def house_style() -> Iterator[None]:
+    """Draw in the one style and typeface of every figure, leaving matplotlib's settings alone."""
     _add_fonts()
     with mpl.rc_context(STYLE):
         yield
@@ -278,7 +279,8 @@ def _add_fonts() -> None:
         )
 
 
-def _as_svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
+    """Write a figure as an SVG document, the same bytes for the same figure."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_scorer.card import CLASSES
+from batch_scorer.report.data_faults import describe_faults
 from batch_scorer.report.wording import count, join_words, show_name, show_threshold
 
 if TYPE_CHECKING:
@@ -21,13 +22,15 @@ KERMANY_OTHERS = {"NORMAL": 1349, "PNEUMONIA": 3883}
 class Method:
     """How it works: what each stage did in this run, and what the models learned from.
 
-    ``known_data`` says that every model learned from the published set of Kermany et al.
+    ``known_data`` says that every model learned from the published set of Kermany et al.;
+    ``faults`` is what the first model's card counts to be wrong with its data, where it does.
     """
 
     steps: tuple[tuple[str, str], ...]
     models: tuple[tuple[str, str], ...]
     data: str
     known_data: bool
+    faults: tuple[str, ...]
 
 
 def describe_method(manifest: RunManifest) -> Method:
@@ -38,6 +41,7 @@ def describe_method(manifest: RunManifest) -> Method:
         models=tuple((show_name(card.title, 60), _model_story(card)) for card in cards),
         data=_data(cards[0]),
         known_data=all(is_kermany(card) for card in cards),
+        faults=describe_faults(cards[0].audit) if cards[0].audit else (),
     )
 
 

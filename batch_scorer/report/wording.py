@@ -70,6 +70,15 @@ def show_interval(estimate: Estimate) -> str:
     return f"{estimate.low:.3f} to {estimate.high:.3f}"
 
 
+def show_estimate(estimate: Estimate) -> str:
+    """A metric with its interval and n: "0.902 (95 % interval 0.892 to 0.911, n = 5,232)"."""
+    interval = show_interval(estimate)
+    if not interval:
+        return f"{NOT_DEFINED} (n = {estimate.n:,})"
+    known = interval if interval == NO_INTERVAL else f"95 % interval {interval}"
+    return f"{show_value(estimate)} ({known}, n = {estimate.n:,})"
+
+
 def of_hundred(estimate: Estimate, *, inverse: bool = False) -> str:
     """A share as people out of 100: "96 (95 % interval 93 to 98, n = 390)".
 

@@ -61,6 +61,10 @@ def test_what_the_films_do_not_define_is_said_to_be_so() -> None:
 
 def test_an_interval_without_width_is_not_shown_as_certainty() -> None:
     assert wording.show_interval(Estimate(1.0, 1.0, 1.0, 1)) == "no interval"
+    assert wording.show_estimate(Estimate(None, None, None, 0)) == "not defined (n = 0)"
+    assert wording.show_estimate(Estimate(1.0, 1.0, 1.0, 1)) == "1.000 (no interval, n = 1)"
+    told = "0.902 (95 % interval 0.892 to 0.911, n = 5,232)"
+    assert wording.show_estimate(Estimate(0.902, 0.892, 0.911, 5232)) == told
 
 
 @pytest.mark.parametrize(

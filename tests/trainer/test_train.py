@@ -121,6 +121,10 @@ def test_the_run_folder_holds_what_was_promised(killed_then_finished):
     (elsewhere,) = card.external
     assert (elsewhere.name, elsewhere.films) == ("adults elsewhere", 12)
     assert elsewhere.share.value == elsewhere.flagged / 12
+    assert card.audit.films["train NORMAL"] == 60
+    assert card.audit.shared_patients == {}
+    assert card.audit.metadata_auc["cross-validation"].n == 150
+    assert card.audit.metadata_auc["test"].n == 40
 
 
 def test_a_finished_run_is_not_trained_again(killed_then_finished, data):

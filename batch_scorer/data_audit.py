@@ -1,0 +1,59 @@
+"""What is wrong with the films a model learned from, in short: the part of a card that says so."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batch_scorer.metrics import Estimate
+
+
+class CopyCounts(msgspec.Struct, frozen=True):
+    """Groups of films that are copies of each other.
+
+    ``within`` and ``across`` name the parts of the data set: "train", or "train and test".
+    ``mixed_labels`` are groups whose films have different labels, ``mixed_patients`` those whose
+    file names tell different patients.
+    """
+
+    groups: int
+    films: int
+    within: dict[str, int]
+    across: dict[str, int]
+    mixed_labels: int
+    mixed_patients: int
+
+
+class Looks(msgspec.Struct, frozen=True):
+    """The median film of one class in one part: pixels a side, and grey from 0 to 255."""
+
+    part: str
+    label: str
+    width_px: float
+    height_px: float
+    brightness: float
+    contrast: float
+
+
+class DataAudit(msgspec.Struct, frozen=True):
+    """What ``cxr audit`` counts, in short.
+
+    Parts are those that the data set came in ("train", "val", "test", or "all"), not those that
+    training split it into. ``films`` is keyed by part, class and, where file names tell it, cause:
+    "train PNEUMONIA viral". ``films_per_patient`` gives the number of patients with that many films
+    in one part; ``shared_patients`` the patient numbers found in two parts, and
+    ``shared_with_same_cause`` those of them whose films have one cause in both, where labels were
+    opened. ``metadata_auc`` is what the film's size, brightness, contrast and file size reach
+    without a look at any place in it, keyed by "cross-validation" and, where its labels were
+    opened, "test".
+    """
+
+    films: dict[str, int]
+    patients: int
+    films_without_patient: int
+    films_per_patient: dict[str, int]
+    shared_patients: dict[str, int]
+    shared_with_same_cause: dict[str, int]
+    identical: CopyCounts
+    alike: CopyCounts
+    looks: list[Looks]
+    metadata_auc: dict[str, Estimate]

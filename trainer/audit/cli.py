@@ -1,0 +1,58 @@
+"""cxr audit: click options -> audit_data -> page and JSON."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from batch_scorer.errors import EXIT_OK, MissingPackage
+
+log = logging.getLogger("cxr")
+
+
+@click.command(epilog="Example: cxr audit chest_xray -o out/audit")
+@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for audit.html and audit.json.",
+)
+@click.option(
+    "--test/--no-test",
+    "open_test",
+    default=True,
+    show_default=True,
+    help="Look at the labels of the official test films too.",
+)
+def audit(data: Path, output: Path, *, open_test: bool) -> int:
+    """Say what is wrong with the labelled films in DATA: leakage, copies, shortcuts.
+
+    DATA has the folders NORMAL and PNEUMONIA, or train, val and test that have them. Nothing in
+    it is changed, and a film that cannot be read is listed.
+    """
+    try:
+        from trainer.audit.facts import audit_data
+        from trainer.audit.findings import NOTHING, find_faults
+        from trainer.audit.page import WORST, write_audit
+    except ModuleNotFoundError as exc:
+        raise MissingPackage(
+            f"The audit needs the package {exc.name}, which is not installed.",
+            'Install it with: pip install "cxr-batch[audit]"',
+        ) from exc
+
+    log.info("1 read      %s", data)
+    found = audit_data(data, open_test=open_test)
+    log.info("2 write     %s", output)
+    page = write_audit(found, output)
+    faults = find_faults(found)
+    click.echo(f"Page      {page}")
+    click.echo(f"Films     {found.films:,}, and {len(found.unusable):,} files that cannot be used")
+    for place, fault in enumerate(faults[:WORST], 1):
+        click.echo(f"Worst {place}   {fault.title}. {fault.text}")
+    if not faults:
+        click.echo(NOTHING)
+    return EXIT_OK
