@@ -172,12 +172,33 @@ class Typicality(msgspec.Struct, frozen=True):
         return float(np.interp(atypicality, self.quantiles, steps))
 
 
+class Faithfulness(msgspec.Struct, frozen=True):
+    """Whether the evidence map says what the network looks at, on validation films with pneumonia.
+
+    ``deletion`` is by how much the mean logit falls when the share ``steps`` of places with most
+    evidence is blurred away, ``random_deletion`` the same for places chosen at random.
+    ``randomised_correlation`` is the mean rank correlation with the map of shuffled weights.
+    """
+
+    films: int
+    steps: list[float]
+    deletion: list[float]
+    random_deletion: list[float]
+    randomised_correlation: float
+
+    @property
+    def beats_random(self) -> bool:
+        """Whether the logit falls faster than by chance, on the mean over all steps."""
+        return sum(self.deletion) > sum(self.random_deletion)
+
+
 class Evidence(msgspec.Struct, frozen=True):
     """The map of evidence: output ``evidence`` (N, height, width), in units of the logit."""
 
     method: str
     height: int
     width: int
+    faithfulness: Faithfulness
 
 
 class ModelCard(msgspec.Struct, frozen=True):

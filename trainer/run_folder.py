@@ -46,8 +46,8 @@ STATE_WEIGHTS = "latest.weights.h5"
 STATE_METADATA = "training_metadata.json"
 BEST_WEIGHTS = "epoch-{epoch:03d}.weights.h5"
 SECONDS_FILE = "seconds.txt"
-WATCHED = "val_pneumonia_auc"
-"""The column of the history whose highest value marks the best epoch."""
+WATCHED = "val_pneumonia_loss"
+"""The column of the history whose lowest value marks the best epoch."""
 PREDICTION_COLUMNS = ("split", "image", "patient", "label", "logit", "probability")
 
 
@@ -108,9 +108,9 @@ def resume_from(folder: Path) -> int:
 
 
 def best_weights(folder: Path) -> Path:
-    """The weights of the epoch with the highest validation AUC."""
-    auc = read_history(folder)[WATCHED]
-    return folder / RESUME_FOLDER / BEST_WEIGHTS.format(epoch=int(np.argmax(auc)) + 1)
+    """The weights of the epoch with the lowest validation loss."""
+    losses = read_history(folder)[WATCHED]
+    return folder / RESUME_FOLDER / BEST_WEIGHTS.format(epoch=int(np.argmin(losses)) + 1)
 
 
 def _history_rows(folder: Path) -> list[dict[str, str]]:
