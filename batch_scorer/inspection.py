@@ -40,6 +40,7 @@ def models(ctx: click.Context) -> None:
         scores = entry["metrics"].get("test") or entry["metrics"]["validation"]
         click.echo(
             f"{name:6s} {find_model(name).stat().st_size / 1e6:5.1f} MB  "
+            f"{entry.get('precision', 'float32'):7s}  "
             f"accuracy {scores['accuracy']:.3f}  AUC {scores['auc']:.3f}  "
             f"threshold {entry['threshold']:.3f}  sha256 {entry['sha256'][:12]}"
         )
@@ -137,11 +138,27 @@ def _describe(card: ModelCard) -> list[str]:
         f"  {training.parameters:,} weights, first {training.initial_weights}; {training.epochs} "
         f"epochs in {training.minutes:g} minutes, best {training.best_epoch}; "
         f"seed {training.seed}; {training.command}",
+        *_say_precision(card),
         "Known limits: it knows only films like those above; on films of other hospitals such "
         "models have done far worse.",
         f"Decode version {card.decode_version}, card version {card.card_version}, "
         + ", ".join(f"{name} {value}" for name, value in card.versions.items()),
     ]
+
+
+def _say_precision(card: ModelCard) -> list[str]:
+    precision = card.precision
+    if precision is None:
+        return ["Computes in float32."]
+    ranges = f", its ranges from {precision.calibrated_on}" if precision.calibrated_on else ""
+    lines = [
+        f"Computes its convolutions in {precision.kind}{ranges}. All figures, the threshold and the "
+        "calibration are the float32 network's.",
+        f"  On the {precision.films} validation films this file's AUC is {precision.auc:.4f} "
+        f"({precision.auc_difference:+.4f}), a probability is off by at most "
+        f"{precision.largest_difference:.4f}, and labels changed: {len(precision.flips)}",
+    ]
+    return [*lines, *(f"    {film}" for film in precision.flips)]
 
 
 def _of_100(estimate: Estimate) -> str:

@@ -322,7 +322,7 @@ def _evaluate(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: b
         versions=_versions(),
     )
     log.info("4 write     %s", folder)
-    run_folder.write_parity_films(folder, judged["validation"], dataset.train)
+    run_folder.write_films(folder, validation, dataset.train)
     run_folder.write_predictions(folder, judged)
     run_folder.draw_figures(folder, card)
     run_folder.write_run_card(folder, card)
