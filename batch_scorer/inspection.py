@@ -152,8 +152,8 @@ def _say_precision(card: ModelCard) -> list[str]:
         return ["Computes in float32."]
     ranges = f", its ranges from {precision.calibrated_on}" if precision.calibrated_on else ""
     lines = [
-        f"Computes its convolutions in {precision.kind}{ranges}. All figures, the threshold and the "
-        "calibration are the float32 network's.",
+        f"Computes its convolutions in {precision.kind}{ranges}.",
+        "  The figures above, the threshold and the calibration are the float32 network's.",
         f"  On the {precision.films} validation films this file's AUC is {precision.auc:.4f} "
         f"({precision.auc_difference:+.4f}), a probability is off by at most "
         f"{precision.largest_difference:.4f}, and labels changed: {len(precision.flips)}",

@@ -89,9 +89,9 @@ def _precision_story(card: ModelCard) -> str:
     if precision is None:
         return ""
     return (
-        f" The file computes its convolutions in {precision.kind}; the figures of this report are "
-        f"those of the float32 network. On {precision.films:,} validation films that changed the "
-        f"AUC by {precision.auc_difference:+.4f} and {count(len(precision.flips), 'label')}."
+        f" The file computes its convolutions in {precision.kind}, its reference figures are those "
+        f"of the float32 network: on {precision.films:,} validation films that changes the AUC by "
+        f"{precision.auc_difference:+.4f} and {count(len(precision.flips), 'label')}."
     )
 
 
