@@ -16,7 +16,7 @@ import tf2onnx
 from batch_scorer.card import SELF_TEST_RECIPE, SELF_TEST_TOLERANCE, SelfTest, self_test_pixels
 from batch_scorer.classifier import MANIFEST
 from exporter import convert
-from exporter.quantize import to_float16, to_int8
+from exporter.quantize import keep_halves, to_float16, to_int8
 from exporter.run import keras_probabilities
 from exporter.verify import graph_probabilities, judge, verify
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Kind = Literal["float32"] | SmallKind
     Draft = tuple[onnx.ModelProto, ModelCard, NDArray[np.float64]]
 
-# A GPU adds halves in another order than a CPU. int8 needs no such room: its sums are exact.
+# A GPU adds halves in another order, a CPU rounds less. int8 needs no room: its sums are exact.
 FLOAT16_SELF_TEST_TOLERANCE = 5e-3
 
 
@@ -93,11 +93,13 @@ def _as_smaller(run: Run, kind: SmallKind) -> Draft:
     card = run.card
     graph = convert.convert(run.model, card.calibration, card.size_px)
     if kind == "int8":
-        graph, tolerance = to_int8(graph, run.calibration.pixels), SELF_TEST_TOLERANCE
+        graph = judged = to_int8(graph, run.calibration.pixels)
+        tolerance = SELF_TEST_TOLERANCE
     else:
-        graph, tolerance = to_float16(graph), FLOAT16_SELF_TEST_TOLERANCE
-    precision = judge(kind, graph_probabilities(graph, run.validation.pixels), run)
-    answers = graph_probabilities(graph, self_test_pixels(card.size_px))
+        graph = to_float16(graph)
+        judged, tolerance = keep_halves(graph), FLOAT16_SELF_TEST_TOLERANCE
+    precision = judge(kind, graph_probabilities(judged, run.validation.pixels), run)
+    answers = graph_probabilities(judged, self_test_pixels(card.size_px))
     card = msgspec.structs.replace(_with_self_test(card, answers, tolerance), precision=precision)
     return graph, card, graph_probabilities(graph, run.parity)
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+from onnx import helper
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -97,6 +98,29 @@ def to_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
     mixed.topological_sort()
     halved: onnx.ModelProto = mixed.model
     return halved
+
+
+def keep_halves(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """A float16 graph that rounds and overflows on a CPU as on a GPU, to judge it by.
+
+    A CPU computes its convolutions in float32, and ONNX Runtime then leaves out the rounding
+    between them; an Identity behind each operation keeps it, in a session without the optimiser
+    ``EliminateIdentity``.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    body = set(_body(copy))
+    nodes = []
+    for node in graph.graph.node:
+        kept = onnx.NodeProto()
+        kept.CopyFrom(node)
+        nodes.append(kept)
+        if node.name in body:
+            kept.output[0] = f"{node.output[0]}_unrounded"
+            nodes.append(helper.make_node("Identity", list(kept.output), list(node.output)))
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy
 
 
 def _body(model: onnx.ModelProto) -> list[str]:

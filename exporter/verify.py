@@ -79,7 +79,9 @@ def graph_probabilities(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> ND
     starts = range(0, len(pixels), JUDGED_AT_ONCE)
     try:
         session = ort.InferenceSession(
-            graph.SerializeToString(), providers=["CPUExecutionProvider"]
+            graph.SerializeToString(),
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["EliminateIdentity"],  # see quantize.keep_halves
         )
         parts = [
             session.run(["probability"], {"pixels": pixels[start : start + JUDGED_AT_ONCE]})[0]
