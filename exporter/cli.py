@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     type=click.Choice(["float32", "float16", "int8"]),
     multiple=True,
     default=["float32"],
-    show_default="float32",
+    show_default=True,
     help="May be repeated; the first that passes is NAME.onnx, the others NAME.PRECISION.onnx.",
 )
 def export(run: Path, output: Path, precisions: tuple[Kind, ...]) -> int:

@@ -111,13 +111,11 @@ def keep_halves(graph: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(graph)
     body = set(_body(copy))
     nodes = []
-    for node in graph.graph.node:
-        kept = onnx.NodeProto()
-        kept.CopyFrom(node)
-        nodes.append(kept)
+    for node in copy.graph.node:
+        nodes.append(node)
         if node.name in body:
-            kept.output[0] = f"{node.output[0]}_unrounded"
-            nodes.append(helper.make_node("Identity", list(kept.output), list(node.output)))
+            rounded, node.output[0] = node.output[0], f"{node.output[0]}_unrounded"
+            nodes.append(helper.make_node("Identity", [node.output[0]], [rounded]))
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     return copy
