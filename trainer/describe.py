@@ -107,7 +107,7 @@ def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bo
         audit=dataset.audit,
     )
     log.info("4 write     %s", folder)
-    run_folder.write_parity_films(folder, validation, dataset.train)
+    run_folder.write_films(folder, dataset.validation, dataset.train)
     run_folder.write_predictions(folder, {split: judged[split] for split in real})
     run_folder.draw_figures(folder, card)
     run_folder.write_run_card(folder, card)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from batch_scorer.card import Precision
 from batch_scorer.report.facts import ReportFacts, build_facts
 from batch_scorer.report.figures import draw_confusion
 from batch_scorer.report.listing import PREDICTIONS_CAP, UNSCORED_CAP
@@ -253,6 +254,17 @@ def test_the_models_of_one_set_are_compared() -> None:
     comparison = tell(make_rows(models), models).comparison
     assert comparison is not None
     assert "Convolutional network is better than Multilayer perceptron" in comparison.sentence
+
+
+def test_a_model_file_in_a_smaller_format_says_what_that_changed() -> None:
+    float32 = make_models("vgg16")
+    assert "computes its convolutions" not in every_text(tell(make_rows(float32), float32))
+    precision = Precision("int8", 654, 0.9946, -0.0002, 0.02, ["a.png"], "200 training films")
+    int8 = make_models("vgg16", precision=precision)
+    text = every_text(tell(make_rows(int8), int8))
+    assert "in int8, its reference figures are those of the float32 network" in text
+    assert "on 654 validation films that changes the AUC by -0.0002 and 1 label." in text
+    assert "a.png" not in text
 
 
 def test_the_alternative_text_of_the_matrix_has_the_numbers_of_the_picture() -> None:
