@@ -55,7 +55,7 @@ def main(models: Path, provider: str, batch_size: int, turns: int) -> None:
     }
     peaks = {kind: measure_peak(kind) for kind in ("float32", "int8") if provider == "cpu"}
     seconds = take_turns(work, turns)
-    answers = {model.path.name: work[model.path.name]() for model in found}
+    answers = {model.path.name: work[model.path.name]().probability for model in found}
 
     click.echo(f"{available_cores()} cores, {provider}, batch {batch_size}, {turns} turns")
     click.echo(f"{'file':24s}{'films/s':>10s}{'x float32':>11s}{'of ceiling':>12s}{'off by':>9s}")
