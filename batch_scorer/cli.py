@@ -236,6 +236,7 @@ def _print_summary(manifest: RunManifest) -> None:
         f"Films     {manifest.found}{synthetic}: {manifest.flagged} flagged, "
         f"{manifest.clear} clear, {manifest.not_scored} not scored"
         + ("" if manifest.uncertain is None else f", {manifest.uncertain} uncertain")
+        + ("" if manifest.atypical is None else f", {manifest.atypical} atypical")
         + "".join(f", {n} {reason}" for reason, n in manifest.reasons.items())
     )
     names = " ".join(f"{model.name} {model.sha256[:12]}" for model in manifest.models)

@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from batch_scorer.card import CARD_KEY, write_card
+from batch_scorer.card import CARD_KEY, output_names, write_card
 from tests.cards import make_tiny_card
 
 if TYPE_CHECKING:
@@ -79,15 +79,26 @@ def save_tiny_model(
         helper.make_tensor("half", TensorProto.FLOAT, [], [0.5]),
         helper.make_tensor("slope", TensorProto.FLOAT, [], [slope]),
     ]
+    card = make_tiny_card(name, size_px=size_px, slope=slope, **changes)
+    if card.typicality:  # distance from mid-grey: 0 there, 2 at black and white
+        nodes += [
+            helper.make_node("Abs", ["centred"], ["distance"]),
+            helper.make_node("Mul", ["distance", "four"], ["atypicality"]),
+        ]
+        constants.append(helper.make_tensor("four", TensorProto.FLOAT, [], [4.0]))
+    if card.etiology:
+        nodes.append(helper.make_node("Identity", ["share"], ["viral"]))
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", size_px, size_px, 1])],
-        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["n"])],
+        [
+            helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n"])
+            for output in sorted(output_names(card))
+        ],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    card = make_tiny_card(name, size_px=size_px, slope=slope, **changes)
     helper.set_model_props(model, {CARD_KEY: write_card(card)})
     onnx.save(model, path)
     return path

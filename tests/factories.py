@@ -15,12 +15,16 @@ from batch_scorer.card import (
     CLASSES,
     Band,
     Calibration,
+    Etiology,
+    Evidence,
     ExternalSet,
+    Faithfulness,
     History,
     ModelCard,
     Reference,
     Threshold,
     Training,
+    Typicality,
 )
 from batch_scorer.comparison import Comparison, PairedDifference
 from batch_scorer.decoding import DECODE_VERSION
@@ -89,7 +93,7 @@ def make_card(
         threshold=Threshold(
             threshold, "the highest threshold with a sensitivity of at least 95%", "validation"
         ),
-        calibration=Calibration("Platt scaling", 1.1, -0.2, "validation", 0.06, 0.04),
+        calibration=Calibration("Platt scaling", 1.1, -0.2, "validation", 0.06, 0.04, 0.05, 0.02),
         references={split: make_reference(name, split, threshold, 3) for split in splits},
         history=History(
             loss=loss.tolist(),
@@ -106,6 +110,41 @@ def make_card(
 def make_band(low: float = 0.3, high: float = 0.6) -> Band:
     """A band around the threshold of ``make_card``."""
     return Band(low, high, "few errors lie beyond it", "validation", metrics.proportion(66, 655))
+
+
+def make_evidence() -> Evidence:
+    """An evidence map that passed its checks."""
+    checked = Faithfulness(100, [0.05, 0.1, 0.5], [0.4, 0.9, 2.5], [0.1, 0.2, 1.4], 0.05)
+    return Evidence("exact class activation map", 12, 12, checked)
+
+
+def make_typicality(flag_above: float = 0.8, reject_above: float = 1.0) -> Typicality:
+    """Limits of atypicality; a training film lies anywhere from -1 to 1."""
+    share = metrics.proportion(3, 650)
+    return Typicality(
+        "distance to the training films",
+        flag_above,
+        reject_above,
+        "training",
+        np.linspace(-1, 1, 101).tolist(),
+        {
+            "validation": metrics.proportion(13, 650),
+            "adults elsewhere": metrics.proportion(210, 600),
+        },
+        {"validation": share, "adults elsewhere": metrics.proportion(80, 600)},
+    )
+
+
+def make_etiology() -> Etiology:
+    """A second answer that is right for about three films in four."""
+    rng = np.random.default_rng(2)
+    truth = np.arange(148) % 2
+    answers = np.clip(0.5 + 0.2 * (truth - 0.5) + rng.normal(0, 0.2, 148), 0.01, 0.99)
+    return Etiology(
+        ("bacterial", "viral"),
+        Calibration("Platt scaling", 1.2, 0.3, "validation", 0.2, 0.1),
+        {"test": metrics.evaluate(truth, answers, 0.5, resamples=50)},
+    )
 
 
 def make_external(flagged: int = 132, films: int = 600) -> ExternalSet:

@@ -1,10 +1,10 @@
-"""Normal films from elsewhere: how many of them each model wrongly flags. Pure functions."""
+"""Films from elsewhere, and the second question: what else a card says. Pure functions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batch_scorer.report.wording import count, of_hundred, show_name
+from batch_scorer.report.wording import count, of_hundred, show_interval, show_name, show_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,4 +27,27 @@ def say_elsewhere(found: ExternalSet, model: str) -> str:
         f"Of {count(found.films, 'normal film')} of “{show_name(found.name, 60)}” {model} wrongly "
         f"flags {found.flagged:,}; of 100 that is {of_hundred(found.share)}. "
         f"{show_name(found.note, 200)}"
+    )
+
+
+def describe_etiology(cards: Sequence[ModelCard]) -> tuple[str, ...]:
+    """How well each model that was asked tells viral from bacterial pneumonia."""
+    return tuple(
+        f"{show_name(card.title, 60)}: {sentence}"
+        for card in cards
+        if (sentence := say_etiology(card))
+    )
+
+
+def say_etiology(card: ModelCard) -> str:
+    """How good the second answer of one model is; empty where it has none."""
+    if card.etiology is None:
+        return ""
+    split = "test" if "test" in card.etiology.references else "validation"
+    found = card.etiology.references[split]
+    return (
+        f"of 100 {split} films with pneumonia whose cause is known it names the cause rightly for "
+        f"{of_hundred(found['accuracy'])}; AUC {show_value(found['auc'])} "
+        f"{show_interval(found['auc'])}. Column “viral” of predictions.csv has its answers; they "
+        "are no ground for any treatment."
     )

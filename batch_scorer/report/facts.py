@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_scorer.report.comparison import ComparisonFacts, describe_comparison
-from batch_scorer.report.elsewhere import describe_elsewhere
+from batch_scorer.report.elsewhere import describe_elsewhere, describe_etiology
 from batch_scorer.report.gallery import Part, describe_gallery, explain_empty_gallery
 from batch_scorer.report.listing import Gaps, Listing, describe_gaps, describe_listing
 from batch_scorer.report.method import Method, describe_method
@@ -46,6 +46,7 @@ class ReportFacts:
     columns: tuple[str, ...]
     reference: Performance
     elsewhere: tuple[str, ...]
+    etiology: tuple[str, ...]
     comparison: ComparisonFacts | None
     batch: Performance | None
     no_batch: str
@@ -73,6 +74,7 @@ def build_facts(manifest: RunManifest, rows: Sequence[Score]) -> ReportFacts:
         columns=tuple(COLUMNS.values()),
         reference=describe_reference(manifest),
         elsewhere=describe_elsewhere([model.card for model in manifest.models]),
+        etiology=describe_etiology([model.card for model in manifest.models]),
         comparison=describe_comparison(manifest),
         batch=describe_batch(manifest),
         no_batch=explain_missing_batch(manifest),

@@ -87,6 +87,8 @@ def _film(row: Score, manifest: RunManifest) -> Film:
     notes = ["flagged" if row.prediction == CLASSES[1] else "not flagged"]
     if row.uncertain:
         notes.append("uncertain: in the band around the threshold")
+    if row.atypical:
+        notes.append("atypical: unlike most training films")
     if row.label:
         notes.append(f"labelled {row.label.lower()}")
     if row.agreement is not None and row.agreement < 1:

@@ -172,6 +172,8 @@ def _prediction(row: Score, manifest: RunManifest) -> Prediction:
     answer = ("Flagged" if flagged else "Clear") if scored else "Not scored"
     if row.uncertain:
         answer += ", uncertain"
+    if row.atypical and scored:
+        answer += ", atypical"
     if row.duplicate_of:
         answer += ", copy"
     probabilities = tuple(

@@ -6,7 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from batch_scorer.report.comparison import say_comparison
-from batch_scorer.report.elsewhere import say_elsewhere
+from batch_scorer.report.elsewhere import say_elsewhere, say_etiology
 from batch_scorer.report.performance import split_name
 from batch_scorer.report.summary import OTHER_HOSPITALS
 from batch_scorer.report.wording import (
@@ -20,6 +20,7 @@ from batch_scorer.report.wording import (
 
 if TYPE_CHECKING:
     from batch_scorer.card import ModelCard
+    from batch_scorer.metrics import Estimate
 
 WIDTH = 88
 METRICS = {
@@ -133,25 +134,24 @@ def _further(card: ModelCard) -> list[str]:
         )
     if card.typicality:
         shares = "; ".join(
-            f"{show_name(name, 40)} {of_hundred(card.typicality.rejected[name])} and "
-            f"{of_hundred(flagged)}"
-            for name, flagged in card.typicality.flagged.items()
+            f"{show_name(name, 40)} {_show_share(rejected)} and {_show_share(flagged)}"
+            for name, rejected, flagged in (
+                (name, card.typicality.rejected[name], card.typicality.flagged[name])
+                for name in card.typicality.flagged
+            )
         )
         texts.append(
             "- Typicality: an image far from the training films is not scored, one at their edge "
-            f"is scored and called atypical. Of 100 films are not scored, and beyond the edge: "
-            f"{shares}."
+            f"is called atypical. Share not scored and share atypical, by films: {shares}."
         )
-    if card.etiology:
-        split = "test" if "test" in card.etiology.references else "validation"
-        found = card.etiology.references[split]
-        texts.append(
-            "- Bacterial or viral, a weaker answer and for study only: on the "
-            f"{found['auc'].n:,} {split} films with pneumonia whose cause is known its AUC is "
-            f"{show_value(found['auc'])} {show_interval(found['auc'])} and it is right for "
-            f"{of_hundred(found['accuracy'])} of 100."
-        )
+    if cause := say_etiology(card):
+        texts.append(f"- Bacterial or viral, a weaker answer and for study only: {cause}")
     return texts or ["Nothing."]
+
+
+def _show_share(share: Estimate) -> str:
+    """A share in per cent, with one digit."""
+    return "not defined" if share.value is None else f"{share.value:.1%}"
 
 
 def _precision(card: ModelCard) -> list[str]:

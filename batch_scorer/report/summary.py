@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batch_scorer.errors import NotRadiograph
 from batch_scorer.report.method import people_of
 from batch_scorer.report.performance import reference_findings, split_name
 from batch_scorer.report.wording import (
@@ -49,6 +50,7 @@ class Summary:
     scored_when: str
     scored_by: str
     uncertain: str
+    atypical: str
     trust: tuple[str, ...]
     never: str
     next_about: str
@@ -66,6 +68,7 @@ def describe_summary(manifest: RunManifest) -> Summary:
         scored_when=_scored_when(manifest),
         scored_by=_scored_by(manifest),
         uncertain=_uncertain(manifest),
+        atypical=_atypical(manifest),
         trust=_trust(manifest),
         never=_never(primary.card),
         next_about=DEMONSTRATION if manifest.synthetic else "",
@@ -127,6 +130,24 @@ def _scored_by(manifest: RunManifest) -> str:
     if others:
         names = join_words([show_name(model.card.title, 30) for model in others])
         text += f" {names} {'gives' if len(others) == 1 else 'give'} a second opinion."
+    return text
+
+
+def _atypical(manifest: RunManifest) -> str:
+    """How many films look unlike the training films; empty where the model cannot say."""
+    if manifest.atypical is None:
+        return ""
+    text = (
+        f"{manifest.atypical:,} of {count(manifest.scored, 'scored film')} look unlike most films "
+        "that the model learned from: other patients, another machine, another position. Its "
+        "answers for them deserve less trust."
+    )
+    rejected = manifest.reasons.get(NotRadiograph.code, 0)
+    if rejected:
+        text += (
+            f" {count(rejected, 'file')} too far from them to be judged "
+            f"{'is' if rejected == 1 else 'are'} listed as not scored."
+        )
     return text
 
 

@@ -34,12 +34,14 @@ def make_network(weights: list[np.ndarray] | None = None) -> keras.Model:
     x = keras.layers.MaxPooling2D()(x)
     x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(pixels, keras.layers.Dense(1)(x), name="small")
+    model = keras.Model(pixels, {"logit": keras.layers.Dense(1)(x)}, name="small")
     rng = np.random.default_rng(3)
     drawn = [np.abs(rng.normal(0, 0.2, w.shape)).astype(np.float32) for w in model.get_weights()]
     *body, kernel, bias = weights or drawn
     model.set_weights([*body, kernel, bias])
-    logits = model.predict(draw_films(64), verbose=0)  # now give them mean 0 and deviation 1
+    logits = model.predict(draw_films(64), verbose=0)[
+        "logit"
+    ]  # now give them mean 0 and deviation 1
     kernel, bias = kernel / logits.std(), (bias - logits.mean()) / logits.std()
     model.set_weights([*body, kernel, bias])
     return model

@@ -17,44 +17,73 @@ from batch_scorer.errors import ConversionError, ParityError, SelfTestFailed
 from exporter import convert, publish
 from exporter.run import read_run
 from exporter.verify import verify
-from tests.cards import tiny_probability
+from tests.cards import make_tiny_card, tiny_probability
 from tests.conftest import save_tiny_model
 from tests.exporter.runs import CALIBRATION, make_network, save_run
-from trainer.fit import RECIPES
-from trainer.models import BUILDERS, SIZE_PX, read_both_ways
+from tests.factories import make_etiology, make_evidence, make_typicality
+from trainer.answers import answer
+from trainer.models import BUILDERS, SIZE_PX
+from trainer.recipes import RECIPES
+from trainer.typicality import fit_typical
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (7, SIZE_PX, SIZE_PX, 1), np.uint8)
 
 
+def make_whole_card():
+    """A card that describes every answer."""
+    return msgspec.structs.replace(
+        make_tiny_card("mlp", size_px=SIZE_PX),
+        calibration=CALIBRATION,
+        evidence=make_evidence(),
+        typicality=make_typicality(),
+        etiology=make_etiology(),
+    )
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_network_converts_and_answers_as_in_keras(name):
-    model = BUILDERS[name](1)
-    for layer in model.layers:
+    network = BUILDERS[name](1, augment=False)
+    for layer in network.layers:
         if layer.trainable and isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             layer.set_weights([w.astype(np.float16) for w in layer.get_weights()])
-    if RECIPES[name].both_ways:
-        model = read_both_ways(model)
-    graph = convert.convert(model, CALIBRATION, SIZE_PX)
+    typical = fit_typical(np.concatenate([PIXELS, PIXELS[::-1, ::-1]]))
+    model = answer(network, typical, both_ways=RECIPES[name].both_ways)
+    graph = convert.convert(model, make_whole_card())
     whole = graph.ByteSize()
     graph = convert.halve_weights(graph)
-    if name != "cnn":  # tf2onnx folds its normalisation into weights that then need all 32 bits
+    if name == "mlp":  # tf2onnx folds normalisation into weights that then need all 32 bits
         assert graph.ByteSize() < 0.7 * whole
     assert graph.opset_import[0].version == convert.OPSET
     session = onnxruntime.InferenceSession(
         graph.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    logits = model.predict(PIXELS, verbose=0)[:, 0].astype(float)
-    expected = 1 / (1 + np.exp(-(1.7 * logits - 0.4)))
-    for films in (PIXELS[:1], PIXELS[:2], PIXELS):
-        (found,) = session.run(["probability"], {"pixels": films})
-        assert found == pytest.approx(expected[: len(films)], abs=1e-4)
+    expected = model.predict(PIXELS, verbose=0)
+    logits = expected["logit"][:, 0].astype(float)
+    names = ["probability", "viral", "atypicality", "evidence"]
+    for size in (1, 2, 7):
+        probability, viral, atypicality, evidence = session.run(names, {"pixels": PIXELS[:size]})
+        assert probability == pytest.approx(
+            1 / (1 + np.exp(-(1.7 * logits - 0.4)))[:size], abs=1e-4
+        )
+        assert evidence == pytest.approx(expected["evidence"][:size], abs=1e-3)
+        assert atypicality == pytest.approx(expected["atypicality"][:size, 0], abs=1e-3)
+        assert viral.shape == (size,)
+        assert ((viral > 0) & (viral < 1)).all()
+
+
+def test_a_file_answers_only_what_its_card_describes():
+    model = answer(BUILDERS["mlp"](1, augment=False), None, both_ways=False)
+    card = msgspec.structs.replace(make_whole_card(), typicality=None, etiology=None)
+    graph = convert.convert(model, card)
+    assert {output.name for output in graph.graph.output} == {"probability", "evidence"}
 
 
 def test_a_weight_that_half_precision_would_change_stays_as_it_is():
-    model = BUILDERS["mlp"](1)
-    first = next(x for x in model.layers if isinstance(x, keras.layers.Dense) and x.trainable)
-    first.set_weights([np.full((4096, 32), 1 / 3, np.float32), np.zeros(32)])
-    graph = convert.halve_weights(convert.convert(model, CALIBRATION, SIZE_PX))
+    network = BUILDERS["mlp"](1, augment=False)
+    network.get_layer("hidden1").set_weights([np.full((4096, 32), 1 / 3, np.float32), np.zeros(32)])
+    model = answer(network, None, both_ways=False)
+    card = make_tiny_card("mlp", size_px=SIZE_PX)
+    graph = convert.halve_weights(convert.convert(model, card))
     kept = [w for w in graph.graph.initializer if list(w.dims) == [4096, 32]]
     assert [w.data_type for w in kept] == [TensorProto.FLOAT]
     assert numpy_helper.to_array(kept[0])[0, 0] == np.float32(1 / 3)
@@ -65,9 +94,10 @@ def test_an_error_that_tf2onnx_only_logs_is_an_error(monkeypatch):
         logging.getLogger("tf2onnx.tfonnx").error("Tensorflow op [x: Strange] is not supported")
         return onnx.ModelProto(), None
 
+    model = answer(BUILDERS["mlp"](1, augment=False), None, both_ways=False)
     monkeypatch.setattr(convert.tf2onnx.convert, "from_function", log_only)
     with pytest.raises(ConversionError, match=r"op .x: Strange. is not supported"):
-        convert.convert(BUILDERS["mlp"](1), CALIBRATION, SIZE_PX)
+        convert.convert(model, make_tiny_card("mlp", size_px=SIZE_PX))
 
 
 def test_parity_and_self_test_are_really_checked(tmp_path):

@@ -15,10 +15,12 @@ from batch_scorer.report.listing import PREDICTIONS_CAP, UNSCORED_CAP
 from tests.factories import (
     make_band,
     make_comparison,
+    make_etiology,
     make_external,
     make_manifest,
     make_models,
     make_rows,
+    make_typicality,
     make_unscored,
 )
 
@@ -275,3 +277,23 @@ def test_the_alternative_text_of_the_matrix_has_the_numbers_of_the_picture() -> 
     for number in (confusion.true_positive, confusion.false_positive, confusion.true_negative):
         assert f">{number}<" in picture
         assert f" {number} " in facts.reference.confusion_alt
+
+
+def test_atypical_films_and_the_second_answer_are_told_where_the_model_has_them() -> None:
+    models = make_models("cnn", typicality=make_typicality(), etiology=make_etiology())
+    rows = [
+        msgspec.structs.replace(row, atypical=index % 3 == 0, typicality=0.1)
+        for index, row in enumerate(make_rows(models, 10, 20))
+    ]
+    manifest = msgspec.structs.replace(
+        make_manifest(rows, models), atypical=10, reasons={"not_radiograph": 2}
+    )
+    facts = build_facts(manifest, rows)
+    assert facts.summary.atypical.startswith("10 of 30 scored films look unlike")
+    assert "2 files too far from them to be judged are listed" in facts.summary.atypical
+    assert sum("atypical" in row.answer for row in facts.listing.rows) == 10
+    assert len(facts.etiology) == 1
+    assert "Convolutional network: of 100 test films with pneumonia" in facts.etiology[0]
+    plain = tell(make_rows(make_models("cnn")), make_models("cnn"))
+    assert plain.summary.atypical == ""
+    assert plain.etiology == ()

@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 
 from batch_scorer.report.profile import WIDTH, describe_model
-from tests.factories import make_band, make_card, make_comparison, make_external
+from tests.factories import (
+    make_band,
+    make_card,
+    make_comparison,
+    make_etiology,
+    make_evidence,
+    make_external,
+    make_typicality,
+)
 
 
 def joined(text: str) -> str:
@@ -31,12 +39,24 @@ def test_a_full_card_says_what_was_measured() -> None:
         "(95 % interval 18 to 26, n = 600). No model was trained on them." in text
     )
     assert "cnn and vgg16 are both better than mlp." in text
-    after = card.references["validation"].metrics
-    assert f"the ECE went from 0.040 to {after['ece'].value:.3f}" in text
-    assert f"the Brier score from 0.060 to {after['brier'].value:.3f}" in text
+    assert "the ECE went from 0.040 to 0.020 and the Brier score from 0.060 to 0.050" in text
     assert "On the official test films the ECE is" in text
     assert "from AUC 0.95 to 0.54" in text
     assert "likely to be too good" not in text
+
+
+def test_a_full_card_says_what_else_the_model_answers() -> None:
+    card = make_card(
+        "cnn", evidence=make_evidence(), typicality=make_typicality(), etiology=make_etiology()
+    )
+    page = describe_model(card)
+    text = joined(page)
+    assert all(len(line) <= WIDTH for line in page.splitlines())
+    assert "Evidence map, 12 by 12 places" in text
+    assert "the logit falls by 0.90, with a tenth at random by 0.20" in text
+    assert "validation 0.5% and 2.0%; adults elsewhere 13.3% and 35.0%." in text
+    assert "Bacterial or viral, a weaker answer and for study only: of 100 test films" in text
+    assert "no ground for any treatment" in text
 
 
 def test_a_card_without_the_new_fields_says_what_it_lacks() -> None:

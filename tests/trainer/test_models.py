@@ -13,36 +13,65 @@ from PIL import Image
 
 from batch_scorer.errors import DatasetError
 from trainer import evaluate, run_folder
-from trainer.fit import FitConfig, _build, _finish
+from trainer.augmentation import RandomTone, RandomView
+from trainer.dataset import Films
+from trainer.fit import _build, _finish
 from trainer.models import (
     BUILDERS,
     SIZE_PX,
     build_vgg16,
     check_weights_file,
     load_vgg16_convolutions,
-    read_both_ways,
 )
+from trainer.recipes import FitConfig
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (2, SIZE_PX, SIZE_PX, 1), np.uint8)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_a_network_gives_one_logit_a_film_and_augments_in_training_only(name):
+def test_a_network_answers_two_questions_and_augments_in_training_only(name):
     model = BUILDERS[name](1)
-    quiet = [np.asarray(model(PIXELS, training=False)) for _ in range(2)]
-    assert quiet[0].shape == (2, 1)
-    assert np.array_equal(*quiet)
-    assert not np.array_equal(np.asarray(model(PIXELS, training=True)), quiet[0])
+    quiet = [model(PIXELS, training=False) for _ in range(2)]
+    for question in ("pneumonia", "viral"):
+        assert np.asarray(quiet[0][question]).shape == (2, 1)
+        assert np.array_equal(*(np.asarray(answer[question]) for answer in quiet))
+        loud = np.asarray(model(PIXELS, training=True)[question])
+        assert not np.array_equal(loud, np.asarray(quiet[0][question]))
 
 
-def test_a_network_that_reads_both_ways_does_not_care_which_side_is_left():
-    network = BUILDERS["cnn"](1)
-    both = read_both_ways(network)
-    alone = [np.asarray(network(films, training=False)) for films in (PIXELS, PIXELS[:, :, ::-1])]
-    assert not np.allclose(*alone, atol=1e-3)
-    found = np.asarray(both(PIXELS, training=False))
-    assert found == pytest.approx(np.mean(alone, axis=0), abs=1e-4)
-    assert np.asarray(both(PIXELS[:, :, ::-1], training=False)) == pytest.approx(found, abs=1e-4)
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_network_without_augmentation_takes_the_weights_of_one_with_it(name):
+    trained, kept = BUILDERS[name](1), BUILDERS[name](2, augment=False)
+    kept.set_weights(trained.get_weights())
+    answers = [np.asarray(model(PIXELS, training=False)["pneumonia"]) for model in (trained, kept)]
+    assert np.array_equal(*answers)
+
+
+def test_augmentation_keeps_shape_and_range_and_changes_every_film():
+    films = PIXELS.astype(np.float32) / 255
+    for layer in (
+        RandomView(1, turn=0.2, shift=0.1, zoom=0.2),
+        RandomTone(1, gamma=0.5, contrast=0.4, brightness=0.2, blur=0.8, noise=0.04),
+    ):
+        changed = np.asarray(layer(films, training=True))
+        assert changed.shape == films.shape
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+        assert all(np.abs(one - two).mean() > 0.01 for one, two in zip(changed, films, strict=True))
+        assert np.array_equal(np.asarray(layer(films, training=False)), films)
+
+
+def test_a_view_that_turns_and_moves_nothing_mirrors_at_most():
+    films = PIXELS.astype(np.float32) / 255
+    seen = np.asarray(
+        RandomView(3, turn=0.0, shift=0.0, zoom=0.0)(np.tile(films, (8, 1, 1, 1)), training=True)
+    )
+    mirrored = 0
+    for film, original in zip(seen, np.tile(films, (8, 1, 1, 1)), strict=True):
+        same, turned = (np.abs(film - other).max() for other in (original, original[:, ::-1]))
+        assert min(same, turned) < 1e-3
+        mirrored += turned < same
+    assert 0 < mirrored < len(seen)
 
 
 def test_the_network_shrinks_films_as_pillow_does():
@@ -57,7 +86,7 @@ def test_the_network_shrinks_films_as_pillow_does():
 
 def test_vgg16_has_the_published_convolutions():
     published = keras.applications.VGG16(include_top=False, weights=None)
-    ours = build_vgg16(1)
+    ours = build_vgg16(1, pretrained=True)
     shapes = {
         layer.name: [w.shape for w in layer.weights] for layer in published.layers if layer.weights
     }
@@ -71,7 +100,7 @@ def test_vgg16_starts_from_a_weights_file_that_was_checked(tmp_path):
     published = keras.applications.VGG16(include_top=False, weights=None)
     path = tmp_path / "vgg16.weights.h5"
     published.save_weights(path)
-    model = build_vgg16(1)
+    model = build_vgg16(1, pretrained=True)
     with pytest.raises(DatasetError, match="Expected VGG16 weights with MD5 6d6bbae1"):
         load_vgg16_convolutions(model, str(path))
     md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
@@ -89,11 +118,17 @@ def test_a_pretrained_network_keeps_its_input_scaling_when_it_is_saved(tmp_path)
     config = FitConfig("vgg16", 1, 1, 1, "tensorflow", "imagenet")
     trained = _build(config, "mixed_bfloat16")
     folder = tmp_path
-    _finish(trained, config, folder)
+    _finish(trained, config, few_films(), folder)
     saved = keras.models.load_model(folder / "model.keras", compile=False)
-    trained = np.asarray(_float32_copy(trained, config)(PIXELS, training=False))
-    assert np.asarray(saved(PIXELS, training=False)) == pytest.approx(trained, rel=0.05, abs=0.05)
+    trained = np.asarray(_float32_copy(trained, config)(PIXELS, training=False)["pneumonia"])
+    found = np.asarray(saved(PIXELS, training=False)["logit"])
+    assert found == pytest.approx(trained, rel=0.05, abs=0.05)
     assert saved.count_params() > 14e6
+
+
+def few_films():
+    pixels = np.random.default_rng(1).integers(0, 255, (20, SIZE_PX, SIZE_PX, 1), np.uint8)
+    return Films(pixels, np.arange(20) % 2, np.array([""] * 20), np.arange(20).astype(str))
 
 
 def _float32_copy(model, config):
@@ -112,20 +147,20 @@ def test_a_torn_resume_state_starts_over_and_a_whole_one_goes_on(tmp_path):
         latest.parent.mkdir(parents=True, exist_ok=True)
         latest.write_bytes(weights)
         metadata.write_text(json.dumps({"epoch": epochs, "batch": 0}))
-        history.write_text("epoch,val_auc\n0,0.7\n1,0.9\n2,0.8\n")
+        history.write_text("epoch,val_pneumonia_loss\n0,0.7\n1,0.2\n2,0.8\n")
 
     with h5py.File(tmp_path / "whole.h5", "w") as file:
         file["weights"] = np.zeros(1000)
     whole = (tmp_path / "whole.h5").read_bytes()
     interrupted_after(2, whole)
     assert run_folder.resume_from(tmp_path) == 2
-    assert run_folder.read_history(tmp_path)["val_auc"] == [0.7, 0.9]
+    assert run_folder.read_history(tmp_path)["val_pneumonia_loss"] == [0.7, 0.2]
     assert run_folder.best_weights(tmp_path).name == "epoch-002.weights.h5"
     metadata.write_text("")
     latest.with_name("latest.weights.h5.bkp").write_bytes(whole)
     metadata.with_name("training_metadata.json.bkp").write_text('{"epoch": 1, "batch": 0}')
     assert run_folder.resume_from(tmp_path) == 1
-    assert run_folder.read_history(tmp_path)["val_auc"] == [0.7]
+    assert run_folder.read_history(tmp_path)["val_pneumonia_loss"] == [0.7]
     latest.with_name("latest.weights.h5.bkp").unlink()
     interrupted_after(2, whole[: len(whole) // 2])
     assert run_folder.resume_from(tmp_path) == 0
