@@ -1,4 +1,4 @@
-# The doors of this project: demo, test, lint, models, clean. Each sets up what it needs.
+# The doors of this project: demo, test, lint, models, bench, clean. Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,11 +6,12 @@ XRAYS ?= examples/xrays
 OUT ?= out/demo
 DATA ?=
 RUN ?= runs/bundled
+MODELS ?= batch_scorer/models
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 STAMPS := $(VENV)/stamps
 
-.PHONY: help demo test lint models clean base dev
+.PHONY: help demo test lint models bench clean base dev
 .DEFAULT_GOAL := help
 
 help: ## Say what each door does
@@ -32,6 +33,10 @@ models: dev ## Train and export the bundled models again: make models DATA=chest
 	@test -n "$(DATA)" || { echo "Say where the films are: make models DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights none
 	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models
+	@$(BIN)/cxr export "$(RUN)/vgg16" --output batch_scorer/models --precision int8 || test $$? -eq 3  # 3: refused, float32 stays
+
+bench: dev ## Compare the number formats of exported models: make bench MODELS=folder
+	@$(BIN)/python benchmarks/precision.py "$(MODELS)"
 
 base: $(STAMPS)/base
 dev: $(STAMPS)/dev

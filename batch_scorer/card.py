@@ -12,7 +12,7 @@ refuses every version but its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -31,6 +31,7 @@ CARD_KEY = "cxr_card"
 CLASSES = ("NORMAL", "PNEUMONIA")
 SELF_TEST_RECIPE = "phantom-1"
 SELF_TEST_TOLERANCE = 1e-3
+SmallKind = Literal["float16", "int8"]
 
 
 class Threshold(msgspec.Struct, frozen=True):
@@ -42,7 +43,10 @@ class Threshold(msgspec.Struct, frozen=True):
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """probability = sigmoid(slope * logit + intercept), fitted on ``fitted_on``."""
+    """probability = sigmoid(slope * logit + intercept), fitted on ``fitted_on``.
+
+    Brier score and ECE before and after are those of the same films.
+    """
 
     method: str
     slope: float
@@ -50,6 +54,8 @@ class Calibration(msgspec.Struct, frozen=True):
     fitted_on: str
     brier_before: float
     ece_before: float
+    brier_after: float | None = None
+    ece_after: float | None = None
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -102,7 +108,10 @@ class Training(msgspec.Struct, frozen=True):
 
 
 class SelfTest(msgspec.Struct, frozen=True):
-    """Fixed inputs, by recipe, and the probabilities that Keras gave for them."""
+    """Fixed inputs, by recipe, and the probabilities for them.
+
+    A float32 file has those that Keras gave, any other its own, as judged on validation.
+    """
 
     recipe: str
     probabilities: list[float]
@@ -172,19 +181,58 @@ class Typicality(msgspec.Struct, frozen=True):
         return float(np.interp(atypicality, self.quantiles, steps))
 
 
+class Faithfulness(msgspec.Struct, frozen=True):
+    """Whether the evidence map says what the network looks at, on validation films with pneumonia.
+
+    ``deletion`` is by how much the mean logit falls when the share ``steps`` of places with most
+    evidence is blurred away, ``random_deletion`` the same for places chosen at random.
+    ``randomised_correlation`` is the mean rank correlation with the map of shuffled weights.
+    """
+
+    films: int
+    steps: list[float]
+    deletion: list[float]
+    random_deletion: list[float]
+    randomised_correlation: float
+
+    @property
+    def beats_random(self) -> bool:
+        """Whether the logit falls faster than by chance, on the mean over all steps."""
+        return sum(self.deletion) > sum(self.random_deletion)
+
+
 class Evidence(msgspec.Struct, frozen=True):
     """The map of evidence: output ``evidence`` (N, height, width), in units of the logit."""
 
     method: str
     height: int
     width: int
+    faithfulness: Faithfulness
+
+
+class Precision(msgspec.Struct, frozen=True):
+    """A smaller number format, and what it changed on the validation films.
+
+    ``auc`` is the file's own, ``auc_difference`` what it has more than the float32 network;
+    ``largest_difference`` is in probability, ``flips`` the films whose label changed.
+    """
+
+    kind: SmallKind
+    films: int
+    auc: float
+    auc_difference: float
+    largest_difference: float
+    flips: list[str]
+    calibrated_on: str
 
 
 class ModelCard(msgspec.Struct, frozen=True):
     """All that a reader or a program needs to use, trust or refuse a model.
 
-    ``references`` is keyed by split: "validation", and "test" once that was opened. ``comparison``
-    is that of all models that were exported together.
+    ``references`` is keyed by split: "validation", and "test" once that was opened. Like
+    ``calibration`` and ``threshold`` they are the float32 network's; where the file computes in
+    another format, ``precision`` says how far its answers are from that. None is float32.
+    ``comparison`` is that of all models that were exported together.
     """
 
     card_version: int
@@ -208,6 +256,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     typicality: Typicality | None = None
     evidence: Evidence | None = None
     audit: DataAudit | None = None
+    precision: Precision | None = None
 
     @property
     def reference(self) -> Reference:

@@ -17,7 +17,8 @@
     ├── TransientError                exit 75  may work when tried again
     ├── DatasetError                  exit 1   a training data set cannot be used
     ├── ConversionError               exit 1   Keras to ONNX failed
-    │   └── ParityError                        the ONNX model answers differently from Keras
+    │   ├── ParityError                        the ONNX model answers differently from Keras
+    │   └── PrecisionRefused          exit 3   a smaller number format would lose too much
     └── ImageError                    never ends a run: it becomes a row
         ├── Unreadable                failed   the bytes could not be read
         ├── Truncated                 failed   the file ends too early
@@ -150,6 +151,13 @@ class ParityError(ConversionError):
     """The converted model does not answer as the Keras model does."""
 
     code = "parity"
+
+
+class PrecisionRefused(ConversionError):
+    """A smaller number format would lose too much; files that were there before stay."""
+
+    code = "precision_refused"
+    exit_code = EXIT_NOT_ALL_SCORED
 
 
 class ImageError(CxrError):

@@ -10,7 +10,6 @@ import numpy as np
 
 from batch_scorer.card import CLASSES
 from batch_scorer.errors import NotRadiograph
-from batch_scorer.records import Score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.card import ModelCard
     from batch_scorer.classifier import Answers, Classifier
+    from batch_scorer.records import Score
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def patient_of(key: str) -> str:
 
 
 def etiology_of(key: str) -> str:
-    """Read "bacterial" or "viral" from a file name of the Kermany set; empty where there is none."""
+    """Read "bacterial" or "viral" from a Kermany file name; empty where there is none."""
     match = re.match(r"^person\d+_(bacteria|virus)_", PurePosixPath(key).name)
     return {"bacteria": "bacterial", "virus": "viral"}[match[1]] if match else ""
 

@@ -1,4 +1,4 @@
-"""One run folder -> one verified model file beside the others, and a line in their manifest."""
+"""One trained network -> one verified model file, and a line in its folder's manifest."""
 
 from __future__ import annotations
 
@@ -6,130 +6,119 @@ import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import keras
 import msgspec
-import numpy as np
 import onnx
+import onnxruntime
 import tf2onnx
 
-from batch_scorer.card import (
-    SELF_TEST_RECIPE,
-    SELF_TEST_TOLERANCE,
-    SelfTest,
-    read_card,
-    self_test_pixels,
-)
+from batch_scorer.card import SELF_TEST_RECIPE, SELF_TEST_TOLERANCE, SelfTest, self_test_pixels
 from batch_scorer.classifier import MANIFEST, Manifest
 from batch_scorer.errors import ConversionError
 from exporter import convert
-from exporter.verify import MIN_FILMS, verify
+from exporter.quantize import keep_halves, to_float16, to_int8
+from exporter.run import keras_probabilities
+from exporter.verify import graph_probabilities, judge, verify
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-    from batch_scorer.card import ModelCard
+    from batch_scorer.card import ModelCard, Precision, SmallKind
     from batch_scorer.comparison import Comparison
+    from exporter.run import Run
+
+    Kind = Literal["float32"] | SmallKind
+    Draft = tuple[onnx.ModelProto, ModelCard, NDArray[np.float64]]
+
+# A GPU adds halves in another order, a CPU rounds less. int8 needs no room: its sums are exact.
+FLOAT16_SELF_TEST_TOLERANCE = 5e-3
 
 
 @dataclass(frozen=True)
 class Published:
-    """A model file that was verified and is in place."""
+    """A model file that was verified and is in place; ``precision`` is None for float32."""
 
     path: Path
     sha256: str
     size_bytes: int
     films: int
     difference: float
+    precision: Precision | None
 
 
-def find_runs(run: Path) -> list[Path]:
-    """The finished model folders of a run, or the folder itself if it is one.
-
-    Raises:
-        ConversionError: There is none.
-    """
-    found = [run] if (run / "card.json").is_file() else []
-    found = found or sorted(path.parent for path in run.glob("*/card.json"))
-    if not found:
-        raise ConversionError(
-            f"Expected a finished training run at {run}, found no card.json in it.",
-            "Make one with: cxr train DATA -o RUN",
-        )
-    return found
-
-
-def publish(folder: Path, output: Path, comparison: Comparison | None = None) -> Published:
+def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = False) -> Published:
     """Convert, verify and rename into place; nothing half-made is ever visible.
 
     Args:
-        folder: The model's run folder.
-        output: Where its file goes, beside the others and their manifest.
-        comparison: The model against the others that are exported with it; goes into its card.
+        run: From ``read_run``.
+        output: Folder, made where needed.
+        kind: "float32", "float16" or "int8".
+        beside: Call the file NAME.KIND.onnx, since another one is NAME.onnx.
 
     Raises:
-        ConversionError: The run folder, the conversion or the manifest there is not right; no file
-            is left.
+        PrecisionRefused: The smaller format would lose too much; no file is left.
+        ConversionError: The conversion is not right; no file is left.
     """
     manifest = _read_manifest(output / MANIFEST)
-    card, model, pixels = _read_run(folder)
-    card = msgspec.structs.replace(_with_self_test(card, model), comparison=comparison)
-    expected = _keras_probabilities(card, model, pixels)
-    graph = convert.convert(model, card)
-    graph = convert.embed_card(convert.halve_weights(graph), card)
+    graph, card, expected = _as_float32(run) if kind == "float32" else _as_smaller(run, kind)
+    if beside:
+        card = msgspec.structs.replace(
+            card, name=f"{card.name}.{kind}", title=f"{card.title}, {kind}"
+        )
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as hidden:
         draft = Path(hidden) / f"{card.name}.onnx"
-        onnx.save(graph, draft)
-        difference = verify(draft, pixels, expected)
+        onnx.save(convert.embed_card(graph, card), draft)
+        difference = verify(draft, run.parity, expected)
         path = draft.replace(output / draft.name)
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     _write_manifest(output / MANIFEST, _with_model(manifest, card, sha256, len(data)))
-    return Published(path, sha256, len(data), len(pixels), difference)
+    return Published(path, sha256, len(data), len(run.parity), difference, card.precision)
 
 
-def _read_run(folder: Path) -> tuple[ModelCard, keras.Model, NDArray[np.uint8]]:
-    """Read what the trainer left: card, network, and films for the parity check."""
-    try:
-        card = read_card((folder / "card.json").read_text(encoding="utf-8"), str(folder))
-        model = keras.models.load_model(folder / "model.keras", compile=False)
-        pixels = np.load(folder / "parity.npy")
-    except (OSError, ValueError) as exc:
-        raise ConversionError(
-            f"The run folder {folder} cannot be read: {exc}.", "Run `cxr train` on it again."
-        ) from exc
-    if len(pixels) < MIN_FILMS:
-        raise ConversionError(
-            f"Expected at least {MIN_FILMS} films for the parity check, found {len(pixels)}.",
-            "Train on at least as many films.",
-        )
-    return card, model, pixels
+def _as_float32(run: Run) -> Draft:
+    """The graph, its card, and Keras's answers for the parity films."""
+    card = run.card
+    graph = convert.halve_weights(convert.convert(run.model, card))
+    answers = keras_probabilities(card, run.model, self_test_pixels(card.size_px))
+    return graph, _with_self_test(card, answers, SELF_TEST_TOLERANCE), run.parity_answers
 
 
-def _with_self_test(card: ModelCard, model: keras.Model) -> ModelCard:
-    """Add what Keras answers on the fixed films, and the exporter's versions."""
-    answers = _keras_probabilities(card, model, self_test_pixels(card.size_px))
+def _as_smaller(run: Run, kind: SmallKind) -> Draft:
+    """The graph, its card, and its own answers for the parity films, once it was judged.
+
+    Its weights are not halved: what is left in float32 is small, and the scales of an int8 file
+    have to be plain constants.
+    """
+    card = run.card
+    graph = convert.convert(run.model, card)
+    if kind == "int8":
+        graph = judged = to_int8(graph, run.calibration.pixels)
+        tolerance = SELF_TEST_TOLERANCE
+    else:
+        graph = to_float16(graph)
+        judged, tolerance = keep_halves(graph), FLOAT16_SELF_TEST_TOLERANCE
+    precision = judge(kind, graph_probabilities(judged, run.validation.pixels), run)
+    answers = graph_probabilities(judged, self_test_pixels(card.size_px))
+    card = msgspec.structs.replace(_with_self_test(card, answers, tolerance), precision=precision)
+    return graph, card, graph_probabilities(graph, run.parity)
+
+
+def _with_self_test(card: ModelCard, answers: NDArray[np.float64], tolerance: float) -> ModelCard:
+    """Add the answers on the fixed films, and the exporter's versions."""
     return msgspec.structs.replace(
         card,
-        self_test=SelfTest(SELF_TEST_RECIPE, answers.tolist(), SELF_TEST_TOLERANCE),
+        self_test=SelfTest(SELF_TEST_RECIPE, answers.tolist(), tolerance),
         versions={
             **card.versions,
             "tf2onnx": tf2onnx.__version__,
             "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
             "opset": str(convert.OPSET),
         },
-    )
-
-
-def _keras_probabilities(
-    card: ModelCard, model: keras.Model, pixels: NDArray[np.uint8]
-) -> NDArray[np.float64]:
-    found = model.predict(pixels, batch_size=32, verbose=0)["logit"]
-    logits = np.asarray(found, dtype=np.float64)[:, 0]
-    return np.asarray(
-        1 / (1 + np.exp(-(card.calibration.slope * logits + card.calibration.intercept)))
     )
 
 
@@ -158,6 +147,7 @@ def _read_manifest(path: Path) -> Manifest:
 def _with_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int) -> Manifest:
     """Enter a model, best validation AUC first. A comparison with its predecessor is dropped."""
     entry = {
+        "precision": card.precision.kind if card.precision else "float32",
         "sha256": sha256,
         "size_bytes": size_bytes,
         "commit": card.training.commit,

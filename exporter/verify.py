@@ -1,4 +1,4 @@
-"""Is the converted file right? onnx.checker, the real Classifier, parity with Keras."""
+"""Is the converted file right? onnx.checker, the real Classifier, parity, and what int8 costs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from batch_scorer import metrics
+from batch_scorer.card import Precision
 from batch_scorer.classifier import Classifier
-from batch_scorer.errors import ConversionError, ParityError
+from batch_scorer.errors import ConversionError, ParityError, PrecisionRefused
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from batch_scorer.card import SmallKind
+    from exporter.run import Run
+
 BATCH_SIZES = (1, 2, 7)
 MAX_DIFFERENCE = 1e-4
-MIN_FILMS = 64
+JUDGED_AT_ONCE = 32
+MAX_AUC_LOSS = 0.002
+MAX_FLIPPED = 0.02
+MAX_DIFFERENCE_FLOAT16 = 0.01
+NAMES_IN_MESSAGE = 5
+USE_FLOAT32 = "Use the float32 file."
 
 
 def verify(path: Path, pixels: NDArray[np.uint8], expected: NDArray[np.float64]) -> float:
@@ -26,7 +38,8 @@ def verify(path: Path, pixels: NDArray[np.uint8], expected: NDArray[np.float64])
     Args:
         path: The ONNX file, card and self-test embedded.
         pixels: Shape (N, S, S, 1) uint8, real films.
-        expected: Shape (N,), the probabilities by Keras.
+        expected: Shape (N,), the probabilities by Keras; for a smaller number format the file's
+            own, which were judged.
 
     Returns:
         The largest difference in probability found.
@@ -50,7 +63,91 @@ def verify(path: Path, pixels: NDArray[np.uint8], expected: NDArray[np.float64])
         flips = int(((found >= threshold) != (expected >= threshold)).sum())
         if not worst <= MAX_DIFFERENCE or flips:
             raise ParityError(
-                f"At batch size {size} {path.name} differs from Keras by up to {worst:.2e} in "
-                f"probability (at most {MAX_DIFFERENCE:.0e} expected), with {flips} label flips."
+                f"At batch size {size} {path.name} differs from the expected answers by up to "
+                f"{worst:.2e} in probability (at most {MAX_DIFFERENCE:.0e} allowed), with {flips} "
+                "label flips."
             )
     return worst
+
+
+def graph_probabilities(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What a graph that has no card yet answers on a CPU, shape (N,).
+
+    Raises:
+        ConversionError: ONNX Runtime cannot run it.
+    """
+    starts = range(0, len(pixels), JUDGED_AT_ONCE)
+    try:
+        session = ort.InferenceSession(
+            graph.SerializeToString(),
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["EliminateIdentity"],  # see quantize.keep_halves
+        )
+        parts = [
+            session.run(["probability"], {"pixels": pixels[start : start + JUDGED_AT_ONCE]})[0]
+            for start in starts
+        ]
+    except (
+        ort_errors.Fail,
+        ort_errors.InvalidArgument,
+        ort_errors.InvalidGraph,
+        ort_errors.NotImplemented,
+        ort_errors.RuntimeException,
+    ) as exc:
+        raise ConversionError(f"ONNX Runtime cannot run the converted graph: {exc}.") from exc
+    return np.concatenate(parts).astype(np.float64)
+
+
+def judge(kind: SmallKind, found: NDArray[np.float64], run: Run) -> Precision:
+    """Weigh what a smaller number format changes on all validation films.
+
+    Calibration and threshold stay those of the float32 network. Where so many labels change that
+    they would have to be chosen anew, the file is refused: it would be another model.
+
+    Args:
+        kind: The smaller format.
+        found: Shape (N,), the smaller file's probabilities for the validation films.
+        run: With Keras's probabilities for them.
+
+    Raises:
+        PrecisionRefused: An answer is no number, AUC falls by more than 0.002, more than 2 % of the
+            labels change, or a float16 probability is off by more than 0.01.
+    """
+    labels, expected, threshold = run.validation.labels, run.answers, run.card.threshold.value
+    if not np.isfinite(found).all():
+        raise PrecisionRefused("Refused: some of its answers are no numbers.", USE_FLOAT32)
+    flips = run.validation.keys[(found >= threshold) != (expected >= threshold)].tolist()
+    before, after = _auc(labels, expected), _auc(labels, found)
+    largest = float(np.abs(found - expected).max())
+    reasons = []
+    if before - after > MAX_AUC_LOSS:
+        reasons.append(f"AUC falls from {before:.4f} to {after:.4f} (by at most {MAX_AUC_LOSS})")
+    if len(flips) > MAX_FLIPPED * len(labels):
+        named = ", ".join(flips[:NAMES_IN_MESSAGE])
+        more = ", ..." if len(flips) > NAMES_IN_MESSAGE else ""
+        reasons.append(f"{len(flips)} labels change (at most {MAX_FLIPPED:.0%}): {named}{more}")
+    if kind == "float16" and largest > MAX_DIFFERENCE_FLOAT16:
+        reasons.append(f"a probability is off by {largest:.4f} (at most {MAX_DIFFERENCE_FLOAT16})")
+    if reasons:
+        raise PrecisionRefused(
+            f"Refused: on {len(labels)} validation films {'; '.join(reasons)}.", USE_FLOAT32
+        )
+    return Precision(
+        kind=kind,
+        films=len(labels),
+        auc=after,
+        auc_difference=after - before,
+        largest_difference=largest,
+        flips=flips,
+        calibrated_on=f"{len(run.calibration)} training films" if kind == "int8" else "",
+    )
+
+
+def _auc(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    value = metrics.evaluate(labels, probabilities, 0.5, resamples=1)["auc"].value
+    if value is None:
+        raise ConversionError(
+            "Expected validation films of both classes, found one class only.",
+            "Train on more films.",
+        )
+    return value

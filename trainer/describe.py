@@ -23,6 +23,7 @@ from batch_scorer.card import (
 from batch_scorer.decoding import DECODE_VERSION
 from trainer import evaluate, run_folder
 from trainer.answers import EVIDENCE_METHODS
+from trainer.faithfulness import check_evidence
 from trainer.models import SIZE_PX
 from trainer.recipes import RECIPES
 from trainer.shifts import shift_films
@@ -102,11 +103,11 @@ def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bo
             {split: answers[split].atypicality for split in real}
             | {name: found.atypicality for name, found in elsewhere.items()},
         ),
-        evidence=_evidence(model),
+        evidence=_evidence(model, validation.films, config.seed),
         audit=dataset.audit,
     )
     log.info("4 write     %s", folder)
-    run_folder.write_parity_films(folder, validation, dataset.train)
+    run_folder.write_films(folder, dataset.validation, dataset.train)
     run_folder.write_predictions(folder, {split: judged[split] for split in real})
     run_folder.draw_figures(folder, card)
     run_folder.write_run_card(folder, card)
@@ -117,9 +118,10 @@ def _judge(calibration: Calibration, films: Films, logits: np.ndarray) -> evalua
     return evaluate.Judgement(films, logits, evaluate.apply_calibration(calibration, logits))
 
 
-def _evidence(model: keras.Model) -> Evidence:
+def _evidence(model: keras.Model, validation: Films, seed: int) -> Evidence:
     _, height, width = model.output["evidence"].shape
-    return Evidence(EVIDENCE_METHODS[model.name], height, width)
+    checked = check_evidence(model, validation, seed)
+    return Evidence(EVIDENCE_METHODS[model.name], height, width, checked)
 
 
 def _history(folder: Path) -> History:
@@ -133,7 +135,7 @@ def _history(folder: Path) -> History:
 
 
 def _training(config: FitConfig, dataset: Dataset, folder: Path, parameters: int) -> Training:
-    val_auc = run_folder.read_history(folder)[run_folder.WATCHED]
+    losses = run_folder.read_history(folder)[run_folder.WATCHED]
     brightness = dataset.train.pixels.mean(axis=(1, 2, 3))
     contrast = dataset.train.pixels.std(axis=(1, 2, 3))
     return Training(
@@ -142,8 +144,8 @@ def _training(config: FitConfig, dataset: Dataset, folder: Path, parameters: int
         films=dataset.counts(),
         split_policy=dataset.split_policy,
         seed=config.seed,
-        epochs=len(val_auc),
-        best_epoch=int(np.argmax(val_auc)) + 1,
+        epochs=len(losses),
+        best_epoch=int(np.argmin(losses)) + 1,
         minutes=round(run_folder.read_seconds(folder) / 60, 1),
         parameters=parameters,
         backend=config.backend,

@@ -71,15 +71,18 @@ def calibrate(
     completely still gives finite numbers.
     """
     fitted = LogisticRegression(C=100.0).fit(logits[:, None], labels)
-    before = _sigmoid(logits)
-    scores = metrics.evaluate(labels, before, 0.5, resamples=1)
+    slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    before = metrics.evaluate(labels, _sigmoid(logits), 0.5, resamples=1)
+    after = metrics.evaluate(labels, _sigmoid(slope * logits + intercept), 0.5, resamples=1)
     return Calibration(
         method="Platt scaling",
-        slope=float(fitted.coef_[0, 0]),
-        intercept=float(fitted.intercept_[0]),
+        slope=slope,
+        intercept=intercept,
         fitted_on=fitted_on,
-        brier_before=scores["brier"].value or 0.0,
-        ece_before=scores["ece"].value or 0.0,
+        brier_before=before["brier"].value or 0.0,
+        ece_before=before["ece"].value or 0.0,
+        brier_after=after["brier"].value,
+        ece_after=after["ece"].value,
     )
 
 

@@ -123,7 +123,7 @@ def _train(config: FitConfig, dataset: Dataset, folder: Path) -> None:
             _truth(dataset.validation),
             _weights(dataset.validation),
         ),
-        callbacks=_callbacks(folder, config),
+        callbacks=_callbacks(folder),
         verbose=1 if sys.stdout.isatty() else 2,
     )
     model.load_weights(run_folder.best_weights(folder))
@@ -188,11 +188,12 @@ def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
     )
 
 
-def _callbacks(folder: Path, config: FitConfig) -> list[keras.callbacks.Callback]:
+def _callbacks(folder: Path) -> list[keras.callbacks.Callback]:
     """What happens after each epoch: note it, keep the best, and save where to go on from.
 
-    The best epoch is the one of the highest validation AUC: calibration comes later, so a loss that
-    only says that all logits are too high or too low must not decide.
+    The best epoch is the one of the lowest validation loss: nearly every epoch separates the
+    validation films, so the highest AUC is an accident. Training goes on to the last epoch, where
+    the learning rate has come to rest.
 
     The state that a resumed run starts from is written last, so that a kill in between repeats an
     epoch and loses none. Each best epoch has a file of its own: a torn one is never the best.
@@ -203,17 +204,14 @@ def _callbacks(folder: Path, config: FitConfig) -> list[keras.callbacks.Callback
         keras.callbacks.ModelCheckpoint(
             str(folder / run_folder.RESUME_FOLDER / run_folder.BEST_WEIGHTS),
             monitor=run_folder.WATCHED,
-            mode="max",
+            mode="min",
             save_best_only=True,
             save_weights_only=True,
-            initial_value_threshold=max(past, default=None),
+            initial_value_threshold=min(past, default=None),
         ),
         _Clock(folder),
         keras.callbacks.BackupAndRestore(
             str(folder / run_folder.STATE_FOLDER), double_checkpoint=True, delete_checkpoint=False
-        ),
-        keras.callbacks.EarlyStopping(
-            run_folder.WATCHED, mode="max", patience=max(5, config.epochs // 3)
         ),
     ]
 

@@ -7,7 +7,8 @@
             card.json         the model card without a self-test; written last, so it marks the end
             history.csv       loss and accuracy by epoch
             predictions.csv   logit, probability, label and patient by validation and test film
-            parity.npy        pixels of validation films, for the exporter's parity check
+            films.npz         pixels, labels, keys and splits of all validation films and of some
+                              training films, for the exporter's checks and calibration
             training.svg, roc.svg
             seconds.txt       spent training
             resume/           while training goes on: what a later run continues from
@@ -39,15 +40,15 @@ HISTORY_FILE = "history.csv"
 PREDICTIONS_FILE = "predictions.csv"
 CONFIG_FILE = "config.json"
 RESUME_FOLDER = "resume"
-PARITY_FILE = "parity.npy"
-PARITY_FILMS = 96
+FILMS_FILE = "films.npz"
+TRAINING_FILMS = 200
 STATE_FOLDER = f"{RESUME_FOLDER}/state"
 STATE_WEIGHTS = "latest.weights.h5"
 STATE_METADATA = "training_metadata.json"
 BEST_WEIGHTS = "epoch-{epoch:03d}.weights.h5"
 SECONDS_FILE = "seconds.txt"
-WATCHED = "val_pneumonia_auc"
-"""The column of the history whose highest value marks the best epoch."""
+WATCHED = "val_pneumonia_loss"
+"""The column of the history whose lowest value marks the best epoch."""
 PREDICTION_COLUMNS = ("split", "image", "patient", "label", "logit", "probability")
 
 
@@ -108,9 +109,9 @@ def resume_from(folder: Path) -> int:
 
 
 def best_weights(folder: Path) -> Path:
-    """The weights of the epoch with the highest validation AUC."""
-    auc = read_history(folder)[WATCHED]
-    return folder / RESUME_FOLDER / BEST_WEIGHTS.format(epoch=int(np.argmax(auc)) + 1)
+    """The weights of the epoch with the lowest validation loss."""
+    losses = read_history(folder)[WATCHED]
+    return folder / RESUME_FOLDER / BEST_WEIGHTS.format(epoch=int(np.argmin(losses)) + 1)
 
 
 def _history_rows(folder: Path) -> list[dict[str, str]]:
@@ -159,15 +160,24 @@ def write_predictions(folder: Path, judged: Mapping[str, Judgement]) -> None:
     partial.replace(folder / PREDICTIONS_FILE)
 
 
-def write_parity_films(folder: Path, validation: Judgement, train: Films) -> None:
-    """Save films for Keras and ONNX to agree on: spread over the range of validation answers.
+def write_films(folder: Path, validation: Films, train: Films) -> None:
+    """Save the films that the exporter needs.
 
-    A small data set has too few validation films; training films then fill up the number.
+    All validation films, to judge a model file by; and training films, spread evenly over their
+    list and so over the classes, to take the ranges of an int8 file from.
     """
-    order = np.argsort(validation.probabilities, kind="stable")
-    spread = np.unique(np.linspace(0, len(order) - 1, PARITY_FILMS).astype(int))
-    pixels = validation.films.pixels[order[spread]]
-    np.save(folder / PARITY_FILE, np.concatenate([pixels, train.pixels])[:PARITY_FILMS])
+    spread = np.unique(np.linspace(0, len(train) - 1, TRAINING_FILMS).astype(int))
+    parts = {"validation": validation, "train": train.take(spread)}
+    partial = folder / (FILMS_FILE + ".partial")
+    with partial.open("wb") as file:
+        np.savez(
+            file,
+            pixels=np.concatenate([part.pixels for part in parts.values()]),
+            labels=np.concatenate([part.labels for part in parts.values()]),
+            keys=np.concatenate([part.keys for part in parts.values()]),
+            splits=np.repeat(list(parts), [len(part) for part in parts.values()]),
+        )
+    partial.replace(folder / FILMS_FILE)
 
 
 def draw_figures(folder: Path, card: ModelCard) -> None:

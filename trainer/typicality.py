@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 from keras import layers, ops
+from sklearn.decomposition import PCA
+from sklearn.model_selection import KFold
 
 from trainer.models import SIZE_PX, shrink
 
@@ -33,68 +35,85 @@ PREDICT_BATCH = 256
 
 
 @dataclass(frozen=True)
-class Typical:
-    """What training films look like. Make one with ``fit_typical``.
+class Gaussian:
+    """Where training films lie: probabilistic principal components.
 
-    ``mean`` is (576,), ``components`` (576, 16) with the ``variances`` (16,) along them, ``rest``
-    the variance along every other direction. ``distance`` and ``upright`` are each the values of
-    the median training film and of one that is as far off as training films get.
+    ``mean`` is (D,), ``components`` (D, K) with the ``variances`` (K,) along them, ``rest`` the
+    variance along every other direction.
     """
 
     mean: NDArray[np.float64]
     components: NDArray[np.float64]
     variances: NDArray[np.float64]
     rest: float
+
+    @classmethod
+    def fit(cls, small: NDArray[np.float64]) -> Gaussian:
+        """Fit to small versions, (N, D)."""
+        found = PCA(min(COMPONENTS, len(small) // 2)).fit(small)
+        return cls(
+            found.mean_,
+            found.components_.T,
+            found.explained_variance_,
+            float(found.noise_variance_),
+        )
+
+    def measure(self, small: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Logarithm of the squared distance of each small version, (N,)."""
+        offset = small - self.mean
+        along = offset @ self.components
+        less = along**2 @ (1 / self.variances - 1 / self.rest)
+        return np.asarray(np.log((offset**2).sum(axis=1) / self.rest + less))
+
+    def measured(self, small: Any, name: str) -> Any:
+        """The same as layers, (N, 1)."""
+        along = _product(self.components, f"components{name}", self.mean)(small)
+        offset = _product(self.mean[:, None], f"mean{name}")(small)
+        squares = ops.sum(small * small, axis=1, keepdims=True)
+        whole = (squares - 2.0 * offset + float(self.mean @ self.mean)) / self.rest
+        less = _product((1 / self.variances - 1 / self.rest)[:, None], f"variances{name}")
+        return ops.log(ops.maximum(whole + less(along * along), 1e-3))
+
+
+@dataclass(frozen=True)
+class Typical:
+    """What training films look like. Make one with ``fit_typical``.
+
+    ``distance`` and ``upright`` are each the values of the median training film and of one that is
+    as far off as training films get.
+    """
+
+    gaussian: Gaussian
     distance: tuple[float, float]
     upright: tuple[float, float]
 
     def judge(self, pixels: Any) -> Any:
         """Atypicality (N, 1) of ``pixels`` (N, 224, 224, 1), as layers."""
         small = _small(pixels)
-        far = self._distance(small, "")
-        turned = self._distance(ops.flip(small, axis=1), "_turned")
+        far = self.gaussian.measured(small, "")
+        turned = self.gaussian.measured(ops.flip(small, axis=1), "_turned")
         return ops.maximum(_scale(far, self.distance), _scale(far - turned, self.upright))
-
-    def _distance(self, small: Any, name: str) -> Any:
-        """Logarithm of the squared distance, (N, 1)."""
-        along = _product(
-            self.components / np.sqrt(self.variances), f"components{name}", self.mean
-        )(small)  # fmt: skip
-        offset = _product(self.mean[:, None], f"mean{name}")(small)
-        squares = ops.sum(small * small, axis=1, keepdims=True)
-        whole = (squares - 2.0 * offset + float(self.mean @ self.mean)) / self.rest
-        less = _product((1 - self.variances / self.rest)[:, None], f"variances{name}")
-        return ops.log(ops.maximum(whole + less(along * along), 1e-3))
 
 
 def fit_typical(pixels: NDArray[np.uint8]) -> Typical:
     """Learn what films look like.
 
+    How far off training films get is measured on films that the Gaussian was not fitted to, five
+    parts in turn; a few hundred films would otherwise lie closer to it than any new film.
+
     Args:
         pixels: Training films, shape (N, 224, 224, 1).
     """
     entrance = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8")
-    small = _predict(keras.Model(entrance, _small(entrance)), pixels)
-    mean = small.mean(axis=0)
-    _, singular, directions = np.linalg.svd(small - mean, full_matrices=False)
-    variances = singular**2 / len(small)
-    kept = min(COMPONENTS, len(small) // 2)
-    start = Typical(
-        mean,
-        directions[:kept].T,
-        variances[:kept],
-        float(variances[kept:].sum() / (small.shape[1] - kept)),
-        (0.0, 1.0),
-        (0.0, 1.0),
-    )
-    vector = keras.Input((small.shape[1],))
-    far = _predict(keras.Model(vector, start._distance(vector, "")), small)[:, 0]  # noqa: SLF001
-    turned = _predict(keras.Model(vector, start._distance(vector, "")), small[:, ::-1])[:, 0]  # noqa: SLF001
+    shrunk = keras.Model(entrance, _small(entrance))
+    small = np.asarray(shrunk.predict(pixels, batch_size=PREDICT_BATCH, verbose=0), np.float64)
+    far, turned = np.empty(len(small)), np.empty(len(small))
+    for fitted, held_out in KFold(5, shuffle=True, random_state=0).split(small):
+        gaussian = Gaussian.fit(small[fitted])
+        far[held_out] = gaussian.measure(small[held_out])
+        turned[held_out] = gaussian.measure(small[held_out, ::-1])
     return Typical(
-        start.mean,
-        start.components,
-        start.variances,
-        start.rest,
+        Gaussian.fit(small),
         (float(np.median(far)), float(np.quantile(far, DISTANCE_QUANTILE))),
         (float(np.median(far - turned)), float(np.quantile(far - turned, UPRIGHT_QUANTILE))),
     )
@@ -123,7 +142,3 @@ def _product(
 def _scale(values: Any, middle_and_edge: tuple[float, float]) -> Any:
     middle, edge = middle_and_edge
     return (values - middle) / (edge - middle)
-
-
-def _predict(model: keras.Model, films: NDArray[Any]) -> NDArray[np.float64]:
-    return np.asarray(model.predict(films, batch_size=PREDICT_BATCH, verbose=0), dtype=np.float64)

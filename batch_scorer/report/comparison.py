@@ -29,7 +29,7 @@ class PairRow:
     difference: str
     interval: str
     p: str
-    verdict: str
+    real: str
 
 
 @dataclass(frozen=True)
@@ -98,5 +98,5 @@ def _row(pair: PairedDifference, titles: Mapping[str, str]) -> PairRow:
         difference=f"{value:+.3f}".replace("-", "−"),
         interval=show_interval(pair.difference).replace("-", "−"),
         p="under 0.001" if pair.p_holm < 0.001 else f"{pair.p_holm:.3f}",  # noqa: PLR2004 - as is usual
-        verdict="different" if pair.p_holm < SIGNIFICANT else "cannot be told apart",
+        real="yes" if pair.p_holm < SIGNIFICANT else "not shown",
     )

@@ -25,6 +25,6 @@ def say_elsewhere(found: ExternalSet, model: str) -> str:
     """How many normal films of one other place a model wrongly flags."""
     return (
         f"Of {count(found.films, 'normal film')} of “{show_name(found.name, 60)}” {model} wrongly "
-        f"flags {found.flagged:,}: of 100 it is {of_hundred(found.share)}. "
+        f"flags {found.flagged:,}; of 100 that is {of_hundred(found.share)}. "
         f"{show_name(found.note, 200)}"
     )

@@ -86,7 +86,7 @@ def _film(row: Score, manifest: RunManifest) -> Film:
     probability = show_probability(row.probability, manifest.models[0].threshold)
     notes = ["flagged" if row.prediction == CLASSES[1] else "not flagged"]
     if row.uncertain:
-        notes.append("uncertain: close to the threshold")
+        notes.append("uncertain: in the band around the threshold")
     if row.label:
         notes.append(f"labelled {row.label.lower()}")
     if row.agreement is not None and row.agreement < 1:

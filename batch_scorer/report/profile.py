@@ -40,9 +40,11 @@ def describe_model(card: ModelCard) -> str:
         "How good it is": [_on_reference(card), *_table(card)],
         "When it flags a film": _flagging(card),
         "How far its probabilities can be believed": _calibration(card),
+        "What else it says": _further(card),
         "On normal films from elsewhere": _elsewhere(card),
         "Against the other models of its set": _comparison(card),
         "How it was made": _making(card),
+        "Number format": _precision(card),
         "Known limits": _limits(card),
         "Made with": [_versions(card)],
     }
@@ -102,22 +104,69 @@ def _calibration(card: ModelCard) -> list[str]:
     texts = [
         f"{show_name(calibration.method, 60)}, fitted on {show_name(calibration.fitted_on, 40)}."
     ]
-    fitted = card.references.get(calibration.fitted_on)
-    if fitted:
-        after = fitted.metrics
+    if calibration.ece_after is not None and calibration.brier_after is not None:
         texts.append(
             f"On those same films the ECE went from {calibration.ece_before:.3f} to "
-            f"{show_value(after['ece'])} and the Brier score from {calibration.brier_before:.3f} "
-            f"to {show_value(after['brier'])}: calibrated on them, it looks better there than "
+            f"{calibration.ece_after:.3f} and the Brier score from {calibration.brier_before:.3f} "
+            f"to {calibration.brier_after:.3f}: calibrated on them, it looks better there than "
             "elsewhere."
         )
-    if card.reference is not fitted:
-        own = card.reference.metrics
-        texts.append(
-            f"On the {split_name(card)} the ECE is {show_value(own['ece'])} and the Brier score "
-            f"{show_value(own['brier'])}."
-        )
+    own = card.reference.metrics
+    texts.append(
+        f"On the {split_name(card)} the ECE is {show_value(own['ece'])} and the Brier score "
+        f"{show_value(own['brier'])}."
+    )
     return texts
+
+
+def _further(card: ModelCard) -> list[str]:
+    """The answers beside the probability."""
+    texts = []
+    if card.evidence:
+        checked = card.evidence.faithfulness
+        texts.append(
+            f"- Evidence map, {card.evidence.height} by {card.evidence.width} places "
+            f"({card.evidence.method}). With the tenth of the places of most evidence blurred on "
+            f"{checked.films} films with pneumonia the logit falls by {checked.deletion[1]:.2f}, "
+            f"with a tenth at random by {checked.random_deletion[1]:.2f}; with shuffled weights "
+            f"the map's rank correlation is {checked.randomised_correlation:.2f}."
+        )
+    if card.typicality:
+        shares = "; ".join(
+            f"{show_name(name, 40)} {of_hundred(card.typicality.rejected[name])} and "
+            f"{of_hundred(flagged)}"
+            for name, flagged in card.typicality.flagged.items()
+        )
+        texts.append(
+            "- Typicality: an image far from the training films is not scored, one at their edge "
+            f"is scored and called atypical. Of 100 films are not scored, and beyond the edge: "
+            f"{shares}."
+        )
+    if card.etiology:
+        split = "test" if "test" in card.etiology.references else "validation"
+        found = card.etiology.references[split]
+        texts.append(
+            "- Bacterial or viral, a weaker answer and for study only: on the "
+            f"{found['auc'].n:,} {split} films with pneumonia whose cause is known its AUC is "
+            f"{show_value(found['auc'])} {show_interval(found['auc'])} and it is right for "
+            f"{of_hundred(found['accuracy'])} of 100."
+        )
+    return texts or ["Nothing."]
+
+
+def _precision(card: ModelCard) -> list[str]:
+    precision = card.precision
+    if precision is None:
+        return ["Float32, as it was trained."]
+    ranges = f", its ranges from {precision.calibrated_on}" if precision.calibrated_on else ""
+    return [
+        f"Convolutions in {precision.kind}{ranges}. The figures on this page, the threshold and "
+        "the calibration are the float32 network's.",
+        f"On the {precision.films:,} validation films this file's AUC is {precision.auc:.4f} "
+        f"({precision.auc_difference:+.4f}), a probability is off by at most "
+        f"{precision.largest_difference:.4f}, and labels changed: {len(precision.flips)}.",
+        *(f"- {show_name(film, 80)}" for film in precision.flips),
+    ]
 
 
 def _elsewhere(card: ModelCard) -> list[str]:
@@ -127,7 +176,7 @@ def _elsewhere(card: ModelCard) -> list[str]:
 def _comparison(card: ModelCard) -> list[str]:
     if card.comparison is None:
         return ["Its file carries no comparison."]
-    return [say_comparison(card.comparison), f"{show_name(card.comparison.method, 300)}."]
+    return [say_comparison(card.comparison), f"By {show_name(card.comparison.method, 300)}."]
 
 
 def _making(card: ModelCard) -> list[str]:

@@ -51,6 +51,7 @@ def _changed(**changes: object) -> str:
             "Expected model card version 1, found 99",
         ),
         (_changed(threshold="high"), CardVersionUnsupported, "threshold"),
+        (_changed(precision={"kind": "int4"}), CardVersionUnsupported, "'int4'.*precision.kind"),
         (
             _changed(decode_version=99),
             DecodeVersionMismatch,

@@ -18,7 +18,7 @@ from tests.conftest import EXAMPLES, make_film
 
 BLOCKED = """
 import sys
-for name in ("tensorflow", "keras", "onnx", "tf2onnx", "trainer", "exporter"):
+for name in ("tensorflow", "keras", "onnx", "tf2onnx", "statsmodels", "trainer", "exporter"):
     sys.modules[name] = None
 sys.argv = ["cxr", *sys.argv[1:]]
 from batch_scorer.cli import main
@@ -182,6 +182,7 @@ def test_models_and_doctor_say_what_is_there(cxr):
     listed = cxr("models").stdout
     assert all(name in listed for name in ("mlp", "cnn", "vgg16"))
     assert "cnn and vgg16 are both better than mlp." in listed
+    assert re.search(r"^mlp +\d\.\d MB  float32 ", listed, re.MULTILINE)
     shown = cxr("models", "show", "cnn", "--debug").stdout
     assert "of 100 films with" in shown
     assert "not a medical device" in shown

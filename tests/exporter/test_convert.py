@@ -12,16 +12,17 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from batch_scorer.card import Calibration, SelfTest
+from batch_scorer.card import SelfTest
 from batch_scorer.errors import ConversionError, ParityError, SelfTestFailed
 from exporter import convert, publish
+from exporter.run import read_run
 from exporter.verify import verify
-from tests.cards import make_tiny_card, tiny_probability
+from tests.cards import tiny_probability
 from tests.conftest import save_tiny_model
+from tests.exporter.runs import CALIBRATION, make_network, save_run
 from trainer.fit import RECIPES
 from trainer.models import BUILDERS, SIZE_PX, read_both_ways
 
-CALIBRATION = Calibration("Platt scaling", 1.7, -0.4, "validation", 0.1, 0.1)
 PIXELS = np.random.default_rng(0).integers(0, 255, (7, SIZE_PX, SIZE_PX, 1), np.uint8)
 
 
@@ -74,7 +75,7 @@ def test_parity_and_self_test_are_really_checked(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (70, 32, 32, 1), np.uint8)
     expected = tiny_probability(pixels, 8.0)
     assert verify(path, pixels, expected) < 1e-5
-    with pytest.raises(ParityError, match="differs from Keras by up to"):
+    with pytest.raises(ParityError, match="differs from the expected answers by up to"):
         verify(path, pixels, expected + 2e-4)
     with pytest.raises(ParityError, match="with 70 label flips"):
         verify(path, pixels, np.where(expected >= 0.5, 0.49999, 0.50001))
@@ -86,19 +87,11 @@ def test_parity_and_self_test_are_really_checked(tmp_path):
 
 
 def test_a_check_that_fails_leaves_no_file(tmp_path, monkeypatch):
-    model = BUILDERS["mlp"](1)
-    card = msgspec.structs.replace(make_tiny_card("mlp", size_px=SIZE_PX), calibration=CALIBRATION)
-    run = tmp_path / "run"
-    run.mkdir()
-    from batch_scorer.card import write_card
-
-    (run / "card.json").write_text(write_card(card))
-    model.save(run / "model.keras")
-    np.save(run / "parity.npy", np.repeat(PIXELS, 10, axis=0))
+    run = read_run(save_run(tmp_path / "run", make_network()))
     monkeypatch.setattr(
         publish,
         "_with_self_test",
-        lambda card, model: msgspec.structs.replace(
+        lambda card, answers, tolerance: msgspec.structs.replace(
             card, self_test=SelfTest("phantom-1", [0.5] * 4, 1e-9)
         ),
     )

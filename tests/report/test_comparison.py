@@ -49,7 +49,7 @@ def test_the_table_has_every_difference_with_its_interval_and_corrected_p() -> N
     ]
     row = facts.rows[0]
     assert (row.difference, row.interval, row.p) == ("+0.030", "−0.010 to 0.050", "under 0.001")
-    assert row.verdict == "different"
+    assert row.real == "yes"
     assert "Convolutional network is better than Multilayer perceptron." in facts.sentence
     assert "VGG16" not in facts.sentence
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from batch_scorer.card import Precision
 from batch_scorer.report.facts import ReportFacts, build_facts
 from batch_scorer.report.figures import draw_confusion
 from batch_scorer.report.listing import PREDICTIONS_CAP, UNSCORED_CAP
@@ -225,7 +226,9 @@ def test_uncertain_answers_are_named_on_page_one_in_the_gallery_and_in_the_list(
     assert {"Flagged, uncertain", "Clear, uncertain"} <= set(listed)
     assert "From 0.300 up to 0.600 its answer is uncertain." in facts.listing.about
     parts = [part for row in facts.gallery for part in row if part.title.startswith("Closest")]
-    assert all("uncertain: close to the threshold" in f.note for p in parts for f in p.films)
+    assert all(
+        "uncertain: in the band around the threshold" in f.note for p in parts for f in p.films
+    )
     assert parts
 
 
@@ -240,7 +243,7 @@ def test_films_from_elsewhere_are_told_of_every_model_that_was_tried_on_them() -
     assert len(facts.elsewhere) == 2
     assert facts.elsewhere[0] == (
         "Of 600 normal films of “adults elsewhere” the model Convolutional network wrongly flags "
-        "132: of 100 it is 22 (95 % interval 18 to 26, n = 600). No model was trained on them."
+        "132; of 100 that is 22 (95 % interval 18 to 26, n = 600). No model was trained on them."
     )
     alone = make_models("cnn")
     assert tell(make_rows(alone), alone).elsewhere == ()
@@ -251,6 +254,17 @@ def test_the_models_of_one_set_are_compared() -> None:
     comparison = tell(make_rows(models), models).comparison
     assert comparison is not None
     assert "Convolutional network is better than Multilayer perceptron" in comparison.sentence
+
+
+def test_a_model_file_in_a_smaller_format_says_what_that_changed() -> None:
+    float32 = make_models("vgg16")
+    assert "computes its convolutions" not in every_text(tell(make_rows(float32), float32))
+    precision = Precision("int8", 654, 0.9946, -0.0002, 0.02, ["a.png"], "200 training films")
+    int8 = make_models("vgg16", precision=precision)
+    text = every_text(tell(make_rows(int8), int8))
+    assert "in int8, its reference figures are those of the float32 network" in text
+    assert "on 654 validation films that changes the AUC by -0.0002 and 1 label." in text
+    assert "a.png" not in text
 
 
 def test_the_alternative_text_of_the_matrix_has_the_numbers_of_the_picture() -> None:

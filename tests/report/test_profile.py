@@ -27,7 +27,7 @@ def test_a_full_card_says_what_was_measured() -> None:
     assert "From 0.300 up to 0.600 the answer is called uncertain" in text
     assert "Of 100 validation films 10 (95 % interval 7 to 13, n = 655) lie there." in text
     assert (
-        "Of 600 normal films of “adults elsewhere” it wrongly flags 132: of 100 it is 22 "
+        "Of 600 normal films of “adults elsewhere” it wrongly flags 132; of 100 that is 22 "
         "(95 % interval 18 to 26, n = 600). No model was trained on them." in text
     )
     assert "cnn and vgg16 are both better than mlp." in text

@@ -222,12 +222,12 @@ def test_band_elsewhere_and_comparison_are_printed(tmp_path: Path) -> None:
     for part in (
         "Uncertain",
         "around the threshold. Read these as if the model had said nothing.",
-        "uncertain: close to the threshold",
+        "uncertain: in the band around the threshold",
         "Normal films from elsewhere",
         "Of 600 normal films of “adults elsewhere” the model Convolutional network wrongly flags",
         "The models against each other",
         "by AUC, Convolutional network is better than Multilayer perceptron.",
-        "+0.030 −0.010 to 0.050 under 0.001 different",
+        "+0.030 −0.010 to 0.050 under 0.001 yes",
     ):
         assert part in text
     assert "VGG16" not in text

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from batch_scorer import ledger, metrics
@@ -95,6 +96,7 @@ def test_the_run_folder_holds_what_was_promised(killed_then_finished):
         "card.json",
         "history.csv",
         "predictions.csv",
+        "films.npz",
         "training.svg",
         "roc.svg",
     } <= names
@@ -111,6 +113,14 @@ def test_the_run_folder_holds_what_was_promised(killed_then_finished):
                 card.references[split].metrics[name].value, abs=1e-4
             )
     assert card.references["test"].films == 40
+    with np.load(folder / "films.npz") as films:
+        kept = {name: films["keys"][films["splits"] == name] for name in ("validation", "train")}
+        assert films["pixels"].shape == (len(films["labels"]), 224, 224, 1)
+    assert kept["validation"].tolist() == [
+        row["image"] for row in rows if row["split"] == "validation"
+    ]
+    assert 0 < len(kept["train"]) <= 200
+    assert not set(kept["train"]) & {row["image"] for row in rows}
     assert card.training.epochs == EPOCHS
     assert card.training.seed == 1
     assert card.band.low <= card.threshold.value <= card.band.high

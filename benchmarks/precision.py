@@ -1,0 +1,162 @@
+"""How fast is each number format: float32, int8 and, where CUDA is, float16.
+
+For every model file in a folder: films per second, the ratio to the float32 file of the same
+network, the share of a ceiling, and the largest difference in probability from the float32 file.
+Times are medians over turns: all files take one after the other, so that a busy machine slows all
+alike. The ceiling is the machine's arithmetic peak in the same format, over the operations of the
+network's convolutions: the best of many short matrix products, which slip between other work. So a
+busy machine shows true ratios and a low share of the ceiling. On CUDA no ceiling is measured.
+
+The films are the synthetic ones of examples/xrays, repeated to fill a batch.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from batch_scorer.classifier import PROVIDERS, Classifier
+from batch_scorer.decoding import decode_radiograph
+from batch_scorer.errors import ImageError
+from batch_scorer.process import available_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILMS = Path(__file__).parent.parent / "examples" / "xrays"
+PEAK_SIDES = (512, 1024)
+PEAK_PRODUCTS = 100
+
+
+@click.command()
+@click.argument("models", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--provider", type=click.Choice(sorted(PROVIDERS)), default="cpu", show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--turns", type=click.IntRange(1), default=7, show_default=True)
+def main(models: Path, provider: str, batch_size: int, turns: int) -> None:
+    """Compare the number formats of the model files in the folder MODELS."""
+    found = [Classifier.load(path, provider) for path in sorted(models.glob("*.onnx"))]
+    if provider == "cpu":  # which has no float16 arithmetic: such a file is float32 with detours
+        found = [model for model in found if kind_of(model) != "float16"]
+    if not found:
+        raise click.UsageError(f"Expected model files in {models}, found none to measure.")
+    films = [read_films(model.card.size_px, batch_size) for model in found]
+    work = {
+        model.path.name: partial(model.predict, f) for model, f in zip(found, films, strict=True)
+    }
+    peaks = {kind: measure_peak(kind) for kind in ("float32", "int8") if provider == "cpu"}
+    seconds = take_turns(work, turns)
+    answers = {model.path.name: work[model.path.name]().probability for model in found}
+
+    click.echo(f"{available_cores()} cores, {provider}, batch {batch_size}, {turns} turns")
+    click.echo(f"{'file':24s}{'films/s':>10s}{'x float32':>11s}{'of ceiling':>12s}{'off by':>9s}")
+    for model in found:
+        name, base, kind = model.path.name, float32_file(model), kind_of(model)
+        ratio = f"{seconds[base] / seconds[name]:.2f}" if base in seconds else "-"
+        worst = f"{np.abs(answers[name] - answers[base]).max():.4f}" if base in answers else "-"
+        operations = batch_size * convolution_operations(model.path)
+        share = "-"
+        if operations and kind in peaks:
+            share = f"{operations / seconds[name] / peaks[kind]:.0%}"
+        rate = batch_size / seconds[name]
+        click.echo(f"{name:24s}{rate:10.1f}{ratio:>11s}{share:>12s}{worst:>9s}")
+    for kind, peak in peaks.items():
+        click.echo(f"peak {kind}: {peak / 1e9:,.0f} thousand million operations a second")
+
+
+def kind_of(model: Classifier) -> str:
+    """The number format of a model file."""
+    return model.card.precision.kind if model.card.precision else "float32"
+
+
+def float32_file(model: Classifier) -> str:
+    """The name that the float32 file of the same network has beside this one."""
+    return model.path.name.split(".")[0] + ".onnx"
+
+
+def read_films(size_px: int, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Decoded example films, shape (number, size_px, size_px, 1)."""
+    films = []
+    for path in sorted(FILMS.rglob("*.*")):
+        try:
+            films.append(decode_radiograph(path.read_bytes(), size_px))
+        except ImageError:  # the examples hold files that are meant to be refused
+            continue
+    return np.stack(list(islice(cycle(films), number)))[..., None]
+
+
+def measure_peak(kind: str) -> float:
+    """The most operations a second that matrix products of some sizes reach."""
+    best = 0.0
+    for side in PEAK_SIDES:
+        product = matrix_product(kind, side)
+        for _ in range(PEAK_PRODUCTS):
+            start = time.perf_counter()
+            product()
+            best = max(best, 2 * side**3 / (time.perf_counter() - start))
+    return best
+
+
+def matrix_product(kind: str, side: int) -> Callable[[], Any]:
+    """One square product on ONNX Runtime, of float32 or of unsigned by signed bytes."""
+    small = kind == "int8"
+    rng = np.random.default_rng(0)
+    left = rng.integers(0, 255, (side, side)).astype(np.uint8 if small else np.float32)
+    right = rng.integers(-64, 64, (side, side)).astype(np.int8 if small else np.float32)
+    types = (TensorProto.UINT8, TensorProto.INT32) if small else (TensorProto.FLOAT,) * 2
+    shape = [side, side]
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger" if small else "MatMul", ["left", "right"], ["product"])],
+        "peak",
+        [helper.make_tensor_value_info("left", types[0], shape)],
+        [helper.make_tensor_value_info("product", types[1], shape)],
+        [numpy_helper.from_array(right, "right")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = available_cores()
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return partial(session.run, None, {"left": left})
+
+
+def take_turns(work: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
+    """Median seconds of each piece of work, after one turn that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(turns + 1):
+        for name, piece in work.items():
+            start = time.perf_counter()
+            piece()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(each)) for name, each in seconds.items()}
+
+
+def convolution_operations(path: Path) -> int:
+    """Multiplications and additions of a file's convolutions for one film."""
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {
+        value.name: [side.dim_value for side in value.type.tensor_type.shape.dim]
+        for value in graph.value_info
+    } | {weight.name: list(weight.dims) for weight in graph.initializer}
+    return sum(
+        2 * int(np.prod(shapes[node.output[0]]) * np.prod(shapes[node.input[1]][1:]))
+        for node in graph.node
+        if node.op_type == "Conv"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""A graph with a smaller number format: int8 for CPUs, float16 for CUDA.
+
+Only the convolutional body changes: convolutions and the ReLUs and poolings between them, where
+nearly all the time goes. What comes before (shrinking, normalisation) and after (pooling over the
+film, head, calibration, evidence map) stays float32: a quantised probability would have 256 values,
+and ties cost ranking. Names, types and shapes of inputs and outputs stay as they are.
+
+int8 is static: unsigned 8-bit activations with one range per tensor, signed weights with one range
+per channel, ranges by minimum and maximum over calibration films. Weights use seven of the eight
+bits. CPUs without VNNI add pairs of products in 16 bits, which full weights overflow in silence
+(2 * 255 * 127 > 32,767); with seven bits (2 * 255 * 64) no sum can, so every CPU gives the answers
+that were judged.
+
+Source: Jacob et al. 2018 (quantisation); ONNX Runtime's documentation, "Quantize ONNX models".
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import helper
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quant_pre_process,
+    quantize_static,
+)
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
+
+from batch_scorer.errors import ConversionError, PrecisionRefused
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BATCH_FILMS = 20
+
+
+def to_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.ModelProto:
+    """Quantise the convolutional body of a float32 graph.
+
+    Args:
+        graph: From ``convert``, its weights not halved; it is not changed.
+        films: Shape (N, S, S, 1) uint8, real films to take the activations' ranges from.
+
+    Raises:
+        PrecisionRefused: The graph has no convolution.
+        ConversionError: ONNX Runtime cannot quantise it.
+    """
+    with tempfile.TemporaryDirectory(prefix="cxr-int8-") as folder:
+        given, prepared, quantised = (Path(folder) / f"{step}.onnx" for step in range(3))
+        onnx.save(graph, given)
+        try:
+            # Without its symbolic shapes, which need sympy: the plain ones reach every convolution.
+            quant_pre_process(given, prepared, skip_symbolic_shape=True)
+            quantize_static(
+                prepared,
+                quantised,
+                _Films(films),
+                quant_format=QuantFormat.QDQ,
+                nodes_to_quantize=_body(onnx.load(prepared)),
+                per_channel=True,
+                reduce_range=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
+        except (Fail, InvalidArgument, InvalidGraph, ValueError, RuntimeError) as exc:
+            raise ConversionError(f"ONNX Runtime cannot quantise this network: {exc}.") from exc
+        return onnx.load(quantised)
+
+
+def to_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Compute the convolutional body of a float32 graph in half precision.
+
+    Args:
+        graph: From ``convert``, its weights not halved; it is not changed.
+
+    Raises:
+        PrecisionRefused: The graph has no convolution.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    body = set(_body(copy))
+    kept = [node.name for node in copy.graph.node if node.name not in body]
+    mixed = OnnxModel(
+        convert_float_to_float16(copy, keep_io_types=True, op_block_list=[], node_block_list=kept)
+    )
+    # It rounds every number between two float32 operations too; this takes such pairs out again.
+    mixed.remove_cascaded_cast_nodes()
+    mixed.topological_sort()
+    halved: onnx.ModelProto = mixed.model
+    return halved
+
+
+def keep_halves(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """A float16 graph that rounds and overflows on a CPU as on a GPU, to judge it by.
+
+    A CPU computes its convolutions in float32, and ONNX Runtime then leaves out the rounding
+    between them; an Identity behind each operation keeps it, in a session without the optimiser
+    ``EliminateIdentity``.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    body = set(_body(copy))
+    nodes = []
+    for node in copy.graph.node:
+        nodes.append(node)
+        if node.name in body:
+            rounded, node.output[0] = node.output[0], f"{node.output[0]}_unrounded"
+            nodes.append(helper.make_node("Identity", [node.output[0]], [rounded]))
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy
+
+
+def _body(model: onnx.ModelProto) -> list[str]:
+    """Names of the convolutions, and of the ReLUs and poolings that work on their output.
+
+    Raises:
+        PrecisionRefused: There is no convolution.
+    """
+    body, computed = [], set()
+    for node in model.graph.node:  # in the order of computation, as ONNX demands
+        if node.op_type == "Conv" or (
+            node.op_type in {"Relu", "MaxPool"} and node.input[0] in computed
+        ):
+            body.append(node.name)
+            computed.update(node.output)
+    if not body:
+        raise PrecisionRefused(
+            "Refused: it has no convolution, and only convolutions are made smaller.",
+            "Use the float32 file, which is small and fast.",
+        )
+    return body
+
+
+class _Films(CalibrationDataReader):  # type: ignore[misc]
+    """Hands calibration films to ONNX Runtime, some at a time."""
+
+    def __init__(self, films: NDArray[np.uint8]) -> None:
+        parts = np.array_split(films, max(1, len(films) // BATCH_FILMS))
+        self._parts = iter(parts)
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        part = next(self._parts, None)
+        return None if part is None else {"pixels": part}

@@ -1,0 +1,235 @@
+"""Smaller number formats: what is computed in them, what they may change, and when they are not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from batch_scorer.classifier import Classifier
+from batch_scorer.errors import ConversionError, PrecisionRefused
+from batch_scorer.inspection import models as models_command
+from exporter.cli import export
+from exporter.publish import publish
+from exporter.quantize import to_float16, to_int8
+from exporter.run import read_run
+from exporter.verify import judge
+from tests.exporter.runs import blinding_weights, draw_films, make_network, save_run
+from trainer.models import BUILDERS, SIZE_PX
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return read_run(save_run(tmp_path_factory.mktemp("runs") / "small", make_network()))
+
+
+@pytest.fixture(scope="module")
+def blind(tmp_path_factory):
+    model = make_network(blinding_weights())
+    return read_run(save_run(tmp_path_factory.mktemp("runs") / "blind", model))
+
+
+def several_outputs():
+    """A convolutional graph that also gives an evidence map and one more number per film."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["x"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["planes", "scale"], ["scaled"]),
+        helper.make_node("Conv", ["scaled", "kernel"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["features"], name="relu"),
+        helper.make_node("ReduceMean", ["features", "channel"], ["evidence"], keepdims=0),
+        helper.make_node("ReduceMean", ["features", "all"], ["mean"], keepdims=0),
+        helper.make_node("Sub", ["mean", "half"], ["centred"]),
+        helper.make_node("Relu", ["centred"], ["atypicality"], name="later"),
+        helper.make_node("Sigmoid", ["centred"], ["probability"]),
+    ]
+    for index, node in enumerate(nodes):
+        node.name = node.name or f"node_{index}"
+    constants = [
+        numpy_helper.from_array(np.float32(1 / 255), "scale"),
+        numpy_helper.from_array(np.float32(0.4), "half"),
+        numpy_helper.from_array(np.array([1]), "channel"),
+        numpy_helper.from_array(np.array([1, 2, 3]), "all"),
+        numpy_helper.from_array(rng.random((4, 1, 3, 3), np.float32) / 5, "kernel"),
+    ]
+    shapes = {"probability": ["n"], "evidence": ["n", 32, 32], "atypicality": ["n"]}
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", 32, 32, 1])
+    graph = helper.make_graph(nodes, "several", [pixels], outputs, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("kind", ["int8", "float16"])
+def test_only_the_convolutional_body_changes_and_every_output_stays(kind):
+    graph, films = several_outputs(), draw_films(30)
+    before = graph.SerializeToString()
+    small = to_int8(graph, films) if kind == "int8" else to_float16(graph)
+    assert graph.SerializeToString() == before, "the graph that was given was changed"
+    onnx.checker.check_model(small, full_check=True)
+    assert list(small.graph.input) == list(graph.graph.input)
+    assert [(o.name, o.type.tensor_type.elem_type) for o in small.graph.output] == [
+        (o.name, o.type.tensor_type.elem_type) for o in graph.graph.output
+    ]
+    stored = {TensorProto.INT8} if kind == "int8" else {TensorProto.FLOAT16}
+    kernels = [w for w in small.graph.initializer if list(w.dims) == [4, 1, 3, 3]]
+    assert {w.data_type for w in kernels} == stored
+    entries = [
+        node
+        for node in small.graph.node
+        if (node.op_type == "QuantizeLinear" and node.input[0] in {"scaled", "centred"})
+        or (node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16)
+    ]
+    assert [node.input[0].split("_")[0] for node in entries] == ["scaled"], "into the body only"
+
+    def answer(model):
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        return session.run(["probability", "evidence", "atypicality"], {"pixels": films})
+
+    for small_answer, whole in zip(answer(small), answer(graph), strict=True):
+        assert small_answer.dtype == np.float32
+        assert small_answer == pytest.approx(whole, abs=0.02)
+    if kind == "float16":
+        assert len(np.unique(answer(small)[0])) == 30, "rounded to halves between float32 steps"
+
+
+def test_int8_weights_leave_a_bit_free_for_cpus_without_vnni(run):
+    from exporter.convert import convert
+
+    graph = to_int8(
+        convert(run.model, run.card.calibration, run.card.size_px), run.calibration.pixels
+    )
+    weights = [
+        numpy_helper.to_array(w)
+        for w in graph.graph.initializer
+        if w.data_type == TensorProto.INT8 and len(w.dims) == 4
+    ]
+    assert len(weights) == 2
+    assert all(np.abs(w.astype(int)).max() <= 64 for w in weights)
+    assert 2 * 255 * 64 < 2**15
+
+
+@pytest.mark.parametrize("kind", ["int8", "float16"])
+def test_a_smaller_file_is_judged_says_so_and_passes_its_self_test(run, kind, tmp_path, capsys):
+    done = publish(run, tmp_path, kind)
+    assert done.path == tmp_path / "small.onnx"
+    classifier = Classifier.load(done.path, "cpu")
+    exact = 1e-6 if kind == "int8" else 1e-3  # a CPU leaves out some of the rounding to halves
+    assert classifier.self_test() < exact
+    precision = classifier.card.precision
+    assert (precision.kind, precision.films) == (kind, 80)
+    assert precision.calibrated_on == ("40 training films" if kind == "int8" else "")
+    found = classifier.predict(run.validation.pixels)
+    threshold = run.card.threshold.value
+    assert classifier.card.threshold == run.card.threshold
+    assert classifier.card.calibration == run.card.calibration
+    flips = run.validation.keys[(found >= threshold) != (run.answers >= threshold)]
+    assert precision.flips == flips.tolist()
+    assert 0 < precision.largest_difference < (0.1 if kind == "int8" else 0.002)
+    assert precision.largest_difference == pytest.approx(
+        np.abs(found - run.answers).max(), abs=10 * exact
+    )
+    assert precision.auc_difference >= -0.002
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["small"]["precision"] == kind
+    models_command.main(["show", str(done.path)], standalone_mode=False)
+    assert f"Computes its convolutions in {kind}" in capsys.readouterr().out
+
+
+def test_int8_that_loses_too_much_is_refused_and_the_float32_file_stays(blind, tmp_path):
+    kept = publish(blind, tmp_path)
+    before = kept.path.read_bytes(), (tmp_path / "manifest.json").read_bytes()
+    assert kept.precision is None
+    with pytest.raises(PrecisionRefused, match=r"AUC falls from 1\.0000 to 0\.\d+ \(by at most"):
+        publish(blind, tmp_path, "int8")
+    assert (kept.path.read_bytes(), (tmp_path / "manifest.json").read_bytes()) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"small.onnx", "manifest.json"}
+
+
+def test_float16_that_overflows_is_refused(blind, tmp_path):
+    with pytest.raises(PrecisionRefused, match="some of its answers are no numbers"):
+        publish(blind, tmp_path, "float16")
+    assert not tmp_path.joinpath("small.onnx").exists()
+
+
+def test_labels_that_change_are_listed_and_too_many_are_refused(run):
+    threshold, found = run.card.threshold.value, run.answers.copy()
+    nearest = np.argsort(np.abs(found - threshold))
+    found[nearest[0]] = 2 * threshold - found[nearest[0]]  # the same distance, on the other side
+    one = judge("int8", found, run)
+    assert one.flips == [run.validation.keys[nearest[0]]]
+    assert one.films == 80
+    found[nearest[1]] = 2 * threshold - found[nearest[1]]
+    with pytest.raises(PrecisionRefused) as refused:
+        judge("int8", found, run)
+    names = ", ".join(sorted(run.validation.keys[nearest[:2]]))
+    assert f"2 labels change (at most 2%): {names}" in str(refused.value)
+
+
+def test_float16_may_not_move_a_probability_far(run):
+    found = run.answers.copy()
+    found[np.argmax(found)] -= 0.011
+    assert judge("int8", found, run).largest_difference == pytest.approx(0.011)
+    with pytest.raises(PrecisionRefused, match=r"a probability is off by 0\.0110 \(at most 0\.01"):
+        judge("float16", found, run)
+
+
+def test_one_class_alone_cannot_be_judged_by(run):
+    films = replace(run.validation, labels=np.ones_like(run.validation.labels))
+    with pytest.raises(ConversionError, match="films of both classes"):
+        judge("int8", run.answers, replace(run, validation=films))
+
+
+def test_the_first_format_that_passes_has_the_plain_name(run, blind, tmp_path, capsys):
+    folder = save_run(tmp_path / "run", make_network())
+    output = tmp_path / "models"
+    options = ["--precision", "int8", "--precision", "float32", "--precision", "float16"]
+    code = export.main([str(folder), "-o", str(output), *options], standalone_mode=False)
+    assert code == 0
+    names = {"small.onnx": "int8", "small.float32.onnx": None, "small.float16.onnx": "float16"}
+    cards = {name: Classifier.load(output / name, "cpu").card for name in names}
+    assert {n: c.precision and c.precision.kind for n, c in cards.items()} == names
+    assert {card.name for card in cards.values()} == {"small", "small.float32", "small.float16"}
+    assert len(json.loads((output / "manifest.json").read_text())) == 3
+    assert "int8, on 80 validation films: AUC" in capsys.readouterr().out
+
+    folder = save_run(tmp_path / "blind", make_network(blinding_weights()))
+    code = export.main(
+        [str(folder), "-o", str(tmp_path / "other"), *options[:4]], standalone_mode=False
+    )
+    assert code == 3
+    assert "small as int8: Refused: on 80 validation films AUC falls" in capsys.readouterr().err
+    assert Classifier.load(tmp_path / "other" / "small.onnx", "cpu").card.precision is None
+
+
+def test_a_network_without_convolutions_is_refused():
+    from exporter.convert import convert
+    from tests.exporter.runs import CALIBRATION
+
+    graph = convert(BUILDERS["mlp"](1), CALIBRATION, SIZE_PX)
+    for smaller in (lambda: to_int8(graph, draw_films(4, SIZE_PX)), lambda: to_float16(graph)):
+        with pytest.raises(PrecisionRefused, match="it has no convolution"):
+            smaller()
+
+
+def test_a_run_folder_without_its_films_says_what_to_do(tmp_path):
+    folder = save_run(tmp_path / "run", make_network())
+    (folder / "films.npz").write_bytes(b"PK broken")
+    with pytest.raises(ConversionError, match=r"cannot be read.*same `cxr train` on it again"):
+        read_run(folder)
+    (folder / "films.npz").unlink()
+    with pytest.raises(ConversionError, match=r"cannot be read.*films\.npz"):
+        read_run(folder)
+
+
+def test_parity_films_span_the_answers_and_are_filled_up_from_training(run):
+    assert len(run.parity) == 96
+    assert len(run.validation) == 80
+    assert {run.answers.min(), run.answers.max()} <= set(run.parity_answers)
