@@ -137,13 +137,18 @@ class Band(msgspec.Struct, frozen=True):
 
 
 class ExternalSet(msgspec.Struct, frozen=True):
-    """Normal films from elsewhere: how many of them the model flags, all of them wrongly."""
+    """Normal films from elsewhere: how many of them the model flags, all of them wrongly.
+
+    ``rejected`` films look too little like the training films to be scored; none of them counts as
+    flagged. ``share`` is that of the flagged among all films.
+    """
 
     name: str
     films: int
     flagged: int
     share: Estimate
     note: str
+    rejected: int = 0
 
 
 class Etiology(msgspec.Struct, frozen=True):

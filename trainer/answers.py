@@ -93,11 +93,10 @@ def _input_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
         if number:
             gradient = gradient * ops.cast(hidden[number - 1].output > 0, "float32")
     flat = network.get_layer("flat")
-    height, width, _ = flat.input.shape[1:]
-    product = layers.Reshape((height // PATCH, PATCH, width // PATCH, PATCH), dtype="float32")(
-        gradient * flat.output
-    )
-    return ops.sum(product, axis=(2, 4))
+    height, width, views = flat.input.shape[1:]
+    patches = (height // PATCH, PATCH, width // PATCH, PATCH, views)
+    product = layers.Reshape(patches, dtype="float32")(gradient * flat.output)
+    return ops.sum(product, axis=(2, 4, 5))
 
 
 def _fixed(weights: np.ndarray, name: str) -> Any:

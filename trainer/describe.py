@@ -93,7 +93,10 @@ def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bo
         ),
         external=[
             evaluate.refer_elsewhere(
-                name, _judge(calibration, part, elsewhere[name].logits), threshold.value
+                name,
+                _judge(calibration, part, elsewhere[name].logits),
+                elsewhere[name].atypicality > evaluate.REJECT_ABOVE,
+                threshold.value,
             )
             for name, part in dataset.elsewhere.items()
         ],

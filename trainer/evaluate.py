@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TARGET_SENSITIVITY = 0.95
 TYPICAL = 0.98
+REJECT_ABOVE = 1.0  # where trainer.typicality puts the edge of the training films
 SURE = 0.99
 PREDICT_BATCH = 32
 
@@ -131,9 +132,11 @@ def choose_band(
     )
 
 
-def refer_elsewhere(name: str, judged: Judgement, threshold: float) -> ExternalSet:
-    """How many normal films of another place are flagged."""
-    flagged = int((judged.probabilities >= threshold).sum())
+def refer_elsewhere(
+    name: str, judged: Judgement, rejected: NDArray[np.bool_], threshold: float
+) -> ExternalSet:
+    """How many normal films of another place are flagged; what is rejected, (N,), is not."""
+    flagged = int(((judged.probabilities >= threshold) & ~rejected).sum())
     films = len(judged.probabilities)
     return ExternalSet(
         name=name,
@@ -141,6 +144,7 @@ def refer_elsewhere(name: str, judged: Judgement, threshold: float) -> ExternalS
         flagged=flagged,
         share=metrics.proportion(flagged, films),
         note="No model was trained on them.",
+        rejected=int(rejected.sum()),
     )
 
 
@@ -191,11 +195,11 @@ def choose_typicality(
         method="distance to the training films in principal components of a small version without "
         "its own brightness and contrast, and the same against the film upside down",
         flag_above=flag_above,
-        reject_above=1.0,  # where trainer.typicality puts the edge of the training films
+        reject_above=REJECT_ABOVE,
         chosen_on="training",
         quantiles=np.quantile(training, np.linspace(0, 1, 101)).round(5).tolist(),
         flagged={name: _share(values > flag_above) for name, values in sets.items()},
-        rejected={name: _share(values > 1.0) for name, values in sets.items()},
+        rejected={name: _share(values > REJECT_ABOVE) for name, values in sets.items()},
     )
 
 

@@ -41,7 +41,7 @@ def test_evidence_is_the_gradient_times_what_the_head_looks_at(name):
     product = np.asarray(inner * tape.gradient(logit, inner))
     if name == "mlp":
         side = 64 // PATCH
-        expected = product.reshape(3, side, PATCH, side, PATCH).sum(axis=(2, 4))
+        expected = product.reshape(3, side, PATCH, side, PATCH, -1).sum(axis=(2, 4, 5))
     else:
         expected = product.sum(axis=-1) * inner.shape[1] * inner.shape[2]
         bias = network.get_layer("pneumonia").get_weights()[1]

@@ -70,11 +70,49 @@ def test_answers_that_are_all_the_same_are_all_uncertain():
     assert band.share.value == 1
 
 
-def test_films_from_elsewhere_are_counted_at_the_threshold():
+def test_films_from_elsewhere_are_counted_at_the_threshold_unless_they_are_rejected():
     films = Films(np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int64), *[np.full(4, "")] * 2)
     judged = evaluate.Judgement(films, np.zeros(4), np.array([0.1, 0.5, 0.49, 0.9]))
-    found = evaluate.refer_elsewhere("adults", judged, 0.5)
+    one = evaluate.refer_elsewhere("adults", judged, np.array([False] * 3 + [True]), 0.5)
+    assert (one.films, one.rejected, one.flagged, one.share.value) == (4, 1, 1, 0.25)
+    found = evaluate.refer_elsewhere("adults", judged, np.zeros(4, bool), 0.5)
     assert (found.name, found.films, found.flagged) == ("adults", 4, 2)
     assert found.share.value == 0.5
     assert found.share.low < 0.2
     assert found.share.high > 0.8
+
+
+def make_films(names):
+    count = len(names)
+    return Films(
+        np.zeros((count, 8, 8, 1), np.uint8),
+        np.array([int(name.startswith("person")) for name in names]),
+        np.array([""] * count),
+        np.array(names),
+    )
+
+
+def test_the_second_question_is_judged_on_films_whose_cause_is_known():
+    names = [f"person{n}_{'virus' if n % 2 else 'bacteria'}_{n}.jpeg" for n in range(40)]
+    films = make_films([*names, "IM-0001-0001.jpeg", "person_unknown.jpeg"])
+    viral = np.where(films.etiology == "viral", 2.0, -2.0) * np.tile([1, 1, 1, 1, 1, -1], 7)
+    answers = evaluate.Answers(np.zeros(42), viral, np.zeros(42))
+    found = evaluate.refer_etiology({"validation": films}, {"validation": answers})
+    assert found.references["validation"]["accuracy"].n == 40
+    right = (viral[:40] > 0) == (films.etiology[:40] == "viral")
+    assert found.references["validation"]["accuracy"].value == pytest.approx(right.mean())
+    alone = make_films(names[::2])
+    silent = evaluate.Answers(np.zeros(20), viral[:20], np.zeros(20))
+    assert evaluate.refer_etiology({"validation": alone}, {"validation": silent}) is None
+
+
+def test_typicality_keeps_its_limits_and_counts_every_set():
+    found = evaluate.choose_typicality(
+        np.linspace(-1, 1, 1000), {"validation": np.zeros(50), "elsewhere": np.array([0.97, 1.5])}
+    )
+    assert found.flag_above == pytest.approx(0.96, abs=0.01)
+    assert found.flagged["training"].value == pytest.approx(0.02, abs=0.002)
+    assert (found.flagged["elsewhere"].value, found.rejected["elsewhere"].value) == (1.0, 0.5)
+    assert found.rejected["validation"].value == 0
+    assert found.share_stranger(0.0) == pytest.approx(0.5, abs=0.01)
+    assert (found.share_stranger(-5.0), found.share_stranger(5.0)) == (1.0, 0.0)
