@@ -42,7 +42,7 @@ def build_mlp(
 ) -> keras.Model:
     """The seed's multilayer perceptron, 32-32-64-128, on a film of 64 by 64."""
     pixels, x = _entrance(64, seed if augment else None, turn=0.1, shift=0.05, zoom=0.1)
-    x = layers.Rescaling(2.0, offset=-1.0, dtype="float32")(x)
+    x = _three_views(x)
     x = layers.Flatten(name="flat")(x)
     x = layers.Dropout(0.1, seed=seed)(x)
     for number, units in enumerate((32, 32, 64, 128), start=1):
