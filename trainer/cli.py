@@ -16,7 +16,7 @@ NAMES = ("mlp", "cnn", "vgg16")
 log = logging.getLogger("cxr")
 
 
-def _split_names(
+def split_names(
     ctx: click.Context,  # noqa: ARG001 - click's signature
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
@@ -81,7 +81,7 @@ def _split_names(
     "--normals",
     multiple=True,
     metavar="NAME=FOLDER",
-    callback=_split_names,
+    callback=split_names,
     help="Films from elsewhere, all known to be normal: how many are flagged goes into the card. "
     "May be repeated.",
 )

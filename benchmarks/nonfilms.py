@@ -1,0 +1,122 @@
+"""Images that are no upright chest films: photos, colours, noise, text, and films turned.
+
+All are made in memory. Every kind takes a random generator, and gives the same images for the same
+seed. Photos are those that scikit-learn and scikit-image bring along; nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import io
+import string
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from skimage import data
+from sklearn.datasets import load_sample_images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+SKIMAGE_PHOTOS = (
+    "astronaut",
+    "brick",
+    "camera",
+    "chelsea",
+    "clock",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "moon",
+    "retina",
+    "rocket",
+)
+SIDE_PX = (120, 900)
+CROP_SHARE = (0.2, 0.8)
+GRAINS_PX = (1, 4, 16, 64)
+PAGE_PX = (850, 1100)
+FONT_PX = (12, 40)
+
+
+def photos(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:  # noqa: ARG001 - one signature
+    """Every photo once, whole; there are no more than these."""
+    yield from load_sample_images().images
+    for name in SKIMAGE_PHOTOS:
+        yield getattr(data, name)()
+    yield from data.stereo_motorcycle()[:2]
+
+
+def crops(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
+    """Rectangles out of the photos, each side 20 to 80 % of the photo's."""
+    whole = list(photos(rng, number))
+    for index in range(number):
+        photo = whole[index % len(whole)]
+        height, width = (round(side * rng.uniform(*CROP_SHARE)) for side in photo.shape[:2])
+        top = rng.integers(photo.shape[0] - height + 1)
+        left = rng.integers(photo.shape[1] - width + 1)
+        yield photo[top : top + height, left : left + width]
+
+
+def colours(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
+    """One colour all over; the first two are black and white."""
+    for index in range(number):
+        colour = (0, 255)[index] if index < 2 else rng.integers(256, size=3)  # noqa: PLR2004 - two
+        yield np.full((*_shape(rng), 3), colour, np.uint8)
+
+
+def noise(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
+    """Grey noise with grains of 1 to 64 pixels, smooth between them."""
+    for index in range(number):
+        height, width = _shape(rng)
+        grain = GRAINS_PX[index % len(GRAINS_PX)]
+        grains = rng.integers(256, size=(height // grain + 1, width // grain + 1), dtype=np.uint8)
+        yield np.asarray(Image.fromarray(grains).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def pages(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
+    """Pages of random words, dark on light, in fonts of many sizes."""
+    letters = np.array(list(string.ascii_lowercase))
+    for _ in range(number):
+        size_px = int(rng.integers(*FONT_PX))
+        page = Image.new("L", PAGE_PX, int(rng.integers(200, 256)))
+        draw, font = ImageDraw.Draw(page), ImageFont.load_default(size_px)
+        margin = int(rng.integers(20, 120))
+        for top in range(margin, PAGE_PX[1] - margin, round(1.4 * size_px)):
+            words = ["".join(rng.choice(letters, rng.integers(2, 11))) for _ in range(30)]
+            while draw.textlength(" ".join(words), font) > PAGE_PX[0] - 2 * margin:
+                words.pop()
+            draw.text((margin, top), " ".join(words), fill=int(rng.integers(60)), font=font)
+        yield np.asarray(page)
+
+
+DRAWN: dict[str, Callable[[np.random.Generator, int], Iterator[NDArray[np.uint8]]]] = {
+    "photos, whole": photos,
+    "photos, cropped": crops,
+    "plain colours": colours,
+    "noise": noise,
+    "text pages": pages,
+}
+CHANGED: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    "films inverted": lambda film: 255 - film,
+    "films turned 90 degrees": np.rot90,
+    "films turned 180 degrees": lambda film: np.rot90(film, 2),
+    "films turned 270 degrees": lambda film: np.rot90(film, 3),
+}
+"""What is done to a film, (height, width), so that it is none any more."""
+
+
+def encode(image: NDArray[np.uint8]) -> bytes:
+    """An image, grey or in colours, as a PNG file, which keeps every pixel."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _shape(rng: np.random.Generator) -> tuple[int, int]:
+    height, width = rng.integers(*SIDE_PX, size=2)
+    return int(height), int(width)
