@@ -32,8 +32,7 @@ lint: dev ## ruff, mypy strict, import contracts
 models: dev ## Train and export the bundled models again: make models DATA=chest_xray
 	@test -n "$(DATA)" || { echo "Say where the films are: make models DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights none
-	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models
-	@$(BIN)/cxr export "$(RUN)/vgg16" --output batch_scorer/models --precision int8 || test $$? -eq 3  # 3: refused, float32 stays
+	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models --precision float32 --precision vgg16=int8 || test $$? -eq 3  # 3: refused, float32 instead
 
 bench: dev ## Compare the number formats of exported models: make bench MODELS=folder
 	@$(BIN)/python benchmarks/precision.py "$(MODELS)"

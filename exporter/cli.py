@@ -4,18 +4,45 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import click
 
-from batch_scorer.errors import EXIT_OK, MissingPackage, PrecisionRefused
+from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK, MissingPackage, PrecisionRefused
 from batch_scorer.process import quiet_import
 
 if TYPE_CHECKING:
     from exporter.publish import Kind, Published
+    from exporter.run import Run
 
 
-@click.command(epilog="Example: cxr export runs/first -o models")
+KINDS = ("float32", "float16", "int8")
+
+
+class Wish(NamedTuple):
+    """A number format, for the model of that name or, without a name, for every model."""
+
+    model: str
+    kind: Kind
+
+
+def _read_wishes(
+    ctx: click.Context,  # noqa: ARG001 - click's signature
+    param: click.Parameter,  # noqa: ARG001
+    values: tuple[str, ...],
+) -> tuple[Wish, ...]:
+    wishes = []
+    for value in values:
+        model, _, kind = value.rpartition("=")
+        if kind not in KINDS:
+            raise click.BadParameter(f"expected one of {', '.join(KINDS)}, found {kind}")
+        wishes.append(Wish(model, cast("Kind", kind)))
+    return tuple(dict.fromkeys(wishes))
+
+
+@click.command(
+    epilog="Example: cxr export runs/first -o models --precision float32 --precision vgg16=int8"
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -27,13 +54,15 @@ if TYPE_CHECKING:
 @click.option(
     "--precision",
     "precisions",
-    type=click.Choice(["float32", "float16", "int8"]),
+    metavar="[NAME=]float32|float16|int8",
     multiple=True,
     default=["float32"],
     show_default=True,
-    help="May be repeated; the first that passes is NAME.onnx, the others NAME.PRECISION.onnx.",
+    callback=_read_wishes,
+    help="May be repeated; the first that passes is NAME.onnx, the others NAME.PRECISION.onnx. "
+    "With a name, for that model instead of the others' formats, unless it is refused.",
 )
-def export(run: Path, output: Path, precisions: tuple[Kind, ...]) -> int:
+def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
     """Convert the trained networks in RUN to ONNX files that describe and test themselves.
 
     A file appears only after it gave the same answers as Keras on real films. float16 (for CUDA)
@@ -46,7 +75,7 @@ def export(run: Path, output: Path, precisions: tuple[Kind, ...]) -> int:
         with quiet_import():
             from batch_scorer.report.comparison import say_comparison
             from exporter.compare import compare_models
-            from exporter.publish import note_comparison, publish
+            from exporter.publish import note_comparison
             from exporter.run import find_runs, read_run
     except ModuleNotFoundError as exc:
         raise MissingPackage(
@@ -58,20 +87,39 @@ def export(run: Path, output: Path, precisions: tuple[Kind, ...]) -> int:
     folders = find_runs(run)
     comparison = compare_models(folders)
     for folder in folders:
-        trained, passed = read_run(folder, comparison), 0
-        for kind in dict.fromkeys(precisions):
-            try:
-                done = publish(trained, output, kind, beside=passed > 0)
-            except PrecisionRefused as exc:
-                click.echo(f"{trained.card.name} as {kind}: {exc}", err=True)
-                code = exc.exit_code
-            else:
-                passed += 1
-                click.echo(_say(done))
+        trained = read_run(folder, comparison)
+        refused = _publish_all(trained, output, _named(precisions, trained.card.name))
+        code = EXIT_NOT_ALL_SCORED if refused else code
     note_comparison(output, comparison)
     if comparison:
         click.echo(say_comparison(comparison))
     return code
+
+
+def _named(wishes: tuple[Wish, ...], model: str) -> list[list[Kind]]:
+    """The formats to try: those named for this model first; if none of them passes, the others."""
+    own = [wish.kind for wish in wishes if wish.model == model]
+    return [own, [wish.kind for wish in wishes if not wish.model] or ["float32"]]
+
+
+def _publish_all(run: Run, output: Path, choices: list[list[Kind]]) -> bool:
+    """Export in the first of ``choices`` of which a format passes; whether any was refused."""
+    from exporter.publish import publish
+
+    passed, refused = 0, False
+    for kinds in choices:
+        for kind in kinds:
+            try:
+                done = publish(run, output, kind, beside=passed > 0)
+            except PrecisionRefused as exc:
+                click.echo(f"{run.card.name} as {kind}: {exc}", err=True)
+                refused = True
+            else:
+                passed += 1
+                click.echo(_say(done))
+        if passed:
+            break
+    return refused
 
 
 def _say(done: Published) -> str:

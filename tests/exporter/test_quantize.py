@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from batch_scorer.classifier import Classifier
@@ -103,9 +104,7 @@ def test_only_the_convolutional_body_changes_and_every_output_stays(kind):
 def test_int8_weights_leave_a_bit_free_for_cpus_without_vnni(run):
     from exporter.convert import convert
 
-    graph = to_int8(
-        convert(run.model, run.card.calibration, run.card.size_px), run.calibration.pixels
-    )
+    graph = to_int8(convert(run.model, run.card), run.calibration.pixels)
     weights = [
         numpy_helper.to_array(w)
         for w in graph.graph.initializer
@@ -126,7 +125,7 @@ def test_a_smaller_file_is_judged_says_so_and_passes_its_self_test(run, kind, tm
     precision = classifier.card.precision
     assert (precision.kind, precision.films) == (kind, 80)
     assert precision.calibrated_on == ("40 training films" if kind == "int8" else "")
-    found = classifier.predict(run.validation.pixels)
+    found = classifier.predict(run.validation.pixels).probability
     threshold = run.card.threshold.value
     assert classifier.card.threshold == run.card.threshold
     assert classifier.card.calibration == run.card.calibration
@@ -138,7 +137,7 @@ def test_a_smaller_file_is_judged_says_so_and_passes_its_self_test(run, kind, tm
     )
     assert precision.auc_difference >= -0.002
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["small"]["precision"] == kind
+    assert manifest["models"]["small"]["precision"] == kind
     models_command.main(["show", str(done.path)], standalone_mode=False)
     assert f"Computes its convolutions in {kind}" in capsys.readouterr().out
 
@@ -197,7 +196,7 @@ def test_the_first_format_that_passes_has_the_plain_name(run, blind, tmp_path, c
     cards = {name: Classifier.load(output / name, "cpu").card for name in names}
     assert {n: c.precision and c.precision.kind for n, c in cards.items()} == names
     assert {card.name for card in cards.values()} == {"small", "small.float32", "small.float16"}
-    assert len(json.loads((output / "manifest.json").read_text())) == 3
+    assert len(json.loads((output / "manifest.json").read_text())["models"]) == 3
     assert "int8, on 80 validation films: AUC" in capsys.readouterr().out
 
     folder = save_run(tmp_path / "blind", make_network(blinding_weights()))
@@ -211,9 +210,13 @@ def test_the_first_format_that_passes_has_the_plain_name(run, blind, tmp_path, c
 
 def test_a_network_without_convolutions_is_refused():
     from exporter.convert import convert
-    from tests.exporter.runs import CALIBRATION
+    from tests.cards import make_tiny_card
+    from trainer.answers import answer
 
-    graph = convert(BUILDERS["mlp"](1), CALIBRATION, SIZE_PX)
+    graph = convert(
+        answer(BUILDERS["mlp"](1, augment=False), None, both_ways=False),
+        make_tiny_card("mlp", size_px=SIZE_PX),
+    )
     for smaller in (lambda: to_int8(graph, draw_films(4, SIZE_PX)), lambda: to_float16(graph)):
         with pytest.raises(PrecisionRefused, match="it has no convolution"):
             smaller()
@@ -233,3 +236,28 @@ def test_parity_films_span_the_answers_and_are_filled_up_from_training(run):
     assert len(run.parity) == 96
     assert len(run.validation) == 80
     assert {run.answers.min(), run.answers.max()} <= set(run.parity_answers)
+
+
+@pytest.mark.parametrize(("weights", "code", "kind"), [("usual", 0, "int8"), ("blinding", 3, None)])
+def test_a_format_wished_for_one_model_falls_back_where_it_is_refused(
+    tmp_path, weights, code, kind
+):
+    network = make_network(blinding_weights() if weights == "blinding" else None)
+    save_run(tmp_path / "runs", network)
+    wishes = ["--precision", "float32", "--precision", "small=int8"]
+    done = CliRunner().invoke(
+        export,
+        [str(tmp_path / "runs"), "-o", str(tmp_path / "models"), *wishes],
+        standalone_mode=False,
+    )
+    assert done.exception is None, done.exception
+    assert done.return_value == code
+    assert [path.name for path in (tmp_path / "models").glob("*.onnx")] == ["small.onnx"]
+    found = Classifier.load(tmp_path / "models" / "small.onnx").card.precision
+    assert (found.kind if found else None) == kind
+
+
+def test_a_format_that_is_not_known():
+    wrong = CliRunner().invoke(export, ["runs", "-o", "models", "--precision", "small=int4"])
+    assert wrong.exit_code == 2
+    assert "expected one of float32, float16, int8, found int4" in wrong.output
