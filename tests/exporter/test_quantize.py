@@ -139,7 +139,7 @@ def test_a_smaller_file_is_judged_says_so_and_passes_its_self_test(run, kind, tm
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["models"]["small"]["precision"] == kind
     models_command.main(["show", str(done.path)], standalone_mode=False)
-    assert f"Computes its convolutions in {kind}" in capsys.readouterr().out
+    assert f"Convolutions in {kind}" in capsys.readouterr().out
 
 
 def test_int8_that_loses_too_much_is_refused_and_the_float32_file_stays(blind, tmp_path):
