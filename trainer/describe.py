@@ -70,7 +70,7 @@ def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bo
     validation = judged["validation"]
     threshold = evaluate.choose_threshold(validation.films.labels, validation.probabilities)
     elsewhere = {name: evaluate.ask(model, part) for name, part in dataset.elsewhere.items()}
-    seen = evaluate.ask(model, dataset.train).atypicality
+    seen = evaluate.measure_atypicality(model, dataset.train)
     real = {split: films[split] for split in films if split != SHIFTED}
     card = ModelCard(
         card_version=CARD_VERSION,

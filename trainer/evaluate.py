@@ -63,6 +63,15 @@ def ask(model: keras.Model, films: Films) -> Answers:
     return Answers(*(np.asarray(found[name], dtype=np.float64)[:, 0] for name in names))
 
 
+def measure_atypicality(model: keras.Model, films: Films) -> NDArray[np.float64]:
+    """Atypicality alone, (N,): without the network's convolutions, so quickly."""
+    import keras
+
+    alone = keras.Model(model.input, model.output["atypicality"])
+    found = alone.predict(films.pixels, batch_size=PREDICT_BATCH, verbose=0)
+    return np.asarray(found, dtype=np.float64)[:, 0]
+
+
 def calibrate(
     labels: NDArray[np.int64], logits: NDArray[np.float64], fitted_on: str = "validation"
 ) -> Calibration:
