@@ -38,6 +38,7 @@ SKIMAGE_PHOTOS = (
 )
 SIDE_PX = (120, 900)
 CROP_SHARE = (0.2, 0.8)
+GRAIN = 3
 GRAINS_PX = (1, 4, 16, 64)
 PAGE_PX = (850, 1100)
 FONT_PX = (12, 40)
@@ -63,10 +64,12 @@ def crops(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def colours(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
-    """One colour all over; the first two are black and white."""
+    """One colour all over, black and white first; every second pair has a scanner's faint grain."""
     for index in range(number):
+        shape = (*_shape(rng), 3)
         colour = (0, 255)[index] if index < 2 else rng.integers(256, size=3)  # noqa: PLR2004 - two
-        yield np.full((*_shape(rng), 3), colour, np.uint8)
+        grain = rng.integers(-GRAIN, GRAIN + 1, shape) if index // 2 % 2 else 0
+        yield np.clip(np.full(shape, colour) + grain, 0, 255).astype(np.uint8)
 
 
 def noise(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
