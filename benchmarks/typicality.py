@@ -192,7 +192,8 @@ def count(
         classifier.predict(pixels[start : start + BATCH]).atypicality
         for start in range(0, len(pixels), BATCH)
     ]
-    strange = np.concatenate([found for found in batches if found is not None] or [np.empty(0)])
+    known = [found for found in batches if found is not None]
+    strange = np.concatenate(known) if known else np.empty(0, np.float32)
     flagged = int((strange > limits.flag_above).sum())
     rejected = int((strange > limits.reject_above).sum())
     n = len(pixels) + refused
