@@ -1,4 +1,4 @@
-# The doors of this project: demo, test, lint, models, bench, clean. Each sets up what it needs.
+# The doors of this project: demo, test, lint, models, bench and its parts, clean. Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,16 +6,19 @@ XRAYS ?= examples/xrays
 OUT ?= out/demo
 DATA ?=
 RUN ?= runs/bundled
+RUNS ?=
 MODELS ?= batch_scorer/models
+MODEL ?= $(MODELS)/cnn.onnx
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 STAMPS := $(VENV)/stamps
 
-.PHONY: help demo test lint models bench clean base dev
+.PHONY: help demo test lint models bench bench-evidence bench-typicality bench-features bench-seeds \
+	clean base dev
 .DEFAULT_GOAL := help
 
 help: ## Say what each door does
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 demo: base ## Score examples/xrays (or XRAYS=folder) with the bundled models and draw the report
 	@$(BIN)/cxr score "$(XRAYS)" --output "$(OUT)" --model all || test $$? -eq 3  # 3: some files were no films
@@ -36,6 +39,21 @@ models: dev ## Train and export the bundled models again: make models DATA=chest
 
 bench: dev ## Compare the number formats of exported models: make bench MODELS=folder
 	@$(BIN)/python benchmarks/precision.py "$(MODELS)"
+
+bench-evidence: dev ## What evidence map, atypicality and viral cost: make bench-evidence MODELS=folder
+	@$(BIN)/python benchmarks/evidence.py "$(MODELS)"
+
+bench-typicality: dev ## Which images a model rejects: make bench-typicality MODEL=cnn.onnx DATA=chest_xray
+	@test -n "$(DATA)" || { echo "Say where the films are: make bench-typicality DATA=/path/to/chest_xray"; exit 2; }
+	@$(BIN)/python benchmarks/typicality.py "$(MODEL)" "$(DATA)"
+
+bench-features: dev ## An SVM on the CNN's features: make bench-features RUN=runs/first DATA=chest_xray
+	@test -n "$(DATA)" || { echo "Say where the films are: make bench-features DATA=/path/to/chest_xray"; exit 2; }
+	@$(BIN)/python benchmarks/features_svm.py "$(RUN)" "$(DATA)"
+
+bench-seeds: dev ## Mean and deviation over seeds: make bench-seeds RUNS="runs/seed1 runs/seed2"
+	@test -n "$(RUNS)" || { echo 'Name the run folders: make bench-seeds RUNS="runs/seed1 runs/seed2"'; exit 2; }
+	@$(BIN)/python benchmarks/seeds.py $(RUNS)
 
 base: $(STAMPS)/base
 dev: $(STAMPS)/dev

@@ -17,6 +17,5 @@ class Measurement(click.Command):
         try:
             return super().invoke(ctx)
         except CxrError as exc:
-            told = click.ClickException(str(exc))
-            told.exit_code = exc.exit_code
-            raise told from exc
+            click.echo(f"Error: {exc}", err=True)
+            ctx.exit(exc.exit_code)

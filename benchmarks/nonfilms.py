@@ -38,9 +38,11 @@ SKIMAGE_PHOTOS = (
 )
 SIDE_PX = (120, 900)
 CROP_SHARE = (0.2, 0.8)
+GRAIN = 3
 GRAINS_PX = (1, 4, 16, 64)
 PAGE_PX = (850, 1100)
 FONT_PX = (12, 40)
+LONGEST_LINE = 160
 
 
 def photos(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:  # noqa: ARG001 - one signature
@@ -63,10 +65,12 @@ def crops(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def colours(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
-    """One colour all over; the first two are black and white."""
+    """One colour all over, black and white first; every second pair has a scanner's faint grain."""
     for index in range(number):
+        shape = (*_shape(rng), 3)
         colour = (0, 255)[index] if index < 2 else rng.integers(256, size=3)  # noqa: PLR2004 - two
-        yield np.full((*_shape(rng), 3), colour, np.uint8)
+        grain = rng.integers(-GRAIN, GRAIN + 1, shape) if index // 2 % 2 else 0
+        yield np.clip(np.full(shape, colour) + grain, 0, 255).astype(np.uint8)
 
 
 def noise(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
@@ -79,18 +83,19 @@ def noise(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def pages(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
-    """Pages of random words, dark on light, in fonts of many sizes."""
-    letters = np.array(list(string.ascii_lowercase))
+    """Pages of random words, dark on light, in fonts of many sizes; lines end at the margin."""
+    letters = np.array(list(string.ascii_lowercase + 6 * " "))
     for _ in range(number):
         size_px = int(rng.integers(*FONT_PX))
-        page = Image.new("L", PAGE_PX, int(rng.integers(200, 256)))
-        draw, font = ImageDraw.Draw(page), ImageFont.load_default(size_px)
         margin = int(rng.integers(20, 120))
-        for top in range(margin, PAGE_PX[1] - margin, round(1.4 * size_px)):
-            words = ["".join(rng.choice(letters, rng.integers(2, 11))) for _ in range(30)]
-            while draw.textlength(" ".join(words), font) > PAGE_PX[0] - 2 * margin:
-                words.pop()
-            draw.text((margin, top), " ".join(words), fill=int(rng.integers(60)), font=font)
+        paper, ink = int(rng.integers(200, 256)), int(rng.integers(60))
+        column = Image.new("L", (PAGE_PX[0] - 2 * margin, PAGE_PX[1] - 2 * margin), paper)
+        rows = column.height // size_px + 1
+        text = "\n".join("".join(rng.choice(letters, LONGEST_LINE)) for _ in range(rows))
+        font = ImageFont.load_default(size_px)
+        ImageDraw.Draw(column).text((0, 0), text, fill=ink, font=font)
+        page = Image.new("L", PAGE_PX, paper)
+        page.paste(column, (margin, margin))
         yield np.asarray(page)
 
 
@@ -113,7 +118,7 @@ CHANGED: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 def encode(image: NDArray[np.uint8]) -> bytes:
     """An image, grey or in colours, as a PNG file, which keeps every pixel."""
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG")
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 

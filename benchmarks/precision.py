@@ -30,7 +30,7 @@ from batch_scorer.errors import ImageError
 from batch_scorer.process import available_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 FILMS = Path(__file__).parent.parent / "examples" / "xrays"
 PEAK_SIDES = (512, 1024)
@@ -130,7 +130,7 @@ def matrix_product(kind: str, side: int) -> Callable[[], Any]:
     return partial(session.run, None, {"left": left})
 
 
-def take_turns(work: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
+def take_turns(work: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, float]:
     """Median seconds of each piece of work, after one turn that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(turns + 1):

@@ -94,15 +94,16 @@ def check_alike(name: str, cards: Sequence[ModelCard]) -> None:
             f"{', '.join(map(str, seeds))}.",
             "Train again with another --seed, and name each run once.",
         )
-    for what, values in {
+    must_agree = {
         "films": {card.training.data_fingerprint for card in cards},
-        "numbers of epochs": {card.training.epochs for card in cards},
-        "parameters": {card.training.parameters for card in cards},
-    }.items():
+        "numbers of epochs": {str(card.training.epochs) for card in cards},
+        "numbers of parameters": {str(card.training.parameters) for card in cards},
+    }
+    for what, values in must_agree.items():
         if len(values) > 1:
             raise UsageError(
                 f"Expected runs of {name} that differ in their seed alone, found different {what}: "
-                f"{', '.join(sorted(map(str, values)))}.",
+                f"{', '.join(sorted(values))}.",
                 "Train them with the same options and on the same films.",
             )
 

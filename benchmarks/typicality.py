@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from batch_scorer.card import Typicality
+
 MOST_FILMS = 0.01
 LEAST_NONFILMS = 0.95
 BATCH = 64
@@ -111,11 +113,7 @@ def main(
     Exit code 1: too many films are rejected, or too few of a kind that is no film.
     """
     classifier = Classifier.load(model, "cpu")
-    if classifier.card.typicality is None:
-        raise ModelFileError(
-            f"Expected a model file that answers atypicality, found none in {model}.",
-            "Export a network of this release.",
-        )
+    _limits(classifier)
     click.echo(f"{'images':28s}{'n':>6s}{'flagged':>9s}  {'rejected':23s}{'refused':>8s}  rule")
     missed = []
     for row in measure(classifier, data, also, number, open_test=open_test):
@@ -189,11 +187,13 @@ def count(
     film: bool | None = None,
 ) -> Row:
     """Judge decoded images, shape (N, S, S, 1)."""
-    limits = classifier.card.typicality
-    strange = np.empty(0)
-    for start in range(0, len(pixels), BATCH):
-        found = classifier.predict(pixels[start : start + BATCH]).atypicality
-        strange = np.append(strange, found)
+    limits = _limits(classifier)
+    batches = [
+        classifier.predict(pixels[start : start + BATCH]).atypicality
+        for start in range(0, len(pixels), BATCH)
+    ]
+    known = [found for found in batches if found is not None]
+    strange = np.concatenate(known) if known else np.empty(0, np.float32)
     flagged = int((strange > limits.flag_above).sum())
     rejected = int((strange > limits.reject_above).sum())
     n = len(pixels) + refused
@@ -209,6 +209,16 @@ def line(row: Row) -> str:
     return (
         f"{row.kind:28s}{row.n:6d}{flagged:9.1%}  {rejected:23s}{row.refused:8d}  {rule}".rstrip()
     )
+
+
+def _limits(classifier: Classifier) -> Typicality:
+    """From which atypicality on images are flagged and rejected."""
+    if classifier.card.typicality is None:
+        raise ModelFileError(
+            f"Expected a model that answers atypicality, found none in {classifier.path}.",
+            "Export a network of this release.",
+        )
+    return classifier.card.typicality
 
 
 if __name__ == "__main__":
