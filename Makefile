@@ -1,4 +1,4 @@
-# The doors of this project: demo, test, lint, models, bench, clean. Each sets up what it needs.
+# The doors of this project: demo, test, lint, models, models-gpu, bench, clean. Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,15 +7,17 @@ OUT ?= out/demo
 DATA ?=
 RUN ?= runs/bundled
 MODELS ?= batch_scorer/models
+BACKEND ?= torch
+GPU_PYTHON ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 STAMPS := $(VENV)/stamps
 
-.PHONY: help demo test lint models bench clean base dev
+.PHONY: help demo test lint models models-gpu bench clean base dev
 .DEFAULT_GOAL := help
 
 help: ## Say what each door does
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 demo: base ## Score examples/xrays (or XRAYS=folder) with the bundled models and draw the report
 	@$(BIN)/cxr score "$(XRAYS)" --output "$(OUT)" --model all || test $$? -eq 3  # 3: some files were no films
@@ -34,6 +36,12 @@ models: dev ## Train and export the bundled models again: make models DATA=chest
 	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights none
 	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models
 	@$(BIN)/cxr export "$(RUN)/vgg16" --output batch_scorer/models --precision int8 || test $$? -eq 3  # 3: refused, float32 stays
+
+# GPU_PYTHON is for machines that have Keras, its backend and this package already.
+models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) ## Train them on a GPU: make models-gpu DATA=chest_xray [BACKEND=torch|jax]
+	@test -n "$(DATA)" || { echo "Say where the films are: make models-gpu DATA=/path/to/chest_xray"; exit 2; }
+	@$(or $(GPU_PYTHON),$(BIN)/python) -m batch_scorer train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights none --backend $(BACKEND) --compute bfloat16
+	@echo "Then, where TensorFlow is: cxr export $(RUN) --output batch_scorer/models"
 
 bench: dev ## Compare the number formats of exported models: make bench MODELS=folder
 	@$(BIN)/python benchmarks/precision.py "$(MODELS)"
@@ -54,6 +62,11 @@ $(STAMPS)/base: pyproject.toml constraints.txt
 $(STAMPS)/dev: $(STAMPS)/base
 	@echo "Installing what tests and training need into $(VENV) ..."
 	@$(INSTALL) --editable ".[dev]"
+	@touch $@
+
+$(STAMPS)/torch $(STAMPS)/jax: $(STAMPS)/base
+	@echo "Installing Keras with $(@F) into $(VENV) ..."
+	@$(INSTALL) --editable ".[$(@F)]"
 	@touch $@
 
 clean: ## Remove the environment and everything made
