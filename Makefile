@@ -1,4 +1,5 @@
-# The doors of this project: demo, test, lint, models, bench and its parts, clean. Each sets up what it needs.
+# The doors of this project: demo, test, lint, models, models-gpu, bench and its parts, clean.
+# Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,11 +10,13 @@ RUN ?= runs/bundled
 RUNS ?=
 MODELS ?= batch_scorer/models
 MODEL ?= $(MODELS)/cnn.onnx
+BACKEND ?= torch
+GPU_PYTHON ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 STAMPS := $(VENV)/stamps
 
-.PHONY: help demo test lint models bench bench-evidence bench-typicality bench-features bench-seeds \
+.PHONY: help demo test lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
 	clean base dev
 .DEFAULT_GOAL := help
 
@@ -36,6 +39,12 @@ models: dev ## Train and export the bundled models again: make models DATA=chest
 	@test -n "$(DATA)" || { echo "Say where the films are: make models DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights none
 	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models --precision float32 --precision vgg16=int8 || test $$? -eq 3  # 3: refused, float32 instead
+
+# GPU_PYTHON is for machines that have Keras, its backend and this package already.
+models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) ## Train them on a GPU: make models-gpu DATA=chest_xray [BACKEND=torch|jax]
+	@test -n "$(DATA)" || { echo "Say where the films are: make models-gpu DATA=/path/to/chest_xray"; exit 2; }
+	@$(or $(GPU_PYTHON),$(BIN)/python) -m batch_scorer train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights none --backend $(BACKEND) --compute bfloat16
+	@echo "Then, where TensorFlow is: cxr export $(RUN) --output batch_scorer/models"
 
 bench: dev ## Compare the number formats of exported models: make bench MODELS=folder
 	@$(BIN)/python benchmarks/precision.py "$(MODELS)"
@@ -71,6 +80,11 @@ $(STAMPS)/base: pyproject.toml constraints.txt
 $(STAMPS)/dev: $(STAMPS)/base
 	@echo "Installing what tests and training need into $(VENV) ..."
 	@$(INSTALL) --editable ".[dev]"
+	@touch $@
+
+$(STAMPS)/torch $(STAMPS)/jax: $(STAMPS)/base
+	@echo "Installing Keras with $(@F) into $(VENV) ..."
+	@$(INSTALL) --editable ".[$(@F)]"
 	@touch $@
 
 clean: ## Remove the environment and everything made

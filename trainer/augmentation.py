@@ -43,12 +43,39 @@ class RandomView(keras.layers.Layer):  # type: ignore[misc]
         c, d = sine * across, cosine * down
         right = middle + self._shift * side * draw[4] - (a + b) * middle
         below = middle + self._shift * side * draw[5] - (c + d) * middle
-        nothing = ops.zeros_like(a)
-        return ops.image.affine_transform(
-            x,
-            ops.stack([a, b, right, c, d, below, nothing, nothing], axis=1),
-            fill_mode="nearest",
-        )
+        row, column = ops.arange(side, dtype="float32")[:, None], ops.arange(side, dtype="float32")
+        a, b, right, c, d, below = (each[:, None, None] for each in (a, b, right, c, d, below))
+        return _look_up(x, c * column + d * row + below, a * column + b * row + right)
+
+
+def _look_up(x: Any, rows: Any, columns: Any) -> Any:
+    """The films at these places, with one linear interpolation; beyond the edge, the edge.
+
+    Keras's own ``ops.image.affine_transform`` does the same, but film by film under torch, which
+    took four times as long as the rest of a step.
+
+    Args:
+        x: Films (N, S, S, 1).
+        rows: Where to look, (N, S, S), in pixels.
+        columns: Likewise.
+    """
+    side = x.shape[1]
+    flat = ops.reshape(x, (-1, side * side))
+    rows, columns = (ops.clip(places, 0.0, side - 1.0) for places in (rows, columns))
+    top, left = (
+        ops.cast(ops.minimum(ops.floor(places), side - 2.0), "int32") for places in (rows, columns)
+    )
+    down = rows - ops.cast(top, "float32")
+    right = columns - ops.cast(left, "float32")
+
+    def pick(places: Any) -> Any:
+        found = ops.take_along_axis(flat, ops.reshape(places, (-1, side * side)), axis=1)
+        return ops.reshape(found, (-1, side, side))
+
+    corner = top * side + left
+    upper = pick(corner) * (1.0 - right) + pick(corner + 1) * right
+    lower = pick(corner + side) * (1.0 - right) + pick(corner + side + 1) * right
+    return (upper * (1.0 - down) + lower * down)[..., None]
 
 
 class RandomTone(keras.layers.Layer):  # type: ignore[misc]

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from batch_scorer.errors import EXIT_OK, MissingPackage
 from batch_scorer.process import quiet_import
+
+if TYPE_CHECKING:
+    from trainer.dataset import Dataset
+    from trainer.recipes import FitConfig
 
 NAMES = ("mlp", "cnn", "vgg16")
 log = logging.getLogger("cxr")
@@ -33,8 +39,37 @@ def split_names(
     return folders
 
 
+def _read_settings(
+    ctx: click.Context,  # noqa: ARG001 - click's signature
+    param: click.Parameter,  # noqa: ARG001
+    values: tuple[str, ...],
+) -> dict[str, float]:
+    """NAME=NUMBER, as often as given, to a number by name."""
+    from trainer.recipes import SETTINGS
+
+    settings = {}
+    for value in values:
+        name, _, number = value.partition("=")
+        if name not in SETTINGS:
+            raise click.BadParameter(f"expected one of {', '.join(SETTINGS)}, found {value}")
+        low, high = SETTINGS[name]
+        try:
+            settings[name] = float(number)
+        except ValueError as exc:
+            raise click.BadParameter(f"expected {name}=NUMBER, found {value}") from exc
+        if not low <= settings[name] <= high:
+            raise click.BadParameter(f"expected {name} from {low:g} to {high:g}, found {number}")
+    return settings
+
+
 @click.command(
-    epilog="Example: cxr train chest_xray -o runs/first --model all --vgg16-weights none"
+    epilog="""Examples:
+
+    \b
+    cxr train chest_xray -o runs/first --model all --vgg16-weights none
+    cxr train chest_xray -o runs/first --model cnn --search 30
+    cxr train chest_xray -o runs/second --model cnn --set learning_rate=0.002
+    cxr train chest_xray -o runs/gpu --backend torch --compute bfloat16"""
 )
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
@@ -61,6 +96,28 @@ def split_names(
     default="tensorflow",
     show_default=True,
     help="What Keras computes with.",
+)
+@click.option(
+    "--compute",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Number format of the training, instead of each network's own. Weights stay float32.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    callback=_read_settings,
+    help="Another learning_rate, weight_decay, label_smoothing or augmentation (strength; 1 is "
+    "the usual, 0 none) than the network's own. May be repeated.",
+)
+@click.option(
+    "--search",
+    "trials",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Instead of training: try N settings on validation films and print the best. What --set "
+    "gives stays fixed.",
 )
 @click.option(
     "--vgg16-weights",
@@ -93,6 +150,9 @@ def train(
     batch_size: int | None,
     seed: int,
     backend: str,
+    compute: str | None,
+    settings: dict[str, float],
+    trials: int | None,
     vgg16_weights: str,
     open_test: bool,
     normals: dict[str, Path],
@@ -102,6 +162,9 @@ def train(
     DATA has the folders NORMAL and PNEUMONIA, or train, val and test that have them. The run
     can be stopped at any time; the same command goes on where it was.
     """
+    started = time.monotonic()
+    if trials and normals:
+        raise click.UsageError("--search judges on validation films alone: leave --normals out.")
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -111,11 +174,13 @@ def train(
             from trainer.external import read_normals
             from trainer.fit import fit
             from trainer.models import IMAGENET_MD5, SIZE_PX, check_weights_file
-            from trainer.recipes import RECIPES, FitConfig
+            from trainer.recipes import POLICIES, RECIPES, FitConfig
+            from trainer.speed import tell_total
     except ModuleNotFoundError as exc:
+        extra = "train" if backend == "tensorflow" else backend
         raise MissingPackage(
             f"Training needs the package {exc.name}, which is not installed.",
-            'Install it with: pip install "cxr-batch[train]"',
+            f'Install it with: pip install "cxr-batch[{extra}]"',
         ) from exc
 
     if model in ("vgg16", "all") and vgg16_weights not in ("imagenet", "none"):
@@ -123,23 +188,47 @@ def train(
     log.info("1 read      %s", data)
     dataset = read_dataset(data, SIZE_PX, seed)
     log.info("            %s", ", ".join(f"{name} {n:,}" for name, n in dataset.counts().items()))
-    elsewhere = {name: read_normals(folder, SIZE_PX, dataset) for name, folder in normals.items()}
-    audit = shorten(audit_data(data, open_test=open_test))
-    dataset = replace(dataset, elsewhere=elsewhere, audit=audit)
-    for name in NAMES if model == "all" else (model,):
-        recipe = RECIPES[name]
-        config = FitConfig(
+    names = NAMES if model == "all" else (model,)
+    policy = {"policy": POLICIES[compute]} if compute else {}
+    configs = [
+        FitConfig(
             model=name,
-            epochs=epochs or recipe.epochs,
-            batch_size=batch_size or recipe.batch_size,
+            epochs=epochs or RECIPES[name].epochs,
+            batch_size=batch_size or RECIPES[name].batch_size,
             seed=seed,
             backend=backend,
             vgg16_weights=vgg16_weights if name == "vgg16" else "none",
+            changes={**settings, **policy},
         )
-        card = fit(config, dataset, run / name, open_test=open_test)
-        _print_result(name, card)
+        for name in names
+    ]
+    if trials:
+        for config in configs:
+            _search(config, dataset, data, run, trials)
+        return EXIT_OK
+    elsewhere = {name: read_normals(folder, SIZE_PX, dataset) for name, folder in normals.items()}
+    audit = shorten(audit_data(data, open_test=open_test))
+    dataset = replace(dataset, elsewhere=elsewhere, audit=audit)
+    for config in configs:
+        card = fit(config, dataset, run / config.model, open_test=open_test)
+        _print_result(config.model, card)
+    if len(names) > 1:
+        log.info("            %s", tell_total(run, names, time.monotonic() - started))
     click.echo(f"Next: cxr export {run} -o MODELS")
     return EXIT_OK
+
+
+def _search(config: FitConfig, dataset: Dataset, data: Path, run: Path, trials: int) -> None:
+    from trainer.search import TABLE_FILE, search
+
+    folder = run / "search" / config.model
+    found = search(config, dataset, folder, trials)
+    click.echo(
+        f"{config.model}: best of {found.trials} trials scores {found.score:.4f}, the recipe "
+        f"{found.recipe_score:.4f} (mean log loss on validation and shifted validation)\n"
+        f"Table: {folder / TABLE_FILE}\n"
+        f"Next: {found.best.command_for(str(data), str(run))}"
+    )
 
 
 def _print_result(name: str, card: object) -> None:

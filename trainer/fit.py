@@ -1,7 +1,7 @@
 """fit(config) -> a run folder: train, keep the best epoch, evaluate, write the card.
 
 Numbered steps, with the same words in the log: 1 read, 2 train, 3 evaluate, 4 write.
-Backend-agnostic Keras 3: arrays go in, no backend's own data pipeline is used.
+Backend-agnostic Keras 3: see ``trainer.feed`` for how the films get there.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from batch_scorer.errors import DatasetError
 from trainer import run_folder
 from trainer.answers import answer
 from trainer.describe import describe
+from trainer.feed import feed
 from trainer.models import BUILDERS, load_vgg16_convolutions
-from trainer.recipes import RECIPES
+from trainer.speed import tell_speed
 from trainer.typicality import fit_typical
 
 if TYPE_CHECKING:
@@ -33,10 +34,8 @@ if TYPE_CHECKING:
     from trainer.recipes import FitConfig
 
 log = logging.getLogger("cxr")
-LABEL_SMOOTHING = 0.05
 VIRAL_SHARE = 0.3
 """Of the loss: how much the second question, bacterial or viral, counts beside the first."""
-WEIGHT_DECAY = 1e-4
 WARMUP_EPOCHS = 1
 
 
@@ -52,20 +51,25 @@ def fit(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -
     Raises:
         DatasetError: The folder holds a run of another config or of other films.
     """
-    _claim(folder, config, dataset)
+    claim(folder, config, dataset)
     if not (folder / run_folder.MODEL_FILE).is_file():
         _train(config, dataset, folder)
+    log.info("2 train     %s", tell_speed(folder, config.model, len(dataset.train)))
     card = describe(config, dataset, folder, open_test=open_test)
     shutil.rmtree(folder / run_folder.RESUME_FOLDER, ignore_errors=True)
     return card
 
 
-def _claim(folder: Path, config: FitConfig, dataset: Dataset) -> None:
-    """Write the config of a new run, or check that an old run is the same one."""
+def claim(folder: Path, config: FitConfig, dataset: Dataset) -> None:
+    """Write the config of a new run, or check that an old run is the same one.
+
+    Raises:
+        DatasetError: It is another one, or the folder cannot be written.
+    """
     wanted = {**asdict(config), "data_fingerprint": dataset.fingerprint}
     path = folder / run_folder.CONFIG_FILE
     if path.is_file():
-        found = run_folder.read_config(folder)
+        found = {"changes": {}, **run_folder.read_config(folder)}  # older runs changed nothing
         for name, value in wanted.items():
             if found.get(name) != value:
                 raise DatasetError(
@@ -79,7 +83,7 @@ def _claim(folder: Path, config: FitConfig, dataset: Dataset) -> None:
         raise DatasetError(
             f"The run folder {folder} cannot be written: {exc.strerror}.", "Choose another with -o."
         ) from exc
-    started = {**wanted, "commit": _commit()}
+    started = {**wanted, "recipe": asdict(config.recipe), "commit": _commit()}
     run_folder.write_text(
         path, msgspec.json.format(msgspec.json.encode(started), indent=2).decode()
     )
@@ -103,34 +107,46 @@ def _commit() -> str:
 
 
 def _train(config: FitConfig, dataset: Dataset, folder: Path) -> None:
-    keras.utils.set_random_seed(config.seed)
-    recipe = RECIPES[config.model]
-    model = _build(config, recipe.policy)
-    if config.pretrained:
-        load_vgg16_convolutions(model, config.vgg16_weights)
-    _compile(model, config, len(dataset.train))
     done = run_folder.resume_from(folder)
     where = f", going on after epoch {done}" if done else ""
     log.info("2 train     %s: %d epochs%s", config.model, config.epochs, where)
-    model.fit(
-        dataset.train.pixels,
-        _truth(dataset.train),
-        sample_weight=_weights(dataset.train),
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        validation_data=(
-            dataset.validation.pixels,
-            _truth(dataset.validation),
-            _weights(dataset.validation),
-        ),
-        callbacks=_callbacks(folder),
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+    model = train_network(config, dataset, _callbacks(folder))
     model.load_weights(run_folder.best_weights(folder))
     _finish(model, config, dataset.train, folder)
 
 
-def _build(config: FitConfig, policy: str, *, augment: bool = True) -> keras.Model:
+def train_network(
+    config: FitConfig, dataset: Dataset, callbacks: list[keras.callbacks.Callback]
+) -> keras.Model:
+    """Train one network to its last epoch, and judge it on the validation films after each.
+
+    Args:
+        config: What to train.
+        dataset: Its test films are not looked at.
+        callbacks: What else happens after each epoch.
+
+    Raises:
+        DatasetError: The first weights cannot be had.
+    """
+    keras.utils.set_random_seed(config.seed)
+    model = _build(config, config.recipe.policy, augment=config.recipe.augmentation)
+    if config.pretrained:
+        load_vgg16_convolutions(model, config.vgg16_weights)
+    _compile(model, config, len(dataset.train))
+    train, validation = (
+        (films.pixels, _truth(films), _weights(films))
+        for films in (dataset.train, dataset.validation)
+    )
+    model.fit(
+        **feed(train, validation, config.batch_size, config.seed),
+        epochs=config.epochs,
+        callbacks=callbacks,
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    return model
+
+
+def _build(config: FitConfig, policy: str, *, augment: float = 1.0) -> keras.Model:
     keras.config.set_dtype_policy(policy)
     return BUILDERS[config.model](config.seed, pretrained=config.pretrained, augment=augment)
 
@@ -154,25 +170,24 @@ def _weights(films: Films) -> dict[str, np.ndarray]:
 
 def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
     steps = -(-films // config.batch_size)
-    rate = RECIPES[config.model].learning_rate
+    recipe = config.recipe
     schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=rate / 10,
-        warmup_target=rate,
+        initial_learning_rate=recipe.learning_rate / 10,
+        warmup_target=recipe.learning_rate,
         warmup_steps=WARMUP_EPOCHS * steps,
         decay_steps=max(1, (config.epochs - WARMUP_EPOCHS) * steps),
     )
-    averaging = RECIPES[config.model].averaging
     model.compile(
         keras.optimizers.AdamW(
             schedule,
-            weight_decay=WEIGHT_DECAY,
+            weight_decay=recipe.weight_decay,
             clipnorm=1.0,
-            use_ema=averaging is not None,
-            ema_momentum=averaging or 0.0,
+            use_ema=recipe.averaging is not None,
+            ema_momentum=recipe.averaging or 0.0,
         ),
         {
             "pneumonia": keras.losses.BinaryCrossentropy(
-                from_logits=True, label_smoothing=LABEL_SMOOTHING
+                from_logits=True, label_smoothing=recipe.label_smoothing
             ),
             "viral": keras.losses.BinaryCrossentropy(from_logits=True),
         },
@@ -232,19 +247,25 @@ class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _finish(model: keras.Model, config: FitConfig, train: Films, folder: Path) -> None:
-    """Save a float32 network that answers everything, its large weights exact in half precision.
+    """Save the network that is kept, with everything that it answers."""
+    final = keep(model, config)
+    whole = answer(final, fit_typical(train.pixels), both_ways=config.recipe.both_ways)
+    partial = folder / f"partial.{run_folder.MODEL_FILE}"
+    whole.save(partial)
+    partial.replace(folder / run_folder.MODEL_FILE)
+
+
+def keep(model: keras.Model, config: FitConfig) -> keras.Model:
+    """A float32 network without augmentation, its large weights exact in half precision.
 
     Rounding happens here, before anything is measured, so that the exporter can store the weights
     in half the bytes without changing any answer.
     """
-    final = _build(config, "float32", augment=False)
+    final = _build(config, "float32", augment=0.0)
     final.set_weights(model.get_weights())
     for layer in final.layers:
         if layer.trainable and isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             layer.set_weights(
                 [w.astype(np.float16).astype(np.float32) for w in layer.get_weights()]
             )
-    whole = answer(final, fit_typical(train.pixels), both_ways=RECIPES[config.model].both_ways)
-    partial = folder / f"partial.{run_folder.MODEL_FILE}"
-    whole.save(partial)
-    partial.replace(folder / run_folder.MODEL_FILE)
+    return final

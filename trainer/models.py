@@ -38,10 +38,10 @@ def build_mlp(
     seed: int,
     *,
     pretrained: bool = False,  # noqa: ARG001 - one signature
-    augment: bool = True,
+    augment: float = 1.0,
 ) -> keras.Model:
     """The seed's multilayer perceptron, 32-32-64-128, on a film of 64 by 64."""
-    pixels, x = _entrance(64, seed if augment else None, turn=0.1, shift=0.05, zoom=0.1)
+    pixels, x = _entrance(64, seed, augment, turn=0.1, shift=0.05, zoom=0.1)
     x = _three_views(x)
     x = layers.Flatten(name="flat")(x)
     x = layers.Dropout(0.1, seed=seed)(x)
@@ -57,10 +57,10 @@ def build_cnn(
     seed: int,
     *,
     pretrained: bool = False,  # noqa: ARG001 - one signature
-    augment: bool = True,
+    augment: float = 1.0,
 ) -> keras.Model:
     """A small convolutional network with batch normalisation, on a film of 96 by 96."""
-    pixels, x = _entrance(96, seed if augment else None)
+    pixels, x = _entrance(96, seed, augment)
     x = _three_views(x)
     x = _convolution(x, 32, "conv1", stride=2)
     x = _convolution(x, 64, "conv2")
@@ -72,7 +72,7 @@ def build_cnn(
     return keras.Model(pixels, _heads(_pool(x, seed)), name="cnn")
 
 
-def build_vgg16(seed: int, *, pretrained: bool = False, augment: bool = True) -> keras.Model:
+def build_vgg16(seed: int, *, pretrained: bool = False, augment: float = 1.0) -> keras.Model:
     """VGG16 (Simonyan and Zisserman 2015) with a pooled classification head, on 80 by 80.
 
     Args:
@@ -80,9 +80,10 @@ def build_vgg16(seed: int, *, pretrained: bool = False, augment: bool = True) ->
         pretrained: Scale the input as the published weights expect it; they are loaded apart, by
             ``load_vgg16_convolutions``. A network from scratch has batch normalisation after each
             convolution, without which the thirteen of them hardly learn.
-        augment: Build for training.
+        augment: Build for training, with this much of the usual augmentation; 0 builds the
+            network that is kept.
     """
-    pixels, x = _entrance(80, seed if augment else None)
+    pixels, x = _entrance(80, seed, augment)
     if pretrained:  # ImageNet's range and channel means
         x = layers.Concatenate(dtype="float32")([x, x, x])
         x = layers.Rescaling(255.0, offset=[-103.939, -116.779, -123.68], dtype="float32")(x)
@@ -160,19 +161,27 @@ def check_weights_file(path: Path, expected_md5: str) -> None:
 
 def _entrance(
     size_px: int,
-    seed: int | None,
+    seed: int,
+    strength: float,
     *,
     turn: float = 0.2,
     shift: float = 0.1,
     zoom: float = 0.22,
 ) -> tuple[Any, Any]:
-    """Pixels in; shrunk, and augmented where there is a seed, in 0..1, out."""
+    """Pixels in; shrunk, and augmented where there is a strength, in 0..1, out."""
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 255, dtype="float32")(pixels)
     x = shrink(x, size_px)
-    if seed is not None:
-        x = RandomView(seed, turn=turn, shift=shift, zoom=zoom)(x)
-        x = RandomTone(seed + 1, gamma=0.5, contrast=0.4, brightness=0.2, blur=0.8, noise=0.04)(x)
+    if strength:
+        x = RandomView(seed, turn=turn * strength, shift=shift * strength, zoom=zoom * strength)(x)
+        x = RandomTone(
+            seed + 1,
+            gamma=0.5 * strength,
+            contrast=0.4 * strength,
+            brightness=0.2 * strength,
+            blur=min(1.0, 0.8 * strength),
+            noise=0.04 * strength,
+        )(x)
     return pixels, x
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -11,7 +15,8 @@ class Recipe:
 
     With ``both_ways`` the finished network judges every film as it is and mirrored. With
     ``averaging`` it has, instead of its last weights, their running mean, which forgets at this
-    rate per step (Polyak and Juditsky 1992).
+    rate per step (Polyak and Juditsky 1992). ``augmentation`` multiplies how much each film is
+    changed; 0 leaves films as they are.
     """
 
     title: str
@@ -22,6 +27,9 @@ class Recipe:
     policy: str
     both_ways: bool = False
     averaging: float | None = None
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.05
+    augmentation: float = 1.0
 
 
 RECIPES = {
@@ -54,9 +62,23 @@ RECIPES = {
 }
 
 
+SETTINGS = {
+    "learning_rate": (1e-6, 1.0),
+    "weight_decay": (0.0, 1.0),
+    "label_smoothing": (0.0, 0.5),
+    "augmentation": (0.0, 3.0),
+}
+"""Numbers of a recipe that one training may change, each with the least and the most allowed."""
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+"""Number formats of a training, and what Keras calls them. Weights are float32 in both."""
+
+
 @dataclass(frozen=True)
 class FitConfig:
-    """One training, whole. Repeated on one machine without interruption it gives the same run."""
+    """One training, whole. Repeated on one machine without interruption it gives the same run.
+
+    ``changes`` holds what differs from the network's recipe: ``SETTINGS`` and ``policy``.
+    """
 
     model: str
     epochs: int
@@ -64,6 +86,12 @@ class FitConfig:
     seed: int
     backend: str
     vgg16_weights: str
+    changes: Mapping[str, float | str] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The network's recipe, with the changes."""
+        return replace(RECIPES[self.model], **self.changes)  # type: ignore[arg-type]
 
     @property
     def pretrained(self) -> bool:
@@ -73,8 +101,19 @@ class FitConfig:
     @property
     def command(self) -> str:
         """The command line that repeats this training."""
+        return self.command_for("DATA", "RUN")
+
+    def command_for(self, data: str, run: str) -> str:
+        """The command line of this training, on ``data`` and into ``run``."""
         weights = f" --vgg16-weights {self.vgg16_weights}" if self.model == "vgg16" else ""
+        compute = next(
+            (f" --compute {name}" for name in POLICIES if POLICIES[name] == self.recipe.policy), ""
+        )
+        changed = "".join(
+            f" --set {name}={self.changes[name]}" for name in SETTINGS if name in self.changes
+        )
         return (
-            f"cxr train DATA -o RUN --model {self.model} --epochs {self.epochs} "
+            f"cxr train {data} -o {run} --model {self.model} --epochs {self.epochs} "
             f"--batch-size {self.batch_size} --seed {self.seed} --backend {self.backend}{weights}"
+            f"{compute}{changed}"
         )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from batch_scorer.errors import DatasetError
 from trainer import evaluate, run_folder
-from trainer.augmentation import RandomTone, RandomView
+from trainer.augmentation import RandomTone, RandomView, _look_up
 from trainer.dataset import Films
 from trainer.fit import _build, _finish
 from trainer.models import (
@@ -191,3 +191,19 @@ def test_the_threshold_keeps_the_promised_sensitivity():
     threshold = evaluate.choose_threshold(labels, probabilities)
     assert (probabilities[labels == 1] >= threshold.value).mean() == pytest.approx(0.95, abs=0.003)
     assert threshold.chosen_on == "validation"
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_augmentation_can_be_weaker_or_left_out(strength):
+    names = {type(layer).__name__ for layer in BUILDERS["mlp"](1, augment=strength).layers}
+    assert ({"RandomView", "RandomTone"} <= names) == (strength > 0)
+
+
+def test_the_view_is_the_one_that_keras_computes():
+    film = np.random.default_rng(1).random((2, 9, 9, 1)).astype(np.float32)
+    across, down = np.meshgrid(np.arange(9, dtype=np.float32), np.arange(9, dtype=np.float32))
+    rows, columns = 0.1 * across + 0.9 * down - 2.0, 1.1 * across - 0.1 * down + 3.0
+    found = _look_up(film, np.stack([rows] * 2), np.stack([columns] * 2))
+    turns = np.array([[1.1, -0.1, 3.0, 0.1, 0.9, -2.0, 0.0, 0.0]] * 2, np.float32)
+    expected = keras.ops.image.affine_transform(film, turns, fill_mode="nearest")
+    assert np.asarray(found) == pytest.approx(np.asarray(expected), abs=1e-5)

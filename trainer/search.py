@@ -1,0 +1,212 @@
+"""Search settings for one network, on validation films alone; test films are never looked at.
+
+Every trial is a whole training, judged as the network that would be kept. Its score is the mean of
+two log losses, on the validation films and on the shifted ones, both after calibration, so that
+settings that only move or stretch the logits gain nothing. The first trial is the recipe as it is.
+
+Trials are kept in a database in the search's folder: after a kill the same command goes on, and the
+trial that was cut off is tried again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+from sklearn.metrics import log_loss
+
+from batch_scorer.errors import DatasetError
+from trainer import run_folder
+from trainer.answers import answer
+from trainer.evaluate import apply_calibration, calibrate
+from trainer.fit import claim, keep, train_network
+from trainer.recipes import SETTINGS
+from trainer.shifts import shift_films
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trainer.dataset import Dataset, Films
+    from trainer.recipes import FitConfig
+
+log = logging.getLogger("cxr")
+DATABASE = "search.db"
+TABLE_FILE = "search.csv"
+COLUMNS = ("trial", "state", "score", "validation", "shifted", "minutes", *SETTINGS)
+PREDICT_BATCH = 32
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best settings of a search: their score, the recipe's own, and how to train with them."""
+
+    score: float
+    recipe_score: float
+    trials: int
+    best: FitConfig
+
+
+def search(config: FitConfig, dataset: Dataset, folder: Path, trials: int) -> Found:
+    """Try settings until there are so many trials, and say which were best.
+
+    Args:
+        config: What every trial has in common; settings that it changes stay as they are there.
+        dataset: Its test films are not looked at.
+        folder: Of the search: ``search.db`` to go on from and the table ``search.csv``.
+        trials: How many there shall be in all, those of earlier calls among them.
+
+    Raises:
+        DatasetError: The folder holds a search of another config or of other films, every setting
+            is fixed, or every trial diverged.
+    """
+    free = [name for name in SETTINGS if name not in config.changes]
+    if not free:
+        raise DatasetError("Every setting is fixed by --set, so there is nothing to search.")
+    claim(folder, config, dataset)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = _open(folder, config, free)
+    validation = [dataset.validation, shift_films(dataset.validation)]
+
+    def run(trial: optuna.Trial) -> float:
+        changed = {name: _suggest(trial, config, name) for name in free}
+        tried = replace(config, changes={**config.changes, **changed})
+        log.info("2 train     trial %d: %s", trial.number + 1, _say(changed))
+        return _try(trial, tried, dataset, validation)
+
+    while (missing := trials - len(study.get_trials(deepcopy=False, states=DONE))) > 0:
+        log.info("            %d of %d trials left", missing, trials)
+        study.optimize(run, n_trials=1)
+        run_folder.write_text(folder / TABLE_FILE, _table(study, config))
+    return _best(study, config)
+
+
+def _open(folder: Path, config: FitConfig, free: list[str]) -> optuna.Study:
+    """The study of a folder, new or as an earlier call left it."""
+    storage = f"sqlite:///{(folder / DATABASE).resolve()}"
+    study = optuna.create_study(
+        storage=storage,
+        study_name=config.model,
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_warmup_steps=config.epochs // 3),
+    )
+    earlier = study.get_trials(deepcopy=False)
+    # A seed of its own for each call: the same one would suggest the same settings again.
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(earlier))
+    for trial in earlier:
+        if trial.state is TrialState.RUNNING:
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+    if not earlier:
+        study.enqueue_trial({name: getattr(config.recipe, name) for name in free})
+    return study
+
+
+def _suggest(trial: optuna.Trial, config: FitConfig, name: str) -> float:
+    """A value for one setting; the ranges are wide around what recipes have."""
+    if name == "learning_rate":
+        usual = config.recipe.learning_rate
+        return trial.suggest_float(name, usual / 10, usual * 10, log=True)
+    if name == "weight_decay":
+        return trial.suggest_float(name, 1e-6, 1e-1, log=True)
+    low, high = {"label_smoothing": (0.0, 0.2), "augmentation": (0.0, 1.5)}[name]
+    return trial.suggest_float(name, low, high)
+
+
+def _try(
+    trial: optuna.Trial, config: FitConfig, dataset: Dataset, validation: list[Films]
+) -> float:
+    """Train with one trial's settings; the score of the epoch that ``fit`` would keep."""
+    keras.utils.clear_session()
+    keep_best = keras.callbacks.EarlyStopping(
+        run_folder.WATCHED, mode="min", patience=config.epochs, restore_best_weights=True
+    )
+    trained = train_network(config, dataset, [_Pruning(trial, dataset.validation), keep_best])
+    kept = answer(keep(trained, config), None, both_ways=config.recipe.both_ways)
+    losses = _judge(kept, "logit", validation)
+    for name, loss in zip(("validation", "shifted"), losses, strict=True):
+        trial.set_user_attr(name, loss)
+    return float(np.mean(losses))
+
+
+class _Pruning(keras.callbacks.Callback):  # type: ignore[misc]
+    """Ends a trial that is worse than the median of the others at the same epoch."""
+
+    def __init__(self, trial: optuna.Trial, validation: Films) -> None:
+        super().__init__()
+        self._trial, self._validation = trial, validation
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        (loss,) = _judge(self.model, "pneumonia", [self._validation])
+        self._trial.report(loss, epoch)
+        if self._trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def _judge(model: keras.Model, name: str, parts: list[Films]) -> list[float]:
+    """Log loss of each part, after one calibration on all of them.
+
+    Raises:
+        optuna.TrialPruned: The network diverged.
+    """
+    logits = [
+        np.asarray(model.predict(films.pixels, batch_size=PREDICT_BATCH, verbose=0)[name], float)
+        for films in parts
+    ]
+    if not all(np.isfinite(part).all() for part in logits):
+        raise optuna.TrialPruned("The network diverged.")
+    labels = np.concatenate([films.labels for films in parts])
+    calibration = calibrate(labels, np.concatenate(logits)[:, 0])
+    return [
+        float(log_loss(films.labels, apply_calibration(calibration, part[:, 0])))
+        for films, part in zip(parts, logits, strict=True)
+    ]
+
+
+def _table(study: optuna.Study, config: FitConfig) -> str:
+    """All trials as CSV, the best first, those that were ended early last."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    finished = study.get_trials(deepcopy=False, states=DONE)
+    for trial in sorted(finished, key=lambda trial: (trial.state is not DONE[0], trial.value or 0)):
+        complete = trial.state is TrialState.COMPLETE
+        writer.writerow(
+            (
+                trial.number + 1,
+                "complete" if complete else "ended early",
+                trial.value if complete else "",
+                trial.user_attrs.get("validation", ""),
+                trial.user_attrs.get("shifted", ""),
+                f"{trial.duration.total_seconds() / 60:.1f}",
+                *(trial.params.get(name, getattr(config.recipe, name)) for name in SETTINGS),
+            )
+        )
+    return text.getvalue()
+
+
+def _best(study: optuna.Study, config: FitConfig) -> Found:
+    complete = study.get_trials(deepcopy=False, states=DONE[:1])
+    if not complete:
+        raise DatasetError(
+            "Every trial diverged, so there are no best settings.",
+            "Search again in another folder, with a smaller --set learning_rate=NUMBER.",
+        )
+    recipe = next((trial.value for trial in complete if trial.number == 0), float("nan"))
+    return Found(
+        score=study.best_value,
+        recipe_score=recipe,
+        trials=len(study.get_trials(deepcopy=False, states=DONE)),
+        best=replace(config, changes={**config.changes, **study.best_params}),
+    )
+
+
+def _say(settings: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in settings.items())

@@ -1,0 +1,43 @@
+"""How fast a training was, from what its run folder noted: a sentence for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainer import run_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def tell_speed(folder: Path, name: str, films: int) -> str:
+    """Epochs, films, minutes and films a second of one training, over all its resumed parts.
+
+    Compiling, and judging the validation films after each epoch, count as part of the training.
+
+    Args:
+        folder: Its run folder.
+        name: The network.
+        films: In the training part.
+    """
+    epochs = len(run_folder.read_history(folder)[run_folder.WATCHED])
+    seconds = run_folder.read_seconds(folder)
+    return (
+        f"{name}: {epochs} epochs of {films:,} films in {seconds / 60:.1f} minutes, "
+        f"{epochs * films / max(seconds, 0.1):,.0f} films a second"
+    )
+
+
+def tell_total(run: Path, names: tuple[str, ...], whole_s: float) -> str:
+    """Minutes of all trainings together, and of the whole command.
+
+    Args:
+        run: With one folder for each network.
+        names: The networks.
+        whole_s: Seconds since the command started.
+    """
+    trained = sum(run_folder.read_seconds(run / name) for name in names)
+    return (
+        f"all {len(names)} networks trained in {trained / 60:.1f} minutes; this command took "
+        f"{whole_s / 60:.1f}, with reading and evaluating"
+    )
