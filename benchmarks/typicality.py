@@ -83,7 +83,7 @@ class Row:
     multiple=True,
     metavar="NAME=FOLDER",
     callback=split_names,
-    help="Other images, only to be looked at. May be repeated.",
+    help="Other images, counted without a rule. May be repeated.",
 )
 @click.option(
     "--test/--no-test",
@@ -145,7 +145,8 @@ def measure(
     if open_test and dataset.test is not None:
         yield count("test films", classifier, dataset.test.pixels, film=True)
     for name, folder in also.items():
-        files = sorted(path for path in folder.glob("**/*") if path.is_file())
+        files = (path for path in sorted(folder.glob("**/*")) if path.is_file())
+        files = (path for path in files if not path.name.startswith("."))
         yield count_files(name, classifier, (path.read_bytes() for path in files))
     rng = np.random.default_rng(SEED)
     for kind, draw in DRAWN.items():
@@ -172,7 +173,9 @@ def count_files(
         except ImageError:  # counted: a file that is not decoded is not scored
             refused += 1
     if not pixels and not refused:
-        raise DatasetError(f"Expected images to look at for {kind}, found none.")
+        raise DatasetError(
+            f"Expected images to look at for {kind}, found none.", "Check NAME=FOLDER."
+        )
     size_px = classifier.card.size_px
     decoded = np.array(pixels, np.uint8).reshape(-1, size_px, size_px, 1)
     return count(kind, classifier, decoded, refused=refused, film=film)
