@@ -111,13 +111,17 @@ def _open(folder: Path, config: FitConfig, free: list[str]) -> optuna.Study:
 
 def _suggest(trial: optuna.Trial, config: FitConfig, name: str) -> float:
     """A value for one setting; the ranges are wide around what recipes have."""
-    if name == "learning_rate":
-        usual = config.recipe.learning_rate
-        return trial.suggest_float(name, usual / 10, usual * 10, log=True)
-    if name == "weight_decay":
-        return trial.suggest_float(name, 1e-6, 1e-1, log=True)
-    low, high = {"label_smoothing": (0.0, 0.2), "augmentation": (0.0, 1.5)}[name]
-    return trial.suggest_float(name, low, high)
+    usual = config.recipe.learning_rate
+    low, high = {
+        "learning_rate": (usual / 10, usual * 10),
+        "weight_decay": (1e-6, 1e-1),
+        "label_smoothing": (0.0, 0.2),
+        "augmentation": (0.0, 1.5),
+    }[name]
+    value: float = trial.suggest_float(
+        name, low, high, log=name in ("learning_rate", "weight_decay")
+    )
+    return value
 
 
 def _try(
