@@ -176,6 +176,9 @@ def train(
             from trainer.models import IMAGENET_MD5, SIZE_PX, check_weights_file
             from trainer.recipes import POLICIES, RECIPES, FitConfig
             from trainer.speed import tell_total
+
+            if trials:
+                import trainer.search  # noqa: F401 - so that a missing Optuna is told here
     except ModuleNotFoundError as exc:
         extra = "train" if backend == "tensorflow" else backend
         raise MissingPackage(
@@ -223,9 +226,10 @@ def _search(config: FitConfig, dataset: Dataset, data: Path, run: Path, trials: 
 
     folder = run / "search" / config.model
     found = search(config, dataset, folder, trials)
+    usual = "none" if found.recipe_score is None else f"{found.recipe_score:.4f}"
     click.echo(
         f"{config.model}: best of {found.trials} trials scores {found.score:.4f}, the recipe "
-        f"{found.recipe_score:.4f} (mean log loss on validation and shifted validation)\n"
+        f"{usual} (mean log loss on validation and shifted validation)\n"
         f"Table: {folder / TABLE_FILE}\n"
         f"Next: {found.best.command_for(str(data), str(run))}"
     )

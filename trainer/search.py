@@ -31,6 +31,7 @@ from trainer.recipes import SETTINGS
 from trainer.shifts import shift_films
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from trainer.dataset import Dataset, Films
@@ -46,10 +47,13 @@ DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 @dataclass(frozen=True)
 class Found:
-    """The best settings of a search: their score, the recipe's own, and how to train with them."""
+    """The best settings of a search: their score, the recipe's own, and how to train with them.
+
+    The recipe has no score where it diverged.
+    """
 
     score: float
-    recipe_score: float
+    recipe_score: float | None
     trials: int
     best: FitConfig
 
@@ -102,22 +106,31 @@ def _open(folder: Path, config: FitConfig, free: list[str]) -> optuna.Study:
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(earlier))
     for trial in earlier:
         if trial.state is TrialState.RUNNING:
-            study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
+            study.tell(trial.number, state=TrialState.FAIL)
     if not earlier:
-        study.enqueue_trial({name: getattr(config.recipe, name) for name in free})
+        study.enqueue_trial(_usual(config, free))
     return study
+
+
+def _usual(config: FitConfig, names: Iterable[str]) -> dict[str, float]:
+    """What the recipe has for these settings."""
+    return {name: getattr(config.recipe, name) for name in names}
 
 
 def _suggest(trial: optuna.Trial, config: FitConfig, name: str) -> float:
     """A value for one setting; the ranges are wide around what recipes have."""
-    if name == "learning_rate":
-        usual = config.recipe.learning_rate
-        return float(trial.suggest_float(name, usual / 10, usual * 10, log=True))
-    if name == "weight_decay":
-        return float(trial.suggest_float(name, 1e-6, 1e-1, log=True))
-    low, high = {"label_smoothing": (0.0, 0.2), "augmentation": (0.0, 1.5)}[name]
-    return float(trial.suggest_float(name, low, high))
+    usual = config.recipe.learning_rate
+    low, high = {
+        "learning_rate": (usual / 10, usual * 10),
+        "weight_decay": (1e-6, 1e-1),
+        "label_smoothing": (0.0, 0.2),
+        "augmentation": (0.0, 1.5),
+    }[name]
+    value: float = trial.suggest_float(
+        name, low, high, log=name in ("learning_rate", "weight_decay")
+    )
+    return value
 
 
 def _try(
@@ -199,10 +212,10 @@ def _best(study: optuna.Study, config: FitConfig) -> Found:
             "Every trial diverged, so there are no best settings.",
             "Search again in another folder, with a smaller --set learning_rate=NUMBER.",
         )
-    recipe = next((trial.value for trial in complete if trial.number == 0), float("nan"))
+    scores = (trial.value for trial in complete if trial.params == _usual(config, trial.params))
     return Found(
         score=study.best_value,
-        recipe_score=recipe,
+        recipe_score=next(scores, None),
         trials=len(study.get_trials(deepcopy=False, states=DONE)),
         best=replace(config, changes={**config.changes, **study.best_params}),
     )

@@ -41,7 +41,9 @@ def test_help_is_quick_to_read_and_loads_nothing_heavy(cxr):
     assert not heavy & set(loaded)
 
 
-@pytest.mark.parametrize("command", ["score", "report", "models", "doctor", "train", "export", "audit"])
+@pytest.mark.parametrize(
+    "command", ["score", "report", "models", "doctor", "train", "export", "audit"]
+)
 def test_every_command_has_help_with_an_example(cxr, command):
     run = cxr(command, "--help")
     assert run.returncode == 0
