@@ -16,8 +16,14 @@ from trainer.feed import Resident, feed
 FOREIGN = ("tensorflow", "tf2onnx", "onnx")
 WITHOUT = """
 import sys
-for name in {foreign!r}:
-    sys.modules[name] = None
+from importlib.machinery import PathFinder
+# Not sys.modules[name] = None: Keras takes a name that stands there for a module that is there.
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        foreign = name.partition(".")[0] in {foreign!r}
+        return None if foreign else super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 from batch_scorer.cli import main
 sys.argv = ["cxr", *{arguments!r}]
 main()
