@@ -131,10 +131,15 @@ def matrix_product(kind: str, side: int) -> Callable[[], Any]:
 
 
 def take_turns(work: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, float]:
-    """Median seconds of each piece of work, after one turn that is not counted."""
+    """Median seconds of each piece of work, after one turn that is not counted.
+
+    Every second turn goes backwards, so that no piece always comes after the same other one.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in work}
+    order = list(work.items())
     for turn in range(turns + 1):
-        for name, piece in work.items():
+        order.reverse()
+        for name, piece in order:
             start = time.perf_counter()
             piece()
             if turn:
