@@ -80,11 +80,11 @@ def test_a_file_answers_only_what_its_card_describes():
 
 def test_a_weight_that_half_precision_would_change_stays_as_it_is():
     network = BUILDERS["mlp"](1, augment=False)
-    network.get_layer("hidden1").set_weights([np.full((4096, 32), 1 / 3, np.float32), np.zeros(32)])
+    network.get_layer("hidden1").set_weights([np.full((12288, 32), 1 / 3, np.float32), np.zeros(32)])
     model = answer(network, None, both_ways=False)
     card = make_tiny_card("mlp", size_px=SIZE_PX)
     graph = convert.halve_weights(convert.convert(model, card))
-    kept = [w for w in graph.graph.initializer if list(w.dims) == [4096, 32]]
+    kept = [w for w in graph.graph.initializer if list(w.dims) == [12288, 32]]
     assert [w.data_type for w in kept] == [TensorProto.FLOAT]
     assert numpy_helper.to_array(kept[0])[0, 0] == np.float32(1 / 3)
 
