@@ -182,8 +182,6 @@ def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
             schedule,
             weight_decay=recipe.weight_decay,
             clipnorm=1.0,
-            use_ema=recipe.averaging is not None,
-            ema_momentum=recipe.averaging or 0.0,
         ),
         {
             "pneumonia": keras.losses.BinaryCrossentropy(

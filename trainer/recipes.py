@@ -13,10 +13,8 @@ if TYPE_CHECKING:
 class Recipe:
     """How one network is trained unless told otherwise.
 
-    With ``both_ways`` the finished network judges every film as it is and mirrored. With
-    ``averaging`` it has, instead of its last weights, their running mean, which forgets at this
-    rate per step (Polyak and Juditsky 1992). ``augmentation`` multiplies how much each film is
-    changed; 0 leaves films as they are.
+    With ``both_ways`` the finished network judges every film as it is and mirrored.
+    ``augmentation`` multiplies how much each film is changed; 0 leaves films as they are.
     """
 
     title: str
@@ -26,7 +24,6 @@ class Recipe:
     learning_rate: float
     policy: str
     both_ways: bool = False
-    averaging: float | None = None
     weight_decay: float = 1e-4
     label_smoothing: float = 0.05
     augmentation: float = 1.0

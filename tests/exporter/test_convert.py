@@ -80,7 +80,9 @@ def test_a_file_answers_only_what_its_card_describes():
 
 def test_a_weight_that_half_precision_would_change_stays_as_it_is():
     network = BUILDERS["mlp"](1, augment=False)
-    network.get_layer("hidden1").set_weights([np.full((12288, 32), 1 / 3, np.float32), np.zeros(32)])
+    network.get_layer("hidden1").set_weights(
+        [np.full((12288, 32), 1 / 3, np.float32), np.zeros(32)]
+    )
     model = answer(network, None, both_ways=False)
     card = make_tiny_card("mlp", size_px=SIZE_PX)
     graph = convert.halve_weights(convert.convert(model, card))
