@@ -137,7 +137,7 @@ def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackT
 @click.option(
     "--model",
     multiple=True,
-    default=("cnn",),
+    default=("vgg16",),
     show_default=True,
     metavar="NAME|PATH|all",
     help="May be repeated; the first decides. See `cxr models`.",
