@@ -49,6 +49,6 @@ def say_etiology(card: ModelCard) -> str:
     return (
         f"of 100 {split} films with pneumonia whose cause is known it names the cause rightly for "
         f"{of_hundred(found['accuracy'])}; AUC {show_value(found['auc'])} "
-        f"{show_interval(found['auc'])}. Column “viral” of predictions.csv has its answers; they "
+        f"({show_interval(found['auc'])}). Column “viral” of predictions.csv has its answers; they "
         "are no ground for any treatment."
     )

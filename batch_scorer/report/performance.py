@@ -179,7 +179,7 @@ def describe_training(cards: Sequence[ModelCard]) -> TrainingFacts:
             f"{history.val_accuracy[at]:.3f}."
         )
     return TrainingFacts(
-        sentence="The dotted line marks the epoch that was kept: the one with the highest AUC on "
+        sentence="The dotted line marks the epoch that was kept: the one with the lowest loss on "
         "films held back from training. A validation line that turns away from the training line "
         "after it shows a network learning its films by heart.",
         alt=f"Loss and accuracy by epoch, training and validation. {' '.join(parts)}",
