@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 NAME = "cnn"
 FOLDS = 5
-GRID = {"svc__C": (0.1, 1.0, 10.0, 100.0), "svc__gamma": (1e-4, 1e-3, 1e-2)}
+GRID = {"svc__C": (0.1, 1.0, 10.0, 100.0, 1000.0), "svc__gamma": (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)}
 BATCH = 32
 SHOWN = ("auc", "accuracy", "recall", "specificity")
 
