@@ -42,8 +42,8 @@ class Films:
 class Run:
     """One trained network, and the probabilities by Keras that its files are checked against.
 
-    ``parity`` are films of both splits, ``parity_answers`` (N,) Keras's answers for them;
-    ``answers`` those for ``validation``.
+    ``parity`` are films of both splits, ``parity_answers`` (N,) Keras's answers for them, and
+    ``parity_others`` its evidence and atypicality; ``answers`` are those for ``validation``.
     """
 
     card: ModelCard
@@ -53,6 +53,7 @@ class Run:
     calibration: Films
     parity: NDArray[np.uint8]
     parity_answers: NDArray[np.float64]
+    parity_others: dict[str, NDArray[np.float32]]
 
 
 def find_runs(run: Path) -> list[Path]:
@@ -105,6 +106,7 @@ def read_run(folder: Path, comparison: Comparison | None = None) -> Run:
         calibration=_take(films, ~validated),
         parity=films.pixels[chosen],
         parity_answers=answers[chosen],
+        parity_others=_others(model, films.pixels[chosen]),
     )
 
 
@@ -117,6 +119,11 @@ def keras_probabilities(
     return np.asarray(
         1 / (1 + np.exp(-(card.calibration.slope * logits + card.calibration.intercept)))
     )
+
+
+def _others(model: keras.Model, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    found = model.predict(pixels, batch_size=32, verbose=0)
+    return {name: found[name] for name in ("evidence", "atypicality") if name in found}
 
 
 def _take(films: Films, wanted: NDArray[np.bool_]) -> Films:

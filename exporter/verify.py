@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZES = (1, 2, 7)
 MAX_DIFFERENCE = 1e-4
+MAX_OTHER_DIFFERENCE = 1e-3
 JUDGED_AT_ONCE = 32
 MAX_AUC_LOSS = 0.002
 MAX_FLIPPED = 0.02
@@ -32,7 +33,12 @@ NAMES_IN_MESSAGE = 5
 USE_FLOAT32 = "Use the float32 file."
 
 
-def verify(path: Path, pixels: NDArray[np.uint8], expected: NDArray[np.float64]) -> float:
+def verify(
+    path: Path,
+    pixels: NDArray[np.uint8],
+    expected: NDArray[np.float64],
+    others: dict[str, NDArray[np.float32]] | None = None,
+) -> float:
     """Check a model file as the scorer will use it.
 
     Args:
@@ -40,13 +46,15 @@ def verify(path: Path, pixels: NDArray[np.uint8], expected: NDArray[np.float64])
         pixels: Shape (N, S, S, 1) uint8, real films.
         expected: Shape (N,), the probabilities by Keras; for a smaller number format the file's
             own, which were judged.
+        others: Further answers by Keras, by name, where they must agree too.
 
     Returns:
         The largest difference in probability found.
 
     Raises:
         ConversionError: The file is no valid ONNX model.
-        ParityError: A difference above 1e-4, or a film on the other side of the threshold.
+        ParityError: A difference above 1e-4, a film on the other side of the threshold, or another
+            answer that is off by more than 1e-3.
         ModelFileError: The card or the self-test does not hold.
     """
     try:
@@ -67,7 +75,24 @@ def verify(path: Path, pixels: NDArray[np.uint8], expected: NDArray[np.float64])
                 f"{worst:.2e} in probability (at most {MAX_DIFFERENCE:.0e} allowed), with {flips} "
                 "label flips."
             )
+    _check_others(classifier, pixels, others or {})
     return worst
+
+
+def _check_others(
+    classifier: Classifier, pixels: NDArray[np.uint8], others: dict[str, NDArray[np.float32]]
+) -> None:
+    answers = classifier.predict(pixels)
+    for name, expected in others.items():
+        found = getattr(answers, name)
+        if found is None:  # the card does not describe it
+            continue
+        worst = float(np.abs(found - expected.reshape(found.shape)).max())
+        if not worst <= MAX_OTHER_DIFFERENCE:
+            raise ParityError(
+                f"{classifier.path.name} differs from Keras by up to {worst:.2e} in {name} "
+                f"(at most {MAX_OTHER_DIFFERENCE:.0e} allowed)."
+            )
 
 
 def graph_probabilities(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:

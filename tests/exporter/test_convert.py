@@ -130,3 +130,13 @@ def test_a_check_that_fails_leaves_no_file(tmp_path, monkeypatch):
     with pytest.raises(SelfTestFailed, match="is off by"):
         publish.publish(run, tmp_path / "models")
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_an_answer_beside_the_probability_that_is_not_keras_s_is_an_error(tmp_path):
+    path = save_tiny_model(tmp_path / "tiny.onnx", typicality=make_typicality())
+    pixels = np.random.default_rng(1).integers(0, 255, (9, 32, 32, 1), np.uint8)
+    expected = tiny_probability(pixels, slope=8.0)
+    strange = 4 * np.abs(pixels.mean(axis=(1, 2, 3)) / 255 - 0.5)[:, None]
+    verify(path, pixels, expected, {"atypicality": strange, "evidence": strange})
+    with pytest.raises(ParityError, match=r"by up to 1\.00e-01 in atypicality"):
+        verify(path, pixels, expected, {"atypicality": strange + 0.1})
