@@ -16,15 +16,13 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from batch_scorer import ledger
 from batch_scorer.errors import ReportError
 from batch_scorer.report import figures
 from batch_scorer.report.facts import build_facts
-from batch_scorer.report.typeface import printable
+from batch_scorer.report.templates import open_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -146,24 +144,11 @@ def _performance_figures(name: str, part: Performance) -> dict[str, str]:
 
 
 def _write_html(facts: ReportFacts, pictures: frozenset[str]) -> str:
-    environment = Environment(
-        loader=PackageLoader("report_templates", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_print,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
+    return open_template(TEMPLATE).render(
         facts=facts,
         pictures=pictures,
         created=facts.created if _W3C_DATE.fullmatch(facts.created) else "",
     )
-
-
-def _print(value: Any) -> Any:
-    """Every text that a template prints, in characters that the typeface has."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _write_pdf(html: str, resources: Mapping[str, tuple[bytes, str]], identifier: bytes) -> bytes:

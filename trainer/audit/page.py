@@ -6,14 +6,14 @@ import base64
 import re
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from batch_scorer.card import CLASSES
 from batch_scorer.errors import ReportError
+from batch_scorer.report.templates import open_template
 from batch_scorer.report.typeface import FONT_FILES, printable
 from batch_scorer.report.wording import count, join_words, show_estimate, show_name
 from trainer.audit import figures
@@ -101,16 +101,8 @@ def write_audit(audit: Audit, output: Path) -> Path:
 
 def render_page(audit: Audit) -> str:
     """Lay out the page: HTML with its style, typeface and figures inside."""
-    environment = Environment(
-        loader=PackageLoader("report_templates", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_print,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     style = (files("report_templates") / "audit.css").read_text(encoding="utf-8")
-    return environment.get_template(TEMPLATE).render(
+    return open_template(TEMPLATE).render(
         facts=describe(audit),
         figures=_draw(audit),
         style=Markup(style),  # noqa: S704 - packaged text
@@ -282,8 +274,3 @@ def _fonts() -> list[tuple[int, str]]:
         (weight, base64.b64encode((folder / name).read_bytes()).decode())
         for weight, name in zip((400, 600), FONT_FILES, strict=True)
     ]
-
-
-def _print(value: Any) -> Any:
-    """Every text that the template prints, in characters that the typeface has."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
