@@ -6,7 +6,6 @@ import csv
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -41,7 +40,6 @@ def killed_then_finished(data, tmp_path_factory):
     ) as process:
         for line in process.stderr:
             if "trial 2" in line:
-                time.sleep(0.2)  # into the trial
                 process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     before = rows(table)
