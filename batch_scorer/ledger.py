@@ -29,6 +29,8 @@ CSV_FILE = "predictions.csv"
 PARQUET_FILE = "predictions.parquet"
 RUN_FILE = "run.json"
 REPORT_FILE = "report.pdf"
+REPORT_FILES = {"pdf": REPORT_FILE, "html": "report.html"}
+"""The report's file by format."""
 FILMS_FOLDER = "films"
 _LAST_COLUMNS = (
     *("agreement", "spread", "duplicate_of", "width_px", "height_px", "patient", "sha256"),
@@ -39,8 +41,8 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def withdraw_run(output: Output) -> None:
-    """Remove a run's marker, report and pictures, before its rows are replaced."""
-    output.remove(RUN_FILE, REPORT_FILE)
+    """Remove a run's marker, reports and pictures, before its rows are replaced."""
+    output.remove(RUN_FILE, *REPORT_FILES.values())
     output.remove_folder(FILMS_FOLDER)
 
 
