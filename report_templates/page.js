@@ -1,7 +1,8 @@
 "use strict";
 // The table of all rows: sort, filter, open. Texts from the run are only ever set as text.
 {
-  const STEP = 200;
+  const FIRST = 200;
+  const MORE = 1000;
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("rows").textContent);
   const columns = data.columns;
@@ -11,25 +12,21 @@
     flagged,
     picture,
   }));
-  const listed = columns.map((column, place) => place).filter((place) => columns[place].listed);
+  const listed = columns.map((column, place) => place).filter((place) => columns[place].title);
   const collator = new Intl.Collator("en", { numeric: true });
-  const state = { column: 0, descending: false, query: "", group: 0, shown: STEP };
+  const state = { column: 0, descending: false, query: "", group: 0, shown: FIRST };
   let found = [];
   let opened = null;
 
-  const element = (name, text, className) => {
+  const element = (name, text = "") => {
     const made = document.createElement(name);
-    if (text !== undefined) made.textContent = text;
-    if (className) made.className = className;
+    made.textContent = text;
     return made;
   };
   const textOf = (cell) => (typeof cell === "string" ? cell : cell[0]);
   const count = (number) => number.toLocaleString("en-GB");
   const fill = (sentence, values) =>
     sentence.replace(/\{(\w+)\}/g, (_, name) => count(values[name]));
-
-  // A run's text in an element of its own, so that letters from right to left move nothing else.
-  const isolated = (text) => element("bdi", text);
 
   const compare = (one, other) => {
     const [left, right] = [one.cells[state.column], other.cells[state.column]];
@@ -39,30 +36,32 @@
     return state.descending ? -order : order;
   };
 
-  const button = (row, text) => {
-    const made = element("button", undefined, "open");
+  const button = () => {
+    const made = element("button");
     made.type = "button";
+    made.className = "open";
     made.setAttribute("aria-haspopup", "dialog");
-    made.append(text);
-    made.addEventListener("click", () => open(row));
     return made;
   };
 
+  // An empty line, to be copied: that is several times as fast as making each one.
+  const pattern = element("tr");
+  for (const place of listed) {
+    const cell = element(place ? "td" : "th");
+    if (columns[place].number) cell.classList.add("number");
+    if (place > 2) cell.classList.add("minor");
+    if (!place) cell.scope = "row";
+    if (!place) cell.append(button());
+    pattern.append(cell);
+  }
+
   const line = (row) => {
-    const made = element("tr");
+    const made = pattern.cloneNode(true);
     if (row.flagged) made.className = "flagged";
-    for (const place of listed) {
-      const text = textOf(row.cells[place]);
-      const cell = element(place ? "td" : "th", undefined, columns[place].number ? "number" : "");
-      if (place) {
-        cell.append(isolated(text));
-      } else {
-        cell.scope = "row";
-        row.button = button(row, isolated(text));
-        cell.append(row.button);
-      }
-      made.append(cell);
-    }
+    row.button = made.querySelector("button");
+    listed.forEach((place, index) => {
+      (index ? made.cells[index] : row.button).textContent = textOf(row.cells[place]);
+    });
     return made;
   };
 
@@ -74,14 +73,14 @@
     body.append(fresh);
     const shown = body.rows.length;
     const status = byId("count").dataset;
-    const sentence = !found.length ? status.none : shown < found.length ? status.part : status.all;
+    const sentence = shown < found.length ? status.part : status.all;
     byId("count").textContent = fill(sentence, {
       found: found.length,
       all: rows.length,
       shown,
     });
     const left = found.length - shown;
-    byId("more").textContent = fill(byId("more").dataset.text, { next: Math.min(STEP, left) });
+    byId("more").textContent = fill(byId("more").dataset.text, { next: Math.min(MORE, left) });
     byId("more").parentElement.hidden = !left;
     state.shown = shown;
   };
@@ -93,11 +92,12 @@
     );
     found.sort(compare);
     byId("films-table").tBodies[0].replaceChildren();
-    list(STEP);
+    list(FIRST);
   };
 
   const sortBy = (place) => {
-    state.descending = state.column === place && !state.descending;
+    // Numbers start with the highest, words with the first.
+    state.descending = state.column === place ? !state.descending : columns[place].number;
     state.column = place;
     heads.forEach((head, index) => {
       if (listed[index] !== place) head.removeAttribute("aria-sort");
@@ -116,7 +116,7 @@
 
   const show = (row) => {
     opened = row;
-    byId("film-name").replaceChildren(isolated(row.cells[0]));
+    byId("film-name").textContent = row.cells[0];
     const pictures = picturesOf(row).map((picture) => {
       const copy = element("img");
       copy.src = picture.src;
@@ -131,11 +131,9 @@
         const text = textOf(row.cells[place]);
         if (!place || !text) return [];
         const field = element("tr");
-        const head = element("th", column.title);
+        const head = element("th", column.field);
         head.scope = "row";
-        const cell = element("td");
-        cell.append(isolated(text));
-        field.append(head, cell);
+        field.append(head, element("td", text));
         return [field];
       }),
     );
@@ -162,8 +160,10 @@
     const row = byPicture.get(film.querySelector("img[data-picture]")?.dataset.picture);
     if (row) {
       const name = film.querySelector(".name");
-      const text = isolated(name.textContent);
-      name.replaceChildren(button(row, text));
+      const opener = button();
+      opener.textContent = name.textContent;
+      opener.addEventListener("click", () => open(row));
+      name.replaceChildren(opener);
     }
   }
 
@@ -181,14 +181,13 @@
       state.group = Number(event.target.value);
       renew();
     });
+    byId("films-table").tBodies[0].addEventListener("click", (event) => {
+      const line = event.target.closest(".open")?.closest("tr");
+      if (line) open(found[line.sectionRowIndex]);
+    });
     byId("more").addEventListener("click", () => {
       const next = state.shown;
-      list(next + STEP);
-      found[next]?.button.focus();
-    });
-    byId("everything").addEventListener("click", () => {
-      const next = state.shown;
-      list(found.length);
+      list(next + MORE);
       found[next]?.button.focus();
     });
     byId("browse").hidden = false;
@@ -205,6 +204,20 @@
       while (body.rows.length > before) body.lastElementChild.remove();
       list(before);
     });
+  }
+
+  // What is wider than the window scrolls by itself, by keyboard too.
+  for (const wide of document.querySelectorAll("main section table, main img.wide")) {
+    if (wide.closest("#browse")) continue;
+    const frame = element("div");
+    frame.className = "scroll";
+    wide.replaceWith(frame);
+    frame.append(wide);
+    new ResizeObserver(() => {
+      const scrolls = frame.scrollWidth > frame.clientWidth;
+      frame.toggleAttribute("tabindex", scrolls);
+      if (scrolls) frame.tabIndex = 0;
+    }).observe(frame);
   }
 
   byId("film-close").addEventListener("click", () => byId("film").close());

@@ -32,10 +32,13 @@ if TYPE_CHECKING:
     from batch_scorer.report.table import FilmTable
 
 TEMPLATE = "page.html.j2"
+_SVG = "image/svg+xml"
 _PICTURE = re.compile(r'(<img [^>]*?)src="[a-z]+:([^"]+)"')
 _HEADING = re.compile(r'<h2 id="([a-z-]+)"><span class="section-number">(\d+)</span> ([^<]+)</h2>')
 _SVG_START = re.compile(rb"<svg [^>]*>")
-_UNSAFE_IN_SCRIPT = {char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+_ESCAPES = str.maketrans(
+    {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "\u2028": r"\u2028", "\u2029": r"\u2029"}
+)
 
 
 def write_page(output: Output, material: Material) -> str:
@@ -75,14 +78,13 @@ def render_page(material: Material) -> str:
         )
 
     style = _read("page.css")
-    faces = embedded_faces(frozenset(lay_out(style)))
-    return embed_pictures(lay_out(faces + style), material.resources)
+    faces = _faces_for(lay_out(style), material.resources)
+    return embed_pictures(lay_out(faces + style), material.resources, faces)
 
 
 def as_script_data(table: FilmTable) -> str:
     """The table as JSON that may stand in a ``<script>``: nothing in it can end or open one."""
-    text = msgspec.json.encode(table).decode()
-    return text.translate(str.maketrans(_UNSAFE_IN_SCRIPT))
+    return msgspec.json.encode(table).decode().translate(_ESCAPES)
 
 
 def content_policy(style: str, script: str) -> str:
@@ -108,12 +110,13 @@ def find_headings(html: str) -> list[tuple[str, str, Markup]]:
     ]
 
 
-def embed_pictures(html: str, resources: Mapping[str, tuple[bytes, str]]) -> str:
+def embed_pictures(html: str, resources: Mapping[str, tuple[bytes, str]], faces: str = "") -> str:
     """Put every picture into the page in place of its name, which ``data-picture`` keeps.
 
     Args:
         html: A page whose pictures are addressed as for the PDF, such as ``film:NAME``.
         resources: Body and media type by name.
+        faces: CSS of the typeface, for figures: as pictures they cannot see that of the page.
 
     Raises:
         ReportError: A picture is not there.
@@ -127,17 +130,18 @@ def embed_pictures(html: str, resources: Mapping[str, tuple[bytes, str]]) -> str
                 "This is a defect of cxr-batch: please report it. The predictions are complete.",
             )
         body, kind = resources[name]
-        if kind == "image/svg+xml":
-            body = _with_typeface(body)
+        if kind == _SVG:
+            style = f"<style>{faces}</style>".encode()
+            body = _SVG_START.sub(lambda found: found[0] + style, body, count=1)
         return f'{start}data-picture="{name}" src="{data_uri(body, kind)}"'
 
     return _PICTURE.sub(embed, html)
 
 
-def _with_typeface(svg: bytes) -> bytes:
-    """A figure that brings its typeface: as a picture it cannot see that of the page."""
-    faces = embedded_faces(frozenset(svg.decode()))
-    return _SVG_START.sub(lambda match: match[0] + f"<style>{faces}</style>".encode(), svg, count=1)
+def _faces_for(html: str, resources: Mapping[str, tuple[bytes, str]]) -> str:
+    """CSS of the typeface with the characters of a page and its figures."""
+    texts = [html, *(body.decode() for body, kind in resources.values() if kind == _SVG)]
+    return embedded_faces(frozenset().union(*texts))
 
 
 def _hash(text: str) -> str:

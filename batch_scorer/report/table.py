@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +21,7 @@ Cell = str | tuple[str, float]
 ALL = "All files"
 NAME_LENGTH = 4_096
 """No name on a disk is longer."""
+NUMBERS = ("Models apart", "Typicality")
 NORMAL, PNEUMONIA = CLASSES
 
 
@@ -35,11 +36,11 @@ class FilmRow(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True)
 class Column:
-    """A field of every file. ``listed`` ones stand in the table, all when a file is opened."""
+    """A field of every file: its title in the table, empty where it is not, and in full."""
 
     title: str
-    number: bool
-    listed: bool
+    field: str
+    number: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class FilmTable:
 
 
 _GROUPS: tuple[tuple[str, Callable[[Score], bool]], ...] = (
-    (ALL, lambda row: True),  # noqa: ARG005 - a test of the row, like the others
+    (ALL, lambda _: True),
     ("Flagged", lambda row: row.prediction == PNEUMONIA),
     ("Clear", lambda row: row.status == "scored" and row.prediction != PNEUMONIA),
     ("Not scored", lambda row: row.status != "scored"),
@@ -113,30 +114,28 @@ def describe_table(rows: Sequence[Score], manifest: RunManifest) -> FilmTable:
 
 def _columns(manifest: RunManifest) -> Iterable[tuple[Column, Callable[[Score], Cell]]]:
     """Each column with what reads its cell from a row."""
-    yield Column("File", number=False, listed=True), lambda row: show_name(row.image, NAME_LENGTH)
-    yield Column("Answer", number=False, listed=True), _answer
+    yield Column("File", "File"), lambda row: show_name(row.image, NAME_LENGTH)
+    yield Column("Answer", "Answer"), _answer
     for place, model in enumerate(manifest.models):
-        title = show_name(model.name, 24)
-        yield Column(title, number=True, listed=True), _probability(place, model.threshold)
-    rest: tuple[tuple[Column, Callable[[Score], Cell]], ...] = (
-        (Column("Models apart", number=True, listed=True), lambda row: _number(row.spread)),
-        (Column("Typicality", number=True, listed=True), lambda row: _number(row.typicality)),
-        (Column("Label", number=False, listed=True), lambda row: row.label.capitalize()),
-        (Column("Why not scored", number=False, listed=True), _reason),
-        (_field("What was found"), lambda row: show_name(row.detail, 400)),
-        (_field("Pneumonia, in words"), _words),
-        (_field("Models that agree"), lambda row: _agreeing(row, len(manifest.models))),
-        (_field("Viral, if it is pneumonia"), lambda row: _number(row.viral)),
-        (_field("Exact copy of"), lambda row: show_name(row.duplicate_of)),
-        (_field("Size in pixels"), _size),
-        (_field("Hash of the file"), lambda row: row.sha256),
+        name = show_name(model.name, 24)
+        column = Column(name, f"Probability by {name}", number=True)
+        yield column, _probability(place, model.threshold)
+    several = len(manifest.models)
+    rest: tuple[tuple[str, str, Callable[[Score], Cell]], ...] = (
+        ("Models apart", "Models apart by", lambda row: _number(row.spread)),
+        ("Typicality", "Typicality", lambda row: _number(row.typicality)),
+        ("Label", "Label", lambda row: row.label.capitalize()),
+        ("Why not scored", "Why not scored", _reason),
+        ("", "What was found", lambda row: show_name(row.detail, 400)),
+        ("", "Pneumonia, in words", _words),
+        ("", "Models that agree", lambda row: _agreeing(row, several)),
+        ("", "Viral, if it is pneumonia", lambda row: _number(row.viral)),
+        ("", "Exact copy of", lambda row: show_name(row.duplicate_of, NAME_LENGTH)),
+        ("", "Size in pixels", _size),
+        ("", "Hash of the file", lambda row: row.sha256),
     )
-    yield from rest
-
-
-def _field(title: str) -> Column:
-    """What only an opened file shows."""
-    return Column(title, number=False, listed=False)
+    for title, field, read in rest:
+        yield Column(title, field, number=title in NUMBERS), read
 
 
 def _answer(row: Score) -> Cell:
@@ -176,4 +175,4 @@ def _agreeing(row: Score, models: int) -> str:
 def _size(row: Score) -> str:
     if row.width_px is None or row.height_px is None:
         return ""
-    return f"{row.width_px:,} × {row.height_px:,}"
+    return f"{row.width_px:,} by {row.height_px:,}"

@@ -57,7 +57,7 @@ def embedded_faces(characters: AbstractSet[str]) -> str:
     """The typeface as CSS that needs no file: a rule per weight, with these characters alone."""
     return "".join(
         f'@font-face{{font-family:"{FAMILY}";font-weight:{weight};'
-        f'src:url("{data_uri(_cut(path, frozenset(characters)), "font/woff2")}")}}'
+        f'src:url("{data_uri(_cut(path, characters), "font/woff2")}")}}'
         for weight, path in zip(WEIGHTS, font_paths(), strict=True)
     )
 
@@ -67,8 +67,7 @@ def data_uri(body: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(body).decode()}"
 
 
-@lru_cache(maxsize=8)
-def _cut(path: Path, characters: frozenset[str]) -> bytes:
+def _cut(path: Path, characters: AbstractSet[str]) -> bytes:
     """A font file with some characters alone, as WOFF2; always the same bytes."""
     from fontTools import subset
     from fontTools.ttLib import TTFont
