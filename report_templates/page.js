@@ -190,6 +190,7 @@
       list(next + MORE);
       found[next]?.button.focus();
     });
+    byId("plain").remove();
     byId("browse").hidden = false;
     renew();
 
