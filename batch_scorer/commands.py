@@ -41,7 +41,6 @@ def _read_formats(ctx: click.Context, param: click.Parameter, value: str) -> lis
 
 format_option = click.option(
     "--format",
-    "formats",
     default="pdf",
     show_default=True,
     metavar="pdf,html",
@@ -98,7 +97,7 @@ format_option = click.option(
 )
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
 @format_option
-def score(report: bool, formats: list[str], **options: Any) -> int:
+def score(report: bool, **options: Any) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
 
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
@@ -107,7 +106,7 @@ def score(report: bool, formats: list[str], **options: Any) -> int:
     from batch_scorer.runner import ScoreJob, score_batch
     from batch_scorer.shards import read_shard
 
-    shard = options.pop("shard")
+    shard, formats = options.pop("shard"), options.pop("format")
     job = ScoreJob(
         models=_expand(options.pop("model")),
         shard=read_shard(shard, os.environ) if shard else None,
@@ -122,7 +121,7 @@ def score(report: bool, formats: list[str], **options: Any) -> int:
 @click.argument("output", metavar="FOLDER|URL")
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
 @format_option
-def merge(output: str, report: bool, formats: list[str]) -> int:
+def merge(output: str, report: bool, format: list[str]) -> int:
     """Join the shards in OUTPUT, the place that was given to `cxr score --shard`.
 
     The rows are those of a run without shards. A shard that is missing is named, and nothing is
@@ -130,17 +129,17 @@ def merge(output: str, report: bool, formats: list[str]) -> int:
     """
     from batch_scorer.merge import merge_shards
 
-    return _conclude(output, merge_shards(output), formats if report else [])
+    return _conclude(output, merge_shards(output), format if report else [])
 
 
 @click.command(epilog="Example: cxr report out")
 @click.argument("output", metavar="FOLDER|URL")
 @format_option
-def report(output: str, formats: list[str]) -> int:
+def report(output: str, format: list[str]) -> int:
     """Draw the report again from the finished run in OUTPUT."""
     from batch_scorer.report.formats import draw_report
 
-    for place in draw_report(output, formats):
+    for place in draw_report(output, format):
         click.echo(f"Report    {place}")
     return EXIT_OK
 

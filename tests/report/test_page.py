@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pypdfium2
@@ -25,11 +25,14 @@ from batch_scorer.report.render import gather
 from tests.factories import make_band, make_models, make_rows, make_unscored, write_run
 from tests.report.test_render import HOSTILE_NAMES
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SCRIPT_ENDS = (
     "</script><script>alert(1)</script>.jpg",
     "<!--<script>.jpg",
     "]]></SCRIPT >\u2028\u2029.jpg",
-    '"]}\'`${alert(2)}\\.jpg',
+    "\"]}'`${alert(2)}\\.jpg",
     "<img src='film:x'>.jpg",
 )
 
@@ -61,7 +64,9 @@ def render(output: Path) -> str:
 
 
 def rows_of(html: str) -> dict:
-    return json.loads(re.search(r'<script type="application/json" id="rows">(.*?)</script>', html)[1])
+    return json.loads(
+        re.search(r'<script type="application/json" id="rows">(.*?)</script>', html)[1]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +161,11 @@ def test_all_rows_are_in_the_page_beyond_the_pdf_s_cap(tmp_path):
 def test_the_same_run_gives_the_same_bytes_anywhere(run, html, tmp_path):
     moved = shutil.copytree(run, tmp_path / "moved")
     (moved / "report.html").unlink()
-    code = f"from batch_scorer.report.formats import draw_report; draw_report({str(moved)!r}, ['html'])"
+    code = (
+        "from batch_scorer.report.formats import draw_report
+"
+        f"draw_report({str(moved)!r}, ['html'])"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONHASHSEED": "7"})
     assert (moved / "report.html").read_text(encoding="utf-8") == html
     assert str(moved) not in html
@@ -208,7 +217,7 @@ def test_thin_runs_have_a_page(tmp_path, rows_from, sentence):
 def test_a_picture_that_is_missing_is_an_empty_frame(tmp_path):
     models = make_models("cnn")
     write_run(tmp_path, make_rows(models, labelled=False), models)
-    sorted((tmp_path / "films").iterdir())[0].write_bytes(b"not a picture")
+    min((tmp_path / "films").iterdir()).write_bytes(b"not a picture")
     assert render(tmp_path).count("picture not available") == 1
 
 

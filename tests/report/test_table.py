@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import pytest
 
-from batch_scorer.records import Score
 from batch_scorer.report.facts import build_facts
 from batch_scorer.report.table import ALL, FilmTable, describe_table
 from tests.factories import make_band, make_manifest, make_models, make_rows, make_unscored
+
+if TYPE_CHECKING:
+    from batch_scorer.records import Score
 
 
 def describe(rows, models=None) -> FilmTable:
