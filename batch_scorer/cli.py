@@ -174,7 +174,6 @@ def score(report: bool, **options: Any) -> int:
     2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
     """
     from batch_scorer.ledger import CSV_FILE
-    from batch_scorer.report.render import render_report
     from batch_scorer.runner import ScoreJob, score_batch
 
     job = ScoreJob(models=_expand(options.pop("model")), **options)
@@ -183,6 +182,8 @@ def score(report: bool, **options: Any) -> int:
     _print_summary(manifest)
     click.echo(f"Rows      {job.output / CSV_FILE}")
     if report:
+        from batch_scorer.report.render import render_report  # not for a run without a report
+
         click.echo(f"Report    {render_report(job.output)}")
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 
