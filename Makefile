@@ -38,7 +38,7 @@ lint: dev ## ruff, mypy strict, import contracts
 models: dev ## Train and export the bundled models again: make models DATA=chest_xray
 	@test -n "$(DATA)" || { echo "Say where the films are: make models DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights none
-	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models --precision float32 --precision vgg16=int8 || test $$? -eq 3  # 3: refused, float32 instead
+	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models --precision float32 --precision vgg16=int8 --precision cnn=int8 || test $$? -eq 3  # 3: refused, float32 instead
 
 # GPU_PYTHON is for machines that have Keras, its backend and this package already.
 models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) ## Train them on a GPU: make models-gpu DATA=chest_xray [BACKEND=torch|jax]
