@@ -1,4 +1,4 @@
-"""The command line: click options -> ScoreJob -> score_batch -> exit code.
+"""The command ``cxr`` itself: its commands, and every error as one line and an exit code.
 
 ``cxr`` finds its commands through the entry-point group ``cxr.commands`` and imports a command's
 work only when it is called, so that ``cxr --help`` loads nothing heavy.
@@ -9,27 +9,21 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-import time
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import click
 
 from batch_scorer import __version__
 from batch_scorer.errors import (
-    EXIT_NOT_ALL_SCORED,
     EXIT_OK,
     EXIT_RETRY,
     CxrError,
+    Interrupted,
 )
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from tqdm import tqdm
-
-    from batch_scorer.records import BatchMetrics, RunManifest
 
 log = logging.getLogger("cxr")
 
@@ -98,7 +92,7 @@ def main() -> None:
     except CxrError as exc:
         if _debugging():
             raise
-        click.echo(f"Error: {exc}", err=True)
+        click.echo(f"{'' if isinstance(exc, Interrupted) else 'Error: '}{exc}", err=True)
         code = exc.exit_code
     except click.ClickException as exc:
         exc.show()
@@ -123,132 +117,3 @@ def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackT
         f"Error: an unexpected {kind.__name__}: {text}\n"
         "This is a defect of cxr-batch. Run again with --debug and report what it prints.\n"
     )
-
-
-@click.command(epilog="Example: cxr score my-xrays -o out --model all --labels none")
-@click.argument("images")
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for predictions.csv, predictions.parquet, run.json and report.pdf.",
-)
-@click.option(
-    "--model",
-    multiple=True,
-    default=("vgg16",),
-    show_default=True,
-    metavar="NAME|PATH|all",
-    help="May be repeated; the first decides. See `cxr models`.",
-)
-@click.option(
-    "--labels",
-    default="folders",
-    show_default=True,
-    metavar="folders|none|CSV",
-    help="Reference standard: parent folders NORMAL and PNEUMONIA, or columns image and label.",
-)
-@click.option(
-    "--provider",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where the models run. One that is asked for and not there is an error.",
-)
-@click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
-@click.option(
-    "--threads", type=click.IntRange(1), help="Default: every core that this process may use."
-)
-@click.option("--limit", type=click.IntRange(1), help="Score only the first so many files.")
-@click.option(
-    "--keep-atypical",
-    is_flag=True,
-    help="Score also what does not look like the films the model knows, instead of rejecting it.",
-)
-@click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
-def score(report: bool, **options: Any) -> int:
-    """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
-
-    Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
-    2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
-    """
-    from batch_scorer.ledger import CSV_FILE
-    from batch_scorer.runner import ScoreJob, score_batch
-
-    job = ScoreJob(models=_expand(options.pop("model")), **options)
-    with _Progress() as progress:
-        manifest = score_batch(job, progress)
-    _print_summary(manifest)
-    click.echo(f"Rows      {job.output / CSV_FILE}")
-    if report:
-        from batch_scorer.report.render import render_report  # not for a run without a report
-
-        click.echo(f"Report    {render_report(job.output)}")
-    return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
-
-
-@click.command(epilog="Example: cxr report out")
-@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
-def report(output: Path) -> int:
-    """Draw report.pdf again from the finished run in OUTPUT."""
-    from batch_scorer.report.render import render_report
-
-    click.echo(f"Report    {render_report(output)}")
-    return EXIT_OK
-
-
-class _Progress:
-    """A bar with rate and time left on a terminal, a log line now and then elsewhere."""
-
-    LINE_EVERY_S = 30
-
-    def __enter__(self) -> Self:
-        self._bar: tqdm[Any] | None = None
-        self._last_line = time.monotonic()
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            if self._bar is None:
-                from tqdm import tqdm
-
-                self._bar = tqdm(total=total, unit="film", desc="Scoring", leave=False)
-            self._bar.update(done - self._bar.n)
-        elif done == total or time.monotonic() - self._last_line > self.LINE_EVERY_S:
-            self._last_line = time.monotonic()
-            log.info("scored %d of %d films", done, total)
-
-    def __exit__(self, *exc: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _expand(models: tuple[str, ...]) -> tuple[str, ...]:
-    from batch_scorer.classifier import bundled_names
-
-    names = [name for model in models for name in (bundled_names() if model == "all" else [model])]
-    return tuple(dict.fromkeys(names))
-
-
-def _print_summary(manifest: RunManifest) -> None:
-    synthetic = " synthetic" if manifest.synthetic else ""
-    click.echo(
-        f"Films     {manifest.found}{synthetic}: {manifest.flagged} flagged, "
-        f"{manifest.clear} clear, {manifest.not_scored} not scored"
-        + ("" if manifest.uncertain is None else f", {manifest.uncertain} uncertain")
-        + ("" if manifest.atypical is None else f", {manifest.atypical} atypical")
-        + "".join(f", {n} {reason}" for reason, n in manifest.reasons.items())
-    )
-    names = " ".join(f"{model.name} {model.sha256[:12]}" for model in manifest.models)
-    click.echo(f"Models    {names} on {manifest.provider}, {manifest.images_per_second} films/s")
-    scores = " · ".join(
-        f"{part.model} accuracy {_shown(part, 'accuracy')} AUC {_shown(part, 'auc')}"
-        for part in manifest.metrics
-    )
-    click.echo(f"Labels    {manifest.labelled} films with a label{': ' if scores else ''}{scores}")
-
-
-def _shown(part: BatchMetrics, name: str) -> str:
-    value = part.metrics[name].value
-    return "undefined" if value is None else f"{value:.3f}"

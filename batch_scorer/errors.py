@@ -15,6 +15,7 @@
     ├── LedgerError                   exit 1   results cannot be written or read
     ├── ReportError                   exit 1   the report cannot be drawn
     ├── TransientError                exit 75  may work when tried again
+    │   └── Interrupted                        stopped by a signal, ready to go on
     ├── DatasetError                  exit 1   a training data set cannot be used
     ├── ConversionError               exit 1   Keras to ONNX failed
     │   ├── ParityError                        the ONNX model answers differently from Keras
@@ -129,10 +130,16 @@ class ReportError(CxrError):
 
 
 class TransientError(CxrError):
-    """The run was interrupted, or something failed that may work next time."""
+    """Something failed that may work next time."""
 
     code = "transient"
     exit_code = EXIT_RETRY
+
+
+class Interrupted(TransientError):
+    """The run was asked to stop, and can go on from where it is."""
+
+    code = "interrupted"
 
 
 class DatasetError(CxrError):

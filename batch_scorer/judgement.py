@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Film:
-    """One file after decoding: a row, and pixels for each input size where it can be scored."""
+    """One file after decoding: a row, and pixels for each input size where it must be judged."""
 
     row: Score
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
@@ -32,21 +32,21 @@ class Film:
 def judge_batch(
     films: list[Film],
     classifiers: list[Classifier],
-    first_by_hash: dict[str, Score],
+    known: dict[str, Score],
     *,
     keep_atypical: bool,
 ) -> Iterator[Score]:
-    """Rows of one batch, in its order. A byte-identical copy takes its first one's answers.
+    """Rows of one batch, in its order. A byte-identical copy takes the answers of the first.
 
     Args:
         films: The batch.
         classifiers: The first one decides.
-        first_by_hash: Rows of earlier batches by content; grows by the new ones.
+        known: Rows of films that were judged before, by content hash; grows by the new ones.
         keep_atypical: Score also what looks like no film that the first model knows.
     """
     fresh: dict[str, Film] = {}
     for film in films:
-        if film.pixels and film.row.sha256 not in first_by_hash:
+        if film.pixels and film.row.sha256 not in known:
             fresh.setdefault(film.row.sha256, film)
     if fresh:
         answers = [
@@ -57,9 +57,10 @@ def judge_batch(
             row = _with_typicality(film.row, classifiers[0].card, answers[0], place)
             if row.status == "scored" or keep_atypical:
                 row = _scored(row, classifiers, answers, place)
-            first_by_hash[row.sha256] = row
+            known[row.sha256] = row
     for film in films:
-        yield _finished(film.row, first_by_hash) if film.pixels else film.row
+        first = known.get(film.row.sha256)
+        yield film.row if first is None else with_answers(film.row, first)
 
 
 def _with_typicality(row: Score, card: ModelCard, answers: Answers, place: int) -> Score:
@@ -109,12 +110,11 @@ def _scored(row: Score, classifiers: list[Classifier], answers: list[Answers], p
     )
 
 
-def _finished(row: Score, first_by_hash: dict[str, Score]) -> Score:
-    first = first_by_hash[row.sha256]
-    return msgspec.structs.replace(
-        first,
-        image=row.image,
-        label=row.label,
-        patient=row.patient,
-        duplicate_of="" if first.image == row.image else first.image,
-    )
+def with_answers(row: Score, first: Score) -> Score:
+    """The row of a file that has the same bytes as one that was judged before."""
+    own = {name: getattr(row, name) for name in _OWN}
+    return msgspec.structs.replace(first, **own, duplicate_of="")
+
+
+_OWN = ("image", "label", "patient", "stamp")
+"""What a row says of the file itself, not of its content."""

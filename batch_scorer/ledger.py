@@ -1,8 +1,8 @@
 """Rows on disk: predictions.csv, predictions.parquet and run.json, which is written last.
 
-Every file is written under a temporary name and renamed, so that a reader sees a whole file or
-none; ``run.json`` marks a finished run. In the CSV a text cell that a spreadsheet would run as a
-formula gets a leading apostrophe; the Parquet file holds every name exactly.
+A reader sees a whole file or none, and ``run.json`` marks a finished run. In the CSV a text cell
+that a spreadsheet would run as a formula gets a leading apostrophe; the Parquet file holds every
+name exactly.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from batch_scorer.output import Output
     from batch_scorer.records import ModelUsed
 
 CSV_FILE = "predictions.csv"
@@ -33,44 +33,27 @@ FILMS_FOLDER = "films"
 _LAST_COLUMNS = (
     *("agreement", "spread", "duplicate_of", "width_px", "height_px", "patient", "sha256"),
 )
+_PROBABILITY = "probability_"
+_METHOD = b"cxr method"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def prepare_output(output: Path) -> None:
-    """Make the output folder and prove that it can be written.
-
-    Raises:
-        LedgerError: It cannot be made or written.
-    """
-    probe = output / ".write-test"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-        (output / FILMS_FOLDER).mkdir(exist_ok=True)
-    except OSError as exc:
-        raise LedgerError(
-            f"The output folder {output} cannot be written: {exc.strerror or exc}.",
-            "Choose another folder with -o, or change its permissions.",
-        ) from exc
+def withdraw_run(output: Output) -> None:
+    """Remove a run's marker, report and pictures, before its rows are replaced."""
+    output.remove(RUN_FILE, REPORT_FILE)
+    output.remove_folder(FILMS_FOLDER)
 
 
-def withdraw_run(output: Path) -> None:
-    """Remove an older run's marker, report and pictures, before its rows are replaced."""
-    for path in (output / RUN_FILE, output / REPORT_FILE, *(output / FILMS_FOLDER).glob("*.jpg")):
-        path.unlink(missing_ok=True)
+def thumbnail_name(row: Score) -> str:
+    """Where the small picture of a film lies below the results, if the report shows it."""
+    return f"{FILMS_FOLDER}/{row.sha256[:16]}.jpg"
 
 
-def thumbnail_path(output: Path, row: Score) -> Path:
-    """Where the small picture of a film lies, if the report shows it."""
-    return output / FILMS_FOLDER / f"{row.sha256[:16]}.jpg"
-
-
-def write_thumbnail(output: Path, row: Score, picture: Image.Image) -> None:
+def write_thumbnail(output: Output, row: Score, picture: Image.Image) -> None:
     """Write the small picture of a film."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
-    _write(thumbnail_path(output, row), buffer.getvalue())
+    output.write(thumbnail_name(row), buffer.getvalue())
 
 
 def columns(rows: Iterable[Score], models: Sequence[ModelUsed]) -> dict[str, list[Any]]:
@@ -91,7 +74,7 @@ def columns(rows: Iterable[Score], models: Sequence[ModelUsed]) -> dict[str, lis
         table[name] = [getattr(row, name) for row in rows]
     table["model"] = [names[0] if ok else "" for ok in scored]
     for index, name in enumerate(names):
-        table[f"probability_{name}"] = [
+        table[f"{_PROBABILITY}{name}"] = [
             row.probabilities[index] if ok else None for row, ok in zip(rows, scored, strict=True)
         ]
     for name in _LAST_COLUMNS:
@@ -99,61 +82,105 @@ def columns(rows: Iterable[Score], models: Sequence[ModelUsed]) -> dict[str, lis
     return table
 
 
-def write_rows(output: Path, rows: Sequence[Score], models: Sequence[ModelUsed]) -> tuple[str, str]:
-    """Write predictions.csv and predictions.parquet.
+def write_rows(
+    output: Output, rows: Sequence[Score], models: Sequence[ModelUsed], method: str = ""
+) -> tuple[str, str]:
+    """Write predictions.parquet and predictions.csv.
+
+    The Parquet file also holds each file's stamp, and the method in its metadata: a later run takes
+    rows over from it.
 
     Returns:
-        The SHA-256 of each.
+        The SHA-256 of the CSV file and of the Parquet file.
 
     Raises:
         LedgerError: The output cannot be written.
     """
     table = columns(rows, models)
+    exact = _as_parquet({**table, "stamp": [row.stamp for row in rows]}, method)
     data = _as_csv(table).encode("utf-8")
-    exact = _as_parquet(table)
-    _write(output / CSV_FILE, data)
-    _write(output / PARQUET_FILE, exact)
+    output.write(PARQUET_FILE, exact)
+    output.write(CSV_FILE, data)
     return hashlib.sha256(data).hexdigest(), hashlib.sha256(exact).hexdigest()
 
 
-def write_manifest(output: Path, manifest: RunManifest) -> None:
+def write_manifest(output: Output, manifest: RunManifest) -> None:
     """Write run.json, the mark of a finished run."""
-    _write(output / RUN_FILE, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    output.write(RUN_FILE, data + b"\n")
 
 
-def read_run(output: Path) -> tuple[RunManifest, list[Score]]:
+def read_manifest(output: Output) -> RunManifest | None:
+    """What run.json says, None where no run has finished here.
+
+    Raises:
+        LedgerError: It is there and is no run.json.
+    """
+    data = output.read(RUN_FILE)
+    if data is None:
+        return None
+    try:
+        return msgspec.json.decode(data, type=RunManifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise LedgerError(f"The run in {output.url} cannot be read: {exc}.") from exc
+
+
+def read_run(output: Output) -> tuple[RunManifest, list[Score]]:
     """Read a finished run back.
 
     Raises:
         LedgerError: There is no finished run, or its files do not belong together.
     """
+    manifest = read_manifest(output)
+    table, exact = output.read(CSV_FILE), output.read(PARQUET_FILE)
+    if manifest is None or table is None or exact is None:
+        missing = RUN_FILE if manifest is None else CSV_FILE if table is None else PARQUET_FILE
+        raise LedgerError(
+            f"Expected a finished run in {output.url}, found no {missing}.",
+            f"Make one with: cxr score IMAGES -o {output.url}",
+        )
+    for name, data, sha256 in (
+        (CSV_FILE, table, manifest.rows_sha256),
+        (PARQUET_FILE, exact, manifest.parquet_sha256),
+    ):
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise LedgerError(
+                f"{name} in {output.url} was changed after the run ended.", "Score the films again."
+            )
+    return manifest, _from_parquet(exact, output.url)[1]
+
+
+def read_rows(output: Output, method: str) -> list[Score]:
+    """The rows of a run by this method, whether it finished or was stopped while it ended.
+
+    Raises:
+        LedgerError: The Parquet file is damaged.
+    """
+    data = output.read(PARQUET_FILE)
+    if data is None:
+        return []
+    made_by, rows = _from_parquet(data, output.url)
+    return rows if made_by == method else []
+
+
+def _from_parquet(data: bytes, url: str) -> tuple[str, list[Score]]:
+    """The method and the rows of a Parquet file."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        manifest = msgspec.json.decode((output / RUN_FILE).read_bytes(), type=RunManifest)
-        expected = {CSV_FILE: manifest.rows_sha256, PARQUET_FILE: manifest.parquet_sha256}
-        for name, sha256 in expected.items():
-            if hashlib.sha256((output / name).read_bytes()).hexdigest() != sha256:
-                raise LedgerError(
-                    f"{name} in {output} was changed after the run ended.", "Score the films again."
-                )
-        records = pq.read_table(output / PARQUET_FILE).to_pylist()
-    except FileNotFoundError as exc:
-        raise LedgerError(
-            f"Expected a finished run in {output}, found no {Path(exc.filename).name}.",
-            f"Make one with: cxr score IMAGES -o {output}",
-        ) from exc
-    except (OSError, ValueError) as exc:
-        raise LedgerError(f"The run in {output} cannot be read: {exc}.") from exc
-    names = [model.name for model in manifest.models]
-    return manifest, [_as_score(record, names) for record in records]
+        table = pq.read_table(pa.BufferReader(data))
+        names = [name for name in table.column_names if name.startswith(_PROBABILITY)]
+        rows = [_as_score(record, names) for record in table.to_pylist()]
+    except (OSError, ValueError, KeyError) as exc:
+        raise LedgerError(f"The run in {url} cannot be read: {exc}.") from exc
+    return (table.schema.metadata or {}).get(_METHOD, b"").decode(), rows
 
 
 def _as_score(record: dict[str, Any], names: list[str]) -> Score:
-    probabilities = tuple(record[f"probability_{name}"] for name in names)
     known = {name: record[name] for name in Score.__struct_fields__ if name in record}
-    scored = record["status"] == "scored"
-    return Score(**{**known, "probabilities": probabilities if scored else ()})
+    answers = (record[name] for name in names) if record["status"] == "scored" else ()
+    return Score(**{**known, "probabilities": tuple(answers)})
 
 
 def _as_csv(table: dict[str, list[Any]]) -> str:
@@ -176,7 +203,7 @@ def _cell(value: Any) -> str:
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
-def _as_parquet(table: dict[str, list[Any]]) -> bytes:
+def _as_parquet(table: dict[str, list[Any]], method: str) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -200,16 +227,5 @@ def _as_parquet(table: dict[str, list[Any]]) -> bytes:
         for name, values in table.items()
     }
     buffer = io.BytesIO()
-    pq.write_table(pa.table(arrays), buffer)
+    pq.write_table(pa.table(arrays, metadata={_METHOD: method.encode()}), buffer)
     return buffer.getvalue()
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as exc:
-        raise LedgerError(
-            f"{path} cannot be written: {exc.strerror or exc}.", "Free some space or change -o."
-        ) from exc

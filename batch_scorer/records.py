@@ -32,13 +32,16 @@ class ImageRef(msgspec.Struct, frozen=True):
     """One file to score.
 
     ``key`` is its POSIX path relative to the root, printable as UTF-8. ``kind`` is "file", or
-    "other" for what the file system lists as something else (a pipe, a device, a link).
+    "other" for what the file system lists as something else (a pipe, a device, a link). ``stamp``
+    is what the listing says of the file's version (size and time, or an entity tag): while it stays
+    the same, so does the content; empty where the listing says nothing.
     """
 
     key: str
     path: str
     size_bytes: int = 0
     kind: str = "file"
+    stamp: str = ""
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -72,6 +75,7 @@ class Score(msgspec.Struct, frozen=True):
     height_px: int | None = None
     patient: str = ""
     sha256: str = ""
+    stamp: str = ""
 
     @property
     def probability(self) -> float:
@@ -113,7 +117,10 @@ class RunManifest(msgspec.Struct, frozen=True):
 
     ``listed`` files lay in the source; ``found`` of them were taken, fewer only with a limit.
     ``uncertain`` is None where the first model has no band, ``atypical`` (scored films only) where
-    it has no typicality.
+    it has no typicality. ``method`` names what decides an answer apart from the film: models,
+    decode version and options. ``reused`` rows were taken over from an earlier run by the same
+    method. ``shard`` is "2/10" where the run was one of ten shares, else empty, and ``taken``
+    counts the films of all ten.
     """
 
     run_id: str
@@ -146,6 +153,10 @@ class RunManifest(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     uncertain: int | None = None
     atypical: int | None = None
+    method: str = ""
+    reused: int = 0
+    shard: str = ""
+    taken: int = 0
 
     @property
     def clear(self) -> int:

@@ -1,62 +1,63 @@
 """score_batch(job): the one loop. source -> decode -> classify -> record.
 
-Threads read and decode ahead while ONNX Runtime works on the batch before. Nothing here prints or
-parses a command line: progress goes to a callback, the outcome is a ``RunManifest``.
+What was settled before is taken over; the rest goes through an engine, batch by batch, each batch
+kept in the journal before the next begins; at the end all rows are put in place at once. Nothing
+here prints or parses a command line: progress goes to a callback, the outcome is a ``RunManifest``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import onnxruntime as ort
-from PIL import Image
 
-from batch_scorer import __version__, ledger, metrics
-from batch_scorer.card import CLASSES
-from batch_scorer.classifier import Classifier
-from batch_scorer.decoding import DECODE_VERSION, decode_radiograph, measure_radiograph
-from batch_scorer.errors import ImageError, LedgerError, UsageError
-from batch_scorer.judgement import Film, judge_batch
+from batch_scorer import ledger
+from batch_scorer.classifier import Classifier, find_model
+from batch_scorer.commit import commit_run, name_copies
+from batch_scorer.decoding import DECODE_VERSION
+from batch_scorer.errors import Interrupted, LedgerError, UsageError
+from batch_scorer.journal import Journal
+from batch_scorer.output import open_output
+from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores
-from batch_scorer.records import BatchMetrics, ModelUsed, RunManifest, Score, patient_of
+from batch_scorer.records import ModelUsed
 from batch_scorer.source import open_source, read_labels
-from batch_scorer.triage import first_look
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
-    from batch_scorer.records import ImageRef
+    from batch_scorer.output import Output
+    from batch_scorer.records import RunManifest, Score
+    from batch_scorer.shards import Shard
     from batch_scorer.source import Source
 
     Progress = Callable[[int, int], None]
 
-THUMBNAIL_PX = 320
-"""Longest side of the pictures in the report."""
-PREFETCH_BATCHES = 4
-"""Decoded batches that may wait for the models; bounds the memory."""
+ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {"local": score_locally}
 
 
 @dataclass(frozen=True)
 class ScoreJob:
     """What to score, with which models, and where the results go.
 
-    ``labels`` is "folders", "none" or a CSV file; ``provider`` is "auto", "cpu" or "cuda";
-    ``threads`` is every core that this process may use unless given. ``keep_atypical`` scores also
-    what looks like no film that the first model knows.
+    ``images`` and ``output`` are paths or URLs. ``labels`` is "folders", "none" or a CSV file;
+    ``provider`` is "auto", "cpu" or "cuda"; ``threads`` is every core that this process may use
+    unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
+    ``shard`` takes one share of the films; its results lie in a folder of their own below
+    ``output``, for `merge_shards`.
     """
 
     images: str
-    output: Path
+    output: str
     models: tuple[str, ...]
     labels: str = "folders"
     provider: str = "auto"
@@ -64,71 +65,134 @@ class ScoreJob:
     threads: int | None = None
     limit: int | None = None
     keep_atypical: bool = False
+    shard: Shard | None = None
+    engine: str = "local"
+
+    @property
+    def place(self) -> Output:
+        """Where this job's own results lie."""
+        output = open_output(self.output)
+        return output.below(self.shard.folder) if self.shard else output
 
 
-def score_batch(job: ScoreJob, progress: Progress | None = None) -> RunManifest:
-    """Score every file of the source; write predictions, pictures for the report and run.json.
+def score_batch(
+    job: ScoreJob, progress: Progress | None = None, stop: Callable[[], bool] | None = None
+) -> RunManifest:
+    """Score every film of the source that has no row yet; put all rows in place.
 
     Args:
         job: What to do.
-        progress: Called with (files done, files found) after every batch.
+        progress: Called with (films settled, films found) after every batch.
+        stop: Asked after every batch; where it says yes, the run ends there, to be gone on with.
 
     Raises:
+        Interrupted: It was stopped. The same job goes on from there.
         CxrError: The run as a whole cannot go on. A single bad file never raises.
     """
     clock = _Clock()
+    plan = _plan(job)
+    finished = _finished(job, plan)
+    if finished:
+        plan.journal.clear()
+        return finished
+    plan.output.prepare()
     threads = job.threads or available_cores()
-    source = open_source(job.images, job.limit)
-    _check_apart(job, source)
-    ledger.prepare_output(job.output)
-    labels = read_labels(job.labels, source.refs)
     classifiers = [Classifier.load(name, job.provider, threads) for name in job.models]
     _check_names(classifiers)
-    models = [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers]
-    ledger.withdraw_run(job.output)
-    clock.lap("start")
-
-    rows: list[Score] = []
-    first_by_hash: dict[str, Score] = {}
-    films = _decode_ahead(
-        source, labels, sorted({c.card.size_px for c in classifiers}), threads, job.batch_size
-    )
-    while batch := list(islice(films, job.batch_size)):
-        rows.extend(judge_batch(batch, classifiers, first_by_hash, keep_atypical=job.keep_atypical))
-        if progress:
-            progress(len(rows), len(source.refs))
-    clock.lap("score")
-
-    rows_sha256, parquet_sha256 = ledger.write_rows(job.output, rows, models)
-    _write_thumbnails(job.output, source, rows, models[0].threshold)
-    scores = _batch_metrics(rows, models)
-    clock.lap("record")
-    manifest = RunManifest(
-        run_id=f"{clock.started:%Y%m%d-%H%M%S}-{rows_sha256[:6]}",
-        started=clock.started.isoformat(timespec="seconds"),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        **_counts(source, rows),
-        uncertain=sum(bool(row.uncertain) for row in rows) if models[0].card.band else None,
-        atypical=sum(bool(row.atypical) for row in rows if row.status == "scored")
-        if models[0].card.typicality
-        else None,
-        labels=job.labels,
-        models=models,
-        metrics=scores,
-        provider=classifiers[0].provider,
-        batch_size=job.batch_size,
+    have = {row.image for row in plan.rows}
+    work = Work(
+        source=plan.source,
+        refs=[ref for ref in plan.source.refs if ref.key not in have],
+        labels=plan.labels,
+        classifiers=classifiers,
+        known={row.sha256: row for row in plan.settled.values()},
         threads=threads,
-        seconds=clock.seconds,
-        images_per_second=round(len(rows) / max(clock.seconds["score"], 1e-3), 1),
-        rows_sha256=rows_sha256,
-        parquet_sha256=parquet_sha256,
-        version=__version__,
-        decode_version=DECODE_VERSION,
-        versions={"onnxruntime": ort.__version__}
-        | {name: version(name) for name in ("numpy", "pillow", "pydicom")},
+        batch_size=job.batch_size,
+        keep_atypical=job.keep_atypical,
     )
-    ledger.write_manifest(job.output, manifest)
+    clock.lap("start")
+    rows = list(plan.rows)
+    with closing(ENGINES[job.engine](work)) as batches:
+        for batch in batches:
+            plan.journal.add(batch)
+            rows += batch
+            _tell(len(rows), len(plan.source.refs), progress, stop)
+    clock.lap("score")
+    _check_closed(plan.source, rows)
+    manifest = commit_run(
+        plan.output,
+        None if job.shard else plan.source,
+        name_copies(rows),
+        [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers],
+        **_facts(job, plan, work, clock),
+    )
+    plan.journal.clear()
     return manifest
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is there to do, and what is done: ``rows`` of films that are still as they were."""
+
+    output: Output
+    source: Source
+    labels: dict[str, str]
+    taken: int
+    method: str
+    journal: Journal
+    settled: dict[str, Score]
+    rows: list[Score]
+
+
+def _plan(job: ScoreJob) -> _Plan:
+    output = job.place
+    source = open_source(job.images, job.limit)
+    _check_apart(job, source)
+    labels = read_labels(job.labels, source.refs)
+    taken = len(source.refs)
+    if job.shard:
+        source = replace(source, refs=tuple(r for r in source.refs if job.shard.holds(r.key)))
+    method = _name_method(job)
+    journal = Journal(output, method)
+    settled = _settled(output, journal)
+    rows = _taken_over(source, labels, settled)
+    return _Plan(output, source, labels, taken, method, journal, settled, rows)
+
+
+def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, Any]:
+    """What run.json says beside models, rows and counts."""
+    return {
+        "method": plan.method,
+        "started": clock.started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": plan.source.url,
+        "synthetic": plan.source.synthetic,
+        "listed": plan.source.listed,
+        "hidden": plan.source.hidden,
+        "labels": job.labels,
+        "provider": work.classifiers[0].provider,
+        "batch_size": work.batch_size,
+        "threads": work.threads,
+        "reused": len(plan.rows),
+        "shard": str(job.shard or ""),
+        "taken": plan.taken,
+        "seconds": clock.seconds,
+        "images_per_second": round(len(work.refs) / max(clock.seconds["score"], 1e-3), 1),
+        "versions": {"onnxruntime": ort.__version__}
+        | {name: version(name) for name in ("numpy", "pillow", "pydicom")},
+    }
+
+
+def _tell(
+    done: int, found: int, progress: Progress | None, stop: Callable[[], bool] | None
+) -> None:
+    if progress:
+        progress(done, found)
+    if stop and stop() and done < found:
+        raise Interrupted(
+            f"Interrupted: {done} of {found} films are done.",
+            "Run the same command again to go on.",
+        )
 
 
 class _Clock:
@@ -147,8 +211,15 @@ class _Clock:
 
 def _check_apart(job: ScoreJob, source: Source) -> None:
     """Results written among the films would be scored as films by the next run."""
-    output, folder = job.output.resolve(), Path(source.root).resolve()
-    if source.local and folder in (output, *output.parents):
+    output = open_output(job.output)
+    if output.filesystem != source.filesystem:
+        return
+    folder, place = (
+        (Path(source.root).resolve(), Path(output.root).resolve())
+        if source.local
+        else (Path(source.root), Path(output.root))
+    )
+    if folder in (place, *place.parents):
         raise UsageError(
             f"The output folder {job.output} lies inside the scored folder {source.url}.",
             "Choose one outside it with -o.",
@@ -162,95 +233,54 @@ def _check_names(classifiers: list[Classifier]) -> None:
         raise UsageError(f"Two models are named {twice[0]}: their columns would be mixed up.")
 
 
-def _decode_ahead(
-    source: Source, labels: dict[str, str], sizes_px: list[int], threads: int, batch_size: int
-) -> Iterator[Film]:
-    """Read and decode in threads, in order, at most a few batches ahead of the models."""
-
-    def decode(ref: ImageRef) -> Film:
-        return _decode(source, ref, labels.get(ref.key, ""), sizes_px)
-
-    refs = iter(source.refs)
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        waiting = deque(
-            pool.submit(decode, ref) for ref in islice(refs, PREFETCH_BATCHES * batch_size)
-        )
-        try:
-            while waiting:
-                film = waiting.popleft().result()
-                waiting.extend(pool.submit(decode, ref) for ref in islice(refs, 1))
-                yield film
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _decode(source: Source, ref: ImageRef, label: str, sizes_px: list[int]) -> Film:
-    row = Score(image=ref.key, status="scored", label=label, patient=patient_of(ref.key))
-    try:
-        data = source.read(ref)
-        row = msgspec.structs.replace(row, sha256=hashlib.sha256(data).hexdigest())
-        pixels = {size: decode_radiograph(data, size) for size in sizes_px}
-        width_px, height_px = measure_radiograph(data)
-    except ImageError as exc:
-        failed = msgspec.structs.replace(row, status=exc.status, reason=exc.code, detail=str(exc))
-        return Film(failed)
-    return Film(msgspec.structs.replace(row, width_px=width_px, height_px=height_px), pixels)
-
-
-def _write_thumbnails(output: Path, source: Source, rows: list[Score], threshold: float) -> None:
-    """Small pictures, at their own proportions, of the films that the report shows."""
-    shown = [row for group in first_look(rows, threshold).values() for row in group]
-    paths = {ref.key: ref for ref in source.refs}
-    for row in shown:
-        try:
-            pixels = decode_radiograph(source.read(paths[row.image]), THUMBNAIL_PX)
-        except ImageError:  # gone since it was scored: the report says that its picture is missing
-            continue
-        width_px, height_px = row.width_px or 1, row.height_px or 1
-        scale = THUMBNAIL_PX / max(width_px, height_px)
-        size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
-        picture = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
-        ledger.write_thumbnail(output, row, picture)
-
-
-def _batch_metrics(rows: list[Score], models: list[ModelUsed]) -> list[BatchMetrics]:
-    labelled = [row for row in rows if row.status == "scored" and row.label]
-    if not labelled:
-        return []
-    truth = [CLASSES.index(row.label) for row in labelled]
-    patients = [row.patient or row.sha256 for row in labelled]  # copies of a film are no new films
-    result = []
-    for index, model in enumerate(models):
-        answers = [row.probabilities[index] for row in labelled]
-        result.append(
-            BatchMetrics(
-                model=model.name,
-                films=len(labelled),
-                pneumonia=sum(truth),
-                metrics=metrics.evaluate(truth, answers, model.threshold, patients),
-                confusion=metrics.confusion(truth, answers, model.threshold),
-                roc=metrics.roc_points(truth, answers),
-            )
-        )
-    return result
-
-
-def _counts(source: Source, rows: list[Score]) -> dict[str, Any]:
-    """What was found and what became of it. The three outcomes must add up."""
-    by_status = Counter(row.status for row in rows)
-    if by_status.total() != len(source.refs):
-        raise LedgerError(f"{len(source.refs)} files were found, {by_status.total()} have a row.")
-    return {
-        "source": source.url,
-        "synthetic": source.synthetic,
-        "listed": source.listed,
-        "found": len(source.refs),
-        "scored": by_status["scored"],
-        "rejected": by_status["rejected"],
-        "failed": by_status["failed"],
-        "flagged": sum(row.prediction == CLASSES[1] for row in rows),
-        "duplicates": sum(bool(row.duplicate_of) for row in rows),
-        "hidden": source.hidden,
-        "reasons": dict(sorted(Counter(row.reason for row in rows if row.reason).items())),
-        "labelled": sum(bool(row.label) for row in rows if row.status == "scored"),
+def _name_method(job: ScoreJob) -> str:
+    """A short hash of all that decides an answer apart from the film."""
+    deciding = {
+        "models": [hashlib.sha256(find_model(m).read_bytes()).hexdigest() for m in job.models],
+        "decode_version": DECODE_VERSION,
+        "keep_atypical": job.keep_atypical,
     }
+    return hashlib.sha256(msgspec.json.encode(deciding, order="sorted")).hexdigest()[:16]
+
+
+def _settled(output: Output, journal: Journal) -> dict[str, Score]:
+    """Rows of earlier runs by the same method, by image. What failed is tried again."""
+    rows = [*ledger.read_rows(output, journal.method), *journal.read()]
+    return {row.image: row for row in rows if row.status != "failed"}
+
+
+def _taken_over(source: Source, labels: dict[str, str], settled: dict[str, Score]) -> list[Score]:
+    """The settled rows of the films that are still the same, as their stamps say."""
+    rows = []
+    for ref in source.refs:
+        row = settled.get(ref.key)
+        if row and ref.stamp and row.stamp == ref.stamp:
+            label = labels.get(ref.key, "")
+            rows.append(msgspec.structs.replace(row, label=label))
+    return rows
+
+
+def _finished(job: ScoreJob, plan: _Plan) -> RunManifest | None:
+    """The finished run that this job would only repeat, if there is one."""
+    source, rows = plan.source, plan.rows
+    old = ledger.read_manifest(plan.output) if len(rows) == len(source.refs) else None
+    if old is None:
+        return None
+    asked = (plan.method, source.url, job.labels, source.listed, source.hidden, len(rows))
+    if asked != (old.method, old.source, old.labels, old.listed, old.hidden, old.found):
+        return None
+    try:
+        _, old_rows = ledger.read_run(plan.output)
+    except LedgerError:  # its rows are not those that it wrote: they are put in place again
+        return None
+    return old if old_rows == name_copies(rows) else None
+
+
+def _check_closed(source: Source, rows: list[Score]) -> None:
+    """Each file found has one row, no other has."""
+    found = {ref.key for ref in source.refs}
+    if len(rows) != len(found) or {row.image for row in rows} != found:
+        raise LedgerError(
+            f"{len(found)} files were found, {len(rows)} rows were written for "
+            f"{len({row.image for row in rows})} of them."
+        )

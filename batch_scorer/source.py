@@ -13,19 +13,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
-
 from batch_scorer.card import CLASSES
 from batch_scorer.errors import (
-    MissingPackage,
     SourceError,
     TooLarge,
     Unreadable,
-    UsageError,
 )
 from batch_scorer.records import ImageRef
+from batch_scorer.storage import is_local, open_filesystem
 
-EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"}
 LABEL_WORDS = {"NORMAL": "NORMAL", "0": "NORMAL", "PNEUMONIA": "PNEUMONIA", "1": "PNEUMONIA"}
 SYNTHETIC_MARKER = "SYNTHETIC.txt"
 MAX_FILE_BYTES = 500_000_000
@@ -51,7 +47,7 @@ class Source:
     @property
     def local(self) -> bool:
         """Whether the films lie on this machine."""
-        return _is_local(self.filesystem)
+        return is_local(self.filesystem)
 
     def read(self, ref: ImageRef) -> bytes:
         """Read one whole file.
@@ -86,7 +82,7 @@ def open_source(url: str, limit: int | None = None) -> Source:
         SourceError: It is not there, cannot be listed in full, or holds no file.
         MissingPackage: The cloud's file system is not installed.
     """
-    filesystem, root = _filesystem(url)
+    filesystem, root = open_filesystem(url)
     entries, single = _list(filesystem, root, url)
     base = root.rsplit("/", 1)[0] if single else root.rstrip("/")
     found = {_key(path, base): (path, info) for path, info in entries.items()}
@@ -119,7 +115,7 @@ def _list(filesystem: Any, root: str, url: str) -> tuple[dict[str, Any], bool]:
             raise SourceError(f"Expected films at {url}, found nothing there.", "Check the path.")
         if filesystem.isfile(root):
             return {root: filesystem.info(root)}, True
-        if _is_local(filesystem):
+        if is_local(filesystem):
             _check_readable(root)
         return filesystem.find(root, detail=True), False
     except OSError as exc:
@@ -140,13 +136,18 @@ def _check_readable(root: str) -> None:
         pass
 
 
-def _is_local(filesystem: Any) -> bool:
-    protocol = filesystem.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
-
-
 def _ref(key: str, path: str, info: dict[str, Any]) -> ImageRef:
-    return ImageRef(key, path, int(info.get("size") or 0), str(info.get("type") or "file"))
+    size_bytes = int(info.get("size") or 0)
+    kind = str(info.get("type") or "file")
+    return ImageRef(key, path, size_bytes, kind, _stamp(size_bytes, info))
+
+
+def _stamp(size_bytes: int, info: dict[str, Any]) -> str:
+    """What a listing says of a file's version, empty where it says nothing but the size."""
+    for name in ("ETag", "etag", "md5", "mtime", "created", "last_modified", "LastModified"):
+        if info.get(name):
+            return f"{size_bytes} {name} {info[name]}"
+    return ""
 
 
 def _marker_places(base: str) -> list[str]:
@@ -183,7 +184,7 @@ def read_labels(labels: str, refs: tuple[ImageRef, ...]) -> dict[str, str]:
 
 
 def _read_label_file(url: str, keys: set[str]) -> dict[str, str]:
-    filesystem, path = _filesystem(url)
+    filesystem, path = open_filesystem(url)
     try:
         text = filesystem.cat_file(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
@@ -218,21 +219,6 @@ def _read_label_file(url: str, keys: set[str]) -> dict[str, str]:
             f"The column image holds paths relative to the scored folder, such as {min(keys)}.",
         )
     return matched
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    if not url.strip():
-        raise UsageError("Expected a folder, a URL or a file, found an empty name.")
-    try:
-        filesystem, root = fsspec.core.url_to_fs(url)
-    except ImportError as exc:
-        protocol = url.split(":", 1)[0]
-        extra = EXTRAS.get(protocol)
-        hint = f'Install it with: pip install "cxr-batch[{extra}]"' if extra else str(exc)
-        raise MissingPackage(f"{protocol} support is missing.", hint) from exc
-    except ValueError as exc:
-        raise UsageError(f"{url} is no path or URL that can be read: {exc}.") from exc
-    return filesystem, root
 
 
 def _key(path: str, base: str) -> str:

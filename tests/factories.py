@@ -28,6 +28,7 @@ from batch_scorer.card import (
 )
 from batch_scorer.comparison import Comparison, PairedDifference
 from batch_scorer.decoding import DECODE_VERSION
+from batch_scorer.output import open_output
 from batch_scorer.records import BatchMetrics, ModelUsed, RunManifest, Score, patient_of
 from batch_scorer.triage import first_look
 
@@ -338,17 +339,17 @@ def write_run(
     output: Path, rows: Sequence[Score], models: Sequence[ModelUsed], **changes: Any
 ) -> RunManifest:
     """A finished run on disk: rows, pictures, manifest."""
-    output.mkdir(parents=True, exist_ok=True)
-    rows_sha256, parquet_sha256 = ledger.write_rows(output, rows, models)
-    (output / ledger.FILMS_FOLDER).mkdir(exist_ok=True)
+    place = open_output(output)
+    place.prepare()
+    rows_sha256, parquet_sha256 = ledger.write_rows(place, rows, models)
     for index, row in enumerate(
         row for group in first_look(rows, models[0].threshold).values() for row in group
     ):
-        draw_film(index).save(ledger.thumbnail_path(output, row), quality=85)
+        ledger.write_thumbnail(place, row, draw_film(index))
     manifest = make_manifest(
         rows, models, rows_sha256=rows_sha256, parquet_sha256=parquet_sha256, **changes
     )
-    ledger.write_manifest(output, manifest)
+    ledger.write_manifest(place, manifest)
     return manifest
 
 

@@ -10,6 +10,7 @@ complains about fails the report.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import re
 from contextlib import contextmanager
@@ -20,15 +21,17 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from batch_scorer import ledger
 from batch_scorer.errors import ReportError
+from batch_scorer.output import open_output
 from batch_scorer.report import figures
 from batch_scorer.report.facts import build_facts
 from batch_scorer.report.templates import open_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+    from os import PathLike
     from types import ModuleType
 
+    from batch_scorer.output import Output
     from batch_scorer.records import RunManifest
     from batch_scorer.report.facts import ReportFacts
     from batch_scorer.report.performance import Performance
@@ -49,19 +52,20 @@ _PACKAGED = {
 }
 
 
-def render_report(output: Path) -> Path:
-    """Draw ``report.pdf`` of the finished run in ``output``.
+def render_report(url: str | PathLike[str]) -> str:
+    """Draw ``report.pdf`` of the finished run in a folder.
 
     Args:
-        output: A folder with run.json, the predictions, and films/ with the pictures to show.
+        url: Where run.json, the predictions, and films/ with the pictures to show are.
 
     Returns:
-        The path of the PDF.
+        Where the PDF is.
 
     Raises:
         LedgerError: There is no finished run.
         ReportError: Pango is missing, something in the page is wrong, or the disk is full.
     """
+    output = open_output(url)
     manifest, rows = ledger.read_run(output)
     facts = build_facts(manifest, rows)
     pictures = _find_pictures(output, facts)
@@ -70,17 +74,8 @@ def render_report(output: Path) -> Path:
         {**_draw_figures(manifest, facts), **pictures},
         hashlib.sha256(f"{manifest.run_id} {manifest.rows_sha256}".encode()).digest()[:16],
     )
-    path = output / ledger.REPORT_FILE
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(pdf)
-        partial.replace(path)
-    except OSError as exc:
-        raise ReportError(
-            f"{path} cannot be written: {exc.strerror or exc}.",
-            "Free some space, or close the file.",
-        ) from exc
-    return path
+    output.write(ledger.REPORT_FILE, pdf)
+    return f"{output.url}/{ledger.REPORT_FILE}"
 
 
 def missing_system_library() -> str | None:
@@ -104,20 +99,21 @@ def _import_weasyprint() -> ModuleType:
     return module
 
 
-def _find_pictures(output: Path, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
+def _find_pictures(output: Output, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
     """The pictures that exist and can be opened, by the stem of their name."""
-    folder = (output / ledger.FILMS_FOLDER).resolve()
     found = {}
     for film in (film for row in facts.gallery for part in row for film in part.films):
-        path = (folder / f"{film.picture}.jpg").resolve()
-        if _THUMBNAIL_NAME.fullmatch(film.picture) and path.parent == folder and _is_jpeg(path):
-            found[film.picture] = (path.read_bytes(), "image/jpeg")
+        if not _THUMBNAIL_NAME.fullmatch(film.picture):
+            continue
+        data = output.read(f"{ledger.FILMS_FOLDER}/{film.picture}.jpg")
+        if data is not None and _is_jpeg(data):
+            found[film.picture] = (data, "image/jpeg")
     return found
 
 
-def _is_jpeg(path: Path) -> bool:
+def _is_jpeg(data: bytes) -> bool:
     try:
-        with Image.open(path, formats=("JPEG",)):
+        with Image.open(io.BytesIO(data), formats=("JPEG",)):
             return True
     except (OSError, UnidentifiedImageError):
         return False

@@ -152,7 +152,8 @@ def test_interrupting_a_run_is_exit_75_and_leaves_no_finished_run(tmp_path, tiny
         run.send_signal(kind)
         error = run.communicate(timeout=60)[1]
     assert run.returncode == 75
-    assert error.strip() == "Interrupted. Run the same command again."
+    assert error.startswith("\nFinishing this batch; once more stops at once.\n")
+    assert re.search(r"Interrupted: \d+ of 20000 films are done. Run the same command again", error)
     assert not (tmp_path / "out" / "run.json").exists()
 
 

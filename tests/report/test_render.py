@@ -7,7 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pikepdf
@@ -18,6 +19,7 @@ from PIL import ImageFile
 from batch_scorer import ledger
 from batch_scorer.errors import LedgerError, ReportError
 from batch_scorer.metrics import Confusion
+from batch_scorer.output import open_output
 from batch_scorer.records import Score
 from batch_scorer.report import render
 from batch_scorer.report.figures import draw_confusion
@@ -30,9 +32,6 @@ from tests.factories import (
     make_unscored,
     write_run,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HOSTILE_NAMES = (
     "<b>bold</b>\"'&.jpg",
@@ -48,7 +47,7 @@ HOSTILE_NAMES = (
 )
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path | str) -> str:
     """The text of a PDF as a reader extracts it, page breaks as form feeds, lines joined."""
     with pypdfium2.PdfDocument(path) as pdf:
         pages = [page.get_textpage().get_text_bounded() for page in pdf]
@@ -78,7 +77,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = make_rows(models) + make_unscored(2)
     rows.append(msgspec.structs.replace(rows[0], image="zz-copy.jpeg", duplicate_of=rows[0].image))
     write_run(output, rows, models, synthetic=True)
-    assert render.render_report(output) == output / "report.pdf"
+    assert render.render_report(output) == str(output / "report.pdf")
     return output
 
 
@@ -122,7 +121,7 @@ def test_every_page_has_its_footer(run: Path) -> None:
 
 
 def test_page_one_answers_alone(run: Path) -> None:
-    manifest, _ = ledger.read_run(run)
+    manifest, _ = ledger.read_run(open_output(run))
     page = read_text(run / "report.pdf").split("\f")[0]
     assert f"{manifest.flagged} of 22 scored films were flagged" in page
     for part in (
@@ -154,13 +153,10 @@ def test_the_sections_come_in_their_order(run: Path) -> None:
 
 def test_the_same_run_gives_the_same_bytes_anywhere(run: Path, tmp_path: Path) -> None:
     first = (run / "report.pdf").read_bytes()
-    assert render.render_report(run).read_bytes() == first
+    assert Path(render.render_report(run)).read_bytes() == first
     moved = shutil.copytree(run, tmp_path / "moved")
     (moved / "report.pdf").unlink()
-    code = (
-        "from pathlib import Path; from batch_scorer.report.render import render_report; "
-        f"render_report(Path({str(moved)!r}))"
-    )
+    code = f"from batch_scorer.report.render import render_report; render_report({str(moved)!r})"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (moved / "report.pdf").read_bytes() == first
     assert str(moved).encode() not in first
@@ -173,11 +169,10 @@ def test_no_unfinished_file_is_left(run: Path) -> None:
 def test_pillow_still_refuses_truncated_films(run: Path) -> None:
     code = (
         "from PIL import ImageFile\n"
-        "from pathlib import Path\n"
         "from batch_scorer.report.render import render_report\n"
         "import sys\n"
         "assert 'weasyprint' not in sys.modules\n"
-        f"render_report(Path({str(run)!r}))\n"
+        f"render_report({str(run)!r})\n"
         "assert 'weasyprint' in sys.modules\n"
         "assert ImageFile.LOAD_TRUNCATED_IMAGES is False\n"
     )

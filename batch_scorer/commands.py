@@ -1,0 +1,217 @@
+"""cxr score, cxr merge and cxr report: options -> job -> one call -> exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from tqdm import tqdm
+
+    from batch_scorer.records import BatchMetrics, RunManifest
+
+log = logging.getLogger("cxr")
+
+
+@click.command(epilog="Example: cxr score my-xrays -o out --model all --labels none")
+@click.argument("images")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FOLDER|URL",
+    help="Place for predictions.csv, predictions.parquet, run.json and report.pdf.",
+)
+@click.option(
+    "--model",
+    multiple=True,
+    default=("vgg16",),
+    show_default=True,
+    metavar="NAME|PATH|all",
+    help="May be repeated; the first decides. See `cxr models`.",
+)
+@click.option(
+    "--labels",
+    default="folders",
+    show_default=True,
+    metavar="folders|none|CSV",
+    help="Reference standard: parent folders NORMAL and PNEUMONIA, or columns image and label.",
+)
+@click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the models run. One that is asked for and not there is an error.",
+)
+@click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
+@click.option(
+    "--threads", type=click.IntRange(1), help="Default: every core that this process may use."
+)
+@click.option("--limit", type=click.IntRange(1), help="Score only the first so many files.")
+@click.option(
+    "--keep-atypical",
+    is_flag=True,
+    help="Score also what does not look like the films the model knows, instead of rejecting it.",
+)
+@click.option(
+    "--shard",
+    metavar="I/N|auto",
+    help="Score one of N shares, 1/N to N/N, for `cxr merge`; auto asks the platform.",
+)
+@click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
+def score(report: bool, **options: Any) -> int:
+    """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
+
+    Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
+    2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
+    """
+    from batch_scorer.runner import ScoreJob, score_batch
+    from batch_scorer.shards import read_shard
+
+    shard = options.pop("shard")
+    job = ScoreJob(
+        models=_expand(options.pop("model")),
+        shard=read_shard(shard, os.environ) if shard else None,
+        **options,
+    )
+    with _Progress() as progress, _Stop() as stop:
+        manifest = score_batch(job, progress, stop)
+    return _conclude(job.place.url, manifest, report=report and not job.shard)
+
+
+@click.command(epilog="Example: cxr merge out")
+@click.argument("output", metavar="FOLDER|URL")
+@click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
+def merge(output: str, report: bool) -> int:
+    """Join the shards in OUTPUT, the place that was given to `cxr score --shard`.
+
+    The rows are those of a run without shards. A shard that is missing is named, and nothing is
+    written. Exit codes as for `cxr score`.
+    """
+    from batch_scorer.merge import merge_shards
+
+    return _conclude(output, merge_shards(output), report=report)
+
+
+@click.command(epilog="Example: cxr report out")
+@click.argument("output", metavar="FOLDER|URL")
+def report(output: str) -> int:
+    """Draw report.pdf again from the finished run in OUTPUT."""
+    from batch_scorer.report.render import render_report
+
+    click.echo(f"Report    {render_report(output)}")
+    return EXIT_OK
+
+
+def _conclude(output: str, manifest: RunManifest, *, report: bool) -> int:
+    """Say what came of a run, draw its report, and choose the exit code."""
+    from batch_scorer.ledger import CSV_FILE, REPORT_FILE
+    from batch_scorer.output import open_output
+
+    _print_summary(manifest)
+    click.echo(f"Rows      {output}/{CSV_FILE}")
+    if report:
+        if open_output(output).read(REPORT_FILE) is None:  # a new run has withdrawn the older one
+            from batch_scorer.report.render import render_report
+
+            render_report(output)
+        click.echo(f"Report    {output}/{REPORT_FILE}")
+    return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
+
+
+class _Stop:
+    """Whether a signal asked to stop: the first lets the batch be finished, a second does not."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+        return self
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            signal.default_int_handler(number, frame)
+        self._asked = True
+        os.write(sys.stderr.fileno(), b"\nFinishing this batch; once more stops at once.\n")
+
+
+class _Progress:
+    """A bar with rate and time left on a terminal, a log line now and then elsewhere."""
+
+    LINE_EVERY_S = 30
+
+    def __enter__(self) -> Self:
+        self._bar: tqdm[Any] | None = None
+        self._last_line = time.monotonic()
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            if self._bar is None:
+                from tqdm import tqdm
+
+                self._bar = tqdm(total=total, unit="film", desc="Scoring", leave=False)
+            self._bar.update(done - self._bar.n)
+        elif done == total or time.monotonic() - self._last_line > self.LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            log.info("scored %d of %d films", done, total)
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _expand(models: tuple[str, ...]) -> tuple[str, ...]:
+    from batch_scorer.classifier import bundled_names
+
+    names = [name for model in models for name in (bundled_names() if model == "all" else [model])]
+    return tuple(dict.fromkeys(names))
+
+
+def _print_summary(manifest: RunManifest) -> None:
+    synthetic = " synthetic" if manifest.synthetic else ""
+    click.echo(
+        f"Films     {manifest.found}{synthetic}: {manifest.flagged} flagged, "
+        f"{manifest.clear} clear, {manifest.not_scored} not scored"
+        + ("" if manifest.uncertain is None else f", {manifest.uncertain} uncertain")
+        + ("" if manifest.atypical is None else f", {manifest.atypical} atypical")
+        + "".join(f", {n} {reason}" for reason, n in manifest.reasons.items())
+    )
+    if manifest.reused:
+        click.echo(
+            f"Reused    {manifest.reused} rows of an earlier run, "
+            f"{manifest.found - manifest.reused} films scored now"
+        )
+    names = " ".join(f"{model.name} {model.sha256[:12]}" for model in manifest.models)
+    click.echo(f"Models    {names} on {manifest.provider}, {manifest.images_per_second} films/s")
+    scores = " · ".join(
+        f"{part.model} accuracy {_shown(part, 'accuracy')} AUC {_shown(part, 'auc')}"
+        for part in manifest.metrics
+    )
+    click.echo(f"Labels    {manifest.labelled} films with a label{': ' if scores else ''}{scores}")
+
+
+def _shown(part: BatchMetrics, name: str) -> str:
+    value = part.metrics[name].value
+    return "undefined" if value is None else f"{value:.3f}"

@@ -1,0 +1,145 @@
+"""Put a run's rows in place; what it does not carry on is kept, and the mark of the end comes last.
+
+A process may die between any two lines of ``commit_run``: the next run by the same method finds
+every row, either here or in the journal, and puts them in place again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from batch_scorer import __version__, ledger, metrics
+from batch_scorer.card import CLASSES
+from batch_scorer.decoding import DECODE_VERSION
+from batch_scorer.pictures import write_pictures
+from batch_scorer.records import BatchMetrics, RunManifest, Score
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batch_scorer.output import Output
+    from batch_scorer.records import ModelUsed
+    from batch_scorer.source import Source
+
+EARLIER_FOLDER = "earlier"
+"""Where runs lie whose rows a later run does not carry on."""
+_RUN_FILES = (ledger.CSV_FILE, ledger.PARQUET_FILE, ledger.REPORT_FILE, ledger.RUN_FILE)
+
+
+def commit_run(
+    output: Output,
+    films: Source | None,
+    rows: Sequence[Score],
+    models: list[ModelUsed],
+    **facts: Any,
+) -> RunManifest:
+    """Write rows, pictures and at last run.json.
+
+    Args:
+        output: Where they go.
+        films: Where the pictures of the report come from; without it there are none.
+        rows: One per film found, in the order of the files.
+        models: The first one decides.
+        facts: What else ``RunManifest`` says and the rows do not.
+
+    Raises:
+        LedgerError: The output cannot be written. Run again: nothing that was settled is lost.
+    """
+    since = time.perf_counter()
+    method = facts["method"]
+    _keep_earlier(output, rows, method)
+    ledger.withdraw_run(output)
+    rows_sha256, parquet_sha256 = ledger.write_rows(output, rows, models, method)
+    if films:
+        write_pictures(output, films, rows, models[0].threshold)
+    manifest = RunManifest(
+        run_id=f"{_compact(facts['started'])}-{rows_sha256[:6]}",
+        models=models,
+        metrics=_batch_metrics(rows, models),
+        rows_sha256=rows_sha256,
+        parquet_sha256=parquet_sha256,
+        version=__version__,
+        decode_version=DECODE_VERSION,
+        **_counts(rows, models[0]),
+        **facts | {"seconds": facts["seconds"] | {"record": _seconds(since)}},
+    )
+    ledger.write_manifest(output, manifest)
+    return manifest
+
+
+def name_copies(rows: Sequence[Score]) -> list[Score]:
+    """The rows in the order of the files, each byte-identical copy naming its first."""
+    first: dict[str, str] = {}
+    named = []
+    for row in sorted(rows, key=lambda row: row.image):
+        original = first.setdefault(row.sha256, row.image) if row.sha256 else row.image
+        same = "" if original == row.image else original
+        named.append(msgspec.structs.replace(row, duplicate_of=same))
+    return named
+
+
+def _keep_earlier(output: Output, rows: Sequence[Score], method: str) -> None:
+    """Keep a copy of a finished run that holds rows which this one does not carry on."""
+    old = ledger.read_manifest(output)
+    if old is None:
+        return
+    carried = {row.image for row in rows} if old.method == method else set()
+    if all(row.image in carried for row in ledger.read_rows(output, old.method)):
+        return
+    for name in _RUN_FILES:
+        data = output.read(name)
+        if data is not None:
+            output.write(f"{EARLIER_FOLDER}/{old.run_id}/{name}", data)
+
+
+def _seconds(since: float) -> float:
+    return round(time.perf_counter() - since, 3)
+
+
+def _compact(started: str) -> str:
+    """20260102-030405 for 2026-01-02T03:04:05+00:00."""
+    return started[:19].replace("-", "").replace(":", "").replace("T", "-")
+
+
+def _batch_metrics(rows: Sequence[Score], models: list[ModelUsed]) -> list[BatchMetrics]:
+    labelled = [row for row in rows if row.status == "scored" and row.label]
+    if not labelled:
+        return []
+    truth = [CLASSES.index(row.label) for row in labelled]
+    patients = [row.patient or row.sha256 for row in labelled]  # copies of a film are no new films
+    result = []
+    for index, model in enumerate(models):
+        answers = [row.probabilities[index] for row in labelled]
+        result.append(
+            BatchMetrics(
+                model=model.name,
+                films=len(labelled),
+                pneumonia=sum(truth),
+                metrics=metrics.evaluate(truth, answers, model.threshold, patients),
+                confusion=metrics.confusion(truth, answers, model.threshold),
+                roc=metrics.roc_points(truth, answers),
+            )
+        )
+    return result
+
+
+def _counts(rows: Sequence[Score], model: ModelUsed) -> dict[str, Any]:
+    """What became of the files."""
+    scored = [row for row in rows if row.status == "scored"]
+    by_status = Counter(row.status for row in rows)
+    return {
+        "found": len(rows),
+        "scored": len(scored),
+        "rejected": by_status["rejected"],
+        "failed": by_status["failed"],
+        "flagged": sum(row.prediction == CLASSES[1] for row in scored),
+        "duplicates": sum(bool(row.duplicate_of) for row in scored),
+        "uncertain": sum(bool(row.uncertain) for row in scored) if model.card.band else None,
+        "atypical": sum(bool(row.atypical) for row in scored) if model.card.typicality else None,
+        "reasons": dict(sorted(Counter(row.reason for row in rows if row.reason).items())),
+        "labelled": sum(bool(row.label) for row in scored),
+    }

@@ -1,0 +1,146 @@
+"""Join the shards of a run. A shard that is missing, or of another run, is named and refused."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from batch_scorer import ledger
+from batch_scorer.commit import commit_run, name_copies
+from batch_scorer.errors import CxrError, LedgerError
+from batch_scorer.output import open_output
+from batch_scorer.shards import SHARDS_FOLDER, Shard
+from batch_scorer.source import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batch_scorer.output import Output
+    from batch_scorer.records import RunManifest, Score
+    from batch_scorer.source import Source
+
+_FOLDER = re.compile(rf"(?:^|/){SHARDS_FOLDER}/(\d+)-of-(\d+)/")
+_SAME = {
+    "method": "models or options",
+    "source": "the scored folder",
+    "labels": "--labels",
+    "version": "the version of cxr-batch",
+}
+"""What must be the same in every shard, and what to call it."""
+
+
+def merge_shards(output: str) -> RunManifest:
+    """Put the rows of all shards together, as one run over the whole source would have.
+
+    Args:
+        output: The folder that was given to every shard.
+
+    Raises:
+        LedgerError: A shard is missing or does not belong to the others, or cannot be read.
+    """
+    place = open_output(output)
+    shards = [_read_shard(place, shard) for shard in _find_shards(place)]
+    manifests = [manifest for manifest, _ in shards]
+    _check_same(manifests, output)
+    rows = name_copies([row for _, rows in shards for row in rows])
+    _check_accounts(manifests, rows)
+    first = manifests[0]
+    return commit_run(
+        place,
+        _reachable(first.source),
+        rows,
+        first.models,
+        **{name: getattr(first, name) for name in _TAKEN_FROM_FIRST},
+        started=min(m.started for m in manifests),
+        finished=max(m.finished for m in manifests),
+        listed=max(m.listed for m in manifests),
+        hidden=max(m.hidden for m in manifests),
+        taken=len(rows),
+        reused=sum(m.reused for m in manifests),
+        provider=", ".join(sorted({m.provider for m in manifests})),
+        seconds={name: round(sum(m.seconds[name] for m in manifests), 3) for name in first.seconds},
+        images_per_second=round(sum(m.images_per_second for m in manifests), 1),
+    )
+
+
+_TAKEN_FROM_FIRST = (
+    *("method", "source", "synthetic", "labels", "batch_size", "threads", "versions"),
+)
+
+
+def listings_differ(manifests: Sequence[RunManifest]) -> bool:
+    """Whether files came or went between one shard's listing and another's."""
+    return len({(m.listed, m.hidden, m.taken) for m in manifests}) > 1
+
+
+def _find_shards(place: Output) -> list[Shard]:
+    """The finished shards, all of them.
+
+    Raises:
+        LedgerError: There are none, or some are missing.
+    """
+    found = {
+        Shard(int(match[1]), int(match[2]))
+        for name in place.names(SHARDS_FOLDER)
+        if (match := _FOLDER.search(name))
+        and name.endswith(f"/{ledger.RUN_FILE}")
+        and "/" not in name[match.end() :]
+    }
+    if not found:
+        raise LedgerError(
+            f"Expected shards in {place.url}/{SHARDS_FOLDER}, found no finished one.",
+            f"Make them with: cxr score IMAGES -o {place.url} --shard 1/2 (then 2/2)",
+        )
+    counts = sorted({shard.count for shard in found})
+    if len(counts) > 1:
+        raise LedgerError(
+            f"Expected the shards of one run in {place.url}/{SHARDS_FOLDER}, found shards of "
+            f"{' and of '.join(map(str, counts))}.",
+            "Remove the folders that are not of this run.",
+        )
+    expected = [Shard(number, counts[0]) for number in range(1, counts[0] + 1)]
+    missing = [str(shard) for shard in expected if shard not in found]
+    if missing:
+        raise LedgerError(
+            f"Expected {counts[0]} finished shards in {place.url}/{SHARDS_FOLDER}, "
+            f"found {len(found)}: missing {', '.join(missing[:20])}"
+            + (f" and {len(missing) - 20} more." if len(missing) > 20 else "."),  # noqa: PLR2004
+            f"Run each again with: cxr score IMAGES -o {place.url} --shard {missing[0]}",
+        )
+    return expected
+
+
+def _read_shard(place: Output, shard: Shard) -> tuple[RunManifest, list[Score]]:
+    return ledger.read_run(place.below(shard.folder))
+
+
+def _check_same(manifests: list[RunManifest], url: str) -> None:
+    for name, meaning in _SAME.items():
+        first = manifests[0]
+        for other in manifests[1:]:
+            if getattr(other, name) != getattr(first, name):
+                raise LedgerError(
+                    f"The shards in {url} are not of one run: {meaning} of shard {other.shard} "
+                    f"differ from those of shard {first.shard}.",
+                    f"Run shard {other.shard} again as the others were.",
+                )
+
+
+def _check_accounts(manifests: list[RunManifest], rows: Sequence[Score]) -> None:
+    """No film in two shards, and none in a shard that is not its own."""
+    if len({row.image for row in rows}) != len(rows):
+        raise LedgerError("A film has a row in two shards.", "Run all shards again.")
+    first = manifests[0]
+    if not listings_differ(manifests) and len(rows) != first.taken:
+        raise LedgerError(
+            f"{first.taken} films were taken, the shards hold rows of {len(rows)}.",
+            "Run all shards again.",
+        )
+
+
+def _reachable(url: str) -> Source | None:
+    """The source, for the report's pictures; without it the report says that they are missing."""
+    try:
+        return open_source(url)
+    except CxrError:
+        return None

@@ -1,0 +1,132 @@
+"""Where results go: a folder of this machine, or any fsspec URL.
+
+A reader sees a whole file or none: on disk a file is written under another name and renamed, and an
+object store shows an object only when all of it has come.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batch_scorer.errors import LedgerError
+from batch_scorer.storage import is_local, open_filesystem
+
+PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class Output:
+    """A place for results. Names are POSIX paths below it."""
+
+    url: str
+    root: str
+    filesystem: Any
+
+    @property
+    def local(self) -> bool:
+        """Whether it lies on this machine."""
+        return is_local(self.filesystem)
+
+    def below(self, name: str) -> Output:
+        """The place of that name inside this one."""
+        return Output(f"{self.url.rstrip('/')}/{name}", self._path(name), self.filesystem)
+
+    def prepare(self) -> None:
+        """Make it where it is not there, and prove that it can be written.
+
+        Raises:
+            LedgerError: It cannot be made or written.
+        """
+        try:
+            self.filesystem.makedirs(self.root, exist_ok=True)
+            self._put(".write-test", b"")
+            self.remove(".write-test")
+        except OSError as exc:
+            raise LedgerError(
+                f"The output folder {self.url} cannot be written: {exc.strerror or exc}.",
+                "Choose another folder with -o, or change its permissions.",
+            ) from exc
+
+    def read(self, name: str) -> bytes | None:
+        """The whole content of a file, None where there is none.
+
+        Raises:
+            LedgerError: It is there and cannot be read.
+        """
+        try:
+            data: bytes = self.filesystem.cat_file(self._path(name))
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise LedgerError(
+                f"{name} in {self.url} cannot be read: {exc.strerror or exc}."
+            ) from exc
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a whole file, or replace it.
+
+        Raises:
+            LedgerError: It cannot be written; what was there before is still there.
+        """
+        try:
+            self._put(name, data)
+        except OSError as exc:
+            raise LedgerError(
+                f"{name} in {self.url} cannot be written: {exc.strerror or exc}.",
+                "Free some space or choose another place with -o, then run the same command again.",
+            ) from exc
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the whole files below a folder of it, sorted; none where it is not there."""
+        place = self._path(folder)
+        self.filesystem.invalidate_cache(place)
+        found = self.filesystem.find(place)
+        return sorted(
+            f"{folder}/{path[len(place) :].lstrip('/')}"
+            for path in found
+            if not path.endswith(PARTIAL)
+        )
+
+    def remove(self, *names: str) -> None:
+        """Remove files, where they are there."""
+        for name in names:
+            if self.filesystem.exists(self._path(name)):
+                self.filesystem.rm_file(self._path(name))
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder and all below it, where it is there."""
+        place = self._path(name)
+        if self.filesystem.exists(place):
+            self.filesystem.rm(place, recursive=True)
+
+    def _path(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def _put(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        if not self.local:
+            self.filesystem.pipe_file(path, data)
+            return
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(place.name + PARTIAL)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(place)
+
+
+def open_output(url: str | os.PathLike[str]) -> Output:
+    """The place that a path or URL names; nothing is made yet.
+
+    Raises:
+        UsageError: It is no path or URL.
+        MissingPackage: The cloud's file system is not installed.
+    """
+    filesystem, root = open_filesystem(os.fspath(url))
+    return Output(os.fspath(url), root, filesystem)

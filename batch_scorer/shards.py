@@ -1,0 +1,125 @@
+"""Which films are one task's share of a run that many tasks do together.
+
+A film belongs to a shard by a hash of its key, never by its place in a listing: a film that comes
+or goes while the tasks run moves no other film.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch_scorer.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+COUNT_VARIABLE = "CXR_SHARD_COUNT"
+"""Says how many tasks there are where the platform does not."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Share ``number`` (1 to ``count``) of a run."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    @property
+    def folder(self) -> str:
+        """Where its results lie below those of the whole run."""
+        return f"{SHARDS_FOLDER}/{self.number}-of-{self.count}"
+
+    def holds(self, key: str) -> bool:
+        """Whether a film is in this share."""
+        return shard_of(key, self.count) == self.number
+
+
+SHARDS_FOLDER = "shards"
+
+
+@dataclass(frozen=True)
+class _Platform:
+    """Environment variables by which a platform numbers its tasks."""
+
+    index: str
+    count: str
+    first: str = ""
+    """Variable with the index of the first task: 0 where there is none."""
+    step: str = ""
+    """Variable with the distance from one index to the next: 1 where there is none."""
+
+
+_PLATFORMS = (
+    _Platform("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT"),
+    _Platform("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
+    _Platform(
+        "SLURM_ARRAY_TASK_ID",
+        "SLURM_ARRAY_TASK_COUNT",
+        first="SLURM_ARRAY_TASK_MIN",
+        step="SLURM_ARRAY_TASK_STEP",
+    ),
+    _Platform("JOB_COMPLETION_INDEX", COUNT_VARIABLE),  # Kubernetes does not say how many
+)
+
+
+def shard_of(key: str, count: int) -> int:
+    """The number, 1 to ``count``, of the shard that a film is in."""
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") % count + 1
+
+
+def read_shard(text: str, environment: Mapping[str, str]) -> Shard:
+    """Read ``--shard``: "2/10", or "auto" for what the platform's environment says.
+
+    Raises:
+        UsageError: It is neither, or no platform says anything.
+    """
+    if text == "auto":
+        return _from_platform(environment)
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
+        raise UsageError(f"Expected a shard such as 2/10, or auto, found {text!r}.")
+    return _checked(int(match[1]), int(match[2]), text)
+
+
+def _from_platform(environment: Mapping[str, str]) -> Shard:
+    for platform in _PLATFORMS:
+        if platform.index in environment:
+            index = _number(environment, platform.index)
+            first = _number(environment, platform.first) if platform.first in environment else 0
+            step = _number(environment, platform.step) if platform.step in environment else 1
+            count_name = COUNT_VARIABLE if COUNT_VARIABLE in environment else platform.count
+            count = _number(environment, count_name)
+            text = f"{platform.index}={index} of {count_name}={count}"
+            return _checked((index - first) // max(step, 1) + 1, count, text)
+    known = ", ".join(platform.index for platform in _PLATFORMS)
+    raise UsageError(
+        f"--shard auto found none of {known} in the environment.",
+        "Say the share by hand, such as --shard 2/10.",
+    )
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "")
+    if not text.isdecimal():
+        found = repr(text) if text else "nothing"
+        raise UsageError(
+            f"--shard auto expected a whole number in {name}, found {found}.",
+            f"Set {COUNT_VARIABLE} to the number of tasks." if "INDEX" not in name else "",
+        )
+    return int(text)
+
+
+def _checked(number: int, count: int, text: str) -> Shard:
+    if not 1 <= number <= count:
+        raise UsageError(
+            f"Expected a shard from 1 to {count}, found {text}.",
+            "Shards count from 1: of ten they are 1/10 to 10/10.",
+        )
+    return Shard(number, count)
