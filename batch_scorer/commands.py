@@ -54,7 +54,7 @@ log = logging.getLogger("cxr")
     show_default=True,
     help="Where the models run. One that is asked for and not there is an error.",
 )
-@click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, 1024), default=16, show_default=True)
 @click.option(
     "--threads", type=click.IntRange(1), help="Default: every core that this process may use."
 )

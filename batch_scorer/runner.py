@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {"local": score_locally}
 
 
+BATCH_SIZE = 16
+"""Larger ones are no faster on a CPU, and take more memory and longer to end."""
+
+
 @dataclass(frozen=True)
 class ScoreJob:
     """What to score, with which models, and where the results go.
@@ -61,7 +65,7 @@ class ScoreJob:
     models: tuple[str, ...]
     labels: str = "folders"
     provider: str = "auto"
-    batch_size: int = 32
+    batch_size: int = BATCH_SIZE
     threads: int | None = None
     limit: int | None = None
     keep_atypical: bool = False
@@ -97,8 +101,7 @@ def score_batch(
         return finished
     plan.output.prepare()
     threads = job.threads or available_cores()
-    classifiers = [Classifier.load(name, job.provider, threads) for name in job.models]
-    _check_names(classifiers)
+    classifiers = load_models(job)
     have = {row.image for row in plan.rows}
     work = Work(
         source=plan.source,
@@ -226,11 +229,20 @@ def _check_apart(job: ScoreJob, source: Source) -> None:
         )
 
 
-def _check_names(classifiers: list[Classifier]) -> None:
+def load_models(job: ScoreJob) -> list[Classifier]:
+    """The job's models, each with one thread: the engine's threads work side by side.
+
+    Raises:
+        UsageError: Two of them have the same name.
+        ModelFileError: One of them is not right.
+        ProviderUnavailable: The provider was asked for by name and cannot run here.
+    """
+    classifiers = [Classifier.load(name, job.provider, 1, job.batch_size) for name in job.models]
     names = Counter(c.card.name for c in classifiers)
     twice = [name for name, n in names.items() if n > 1]
     if twice:
         raise UsageError(f"Two models are named {twice[0]}: their columns would be mixed up.")
+    return classifiers
 
 
 def _name_method(job: ScoreJob) -> str:
