@@ -30,6 +30,8 @@ from batch_scorer.errors import (
 from batch_scorer.process import available_cores
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from batch_scorer.card import ModelCard
@@ -184,6 +186,12 @@ class Classifier:
 def bundled_names() -> list[str]:
     """Names of the models that come with the package, as its manifest lists them."""
     return list(bundled_manifest().models)
+
+
+def expand_names(models: Iterable[str]) -> tuple[str, ...]:
+    """Names and paths of models, "all" as the names of the bundled ones, each once."""
+    names = [name for model in models for name in (bundled_names() if model == "all" else [model])]
+    return tuple(dict.fromkeys(names))
 
 
 def bundled_manifest() -> Manifest:

@@ -76,12 +76,13 @@ def score(report: bool, **options: Any) -> int:
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
     2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
     """
+    from batch_scorer.classifier import expand_names
     from batch_scorer.runner import ScoreJob, score_batch
     from batch_scorer.shards import read_shard
 
     shard = options.pop("shard")
     job = ScoreJob(
-        models=_expand(options.pop("model")),
+        models=expand_names(options.pop("model")),
         shard=read_shard(shard, os.environ) if shard else None,
         **options,
     )
@@ -180,13 +181,6 @@ class _Progress:
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def _expand(models: tuple[str, ...]) -> tuple[str, ...]:
-    from batch_scorer.classifier import bundled_names
-
-    names = [name for model in models for name in (bundled_names() if model == "all" else [model])]
-    return tuple(dict.fromkeys(names))
 
 
 def _print_summary(manifest: RunManifest) -> None:
