@@ -94,7 +94,7 @@ def measure_speed(job: ScoreJob, films: int, turns: int) -> Speed:
         UsageError: None of the sampled files can be decoded.
         CxrError: The source or a model cannot be used.
     """
-    work = prepare_work(job, films)
+    work, _ = prepare_work(job, films)
     decoded = _decode_all(work)
     fresh = choose_fresh(decoded, set())
     if not fresh:
@@ -109,19 +109,34 @@ def measure_speed(job: ScoreJob, films: int, turns: int) -> Speed:
     return _tell(work, times, turns, sum(not film.pixels for film in decoded))
 
 
-def prepare_work(job: ScoreJob, films: int) -> Work:
-    """A job's models, warmed up, and a sample of its films, spread evenly over the listing."""
+def prepare_work(job: ScoreJob, films: int) -> tuple[Work, int]:
+    """Models, warmed up, and a sample of the films, spread evenly over the listing.
+
+    Args:
+        job: What would be scored.
+        films: The most to sample.
+
+    Returns:
+        The work, and how many films the job has.
+
+    Raises:
+        UsageError: The job's shard holds no file.
+        CxrError: The source or a model cannot be used.
+    """
     source = open_source(job.images, job.limit)
-    places = np.linspace(0, len(source.refs) - 1, min(films, len(source.refs))).round().astype(int)
+    refs = [ref for ref in source.refs if job.shard is None or job.shard.holds(ref.key)]
+    if not refs:
+        raise UsageError(f"Shard {job.shard} of {job.images} holds no file.")
+    places = np.linspace(0, len(refs) - 1, min(films, len(refs))).round().astype(int)
     classifiers = load_models(job)
     for classifier in classifiers:
         side = classifier.card.size_px
         blank = np.zeros((job.batch_size, side, side, 1), np.uint8)
         for _ in range(WARM_UP_BATCHES):
             classifier.predict(blank)
-    return Work(
+    work = Work(
         source=source,
-        refs=[source.refs[place] for place in places],
+        refs=[refs[place] for place in places],
         labels={},
         classifiers=classifiers,
         known={},
@@ -129,6 +144,7 @@ def prepare_work(job: ScoreJob, films: int) -> Work:
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
     )
+    return work, len(refs)
 
 
 def _in_threads(work: Work, refs: Sequence[ImageRef], do: Callable[[ImageRef], Any]) -> Batches:
