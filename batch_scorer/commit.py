@@ -77,9 +77,14 @@ def name_copies(rows: Sequence[Score]) -> list[Score]:
     named = []
     for row in sorted(rows, key=lambda row: row.image):
         original = first.setdefault(row.sha256, row.image) if row.sha256 else row.image
-        same = "" if original == row.image else original
-        named.append(msgspec.structs.replace(row, duplicate_of=same))
+        named.append(_naming(row, "" if original == row.image else original))
     return named
+
+
+def _naming(row: Score, original: str) -> Score:
+    if row.duplicate_of == original:
+        return row
+    return msgspec.structs.replace(row, duplicate_of=original)
 
 
 def _keep_earlier(output: Output, rows: Sequence[Score], method: str) -> None:
