@@ -15,8 +15,8 @@ import msgspec
 from batch_scorer import __version__, ledger, metrics
 from batch_scorer.card import CLASSES
 from batch_scorer.decoding import DECODE_VERSION
-from batch_scorer.thumbnails import write_thumbnails
 from batch_scorer.records import BatchMetrics, RunManifest, Score
+from batch_scorer.thumbnails import write_thumbnails
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
