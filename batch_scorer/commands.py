@@ -191,8 +191,8 @@ def _expand(models: tuple[str, ...]) -> tuple[str, ...]:
 
 def _print_summary(manifest: RunManifest) -> None:
     click.echo(
-        f"Files     {manifest.found} found = {manifest.scored} scored + {manifest.rejected} rejected"
-        f" + {manifest.failed} failed"
+        f"Files     {manifest.found} found = {manifest.scored} scored "
+        f"+ {manifest.rejected} rejected + {manifest.failed} failed"
         + (f" ({_listed(manifest.reasons)})" if manifest.reasons else "")
     )
     synthetic = " synthetic" if manifest.synthetic else ""
