@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parent / "models"
 MANIFEST = "manifest.json"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# TF32 would round a float32 model by more than its self-test allows, unasked; speed is what float16
+# files are for. Every batch has one shape, so memory is asked for as it is needed.
+_SETTINGS = {"cuda": {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}}
 _ORT_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -263,7 +266,7 @@ def _open_session(data: bytes, path: Path, provider: str, threads: int) -> Any:
     options.log_severity_level = 4  # errors reach the user through exceptions, once
     try:
         session = ort.InferenceSession(
-            data, options, providers=[PROVIDERS[name] for name in wanted]
+            data, options, providers=[(PROVIDERS[name], _SETTINGS.get(name, {})) for name in wanted]
         )
     except _ORT_ERRORS as exc:
         raise ModelFileError(

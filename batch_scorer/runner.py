@@ -100,7 +100,24 @@ def score_batch(
         plan.journal.clear()
         return finished
     plan.output.prepare()
-    threads = job.threads or available_cores()
+    rows, models, facts = _score(job, plan, clock, progress, stop)
+    films = None if job.shard else plan.source
+    manifest = commit_run(plan.output, films, name_copies(rows), models, **facts)
+    plan.journal.clear()
+    return manifest
+
+
+def _score(
+    job: ScoreJob,
+    plan: _Plan,
+    clock: _Clock,
+    progress: Progress | None,
+    stop: Callable[[], bool] | None,
+) -> tuple[list[Score], list[ModelUsed], dict[str, Any]]:
+    """Let the engine score what has no row yet: all rows, the models, and facts for run.json.
+
+    The models themselves are gone when it returns, before the tables of all rows need memory.
+    """
     classifiers = load_models(job)
     have = {row.image for row in plan.rows}
     work = Work(
@@ -109,7 +126,7 @@ def score_batch(
         labels=plan.labels,
         classifiers=classifiers,
         known={row.sha256: row for row in plan.settled.values()},
-        threads=threads,
+        threads=job.threads or available_cores(),
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
     )
@@ -122,15 +139,8 @@ def score_batch(
             _tell(len(rows), len(plan.source.refs), progress, stop)
     clock.lap("score")
     _check_closed(plan.source, rows)
-    manifest = commit_run(
-        plan.output,
-        None if job.shard else plan.source,
-        name_copies(rows),
-        [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers],
-        **_facts(job, plan, work, clock),
-    )
-    plan.journal.clear()
-    return manifest
+    models = [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers]
+    return rows, models, _facts(job, plan, work, clock)
 
 
 @dataclass(frozen=True)
