@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +20,7 @@ from batch_scorer.records import Score, patient_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from batch_scorer.classifier import Classifier
     from batch_scorer.records import ImageRef
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 PREFETCH_BATCHES = 4
 """Decoded batches that may wait for the models; bounds the memory."""
+_AT_ONCE = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,14 @@ def score_locally(work: Work) -> Generator[list[Score]]:
         )
 
 
-def decode_film(work: Work, ref: ImageRef) -> Film:
-    """Read one file and make it ready for the models. What is wrong with it stands in its row."""
+def decode_film(work: Work, ref: ImageRef, turn: AbstractContextManager[object] = _AT_ONCE) -> Film:
+    """Read one file and make it ready for the models. What is wrong with it stands in its row.
+
+    Args:
+        work: Where it lies, and what the models want.
+        ref: The file.
+        turn: Waited for between reading and decoding, which keeps a core busy.
+    """
     row = Score(
         image=ref.key,
         status="scored",
@@ -69,8 +79,9 @@ def decode_film(work: Work, ref: ImageRef) -> Film:
         if row.sha256 in work.known:
             return Film(row)
         sizes_px = {c.card.size_px for c in work.classifiers}
-        pixels = {size: decode_radiograph(data, size) for size in sorted(sizes_px)}
-        width_px, height_px = measure_radiograph(data)
+        with turn:
+            pixels = {size: decode_radiograph(data, size) for size in sorted(sizes_px)}
+            width_px, height_px = measure_radiograph(data)
     except ImageError as exc:
         return Film(
             msgspec.structs.replace(row, status=exc.status, reason=exc.code, detail=str(exc))
@@ -79,17 +90,22 @@ def decode_film(work: Work, ref: ImageRef) -> Film:
 
 
 def _decode_ahead(work: Work) -> Iterator[Film]:
-    """Read and decode in threads, in order, at most a few batches ahead of the models."""
+    """Read and decode in threads, in order, at most a few batches ahead of the models.
+
+    From a bucket more films are read at once than are decoded: waiting for an answer needs no core.
+    """
     refs = iter(work.refs)
-    with ThreadPoolExecutor(work.threads, thread_name_prefix="decode") as pool:
+    turn = BoundedSemaphore(work.threads)
+    readers = max(work.threads, work.source.readers)
+    with ThreadPoolExecutor(readers, thread_name_prefix="decode") as pool:
         waiting = deque(
-            pool.submit(decode_film, work, ref)
+            pool.submit(decode_film, work, ref, turn)
             for ref in islice(refs, PREFETCH_BATCHES * work.batch_size)
         )
         try:
             while waiting:
                 film = waiting.popleft().result()
-                waiting.extend(pool.submit(decode_film, work, ref) for ref in islice(refs, 1))
+                waiting.extend(pool.submit(decode_film, work, ref, turn) for ref in islice(refs, 1))
                 yield film
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

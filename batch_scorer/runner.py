@@ -31,6 +31,7 @@ from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores
 from batch_scorer.records import ModelUsed
 from batch_scorer.source import open_source, read_labels
+from batch_scorer.storage import retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -90,6 +91,7 @@ def score_batch(
         CxrError: The run as a whole cannot go on. A single bad file never raises.
     """
     clock = _Clock()
+    tried_before = retries()
     plan = _plan(job)
     finished = _finished(job, plan)
     if finished:
@@ -125,6 +127,7 @@ def score_batch(
         name_copies(rows),
         [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers],
         **_facts(job, plan, work, clock),
+        retries=retries() - tried_before,
     )
     plan.journal.clear()
     return manifest
@@ -148,7 +151,7 @@ def _plan(job: ScoreJob) -> _Plan:
     output = job.place
     source = open_source(job.images, job.limit)
     _check_apart(job, source)
-    labels = read_labels(job.labels, source.refs)
+    labels = read_labels(job.labels, source)
     taken = len(source.refs)
     if job.shard:
         source = replace(source, refs=tuple(r for r in source.refs if job.shard.holds(r.key)))
