@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from batch_scorer.errors import CxrError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 README_PART = "See 'Films and results in a bucket' in the README."
 _CLIENT_ERRORS = (
@@ -84,12 +84,14 @@ def failures() -> tuple[type[Exception], ...]:
 
 def is_transient(exc: BaseException) -> bool:
     """Whether the same call may work a little later: no answer, throttled, cut short."""
+    if _classes([exc]) & _TRANSIENT_CLASSES:  # first: aiohttp calls a body cut short status 400
+        return True
     status, code = _status(exc), _code(exc)
     if status:
         return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES
     return (
         isinstance(exc, (ConnectionError, TimeoutError))
-        or bool(_classes(exc) & _TRANSIENT_CLASSES)
+        or bool(_classes(_causes(exc)) & _TRANSIENT_CLASSES)
         or (isinstance(exc, OSError) and exc.errno in _TRANSIENT_ERRNOS)
     )
 
@@ -147,7 +149,7 @@ def _is_elsewhere(exc: BaseException) -> bool:
 def _lacks_credentials(exc: BaseException) -> bool:
     if "Anonymous caller" in str(exc):
         return True
-    return bool(_classes(exc) & _NO_CREDENTIALS) and not _status(exc)
+    return bool(_classes(_causes(exc)) & _NO_CREDENTIALS) and not _status(exc)
 
 
 def _is_refused(exc: BaseException) -> bool:
@@ -176,8 +178,8 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__
 
 
-def _classes(exc: BaseException) -> set[str]:
-    return {f"{c.__module__}.{c.__qualname__}" for e in _causes(exc) for c in type(e).__mro__}
+def _classes(errors: Iterable[BaseException]) -> set[str]:
+    return {f"{c.__module__}.{c.__qualname__}" for e in errors for c in type(e).__mro__}
 
 
 def _status(exc: BaseException) -> int | None:

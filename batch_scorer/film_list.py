@@ -58,7 +58,7 @@ def parse_list(data: bytes, url: str) -> FilmList:
     folder = url.rsplit("/", 1)[0] if "/" in url else ""
     places: dict[str, str] = {}
     labels: dict[str, str] = {}
-    repeated = 0
+    entries = 0
     for entry, label, where in _entries(text, url):
         place = _place(entry, folder)
         key = _key(place, folder)
@@ -66,12 +66,12 @@ def parse_list(data: bytes, url: str) -> FilmList:
             raise SourceError(f"{key} in {where} would share a row with another film.")
         if label and labels.setdefault(key, label) != label:
             raise SourceError(f"{key} has another label in {where} than before.")
-        repeated += 1
+        entries += 1
     if not places:
         raise SourceError(f"Expected films in the list {scrub(url)}, found none.", _HINT)
-    if repeated > len(places):
+    if entries > len(places):
         log.warning(
-            "the list names %d films more than once: each has one row", repeated - len(places)
+            "%d entries of the list name a film again: it has one row", entries - len(places)
         )
     return FilmList(places, labels)
 

@@ -266,7 +266,8 @@ def _stamp(size_bytes: int, info: dict[str, Any]) -> str:
 def _marker_places(base: str) -> list[str]:
     """Where a folder may call its films synthetic: in itself, or up to two folders above."""
     folder = PurePosixPath(base)
-    return [str(place / SYNTHETIC_MARKER) for place in (folder, *list(folder.parents)[:2])]
+    places = [str(place / SYNTHETIC_MARKER) for place in (folder, *list(folder.parents)[:2])]
+    return [place for place in places if "/" in place]  # above a bucket there is no place
 
 
 def _calls_synthetic(filesystem: Any, path: str) -> bool:

@@ -2,7 +2,9 @@
 
 Run as ``python -m tests.fault_proxy PORT TARGET_URL SEED``. What happens to a request depends on
 the seed, its method, its path and how often it came before, never on timing: two runs with the same
-seed meet the same faults. No request fails more than twice. ``GET /.faults`` tells the counts.
+seed meet the same faults. No request fails more than twice; with the seed "calm" none does. What
+has "forbidden" or "vanished" in its path is refused or gone, for good. ``GET /.faults`` tells the
+counts.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ from yarl import URL
 KINDS = ("drop", "delay", "refuse", "cut")
 SHARE = 0.5
 """Share of first requests that meet a fault; of those, a quarter meet a second one."""
+DENIED = {"forbidden": 403, "vanished": 404}
 HOPS = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding"}
 
 
 def fault_of(seed: str, method: str, path: str, attempt: int) -> str:
     """What happens to this request: one of KINDS, or nothing."""
+    if seed == "calm":
+        return ""
     digest = hashlib.sha256(f"{seed} {method} {path} {attempt}".encode()).digest()
     share = {1: SHARE, 2: SHARE / 4}.get(attempt, 0)
     return KINDS[digest[1] % len(KINDS)] if digest[0] / 256 < share else ""
@@ -37,6 +42,10 @@ class Proxy:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/.faults":
             return web.json_response(self.faults)
+        denied = [status for word, status in DENIED.items() if word in request.path]
+        if denied:
+            await request.read()
+            return web.Response(status=denied[0])
         key = (request.method, request.raw_path)
         self.attempts[key] += 1
         fault = fault_of(self.seed, *key, self.attempts[key])

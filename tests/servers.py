@@ -167,7 +167,7 @@ class Proxy:
 
 
 @contextmanager
-def run_proxy(cloud: Cloud, seed: int) -> Iterator[Proxy]:
+def run_proxy(cloud: Cloud, seed: int | str) -> Iterator[Proxy]:
     port = free_port()
     command = (sys.executable, "-m", "tests.fault_proxy", str(port), cloud.endpoint, str(seed))
     with process(port, *command):
