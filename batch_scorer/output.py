@@ -13,7 +13,7 @@ from typing import Any
 
 from batch_scorer.errors import LedgerError
 from batch_scorer.faults import explain, failures, scrub
-from batch_scorer.storage import call, is_local, open_filesystem
+from batch_scorer.storage import call, has_folders, is_local, open_filesystem
 
 PARTIAL = ".partial"
 
@@ -42,7 +42,7 @@ class Output:
             LedgerError: It cannot be made or written.
         """
         try:
-            if self.local:  # a bucket has no folders, and is not made in passing
+            if has_folders(self.filesystem):
                 self.filesystem.makedirs(self.root, exist_ok=True)
             call(self._put, ".write-test", b"")
             self._remove(".write-test")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,11 +15,11 @@ import msgspec
 from batch_scorer.decoding import decode_radiograph, measure_radiograph
 from batch_scorer.errors import ImageError
 from batch_scorer.judgement import Film, judge_batch
+from batch_scorer.reading import read_ahead
 from batch_scorer.records import Score, patient_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from batch_scorer.classifier import Classifier
     from batch_scorer.records import ImageRef
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 PREFETCH_BATCHES = 4
 """Decoded batches that may wait for the models; bounds the memory."""
-_AT_ONCE = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,13 @@ def score_locally(work: Work) -> Generator[list[Score]]:
         )
 
 
-def decode_film(work: Work, ref: ImageRef, turn: AbstractContextManager[object] = _AT_ONCE) -> Film:
+def decode_film(work: Work, ref: ImageRef, read: Callable[[], bytes] | None = None) -> Film:
     """Read one file and make it ready for the models. What is wrong with it stands in its row.
 
     Args:
         work: Where it lies, and what the models want.
         ref: The file.
-        turn: Waited for between reading and decoding, which keeps a core busy.
+        read: Gives its bytes, where reading them has begun before.
     """
     row = Score(
         image=ref.key,
@@ -74,14 +72,13 @@ def decode_film(work: Work, ref: ImageRef, turn: AbstractContextManager[object] 
         stamp=ref.stamp,
     )
     try:
-        data = work.source.read(ref)
+        data = read() if read else work.source.read(ref)
         row = msgspec.structs.replace(row, sha256=hashlib.sha256(data).hexdigest())
         if row.sha256 in work.known:
             return Film(row)
         sizes_px = {c.card.size_px for c in work.classifiers}
-        with turn:
-            pixels = {size: decode_radiograph(data, size) for size in sorted(sizes_px)}
-            width_px, height_px = measure_radiograph(data)
+        pixels = {size: decode_radiograph(data, size) for size in sorted(sizes_px)}
+        width_px, height_px = measure_radiograph(data)
     except ImageError as exc:
         return Film(
             msgspec.structs.replace(row, status=exc.status, reason=exc.code, detail=str(exc))
@@ -90,22 +87,19 @@ def decode_film(work: Work, ref: ImageRef, turn: AbstractContextManager[object] 
 
 
 def _decode_ahead(work: Work) -> Iterator[Film]:
-    """Read and decode in threads, in order, at most a few batches ahead of the models.
-
-    From a bucket more films are read at once than are decoded: waiting for an answer needs no core.
-    """
-    refs = iter(work.refs)
-    turn = BoundedSemaphore(work.threads)
-    readers = max(work.threads, work.source.readers)
-    with ThreadPoolExecutor(readers, thread_name_prefix="decode") as pool:
+    """Read and decode in threads, in order, at most a few batches ahead of the models."""
+    with (
+        closing(read_ahead(work.source, work.refs)) as films,
+        ThreadPoolExecutor(work.threads, thread_name_prefix="decode") as pool,
+    ):
         waiting = deque(
-            pool.submit(decode_film, work, ref, turn)
-            for ref in islice(refs, PREFETCH_BATCHES * work.batch_size)
+            pool.submit(decode_film, work, *film)
+            for film in islice(films, PREFETCH_BATCHES * work.batch_size)
         )
         try:
             while waiting:
-                film = waiting.popleft().result()
-                waiting.extend(pool.submit(decode_film, work, ref, turn) for ref in islice(refs, 1))
-                yield film
+                decoded = waiting.popleft().result()
+                waiting.extend(pool.submit(decode_film, work, *film) for film in islice(films, 1))
+                yield decoded
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -84,8 +84,17 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
 def is_local(filesystem: Any) -> bool:
     """Whether a file system is this machine's."""
+    return "file" in _protocols(filesystem)
+
+
+def has_folders(filesystem: Any) -> bool:
+    """Whether folders have to be made; to make one in a bucket could make the bucket too."""
+    return not _protocols(filesystem) & EXTRAS.keys()
+
+
+def _protocols(filesystem: Any) -> set[str]:
     protocol = filesystem.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+    return {protocol} if isinstance(protocol, str) else set(protocol)
 
 
 def call(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
