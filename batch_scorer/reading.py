@@ -33,12 +33,14 @@ def read_ahead(
         return
     places = BoundedSemaphore(UNDECODED_PER_READER * source.readers)
     pool = ThreadPoolExecutor(source.readers, thread_name_prefix="read")
+    given_up = True
     try:
         for ref in refs:
             places.acquire()
             yield ref, partial(_take, pool.submit(source.read, ref), places)
+        given_up = False
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=given_up)
 
 
 def _take(coming: Future[bytes], places: BoundedSemaphore) -> bytes:

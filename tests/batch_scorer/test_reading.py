@@ -60,6 +60,13 @@ def test_films_from_elsewhere_are_read_many_at_once_and_come_in_order(remote, mo
     assert time.perf_counter() - started < FILMS * 0.02 / 2
 
 
+def test_the_last_films_come_although_no_further_one_is_asked_for(remote, monkeypatch):
+    slow(monkeypatch, remote, 0.05)
+    refs = remote.refs[: UNDECODED_PER_READER * REMOTE_READERS]
+    films = list(read_ahead(remote, refs))
+    assert [read() for _, read in films] == [bytes([index]) for index in range(len(refs))]
+
+
 def test_no_more_bytes_wait_than_there_is_room_for(remote, monkeypatch):
     told = slow(monkeypatch, remote, 0)
     films = read_ahead(remote, remote.refs)
