@@ -71,7 +71,7 @@ log = logging.getLogger("cxr")
 )
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
 def score(report: bool, **options: Any) -> int:
-    """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
+    """Score the X-rays in IMAGES: a folder, a bucket URL, a list of films or one film.
 
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
     2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
