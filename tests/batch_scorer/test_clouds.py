@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import fsspec
 import pypdfium2
@@ -15,7 +17,13 @@ import pytest
 from tenacity import stop_after_attempt
 
 from batch_scorer import ledger, storage
-from batch_scorer.errors import Interrupted, TransientError, Unreadable
+from batch_scorer.errors import (
+    Interrupted,
+    LedgerError,
+    SourceError,
+    TransientError,
+    Unreadable,
+)
 from batch_scorer.output import open_output
 from batch_scorer.runner import ScoreJob, score_batch
 from batch_scorer.source import OUTAGE_FILMS, open_source
@@ -23,6 +31,7 @@ from tests.conftest import make_film
 from tests.servers import AZURITE_KEY, SECRET, clouds, free_port, run_proxy, without_credentials
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.servers import Cloud
@@ -81,17 +90,25 @@ def read_manifest(output: Path) -> dict:
     return json.loads((output / ledger.RUN_FILE).read_text())
 
 
-@pytest.fixture
-def here(cloud, monkeypatch) -> Cloud:
-    """The cloud, found by clients of this process too."""
-    for name in [name for name in os.environ if name not in without_credentials()]:
-        monkeypatch.delenv(name)
-    for name, value in cloud.environment.items():
-        monkeypatch.setenv(name, value)
+@contextmanager
+def found_here(cloud: Cloud) -> Iterator[None]:
+    """Let clients of this process find a cloud, and no other."""
     kind = fsspec.get_filesystem_class(cloud.protocol)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - without_credentials().keys():
+            patch.delenv(name)
+        for name, value in cloud.environment.items():
+            patch.setenv(name, value)
+        kind.clear_instance_cache()
+        yield
     kind.clear_instance_cache()
-    yield cloud
-    kind.clear_instance_cache()
+
+
+@pytest.fixture
+def here(cloud) -> Iterator[Cloud]:
+    """The cloud, found by clients of this process too."""
+    with found_here(cloud):
+        yield cloud
 
 
 def test_a_bucket_behind_a_bad_line_gives_the_rows_of_the_folder(
@@ -169,26 +186,25 @@ def test_a_film_that_may_not_be_read_or_is_gone_is_a_row(cloud, tiny_model, tmp_
     assert read_manifest(tmp_path / "out")["retries"] == 0
 
 
-def test_a_bucket_that_is_not_there_is_one_line(cloud, tiny_model, tmp_path):
-    url = f"{cloud.protocol}://no-such-bucket/films"
-    run = score(url, tmp_path / "out", tiny_model, cloud.environment)
-    assert run.returncode == 1
-    assert re.fullmatch(
-        rf"Error: .*{url}.*(the bucket does not exist|found nothing there).*\n", run.stderr
-    )
+def test_a_bucket_that_is_not_there_ends_the_run(here):
+    url = f"{here.protocol}://no-such-bucket/films"
+    words = "(the bucket does not exist|found nothing there)"
+    with pytest.raises(SourceError, match=rf"{url}.*{words}") as error:
+        open_source(url)
+    assert error.value.exit_code == 1
+    with pytest.raises(LedgerError, match=rf"{url} cannot be written: .*(bucket|not there)"):
+        open_output(url).prepare()
 
 
-def test_a_bucket_that_may_not_be_listed_or_written_is_one_line(cloud, bucket, tiny_model):
-    with run_proxy(cloud, "calm") as proxy:
-        environment = cloud.behind(proxy.url).environment
-        refused = f"{cloud.protocol}://forbidden-bucket/films"
-        listing = score(refused, f"{bucket}-out", tiny_model, environment)
-        writing = score(bucket, refused, tiny_model, environment)
-    for run, done in ((listing, "listed"), (writing, "(read|written)")):
-        assert run.returncode == 1
-        assert re.fullmatch(
-            rf"Error: .*{refused} cannot be {done}: access is refused\. Check .*\n", run.stderr
-        )
+def test_a_bucket_that_may_not_be_listed_or_written_ends_the_run(cloud):
+    url = f"{cloud.protocol}://forbidden-bucket/films"
+    with run_proxy(cloud, "calm") as proxy, found_here(cloud.behind(proxy.url)):
+        with pytest.raises(
+            SourceError, match=rf"{url} cannot be listed: access is refused\. Check"
+        ):
+            open_source(url)
+        with pytest.raises(LedgerError, match=rf"{url} cannot be written: access is refused\. Che"):
+            open_output(url).prepare()
 
 
 def test_a_server_that_is_down_is_one_line_and_worth_another_try(
@@ -218,29 +234,18 @@ def test_no_credentials_is_one_line_that_says_where_they_come_from(
     assert re.fullmatch(rf"Error: .*{words}.*\n", run.stderr)
 
 
-def test_a_storage_that_goes_away_ends_the_run_and_not_every_film(
-    clouds, films, tiny_model, monkeypatch
-):
-    s3 = clouds["s3"]
-    url = s3.fill("short-bucket", films)
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    source = open_source(url)
-    source.filesystem.clear_instance_cache()
-    calls = []
-
-    def gone(path):
-        calls.append(path)
-        raise ConnectionResetError(104, "Connection reset by peer")
-
-    monkeypatch.setattr(source.filesystem, "cat_file", gone)
-    monkeypatch.setattr(storage._RETRYING, "stop", stop_after_attempt(1))
-    for ref in source.refs[: OUTAGE_FILMS - 1]:
-        with pytest.raises(Unreadable, match="no whole answer came"):
-            source.read(ref)
-    with pytest.raises(TransientError, match=f"No answer for the last {OUTAGE_FILMS} films"):
-        source.read(source.refs[OUTAGE_FILMS])
-    assert len(calls) == OUTAGE_FILMS
+def test_a_storage_that_goes_away_ends_the_run_and_not_every_film(clouds, films, monkeypatch):
+    url = clouds["s3"].fill("short-bucket", films)
+    reset = ConnectionResetError(104, "Connection reset by peer")
+    with found_here(clouds["s3"]):
+        source = open_source(url)
+        monkeypatch.setattr(source.filesystem, "cat_file", Mock(side_effect=reset))
+        monkeypatch.setattr(storage._RETRYING, "stop", stop_after_attempt(1))
+        for ref in source.refs[: OUTAGE_FILMS - 1]:
+            with pytest.raises(Unreadable, match="no whole answer came"):
+                source.read(ref)
+        with pytest.raises(TransientError, match=f"No answer for the last {OUTAGE_FILMS} films"):
+            source.read(source.refs[OUTAGE_FILMS])
 
 
 def test_a_list_of_signed_urls_never_shows_a_signature(clouds, films, tiny_model, tmp_path):
