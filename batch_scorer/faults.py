@@ -77,9 +77,12 @@ def scrub(text: str) -> str:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Every class of error that the storage clients loaded so far may raise."""
+    """Every class of error that the storage clients loaded so far may raise.
+
+    ValueError is what they make of names that cannot be: a zero byte, a container without a blob.
+    """
     loaded = ((sys.modules.get(module), name) for module, name in _CLIENT_ERRORS)
-    return (OSError, *(getattr(module, name) for module, name in loaded if module))
+    return (OSError, ValueError, *(getattr(module, name) for module, name in loaded if module))
 
 
 def is_transient(exc: BaseException) -> bool:

@@ -86,12 +86,13 @@ def test_a_film_named_twice_has_one_row_and_a_line_says_so(folder, caplog):
 
 def test_a_listed_film_that_is_not_there_is_a_row(folder, tiny_model, tmp_path):
     listing = folder / "list.txt"
-    listing.write_text("NORMAL/film_0.png\nNORMAL/gone.png\nNORMAL\n")
+    listing.write_text("NORMAL/film_0.png\nNORMAL/gone.png\nNORMAL\nzero\0byte.png\n")
     manifest = score_batch(ScoreJob(str(listing), str(folder / "out"), (str(tiny_model),)))
-    assert (manifest.found, manifest.scored, manifest.failed) == (3, 1, 2)
+    assert (manifest.found, manifest.scored, manifest.failed) == (4, 1, 3)
     rows = {row.image: row for row in ledger.read_run(open_output(folder / "out"))[1]}
     assert rows["NORMAL/gone.png"].detail == "The file cannot be read: No such file or directory."
     assert "found a folder" in rows["NORMAL"].detail
+    assert rows["zero\0byte.png"].status == "failed"
 
 
 @pytest.mark.parametrize(
