@@ -93,7 +93,8 @@ def main() -> None:
     except CxrError as exc:
         if _debugging():
             raise
-        click.echo(f"{'' if isinstance(exc, Interrupted) else 'Error: '}{exc}", err=True)
+        start = "" if isinstance(exc, Interrupted) else "Error: "
+        click.echo(f"{start}{scrub(str(exc))}", err=True)
         code = exc.exit_code
     except click.ClickException as exc:
         exc.show()
