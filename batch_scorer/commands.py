@@ -110,7 +110,7 @@ format_option = click.option(
     help="With --dry-run: say how many shards are done in so many hours.",
 )
 def score(report: bool, dry_run: bool, deadline_h: float | None, **options: Any) -> int:
-    """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
+    """Score the X-rays in IMAGES: a folder, a bucket URL, a list of films or one film.
 
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
     2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
