@@ -20,6 +20,7 @@ from markupsafe import Markup
 from batch_scorer import ledger
 from batch_scorer.errors import ReportError
 from batch_scorer.report.listing import PREDICTIONS_CAP
+from batch_scorer.report.render import created_when
 from batch_scorer.report.table import describe_table
 from batch_scorer.report.templates import open_template
 from batch_scorer.report.typeface import data_uri, embedded_faces
@@ -67,7 +68,7 @@ def render_page(material: Material) -> str:
         return template.render(
             facts=material.facts,
             pictures=material.pictures,
-            created=material.created,
+            created=created_when(material.facts),
             table=table,
             print_cap=PREDICTIONS_CAP,
             data=Markup(data),  # noqa: S704 - JSON without a character that HTML knows

@@ -67,11 +67,6 @@ class Material:
     pictures: frozenset[str]
     resources: Mapping[str, tuple[bytes, str]]
 
-    @property
-    def created(self) -> str:
-        """When the run ended, as a W3C date; empty where the run does not say it in that way."""
-        return self.facts.created if _W3C_DATE.fullmatch(self.facts.created) else ""
-
 
 def render_report(url: str | PathLike[str]) -> str:
     """Draw ``report.pdf`` of the finished run in a folder.
@@ -119,12 +114,17 @@ def write_pdf(output: Output, material: Material) -> str:
     """
     manifest = material.manifest
     pdf = _write_pdf(
-        _write_html(material),
+        _write_html(material.facts, material.pictures),
         material.resources,
         hashlib.sha256(f"{manifest.run_id} {manifest.rows_sha256}".encode()).digest()[:16],
     )
     output.write(ledger.REPORT_FILE, pdf)
     return f"{output.url}/{ledger.REPORT_FILE}"
+
+
+def created_when(facts: ReportFacts) -> str:
+    """When the run ended, as a W3C date; empty where the run does not say it in that way."""
+    return facts.created if _W3C_DATE.fullmatch(facts.created) else ""
 
 
 def missing_system_library() -> str | None:
@@ -188,9 +188,9 @@ def _performance_figures(name: str, part: Performance) -> dict[str, str]:
     return drawn
 
 
-def _write_html(material: Material) -> str:
+def _write_html(facts: ReportFacts, pictures: frozenset[str]) -> str:
     return open_template(TEMPLATE).render(
-        facts=material.facts, pictures=material.pictures, created=material.created
+        facts=facts, pictures=pictures, created=created_when(facts)
     )
 
 
