@@ -69,8 +69,8 @@ def test_a_dicom_file_cut_short_is_refused():
     ("data", "kind", "message"),
     [
         (b"", Unreadable, "The file is empty"),
-        (b"hello, I am a text", Unsupported, "not JPEG, PNG or DICOM"),
-        (b"GIF89a" + b"\0" * 100, Unsupported, "not JPEG, PNG or DICOM"),
+        (b"hello, I am a text", Unsupported, "not JPEG, PNG, TIFF, BMP, WebP or DICOM"),
+        (b"GIF89a" + b"\0" * 100, Unsupported, "not JPEG, PNG, TIFF, BMP, WebP or DICOM"),
         (b"\xff\xd8\xff\xe0 no jpeg at all", Truncated, "ends before the image does"),
         (b"\x89PNG\r\n\x1a\n" + b"no png at all" * 9, Unreadable, "header is damaged"),
         (encode(np.zeros((20, 500), np.uint8)), TooSmall, "found 500 by 20"),
