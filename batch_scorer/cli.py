@@ -166,18 +166,33 @@ def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackT
     is_flag=True,
     help="Score also what does not look like the films the model knows, instead of rejecting it.",
 )
+@click.option(
+    "--identifiers",
+    type=click.Choice(["hash", "keep", "drop"]),
+    default="hash",
+    show_default=True,
+    help="Patient and study of a DICOM film in its row: as keyed hashes, as they are, or not.",
+)
+@click.option(
+    "--identifiers-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with the key of the hashes; else CXR_IDENTIFIERS_KEY holds it. Without, both are "
+    "left out.",
+)
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
-def score(report: bool, **options: Any) -> int:
+def score(report: bool, identifiers: str, identifiers_key: Path | None, **options: Any) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
 
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
     2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
     """
+    from batch_scorer.identifiers import Identifiers
     from batch_scorer.ledger import CSV_FILE
     from batch_scorer.report.render import render_report
     from batch_scorer.runner import ScoreJob, score_batch
 
-    job = ScoreJob(models=_expand(options.pop("model")), **options)
+    told = Identifiers.from_options(identifiers, identifiers_key)
+    job = ScoreJob(models=_expand(options.pop("model")), identifiers=told, **options)
     with _Progress() as progress:
         manifest = score_batch(job, progress)
     _print_summary(manifest)

@@ -31,7 +31,8 @@ RUN_FILE = "run.json"
 REPORT_FILE = "report.pdf"
 FILMS_FOLDER = "films"
 _LAST_COLUMNS = (
-    *("agreement", "spread", "duplicate_of", "width_px", "height_px", "patient", "sha256"),
+    *("agreement", "spread", "duplicate_of", "width_px", "height_px", "patient", "study"),
+    "sha256",
 )
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 

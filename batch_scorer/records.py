@@ -52,6 +52,7 @@ class Score(msgspec.Struct, frozen=True):
     model's answer lies in its band; None where its card has none. ``typicality`` is the share of
     the first model's training films that are at least as strange as this one; ``atypical`` says
     that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
+    ``patient`` and ``study`` are as ``identifiers.py`` lets a DICOM header tell them.
     """
 
     image: str
@@ -72,6 +73,7 @@ class Score(msgspec.Struct, frozen=True):
     height_px: int | None = None
     patient: str = ""
     sha256: str = ""
+    study: str = ""
 
     @property
     def probability(self) -> float:
@@ -113,7 +115,7 @@ class RunManifest(msgspec.Struct, frozen=True):
 
     ``listed`` files lay in the source; ``found`` of them were taken, fewer only with a limit.
     ``uncertain`` is None where the first model has no band, ``atypical`` (scored films only) where
-    it has no typicality.
+    it has no typicality. ``identifiers`` says how patient and study are told: hash, keep or drop.
     """
 
     run_id: str
@@ -146,6 +148,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     uncertain: int | None = None
     atypical: int | None = None
+    identifiers: str = ""
 
     @property
     def clear(self) -> int:

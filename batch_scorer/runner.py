@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
@@ -26,6 +26,7 @@ from batch_scorer.card import CLASSES
 from batch_scorer.classifier import Classifier
 from batch_scorer.decoding import DECODE_VERSION, decode_radiograph, measure_radiograph
 from batch_scorer.errors import ImageError, LedgerError, UsageError
+from batch_scorer.identifiers import Identifiers, read_identifiers
 from batch_scorer.judgement import Film, judge_batch
 from batch_scorer.process import available_cores
 from batch_scorer.records import BatchMetrics, ModelUsed, RunManifest, Score, patient_of
@@ -52,7 +53,8 @@ class ScoreJob:
 
     ``labels`` is "folders", "none" or a CSV file; ``provider`` is "auto", "cpu" or "cuda";
     ``threads`` is every core that this process may use unless given. ``keep_atypical`` scores also
-    what looks like no film that the first model knows.
+    what looks like no film that the first model knows. ``identifiers`` says how
+    patient and study are told.
     """
 
     images: str
@@ -64,6 +66,7 @@ class ScoreJob:
     threads: int | None = None
     limit: int | None = None
     keep_atypical: bool = False
+    identifiers: Identifiers = field(default_factory=Identifiers)
 
 
 def score_batch(job: ScoreJob, progress: Progress | None = None) -> RunManifest:
@@ -90,9 +93,12 @@ def score_batch(job: ScoreJob, progress: Progress | None = None) -> RunManifest:
 
     rows: list[Score] = []
     first_by_hash: dict[str, Score] = {}
-    films = _decode_ahead(
-        source, labels, sorted({c.card.size_px for c in classifiers}), threads, job.batch_size
-    )
+    sizes_px = sorted({c.card.size_px for c in classifiers})
+
+    def decode(ref: ImageRef) -> Film:
+        return _decode(source, ref, labels.get(ref.key, ""), sizes_px, job.identifiers)
+
+    films = _decode_ahead(source, decode, threads, job.batch_size)
     while batch := list(islice(films, job.batch_size)):
         rows.extend(judge_batch(batch, classifiers, first_by_hash, keep_atypical=job.keep_atypical))
         if progress:
@@ -124,6 +130,7 @@ def score_batch(job: ScoreJob, progress: Progress | None = None) -> RunManifest:
         parquet_sha256=parquet_sha256,
         version=__version__,
         decode_version=DECODE_VERSION,
+        identifiers=job.identifiers.effective,
         versions={"onnxruntime": ort.__version__}
         | {name: version(name) for name in ("numpy", "pillow", "pydicom")},
     )
@@ -163,13 +170,9 @@ def _check_names(classifiers: list[Classifier]) -> None:
 
 
 def _decode_ahead(
-    source: Source, labels: dict[str, str], sizes_px: list[int], threads: int, batch_size: int
+    source: Source, decode: Callable[[ImageRef], Film], threads: int, batch_size: int
 ) -> Iterator[Film]:
     """Read and decode in threads, in order, at most a few batches ahead of the models."""
-
-    def decode(ref: ImageRef) -> Film:
-        return _decode(source, ref, labels.get(ref.key, ""), sizes_px)
-
     refs = iter(source.refs)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         waiting = deque(
@@ -184,11 +187,15 @@ def _decode_ahead(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(source: Source, ref: ImageRef, label: str, sizes_px: list[int]) -> Film:
+def _decode(
+    source: Source, ref: ImageRef, label: str, sizes_px: list[int], identifiers: Identifiers
+) -> Film:
     row = Score(image=ref.key, status="scored", label=label, patient=patient_of(ref.key))
     try:
         data = source.read(ref)
         row = msgspec.structs.replace(row, sha256=hashlib.sha256(data).hexdigest())
+        patient, study = identifiers.apply(*read_identifiers(data))
+        row = msgspec.structs.replace(row, patient=patient or row.patient, study=study)
         pixels = {size: decode_radiograph(data, size) for size in sizes_px}
         width_px, height_px = measure_radiograph(data)
     except ImageError as exc:
