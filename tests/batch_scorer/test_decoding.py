@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import io
+import struct
+
+import imagecodecs
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
-from pydicom.uid import UID
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
+from pydicom.uid import (
+    UID,
+    BasicTextSRStorage,
+    CTImageStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+)
 
-from batch_scorer.decoding import decode_radiograph, measure_radiograph
+from batch_scorer.decoding import (
+    HEADER_BYTES,
+    decode_radiograph,
+    measure_radiograph,
+    sniff,
+)
+from batch_scorer.dicom import open_dicom
+from batch_scorer.dicom_pixels import decode_dicom
 from batch_scorer.errors import (
     ImageError,
     NotRadiograph,
@@ -19,7 +39,16 @@ from batch_scorer.errors import (
     Unreadable,
     Unsupported,
 )
-from tests.batch_scorer.pixel_table import GREY, HEIGHT, ROWS, WIDTH, dicom, with_orientation
+from tests.batch_scorer.pixel_table import (
+    GREY,
+    HEIGHT,
+    ROWS,
+    WIDTH,
+    coded_view,
+    dicom,
+    halves,
+    with_orientation,
+)
 from tests.conftest import REAL_DATA, encode, make_film
 
 SIZE_PX = 64
@@ -38,10 +67,50 @@ def test_the_pixel_table(row):
     assert found == pytest.approx(row.expected, abs=row.tolerance)
 
 
+def pydicom_grey(data):
+    """Grey levels by pydicom's own modality, VOI and windowing functions."""
+    dataset = open_dicom(data)
+    if dataset.get("HighBit", 0) + 1 != dataset.BitsStored:
+        pytest.skip("pydicom does not shift pixels whose high bit is not the last stored one")
+    values = apply_modality_lut(dataset.pixel_array, dataset)
+    if dataset.get("WindowWidth"):
+        grey = apply_windowing(values, dataset)
+        if dataset.get("ModalityLUTSequence"):
+            black, white = 0, 2 ** dataset.ModalityLUTSequence[0].LUTDescriptor[2] - 1
+        else:
+            signed = dataset.PixelRepresentation
+            ends = np.array([0, 2**dataset.BitsStored - 1]) - signed * 2 ** (dataset.BitsStored - 1)
+            slope = float(dataset.get("RescaleSlope", 1))
+            black, white = ends * slope + float(dataset.get("RescaleIntercept", 0))
+    elif "VOILUTSequence" in dataset:
+        bits = dataset.VOILUTSequence[0].LUTDescriptor[2]
+        if bits == 8:
+            pytest.skip("pydicom runs over where an 8-bit VOI LUT has more than 256 inputs")
+        grey = apply_voi(values.astype(np.int32), dataset)
+        black, white = 0, 2**bits - 1
+    else:
+        grey, black, white = values, values.min(), values.max()
+    scaled = np.clip((grey - black) / (white - black), 0, 1) * 255
+    return 255 - scaled if dataset.PhotometricInterpretation == "MONOCHROME1" else scaled
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.name.startswith("DICOM")], ids=lambda row: row.name
+)
+def test_dicom_films_are_as_pydicom_shows_them(row):
+    expected = pydicom_grey(row.data)
+    found = decode_dicom(open_dicom(row.data)).astype(float)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1
+
+
 def test_the_size_is_the_film_s_own_after_orientation():
     assert measure_radiograph(encode(GREY)) == (WIDTH, HEIGHT)
     assert measure_radiograph(with_orientation(GREY, 6)) == (HEIGHT, WIDTH)
+    assert measure_radiograph(encode(GREY, "TIFF", tiffinfo={274: 6})) == (HEIGHT, WIDTH)
+    assert measure_radiograph(with_orientation(GREY, 6, "WEBP")) == (HEIGHT, WIDTH)
     assert measure_radiograph(dicom(GREY)) == (WIDTH, HEIGHT)
+    assert measure_radiograph(dicom(GREY)[132:]) == (WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
@@ -92,6 +161,116 @@ def test_a_dicom_file_cut_short_is_refused():
 def test_what_is_refused_and_why(data, kind, message):
     with pytest.raises(kind, match=message):
         decode_radiograph(data, SIZE_PX)
+
+
+def with_frame(film, change):
+    """A compressed DICOM film after a change to its frame."""
+    dataset = pydicom.dcmread(io.BytesIO(film))
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    dataset.PixelData = encapsulate([change(frame)])
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
+COMPRESSED = [row.data for row in ROWS if row.name.startswith(("DICOM JPEG", "DICOM RLE"))]
+
+
+@pytest.mark.parametrize("film", COMPRESSED)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_half_a_compressed_frame_is_never_filled_up(film, share):
+    with pytest.raises(ImageError, match=r"too early|cannot be read"):
+        decode_radiograph(with_frame(film, lambda frame: frame[: int(len(frame) * share)]), SIZE_PX)
+
+
+@pytest.mark.parametrize("name", ["JPEG baseline", "JPEG 2000", "JPEG-LS"])
+def test_a_frame_that_claims_another_size_is_refused_before_it_is_decoded(name):
+    giant = np.zeros((9000, 9000), np.uint8)
+    frames = {
+        "JPEG baseline": encode(giant, "JPEG"),
+        "JPEG 2000": imagecodecs.jpeg2k_encode(giant, level=0, codecformat="j2k"),
+        "JPEG-LS": imagecodecs.jpegls_encode(giant),
+    }
+    film = next(row.data for row in ROWS if row.name == f"DICOM {name}")
+    with pytest.raises(Unreadable, match="found 9000 by 9000 in the compressed image"):
+        decode_radiograph(with_frame(film, lambda _: frames[name]), SIZE_PX)
+
+
+def test_runs_that_unpack_to_more_than_the_film_are_refused():
+    film = next(row.data for row in ROWS if row.name == "DICOM RLE")
+    header = np.zeros(16, "<u4")
+    header[:3] = 2, 64, 10_064
+    bomb = header.tobytes() + b"\x81\x00" * 10_000
+    with pytest.raises(Unreadable, match="more in the runs"):
+        decode_radiograph(with_frame(film, lambda _: bomb), SIZE_PX)
+
+
+def test_deflated_elements_that_fill_the_memory_are_refused(monkeypatch):
+    monkeypatch.setattr("batch_scorer.dicom.MAX_INFLATED_BYTES", 5000)
+    with pytest.raises(TooLarge, match="once inflated"):
+        decode_radiograph(DEFLATED, SIZE_PX)
+
+
+def test_sequences_nested_without_end_are_refused():
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    sequence = struct.pack("<HH2sHI", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF)
+    head, tail = (dicom(GREY)[:132], dicom(GREY)[132:])
+    with pytest.raises(Unreadable, match="header cannot be read"):
+        decode_radiograph(
+            head + tail[: tail.index(b"\x08\x00\x16\x00")] + (sequence + item) * 50_000, SIZE_PX
+        )
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_the_kind_is_told_by_the_first_bytes(row):
+    assert sniff(row.data[:HEADER_BYTES]) == sniff(row.data) == row.name.split()[0]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"ViewPosition": "LL"}, r"frontal view, found another view \(LL\)"),
+        ({"ViewPosition": "LLD"}, r"another view \(LLD\)"),
+        ({"ViewPosition": "LATERAL"}, "found another view"),
+        ({"ViewCodeSequence": coded_view("399198007", "SCT", "")}, "found another view"),
+        ({"ViewCodeSequence": coded_view("R-10236", "SRT", "")}, "found another view"),
+        ({"ViewCodeSequence": coded_view("1", "99LOCAL", "Lat. left")}, "found another view"),
+        ({"BodyPartExamined": "HAND"}, "found body part HAND"),
+        ({"AnatomicRegionSequence": coded_view("T-11100", "SRT", "Skull")}, "body part SKULL"),
+        ({"SOPClassUID": CTImageStorage}, r"another kind of image \(CT Image Storage\)"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "found RGB pixels"),
+        ({"Modality": "<b>Jane Doe</b>"}, "modality that is none of DICOM's"),
+    ],
+)
+def test_what_says_that_it_is_no_frontal_chest_film_is_rejected(attributes, message):
+    with pytest.raises(NotRadiograph, match=message):
+        decode_radiograph(dicom(GREY, **attributes), SIZE_PX)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (BasicTextSRStorage, "Basic Text SR Storage"),
+        (KeyObjectSelectionDocumentStorage, "Key Object Selection Document Storage"),
+        (GrayscaleSoftcopyPresentationStateStorage, "Grayscale Softcopy Presentation State"),
+    ],
+)
+def test_a_dicom_file_without_an_image_says_what_it_is(kind, name):
+    dataset = pydicom.dcmread(io.BytesIO(dicom(GREY, SOPClassUID=kind)))
+    del dataset.PixelData
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    with pytest.raises(NotRadiograph, match=rf"holds no image \({name}"):
+        decode_radiograph(buffer.getvalue(), SIZE_PX)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "PNG"])
+def test_several_pages_or_pictures_are_rejected(kind):
+    buffer = io.BytesIO()
+    pages = [Image.fromarray(halves(level, 200)) for level in (0, 90)]
+    pages[0].save(buffer, kind, save_all=True, append_images=pages[1:])
+    with pytest.raises(NotRadiograph, match="several pages"):
+        decode_radiograph(buffer.getvalue(), SIZE_PX)
 
 
 def test_a_film_of_too_many_pixels_is_refused_before_it_is_decoded():
