@@ -12,9 +12,9 @@ import re
 import struct
 import warnings
 import zlib
-from typing import Any
+from typing import Any, NoReturn
 
-from batch_scorer.errors import NotRadiograph, TooLarge, Unreadable
+from batch_scorer.errors import NotRadiograph, TooLarge, Truncated, Unreadable
 from batch_scorer.greyscale import check_size
 
 PREFIX = b"DICM"
@@ -22,7 +22,8 @@ PREAMBLE_BYTES = 128
 _AFTER_PREFIX = PREAMBLE_BYTES + len(PREFIX)
 HEAD_BYTES = 4096
 """How much of a file without prefix is parsed to tell whether it is DICOM."""
-MAX_INFLATED_BYTES = 500_000_000
+MAX_INFLATED_BYTES = 200_000_000
+"""More than the largest film that is read."""
 RADIOGRAPH_MODALITIES = ("", "CR", "DX", "RG", "OT")
 RADIOGRAPH_CLASSES = (
     *("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"),  # CR; DX for presentation
@@ -44,7 +45,7 @@ _FILE_META_GROUP = 0x0002
 _PIXEL_DATA = 0x7FE00010
 
 warnings.filterwarnings("ignore", module=r"pydicom\.")
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+logging.getLogger("pydicom").disabled = True  # its import sets the level anew
 
 DICOM_ERRORS = (
     OSError,
@@ -101,15 +102,17 @@ def check_film(dataset: Any) -> None:
         TooLarge: More pixels than are safe to decode.
         TooSmall: Too few pixels to judge.
     """
+    kind = _kind(dataset)
+    other_kind = kind and str(dataset.SOPClassUID) not in RADIOGRAPH_CLASSES
     if "PixelData" not in dataset:
-        raise NotRadiograph(f"The DICOM file holds no image{_kind(dataset)}.")
+        _refuse_without_pixels(dataset, kind if other_kind else "")
     modality = str(dataset.get("Modality") or "")
     if modality not in RADIOGRAPH_MODALITIES:
         raise NotRadiograph(
             f"Expected a radiograph (DICOM modality CR or DX), found modality {_code(modality)}."
         )
-    if _kind(dataset) and str(dataset.SOPClassUID) not in RADIOGRAPH_CLASSES:
-        raise NotRadiograph(f"Expected a radiograph, found another kind of image{_kind(dataset)}.")
+    if other_kind:
+        raise NotRadiograph(f"Expected a radiograph, found another kind of image{kind}.")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         raise NotRadiograph(f"Expected one film, found {frames} frames.")
@@ -118,6 +121,15 @@ def check_film(dataset: Any) -> None:
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
         raise NotRadiograph(f"Expected a greyscale film, found {_code(photometric)} pixels.")
     check_size(int(dataset.Columns), int(dataset.Rows))
+
+
+def _refuse_without_pixels(dataset: Any, other_kind: str) -> NoReturn:
+    """A report is no film; a film that lacks its pixels is damaged."""
+    if other_kind or ("SOPClassUID" in dataset and "Rows" not in dataset):
+        raise NotRadiograph(f"The DICOM file holds no image{other_kind}.")
+    if "Rows" in dataset:
+        raise Truncated("The DICOM file ends before its pixels.", "Send the file again.")
+    raise Unreadable("The DICOM header cannot be read (it names no kind).", "Send the file again.")
 
 
 def _check_view(dataset: Any) -> None:

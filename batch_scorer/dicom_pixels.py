@@ -6,6 +6,7 @@ may occur, and only the last one on the pixels.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,8 @@ _END_WITHIN_BYTES = 16
 """Zeros may pad a frame after its end."""
 _TYPICAL_BITS = 8
 _NO_RUN = 128
+_MARKER = 0xFF
+_FRAME_HEADERS = {0xF7} | {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 def decode_dicom(dataset: Any) -> NDArray[np.uint8]:
@@ -114,15 +117,28 @@ def _check_frame(dataset: Any) -> str:
 
         _check_claims(dataset, get_parameters(frame))
         return ""
-    from libjpeg.utils import get_parameters as get_jpeg_parameters
-
-    claims = get_jpeg_parameters(frame)
+    claims = _read_jpeg_claims(frame)
     _check_claims(dataset, claims)
     if _END_OF_IMAGE not in frame[-_END_WITHIN_BYTES:]:  # this decoder fills the rest with grey
         raise Truncated("The DICOM pixel data end too early.", "Send the file again.")
     eight_bits = claims["precision"] == dataset.BitsStored == _TYPICAL_BITS
     common = syntax == JPEGBaseline8Bit or (syntax == JPEGExtended12Bit and eight_bits)
     return "pillow" if common and claims["precision"] == _TYPICAL_BITS else "pylibjpeg"
+
+
+def _read_jpeg_claims(frame: bytes) -> dict[str, int]:
+    """Precision and size from the frame header of a JPEG or JPEG-LS image.
+
+    Source: ITU-T T.81 B.1.1 and B.2.2; T.87 C.2.2.
+    """
+    place = 2  # after the start of image
+    while frame[place] == _MARKER:
+        marker, length = frame[place + 1], int.from_bytes(frame[place + 2 : place + 4], "big")
+        if marker in _FRAME_HEADERS:
+            precision, rows, columns = struct.unpack_from(">BHH", frame, place + 4)
+            return {"precision": precision, "rows": rows, "columns": columns}
+        place += 1 if marker == _MARKER else 2 + length  # a marker may be preceded by fill bytes
+    raise Unreadable("Expected a JPEG image in the DICOM file, found none.")
 
 
 def _check_claims(dataset: Any, claims: dict[str, Any]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import struct
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, _imaging
 
 from batch_scorer.errors import (
     ImageError,
@@ -42,6 +43,8 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 # A doubtful header is judged here by what it decodes to: no library need tell the terminal.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with suppress(OSError, AttributeError):  # libtiff, where Pillow links it, writes to the terminal
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 _PILLOW_ERRORS = (
     OSError,
