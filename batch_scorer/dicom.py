@@ -45,24 +45,31 @@ _FILE_META_GROUP = 0x0002
 _PIXEL_DATA = 0x7FE00010
 
 warnings.filterwarnings("ignore", module=r"pydicom\.")
-logging.getLogger("pydicom").disabled = True  # its import sets the level anew
+for _name in ("pydicom", "pylibjpeg"):  # with all below them; a level would be set anew by import
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+    logging.getLogger(_name).propagate = False
 
-DICOM_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    RuntimeError,  # RecursionError among them: sequences nested without end
-    ArithmeticError,
-    AssertionError,
-    MemoryError,
-    EOFError,
-    struct.error,
-    zlib.error,
-)
-"""What pydicom and its decoders raise at damaged files."""
+
+def dicom_errors() -> tuple[type[BaseException], ...]:
+    """What pydicom and its decoders raise at damaged files."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (
+        InvalidDicomError,
+        BytesLengthException,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,  # RecursionError among them: sequences nested without end
+        ArithmeticError,
+        AssertionError,
+        MemoryError,
+        EOFError,
+        struct.error,
+        zlib.error,
+    )
 
 
 def is_dicom(data: bytes) -> bool:
@@ -83,11 +90,9 @@ def open_dicom(data: bytes, *, header_only: bool = False) -> Any:
     Raises:
         ImageError: It cannot be parsed, or is too large once inflated.
     """
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-
     try:
         return _parse(data, header_only=header_only)
-    except (InvalidDicomError, BytesLengthException, *DICOM_ERRORS) as exc:
+    except dicom_errors() as exc:
         # What pydicom says may quote the file, and with it a patient: only the kind is told.
         raise Unreadable(
             f"The DICOM header cannot be read ({type(exc).__name__}).", "Send the file again."
@@ -193,7 +198,7 @@ def _reads_as_elements(head: bytes) -> bool:
         return False
     try:
         dataset = read_partial(io.BytesIO(head), stop_when=_after_identification, force=True)
-    except DICOM_ERRORS:
+    except dicom_errors():
         return False
     tags = [*dataset.file_meta.keys(), *dataset.keys()]
     return len(tags) > 1 and all(dictionary_has_tag(tag) for tag in tags[:2])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import expit
 
-from batch_scorer.dicom import DICOM_ERRORS, check_film
+from batch_scorer.dicom import check_film, dicom_errors
 from batch_scorer.errors import ImageError, Truncated, Unreadable, Unsupported
 from batch_scorer.greyscale import map_stored, stretch_range
 
@@ -43,14 +43,12 @@ def decode_dicom(dataset: Any) -> NDArray[np.uint8]:
 
     Source: DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality LUT) and C.11.2 (VOI LUT).
     """
-    from pydicom.errors import BytesLengthException
-
     try:
         check_film(dataset)
         return _grey(dataset)
     except ImageError:
         raise
-    except (BytesLengthException, *DICOM_ERRORS) as exc:
+    except dicom_errors() as exc:
         if isinstance(exc, ValueError) and "less than expected" in str(exc):
             raise Truncated("The DICOM pixel data end too early.", "Send the file again.") from exc
         raise Unreadable(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from batch_scorer.decoding import sniff
-from batch_scorer.dicom import DICOM_ERRORS, open_dicom
+from batch_scorer.dicom import dicom_errors, open_dicom
 from batch_scorer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _text(header: object, name: str) -> str:
     try:
         value = getattr(header, name, None)
         return "" if value is None else str(value).strip("\0 ")
-    except DICOM_ERRORS:
+    except dicom_errors():
         return ""
 
 

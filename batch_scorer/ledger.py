@@ -173,7 +173,7 @@ def _cell(value: Any) -> str:
         return f"{value:.6f}"
     if isinstance(value, bool):
         return str(value).lower()
-    text = str(value)
+    text = str(value).replace("\r", "\\r")  # Python's csv leaves one unquoted: two rows to a reader
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 

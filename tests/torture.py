@@ -154,7 +154,7 @@ def pictures() -> Files:
         "jpeg with html behind.jpeg": (jpeg + b"<script>alert(1)</script>", SCORED),
         "jpeg called dicom.dcm": (encode(noise(), "JPEG", quality=80), SCORED),
         "png of 60000 by 60000.png": (giant, TOO_LARGE),
-        "png bomb of 900 megapixels.png": (png_bomb(30_000, 30_000), TOO_LARGE),
+        "png bomb of 400 megapixels.png": (png_bomb(20_000, 20_000), TOO_LARGE),
         "png bomb of 79 megapixels.png": (png_bomb(8_888, 8_888), NO_FILM),
         "png text bomb.png": (film[:33] + text + film[33:], UNREADABLE),
         "png icc bomb.png": (film[:33] + profile + film[33:], UNREADABLE),
@@ -197,7 +197,8 @@ def dicoms() -> Files:
     report.save_as(no_image)
     no_number = dicom(noise(), RescaleSlope="nan", RescaleIntercept=0)
     deflated = dicom(noise(), syntax=DeflatedExplicitVRLittleEndian)
-    half = imagecodecs.jpegls_encode(noise() // 16)[:9_000]
+    frame = imagecodecs.jpegls_encode(noise() // 16)
+    half, scrambled = frame[:9_000], frame[:99] + b"\xff\xc1" * 99 + frame[300:]
     rows = film.index(b"\x28\x00\x10\x00US")
     return {
         "dicom called jpeg.jpeg": (dicom(noise(210)), SCORED),
@@ -230,7 +231,7 @@ def dicoms() -> Files:
         "dicom element of 4 GB": (film[: len(film) - 40_004] + b"\xff" * 4 + bytes(99), UNREADABLE),
         "dicom prefix alone": (bytes(128) + b"DICM", UNREADABLE),
         "dicom prefix and noise": (bytes(128) + b"DICM" + noise().tobytes(), UNREADABLE),
-        "dicom inflating to 600 MB": (deflated_bomb(), TOO_LARGE),
+        "dicom inflating to 250 MB": (deflated_bomb(), TOO_LARGE),
         "dicom deflated half": (
             deflated[:9_000],
             UNREADABLE,
@@ -247,6 +248,10 @@ def dicoms() -> Files:
         "dicom jpeg-ls half": (
             dicom(noise(), syntax=JPEGLSLossless, encoded=half),
             TRUNCATED,
+        ),
+        "dicom jpeg-ls scrambled": (
+            dicom(noise(), syntax=JPEGLSLossless, encoded=scrambled),
+            UNREADABLE,
         ),
         "dicom of no known syntax": (
             film.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"),
@@ -265,7 +270,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 def png_bomb(height: int, width: int) -> bytes:
     """Black, deflated a thousandfold."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    packer, line = zlib.compressobj(), bytes(width + 1)
+    packer, line = zlib.compressobj(1), bytes(width + 1)
     lines = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
     return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", lines) + png_chunk(b"IEND", b"")
 
@@ -290,8 +295,8 @@ def several(kind: str) -> bytes:
 def deflated_bomb() -> bytes:
     film = dicom(GREY, syntax=DeflatedExplicitVRLittleEndian)
     end = 132 + 12 + struct.unpack_from("<I", film, 140)[0]
-    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    data = b"".join(packer.compress(bytes(1_000_000)) for _ in range(600)) + packer.flush()
+    packer = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
+    data = b"".join(packer.compress(bytes(1_000_000)) for _ in range(250)) + packer.flush()
     return film[:end] + data
 
 
