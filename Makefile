@@ -1,4 +1,4 @@
-# The doors of this project: demo, test, lint, models, models-gpu, bench and its parts, clean.
+# The doors of this project: demo, test, fuzz, lint, models, models-gpu, bench and its parts, clean.
 # Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 STAMPS := $(VENV)/stamps
 
-.PHONY: help demo test lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
+.PHONY: help demo test fuzz lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
 	clean base dev
 .DEFAULT_GOAL := help
 
@@ -28,6 +28,9 @@ demo: base ## Score examples/xrays (or XRAYS=folder) with the bundled models and
 
 test: dev ## Run every test
 	@$(BIN)/python -m pytest
+
+fuzz: dev ## Decode 20,000 mutated films: each gives pixels or a reason (make test runs 2,000)
+	@$(BIN)/python -m tests.fuzz --count 20000
 
 lint: dev ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check .

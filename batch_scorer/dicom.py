@@ -191,11 +191,11 @@ def _start_of_elements(data: bytes) -> int | None:
 
 def _reads_as_elements(head: bytes) -> bool:
     """Whether the first two elements are DICOM's own, of the groups that stand first."""
+    if head[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
+        return False
     from pydicom.datadict import dictionary_has_tag
     from pydicom.filereader import read_partial
 
-    if head[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
-        return False
     try:
         dataset = read_partial(io.BytesIO(head), stop_when=_after_identification, force=True)
     except dicom_errors():

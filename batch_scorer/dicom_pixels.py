@@ -10,7 +10,6 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import expit
 
 from batch_scorer.dicom import check_film, dicom_errors
 from batch_scorer.errors import ImageError, Truncated, Unreadable, Unsupported
@@ -78,17 +77,18 @@ def _stored_values(dataset: Any) -> NDArray[np.integer]:
     bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
     if not 1 < bits <= allocated <= MAX_BITS:
         raise Unsupported(f"Expected 2 to 16 bits a pixel, found {bits} in {allocated}.")
+    shift, plugin = 0, ""
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        stored = pixel_array(dataset, decoding_plugin=_check_frame(dataset))
-        shift = 0
+        plugin = _check_frame(dataset)
     else:
-        shift = int(dataset.get("HighBit", bits - 1)) + 1 - bits
+        shift = max(0, int(dataset.get("HighBit") or 0) + 1 - bits)
         dataset.BitsStored = bits + shift  # pydicom takes the lowest bits for the pixel's own
-        stored = pixel_array(dataset)
+    stored: NDArray[np.integer] = pixel_array(dataset, decoding_plugin=plugin)
     if stored.ndim != 2 or stored.dtype.itemsize > MAX_BITS // 8:  # noqa: PLR2004 - height and width
         raise Unreadable("Expected one grey value a pixel, found another arrangement.")
-    shifted: NDArray[np.integer] = stored >> shift
-    return shifted
+    if shift:
+        stored >>= shift
+    return stored
 
 
 def _check_frame(dataset: Any) -> str:
@@ -200,6 +200,8 @@ def _windowed(dataset: Any, values: NDArray[np.float64]) -> NDArray[np.uint8]:
         least = "at least 1 wide" if linear else "wider than 0"
         raise Unreadable(f"Expected a DICOM window {least}, found {width:g}.")
     if function == "SIGMOID":
+        from scipy.special import expit
+
         return stretch_range(expit(4 * (values - center) / width), 0, 1)
     if linear:
         center, width = center - 0.5, width - 1
