@@ -107,17 +107,16 @@ def check_film(dataset: Any) -> None:
         TooLarge: More pixels than are safe to decode.
         TooSmall: Too few pixels to judge.
     """
-    kind = _kind(dataset)
-    other_kind = kind and str(dataset.SOPClassUID) not in RADIOGRAPH_CLASSES
+    other_kind = _other_kind(dataset)
     if "PixelData" not in dataset:
-        _refuse_without_pixels(dataset, kind if other_kind else "")
+        _refuse_without_pixels(dataset, other_kind)
     modality = str(dataset.get("Modality") or "")
     if modality not in RADIOGRAPH_MODALITIES:
         raise NotRadiograph(
             f"Expected a radiograph (DICOM modality CR or DX), found modality {_code(modality)}."
         )
     if other_kind:
-        raise NotRadiograph(f"Expected a radiograph, found another kind of image{kind}.")
+        raise NotRadiograph(f"Expected a radiograph, found another kind of image{other_kind}.")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         raise NotRadiograph(f"Expected one film, found {frames} frames.")
@@ -164,12 +163,14 @@ def _view_meaning(item: Any) -> str:
     return next((code.meaning for code in codes.cid4010.concepts.values() if code == told), meaning)
 
 
-def _kind(dataset: Any) -> str:
-    """The name of the SOP class in brackets, where it is one of DICOM's own."""
+def _other_kind(dataset: Any) -> str:
+    """The name of the SOP class in brackets, where it is one of DICOM's own and no radiograph's."""
     from pydicom.uid import UID
 
-    uid = UID(str(dataset.get("SOPClassUID") or ""))
-    return f" ({uid.name})" if uid.type == "SOP Class" else ""
+    told = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
+    uid = UID(str(told))
+    known = uid.type == "SOP Class" and uid not in RADIOGRAPH_CLASSES
+    return f" ({uid.name})" if known else ""
 
 
 def _code(text: str) -> str:

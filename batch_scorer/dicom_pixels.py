@@ -6,12 +6,12 @@ may occur, and only the last one on the pixels.
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from batch_scorer.dicom import check_film, dicom_errors
+from batch_scorer.dicom_frame import check_frame
 from batch_scorer.errors import ImageError, Truncated, Unreadable, Unsupported
 from batch_scorer.greyscale import map_stored, stretch_range
 
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_BITS = 16
-_END_OF_IMAGE = b"\xff\xd9"
-_END_WITHIN_BYTES = 16
-"""Zeros may pad a frame after its end."""
 _TYPICAL_BITS = 8
-_NO_RUN = 128
-_MARKER = 0xFF
-_FRAME_HEADERS = {0xF7} | {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 def decode_dicom(dataset: Any) -> NDArray[np.uint8]:
@@ -79,7 +73,7 @@ def _stored_values(dataset: Any) -> NDArray[np.integer]:
         raise Unsupported(f"Expected 2 to 16 bits a pixel, found {bits} in {allocated}.")
     shift, plugin = 0, ""
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        plugin = _check_frame(dataset)
+        plugin = check_frame(dataset)
     else:
         shift = max(0, int(dataset.get("HighBit") or 0) + 1 - bits)
         dataset.BitsStored = bits + shift  # pydicom takes the lowest bits for the pixel's own
@@ -89,87 +83,6 @@ def _stored_values(dataset: Any) -> NDArray[np.integer]:
     if shift:
         stored >>= shift
     return stored
-
-
-def _check_frame(dataset: Any) -> str:
-    """Look at a compressed frame before any decoder allocates what its header claims.
-
-    Returns:
-        The pydicom plugin that decodes it; empty for pydicom's own choice.
-    """
-    from pydicom.encaps import generate_frames
-    from pydicom.uid import (
-        JPEG2000TransferSyntaxes,
-        JPEGBaseline8Bit,
-        JPEGExtended12Bit,
-        RLELossless,
-    )
-
-    syntax = dataset.file_meta.TransferSyntaxUID
-    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
-    if syntax == RLELossless:
-        _check_run_lengths(dataset, frame)
-        return ""
-    if syntax in JPEG2000TransferSyntaxes:
-        from openjpeg.utils import get_parameters
-
-        _check_claims(dataset, get_parameters(frame))
-        return ""
-    claims = _read_jpeg_claims(frame)
-    _check_claims(dataset, claims)
-    if _END_OF_IMAGE not in frame[-_END_WITHIN_BYTES:]:  # this decoder fills the rest with grey
-        raise Truncated("The DICOM pixel data end too early.", "Send the file again.")
-    eight_bits = claims["precision"] == dataset.BitsStored == _TYPICAL_BITS
-    common = syntax == JPEGBaseline8Bit or (syntax == JPEGExtended12Bit and eight_bits)
-    return "pillow" if common and claims["precision"] == _TYPICAL_BITS else "pylibjpeg"
-
-
-def _read_jpeg_claims(frame: bytes) -> dict[str, int]:
-    """Precision and size from the frame header of a JPEG or JPEG-LS image.
-
-    Source: ITU-T T.81 B.1.1 and B.2.2; T.87 C.2.2.
-    """
-    place = 2  # after the start of image
-    while frame[place] == _MARKER:
-        marker, length = frame[place + 1], int.from_bytes(frame[place + 2 : place + 4], "big")
-        if marker in _FRAME_HEADERS:
-            precision, rows, columns = struct.unpack_from(">BHH", frame, place + 4)
-            return {"precision": precision, "rows": rows, "columns": columns}
-        place += 1 if marker == _MARKER else 2 + length  # a marker may be preceded by fill bytes
-    raise Unreadable("Expected a JPEG image in the DICOM file, found none.")
-
-
-def _check_claims(dataset: Any, claims: dict[str, Any]) -> None:
-    """The size that a frame claims must be the one that the DICOM header has been judged by."""
-    found = int(claims["columns"]), int(claims["rows"])
-    expected = int(dataset.Columns), int(dataset.Rows)
-    if found != expected:
-        raise Unreadable(
-            f"Expected {expected[0]} by {expected[1]} pixels, as the DICOM header says, "
-            f"found {found[0]} by {found[1]} in the compressed image."
-        )
-
-
-def _check_run_lengths(dataset: Any, frame: bytes) -> None:
-    """Count what the runs of an RLE frame unpack to: 64 times its size, if made to.
-
-    Source: DICOM PS3.5 annex G: 16 numbers, the count of segments and where each begins; then runs.
-    """
-    count, *starts = np.frombuffer(frame[:64], "<u4").tolist()
-    limit = int(dataset.Rows) * int(dataset.Columns)
-    ends = [*starts[1:count], len(frame)]
-    for start, end in zip(starts[:count], ends, strict=True):
-        place, unpacked = start, 0
-        while place < end - 1 and unpacked <= limit + 1:  # one byte may pad it
-            run = frame[place]
-            if run < _NO_RUN:  # so many bytes as they are
-                unpacked, place = unpacked + run + 1, place + run + 2
-            elif run > _NO_RUN:  # one byte, repeated
-                unpacked, place = unpacked + 257 - run, place + 2
-            else:
-                place += 1
-        if unpacked > limit + 1:
-            raise Unreadable(f"Expected {limit} pixels, found more in the runs of the RLE image.")
 
 
 def _modality_values(

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import imagecodecs
 import numpy as np
 from PIL import Image
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless
 
 from batch_scorer.decoding import decode_radiograph, measure_radiograph
 from batch_scorer.errors import ImageError
 from batch_scorer.identifiers import read_identifiers
-from tests.batch_scorer.pixel_table import ROWS
+from tests.batch_scorer.pixel_table import ROWS, dicom
 from tests.conftest import encode
 
 if TYPE_CHECKING:
@@ -45,6 +47,15 @@ def seeds() -> dict[str, list[bytes]]:
     films["PNG"] += [encode(film), encode(film.astype(np.uint16) * 200), interlaced(film)]
     films["TIFF"] += [encode(film, "TIFF", compression=name) for name in ("packbits", "jpeg")]
     films["WebP"] += [encode(np.stack([film] * 3, axis=-1), "WEBP", quality=80)]
+    films["DICOM"] += [
+        dicom(film, syntax=syntax, encoded=frame)
+        for syntax, frame in {
+            JPEGBaseline8Bit: encode(film, "JPEG"),
+            JPEGLosslessSV1: imagecodecs.ljpeg_encode(film),
+            JPEGLSLossless: imagecodecs.jpegls_encode(film),
+            JPEG2000Lossless: imagecodecs.jpeg2k_encode(film, level=0, codecformat="j2k"),
+        }.items()
+    ]
     return {kind: [data for data in found if len(data) < 200_000] for kind, found in films.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -22,6 +23,7 @@ from pydicom.uid import (
     KeyObjectSelectionDocumentStorage,
 )
 
+from batch_scorer import dicom_pixels
 from batch_scorer.decoding import (
     HEADER_BYTES,
     decode_radiograph,
@@ -52,6 +54,7 @@ from tests.batch_scorer.pixel_table import (
 from tests.conftest import REAL_DATA, encode, make_film
 
 SIZE_PX = 64
+TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 DEFLATED = dicom(
     np.random.default_rng(0).integers(0, 255, (90, 90), np.uint8),
     syntax=UID("1.2.840.10008.1.2.1.99"),
@@ -102,6 +105,46 @@ def test_dicom_films_are_as_pydicom_shows_them(row):
     found = decode_dicom(open_dicom(row.data)).astype(float)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CT_small.dcm",
+        "J2K_pixelrep_mismatch.dcm",
+        "JPEG2000.dcm",
+        "JPEGLSNearLossless_16.dcm",
+        "JPEG-lossy.dcm",
+        "MR_small_RLE.dcm",
+        "MR_small_bigendian.dcm",
+        "MR_small_jp2klossless.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+        "dicomdirtests/77654033/CR1/6154",
+    ],
+)
+def test_files_of_real_machines_are_as_pydicom_shows_them(name):
+    """No chest film is among those that pydicom brings along; their pixels are as good as one's."""
+    data = (TEST_FILES / name).read_bytes()
+    assert sniff(data) == "DICOM"
+    assert (
+        np.abs(dicom_pixels._grey(open_dicom(data)).astype(float) - pydicom_grey(data)).max() <= 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dicomdirtests/77654033/CR1/6154", r"another view \(LL\)"),
+        ("dicomdirtests/77654033/CR2/6247", "body part CSPINE"),
+        ("dicomdirtests/DICOMDIR", r"no image \(Media Storage Directory Storage\)"),
+        ("test-SR.dcm", r"no image \(.*SR Storage\)"),
+        ("ExplVR_LitEndNoMeta.dcm", "no image"),
+        ("no_meta.dcm", "modality CT"),
+    ],
+)
+def test_files_of_real_machines_that_are_no_chest_films(name, message):
+    with pytest.raises(NotRadiograph, match=message):
+        decode_radiograph((TEST_FILES / name).read_bytes(), SIZE_PX)
 
 
 def test_the_size_is_the_film_s_own_after_orientation():
@@ -194,6 +237,26 @@ def test_a_frame_that_claims_another_size_is_refused_before_it_is_decoded(name):
     film = next(row.data for row in ROWS if row.name == f"DICOM {name}")
     with pytest.raises(Unreadable, match="found 9000 by 9000 in the compressed image"):
         decode_radiograph(with_frame(film, lambda _: frames[name]), SIZE_PX)
+
+
+def test_a_codestream_of_many_tiny_tiles_is_refused():
+    film = next(row.data for row in ROWS if row.name == "DICOM JPEG 2000")
+
+    def with_tiny_tiles(frame):
+        place = frame.index(b"\xff\x51") + 22
+        return frame[:place] + struct.pack(">II", 1, 1) + frame[place + 8 :]
+
+    with pytest.raises(Unreadable, match=r"at most 4096 tiles .* found 1 in 8000"):
+        decode_radiograph(with_frame(film, with_tiny_tiles), SIZE_PX)
+
+
+def test_a_codestream_in_the_boxes_of_a_jp2_file_is_read():
+    film = next(row.data for row in ROWS if row.name == "DICOM JPEG 2000")
+    boxed = imagecodecs.jpeg2k_encode(GREY, level=0, codecformat="jp2")
+    assert np.array_equal(
+        decode_radiograph(with_frame(film, lambda _: boxed), SIZE_PX),
+        decode_radiograph(film, SIZE_PX),
+    )
 
 
 def test_runs_that_unpack_to_more_than_the_film_are_refused():
