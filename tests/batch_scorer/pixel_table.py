@@ -134,6 +134,12 @@ def bare(data: bytes, *, implicit: bool, little_endian: bool = True) -> bytes:
     return stream.getvalue()
 
 
+def without_syntax(data: bytes) -> bytes:
+    """A DICOM file whose file meta information does not say how its elements are encoded."""
+    start = data.index(b"\x02\x00\x10\x00UI")
+    return data[:start] + data[start + 8 + data[start + 6] :]
+
+
 def run_length_encoded(data: bytes) -> bytes:
     dataset = pydicom.dcmread(io.BytesIO(data))
     dataset.compress(RLELossless)
@@ -298,6 +304,7 @@ ROWS = [
         ),
         (64, 191),
     ),
+    Row("DICOM without a transfer syntax", without_syntax(dicom(DEEP, **WIDE)), (64, 191)),
     Row("DICOM implicit", dicom(DEEP, **WIDE, syntax=ImplicitVRLittleEndian), (64, 191)),
     Row(
         "DICOM big endian",

@@ -114,7 +114,6 @@ def test_dicom_films_are_as_pydicom_shows_them(row):
         "J2K_pixelrep_mismatch.dcm",
         "JPEG2000.dcm",
         "JPEGLSNearLossless_16.dcm",
-        "JPEG-lossy.dcm",
         "MR_small_RLE.dcm",
         "MR_small_bigendian.dcm",
         "MR_small_jp2klossless.dcm",
@@ -126,9 +125,8 @@ def test_files_of_real_machines_are_as_pydicom_shows_them(name):
     """No chest film is among those that pydicom brings along; their pixels are as good as one's."""
     data = (TEST_FILES / name).read_bytes()
     assert sniff(data) == "DICOM"
-    assert (
-        np.abs(dicom_pixels._grey(open_dicom(data)).astype(float) - pydicom_grey(data)).max() <= 1
-    )
+    found = dicom_pixels._grey(open_dicom(data)).astype(float)
+    assert np.abs(found - pydicom_grey(data)).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -139,7 +137,6 @@ def test_files_of_real_machines_are_as_pydicom_shows_them(name):
         ("dicomdirtests/DICOMDIR", r"no image \(Media Storage Directory Storage\)"),
         ("test-SR.dcm", r"no image \(.*SR Storage\)"),
         ("ExplVR_LitEndNoMeta.dcm", "no image"),
-        ("no_meta.dcm", "modality CT"),
     ],
 )
 def test_files_of_real_machines_that_are_no_chest_films(name, message):
