@@ -97,7 +97,8 @@ def _modality_values(
     if dataset.get("ModalityLUTSequence"):
         values, *_ = _look_up(values, dataset.ModalityLUTSequence[0])
     elif slope is not None and intercept is not None:
-        values = values * float(slope) + float(intercept)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused later: not a number
+            values = values * float(slope) + float(intercept)
     return values, occurring
 
 
@@ -140,5 +141,7 @@ def _look_up(values: NDArray[np.float64], item: Any) -> tuple[NDArray[np.float64
         outputs = np.atleast_1d(np.asarray(told, dtype=np.float64))
     if len(outputs) < entries:
         raise Unreadable(f"Expected {entries} entries in a DICOM lookup table, found fewer.")
-    places = np.clip(values.astype(np.int64) - first, 0, entries - 1)
+    if not np.isfinite(values).all():
+        raise Unreadable("The film holds values that are not numbers.")
+    places = np.clip(values - first, 0, entries - 1).astype(np.int64)
     return outputs[places], 0, 2**bits - 1

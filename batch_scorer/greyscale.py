@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,12 +34,12 @@ def check_size(width_px: int, height_px: int) -> None:
 
 
 def stretch_range(
-    values: NDArray[Any], black: float | None = None, white: float | None = None
+    values: NDArray[np.floating], black: float | None = None, white: float | None = None
 ) -> NDArray[np.uint8]:
     """Map black..white to 0..255, and what lies beyond to its end.
 
     Args:
-        values: Grey values in any unit, of any shape.
+        values: Floating-point grey values in any unit, of any shape.
         black: The value that becomes 0; the smallest one if not given.
         white: The value that becomes 255; the largest one if not given.
 
@@ -47,15 +47,19 @@ def stretch_range(
         The shape of ``values``.
 
     Raises:
-        Unreadable: A value is not a number.
+        Unreadable: A value, or the width of the range, is not a number.
     """
-    if not np.isfinite(values).all():
-        raise Unreadable("The film holds values that are not numbers.")
     low = float(values.min()) if black is None else black
     high = float(values.max()) if white is None else white
+    widest = float(np.finfo(values.dtype).max)
+    if not (np.isfinite(values).all() and abs(high - low) <= widest):
+        raise Unreadable("The film holds values that are not numbers.")
     if high <= low:  # a window of width 1, or one flat value
         return np.where(values > low, 255, 0).astype(np.uint8)
-    return np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    with np.errstate(over="ignore"):  # beyond the largest number is beyond white
+        share = np.clip((values - low) / (high - low), 0, 1)
+    grey: NDArray[np.uint8] = np.rint(share * 255).astype(np.uint8)
+    return grey
 
 
 def map_stored(stored: NDArray[np.integer], low: int, grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

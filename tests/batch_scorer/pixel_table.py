@@ -253,6 +253,7 @@ ROWS = [
     Row("TIFF 16 bit, white is zero", tiff(DEEP, photometric="miniswhite"), (255, 0)),
     Row("TIFF signed 16 bit", tiff(halves(-9, 9, np.int16)), (0, 255)),
     Row("TIFF float, its own range", tiff(halves(-0.5, 2.5, np.float32)), (0, 255)),
+    Row("TIFF float of a wide range", tiff(halves(-1e38, 1e38, np.float32)), (0, 255)),
     Row("TIFF RGB", encode(halves((255, 0, 0), (0, 255, 0)), "TIFF"), (76, 150)),
     Row(
         "TIFF RGB 16 bit, its high byte",

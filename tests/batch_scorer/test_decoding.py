@@ -49,6 +49,7 @@ from tests.batch_scorer.pixel_table import (
     coded_view,
     dicom,
     halves,
+    tiff,
     with_orientation,
 )
 from tests.conftest import REAL_DATA, encode, make_film
@@ -190,6 +191,11 @@ def test_a_dicom_file_cut_short_is_refused():
         (dicom(GREY, WindowCenter=9999, WindowWidth=10), NotRadiograph, "one flat grey"),
         (encode(np.full((99, 99), 80, np.uint8)), NotRadiograph, "one flat grey"),
         (dicom(GREY, RescaleSlope="nan", RescaleIntercept="0"), Unreadable, "not numbers"),
+        (tiff(halves(-3e38, 3e38, np.float32)), Unreadable, "not numbers"),
+        (dicom(GREY, RescaleSlope="1e308", RescaleIntercept="0"), Unreadable, "not numbers"),
+        (dicom(GREY, WindowCenter="0", WindowWidth="inf"), Unreadable, "not numbers"),
+        (dicom(GREY, WindowCenter="nan", WindowWidth="9"), Unreadable, "not numbers"),
+        (dicom(GREY, WindowCenter="0", WindowWidth="nan"), Unreadable, "at least 1 wide"),
         (
             dicom(GREY, NumberOfFrames="1111").replace(b"1111", b"inf "),
             Unreadable,
