@@ -93,7 +93,7 @@ def test_a_key_that_is_short_or_not_there_is_refused(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ward(tmp_path):
-    """Two films of one patient, one picture of the Kermany set, a side view and a broken header."""
+    """Films of one patient and of a hostile one, a Kermany picture, a side view, broken headers."""
     root = tmp_path / "xrays"
     root.mkdir()
     (root / "a").write_bytes(film_of())
@@ -101,6 +101,7 @@ def ward(tmp_path):
     (root / "person7_virus_1.png").write_bytes(make_film())
     (root / "side").write_bytes(film_of(ViewPosition="LL", PatientName=PATIENT))
     (root / "unknown").write_bytes(film_of(Modality=PATIENT))
+    (root / "hostile").write_bytes(film_of('=1+1\n"<b>,' + "x" * 65_000, PATIENT))
     (root / "broken").write_bytes(film_of().replace(b"MONOCHROME2", PATIENT[:11].encode()))
     return root
 
@@ -130,6 +131,8 @@ def test_keep_tells_them_in_the_rows_and_nowhere_else(cxr, ward, tiny_model, tmp
     rows = rows_of(out)
     assert (rows["a"]["patient"], rows["a"]["study"]) == (PATIENT, STUDY)
     assert rows["side"]["patient"] == PATIENT
+    assert rows["hostile"]["patient"].startswith("'=1+1 \"<b>,xxx")
+    assert len(rows["hostile"]["patient"]) == 65  # the apostrophe, and no more than DICOM allows
     assert rows["person7_virus_1.png"]["patient"] == "person7"
     assert PATIENT not in told_anywhere(run, out)
     assert STUDY not in told_anywhere(run, out)
