@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from batch_scorer import ledger
-from tests.torture import make_folder
+from tests.torture.folder import make_folder
 
 MAX_MEMORY_BYTES = 1_000_000_000
 """Two threads decode at a time; a bomb that is still accepted unpacks to 200 MB at most."""
