@@ -25,10 +25,7 @@ PREDICTIONS_CAP = 2_000
 REASONS = {
     "unreadable": ("Could not be read", "Copy the file again from where it came from."),
     "truncated": ("Ends too early", "Copy the file again; part of it is missing."),
-    "unsupported": (
-        "Not a format that is read",
-        "Convert it to JPEG, PNG or DICOM.",
-    ),
+    "unsupported": ("Not a format that is read", "Convert it to JPEG, PNG or DICOM."),
     "too_large": ("Too many pixels to open safely", "Save it at a smaller size."),
     "too_small": ("Too few pixels to judge", "Find the film at its original size."),
     "not_radiograph": ("Not a single plain radiograph", "Leave it out, or send the film alone."),
