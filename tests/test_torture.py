@@ -12,6 +12,8 @@ from collections import Counter
 import pytest
 
 from batch_scorer import ledger
+from batch_scorer.output import open_output
+from batch_scorer.tables import FORMULA_STARTS
 from tests.torture.folder import make_folder
 
 MAX_MEMORY_BYTES = 1_000_000_000
@@ -48,7 +50,7 @@ def test_there_are_well_over_sixty_kinds(expected):
 
 
 def test_every_file_ends_in_one_row_with_the_right_reason(expected, run):
-    rows = ledger.read_run(run[0])[1]
+    rows = ledger.read_run(open_output(run[0]))[1]
     found = {row.image: (row.status, row.reason) for row in rows}
     assert len(rows) == len(found)
     assert found == expected[1]
@@ -57,14 +59,15 @@ def test_every_file_ends_in_one_row_with_the_right_reason(expected, run):
 
 def test_the_counts_add_up_and_are_told(expected, run):
     out, code, stdout, _, _ = run
-    manifest = ledger.read_run(out)[0]
+    manifest = ledger.read_run(open_output(out))[0]
     by_status = Counter(status for status, _ in expected[1].values())
     assert (manifest.scored, manifest.rejected, manifest.failed) == tuple(
         by_status[status] for status in ("scored", "rejected", "failed")
     )
     assert manifest.found == len(expected[1])
     assert code == 3
-    assert stdout.startswith(f"Films     {len(expected[1])}: ")
+    counts = f"{manifest.scored} scored + {manifest.rejected} rejected + {manifest.failed} failed"
+    assert stdout.startswith(f"Files     {manifest.found} found = {counts} (")
 
 
 def test_the_terminal_hears_of_no_library(run):
@@ -82,5 +85,5 @@ def test_the_table_survives_hostile_names(expected, run):
     with (run[0] / ledger.CSV_FILE).open(newline="", encoding="utf-8") as file:
         cells = [row["image"] for row in csv.DictReader(file)]
     assert len(cells) == len(expected[1])
-    assert not any(cell.startswith(ledger.FORMULA_STARTS) for cell in cells)
+    assert not any(cell.startswith(FORMULA_STARTS) for cell in cells)
     assert (run[0] / ledger.REPORT_FILE).stat().st_size > 20_000
