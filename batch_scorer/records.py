@@ -120,7 +120,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     it has no typicality. ``method`` names what decides an answer apart from the film: models,
     decode version and options. ``reused`` rows were taken over from an earlier run by the same
     method. ``shard`` is "2/10" where the run was one of ten shares, else empty, and ``taken``
-    counts the films of all ten.
+    counts the films of all ten. ``engine`` is "local" or "ray"; ``threads`` are each worker's there.
     """
 
     run_id: str
@@ -157,6 +157,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     reused: int = 0
     shard: str = ""
     taken: int = 0
+    engine: str = "local"
 
     @property
     def clear(self) -> int:

@@ -42,7 +42,17 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {"local": score_locally}
+
+def _score_with_ray(work: Work) -> Generator[list[Score]]:
+    from batch_scorer.ray_engine import score_with_ray
+
+    return score_with_ray(work)
+
+
+ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {
+    "local": score_locally,
+    "ray": _score_with_ray,
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,8 @@ class ScoreJob:
 
     ``images`` and ``output`` are paths or URLs. ``labels`` is "folders", "none" or a CSV file;
     ``provider`` is "auto", "cpu" or "cuda"; ``threads`` is every core that this process may use
-    unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
+    unless given. ``engine`` is one of ENGINES; with "ray", ``threads`` counts for each worker, and
+    is one unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
     ``shard`` takes one share of the films; its results lie in a folder of their own below
     ``output``, for `merge_shards`.
     """
@@ -96,7 +107,7 @@ def score_batch(
         plan.journal.clear()
         return finished
     plan.output.prepare()
-    threads = job.threads or available_cores()
+    threads = job.threads or (available_cores() if job.engine == "local" else 1)
     classifiers = [Classifier.load(name, job.provider, threads) for name in job.models]
     _check_names(classifiers)
     have = {row.image for row in plan.rows}
@@ -105,7 +116,7 @@ def score_batch(
         refs=[ref for ref in plan.source.refs if ref.key not in have],
         labels=plan.labels,
         classifiers=classifiers,
-        known={row.sha256: row for row in plan.settled.values()},
+        known={row.sha256: row for row in plan.settled.values() if row.sha256},
         threads=threads,
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
@@ -175,6 +186,7 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "threads": work.threads,
         "reused": len(plan.rows),
         "shard": str(job.shard or ""),
+        "engine": job.engine,
         "taken": plan.taken,
         "seconds": clock.seconds,
         "images_per_second": round(len(work.refs) / max(clock.seconds["score"], 1e-3), 1),

@@ -1,0 +1,265 @@
+"""The engine of many machines: Ray hands the films, a batch at a time, to workers on all nodes.
+
+A worker is a process that holds one session of each model and does with its batch what the engine
+of one machine does. Ray starts a worker again whose node died, and gives out its batches again: a
+batch may be computed twice, its rows come back once. One batch is one block of Ray Data: an error
+that nobody foresaw ends the run, so that no block is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import threading
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from batch_scorer.classifier import Classifier
+from batch_scorer.errors import CxrError, MissingPackage, ModelFileError, TransientError, UsageError
+from batch_scorer.judgement import with_answers
+from batch_scorer.pipeline import Work, score_locally
+from batch_scorer.process import available_cores, quiet_import
+from batch_scorer.records import ImageRef, Score
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+ADDRESS = "RAY_ADDRESS"
+OWN = "local"
+"""What Ray calls a cluster that it starts for this process alone."""
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+}
+"""What Ray reads when it is imported: it reports to nobody and leaves the terminal to this program.
+What a user has set stays."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What a worker does at a time, with the labels of these films alone."""
+
+    refs: Sequence[ImageRef]
+    labels: dict[str, str]
+
+
+class Settled(dict[str, Score]):
+    """Rows by content hash; of films that were settled before the run it knows the hash alone.
+
+    ``hashes`` is (N,) of 64 characters, sorted. Ray keeps one copy on each node, whatever the
+    number of workers: 64 MB for a million films.
+    """
+
+    def __init__(self, hashes: NDArray[np.bytes_]) -> None:
+        super().__init__()
+        self._hashes = hashes
+
+    def __contains__(self, sha256: object) -> bool:
+        sought = np.bytes_(str(sha256), "ascii")
+        place = int(np.searchsorted(self._hashes, sought))
+        held = place < len(self._hashes) and self._hashes[place] == sought
+        return bool(held) or super().__contains__(sha256)
+
+
+class Worker:
+    """One process of the cluster, with its own sessions."""
+
+    def __init__(self, work: Work, models: list[tuple[str, str, str]], hashes: Any) -> None:
+        import ray
+
+        # Ray tells a worker its share by OMP_NUM_THREADS, which ONNX Runtime does not read.
+        threads = int(ray.get_runtime_context().get_assigned_resources()["CPU"])
+        self._hashes = ray.get(hashes)
+        self._failure: CxrError | None = None
+        try:
+            classifiers = [_load_same(*model, threads) for model in models]
+            self._work = replace(work, classifiers=classifiers, threads=threads)
+        except CxrError as exc:  # raised with the first batch: what fails here, Ray tries for ever
+            self._failure = exc
+
+    def __call__(self, item: dict[str, bytes]) -> dict[str, bytes]:
+        """Rows of one batch."""
+        if self._failure:
+            raise self._failure
+        batch = msgspec.json.decode(item["batch"], type=Batch)
+        work = replace(
+            self._work, refs=batch.refs, labels=batch.labels, known=Settled(self._hashes)
+        )
+        rows = [row for part in score_locally(work) for row in part]
+        return {"rows": msgspec.json.encode(rows)}
+
+
+def score_with_ray(work: Work) -> Generator[list[Score]]:
+    """Rows a batch at a time, in the order in which the batches are done.
+
+    The cluster is that of the environment variable RAY_ADDRESS, as everywhere in Ray; without it
+    one is started on this machine, and stopped at the end. A worker takes ``work.threads`` CPUs,
+    and a GPU where the models run on CUDA. All nodes read films and model files by the paths or
+    URLs by which this process reads them.
+
+    Raises:
+        MissingPackage: Ray is not installed, or this package is not installed on a node.
+        UsageError: RAY_ADDRESS names no cluster that can be used.
+        ModelFileError: A node has another file under a model's name.
+        TransientError: The cluster cannot be reached, was lost, or made no progress for long.
+    """
+    if not work.refs:
+        return
+    ray = _import_ray()
+    with _cluster(ray, work.threads), _told(ray):
+        rows = iter(_rows(ray, work).iter_rows())
+        try:
+            for row in rows:
+                found = msgspec.json.decode(row["rows"], type=list[Score])
+                yield [_complete(score, work.known) for score in found]
+        finally:
+            rows.close()  # stops the workers now, not when somebody collects the garbage
+
+
+def _rows(ray: Any, work: Work) -> Any:
+    """The data set of all rows, a block for each batch. Nothing runs yet."""
+    batches = [{"batch": _encode(refs, work.labels)} for refs in _split(work)]
+    cuda = work.classifiers[0].provider == "cuda"
+    free = ray.cluster_resources()
+    room = int(free.get("GPU", 0) if cuda else free.get("CPU", 0) // work.threads)
+    bare = replace(
+        work, source=replace(work.source, refs=()), refs=(), labels={}, classifiers=[], known={}
+    )
+    models = [(str(c.path), c.sha256, c.provider) for c in work.classifiers]
+    hashes = ray.put(np.array(sorted(work.known), dtype="S64"))
+    with ray.data.DataContext.current(_quiet_context(ray)):
+        return ray.data.from_items(batches, override_num_blocks=len(batches)).map(
+            Worker,
+            fn_constructor_args=(bare, models, hashes),
+            num_cpus=work.threads,
+            num_gpus=1 if cuda else None,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1, initial_size=max(1, min(room, len(batches)))
+            ),
+        )
+
+
+def _quiet_context(ray: Any) -> Any:
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    return context
+
+
+def _split(work: Work) -> Iterator[Sequence[ImageRef]]:
+    for first in range(0, len(work.refs), work.batch_size):
+        yield work.refs[first : first + work.batch_size]
+
+
+def _encode(refs: Sequence[ImageRef], labels: Mapping[str, str]) -> bytes:
+    named = {ref.key: labels[ref.key] for ref in refs if ref.key in labels}
+    return msgspec.json.encode(Batch(refs, named))
+
+
+def _load_same(model: str, sha256: str, provider: str, threads: int) -> Classifier:
+    """Load a model on a node, and make sure that it is the one that the run names."""
+    classifier = Classifier.load(model, provider, threads)
+    if classifier.sha256 != sha256:
+        raise ModelFileError(
+            f"Expected {model} with sha256 {sha256[:12]} on every node, "
+            f"found {classifier.sha256[:12]} on {platform.node()}.",
+            "Install the same version of cxr-batch everywhere, or put the file into a folder "
+            "that all nodes share.",
+        )
+    return classifier
+
+
+def _complete(row: Score, known: dict[str, Score]) -> Score:
+    """A row whose content was settled before, here or by another worker, takes those answers."""
+    if row.status == "failed" or not row.sha256:
+        return row
+    first = known.setdefault(row.sha256, row)
+    return row if first is row else with_answers(row, first)
+
+
+def _import_ray() -> Any:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray.data
+    except ImportError as exc:
+        raise MissingPackage(
+            "--engine ray needs Ray, which is not installed.",
+            'Install it with: pip install "cxr-batch[ray]"',
+        ) from exc
+    return ray
+
+
+@contextmanager
+def _cluster(ray: Any, threads: int) -> Iterator[None]:
+    """The cluster to work on. What was connected or started here is left or stopped at the end."""
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get(ADDRESS, OWN)
+    if "://" in address:
+        raise UsageError(
+            f"Expected HOST:PORT, auto or local in {ADDRESS}, found {address}.",
+            "Run the command on a machine of the cluster, or give it to `ray job submit`.",
+        )
+    own = {"num_cpus": max(available_cores(), threads), "include_dashboard": False}
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with quiet_import():
+            ray.init(
+                address=address, logging_level=logging.CRITICAL, **own if address == OWN else {}
+            )
+    except (ConnectionError, TimeoutError) as exc:
+        raise TransientError(
+            f"The Ray cluster at {address} cannot be reached: {_first_line(exc)}",
+            f"Start it with `ray start --head`, or leave {ADDRESS} out.",
+        ) from exc
+    except (RuntimeError, ValueError) as exc:
+        raise UsageError(
+            f"The Ray cluster at {address} cannot be used: {_first_line(exc)}"
+        ) from exc
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray's own would end the process in mid-batch
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _told(ray: Any) -> Iterator[None]:
+    """Every error of Ray's as one of ours; what a worker raised, as it was."""
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as exc:
+        raise exc.cause from exc
+    except ray.exceptions.ActorDiedError as exc:
+        raise MissingPackage(
+            f"A worker of the cluster could not start: {_last_line(exc)}",
+            "Every node needs the same versions of Python, Ray and cxr-batch.",
+        ) from exc
+    except (ray.exceptions.RayError, ExecutionTimeoutError) as exc:
+        raise TransientError(
+            f"The Ray cluster gave up: {_first_line(exc)}", "Run the same command again to go on."
+        ) from exc
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).splitlines() or [type(exc).__name__])[0]
+
+
+def _last_line(exc: BaseException) -> str:
+    return ((str(exc).split() and str(exc).strip().splitlines()) or [type(exc).__name__])[-1]
