@@ -173,7 +173,10 @@ def _from_parquet(data: bytes, url: str) -> tuple[str, list[Score]]:
         names = [name for name in table.column_names if name.startswith(_PROBABILITY)]
         rows = [_as_score(record, names) for record in table.to_pylist()]
     except (OSError, ValueError, KeyError) as exc:
-        raise LedgerError(f"The run in {url} cannot be read: {exc}.") from exc
+        raise LedgerError(
+            f"{PARQUET_FILE} in {url} cannot be read: {exc}.",
+            "Remove it to score all films anew.",
+        ) from exc
     return (table.schema.metadata or {}).get(_METHOD, b"").decode(), rows
 
 

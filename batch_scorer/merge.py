@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from batch_scorer.records import RunManifest, Score
     from batch_scorer.source import Source
 
+log = logging.getLogger("cxr.merge")
 _FOLDER = re.compile(rf"(?:^|/){SHARDS_FOLDER}/(\d+)-of-(\d+)/")
 _SAME = {
     "method": "models or options",
@@ -67,11 +69,6 @@ def merge_shards(output: str) -> RunManifest:
 _TAKEN_FROM_FIRST = (
     *("method", "source", "synthetic", "labels", "batch_size", "threads", "versions"),
 )
-
-
-def listings_differ(manifests: Sequence[RunManifest]) -> bool:
-    """Whether files came or went between one shard's listing and another's."""
-    return len({(m.listed, m.hidden, m.taken) for m in manifests}) > 1
 
 
 def _find_shards(place: Output) -> list[Shard]:
@@ -132,7 +129,14 @@ def _check_accounts(manifests: list[RunManifest], rows: Sequence[Score]) -> None
     if len({row.image for row in rows}) != len(rows):
         raise LedgerError("A film has a row in two shards.", "Run all shards again.")
     first = manifests[0]
-    if not listings_differ(manifests) and len(rows) != first.taken:
+    if len({(m.listed, m.hidden, m.taken) for m in manifests}) > 1:
+        log.warning(
+            "Files came or went while the shards were listed (between %d and %d films): run all "
+            "shards again, then merge, to be sure of every film.",
+            min(m.taken for m in manifests),
+            max(m.taken for m in manifests),
+        )
+    elif len(rows) != first.taken:
         raise LedgerError(
             f"{first.taken} films were taken, the shards hold rows of {len(rows)}.",
             "Run all shards again.",

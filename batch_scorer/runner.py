@@ -163,7 +163,7 @@ def _plan(job: ScoreJob) -> _Plan:
     taken = len(source.refs)
     if job.shard:
         source = replace(source, refs=tuple(r for r in source.refs if job.shard.holds(r.key)))
-    method = _name_method(job)
+    method = name_method(job)
     journal = Journal(output, method)
     settled = _settled(output, journal)
     rows = _taken_over(source, labels, settled)
@@ -245,7 +245,7 @@ def _check_names(classifiers: list[Classifier]) -> None:
         raise UsageError(f"Two models are named {twice[0]}: their columns would be mixed up.")
 
 
-def _name_method(job: ScoreJob) -> str:
+def name_method(job: ScoreJob) -> str:
     """A short hash of all that decides an answer apart from the film."""
     deciding = {
         "models": [hashlib.sha256(find_model(m).read_bytes()).hexdigest() for m in job.models],

@@ -1,0 +1,66 @@
+"""Places for results: whole files or none, on disk and in an object store's manner."""
+
+from __future__ import annotations
+
+import pytest
+
+from batch_scorer import ledger
+from batch_scorer.errors import LedgerError, UsageError
+from batch_scorer.output import open_output
+from batch_scorer.runner import ScoreJob, score_batch
+
+
+@pytest.fixture(params=["disk", "memory"])
+def place(request, tmp_path):
+    output = open_output(tmp_path / "out" if request.param == "disk" else "memory://place/out")
+    output.prepare()
+    yield output
+    output.filesystem.rm(output.root, recursive=True)
+
+
+def test_what_is_written_is_read_and_listed_and_removed(place):
+    assert place.read("a.txt") is None
+    assert place.names("folder") == []
+    place.write("a.txt", b"one")
+    place.write("a.txt", b"two")
+    place.write("folder/b.txt", b"b")
+    place.write("folder/below/c.txt", b"c")
+    assert place.read("a.txt") == b"two"
+    assert place.names("folder") == ["folder/b.txt", "folder/below/c.txt"]
+    assert place.below("folder").read("b.txt") == b"b"
+    place.remove("a.txt", "never.txt")
+    place.remove_folder("folder")
+    place.remove_folder("never")
+    assert place.read("a.txt") is None
+    assert place.names("folder") == []
+
+
+def test_a_write_that_fails_leaves_the_older_file(tmp_path, monkeypatch):
+    place = open_output(tmp_path)
+    place.write("a.txt", b"old")
+
+    def refuse(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(LedgerError, match=r"a.txt in .* cannot be written: No space left"):
+        place.write("a.txt", b"new")
+    assert place.read("a.txt") == b"old"
+    assert place.names("folder") == []
+
+
+def test_a_run_may_go_to_any_file_system(folder, tmp_path, tiny_model):
+    score_batch(ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),)))
+    remote = ScoreJob(str(folder), "memory://somewhere/out", (str(tiny_model),))
+    first = score_batch(remote)
+    assert score_batch(remote) == first
+    place = open_output(remote.output)
+    assert place.read(ledger.CSV_FILE) == (tmp_path / "out" / ledger.CSV_FILE).read_bytes()
+    assert ledger.read_run(place)[0].scored == 6
+    assert place.names("journal") == []
+    place.filesystem.rm("/somewhere", recursive=True)
+
+
+def test_no_name_is_no_place():
+    with pytest.raises(UsageError, match="found an empty name"):
+        open_output(" ")
