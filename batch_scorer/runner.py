@@ -61,8 +61,8 @@ class ScoreJob:
 
     ``images`` and ``output`` are paths or URLs. ``labels`` is "folders", "none" or a CSV file;
     ``provider`` is "auto", "cpu" or "cuda"; ``threads`` is every core that this process may use
-    unless given. ``engine`` is one of ENGINES; with "ray", ``threads`` counts for each worker, and
-    is one unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
+    unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
+    ``engine`` is one of ENGINES; with "ray", each worker has ``threads``, one unless given.
     ``shard`` takes one share of the films; its results lie in a folder of their own below
     ``output``, for `merge_shards`.
     """

@@ -1,4 +1,4 @@
-"""score_with_ray on a real cluster: the rows are those of one machine, whatever becomes of a node."""
+"""score_with_ray on a real cluster: the rows of one machine, whatever becomes of a node."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ def test_a_node_that_dies_in_mid_run_costs_no_row(cluster, many, tmp_path, tiny_
 
     def kill(done: int, found: int) -> None:
         if done >= 12 and not killed:
+            assert ray.available_resources().get("CPU", 0) == 0  # there is a worker on each node
             killed.append(done)
             cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 
@@ -117,7 +118,7 @@ def test_what_was_settled_before_is_not_computed_again(cluster, folder, tiny_mod
 def test_another_file_under_a_model_s_name_ends_the_run(cluster, folder, tiny_model):
     work = make_work(folder, tiny_model)
     other = replace(work.classifiers[0], sha256="0" * 64)
-    with pytest.raises(ModelFileError, match="Expected .*tiny.onnx with sha256 000000000000 on"):
+    with pytest.raises(ModelFileError, match=r"Expected .*tiny.onnx with sha256 000000000000 on"):
         list(score_with_ray(replace(work, classifiers=[other])))
 
 
@@ -132,7 +133,7 @@ def test_what_nobody_foresaw_ends_the_run_as_it_does_on_one_machine(cluster, fol
     source = open_source(str(folder))
     broken = BrokenSource(**{name: getattr(source, name) for name in source.__dataclass_fields__})
     for engine in (score_locally, score_with_ray):
-        with pytest.raises(KeyError, match="NORMAL/film_0.png"):
+        with pytest.raises(KeyError, match=r"NORMAL/film_0\.png"):
             list(engine(make_work(folder, tiny_model, source=broken, batch_size=6)))
 
 
