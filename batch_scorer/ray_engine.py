@@ -13,7 +13,6 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,12 +25,14 @@ from batch_scorer.errors import CxrError, MissingPackage, ModelFileError, Transi
 from batch_scorer.judgement import with_answers
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores, quiet_import
-from batch_scorer.records import ImageRef, Score
+from batch_scorer.records import Score
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
+
+    from batch_scorer.records import ImageRef
 
 ADDRESS = "RAY_ADDRESS"
 OWN = "local"
@@ -43,13 +44,6 @@ QUIET = {
 }
 """What Ray reads when it is imported: it reports to nobody and leaves the terminal to this program.
 What a user has set stays."""
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """What a worker does at a time, with the labels of these films alone."""
-
-    refs: Sequence[ImageRef]
-    labels: dict[str, str]
 
 
 class Settled(dict[str, Score]):
@@ -76,6 +70,7 @@ class Worker:
     def __init__(self, work: Work, models: list[tuple[str, str, str]], hashes: Any) -> None:
         import ray
 
+        self._unpickle = ray.cloudpickle.loads
         # Ray tells a worker its share by OMP_NUM_THREADS, which ONNX Runtime does not read.
         threads = int(ray.get_runtime_context().get_assigned_resources()["CPU"])
         self._hashes = ray.get(hashes)
@@ -90,10 +85,8 @@ class Worker:
         """Rows of one batch."""
         if self._failure:
             raise self._failure
-        batch = msgspec.json.decode(item["batch"], type=Batch)
-        work = replace(
-            self._work, refs=batch.refs, labels=batch.labels, known=Settled(self._hashes)
-        )
+        refs, labels = self._unpickle(item["batch"])
+        work = replace(self._work, refs=refs, labels=labels, known=Settled(self._hashes))
         rows = [row for part in score_locally(work) for row in part]
         return {"rows": msgspec.json.encode(rows)}
 
@@ -127,7 +120,7 @@ def score_with_ray(work: Work) -> Generator[list[Score]]:
 
 def _rows(ray: Any, work: Work) -> Any:
     """The data set of all rows, a block for each batch. Nothing runs yet."""
-    batches = [{"batch": _encode(refs, work.labels)} for refs in _split(work)]
+    batches = [{"batch": ray.cloudpickle.dumps(batch)} for batch in _split(work)]
     cuda = work.classifiers[0].provider == "cuda"
     free = ray.cluster_resources()
     room = int(free.get("GPU", 0) if cuda else free.get("CPU", 0) // work.threads)
@@ -156,14 +149,11 @@ def _quiet_context(ray: Any) -> Any:
     return context
 
 
-def _split(work: Work) -> Iterator[Sequence[ImageRef]]:
+def _split(work: Work) -> Iterator[tuple[Sequence[ImageRef], dict[str, str]]]:
+    """Batches, each with the labels of its own films."""
     for first in range(0, len(work.refs), work.batch_size):
-        yield work.refs[first : first + work.batch_size]
-
-
-def _encode(refs: Sequence[ImageRef], labels: Mapping[str, str]) -> bytes:
-    named = {ref.key: labels[ref.key] for ref in refs if ref.key in labels}
-    return msgspec.json.encode(Batch(refs, named))
+        refs = work.refs[first : first + work.batch_size]
+        yield refs, {ref.key: work.labels[ref.key] for ref in refs if ref.key in work.labels}
 
 
 def _load_same(model: str, sha256: str, provider: str, threads: int) -> Classifier:
@@ -262,4 +252,4 @@ def _first_line(exc: BaseException) -> str:
 
 
 def _last_line(exc: BaseException) -> str:
-    return ((str(exc).split() and str(exc).strip().splitlines()) or [type(exc).__name__])[-1]
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[-1]

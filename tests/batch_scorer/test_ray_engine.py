@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import signal
+import subprocess
 import sys
 import time
 from contextlib import closing
@@ -15,7 +19,7 @@ from ray.cluster_utils import Cluster
 
 from batch_scorer import ledger
 from batch_scorer.classifier import Classifier
-from batch_scorer.errors import MissingPackage, ModelFileError
+from batch_scorer.errors import MissingPackage, ModelFileError, TransientError, UsageError
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.ray_engine import score_with_ray
 from batch_scorer.runner import ScoreJob, score_batch
@@ -50,7 +54,7 @@ def many(tmp_path) -> Path:
         (root / f"film_{index:02}.png").write_bytes(make_film(3 * index, index, (500, 600)))
     for index in range(0, 60, 20):
         (root / f"copy_{index}.png").write_bytes((root / f"film_{index:02}.png").read_bytes())
-    (root / "letter\n.txt").write_text("Dear doctor")
+    (root / b"letter-\xff\n.txt".decode("utf-8", "surrogateescape")).write_text("Dear doctor")
     (root / "cut.png").write_bytes(make_film(50)[:900])
     return root
 
@@ -156,3 +160,62 @@ def test_without_ray_it_says_what_to_install(folder, tiny_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackage, match=r'pip install "cxr-batch\[ray\]"'):
         list(score_with_ray(make_work(folder, tiny_model)))
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        ("ray://head:10001", UsageError, "found ray://head:10001. Run the command on a machine"),
+        ("127.0.0.1:1", TransientError, "cluster at 127.0.0.1:1 cannot be reached"),
+    ],
+)
+def test_a_cluster_that_cannot_be_used(folder, tiny_model, monkeypatch, address, error, message):
+    ray.shutdown()
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(error, match=re.escape(message)):
+        list(score_with_ray(make_work(folder, tiny_model)))
+
+
+def left_over(mark: str) -> list[str]:
+    """Processes that carry the mark in their environment."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (place / "environ").read_bytes():
+                found.append((place / "cmdline").read_text().replace("\0", " "))
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+def test_the_command_starts_ray_stops_it_and_goes_on(cxr, many, tmp_path, tiny_model):
+    mark = f"CXR_TEST_MARK={tmp_path}"
+    name, value = mark.split("=")
+    environment = {**os.environ, "RAY_ADDRESS": "local", name: value}
+    arguments = ["score", many, "-o", tmp_path / "ray", "--model", tiny_model, "--no-report"]
+    arguments = [*map(str, arguments), "--batch-size", "1", "--engine", "ray"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "batch_scorer", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "ray" / "journal").is_dir() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        command.send_signal(signal.SIGTERM)
+        out, error = command.communicate(timeout=60)
+    assert command.returncode == 75, error
+    assert out == ""
+    assert error.startswith("\nFinishing this batch; once more stops at once.\nInterrupted: ")
+    assert error.endswith("of 65 films are done. Run the same command again to go on.\n")
+    assert left_over(mark) == []
+    again = cxr(*arguments, **environment)
+    assert again.returncode == 3, again.stderr
+    assert re.search(r"^Reused    [1-9]\d* rows of an earlier run", again.stdout, re.MULTILINE)
+    assert again.stderr == "scored 65 of 65 films\n"
+    assert left_over(mark) == []
+    rows = (tmp_path / "ray" / ledger.CSV_FILE).read_bytes()
+    assert rows == run(many, tmp_path / "local", tiny_model, "local")[1]
