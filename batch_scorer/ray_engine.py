@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 ADDRESS = "RAY_ADDRESS"
 OWN = "local"
 """What Ray calls a cluster that it starts for this process alone."""
+START = f"Start it with `ray start --head`, or leave {ADDRESS} out."
+PATIENCE_S = 30
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -108,14 +111,15 @@ def score_with_ray(work: Work) -> Generator[list[Score]]:
     if not work.refs:
         return
     ray = _import_ray()
-    with _cluster(ray, work.threads), _told(ray):
-        rows = iter(_rows(ray, work).iter_rows())
+    with _cluster(ray, work.threads), _joined(), _told(ray):
+        blocks = iter(_rows(ray, work).iter_batches(batch_size=1, prefetch_batches=0))
         try:
-            for row in rows:
-                found = msgspec.json.decode(row["rows"], type=list[Score])
-                yield [_complete(score, work.known) for score in found]
+            for block in blocks:
+                for data in block["rows"]:
+                    rows = msgspec.json.decode(data, type=list[Score])
+                    yield [_complete(row, work.known) for row in rows]
         finally:
-            rows.close()  # stops the workers now, not when somebody collects the garbage
+            blocks.close()  # stops the workers now, not when somebody collects the garbage
 
 
 def _rows(ray: Any, work: Work) -> Any:
@@ -197,11 +201,7 @@ def _cluster(ray: Any, threads: int) -> Iterator[None]:
         yield
         return
     address = os.environ.get(ADDRESS, OWN)
-    if "://" in address:
-        raise UsageError(
-            f"Expected HOST:PORT, auto or local in {ADDRESS}, found {address}.",
-            "Run the command on a machine of the cluster, or give it to `ray job submit`.",
-        )
+    _check_address(address)
     own = {"num_cpus": max(available_cores(), threads), "include_dashboard": False}
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -211,8 +211,7 @@ def _cluster(ray: Any, threads: int) -> Iterator[None]:
             )
     except (ConnectionError, TimeoutError) as exc:
         raise TransientError(
-            f"The Ray cluster at {address} cannot be reached: {_first_line(exc)}",
-            f"Start it with `ray start --head`, or leave {ADDRESS} out.",
+            f"The Ray cluster at {address} cannot be reached: {_first_line(exc)}", START
         ) from exc
     except (RuntimeError, ValueError) as exc:
         raise UsageError(
@@ -225,6 +224,36 @@ def _cluster(ray: Any, threads: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would try for minutes to reach a machine where no cluster is."""
+    if address in (OWN, "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in host:
+        raise UsageError(
+            f"Expected HOST:PORT, auto or local in {ADDRESS}, found {address}.",
+            "Run the command on a machine of the cluster, or give it to `ray job submit`.",
+        )
+    try:
+        socket.create_connection((host, int(port)), PATIENCE_S).close()
+    except OSError as exc:
+        raise TransientError(
+            f"The Ray cluster at {address} cannot be reached: {exc.strerror or exc}.", START
+        ) from exc
+
+
+@contextmanager
+def _joined() -> Iterator[None]:
+    """Wait for Ray Data's threads: one that finds Ray shut down ends the process without a word."""
+    before = set(threading.enumerate())
+    try:
+        yield
+    finally:
+        for thread in set(threading.enumerate()) - before:
+            if thread.name != "Prefetcher":  # where a run is ended early, Ray leaves it, asleep
+                thread.join(PATIENCE_S)
 
 
 @contextmanager
