@@ -1,9 +1,9 @@
-"""The engine of many machines: Ray hands the films, a batch at a time, to workers on all nodes.
+"""The engine of many machines: Ray hands the films, a share at a time, to workers on all nodes.
 
-A worker is a process that holds one session of each model and does with its batch what the engine
-of one machine does. Ray starts a worker again whose node died, and gives out its batches again: a
-batch may be computed twice, its rows come back once. One batch is one block of Ray Data: an error
-that nobody foresaw ends the run, so that no block is dropped in silence.
+A worker is a process that holds one session of each model and does with its share (a batch for each
+of its threads) what the engine of one machine does. Ray starts a worker again whose node died, and
+gives out its shares again: one may be computed twice, its rows come back once. A share is one block
+of Ray Data: an error that nobody foresaw ends the run, so that no block is dropped in silence.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from batch_scorer.judgement import with_answers
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores, quiet_import
 from batch_scorer.records import Score
+from batch_scorer.storage import add_retries, open_filesystem, retries
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from batch_scorer.records import ImageRef
+    from batch_scorer.source import Source
 
 ADDRESS = "RAY_ADDRESS"
 OWN = "local"
@@ -74,28 +76,31 @@ class Worker:
         import ray
 
         self._unpickle = ray.cloudpickle.loads
-        # Ray tells a worker its share by OMP_NUM_THREADS, which ONNX Runtime does not read.
-        threads = int(ray.get_runtime_context().get_assigned_resources()["CPU"])
         self._hashes = ray.get(hashes)
+        # Ray tells a worker its share by OMP_NUM_THREADS, which ONNX Runtime does not read: its
+        # sessions have one thread each, and as many threads as there are CPUs use them.
+        threads = int(ray.get_runtime_context().get_assigned_resources()["CPU"])
         self._failure: CxrError | None = None
         try:
-            classifiers = [_load_same(*model, threads) for model in models]
-            self._work = replace(work, classifiers=classifiers, threads=threads)
+            classifiers = [_load_same(*model, work.batch_size) for model in models]
+            source = _open_again(work.source)
+            self._work = replace(work, source=source, classifiers=classifiers, threads=threads)
         except CxrError as exc:  # raised with the first batch: what fails here, Ray tries for ever
             self._failure = exc
 
-    def __call__(self, item: dict[str, bytes]) -> dict[str, bytes]:
-        """Rows of one batch."""
+    def __call__(self, item: dict[str, bytes]) -> dict[str, Any]:
+        """Rows of one share, and how many calls to storage were repeated for it."""
         if self._failure:
             raise self._failure
-        refs, labels = self._unpickle(item["batch"])
+        before = retries()
+        refs, labels = self._unpickle(item["share"])
         work = replace(self._work, refs=refs, labels=labels, known=Settled(self._hashes))
         rows = [row for part in score_locally(work) for row in part]
-        return {"rows": msgspec.json.encode(rows)}
+        return {"rows": msgspec.json.encode(rows), "retries": retries() - before}
 
 
 def score_with_ray(work: Work) -> Generator[list[Score]]:
-    """Rows a batch at a time, in the order in which the batches are done.
+    """Rows a share at a time, in the order in which the shares are done.
 
     The cluster is that of the environment variable RAY_ADDRESS, as everywhere in Ray; without it
     one is started on this machine, and stopped at the end. A worker takes ``work.threads`` CPUs,
@@ -115,6 +120,7 @@ def score_with_ray(work: Work) -> Generator[list[Score]]:
         blocks = iter(_rows(ray, work).iter_batches(batch_size=1, prefetch_batches=0))
         try:
             for block in blocks:
+                add_retries(int(block["retries"].sum()))
                 for data in block["rows"]:
                     rows = msgspec.json.decode(data, type=list[Score])
                     yield [_complete(row, work.known) for row in rows]
@@ -123,24 +129,23 @@ def score_with_ray(work: Work) -> Generator[list[Score]]:
 
 
 def _rows(ray: Any, work: Work) -> Any:
-    """The data set of all rows, a block for each batch. Nothing runs yet."""
-    batches = [{"batch": ray.cloudpickle.dumps(batch)} for batch in _split(work)]
+    """The data set of all rows, a block for each share. Nothing runs yet."""
+    shares = [{"share": ray.cloudpickle.dumps(share)} for share in _split(work)]
     cuda = work.classifiers[0].provider == "cuda"
     free = ray.cluster_resources()
     room = int(free.get("GPU", 0) if cuda else free.get("CPU", 0) // work.threads)
-    bare = replace(
-        work, source=replace(work.source, refs=()), refs=(), labels={}, classifiers=[], known={}
-    )
+    source = replace(work.source, refs=(), labels={})
+    bare = replace(work, source=source, refs=(), labels={}, classifiers=[], known={})
     models = [(str(c.path), c.sha256, c.provider) for c in work.classifiers]
     hashes = ray.put(np.array(sorted(work.known), dtype="S64"))
     with ray.data.DataContext.current(_quiet_context(ray)):
-        return ray.data.from_items(batches, override_num_blocks=len(batches)).map(
+        return ray.data.from_items(shares, override_num_blocks=len(shares)).map(
             Worker,
             fn_constructor_args=(bare, models, hashes),
             num_cpus=work.threads,
             num_gpus=1 if cuda else None,
             compute=ray.data.ActorPoolStrategy(
-                min_size=1, initial_size=max(1, min(room, len(batches)))
+                min_size=1, initial_size=max(1, min(room, len(shares)))
             ),
         )
 
@@ -154,15 +159,23 @@ def _quiet_context(ray: Any) -> Any:
 
 
 def _split(work: Work) -> Iterator[tuple[Sequence[ImageRef], dict[str, str]]]:
-    """Batches, each with the labels of its own films."""
-    for first in range(0, len(work.refs), work.batch_size):
-        refs = work.refs[first : first + work.batch_size]
+    """A batch for each thread of a worker, with the labels of these films alone."""
+    size = work.batch_size * work.threads
+    for first in range(0, len(work.refs), size):
+        refs = work.refs[first : first + size]
         yield refs, {ref.key: work.labels[ref.key] for ref in refs if ref.key in work.labels}
 
 
-def _load_same(model: str, sha256: str, provider: str, threads: int) -> Classifier:
+def _open_again(source: Source) -> Source:
+    """The source with a connection of this process's own; a list opens each film by its URL."""
+    if source.filesystem is None:
+        return source
+    return replace(source, filesystem=open_filesystem(source.url)[0])
+
+
+def _load_same(model: str, sha256: str, provider: str, batch_size: int) -> Classifier:
     """Load a model on a node, and make sure that it is the one that the run names."""
-    classifier = Classifier.load(model, provider, threads)
+    classifier = Classifier.load(model, provider, 1, batch_size)
     if classifier.sha256 != sha256:
         raise ModelFileError(
             f"Expected {model} with sha256 {sha256[:12]} on every node, "

@@ -120,7 +120,8 @@ class RunManifest(msgspec.Struct, frozen=True):
     it has no typicality. ``method`` names what decides an answer apart from the film: models,
     decode version and options. ``reused`` rows were taken over from an earlier run by the same
     method. ``shard`` is "2/10" where the run was one of ten shares, else empty, and ``taken``
-    counts the films of all ten. ``engine`` is "local" or "ray", where each worker has ``threads``.
+    counts the films of all ten. ``retries`` counts the calls to storage that were made again.
+    ``engine`` is "local" or "ray", where each worker has ``threads``.
     """
 
     run_id: str
@@ -157,6 +158,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     reused: int = 0
     shard: str = ""
     taken: int = 0
+    retries: int = 0
     engine: str = "local"
 
     @property

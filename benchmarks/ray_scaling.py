@@ -80,7 +80,7 @@ def main(ctx: click.Context, films: str, model: str, batch_size: int, turns: int
 
 
 def _work(source: Source, model: str, threads: int, batch_size: int) -> Work:
-    classifier = Classifier.load(model, "cpu", threads)
+    classifier = Classifier.load(model, "cpu", 1, batch_size)
     return Work(
         source=source,
         refs=source.refs,
@@ -102,6 +102,7 @@ def _rate_ray(work: Work, workers: int) -> float:
         logging_level=logging.CRITICAL,
         log_to_driver=False,
     )
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         return _rate(score_with_ray(work))
     finally:

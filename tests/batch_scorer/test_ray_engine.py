@@ -66,7 +66,7 @@ def run(folder, output, model, engine, **options):
 
 def make_work(folder, model, **changes) -> Work:
     source = open_source(str(folder))
-    classifier = Classifier.load(model, "cpu", 1)
+    classifier = Classifier.load(model, "cpu", 1, 2)
     work = Work(source, source.refs, {}, [classifier], {}, 1, 2, keep_atypical=False)
     return replace(work, **changes)
 

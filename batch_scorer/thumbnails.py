@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 LONGEST_SIDE_PX = 320
 
 
-def write_pictures(output: Output, source: Source, rows: Sequence[Score], threshold: float) -> None:
+def write_thumbnails(
+    output: Output, source: Source, rows: Sequence[Score], threshold: float
+) -> None:
     """Write each film that the report shows, small, at its own proportions.
 
     Raises:
