@@ -45,7 +45,17 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {"local": score_locally}
+
+def _score_with_ray(work: Work) -> Generator[list[Score]]:
+    from batch_scorer.ray_engine import score_with_ray
+
+    return score_with_ray(work)
+
+
+ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {
+    "local": score_locally,
+    "ray": _score_with_ray,
+}
 
 
 BATCH_SIZE = 16
@@ -59,6 +69,7 @@ class ScoreJob:
     ``images`` and ``output`` are paths or URLs. ``labels`` is "folders", "none" or a CSV file;
     ``provider`` is "auto", "cpu" or "cuda"; ``threads`` is every core that this process may use
     unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
+    ``engine`` is one of ENGINES; with "ray", each worker has ``threads``, one unless given.
     ``shard`` takes one share of the films; its results lie in a folder of their own below
     ``output``, for `merge_shards`. ``identifiers`` says how patient and study are told.
     """
@@ -131,8 +142,8 @@ def _score(
         refs=[ref for ref in plan.source.refs if ref.key not in have],
         labels=plan.labels,
         classifiers=classifiers,
-        known={row.sha256: row for row in plan.settled.values()},
-        threads=job.threads or available_cores(),
+        known={row.sha256: row for row in plan.settled.values() if row.sha256},
+        threads=job.threads or (available_cores() if job.engine == "local" else 1),
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
         identifiers=job.identifiers,
@@ -195,6 +206,7 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "threads": work.threads,
         "reused": len(plan.rows),
         "shard": str(job.shard or ""),
+        "engine": job.engine,
         "taken": plan.taken,
         "identifiers": job.identifiers.effective,
         "seconds": clock.seconds,
