@@ -28,7 +28,7 @@ help: ## Say what each door does
 demo: base ## Score examples/xrays (or XRAYS=folder) with the bundled models and draw the report
 	@$(BIN)/cxr score "$(XRAYS)" --output "$(OUT)" --model all || test $$? -eq 3  # 3: some files were no films
 
-test: dev azurite ## Run every test
+test: dev azurite ## Run every test; those of the HTML page need chromium (apt-get install chromium)
 	@$(BIN)/python -m pytest
 
 azurite: $(if $(shell command -v npm),$(AZURITE)) ## Azure's emulator for the tests, by npm; without npm they are skipped

@@ -25,6 +25,32 @@ if TYPE_CHECKING:
 log = logging.getLogger("cxr")
 
 
+def _read_formats(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
+    """The names in "pdf,html", each once."""
+    from batch_scorer.ledger import REPORT_FILES
+
+    formats = list(dict.fromkeys(name.strip().lower() for name in value.split(",")))
+    for name in formats:
+        if name not in REPORT_FILES:
+            raise click.BadParameter(
+                f"expected {' or '.join(REPORT_FILES)}, or several with commas between them; "
+                f"found “{name}”.",
+                ctx,
+                param,
+            )
+    return formats
+
+
+format_option = click.option(
+    "--format",
+    default="pdf",
+    show_default=True,
+    metavar="pdf,html",
+    callback=_read_formats,
+    help="Which reports to draw, with commas between them: pdf for print, html for a browser.",
+)
+
+
 @click.command(epilog="Example: cxr score my-xrays -o out --model all --labels none")
 @click.argument("images")
 @click.option(
@@ -32,7 +58,7 @@ log = logging.getLogger("cxr")
     "--output",
     required=True,
     metavar="FOLDER|URL",
-    help="Place for predictions.csv, predictions.parquet, run.json and report.pdf.",
+    help="Place for predictions.csv, predictions.parquet, run.json and the report.",
 )
 @click.option(
     "--model",
@@ -93,7 +119,8 @@ log = logging.getLogger("cxr")
     show_default=True,
     help="This process, or a Ray cluster: that of RAY_ADDRESS, else one on this machine.",
 )
-@click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
+@format_option
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -113,6 +140,7 @@ def score(report: bool, dry_run: bool, deadline_h: float | None, **options: Any)
     """
     from batch_scorer.runner import score_batch
 
+    formats = options.pop("format")
     job = _job_of(**options)
     if dry_run:
         return _foretell(job, deadline_h)
@@ -120,7 +148,7 @@ def score(report: bool, dry_run: bool, deadline_h: float | None, **options: Any)
         raise click.UsageError("--deadline-h goes with --dry-run, which scores nothing.")
     with _Progress() as progress, _Stop() as stop:
         manifest = score_batch(job, progress, stop)
-    return _conclude(job.place.url, manifest, report=report and not job.shard)
+    return _conclude(job.place.url, manifest, formats if report and not job.shard else [])
 
 
 def _job_of(
@@ -145,8 +173,9 @@ def _job_of(
 
 @click.command(epilog="Example: cxr merge out")
 @click.argument("output", metavar="FOLDER|URL")
-@click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
-def merge(output: str, report: bool) -> int:
+@click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
+@format_option
+def merge(output: str, report: bool, format: list[str]) -> int:
     """Join the shards in OUTPUT, the place that was given to `cxr score --shard`.
 
     The rows are those of a run without shards. A shard that is missing is named, and nothing is
@@ -154,16 +183,18 @@ def merge(output: str, report: bool) -> int:
     """
     from batch_scorer.merge import merge_shards
 
-    return _conclude(output, merge_shards(output), report=report)
+    return _conclude(output, merge_shards(output), format if report else [])
 
 
 @click.command(epilog="Example: cxr report out")
 @click.argument("output", metavar="FOLDER|URL")
-def report(output: str) -> int:
-    """Draw report.pdf again from the finished run in OUTPUT."""
-    from batch_scorer.report.render import render_report
+@format_option
+def report(output: str, format: list[str]) -> int:
+    """Draw the report again from the finished run in OUTPUT."""
+    from batch_scorer.report.formats import draw_report
 
-    click.echo(f"Report    {render_report(output)}")
+    for place in draw_report(output, format):
+        click.echo(f"Report    {place}")
     return EXIT_OK
 
 
@@ -175,19 +206,22 @@ def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
     return EXIT_OK
 
 
-def _conclude(output: str, manifest: RunManifest, *, report: bool) -> int:
-    """Say what came of a run, draw its report, and choose the exit code."""
-    from batch_scorer.ledger import CSV_FILE, REPORT_FILE
+def _conclude(output: str, manifest: RunManifest, formats: list[str]) -> int:
+    """Say what came of a run, draw its reports, and choose the exit code."""
+    from batch_scorer.ledger import CSV_FILE, REPORT_FILES
     from batch_scorer.output import open_output
 
     _print_summary(manifest)
     click.echo(f"Rows      {output}/{CSV_FILE}")
-    if report:
-        if open_output(output).read(REPORT_FILE) is None:  # a new run has withdrawn the older one
-            from batch_scorer.report.render import render_report
+    place = open_output(output)
+    # A new run has withdrawn the reports of the older one.
+    missing = [name for name in formats if place.read(REPORT_FILES[name]) is None]
+    if missing:
+        from batch_scorer.report.formats import draw_report
 
-            render_report(output)
-        click.echo(f"Report    {output}/{REPORT_FILE}")
+        draw_report(output, missing)
+    for name in formats:
+        click.echo(f"Report    {output}/{REPORT_FILES[name]}")
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 
 

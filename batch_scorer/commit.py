@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 EARLIER_FOLDER = "earlier"
 """Where runs lie whose rows a later run does not carry on."""
-_RUN_FILES = (ledger.CSV_FILE, ledger.PARQUET_FILE, ledger.REPORT_FILE, ledger.RUN_FILE)
+_RUN_FILES = (
+    *(ledger.CSV_FILE, ledger.PARQUET_FILE),
+    *ledger.REPORT_FILES.values(),
+    ledger.RUN_FILE,
+)
 
 
 def commit_run(

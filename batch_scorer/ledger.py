@@ -27,12 +27,14 @@ CSV_FILE = "predictions.csv"
 PARQUET_FILE = "predictions.parquet"
 RUN_FILE = "run.json"
 REPORT_FILE = "report.pdf"
+REPORT_FILES = {"pdf": REPORT_FILE, "html": "report.html"}
+"""The report's file by format."""
 FILMS_FOLDER = "films"
 
 
 def withdraw_run(output: Output) -> None:
-    """Remove a run's marker, report and pictures, before its rows are replaced."""
-    output.remove(RUN_FILE, REPORT_FILE)
+    """Remove a run's marker, reports and pictures, before its rows are replaced."""
+    output.remove(RUN_FILE, *REPORT_FILES.values())
     output.remove_folder(FILMS_FOLDER)
 
 

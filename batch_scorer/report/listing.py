@@ -82,6 +82,25 @@ class Listing:
     rest: str
 
 
+def describe_answer(row: Score) -> str:
+    """What the first model made of a file: "Flagged", "Clear" or "Not scored", and doubts."""
+    scored = row.status == "scored"
+    flagged = row.prediction == CLASSES[1]
+    answer = ("Flagged" if flagged else "Clear") if scored else "Not scored"
+    if row.uncertain:
+        answer += ", uncertain"
+    if row.atypical and scored:
+        answer += ", atypical"
+    if row.duplicate_of:
+        answer += ", copy"
+    return answer
+
+
+def describe_reason(code: str) -> str:
+    """Why a file was not scored, in words."""
+    return _reason(code)[0]
+
+
 def describe_gaps(rows: Sequence[Score], manifest: RunManifest) -> Gaps:
     """The files that were not scored, and why."""
     unscored = [row for row in rows if row.status != "scored"]
@@ -134,7 +153,7 @@ def _reason(code: str) -> tuple[str, str]:
 
 
 def _unscored(row: Score) -> Unscored:
-    return Unscored(show_name(row.image), _reason(row.reason)[0], show_name(row.detail, 240))
+    return Unscored(show_name(row.image), describe_reason(row.reason), show_name(row.detail, 240))
 
 
 def _rest(number: int, cap: int, verb: str) -> str:
@@ -168,22 +187,14 @@ def _about_listing(manifest: RunManifest) -> str:
 
 def _prediction(row: Score, manifest: RunManifest) -> Prediction:
     scored = row.status == "scored"
-    flagged = row.prediction == CLASSES[1]
-    answer = ("Flagged" if flagged else "Clear") if scored else "Not scored"
-    if row.uncertain:
-        answer += ", uncertain"
-    if row.atypical and scored:
-        answer += ", atypical"
-    if row.duplicate_of:
-        answer += ", copy"
     probabilities = tuple(
         show_probability(p, model.threshold)
         for p, model in zip(row.probabilities, manifest.models, strict=scored)
     )
     return Prediction(
         name=show_name(row.image, 90),
-        answer=answer,
-        flagged=flagged,
+        answer=describe_answer(row),
+        flagged=row.prediction == CLASSES[1],
         probabilities=probabilities or ("",) * len(manifest.models),
         label=row.label.capitalize(),
     )

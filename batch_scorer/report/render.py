@@ -14,6 +14,7 @@ import io
 import logging
 import re
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,12 @@ from batch_scorer.report.facts import build_facts
 from batch_scorer.report.templates import open_template
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from os import PathLike
     from types import ModuleType
 
     from batch_scorer.output import Output
-    from batch_scorer.records import RunManifest
+    from batch_scorer.records import RunManifest, Score
     from batch_scorer.report.facts import ReportFacts
     from batch_scorer.report.performance import Performance
 
@@ -52,6 +53,21 @@ _PACKAGED = {
 }
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a report of any format is made of.
+
+    ``pictures`` names the films that can be shown; ``resources`` holds body and media type of
+    every picture and figure by name.
+    """
+
+    manifest: RunManifest
+    rows: Sequence[Score]
+    facts: ReportFacts
+    pictures: frozenset[str]
+    resources: Mapping[str, tuple[bytes, str]]
+
+
 def render_report(url: str | PathLike[str]) -> str:
     """Draw ``report.pdf`` of the finished run in a folder.
 
@@ -66,16 +82,49 @@ def render_report(url: str | PathLike[str]) -> str:
         ReportError: Pango is missing, something in the page is wrong, or the disk is full.
     """
     output = open_output(url)
+    return write_pdf(output, gather(output))
+
+
+def gather(output: Output) -> Material:
+    """Read a finished run, tell its facts, find its pictures and draw its figures.
+
+    Raises:
+        LedgerError: There is no finished run.
+    """
     manifest, rows = ledger.read_run(output)
     facts = build_facts(manifest, rows)
     pictures = _find_pictures(output, facts)
-    pdf = _write_pdf(
-        _write_html(facts, frozenset(pictures)),
+    return Material(
+        manifest,
+        rows,
+        facts,
+        frozenset(pictures),
         {**_draw_figures(manifest, facts), **pictures},
+    )
+
+
+def write_pdf(output: Output, material: Material) -> str:
+    """Write ``report.pdf`` next to the rows.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        ReportError: Pango is missing, something in the page is wrong, or the disk is full.
+    """
+    manifest = material.manifest
+    pdf = _write_pdf(
+        _write_html(material.facts, material.pictures),
+        material.resources,
         hashlib.sha256(f"{manifest.run_id} {manifest.rows_sha256}".encode()).digest()[:16],
     )
     output.write(ledger.REPORT_FILE, pdf)
     return f"{output.url}/{ledger.REPORT_FILE}"
+
+
+def created_when(facts: ReportFacts) -> str:
+    """When the run ended, as a W3C date; empty where the run does not say it in that way."""
+    return facts.created if _W3C_DATE.fullmatch(facts.created) else ""
 
 
 def missing_system_library() -> str | None:
@@ -141,9 +190,7 @@ def _performance_figures(name: str, part: Performance) -> dict[str, str]:
 
 def _write_html(facts: ReportFacts, pictures: frozenset[str]) -> str:
     return open_template(TEMPLATE).render(
-        facts=facts,
-        pictures=pictures,
-        created=facts.created if _W3C_DATE.fullmatch(facts.created) else "",
+        facts=facts, pictures=pictures, created=created_when(facts)
     )
 
 

@@ -66,6 +66,28 @@ def test_score_prints_six_lines_and_writes_four_files(cxr, folder, tiny_model, t
     assert run.stderr == "scored 6 of 6 films\n"
 
 
+def test_the_formats_of_the_report_are_chosen(cxr, folder, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    run = cxr("score", folder, "-o", out, "--model", tiny_model, "--format", "HTML")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == f"Report    {out}/report.html"
+    assert not (out / "report.pdf").exists()
+    again = cxr("score", folder, "-o", out, "--model", tiny_model, CXR_SCORE_FORMAT="pdf,html")
+    assert again.stdout.splitlines()[-2:] == [
+        f"Report    {out}/report.pdf",
+        f"Report    {out}/report.html",
+    ]
+    first = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    drawn = cxr("report", out, "--format", "html,pdf,html")
+    assert drawn.stdout == f"Report    {out}/report.html\nReport    {out}/report.pdf\n"
+    assert (out / "report.html").read_bytes() == first
+    wrong = cxr("report", out, "--format", "docx")
+    assert wrong.returncode == 2
+    assert "expected pdf or html" in wrong.stderr
+    assert "found “docx”" in wrong.stderr
+
+
 def test_some_files_not_scored_is_exit_3(cxr, folder, tiny_model, tmp_path):
     (folder / "letter.txt").write_text("Dear doctor")
     run = cxr("score", folder, "-o", tmp_path / "out", "--model", tiny_model, "--no-report")
