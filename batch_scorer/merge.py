@@ -73,7 +73,6 @@ _TAKEN_FROM_FIRST = (
     "synthetic",
     "labels",
     "identifiers",
-    "engine",
     "batch_size",
     "threads",
     "versions",
