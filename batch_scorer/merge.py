@@ -59,6 +59,7 @@ def merge_shards(output: str) -> RunManifest:
         hidden=max(m.hidden for m in manifests),
         taken=len(rows),
         reused=sum(m.reused for m in manifests),
+        retries=sum(m.retries for m in manifests),
         provider=", ".join(sorted({m.provider for m in manifests})),
         engine=", ".join(sorted({m.engine for m in manifests})),
         seconds={name: round(sum(m.seconds[name] for m in manifests), 3) for name in first.seconds},
@@ -67,16 +68,14 @@ def merge_shards(output: str) -> RunManifest:
 
 
 _TAKEN_FROM_FIRST = (
-    *(
-        "method",
-        "source",
-        "synthetic",
-        "labels",
-        "identifiers",
-        "batch_size",
-        "threads",
-        "versions",
-    ),
+    "method",
+    "source",
+    "synthetic",
+    "labels",
+    "identifiers",
+    "batch_size",
+    "threads",
+    "versions",
 )
 
 

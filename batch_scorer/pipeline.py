@@ -10,7 +10,7 @@ import hashlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ import msgspec
 
 from batch_scorer.decoding import decode_radiograph, measure_radiograph
 from batch_scorer.errors import ImageError
-from batch_scorer.identifiers import read_identifiers
+from batch_scorer.identifiers import Identifiers, read_identifiers
 from batch_scorer.judgement import Film, Judged, choose_fresh, classify_films, settle_batch
 from batch_scorer.reading import read_ahead
 from batch_scorer.records import Score, patient_of
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from batch_scorer.classifier import Answers, Classifier
-    from batch_scorer.identifiers import Identifiers
     from batch_scorer.records import ImageRef
     from batch_scorer.source import Source
 
@@ -52,7 +51,7 @@ class Work:
     threads: int
     batch_size: int
     keep_atypical: bool
-    identifiers: Identifiers
+    identifiers: Identifiers = field(default_factory=Identifiers)
 
 
 def score_locally(work: Work) -> Generator[list[Score]]:
