@@ -15,12 +15,13 @@ import msgspec
 from batch_scorer import __version__, ledger, metrics
 from batch_scorer.card import CLASSES
 from batch_scorer.decoding import DECODE_VERSION
-from batch_scorer.pictures import write_pictures
+from batch_scorer.thumbnails import write_thumbnails
 from batch_scorer.records import BatchMetrics, RunManifest, Score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from batch_scorer.classifier import Classifier
     from batch_scorer.output import Output
     from batch_scorer.records import ModelUsed
     from batch_scorer.source import Source
@@ -35,6 +36,7 @@ def commit_run(
     films: Source | None,
     rows: Sequence[Score],
     models: list[ModelUsed],
+    classifier: Classifier | None,
     **facts: Any,
 ) -> RunManifest:
     """Write rows, pictures and at last run.json.
@@ -44,7 +46,8 @@ def commit_run(
         films: Where the pictures of the report come from; without it there are none.
         rows: One per film found, in the order of the files.
         models: The first one decides.
-        facts: What else ``RunManifest`` says and the rows do not.
+        classifier: The first one, to draw evidence maps; None where its file is not at hand.
+        facts: What else ``RunManifest`` says and the rows do not; of ``gallery``, what is asked.
 
     Raises:
         LedgerError: The output cannot be written. Run again: nothing that was settled is lost.
@@ -54,8 +57,9 @@ def commit_run(
     _keep_earlier(output, rows, method)
     ledger.withdraw_run(output)
     rows_sha256, parquet_sha256 = ledger.write_rows(output, rows, models, method)
+    gallery = facts["gallery"]
     if films:
-        write_pictures(output, films, rows, models[0].threshold)
+        gallery = write_thumbnails(output, films, rows, models[0].threshold, gallery, classifier)
     manifest = RunManifest(
         run_id=f"{_compact(facts['started'])}-{rows_sha256[:6]}",
         models=models,
@@ -65,7 +69,8 @@ def commit_run(
         version=__version__,
         decode_version=DECODE_VERSION,
         **_counts(rows, models[0]),
-        **facts | {"seconds": facts["seconds"] | {"record": _seconds(since)}},
+        **facts
+        | {"gallery": gallery, "seconds": facts["seconds"] | {"record": _seconds(since)}},
     )
     ledger.write_manifest(output, manifest)
     return manifest

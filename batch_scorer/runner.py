@@ -29,7 +29,7 @@ from batch_scorer.journal import Journal
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores
-from batch_scorer.records import ModelUsed
+from batch_scorer.records import ModelUsed, Gallery
 from batch_scorer.source import open_source, read_labels
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ScoreJob:
     ``provider`` is "auto", "cpu" or "cuda"; ``threads`` is every core that this process may use
     unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
     ``shard`` takes one share of the films; its results lie in a folder of their own below
-    ``output``, for `merge_shards`.
+    ``output``, for `merge_shards`. ``gallery`` says which films the report shows, and how.
     """
 
     images: str
@@ -67,6 +67,7 @@ class ScoreJob:
     keep_atypical: bool = False
     shard: Shard | None = None
     engine: str = "local"
+    gallery: Gallery = Gallery("flagged")
 
     @property
     def place(self) -> Output:
@@ -124,6 +125,7 @@ def score_batch(
         None if job.shard else plan.source,
         name_copies(rows),
         [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers],
+        classifiers[0],
         **_facts(job, plan, work, clock),
     )
     plan.journal.clear()
@@ -175,6 +177,7 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "threads": work.threads,
         "reused": len(plan.rows),
         "shard": str(job.shard or ""),
+        "gallery": job.gallery,
         "taken": plan.taken,
         "seconds": clock.seconds,
         "images_per_second": round(len(work.refs) / max(clock.seconds["score"], 1e-3), 1),
@@ -268,6 +271,8 @@ def _finished(job: ScoreJob, plan: _Plan) -> RunManifest | None:
         return None
     asked = (plan.method, source.url, job.labels, source.listed, source.hidden, len(rows))
     if asked != (old.method, old.source, old.labels, old.listed, old.hidden, old.found):
+        return None
+    if job.gallery != msgspec.structs.replace(old.gallery, maps={}, no_maps=""):
         return None
     try:
         _, old_rows = ledger.read_run(plan.output)

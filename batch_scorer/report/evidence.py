@@ -1,0 +1,118 @@
+"""What an evidence map shows, and what it does not prove. Pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch_scorer.report.wording import show_name
+
+if TYPE_CHECKING:
+    from batch_scorer.card import Evidence
+    from batch_scorer.records import Peak, RunManifest
+
+SMALL_SHARE = 0.1
+ALIKE = 0.3
+"""Rank correlation with the map of shuffled weights from which two maps are called partly alike."""
+_NO_MAPS = {
+    "unanswered": "The model {model} gives no evidence maps, so the films stand alone.",
+    "model": "Evidence maps are missing: the file of the model {model} was not at hand when the "
+    "shards were joined.",
+    "films": "Evidence maps are missing: the films were not at hand when the shards were joined.",
+}
+
+
+@dataclass(frozen=True)
+class EvidenceFacts:
+    """What stands once above the maps. ``top`` is the evidence of the brightest colour."""
+
+    shows: str
+    proves_not: str
+    checked: str
+    scale: str
+    scale_alt: str
+    top: float
+
+
+def describe_evidence(manifest: RunManifest) -> EvidenceFacts | None:
+    """What a reader must know of the maps; None where there are none."""
+    maps, card = manifest.gallery.maps, manifest.models[0].card
+    if not maps or card.evidence is None:
+        return None
+    top = max(0.0, *(peak.value for peak in maps.values()))
+    which = "each film" if manifest.gallery.heatmaps == "all" else "each flagged film"
+    return EvidenceFacts(
+        shows=f"Beside {which} lies its evidence map: the brighter a place, the more it raised the "
+        f"probability that the model {show_name(card.title, 60)} gave; what lowered it is dark.",
+        proves_not="A map shows what the model went by, not where a disease is: a bright place "
+        "proves no pneumonia, a dark one no healthy lung. It is coarse, "
+        f"{card.evidence.height} by {card.evidence.width} places a film, smoothed for print.",
+        checked=_checked(card.evidence),
+        scale="Evidence for pneumonia at a place, in log odds; one scale for all maps",
+        scale_alt=f"Scale of the evidence maps: from dark, no evidence or evidence against, to "
+        f"bright, {show_evidence(top)} in log odds.",
+        top=top,
+    )
+
+
+def explain_missing_maps(manifest: RunManifest) -> str:
+    """Why there are no maps although they were asked for; empty where nothing is missing."""
+    reason = manifest.gallery.no_maps
+    if not reason:
+        return ""
+    return _NO_MAPS[reason].format(model=show_name(manifest.models[0].card.title, 60))
+
+
+def describe_map(name: str, peak: Peak, manifest: RunManifest) -> str:
+    """The alternative text of a map."""
+    title = show_name(manifest.models[0].card.title, 60)
+    if peak.value <= 0:
+        return f"Evidence map of {name}: dark, for {title} no place speaks for pneumonia."
+    return (
+        f"Evidence map of {name} by {title}: brightest in the {place_of(peak)} of the picture, "
+        f"{show_evidence(peak.value)} in log odds for pneumonia."
+    )
+
+
+def name_place(peak: Peak) -> str:
+    """Where a map is brightest, and how much that is, below the picture."""
+    if peak.value <= 0:
+        return "no place speaks for pneumonia"
+    return f"most in the {place_of(peak)}: {show_evidence(peak.value)}"
+
+
+def place_of(peak: Peak) -> str:
+    """The ninth of the picture in which a map is brightest, left and right as printed."""
+    down = ("upper", "", "lower")[min(int(peak.y * 3), 2)]
+    across = ("left", "", "right")[min(int(peak.x * 3), 2)]
+    return " ".join(word for word in (down, across) if word) or "middle"
+
+
+def show_evidence(value: float) -> str:
+    """Log odds with as many decimals as tell them from nothing."""
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _checked(evidence: Evidence) -> str:
+    """What came of the checks of the model's maps, on validation films."""
+    checked = evidence.faithfulness
+    step = min(range(len(checked.steps)), key=lambda i: abs(checked.steps[i] - SMALL_SHARE))
+    brightest, random = checked.deletion[step], checked.random_deletion[step]
+    text = (
+        f"Checked on {checked.films:,} validation films with pneumonia: blurring the brightest "
+        f"{checked.steps[step]:.0%} of places {_moves(brightest)}, blurring as much at random "
+        f"{_moves(random)}."
+    )
+    if not checked.beats_random:
+        text += " That is no better than chance: do not rely on these maps."
+    if abs(checked.randomised_correlation) >= ALIKE:
+        text += (
+            " A network with shuffled weights draws partly the same map (rank correlation "
+            f"{checked.randomised_correlation:.2f}): part of it is the film's own shape."
+        )
+    return text
+
+
+def _moves(fall: float) -> str:
+    verb = "lowers" if fall >= 0 else "raises"
+    return f"{verb} the log odds by {abs(fall):.2f}"
