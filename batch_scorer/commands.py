@@ -190,13 +190,18 @@ def _expand(models: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _print_summary(manifest: RunManifest) -> None:
+    click.echo(
+        f"Files     {manifest.found} found = {manifest.scored} scored "
+        f"+ {manifest.rejected} rejected + {manifest.failed} failed"
+        + (f" ({_listed(manifest.reasons)})" if manifest.reasons else "")
+    )
     synthetic = " synthetic" if manifest.synthetic else ""
     click.echo(
-        f"Films     {manifest.found}{synthetic}: {manifest.flagged} flagged, "
-        f"{manifest.clear} clear, {manifest.not_scored} not scored"
+        f"Films     {manifest.scored}{synthetic} scored: {manifest.flagged} flagged, "
+        f"{manifest.clear} clear"
         + ("" if manifest.uncertain is None else f", {manifest.uncertain} uncertain")
         + ("" if manifest.atypical is None else f", {manifest.atypical} atypical")
-        + "".join(f", {n} {reason}" for reason, n in manifest.reasons.items())
+        + (f", {manifest.duplicates} copies" if manifest.duplicates else "")
     )
     if manifest.reused:
         click.echo(
@@ -210,6 +215,10 @@ def _print_summary(manifest: RunManifest) -> None:
         for part in manifest.metrics
     )
     click.echo(f"Labels    {manifest.labelled} films with a label{': ' if scores else ''}{scores}")
+
+
+def _listed(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in reasons.items())
 
 
 def _shown(part: BatchMetrics, name: str) -> str:

@@ -15,8 +15,8 @@ import msgspec
 from batch_scorer import __version__, ledger, metrics
 from batch_scorer.card import CLASSES
 from batch_scorer.decoding import DECODE_VERSION
-from batch_scorer.thumbnails import write_thumbnails
 from batch_scorer.records import BatchMetrics, RunManifest, Score
+from batch_scorer.thumbnails import write_thumbnails
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,8 +69,7 @@ def commit_run(
         version=__version__,
         decode_version=DECODE_VERSION,
         **_counts(rows, models[0]),
-        **facts
-        | {"gallery": gallery, "seconds": facts["seconds"] | {"record": _seconds(since)}},
+        **facts | {"gallery": gallery, "seconds": facts["seconds"] | {"record": _seconds(since)}},
     )
     ledger.write_manifest(output, manifest)
     return manifest
@@ -82,9 +81,14 @@ def name_copies(rows: Sequence[Score]) -> list[Score]:
     named = []
     for row in sorted(rows, key=lambda row: row.image):
         original = first.setdefault(row.sha256, row.image) if row.sha256 else row.image
-        same = "" if original == row.image else original
-        named.append(msgspec.structs.replace(row, duplicate_of=same))
+        named.append(_naming(row, "" if original == row.image else original))
     return named
+
+
+def _naming(row: Score, original: str) -> Score:
+    if row.duplicate_of == original:
+        return row
+    return msgspec.structs.replace(row, duplicate_of=original)
 
 
 def _keep_earlier(output: Output, rows: Sequence[Score], method: str) -> None:

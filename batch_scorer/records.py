@@ -116,13 +116,13 @@ class Peak(msgspec.Struct, frozen=True):
 
 
 class Gallery(msgspec.Struct, frozen=True):
-    """Which pictures of films the report shows.
+    """Which films the report shows, and which of them with an evidence map.
 
-    ``heatmaps`` ("flagged", "all" or "none") says which films should have an evidence map, and
-    ``review_minutes`` for how long a reader has time to look (None: a few films for each reason).
-    ``maps`` holds the peak of each map that was drawn, by the stem of its film's picture; all share
-    one scale, whose brightest colour is the highest peak. ``no_maps`` is why there are none although
-    they were asked for: "unanswered" by the model, "model" file not at hand, or "films" not at hand.
+    ``heatmaps`` says which films should have one; ``review_minutes`` for how long a reader has time
+    to look (None: a few films for each reason). ``maps`` holds the peak of each map that was drawn,
+    by the stem of its film's thumbnail; all share one scale, whose brightest colour is the highest
+    peak. ``no_maps`` is why there are none although they were asked for: "unanswered" by the model,
+    "model" file not at hand, or "films" not at hand.
     """
 
     heatmaps: Heatmaps = "none"

@@ -29,14 +29,14 @@ from batch_scorer.journal import Journal
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores
-from batch_scorer.records import ModelUsed, Gallery
+from batch_scorer.records import Gallery, ModelUsed
 from batch_scorer.source import open_source, read_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from batch_scorer.output import Output
-    from batch_scorer.records import RunManifest, Score
+    from batch_scorer.records import Heatmaps, RunManifest, Score
     from batch_scorer.shards import Shard
     from batch_scorer.source import Source
 
@@ -53,7 +53,8 @@ class ScoreJob:
     ``provider`` is "auto", "cpu" or "cuda"; ``threads`` is every core that this process may use
     unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
     ``shard`` takes one share of the films; its results lie in a folder of their own below
-    ``output``, for `merge_shards`. ``gallery`` says which films the report shows, and how.
+    ``output``, for `merge_shards`. ``heatmaps`` says which films of the report get an evidence map: "flagged",
+    "all" or "none"; ``review_minutes`` is the time for looking at the films it shows.
     """
 
     images: str
@@ -67,7 +68,13 @@ class ScoreJob:
     keep_atypical: bool = False
     shard: Shard | None = None
     engine: str = "local"
-    gallery: Gallery = Gallery("flagged")
+    heatmaps: Heatmaps = "flagged"
+    review_minutes: int | None = None
+
+    @property
+    def gallery(self) -> Gallery:
+        """Which films the report shows, and which of them with an evidence map."""
+        return Gallery(self.heatmaps, self.review_minutes)
 
     @property
     def place(self) -> Output:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.classifier import Classifier
     from batch_scorer.output import Output
-    from batch_scorer.records import Peak, Gallery, Score
+    from batch_scorer.records import Gallery, Peak, Score
     from batch_scorer.source import Source
 
 LONGEST_SIDE_PX = 320
@@ -85,9 +85,7 @@ def write_thumbnails(
 
 
 def _wants_map(row: Score, asked: Gallery) -> bool:
-    return asked.heatmaps == "all" or (
-        asked.heatmaps == "flagged" and row.prediction == CLASSES[1]
-    )
+    return asked.heatmaps == "all" or (asked.heatmaps == "flagged" and row.prediction == CLASSES[1])
 
 
 def _read(

@@ -88,7 +88,7 @@ def line_up(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]]:
         ),
     }
     return {
-        reason: sorted(found, key=lambda row: (order(row), row.image))  # noqa: B023 - used at once
+        reason: sorted(found, key=lambda row: (order(row), row.image))
         for reason, (found, order) in groups.items()
     }
 

@@ -24,14 +24,15 @@ _NO_MAPS = {
 
 @dataclass(frozen=True)
 class EvidenceFacts:
-    """What stands once above the maps. ``top`` is the evidence of the brightest colour."""
+    """What stands once above the maps."""
 
     shows: str
     proves_not: str
     checked: str
     scale: str
+    scale_low: str
+    scale_high: str
     scale_alt: str
-    top: float
 
 
 def describe_evidence(manifest: RunManifest) -> EvidenceFacts | None:
@@ -49,9 +50,10 @@ def describe_evidence(manifest: RunManifest) -> EvidenceFacts | None:
         f"{card.evidence.height} by {card.evidence.width} places a film, smoothed for print.",
         checked=_checked(card.evidence),
         scale="Evidence for pneumonia at a place, in log odds; one scale for all maps",
+        scale_low="0, or against",
+        scale_high=show_evidence(top),
         scale_alt=f"Scale of the evidence maps: from dark, no evidence or evidence against, to "
         f"bright, {show_evidence(top)} in log odds.",
-        top=top,
     )
 
 

@@ -1,7 +1,8 @@
 """The numbers of a run as the plain sentences of its report. Pure: nothing is read or written.
 
 What a reader sees is either in the templates or said by one module for each part of the report:
-``summary``, ``gallery``, ``performance``, ``elsewhere``, ``comparison``, ``listing``, ``method``;
+``summary``, ``gallery``, ``evidence``, ``performance``, ``elsewhere``, ``comparison``, ``listing``,
+``method``;
 ``wording`` shows single values.
 """
 
@@ -12,7 +13,13 @@ from typing import TYPE_CHECKING
 
 from batch_scorer.report.comparison import ComparisonFacts, describe_comparison
 from batch_scorer.report.elsewhere import describe_elsewhere, describe_etiology
-from batch_scorer.report.gallery import Part, describe_gallery, explain_empty_gallery
+from batch_scorer.report.evidence import EvidenceFacts, describe_evidence, explain_missing_maps
+from batch_scorer.report.gallery import (
+    Part,
+    describe_gallery,
+    explain_choice,
+    explain_empty_gallery,
+)
 from batch_scorer.report.listing import Gaps, Listing, describe_gaps, describe_listing
 from batch_scorer.report.method import Method, describe_method
 from batch_scorer.report.performance import (
@@ -43,6 +50,9 @@ class ReportFacts:
     summary: Summary
     gallery: tuple[tuple[Part, ...], ...]
     no_gallery: str
+    choice: str
+    evidence: EvidenceFacts | None
+    no_evidence: str
     columns: tuple[str, ...]
     reference: Performance
     elsewhere: tuple[str, ...]
@@ -71,6 +81,9 @@ def build_facts(manifest: RunManifest, rows: Sequence[Score]) -> ReportFacts:
         summary=describe_summary(manifest),
         gallery=describe_gallery(rows, manifest),
         no_gallery=explain_empty_gallery(manifest),
+        choice=explain_choice(rows, manifest),
+        evidence=describe_evidence(manifest),
+        no_evidence=explain_missing_maps(manifest),
         columns=tuple(COLUMNS.values()),
         reference=describe_reference(manifest),
         elsewhere=describe_elsewhere([model.card for model in manifest.models]),

@@ -22,6 +22,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from batch_scorer import ledger
 from batch_scorer.errors import ReportError
 from batch_scorer.output import open_output
+from batch_scorer.overlay import draw_scale
 from batch_scorer.report import figures
 from batch_scorer.report.facts import build_facts
 from batch_scorer.report.templates import open_template
@@ -43,7 +44,7 @@ MISSING_LIBRARY = (
 )
 # About the machine, not the page: without libharfbuzz-subset another library cuts the fonts.
 _HARMLESS = "Using fontTools instead of HarfBuzz-Subset"
-_THUMBNAIL_NAME = re.compile(r"[0-9a-f]{16}")
+_PICTURE_NAME = re.compile(rf"[0-9a-f]{{16}}(?:{ledger.EVIDENCE_SUFFIX})?")
 _W3C_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d)")
 _PACKAGED = {
     "style.css": "text/css",
@@ -102,12 +103,13 @@ def _import_weasyprint() -> ModuleType:
 def _find_pictures(output: Output, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
     """The pictures that exist and can be opened, by the stem of their name."""
     found = {}
-    for film in (film for row in facts.gallery for part in row for film in part.films):
-        if not _THUMBNAIL_NAME.fullmatch(film.picture):
+    films = [film for row in facts.gallery for part in row for film in part.films]
+    for name in (name for film in films for name in (film.picture, film.evidence)):
+        if not _PICTURE_NAME.fullmatch(name):
             continue
-        data = output.read(f"{ledger.FILMS_FOLDER}/{film.picture}.jpg")
+        data = output.read(f"{ledger.FILMS_FOLDER}/{name}.jpg")
         if data is not None and _is_jpeg(data):
-            found[film.picture] = (data, "image/jpeg")
+            found[name] = (data, "image/jpeg")
     return found
 
 
@@ -125,7 +127,16 @@ def _draw_figures(manifest: RunManifest, facts: ReportFacts) -> dict[str, tuple[
     drawn["training"] = figures.draw_training(cards)
     if facts.batch:
         drawn |= _performance_figures("batch", facts.batch)
-    return {name: (svg.encode(), "image/svg+xml") for name, svg in drawn.items()}
+    found = {name: (svg.encode(), "image/svg+xml") for name, svg in drawn.items()}
+    if facts.evidence:
+        found["evidence-scale"] = (_as_png(draw_scale()), "image/png")
+    return found
+
+
+def _as_png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _performance_figures(name: str, part: Performance) -> dict[str, str]:

@@ -51,14 +51,16 @@ def test_every_command_has_help_with_an_example(cxr, command):
     assert "--debug" in run.stdout
 
 
-def test_score_prints_five_lines_and_writes_four_files(cxr, folder, tiny_model, tmp_path):
+def test_score_prints_six_lines_and_writes_four_files(cxr, folder, tiny_model, tmp_path):
     run = cxr("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["Films", "Models", "Labels", "Rows", "Report"]
-    assert lines[0] == "Films     6: 3 flagged, 3 clear, 0 not scored"
-    assert re.search(r"tiny [0-9a-f]{12} on cpu, [\d.]+ films/s", lines[1])
-    assert lines[2] == "Labels    6 films with a label: tiny accuracy 1.000 AUC 1.000"
+    words = [line.split()[0] for line in lines]
+    assert words == ["Files", "Films", "Models", "Labels", "Rows", "Report"]
+    assert lines[0] == "Files     6 found = 6 scored + 0 rejected + 0 failed"
+    assert lines[1] == "Films     6 scored: 3 flagged, 3 clear"
+    assert re.search(r"tiny [0-9a-f]{12} on cpu, [\d.]+ films/s", lines[2])
+    assert lines[3] == "Labels    6 films with a label: tiny accuracy 1.000 AUC 1.000"
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"predictions.csv", "predictions.parquet", "run.json", "report.pdf", "films"}
     assert run.stderr == "scored 6 of 6 films\n"
@@ -68,7 +70,8 @@ def test_some_files_not_scored_is_exit_3(cxr, folder, tiny_model, tmp_path):
     (folder / "letter.txt").write_text("Dear doctor")
     run = cxr("score", folder, "-o", tmp_path / "out", "--model", tiny_model, "--no-report")
     assert run.returncode == 3
-    assert "7: 3 flagged, 3 clear, 1 not scored, 1 unsupported" in run.stdout
+    lines = run.stdout.splitlines()
+    assert lines[0] == "Files     7 found = 6 scored + 1 rejected + 0 failed (1 unsupported)"
     assert not (tmp_path / "out" / "report.pdf").exists()
 
 
@@ -83,7 +86,7 @@ def test_every_option_can_come_from_the_environment(cxr, folder, tiny_model, tmp
         CXR_SCORE_REPORT="0",
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("Films     4:")
+    assert run.stdout.startswith("Files     4 found = 4 scored")
     assert "Labels    0 films with a label\n" in run.stdout
 
 
@@ -175,7 +178,7 @@ def test_the_scorer_runs_where_training_cannot_be_imported(tmp_path):
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert "24 synthetic" in run.stdout
+    assert "24 synthetic scored" in run.stdout
     assert (tmp_path / "out" / "report.pdf").stat().st_size > 20_000
 
 

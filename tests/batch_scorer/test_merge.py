@@ -72,7 +72,7 @@ def test_the_command_line_scores_shards_and_merges_them_with_a_report(
         assert "Report" not in run.stdout
     run = cxr("merge", tmp_path / "out")
     assert run.returncode == 3, run.stderr
-    assert run.stdout.startswith("Films     88:")
+    assert run.stdout.startswith("Files     88 found = 86 scored + 1 rejected + 1 failed (")
     assert (tmp_path / "out" / "report.pdf").stat().st_size > 10_000
 
 

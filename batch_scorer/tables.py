@@ -1,0 +1,130 @@
+"""Rows as a CSV and a Parquet table, and back. Pure functions; a part of the rows at a time.
+
+In the CSV a text cell that a spreadsheet would run as a formula gets a leading apostrophe; the
+Parquet file holds every text exactly, and the method that made the rows in its metadata.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+from batch_scorer.records import Score
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batch_scorer.records import ModelUsed
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+PART_ROWS = 10_000
+"""Rows that are turned into columns, or back, at once: it bounds the memory."""
+_PROBABILITY = "probability_"
+_METHOD = b"cxr method"
+_FIRST_COLUMNS = ("image", "status", "reason", "detail", "label", "prediction")
+_LAST_COLUMNS = (
+    *("agreement", "spread", "duplicate_of", "width_px", "height_px", "patient", "sha256"),
+)
+
+
+def columns(rows: Sequence[Score], models: Sequence[ModelUsed]) -> dict[str, list[Any]]:
+    """The rows as named columns, in the order of the files."""
+    names = [model.name for model in models]
+    threshold = models[0].threshold
+    scored = [row.status == "scored" for row in rows]
+    table: dict[str, list[Any]] = {
+        name: [getattr(row, name) for row in rows] for name in _FIRST_COLUMNS
+    }
+    table["probability"] = [
+        row.probability if ok else None for row, ok in zip(rows, scored, strict=True)
+    ]
+    table["threshold"] = [threshold if ok else None for ok in scored]
+    for name in ("uncertain", "typicality", "atypical", "viral"):
+        table[name] = [getattr(row, name) for row in rows]
+    table["model"] = [names[0] if ok else "" for ok in scored]
+    for index, name in enumerate(names):
+        table[f"{_PROBABILITY}{name}"] = [
+            row.probabilities[index] if ok else None for row, ok in zip(rows, scored, strict=True)
+        ]
+    for name in _LAST_COLUMNS:
+        table[name] = [getattr(row, name) for row in rows]
+    return table
+
+
+def as_csv(rows: Sequence[Score], models: Sequence[ModelUsed]) -> bytes:
+    """The rows as CSV in UTF-8, with a line of names first."""
+    data = io.BytesIO()
+    text = io.TextIOWrapper(data, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns((), models))
+    for part in _parts(rows):
+        for cells in zip(*columns(part, models).values(), strict=True):
+            writer.writerow([_cell(value) for value in cells])
+    return data.getvalue()
+
+
+def as_parquet(rows: Sequence[Score], models: Sequence[ModelUsed], method: str) -> bytes:
+    """The rows as Parquet, with each file's stamp: a later run by this method takes them over."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = io.BytesIO()
+    names = [*columns((), models), "stamp"]
+    schema = pa.schema([(name, _kind(name)) for name in names], metadata={_METHOD: method.encode()})
+    with pq.ParquetWriter(data, schema) as writer:
+        for part in _parts(rows):
+            table = columns(part, models) | {"stamp": [row.stamp for row in part]}
+            writer.write_table(pa.table(table, schema=schema))
+    return data.getvalue()
+
+
+def from_parquet(data: bytes) -> tuple[str, list[Score]]:
+    """The method and the rows of a Parquet file.
+
+    Raises:
+        OSError, ValueError, KeyError: It is no such file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(pa.BufferReader(data))
+    names = [name for name in file.schema_arrow.names if name.startswith(_PROBABILITY)]
+    rows = [
+        _as_score(record, names)
+        for part in file.iter_batches(PART_ROWS)
+        for record in part.to_pylist()
+    ]
+    return (file.schema_arrow.metadata or {}).get(_METHOD, b"").decode(), rows
+
+
+def _parts(rows: Sequence[Score]) -> Iterator[Sequence[Score]]:
+    return (rows[start : start + PART_ROWS] for start in range(0, len(rows), PART_ROWS))
+
+
+def _as_score(record: dict[str, Any], names: list[str]) -> Score:
+    known = {name: record[name] for name in Score.__struct_fields__ if name in record}
+    answers = (record[name] for name in names) if record["status"] == "scored" else ()
+    return Score(**{**known, "probabilities": tuple(answers)})
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value)
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def _kind(name: str) -> Any:
+    import pyarrow as pa
+
+    if name in ("width_px", "height_px"):
+        return pa.int32()
+    if name in ("uncertain", "atypical"):
+        return pa.bool_()
+    numbers = ("threshold", "agreement", "spread", "typicality", "viral", "probability")
+    return pa.float64() if name in numbers or name.startswith(_PROBABILITY) else pa.string()
