@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
+from batch_scorer.options import brand_options, gallery_options
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from batch_scorer.records import BatchMetrics, RunManifest
+    from batch_scorer.report.branding import Branding
 
 log = logging.getLogger("cxr")
 
@@ -69,8 +71,10 @@ log = logging.getLogger("cxr")
     metavar="I/N|auto",
     help="Score one of N shares, 1/N to N/N, for `cxr merge`; auto asks the platform.",
 )
+@gallery_options
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
-def score(report: bool, **options: Any) -> int:
+@brand_options
+def score(report: bool, branding: Branding, **options: Any) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
 
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
@@ -87,13 +91,14 @@ def score(report: bool, **options: Any) -> int:
     )
     with _Progress() as progress, _Stop() as stop:
         manifest = score_batch(job, progress, stop)
-    return _conclude(job.place.url, manifest, report=report and not job.shard)
+    return _conclude(job.place.url, manifest, branding if report and not job.shard else None)
 
 
 @click.command(epilog="Example: cxr merge out")
 @click.argument("output", metavar="FOLDER|URL")
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
-def merge(output: str, report: bool) -> int:
+@brand_options
+def merge(output: str, report: bool, branding: Branding) -> int:
     """Join the shards in OUTPUT, the place that was given to `cxr score --shard`.
 
     The rows are those of a run without shards. A shard that is missing is named, and nothing is
@@ -101,31 +106,33 @@ def merge(output: str, report: bool) -> int:
     """
     from batch_scorer.merge import merge_shards
 
-    return _conclude(output, merge_shards(output), report=report)
+    return _conclude(output, merge_shards(output), branding if report else None)
 
 
 @click.command(epilog="Example: cxr report out")
 @click.argument("output", metavar="FOLDER|URL")
-def report(output: str) -> int:
-    """Draw report.pdf again from the finished run in OUTPUT."""
+@brand_options
+def report(output: str, branding: Branding) -> int:
+    """Draw report.pdf again from the finished run in OUTPUT, with the title and logo given here."""
     from batch_scorer.report.render import render_report
 
-    click.echo(f"Report    {render_report(output)}")
+    click.echo(f"Report    {render_report(output, branding)}")
     return EXIT_OK
 
 
-def _conclude(output: str, manifest: RunManifest, *, report: bool) -> int:
-    """Say what came of a run, draw its report, and choose the exit code."""
+def _conclude(output: str, manifest: RunManifest, branding: Branding | None) -> int:
+    """Say what came of a run, draw its report unless ``branding`` is None, and choose the exit code."""
     from batch_scorer.ledger import CSV_FILE, REPORT_FILE
     from batch_scorer.output import open_output
 
     _print_summary(manifest)
     click.echo(f"Rows      {output}/{CSV_FILE}")
-    if report:
-        if open_output(output).read(REPORT_FILE) is None:  # a new run has withdrawn the older one
+    if branding:
+        withdrawn = open_output(output).read(REPORT_FILE) is None  # by a new run
+        if withdrawn or branding.given:
             from batch_scorer.report.render import render_report
 
-            render_report(output)
+            render_report(output, branding)
         click.echo(f"Report    {output}/{REPORT_FILE}")
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 

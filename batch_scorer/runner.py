@@ -53,8 +53,8 @@ class ScoreJob:
     ``provider`` is "auto", "cpu" or "cuda"; ``threads`` is every core that this process may use
     unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
     ``shard`` takes one share of the films; its results lie in a folder of their own below
-    ``output``, for `merge_shards`. ``heatmaps`` says which films of the report get an evidence map: "flagged",
-    "all" or "none"; ``review_minutes`` is the time for looking at the films it shows.
+    ``output``, for `merge_shards`. ``heatmaps`` says which films of the report get an evidence map:
+    "flagged", "all" or "none"; ``review_minutes`` is the time for looking at the films it shows.
     """
 
     images: str

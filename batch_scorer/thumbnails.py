@@ -76,7 +76,7 @@ def write_thumbnails(
     for film in _read(source, shown, wanted, size_px):
         ledger.write_thumbnail(output, film.row, film.thumbnail)
         if film.pixels is not None:
-            mapped.append(film)
+            mapped.append((film, film.pixels))
     if wanted and able is None:
         return msgspec.structs.replace(asked, no_maps="unanswered" if classifier else "model")
     if not mapped or able is None:
@@ -113,14 +113,20 @@ def _unstretch(pixels: NDArray[np.uint8], row: Score) -> Image.Image:
     return Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
 
 
-def _write_maps(output: Output, films: list[_Shown], classifier: Classifier) -> dict[str, Peak]:
-    """Write the maps, all on one scale; their peaks by the stem of the film's picture."""
-    evidence: list[NDArray[np.float32]] = []
-    for start in range(0, len(films), BATCH_SIZE):
-        batch = [film.pixels for film in films[start : start + BATCH_SIZE]]
-        evidence.extend(classifier.predict(np.stack(batch)[..., None]).evidence)
+def _write_maps(
+    output: Output, films: list[tuple[_Shown, NDArray[np.uint8]]], classifier: Classifier
+) -> dict[str, Peak]:
+    """Write the maps of films, all on one scale; their peaks by the stem of the thumbnail."""
+    evidence = _ask(classifier, [pixels for _, pixels in films])
     top = max(float(places.max()) for places in evidence)
-    for film, places in zip(films, evidence, strict=True):
+    for (film, _), places in zip(films, evidence, strict=True):
         ledger.write_evidence_map(output, film.row, draw_overlay(film.thumbnail, places, top))
-    stems = [ledger.thumbnail_stem(film.row) for film in films]
+    stems = [ledger.thumbnail_stem(film.row) for film, _ in films]
     return dict(zip(stems, map(find_peak, evidence), strict=True))
+
+
+def _ask(classifier: Classifier, pixels: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    """The evidence (height, width) of each film, by a model that answers it."""
+    batches = [pixels[start : start + BATCH_SIZE] for start in range(0, len(pixels), BATCH_SIZE)]
+    answers = [classifier.predict(np.stack(batch)[..., None]).evidence for batch in batches]
+    return [places for found in answers if found is not None for places in found]

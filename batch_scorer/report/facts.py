@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batch_scorer.report.branding import PLAIN, BrandFacts, describe_brand
 from batch_scorer.report.comparison import ComparisonFacts, describe_comparison
 from batch_scorer.report.elsewhere import describe_elsewhere, describe_etiology
 from batch_scorer.report.evidence import EvidenceFacts, describe_evidence, explain_missing_maps
@@ -38,12 +39,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batch_scorer.records import RunManifest, Score
+    from batch_scorer.report.branding import Branding
 
 
 @dataclass(frozen=True)
 class ReportFacts:
     """Everything that the report says, in its order."""
 
+    brand: BrandFacts
     run_id: str
     created: str
     model_line: str
@@ -67,14 +70,18 @@ class ReportFacts:
     other_hospitals: str = OTHER_HOSPITALS
 
 
-def build_facts(manifest: RunManifest, rows: Sequence[Score]) -> ReportFacts:
+def build_facts(
+    manifest: RunManifest, rows: Sequence[Score], branding: Branding = PLAIN
+) -> ReportFacts:
     """Turn a run into the sentences and tables of its report.
 
     Args:
         manifest: The run; its first model is the one that decides.
         rows: One per file found, in the order of the files.
+        branding: Whose report it is.
     """
     return ReportFacts(
+        brand=describe_brand(branding),
         run_id=show_name(manifest.run_id, 60),
         created=manifest.finished,
         model_line=name_model(manifest),

@@ -24,6 +24,7 @@ from batch_scorer.errors import ReportError
 from batch_scorer.output import open_output
 from batch_scorer.overlay import draw_scale
 from batch_scorer.report import figures
+from batch_scorer.report.branding import PLAIN
 from batch_scorer.report.facts import build_facts
 from batch_scorer.report.templates import open_template
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.output import Output
     from batch_scorer.records import RunManifest
+    from batch_scorer.report.branding import Branding
     from batch_scorer.report.facts import ReportFacts
     from batch_scorer.report.performance import Performance
 
@@ -53,11 +55,12 @@ _PACKAGED = {
 }
 
 
-def render_report(url: str | PathLike[str]) -> str:
+def render_report(url: str | PathLike[str], branding: Branding = PLAIN) -> str:
     """Draw ``report.pdf`` of the finished run in a folder.
 
     Args:
         url: Where run.json, the predictions, and films/ with the pictures to show are.
+        branding: Title, organisation and logo that it carries.
 
     Returns:
         Where the PDF is.
@@ -68,11 +71,12 @@ def render_report(url: str | PathLike[str]) -> str:
     """
     output = open_output(url)
     manifest, rows = ledger.read_run(output)
-    facts = build_facts(manifest, rows)
+    facts = build_facts(manifest, rows, branding)
     pictures = _find_pictures(output, facts)
+    logo = {"logo": (branding.logo, "image/png")} if branding.logo else {}
     pdf = _write_pdf(
         _write_html(facts, frozenset(pictures)),
-        {**_draw_figures(manifest, facts), **pictures},
+        {**_draw_figures(manifest, facts), **pictures, **logo},
         hashlib.sha256(f"{manifest.run_id} {manifest.rows_sha256}".encode()).digest()[:16],
     )
     output.write(ledger.REPORT_FILE, pdf)
