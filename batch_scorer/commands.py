@@ -121,7 +121,7 @@ def report(output: str, branding: Branding) -> int:
 
 
 def _conclude(output: str, manifest: RunManifest, branding: Branding | None) -> int:
-    """Say what came of a run, draw its report unless ``branding`` is None, and choose the exit code."""
+    """Say what came of a run, draw its report where ``branding`` is there, choose the exit code."""
     from batch_scorer.ledger import CSV_FILE, REPORT_FILE
     from batch_scorer.output import open_output
 

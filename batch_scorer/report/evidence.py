@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_scorer.report.wording import show_name
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from batch_scorer.card import Evidence
     from batch_scorer.records import Peak, RunManifest
 
 SMALL_SHARE = 0.1
 ALIKE = 0.3
 """Rank correlation with the map of shuffled weights from which two maps are called partly alike."""
+FEW_MAPS, MOST = 6, 0.6
+"""From how many maps, and above which share of them, one place is called the model's habit."""
 _NO_MAPS = {
     "unanswered": "The model {model} gives no evidence maps, so the films stand alone.",
     "model": "Evidence maps are missing: the file of the model {model} was not at hand when the "
@@ -48,7 +53,7 @@ def describe_evidence(manifest: RunManifest) -> EvidenceFacts | None:
         proves_not="A map shows what the model went by, not where a disease is: a bright place "
         "proves no pneumonia, a dark one no healthy lung. It is coarse, "
         f"{card.evidence.height} by {card.evidence.width} places a film, smoothed for print.",
-        checked=_checked(card.evidence),
+        checked=" ".join(filter(None, (_checked(card.evidence), _habit(maps.values())))),
         scale="Evidence for pneumonia at a place, in log odds; one scale for all maps",
         scale_low="0, or against",
         scale_high=show_evidence(top),
@@ -85,9 +90,9 @@ def name_place(peak: Peak) -> str:
 
 def place_of(peak: Peak) -> str:
     """The ninth of the picture in which a map is brightest, left and right as printed."""
-    down = ("upper", "", "lower")[min(int(peak.y * 3), 2)]
-    across = ("left", "", "right")[min(int(peak.x * 3), 2)]
-    return " ".join(word for word in (down, across) if word) or "middle"
+    down = ("upper", "middle", "lower")[min(int(peak.y * 3), 2)]
+    across = ("left", "centre", "right")[min(int(peak.x * 3), 2)]
+    return "centre" if (down, across) == ("middle", "centre") else f"{down} {across}"
 
 
 def show_evidence(value: float) -> str:
@@ -113,6 +118,20 @@ def _checked(evidence: Evidence) -> str:
             f"{checked.randomised_correlation:.2f}): part of it is the film's own shape."
         )
     return text
+
+
+def _habit(peaks: Collection[Peak]) -> str:
+    """Whether most maps of a run are brightest in one place; empty where not."""
+    bright = Counter(place_of(peak) for peak in peaks if peak.value > 0)
+    if bright.total() < FEW_MAPS:
+        return ""
+    place, number = bright.most_common(1)[0]
+    if number / bright.total() <= MOST:
+        return ""
+    return (
+        f"Of these {bright.total():,} maps {number:,} are brightest in the {place} of the picture: "
+        "where a map is bright may say more of the model's habit than of the film."
+    )
 
 
 def _moves(fall: float) -> str:

@@ -1,0 +1,141 @@
+"""The pictures that a run leaves for its report: which films, which maps, and why none."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from batch_scorer import ledger
+from batch_scorer.classifier import Answers, Classifier
+from batch_scorer.output import open_output
+from batch_scorer.records import Gallery
+from batch_scorer.runner import ScoreJob, score_batch
+from tests.conftest import encode, make_film, save_tiny_model
+from tests.factories import make_evidence
+
+
+@pytest.fixture(scope="module")
+def telling_model(tmp_path_factory):
+    """A tiny model that answers evidence: bright patches speak for pneumonia."""
+    folder = tmp_path_factory.mktemp("telling")
+    return save_tiny_model(folder / "telling.onnx", "telling", evidence=make_evidence(4))
+
+
+def run(folder, output, model, **options):
+    return score_batch(ScoreJob(str(folder), str(output), (str(model),), **options))
+
+
+def pictures(output):
+    return {path.name for path in (output / "films").iterdir()}
+
+
+def stems(output, *, flagged):
+    _, rows = ledger.read_run(open_output(output))
+    return {
+        ledger.thumbnail_stem(row) for row in rows if not flagged or row.prediction == "PNEUMONIA"
+    }
+
+
+def test_flagged_films_that_are_shown_get_a_map_each(folder, tmp_path, telling_model):
+    manifest = run(folder, tmp_path / "out", telling_model)
+    flagged = stems(tmp_path / "out", flagged=True)
+    assert len(flagged) == 3
+    assert manifest.gallery.maps.keys() == flagged
+    assert manifest.gallery.no_maps == ""
+    assert {f"{stem}-evidence.jpg" for stem in flagged} < pictures(tmp_path / "out")
+    assert len([name for name in pictures(tmp_path / "out") if "evidence" in name]) == 3
+
+
+def test_the_peak_and_the_map_are_those_of_the_model(tmp_path, telling_model):
+    film = np.full((96, 192), 140, np.uint8)
+    film[48:72, 144:] = 250  # the third row and the last column of the model's 4 by 4 places
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "one.png").write_bytes(encode(film))
+    manifest = run(tmp_path / "films", tmp_path / "out", telling_model)
+    (stem, peak), *others = manifest.gallery.maps.items()
+    assert others == []
+    assert (peak.x, peak.y) == (0.875, 0.625)
+    assert peak.value == pytest.approx(8.0 * (250 / 255 - 0.5), abs=0.02)
+    with Image.open(tmp_path / "out" / "films" / f"{stem}-evidence.jpg") as drawn:
+        assert drawn.size == (320, 160)
+        grey = np.asarray(drawn.convert("L"), dtype=float)
+    y, x = np.unravel_index(grey.argmax(), grey.shape)
+    assert (y > 70, x > 230) == (True, True)
+
+
+def test_all_films_or_none_get_a_map_where_that_is_asked_for(folder, tmp_path, telling_model):
+    everything = run(folder, tmp_path / "all", telling_model, heatmaps="all")
+    shown = {name[:16] for name in pictures(tmp_path / "all")}
+    assert everything.gallery.maps.keys() == shown
+    assert shown > stems(tmp_path / "all", flagged=True)
+    nothing = run(folder, tmp_path / "none", telling_model, heatmaps="none")
+    assert nothing.gallery == Gallery("none")
+    assert not any("evidence" in name for name in pictures(tmp_path / "none"))
+
+
+def test_a_model_without_evidence_leaves_the_reason(folder, tmp_path, tiny_model):
+    manifest = run(folder, tmp_path / "out", tiny_model)
+    assert manifest.gallery == Gallery("flagged", no_maps="unanswered")
+    assert len(pictures(tmp_path / "out")) > 0
+
+
+def test_nothing_flagged_is_no_missing_map(tmp_path, tiny_model):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "dark.png").write_bytes(make_film(60))
+    assert run(tmp_path / "films", tmp_path / "out", tiny_model).gallery == Gallery("flagged")
+
+
+def test_only_films_that_get_a_map_go_through_the_model_again(
+    folder, tmp_path, telling_model, monkeypatch
+):
+    asked = []
+    predict = Classifier.predict
+
+    def counting(self: Classifier, pixels: np.ndarray) -> Answers:
+        asked.append(len(pixels))
+        return predict(self, pixels)
+
+    monkeypatch.setattr(Classifier, "predict", counting)
+    run(folder, tmp_path / "none", telling_model, heatmaps="none")
+    without = len(asked)
+    run(folder, tmp_path / "flagged", telling_model)
+    assert asked[without:-1] == asked[:without]
+    assert asked[-1] == 3
+
+
+def test_minutes_choose_the_films_and_another_choice_draws_them_again(
+    folder, tmp_path, telling_model
+):
+    first = run(folder, tmp_path / "out", telling_model, review_minutes=2)
+    assert first.gallery.review_minutes == 2
+    assert len([name for name in pictures(tmp_path / "out") if "evidence" not in name]) == 2
+    again = run(folder, tmp_path / "out", telling_model, review_minutes=2)
+    assert again == first
+    more = run(folder, tmp_path / "out", telling_model, review_minutes=4, heatmaps="all")
+    assert (more.reused, more.rows_sha256) == (6, first.rows_sha256)
+    assert len([name for name in pictures(tmp_path / "out") if "evidence" not in name]) == 3
+
+
+def test_a_film_that_changed_since_it_was_scored_has_no_picture(folder, tmp_path, telling_model):
+    before = run(folder, tmp_path / "out", telling_model)
+    film = folder / "PNEUMONIA" / "film_3.png"
+    stamp = film.stat()
+    film.write_bytes(film.read_bytes()[:-12] + b"\0" * 12)  # the same size, the same time
+    import os
+
+    os.utime(film, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    after = run(folder, tmp_path / "out", telling_model, heatmaps="all")
+    assert after.reused == 6
+    assert before.gallery.maps.keys() - after.gallery.maps.keys()
+
+
+def test_the_pictures_are_grey_thumbnails_and_coloured_maps(folder, tmp_path, telling_model):
+    run(folder, tmp_path / "out", telling_model)
+    for path in (tmp_path / "out" / "films").iterdir():
+        with Image.open(io.BytesIO(path.read_bytes())) as picture:
+            assert picture.format == "JPEG"
+            assert picture.mode == ("RGB" if "evidence" in path.name else "L")
+            assert max(picture.size) == 320
