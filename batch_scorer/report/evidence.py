@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.report.wording import show_name
+from batch_scorer.report.wording import count, show_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -106,7 +106,7 @@ def _checked(evidence: Evidence) -> str:
     step = min(range(len(checked.steps)), key=lambda i: abs(checked.steps[i] - SMALL_SHARE))
     brightest, random = checked.deletion[step], checked.random_deletion[step]
     text = (
-        f"Checked on {checked.films:,} validation films with pneumonia: blurring the brightest "
+        f"Checked on {count(checked.films, 'validation film')} with pneumonia: blurring the brightest "
         f"{checked.steps[step]:.0%} of places {_moves(brightest)}, blurring as much at random "
         f"{_moves(random)}."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_the_peak_and_the_map_are_those_of_the_model(tmp_path, telling_model):
     (stem, peak), *others = manifest.gallery.maps.items()
     assert others == []
     assert (peak.x, peak.y) == (0.875, 0.625)
-    assert peak.value == pytest.approx(8.0 * (250 / 255 - 0.5), abs=0.02)
+    assert peak.value == pytest.approx(8.0 * (250 / 255 - 0.5), abs=0.2)
     with Image.open(tmp_path / "out" / "films" / f"{stem}-evidence.jpg") as drawn:
         assert drawn.size == (320, 160)
         grey = np.asarray(drawn.convert("L"), dtype=float)
@@ -67,6 +68,7 @@ def test_the_peak_and_the_map_are_those_of_the_model(tmp_path, telling_model):
 
 
 def test_all_films_or_none_get_a_map_where_that_is_asked_for(folder, tmp_path, telling_model):
+    (folder / "close.png").write_bytes(make_film(125))
     everything = run(folder, tmp_path / "all", telling_model, heatmaps="all")
     shown = {name[:16] for name in pictures(tmp_path / "all")}
     assert everything.gallery.maps.keys() == shown
@@ -124,8 +126,6 @@ def test_a_film_that_changed_since_it_was_scored_has_no_picture(folder, tmp_path
     film = folder / "PNEUMONIA" / "film_3.png"
     stamp = film.stat()
     film.write_bytes(film.read_bytes()[:-12] + b"\0" * 12)  # the same size, the same time
-    import os
-
     os.utime(film, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     after = run(folder, tmp_path / "out", telling_model, heatmaps="all")
     assert after.reused == 6
