@@ -106,8 +106,8 @@ def _checked(evidence: Evidence) -> str:
     step = min(range(len(checked.steps)), key=lambda i: abs(checked.steps[i] - SMALL_SHARE))
     brightest, random = checked.deletion[step], checked.random_deletion[step]
     text = (
-        f"Checked on {count(checked.films, 'validation film')} with pneumonia: blurring the brightest "
-        f"{checked.steps[step]:.0%} of places {_moves(brightest)}, blurring as much at random "
+        f"Checked on {count(checked.films, 'validation film')} with pneumonia: blurring the "
+        f"brightest {checked.steps[step]:.0%} of places {_moves(brightest)}, blurring as much at random "
         f"{_moves(random)}."
     )
     if not checked.beats_random:
