@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.records import BatchMetrics, RunManifest
     from batch_scorer.report.branding import Branding
+    from batch_scorer.runner import ScoreJob
 
 log = logging.getLogger("cxr")
 
@@ -56,7 +57,7 @@ log = logging.getLogger("cxr")
     show_default=True,
     help="Where the models run. One that is asked for and not there is an error.",
 )
-@click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, 1024), default=16, show_default=True)
 @click.option(
     "--threads", type=click.IntRange(1), help="Default: every core that this process may use."
 )
@@ -73,22 +74,40 @@ log = logging.getLogger("cxr")
 )
 @gallery_options
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Score 50 films, write nothing, and say how long all would take and how much memory.",
+)
+@click.option(
+    "--deadline-h",
+    type=click.FloatRange(0, min_open=True),
+    metavar="HOURS",
+    help="With --dry-run: say how many shards are done in so many hours.",
+)
 @brand_options
-def score(report: bool, branding: Branding, **options: Any) -> int:
+def score(
+    report: bool, dry_run: bool, deadline_h: float | None, branding: Branding, **options: Any
+) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
 
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
     2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
     """
+    from batch_scorer.classifier import expand_names
     from batch_scorer.runner import ScoreJob, score_batch
     from batch_scorer.shards import read_shard
 
     shard = options.pop("shard")
     job = ScoreJob(
-        models=_expand(options.pop("model")),
+        models=expand_names(options.pop("model")),
         shard=read_shard(shard, os.environ) if shard else None,
         **options,
     )
+    if dry_run:
+        return _foretell(job, deadline_h)
+    if deadline_h:
+        raise click.UsageError("--deadline-h goes with --dry-run, which scores nothing.")
     with _Progress() as progress, _Stop() as stop:
         manifest = score_batch(job, progress, stop)
     return _conclude(job.place.url, manifest, branding if report and not job.shard else None)
@@ -117,6 +136,14 @@ def report(output: str, branding: Branding) -> int:
     from batch_scorer.report.render import render_report
 
     click.echo(f"Report    {render_report(output, branding)}")
+    return EXIT_OK
+
+
+def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
+    """Say what a run would take."""
+    from batch_scorer.probe import probe, say_forecast
+
+    click.echo(say_forecast(probe(job), deadline_h))
     return EXIT_OK
 
 
@@ -187,13 +214,6 @@ class _Progress:
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def _expand(models: tuple[str, ...]) -> tuple[str, ...]:
-    from batch_scorer.classifier import bundled_names
-
-    names = [name for model in models for name in (bundled_names() if model == "all" else [model])]
-    return tuple(dict.fromkeys(names))
 
 
 def _print_summary(manifest: RunManifest) -> None:

@@ -19,7 +19,7 @@ from batch_scorer.records import BatchMetrics, RunManifest, Score
 from batch_scorer.thumbnails import write_thumbnails
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from batch_scorer.classifier import Classifier
     from batch_scorer.output import Output
@@ -36,7 +36,7 @@ def commit_run(
     films: Source | None,
     rows: Sequence[Score],
     models: list[ModelUsed],
-    classifier: Classifier | None,
+    load_model: Callable[[], Classifier | None],
     **facts: Any,
 ) -> RunManifest:
     """Write rows, pictures and at last run.json.
@@ -46,7 +46,8 @@ def commit_run(
         films: Where the pictures of the report come from; without it there are none.
         rows: One per film found, in the order of the files.
         models: The first one decides.
-        classifier: The first one, to draw evidence maps; None where its file is not at hand.
+        load_model: Loads the first one, called only where evidence maps are to be drawn; gives None
+            where its file is not at hand.
         facts: What else ``RunManifest`` says and the rows do not; of ``gallery``, what is asked.
 
     Raises:
@@ -59,7 +60,7 @@ def commit_run(
     rows_sha256, parquet_sha256 = ledger.write_rows(output, rows, models, method)
     gallery = facts["gallery"]
     if films:
-        gallery = write_thumbnails(output, films, rows, models[0].threshold, gallery, classifier)
+        gallery = write_thumbnails(output, films, rows, models[0].threshold, gallery, load_model)
     manifest = RunManifest(
         run_id=f"{_compact(facts['started'])}-{rows_sha256[:6]}",
         models=models,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -52,17 +53,14 @@ def merge_shards(output: str) -> RunManifest:
     _check_accounts(manifests, rows)
     first = manifests[0]
     films = _reachable(first.source)
-    wanted = first.gallery.heatmaps != "none"
-    gallery = msgspec.structs.replace(
-        first.gallery, no_maps="films" if wanted and films is None else ""
-    )
+    lost = films is None and first.gallery.heatmaps != "none"
     return commit_run(
         place,
         films,
         rows,
         first.models,
-        _find_bundled(first.models[0]) if wanted and films else None,
-        gallery=gallery,
+        partial(_load_bundled, first.models[0]),
+        gallery=msgspec.structs.replace(first.gallery, no_maps="films" if lost else ""),
         **{name: getattr(first, name) for name in _TAKEN_FROM_FIRST},
         started=min(m.started for m in manifests),
         finished=max(m.finished for m in manifests),
@@ -161,7 +159,7 @@ def _reachable(url: str) -> Source | None:
         return None
 
 
-def _find_bundled(model: ModelUsed) -> Classifier | None:
+def _load_bundled(model: ModelUsed) -> Classifier | None:
     """The bundled model with the very file that the shards used; None where it was another file."""
     for name, entry in bundled_manifest().models.items():
         if entry["sha256"] == model.sha256:

@@ -18,7 +18,7 @@ from batch_scorer.overlay import draw_overlay, find_peak
 from batch_scorer.triage import first_look
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -46,7 +46,7 @@ def write_thumbnails(
     rows: Sequence[Score],
     threshold: float,
     asked: Gallery,
-    classifier: Classifier | None,
+    load_model: Callable[[], Classifier | None],
 ) -> Gallery:
     """Write each film that the report shows, small, at its own proportions, and its evidence map.
 
@@ -58,7 +58,8 @@ def write_thumbnails(
         rows: All rows of the run.
         threshold: The first model's.
         asked: Which films are shown, and which of them with a map.
-        classifier: The first model; None where its file is not at hand.
+        load_model: Loads the first model, called only where a film gets a map; gives None where
+            the model's file is not at hand.
 
     Returns:
         What was asked, and which maps there are now.
@@ -70,6 +71,7 @@ def write_thumbnails(
     groups = first_look(rows, threshold, asked.review_minutes).values()
     shown = [row for group in groups for row in group]
     wanted = {row.image for row in shown if _wants_map(row, asked)}
+    classifier = load_model() if wanted else None
     able = classifier if classifier and classifier.card.evidence else None
     size_px = able.card.size_px if able else None
     mapped = []

@@ -107,8 +107,8 @@ def _checked(evidence: Evidence) -> str:
     brightest, random = checked.deletion[step], checked.random_deletion[step]
     text = (
         f"Checked on {count(checked.films, 'validation film')} with pneumonia: blurring the "
-        f"brightest {checked.steps[step]:.0%} of places {_moves(brightest)}, blurring as much at random "
-        f"{_moves(random)}."
+        f"brightest {checked.steps[step]:.0%} of places {_moves(brightest)}, "
+        f"blurring as much at random {_moves(random)}."
     )
     if not checked.beats_random:
         text += " That is no better than chance: do not rely on these maps."
