@@ -24,7 +24,7 @@ from batch_scorer.report.wording import show_name
 if TYPE_CHECKING:
     from os import PathLike
 
-LONGEST_TEXT = 90
+LONGEST_TEXT = 70
 MAX_LOGO_BYTES = 2_000_000
 MAX_LOGO_PIXELS = 20_000_000
 LOGO_SIZE_PX = (720, 240)

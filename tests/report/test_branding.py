@@ -46,10 +46,10 @@ def test_nothing_given_is_the_plain_report() -> None:
 
 
 def test_texts_that_would_not_fit_are_refused_and_hostile_ones_are_made_visible() -> None:
-    with pytest.raises(UsageError, match=r"--title of at most 90 characters, found 91"):
-        read_branding("x" * 91)
-    with pytest.raises(UsageError, match="--organisation of at most 90"):
-        read_branding("", "x" * 91)
+    with pytest.raises(UsageError, match=r"--title of at most 70 characters, found 71"):
+        read_branding("x" * 71)
+    with pytest.raises(UsageError, match="--organisation of at most 70"):
+        read_branding("", "x" * 71)
     facts = describe_brand(Branding("a\u202eb", "c\nd"))
     assert (facts.title, facts.organisation) == ("a‹U+202E›b", "c‹U+000A›d")
     assert facts.footer == "c‹U+000A›d · a‹U+202E›b"
