@@ -89,7 +89,7 @@ log = logging.getLogger("cxr")
 def score(
     report: bool, dry_run: bool, deadline_h: float | None, branding: Branding, **options: Any
 ) -> int:
-    """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
+    """Score the X-rays in IMAGES: a folder, a bucket URL, a list of films or one film.
 
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
     2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
@@ -132,7 +132,10 @@ def merge(output: str, report: bool, branding: Branding) -> int:
 @click.argument("output", metavar="FOLDER|URL")
 @brand_options
 def report(output: str, branding: Branding) -> int:
-    """Draw report.pdf again from the finished run in OUTPUT, with the title and logo given here."""
+    """Draw report.pdf again from the finished run in OUTPUT.
+
+    It carries the title, organisation and logo that are given here.
+    """
     from batch_scorer.report.render import render_report
 
     click.echo(f"Report    {render_report(output, branding)}")

@@ -26,12 +26,14 @@ from batch_scorer.classifier import Classifier, find_model
 from batch_scorer.commit import commit_run, name_copies
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import Interrupted, LedgerError, UsageError
+from batch_scorer.faults import scrub
 from batch_scorer.journal import Journal
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores
 from batch_scorer.records import Gallery, ModelUsed
 from batch_scorer.source import open_source, read_labels
+from batch_scorer.storage import retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -103,6 +105,7 @@ def score_batch(
         CxrError: The run as a whole cannot go on. A single bad file never raises.
     """
     clock = _Clock()
+    tried_before = retries()
     plan = _plan(job)
     finished = _finished(job, plan)
     if finished:
@@ -111,6 +114,7 @@ def score_batch(
     plan.output.prepare()
     rows, models, facts = _score(job, plan, clock, progress, stop)
     films = None if job.shard else plan.source
+    facts["retries"] = retries() - tried_before
     first = partial(Classifier.load, job.models[0], job.provider, job.threads)
     manifest = commit_run(plan.output, films, name_copies(rows), models, first, **facts)
     plan.journal.clear()
@@ -171,7 +175,7 @@ def _plan(job: ScoreJob) -> _Plan:
     output = job.place
     source = open_source(job.images, job.limit)
     _check_apart(job, source)
-    labels = read_labels(job.labels, source.refs)
+    labels = read_labels(job.labels, source)
     taken = len(source.refs)
     if job.shard:
         source = replace(source, refs=tuple(r for r in source.refs if job.shard.holds(r.key)))
@@ -192,7 +196,7 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "synthetic": plan.source.synthetic,
         "listed": plan.source.listed,
         "hidden": plan.source.hidden,
-        "labels": job.labels,
+        "labels": scrub(job.labels),
         "provider": work.classifiers[0].provider,
         "batch_size": work.batch_size,
         "threads": work.threads,
@@ -299,7 +303,7 @@ def _finished(job: ScoreJob, plan: _Plan) -> RunManifest | None:
     old = ledger.read_manifest(plan.output) if len(rows) == len(source.refs) else None
     if old is None:
         return None
-    asked = (plan.method, source.url, job.labels, source.listed, source.hidden, len(rows))
+    asked = (plan.method, source.url, scrub(job.labels), source.listed, source.hidden, len(rows))
     if asked != (old.method, old.source, old.labels, old.listed, old.hidden, old.found):
         return None
     if job.gallery != msgspec.structs.replace(old.gallery, maps={}, no_maps=""):
