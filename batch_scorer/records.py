@@ -128,7 +128,7 @@ class Gallery(msgspec.Struct, frozen=True):
     heatmaps: Heatmaps = "none"
     review_minutes: int | None = None
     maps: dict[str, Peak] = {}
-    no_maps: str = ""
+    no_maps: Literal["", "unanswered", "model", "films"] = ""
 
 
 class BatchMetrics(msgspec.Struct, frozen=True):

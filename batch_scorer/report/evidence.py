@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SMALL_SHARE = 0.1
 ALIKE = 0.3
-"""Rank correlation with the map of shuffled weights from which two maps are called partly alike."""
+"""Rank correlation with the map of shuffled weights from which one map is called partly the other."""
 FEW_MAPS, MOST = 6, 0.6
 """From how many maps, and above which share of them, one place is called the model's habit."""
 _NO_MAPS = {
@@ -112,10 +112,12 @@ def _checked(evidence: Evidence) -> str:
     )
     if not checked.beats_random:
         text += " That is no better than chance: do not rely on these maps."
-    if abs(checked.randomised_correlation) >= ALIKE:
+    alike = checked.randomised_correlation
+    if abs(alike) >= ALIKE:
         text += (
-            " A network with shuffled weights draws partly the same map (rank correlation "
-            f"{checked.randomised_correlation:.2f}): part of it is the film's own shape."
+            f" A network with shuffled weights draws partly the {'same' if alike > 0 else 'reverse'} "
+            f"map (rank correlation {'−' * (alike < 0)}{abs(alike):.2f}): part of it is the film's "
+            "own shape."
         )
     return text
 

@@ -64,6 +64,9 @@ def test_a_map_that_failed_its_checks_says_so() -> None:
     assert "raises the log odds by 0.05, blurring as much at random lowers" in facts.checked
     assert "no better than chance: do not rely on these maps" in facts.checked
     assert "partly the same map (rank correlation 0.43)" in facts.checked
+    facts = describe_evidence(manifest_with(randomised_correlation=-0.32))
+    assert facts is not None
+    assert "partly the reverse map (rank correlation −0.32)" in facts.checked
 
 
 def test_maps_that_are_all_brightest_in_one_place_are_called_a_habit() -> None:
