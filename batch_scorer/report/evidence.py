@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SMALL_SHARE = 0.1
 ALIKE = 0.3
-"""Rank correlation with the map of shuffled weights from which one map is called partly the other."""
+"""From which rank correlation with the map of shuffled weights a map is called partly the same."""
 FEW_MAPS, MOST = 6, 0.6
 """From how many maps, and above which share of them, one place is called the model's habit."""
 _NO_MAPS = {
@@ -114,10 +114,10 @@ def _checked(evidence: Evidence) -> str:
         text += " That is no better than chance: do not rely on these maps."
     alike = checked.randomised_correlation
     if abs(alike) >= ALIKE:
+        which, sign = ("same", "") if alike > 0 else ("reverse", "−")
         text += (
-            f" A network with shuffled weights draws partly the {'same' if alike > 0 else 'reverse'} "
-            f"map (rank correlation {'−' * (alike < 0)}{abs(alike):.2f}): part of it is the film's "
-            "own shape."
+            f" A network with shuffled weights draws partly the {which} map (rank correlation "
+            f"{sign}{abs(alike):.2f}): part of it is the film's own shape."
         )
     return text
 
