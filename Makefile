@@ -1,4 +1,4 @@
-# The doors of this project: demo, test, azurite, lint, models, models-gpu, bench and its parts, clean.
+# The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, bench and its parts, clean.
 # Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +18,7 @@ STAMPS := $(VENV)/stamps
 AZURITE := .cache/azurite/node_modules/.bin/azurite-blob
 AZURITE_VERSION := 3.37.0
 
-.PHONY: help demo test azurite lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
+.PHONY: help demo test azurite fuzz lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
 	bench-speed bench-memory clean base dev
 .DEFAULT_GOAL := help
 
@@ -32,6 +32,9 @@ test: dev azurite ## Run every test
 	@$(BIN)/python -m pytest
 
 azurite: $(if $(shell command -v npm),$(AZURITE)) ## Azure's emulator for the tests, by npm; without npm they are skipped
+
+fuzz: dev ## Decode 20,000 mutated films: each gives pixels or a reason (make test runs 2,000)
+	@$(BIN)/python -m tests.fuzz --count 20000
 
 lint: dev ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check .

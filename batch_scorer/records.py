@@ -57,6 +57,7 @@ class Score(msgspec.Struct, frozen=True):
     model's answer lies in its band; None where its card has none. ``typicality`` is the share of
     the first model's training films that are at least as strange as this one; ``atypical`` says
     that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
+    ``patient`` and ``study`` are as ``identifiers.py`` lets a DICOM header tell them.
     """
 
     image: str
@@ -78,6 +79,7 @@ class Score(msgspec.Struct, frozen=True):
     patient: str = ""
     sha256: str = ""
     stamp: str = ""
+    study: str = ""
 
     @property
     def probability(self) -> float:
@@ -151,6 +153,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     decode version and options. ``reused`` rows were taken over from an earlier run by the same
     method. ``shard`` is "2/10" where the run was one of ten shares, else empty, and ``taken``
     counts the films of all ten. ``retries`` counts the calls to storage that were made again.
+    ``identifiers`` says how patient and study are told: hash, keep or drop.
     """
 
     run_id: str
@@ -188,6 +191,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     shard: str = ""
     taken: int = 0
     retries: int = 0
+    identifiers: str = ""
     gallery: Gallery = Gallery()
 
     @property

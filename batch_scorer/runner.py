@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from batch_scorer.commit import commit_run, name_copies
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import Interrupted, LedgerError, UsageError
 from batch_scorer.faults import scrub
+from batch_scorer.identifiers import Identifiers
 from batch_scorer.journal import Journal
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import Work, score_locally
@@ -60,8 +61,9 @@ class ScoreJob:
     ``provider`` is "auto", "cpu" or "cuda"; ``threads`` is every core that this process may use
     unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
     ``shard`` takes one share of the films; its results lie in a folder of their own below
-    ``output``, for `merge_shards`. ``heatmaps`` says which films of the report get an evidence map:
-    "flagged", "all" or "none"; ``review_minutes`` is the time for looking at the films it shows.
+    ``output``, for `merge_shards`. ``identifiers`` says how patient and study are told.
+    ``heatmaps`` says which films of the report get an evidence map: "flagged", "all" or "none";
+    ``review_minutes`` is the time for looking at the films it shows.
     """
 
     images: str
@@ -75,6 +77,7 @@ class ScoreJob:
     keep_atypical: bool = False
     shard: Shard | None = None
     engine: str = "local"
+    identifiers: Identifiers = field(default_factory=Identifiers)
     heatmaps: Heatmaps = "flagged"
     review_minutes: int | None = None
 
@@ -143,6 +146,7 @@ def _score(
         threads=job.threads or available_cores(),
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
+        identifiers=job.identifiers,
     )
     clock.lap("start")
     rows = list(plan.rows)
@@ -204,6 +208,7 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "shard": str(job.shard or ""),
         "gallery": job.gallery,
         "taken": plan.taken,
+        "identifiers": job.identifiers.effective,
         "seconds": clock.seconds,
         "images_per_second": round(len(work.refs) / max(clock.seconds["score"], 1e-3), 1),
         "versions": {"onnxruntime": ort.__version__}
@@ -276,6 +281,7 @@ def name_method(job: ScoreJob) -> str:
         "models": [hashlib.sha256(find_model(m).read_bytes()).hexdigest() for m in job.models],
         "decode_version": DECODE_VERSION,
         "keep_atypical": job.keep_atypical,
+        "identifiers": job.identifiers.fingerprint,
     }
     return hashlib.sha256(msgspec.json.encode(deciding, order="sorted")).hexdigest()[:16]
 

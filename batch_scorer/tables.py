@@ -24,7 +24,8 @@ _PROBABILITY = "probability_"
 _METHOD = b"cxr method"
 _FIRST_COLUMNS = ("image", "status", "reason", "detail", "label", "prediction")
 _LAST_COLUMNS = (
-    *("agreement", "spread", "duplicate_of", "width_px", "height_px", "patient", "sha256"),
+    *("agreement", "spread", "duplicate_of", "width_px", "height_px", "patient", "study"),
+    "sha256",
 )
 
 
@@ -115,7 +116,7 @@ def _cell(value: Any) -> str:
         return f"{value:.6f}"
     if isinstance(value, bool):
         return str(value).lower()
-    text = str(value)
+    text = str(value).replace("\r", "\\r")  # Python's csv leaves one unquoted: two rows to a reader
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
