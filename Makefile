@@ -19,7 +19,7 @@ AZURITE := .cache/azurite/node_modules/.bin/azurite-blob
 AZURITE_VERSION := 3.37.0
 
 .PHONY: help demo test azurite fuzz lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
-	bench-speed bench-memory clean base dev
+	bench-ray bench-speed bench-memory clean base dev
 .DEFAULT_GOAL := help
 
 help: ## Say what each door does
@@ -66,6 +66,10 @@ bench-typicality: dev ## Which images a model rejects: make bench-typicality MOD
 bench-features: dev ## An SVM on the CNN's features: make bench-features RUN=runs/first DATA=chest_xray
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-features DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/python benchmarks/features_svm.py "$(RUN)" "$(DATA)"
+
+bench-ray: dev ## What a second worker of --engine ray brings: make bench-ray DATA=folder
+	@test -n "$(DATA)" || { echo "Say where the films are: make bench-ray DATA=/path/to/films"; exit 2; }
+	@$(BIN)/python benchmarks/ray_scaling.py "$(DATA)"
 
 bench-speed: dev ## Films a second by stage, and against a notebook: make bench-speed DATA=folder
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-speed DATA=/path/to/films"; exit 2; }

@@ -60,7 +60,9 @@ log = logging.getLogger("cxr")
 )
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=16, show_default=True)
 @click.option(
-    "--threads", type=click.IntRange(1), help="Default: every core that this process may use."
+    "--threads",
+    type=click.IntRange(1),
+    help="Default: every core that this process may use; 1 for each worker of --engine ray.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Score only the first so many files.")
 @click.option(
@@ -85,6 +87,13 @@ log = logging.getLogger("cxr")
     "--shard",
     metavar="I/N|auto",
     help="Score one of N shares, 1/N to N/N, for `cxr merge`; auto asks the platform.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="This process, or a Ray cluster: that of RAY_ADDRESS, else one on this machine.",
 )
 @gallery_options
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")

@@ -69,6 +69,7 @@ def merge_shards(output: str) -> RunManifest:
         taken=len(rows),
         reused=sum(m.reused for m in manifests),
         provider=", ".join(sorted({m.provider for m in manifests})),
+        engine=", ".join(sorted({m.engine for m in manifests})),
         seconds={name: round(sum(m.seconds[name] for m in manifests), 3) for name in first.seconds},
         images_per_second=round(sum(m.images_per_second for m in manifests), 1),
     )

@@ -154,6 +154,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     method. ``shard`` is "2/10" where the run was one of ten shares, else empty, and ``taken``
     counts the films of all ten. ``retries`` counts the calls to storage that were made again.
     ``identifiers`` says how patient and study are told: hash, keep or drop.
+    ``engine`` is "local" or "ray", where each worker has ``threads``.
     """
 
     run_id: str
@@ -192,6 +193,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     taken: int = 0
     retries: int = 0
     identifiers: str = ""
+    engine: str = "local"
     gallery: Gallery = Gallery()
 
     @property

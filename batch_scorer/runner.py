@@ -46,7 +46,17 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {"local": score_locally}
+
+def _score_with_ray(work: Work) -> Generator[list[Score]]:
+    from batch_scorer.ray_engine import score_with_ray
+
+    return score_with_ray(work)
+
+
+ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {
+    "local": score_locally,
+    "ray": _score_with_ray,
+}
 
 
 BATCH_SIZE = 16
@@ -60,6 +70,7 @@ class ScoreJob:
     ``images`` and ``output`` are paths or URLs. ``labels`` is "folders", "none" or a CSV file;
     ``provider`` is "auto", "cpu" or "cuda"; ``threads`` is every core that this process may use
     unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
+    ``engine`` is one of ENGINES; with "ray", each worker has ``threads``, one unless given.
     ``shard`` takes one share of the films; its results lie in a folder of their own below
     ``output``, for `merge_shards`. ``identifiers`` says how patient and study are told.
     ``heatmaps`` says which films of the report get an evidence map: "flagged", "all" or "none";
@@ -142,8 +153,8 @@ def _score(
         refs=[ref for ref in plan.source.refs if ref.key not in have],
         labels=plan.labels,
         classifiers=classifiers,
-        known={row.sha256: row for row in plan.settled.values()},
-        threads=job.threads or available_cores(),
+        known={row.sha256: row for row in plan.settled.values() if row.sha256},
+        threads=job.threads or (available_cores() if job.engine == "local" else 1),
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
         identifiers=job.identifiers,
@@ -206,6 +217,7 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "threads": work.threads,
         "reused": len(plan.rows),
         "shard": str(job.shard or ""),
+        "engine": job.engine,
         "gallery": job.gallery,
         "taken": plan.taken,
         "identifiers": job.identifiers.effective,
