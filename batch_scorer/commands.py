@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
+from batch_scorer.options import brand_options, gallery_options
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from batch_scorer.records import BatchMetrics, RunManifest
+    from batch_scorer.report.branding import Branding
     from batch_scorer.runner import ScoreJob
 
 log = logging.getLogger("cxr")
@@ -119,8 +121,8 @@ format_option = click.option(
     show_default=True,
     help="This process, or a Ray cluster: that of RAY_ADDRESS, else one on this machine.",
 )
-@click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
-@format_option
+@gallery_options
+@click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -132,7 +134,10 @@ format_option = click.option(
     metavar="HOURS",
     help="With --dry-run: say how many shards are done in so many hours.",
 )
-def score(report: bool, dry_run: bool, deadline_h: float | None, **options: Any) -> int:
+@brand_options
+def score(
+    report: bool, dry_run: bool, deadline_h: float | None, branding: Branding, **options: Any
+) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL, a list of films or one film.
 
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
@@ -148,7 +153,7 @@ def score(report: bool, dry_run: bool, deadline_h: float | None, **options: Any)
         raise click.UsageError("--deadline-h goes with --dry-run, which scores nothing.")
     with _Progress() as progress, _Stop() as stop:
         manifest = score_batch(job, progress, stop)
-    return _conclude(job.place.url, manifest, formats if report and not job.shard else [])
+    return _conclude(job.place.url, manifest, branding if report and not job.shard else None)
 
 
 def _job_of(
@@ -173,9 +178,9 @@ def _job_of(
 
 @click.command(epilog="Example: cxr merge out")
 @click.argument("output", metavar="FOLDER|URL")
-@click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
-@format_option
-def merge(output: str, report: bool, format: list[str]) -> int:
+@click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
+@brand_options
+def merge(output: str, report: bool, branding: Branding) -> int:
     """Join the shards in OUTPUT, the place that was given to `cxr score --shard`.
 
     The rows are those of a run without shards. A shard that is missing is named, and nothing is
@@ -183,18 +188,20 @@ def merge(output: str, report: bool, format: list[str]) -> int:
     """
     from batch_scorer.merge import merge_shards
 
-    return _conclude(output, merge_shards(output), format if report else [])
+    return _conclude(output, merge_shards(output), branding if report else None)
 
 
 @click.command(epilog="Example: cxr report out")
 @click.argument("output", metavar="FOLDER|URL")
-@format_option
-def report(output: str, format: list[str]) -> int:
-    """Draw the report again from the finished run in OUTPUT."""
-    from batch_scorer.report.formats import draw_report
+@brand_options
+def report(output: str, branding: Branding) -> int:
+    """Draw report.pdf again from the finished run in OUTPUT.
 
-    for place in draw_report(output, format):
-        click.echo(f"Report    {place}")
+    It carries the title, organisation and logo that are given here.
+    """
+    from batch_scorer.report.render import render_report
+
+    click.echo(f"Report    {render_report(output, branding)}")
     return EXIT_OK
 
 
@@ -206,22 +213,20 @@ def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
     return EXIT_OK
 
 
-def _conclude(output: str, manifest: RunManifest, formats: list[str]) -> int:
-    """Say what came of a run, draw its reports, and choose the exit code."""
-    from batch_scorer.ledger import CSV_FILE, REPORT_FILES
+def _conclude(output: str, manifest: RunManifest, branding: Branding | None) -> int:
+    """Say what came of a run, draw its report where ``branding`` is there, choose the exit code."""
+    from batch_scorer.ledger import CSV_FILE, REPORT_FILE
     from batch_scorer.output import open_output
 
     _print_summary(manifest)
     click.echo(f"Rows      {output}/{CSV_FILE}")
-    place = open_output(output)
-    # A new run has withdrawn the reports of the older one.
-    missing = [name for name in formats if place.read(REPORT_FILES[name]) is None]
-    if missing:
-        from batch_scorer.report.formats import draw_report
+    if branding:
+        withdrawn = open_output(output).read(REPORT_FILE) is None  # by a new run
+        if withdrawn or branding.given:
+            from batch_scorer.report.render import render_report
 
-        draw_report(output, missing)
-    for name in formats:
-        click.echo(f"Report    {output}/{REPORT_FILES[name]}")
+            render_report(output, branding)
+        click.echo(f"Report    {output}/{REPORT_FILE}")
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 
 

@@ -19,8 +19,9 @@ from batch_scorer.records import BatchMetrics, RunManifest, Score
 from batch_scorer.thumbnails import write_thumbnails
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from batch_scorer.classifier import Classifier
     from batch_scorer.output import Output
     from batch_scorer.records import ModelUsed
     from batch_scorer.source import Source
@@ -39,6 +40,7 @@ def commit_run(
     films: Source | None,
     rows: Sequence[Score],
     models: list[ModelUsed],
+    load_model: Callable[[], Classifier | None],
     **facts: Any,
 ) -> RunManifest:
     """Write rows, pictures and at last run.json.
@@ -48,7 +50,9 @@ def commit_run(
         films: Where the pictures of the report come from; without it there are none.
         rows: One per film found, in the order of the files.
         models: The first one decides.
-        facts: What else ``RunManifest`` says and the rows do not.
+        load_model: Loads the first one, called only where evidence maps are to be drawn; gives None
+            where its file is not at hand.
+        facts: What else ``RunManifest`` says and the rows do not; of ``gallery``, what is asked.
 
     Raises:
         LedgerError: The output cannot be written. Run again: nothing that was settled is lost.
@@ -58,8 +62,9 @@ def commit_run(
     _keep_earlier(output, rows, method)
     ledger.withdraw_run(output)
     rows_sha256, parquet_sha256 = ledger.write_rows(output, rows, models, method)
+    gallery = facts["gallery"]
     if films:
-        write_thumbnails(output, films, rows, models[0].threshold)
+        gallery = write_thumbnails(output, films, rows, models[0].threshold, gallery, load_model)
     manifest = RunManifest(
         run_id=f"{_compact(facts['started'])}-{rows_sha256[:6]}",
         models=models,
@@ -69,7 +74,7 @@ def commit_run(
         version=__version__,
         decode_version=DECODE_VERSION,
         **_counts(rows, models[0]),
-        **facts | {"seconds": facts["seconds"] | {"record": _seconds(since)}},
+        **facts | {"gallery": gallery, "seconds": facts["seconds"] | {"record": _seconds(since)}},
     )
     ledger.write_manifest(output, manifest)
     return manifest

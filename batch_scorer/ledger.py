@@ -30,6 +30,7 @@ REPORT_FILE = "report.pdf"
 REPORT_FILES = {"pdf": REPORT_FILE, "html": "report.html"}
 """The report's file by format."""
 FILMS_FOLDER = "films"
+EVIDENCE_SUFFIX = "-evidence"
 
 
 def withdraw_run(output: Output) -> None:
@@ -38,16 +39,25 @@ def withdraw_run(output: Output) -> None:
     output.remove_folder(FILMS_FOLDER)
 
 
-def thumbnail_name(row: Score) -> str:
-    """Where the small picture of a film lies below the results, if the report shows it."""
-    return f"{FILMS_FOLDER}/{row.sha256[:16]}.jpg"
+def thumbnail_stem(row: Score) -> str:
+    """What the names of a film's pictures begin with."""
+    return row.sha256[:16]
 
 
 def write_thumbnail(output: Output, row: Score, picture: Image.Image) -> None:
     """Write the small picture of a film."""
+    _write_picture(output, thumbnail_stem(row), picture)
+
+
+def write_evidence_map(output: Output, row: Score, picture: Image.Image) -> None:
+    """Write the evidence map of a film."""
+    _write_picture(output, f"{thumbnail_stem(row)}{EVIDENCE_SUFFIX}", picture)
+
+
+def _write_picture(output: Output, stem: str, picture: Image.Image) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
-    output.write(thumbnail_name(row), buffer.getvalue())
+    output.write(f"{FILMS_FOLDER}/{stem}.jpg", buffer.getvalue())
 
 
 def write_rows(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from batch_scorer import ledger
+from batch_scorer.classifier import Classifier, bundled_manifest
 from batch_scorer.commit import commit_run, name_copies
 from batch_scorer.errors import CxrError, LedgerError
 from batch_scorer.output import open_output
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batch_scorer.output import Output
-    from batch_scorer.records import RunManifest, Score
+    from batch_scorer.records import ModelUsed, RunManifest, Score
     from batch_scorer.source import Source
 
 log = logging.getLogger("cxr.merge")
@@ -27,6 +31,7 @@ _SAME = {
     "source": "the scored folder",
     "labels": "--labels",
     "version": "the version of cxr-batch",
+    "gallery": "--heatmaps or --review-minutes",
 }
 """What must be the same in every shard, and what to call it."""
 
@@ -47,11 +52,15 @@ def merge_shards(output: str) -> RunManifest:
     rows = name_copies([row for _, rows in shards for row in rows])
     _check_accounts(manifests, rows)
     first = manifests[0]
+    films = _reachable(first.source)
+    lost = films is None and first.gallery.heatmaps != "none"
     return commit_run(
         place,
-        _reachable(first.source),
+        films,
         rows,
         first.models,
+        partial(_load_bundled, first.models[0]),
+        gallery=msgspec.structs.replace(first.gallery, no_maps="films" if lost else ""),
         **{name: getattr(first, name) for name in _TAKEN_FROM_FIRST},
         started=min(m.started for m in manifests),
         finished=max(m.finished for m in manifests),
@@ -157,3 +166,11 @@ def _reachable(url: str) -> Source | None:
         return open_source(url)
     except CxrError:
         return None
+
+
+def _load_bundled(model: ModelUsed) -> Classifier | None:
+    """The bundled model with the very file that the shards used; None where it was another file."""
+    for name, entry in bundled_manifest().models.items():
+        if entry["sha256"] == model.sha256:
+            return Classifier.load(name)
+    return None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
+from typing import Literal
 
 import msgspec
 
 from batch_scorer.card import ModelCard
 from batch_scorer.metrics import Confusion, Curve, Estimate
 
+Heatmaps = Literal["flagged", "all", "none"]
 _KERMANY_PATIENT = re.compile(r"^(person\d+)_(?:bacteria|virus)_|^((?:NORMAL\d*-)?IM-\d+)-")
 
 
@@ -103,6 +105,34 @@ class ModelUsed(msgspec.Struct, frozen=True):
         return self.card.threshold.value
 
 
+class Peak(msgspec.Struct, frozen=True):
+    """Where an evidence map is strongest.
+
+    ``value`` is in units of the logit; ``x`` and ``y`` are shares of the picture's width and height
+    from its upper left corner.
+    """
+
+    value: float
+    x: float
+    y: float
+
+
+class Gallery(msgspec.Struct, frozen=True):
+    """Which films the report shows, and which of them with an evidence map.
+
+    ``heatmaps`` says which films should have one; ``review_minutes`` for how long a reader has time
+    to look (None: a few films for each reason). ``maps`` holds the peak of each map that was drawn,
+    by the stem of its film's thumbnail; all share one scale, whose brightest colour is the highest
+    peak. ``no_maps`` is why there are none although they were asked for: "unanswered" by the model,
+    "model" file not at hand, or "films" not at hand.
+    """
+
+    heatmaps: Heatmaps = "none"
+    review_minutes: int | None = None
+    maps: dict[str, Peak] = {}
+    no_maps: Literal["", "unanswered", "model", "films"] = ""
+
+
 class BatchMetrics(msgspec.Struct, frozen=True):
     """How one model did on the labelled films of this run."""
 
@@ -164,6 +194,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     retries: int = 0
     identifiers: str = ""
     engine: str = "local"
+    gallery: Gallery = Gallery()
 
     @property
     def clear(self) -> int:

@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from batch_scorer.journal import Journal
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores
-from batch_scorer.records import ModelUsed
+from batch_scorer.records import Gallery, ModelUsed
 from batch_scorer.source import open_source, read_labels
 from batch_scorer.storage import retries
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from batch_scorer.output import Output
-    from batch_scorer.records import RunManifest, Score
+    from batch_scorer.records import Heatmaps, RunManifest, Score
     from batch_scorer.shards import Shard
     from batch_scorer.source import Source
 
@@ -72,6 +73,8 @@ class ScoreJob:
     ``engine`` is one of ENGINES; with "ray", each worker has ``threads``, one unless given.
     ``shard`` takes one share of the films; its results lie in a folder of their own below
     ``output``, for `merge_shards`. ``identifiers`` says how patient and study are told.
+    ``heatmaps`` says which films of the report get an evidence map: "flagged", "all" or "none";
+    ``review_minutes`` is the time for looking at the films it shows.
     """
 
     images: str
@@ -86,6 +89,13 @@ class ScoreJob:
     shard: Shard | None = None
     engine: str = "local"
     identifiers: Identifiers = field(default_factory=Identifiers)
+    heatmaps: Heatmaps = "flagged"
+    review_minutes: int | None = None
+
+    @property
+    def gallery(self) -> Gallery:
+        """Which films the report shows, and which of them with an evidence map."""
+        return Gallery(self.heatmaps, self.review_minutes)
 
     @property
     def place(self) -> Output:
@@ -119,7 +129,8 @@ def score_batch(
     rows, models, facts = _score(job, plan, clock, progress, stop)
     films = None if job.shard else plan.source
     facts["retries"] = retries() - tried_before
-    manifest = commit_run(plan.output, films, name_copies(rows), models, **facts)
+    first = partial(Classifier.load, job.models[0], job.provider, job.threads)
+    manifest = commit_run(plan.output, films, name_copies(rows), models, first, **facts)
     plan.journal.clear()
     return manifest
 
@@ -207,6 +218,7 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "reused": len(plan.rows),
         "shard": str(job.shard or ""),
         "engine": job.engine,
+        "gallery": job.gallery,
         "taken": plan.taken,
         "identifiers": job.identifiers.effective,
         "seconds": clock.seconds,
@@ -311,6 +323,8 @@ def _finished(job: ScoreJob, plan: _Plan) -> RunManifest | None:
         return None
     asked = (plan.method, source.url, scrub(job.labels), source.listed, source.hidden, len(rows))
     if asked != (old.method, old.source, old.labels, old.listed, old.hidden, old.found):
+        return None
+    if job.gallery != msgspec.structs.replace(old.gallery, maps={}, no_maps=""):
         return None
     try:
         _, old_rows = ledger.read_run(plan.output)

@@ -1,43 +1,134 @@
-"""Small pictures of the films that the report shows first."""
+"""Small pictures of the films that the report shows first, and their evidence maps."""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+import numpy as np
 from PIL import Image
 
 from batch_scorer import ledger
+from batch_scorer.card import CLASSES
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import ImageError
+from batch_scorer.overlay import draw_overlay, find_peak
 from batch_scorer.triage import first_look
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
+    from batch_scorer.classifier import Classifier
     from batch_scorer.output import Output
-    from batch_scorer.records import Score
+    from batch_scorer.records import Gallery, Peak, Score
     from batch_scorer.source import Source
 
 LONGEST_SIDE_PX = 320
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A film of the report: its row, its thumbnail, and (S, S) pixels where it gets a map."""
+
+    row: Score
+    thumbnail: Image.Image
+    pixels: NDArray[np.uint8] | None
 
 
 def write_thumbnails(
-    output: Output, source: Source, rows: Sequence[Score], threshold: float
-) -> None:
-    """Write each film that the report shows, small, at its own proportions.
+    output: Output,
+    source: Source,
+    rows: Sequence[Score],
+    threshold: float,
+    asked: Gallery,
+    load_model: Callable[[], Classifier | None],
+) -> Gallery:
+    """Write each film that the report shows, small, at its own proportions, and its evidence map.
+
+    The films that get a map, and no others, go through the model once more.
+
+    Args:
+        output: Where they go.
+        source: Where the films are.
+        rows: All rows of the run.
+        threshold: The first model's.
+        asked: Which films are shown, and which of them with a map.
+        load_model: Loads the first model, called only where a film gets a map; gives None where
+            the model's file is not at hand.
+
+    Returns:
+        What was asked, and which maps there are now.
 
     Raises:
         LedgerError: The output cannot be written.
+        ModelFileError: The model failed.
     """
-    shown = [row for group in first_look(rows, threshold).values() for row in group]
+    groups = first_look(rows, threshold, asked.review_minutes).values()
+    shown = [row for group in groups for row in group]
+    wanted = {row.image for row in shown if _wants_map(row, asked)}
+    classifier = load_model() if wanted else None
+    able = classifier if classifier and classifier.card.evidence else None
+    size_px = able.card.size_px if able else None
+    mapped = []
+    for film in _read(source, shown, wanted, size_px):
+        ledger.write_thumbnail(output, film.row, film.thumbnail)
+        if film.pixels is not None:
+            mapped.append((film, film.pixels))
+    if wanted and able is None:
+        return msgspec.structs.replace(asked, no_maps="unanswered" if classifier else "model")
+    if not mapped or able is None:
+        return asked
+    return msgspec.structs.replace(asked, maps=_write_maps(output, mapped, able))
+
+
+def _wants_map(row: Score, asked: Gallery) -> bool:
+    return asked.heatmaps == "all" or (asked.heatmaps == "flagged" and row.prediction == CLASSES[1])
+
+
+def _read(
+    source: Source, rows: Sequence[Score], wanted: set[str], size_px: int | None
+) -> Iterator[_Shown]:
+    """The films that are still as they were scored: of others the report says what is missing."""
     refs = {ref.key: ref for ref in source.refs}
-    for row in shown:
+    for row in rows:
         try:
-            pixels = decode_radiograph(source.read(refs[row.image]), LONGEST_SIDE_PX)
+            data = source.read(refs[row.image])
+            if hashlib.sha256(data).hexdigest() != row.sha256:
+                continue
+            small = decode_radiograph(data, LONGEST_SIDE_PX)
+            pixels = decode_radiograph(data, size_px) if size_px and row.image in wanted else None
         except (ImageError, KeyError):
-            continue  # gone since it was scored: the report says that its picture is missing
-        width_px, height_px = row.width_px or 1, row.height_px or 1
-        scale = LONGEST_SIDE_PX / max(width_px, height_px)
-        size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
-        picture = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
-        ledger.write_thumbnail(output, row, picture)
+            continue
+        yield _Shown(row, _unstretch(small, row), pixels)
+
+
+def _unstretch(pixels: NDArray[np.uint8], row: Score) -> Image.Image:
+    """A stretched square at the film's own proportions."""
+    width_px, height_px = row.width_px or 1, row.height_px or 1
+    scale = LONGEST_SIDE_PX / max(width_px, height_px)
+    size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+
+
+def _write_maps(
+    output: Output, films: list[tuple[_Shown, NDArray[np.uint8]]], classifier: Classifier
+) -> dict[str, Peak]:
+    """Write the maps of films, all on one scale; their peaks by the stem of the thumbnail."""
+    evidence = _ask(classifier, [pixels for _, pixels in films])
+    top = max(float(places.max()) for places in evidence)
+    for (film, _), places in zip(films, evidence, strict=True):
+        ledger.write_evidence_map(output, film.row, draw_overlay(film.thumbnail, places, top))
+    stems = [ledger.thumbnail_stem(film.row) for film, _ in films]
+    return dict(zip(stems, map(find_peak, evidence), strict=True))
+
+
+def _ask(classifier: Classifier, pixels: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    """The evidence (height, width) of each film, by a model that answers it."""
+    batches = [pixels[start : start + BATCH_SIZE] for start in range(0, len(pixels), BATCH_SIZE)]
+    answers = [classifier.predict(np.stack(batch)[..., None]).evidence for batch in batches]
+    return [places for found in answers if found is not None for places in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from batch_scorer.card import CLASSES
@@ -13,17 +14,59 @@ if TYPE_CHECKING:
     from batch_scorer.records import Score
 
 GROUP_SIZE = 6
+SECONDS_A_FILM = 45
+"""What a first look at one film takes, when the number of films is chosen by the minutes for it."""
 CLOSE = 0.5
 """How far from the threshold, in log odds, an answer may lie and still be called close to it."""
 
 
-def first_look(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]]:
-    """Up to ``GROUP_SIZE`` films for each reason to look, each film once, copies left out.
+def films_within(minutes: int) -> int:
+    """How many films can be looked at in so many minutes."""
+    return minutes * 60 // SECONDS_A_FILM
+
+
+def first_look(
+    rows: Sequence[Score], threshold: float, minutes: int | None = None
+) -> dict[str, list[Score]]:
+    """The films to show, by reason in reading order, each film once, copies left out.
+
+    Args:
+        rows: All rows of a run.
+        threshold: The first model's.
+        minutes: The time for reading: as many films as it allows, shared evenly among the reasons;
+            what one reason leaves over goes to the others. None takes ``GROUP_SIZE`` for each.
 
     Returns:
-        By reason, in reading order: "missed" and "false_alarm" (where films have labels),
-        "highest" probability, "closest" to the threshold (the uncertain ones, where the model's
-        card says which answers are), "disagree" between models.
+        The reasons of ``line_up`` that have a film to show.
+    """
+    waiting = line_up(rows, threshold)
+    chosen: dict[str, list[Score]] = {reason: [] for reason in waiting}
+    shown: set[str] = set()
+
+    def take(reason: str, share: int) -> None:
+        fresh = (row for row in waiting[reason] if row.image not in shown)
+        picked = list(islice(fresh, share))
+        chosen[reason] += picked
+        shown.update(row.image for row in picked)
+
+    if minutes is None:
+        for reason in waiting:
+            take(reason, GROUP_SIZE)
+    else:
+        films = films_within(minutes)
+        while len(shown) < films and (open_ := _with_fresh(waiting, shown)):
+            for place, reason in enumerate(open_):
+                take(reason, math.ceil((films - len(shown)) / (len(open_) - place)))
+    return {reason: found for reason, found in chosen.items() if found}
+
+
+def line_up(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]]:
+    """Every film that there is a reason to look at, copies left out; a film may have several.
+
+    Returns:
+        By reason, in reading order, the first to look at first: "missed" and "false_alarm" (where
+        films have labels), "highest" probability, "closest" to the threshold (the uncertain ones,
+        where the model's card says which answers are), "disagree" between models.
     """
     originals = [row for row in rows if row.status == "scored" and not row.duplicate_of]
     normal, pneumonia = CLASSES
@@ -44,15 +87,15 @@ def first_look(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]
             lambda row: row.agreement or 0.0,
         ),
     }
-    shown: set[str] = set()
-    chosen = {}
-    for reason, (candidates, order) in groups.items():
-        fresh = [row for row in candidates if row.image not in shown]
-        picked = sorted(fresh, key=lambda row: (order(row), row.image))[:GROUP_SIZE]
-        shown.update(row.image for row in picked)
-        if picked:
-            chosen[reason] = picked
-    return chosen
+    return {
+        reason: sorted(found, key=lambda row: (order(row), row.image))
+        for reason, (found, order) in groups.items()
+    }
+
+
+def _with_fresh(waiting: dict[str, list[Score]], shown: set[str]) -> list[str]:
+    """The reasons that have a film which is not shown yet."""
+    return [r for r, line in waiting.items() if any(row.image not in shown for row in line)]
 
 
 def _is_close(row: Score, threshold: float) -> bool:

@@ -88,12 +88,28 @@ def save_tiny_model(
         constants.append(helper.make_tensor("four", TensorProto.FLOAT, [], [4.0]))
     if card.etiology:
         nodes.append(helper.make_node("Identity", ["share"], ["viral"]))
+    if card.evidence:  # each place's share of the logit: their mean is the logit
+        side = size_px // card.evidence.height
+        nodes += [
+            helper.make_node("Reshape", ["x", "patches"], ["patched"]),
+            helper.make_node("ReduceMean", ["patched", "within"], ["means"], keepdims=0),
+            helper.make_node("Div", ["means", "white"], ["shares"]),
+            helper.make_node("Sub", ["shares", "half"], ["differences"]),
+            helper.make_node("Mul", ["differences", "slope"], ["evidence"]),
+        ]
+        shape = [-1, card.evidence.height, side, card.evidence.width, side]
+        constants += [
+            helper.make_tensor("patches", TensorProto.INT64, [5], shape),
+            helper.make_tensor("within", TensorProto.INT64, [2], [2, 4]),
+        ]
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", size_px, size_px, 1])],
         [
-            helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n"])
+            helper.make_tensor_value_info(
+                output, TensorProto.FLOAT, ["n", "h", "w"] if output == "evidence" else ["n"]
+            )
             for output in sorted(output_names(card))
         ],
         constants,

@@ -29,7 +29,16 @@ from batch_scorer.card import (
 from batch_scorer.comparison import Comparison, PairedDifference
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.output import open_output
-from batch_scorer.records import BatchMetrics, ModelUsed, RunManifest, Score, patient_of
+from batch_scorer.overlay import draw_overlay
+from batch_scorer.records import (
+    BatchMetrics,
+    Gallery,
+    ModelUsed,
+    Peak,
+    RunManifest,
+    Score,
+    patient_of,
+)
 from batch_scorer.triage import first_look
 
 if TYPE_CHECKING:
@@ -37,6 +46,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from batch_scorer.records import Heatmaps
 
 TITLES = {
     "mlp": "Multilayer perceptron",
@@ -113,10 +124,21 @@ def make_band(low: float = 0.3, high: float = 0.6) -> Band:
     return Band(low, high, "few errors lie beyond it", "validation", metrics.proportion(66, 655))
 
 
-def make_evidence() -> Evidence:
+def make_evidence(side: int = 12) -> Evidence:
     """An evidence map that passed its checks."""
     checked = Faithfulness(100, [0.05, 0.1, 0.5], [0.4, 0.9, 2.5], [0.1, 0.2, 1.4], 0.05)
-    return Evidence("exact class activation map", 12, 12, checked)
+    return Evidence("exact class activation map", side, side, checked)
+
+
+def make_gallery(rows: Sequence[Score], heatmaps: Heatmaps = "flagged", **changes: Any) -> Gallery:
+    """A gallery in which every flagged film has a map, ever stronger, along the diagonal."""
+    flagged = [row for row in rows if row.prediction == CLASSES[1]]
+    steps = np.linspace(0.05, 0.95, len(flagged)).round(2).tolist()
+    maps = {
+        ledger.thumbnail_stem(row): Peak(10 * step, step, step)
+        for row, step in zip(flagged, steps, strict=True)
+    }
+    return msgspec.structs.replace(Gallery(heatmaps, None, maps), **changes)
 
 
 def make_typicality(flag_above: float = 0.8, reject_above: float = 1.0) -> Typicality:
@@ -342,10 +364,13 @@ def write_run(
     place = open_output(output)
     place.prepare()
     rows_sha256, parquet_sha256 = ledger.write_rows(place, rows, models)
-    for index, row in enumerate(
-        row for group in first_look(rows, models[0].threshold).values() for row in group
-    ):
+    gallery = changes.get("gallery", Gallery())
+    groups = first_look(rows, models[0].threshold, gallery.review_minutes).values()
+    for index, row in enumerate(row for group in groups for row in group):
         ledger.write_thumbnail(place, row, draw_film(index))
+        if ledger.thumbnail_stem(row) in gallery.maps:
+            evidence = np.linspace(-1, 2, 12)[None].repeat(12, axis=0).astype(np.float32)
+            ledger.write_evidence_map(place, row, draw_overlay(draw_film(index), evidence, 2.0))
     manifest = make_manifest(
         rows, models, rows_sha256=rows_sha256, parquet_sha256=parquet_sha256, **changes
     )

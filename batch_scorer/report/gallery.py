@@ -1,4 +1,8 @@
-"""Films to look at first, packed in rows of three. Pure functions."""
+"""Films to look at first, packed in rows. Pure functions.
+
+A row is as wide as four pictures: a film with its evidence map takes two places, one without takes
+one, so that small groups share a row.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_scorer.card import CLASSES
-from batch_scorer.report.wording import likelihood, show_name, show_probability
-from batch_scorer.triage import first_look
+from batch_scorer.ledger import EVIDENCE_SUFFIX, thumbnail_stem
+from batch_scorer.report.evidence import describe_map, name_place
+from batch_scorer.report.wording import count, likelihood, show_name, show_probability
+from batch_scorer.triage import GROUP_SIZE, SECONDS_A_FILM, films_within, first_look, line_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batch_scorer.records import RunManifest, Score
 
-PER_ROW = 3
+PLACES = 4
 GROUPS = {
-    "missed": ("Missed", "Labelled pneumonia, but not flagged."),
-    "false_alarm": ("False alarms", "Flagged, but labelled normal."),
-    "highest": ("Highest probability", "Flagged, the most likely first."),
-    "closest": ("Closest to the threshold", "Nearest first: these could easily turn."),
-    "disagree": ("Models disagree", "Another model gives another answer."),
+    "missed": "Missed pneumonia",
+    "false_alarm": "False alarms",
+    "highest": "Highest probability",
+    "closest": "Closest to the threshold",
+    "disagree": "Models disagree",
 }
 
 
 @dataclass(frozen=True)
 class Film:
-    """A film of the gallery. ``picture`` is the stem of its thumbnail."""
+    """A film of the gallery.
+
+    ``picture`` is the stem of its thumbnail, ``evidence`` that of its map; empty where it has none.
+    """
 
     picture: str
     name: str
@@ -34,15 +43,28 @@ class Film:
     probability: str
     note: str
     alt: str
+    evidence: str = ""
+    evidence_note: str = ""
+    evidence_alt: str = ""
+
+    @property
+    def places(self) -> int:
+        """How many of a row's places it takes."""
+        return 2 if self.evidence else 1
 
 
 @dataclass(frozen=True)
 class Part:
-    """Up to a row of films for one reason; only the first part of a reason has its title."""
+    """Films of one row, for one reason; only the first part of a reason has its title."""
 
     title: str
     text: str
     films: tuple[Film, ...]
+
+    @property
+    def places(self) -> int:
+        """How many of a row's places it takes."""
+        return sum(film.places for film in self.films)
 
 
 def explain_empty_gallery(manifest: RunManifest) -> str:
@@ -55,28 +77,78 @@ def explain_empty_gallery(manifest: RunManifest) -> str:
     )
 
 
+def explain_choice(rows: Sequence[Score], manifest: RunManifest) -> str:
+    """How many films are shown, and why so many."""
+    minutes = manifest.gallery.review_minutes
+    groups = first_look(rows, manifest.models[0].threshold, minutes)
+    shown = sum(map(len, groups.values()))
+    if minutes is None:
+        return f"Up to {GROUP_SIZE} films are shown for each reason to look, in this order."
+    text = (
+        f"In {count(minutes, 'minute')}, at {SECONDS_A_FILM} seconds a film, "
+        f"{count(films_within(minutes), 'film')} can be looked at: "
+    )
+    if shown < films_within(minutes):
+        return text + f"there is a reason to look at {shown:,}, all shown here in this order."
+    return text + "those below, shared among the reasons to look, in this order."
+
+
 def describe_gallery(rows: Sequence[Score], manifest: RunManifest) -> tuple[tuple[Part, ...], ...]:
     """The films to look at, as rows of parts; small groups share a row."""
+    threshold = manifest.models[0].threshold
+    candidates = line_up(rows, threshold)
     packed: list[list[Part]] = []
     room = 0
-    for reason, found in first_look(rows, manifest.models[0].threshold).items():
-        films = [_film(row, manifest) for row in found]
-        if len(films) > room:
-            packed.extend([part] for part in _split(reason, films))
-            room = PER_ROW - len(films) if len(films) < PER_ROW else 0
+    for reason, found in first_look(rows, threshold, manifest.gallery.review_minutes).items():
+        text = explain_group(reason, len(found), len(candidates[reason]), manifest)
+        parts = _split(GROUPS[reason], text, [_film(row, manifest) for row in found])
+        if len(parts) == 1 and parts[0].places <= room:
+            packed[-1].append(parts[0])
+            room -= parts[0].places
         else:
-            packed[-1].extend(_split(reason, films))
-            room -= len(films)
+            packed.extend([part] for part in parts)
+            room = PLACES - parts[0].places if len(parts) == 1 else 0
     return tuple(tuple(parts) for parts in packed)
 
 
-def _split(reason: str, films: list[Film]) -> list[Part]:
+def explain_group(reason: str, shown: int, found: int, manifest: RunManifest) -> str:
+    """Why these films, and in which order."""
+    band = manifest.models[0].card.band
+    near = "in the band around the threshold" if band else "near the threshold"
+    which, order = {
+        "missed": (
+            "labelled pneumonia, yet not flagged",
+            "the least probable first: there the model was most wrong, or the label is",
+        ),
+        "false_alarm": (
+            "labelled normal, yet flagged: more to read, but no patient is missed",
+            "the most probable first: there the model was most wrong, or the label is",
+        ),
+        "highest": ("flagged", "the most probable first: there pneumonia is found soonest"),
+        "closest": (
+            f"{near}, flagged or not",
+            "the nearest first: there the answer could most easily turn",
+        ),
+        "disagree": (
+            "judged otherwise by another model",
+            "the least agreement first: there the models know least",
+        ),
+    }[reason]
+    number = f"{shown:,} of {found:,}" if shown < found else "All" if found > 1 else "The one"
+    verb, films = ("are", "films") if found > 1 else ("is", "film")
+    ending = f"; {order}." if shown > 1 else "."
+    return f"{number} {films} that {verb} {which}{ending}"
+
+
+def _split(title: str, text: str, films: list[Film]) -> list[Part]:
+    rows: list[list[Film]] = [[]]
+    for film in films:
+        if sum(f.places for f in rows[-1]) + film.places > PLACES:
+            rows.append([])
+        rows[-1].append(film)
     return [
-        Part(
-            *(GROUPS[reason] if start == 0 else ("", "")),
-            films=tuple(films[start : start + PER_ROW]),
-        )
-        for start in range(0, len(films), PER_ROW)
+        Part(*((title, text) if first else ("", "")), films=tuple(row))
+        for first, row in zip([True] + [False] * len(rows), rows, strict=False)
     ]
 
 
@@ -94,11 +166,16 @@ def _film(row: Score, manifest: RunManifest) -> Film:
     if row.agreement is not None and row.agreement < 1:
         others = round(row.agreement * len(manifest.models)) - 1
         notes.append(f"{others} of {len(manifest.models) - 1} other models agree")
+    picture = thumbnail_stem(row)
+    peak = manifest.gallery.maps.get(picture)
     return Film(
-        picture=row.sha256[:16],
+        picture=picture,
         name=name,
         words=words,
         probability=probability,
         note=", ".join(notes),
         alt=f"Chest film {name}. Pneumonia {words}, probability {probability}, {notes[0]}.",
+        evidence=f"{picture}{EVIDENCE_SUFFIX}" if peak else "",
+        evidence_note=name_place(peak) if peak else "",
+        evidence_alt=describe_map(name, peak, manifest) if peak else "",
     )

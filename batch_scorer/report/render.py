@@ -23,7 +23,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from batch_scorer import ledger
 from batch_scorer.errors import ReportError
 from batch_scorer.output import open_output
+from batch_scorer.overlay import draw_scale
 from batch_scorer.report import figures
+from batch_scorer.report.branding import PLAIN
 from batch_scorer.report.facts import build_facts
 from batch_scorer.report.templates import open_template
 
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from batch_scorer.output import Output
-    from batch_scorer.records import RunManifest, Score
+    from batch_scorer.records import RunManifest
+    from batch_scorer.report.branding import Branding
     from batch_scorer.report.facts import ReportFacts
     from batch_scorer.report.performance import Performance
 
@@ -44,7 +47,7 @@ MISSING_LIBRARY = (
 )
 # About the machine, not the page: without libharfbuzz-subset another library cuts the fonts.
 _HARMLESS = "Using fontTools instead of HarfBuzz-Subset"
-_THUMBNAIL_NAME = re.compile(r"[0-9a-f]{16}")
+_PICTURE_NAME = re.compile(rf"[0-9a-f]{{16}}(?:{ledger.EVIDENCE_SUFFIX})?")
 _W3C_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d)")
 _PACKAGED = {
     "style.css": "text/css",
@@ -53,26 +56,12 @@ _PACKAGED = {
 }
 
 
-@dataclass(frozen=True)
-class Material:
-    """What a report of any format is made of.
-
-    ``pictures`` names the films that can be shown; ``resources`` holds body and media type of
-    every picture and figure by name.
-    """
-
-    manifest: RunManifest
-    rows: Sequence[Score]
-    facts: ReportFacts
-    pictures: frozenset[str]
-    resources: Mapping[str, tuple[bytes, str]]
-
-
-def render_report(url: str | PathLike[str]) -> str:
+def render_report(url: str | PathLike[str], branding: Branding = PLAIN) -> str:
     """Draw ``report.pdf`` of the finished run in a folder.
 
     Args:
         url: Where run.json, the predictions, and films/ with the pictures to show are.
+        branding: Title, organisation and logo that it carries.
 
     Returns:
         Where the PDF is.
@@ -92,30 +81,12 @@ def gather(output: Output) -> Material:
         LedgerError: There is no finished run.
     """
     manifest, rows = ledger.read_run(output)
-    facts = build_facts(manifest, rows)
+    facts = build_facts(manifest, rows, branding)
     pictures = _find_pictures(output, facts)
-    return Material(
-        manifest,
-        rows,
-        facts,
-        frozenset(pictures),
-        {**_draw_figures(manifest, facts), **pictures},
-    )
-
-
-def write_pdf(output: Output, material: Material) -> str:
-    """Write ``report.pdf`` next to the rows.
-
-    Returns:
-        Where it is.
-
-    Raises:
-        ReportError: Pango is missing, something in the page is wrong, or the disk is full.
-    """
-    manifest = material.manifest
+    logo = {"logo": (branding.logo, "image/png")} if branding.logo else {}
     pdf = _write_pdf(
-        _write_html(material.facts, material.pictures),
-        material.resources,
+        _write_html(facts, frozenset(pictures)),
+        {**_draw_figures(manifest, facts), **pictures, **logo},
         hashlib.sha256(f"{manifest.run_id} {manifest.rows_sha256}".encode()).digest()[:16],
     )
     output.write(ledger.REPORT_FILE, pdf)
@@ -151,12 +122,13 @@ def _import_weasyprint() -> ModuleType:
 def _find_pictures(output: Output, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
     """The pictures that exist and can be opened, by the stem of their name."""
     found = {}
-    for film in (film for row in facts.gallery for part in row for film in part.films):
-        if not _THUMBNAIL_NAME.fullmatch(film.picture):
+    films = [film for row in facts.gallery for part in row for film in part.films]
+    for name in (name for film in films for name in (film.picture, film.evidence)):
+        if not _PICTURE_NAME.fullmatch(name):
             continue
-        data = output.read(f"{ledger.FILMS_FOLDER}/{film.picture}.jpg")
+        data = output.read(f"{ledger.FILMS_FOLDER}/{name}.jpg")
         if data is not None and _is_jpeg(data):
-            found[film.picture] = (data, "image/jpeg")
+            found[name] = (data, "image/jpeg")
     return found
 
 
@@ -174,7 +146,16 @@ def _draw_figures(manifest: RunManifest, facts: ReportFacts) -> dict[str, tuple[
     drawn["training"] = figures.draw_training(cards)
     if facts.batch:
         drawn |= _performance_figures("batch", facts.batch)
-    return {name: (svg.encode(), "image/svg+xml") for name, svg in drawn.items()}
+    found = {name: (svg.encode(), "image/svg+xml") for name, svg in drawn.items()}
+    if facts.evidence:
+        found["evidence-scale"] = (_as_png(draw_scale()), "image/png")
+    return found
+
+
+def _as_png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _performance_figures(name: str, part: Performance) -> dict[str, str]:

@@ -10,6 +10,7 @@ import sys
 import time
 
 import click
+import pikepdf
 import pytest
 
 from batch_scorer.classifier import bundled_names
@@ -138,6 +139,34 @@ def test_one_line_and_the_right_exit_code_for_each_mistake(cxr, folder, tiny_mod
         assert run.stderr.count("\n") == 1
         assert message in run.stderr
     assert "Traceback" in cxr("report", tmp_path / "empty", "--debug").stderr
+
+
+def test_the_report_is_drawn_again_with_another_title_and_logo(cxr, folder, tiny_model, tmp_path):
+    command = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
+    run = cxr(*command, "--title", "Round 1", CXR_SCORE_ORGANISATION="Clinic 7")
+    assert run.returncode == 0, run.stderr
+    report = tmp_path / "out" / "report.pdf"
+    assert titles(report) == ("Round 1, run", "Clinic 7")
+    assert cxr(*command).returncode == 0
+    assert titles(report) == ("Round 1, run", "Clinic 7"), "a finished run is left as it is"
+    assert cxr(*command, "--title", "Round 2").returncode == 0
+    assert titles(report) == ("Round 2, run", "cxr-batch")
+    logo = tmp_path / "logo.svg"
+    logo.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><g/></svg>')
+    run = cxr("report", tmp_path / "out", "--title", "Round 3", "--logo", logo)
+    assert run.returncode == 0, run.stderr
+    assert titles(report) == ("Round 3, run", "cxr-batch")
+    logo.write_text("<!DOCTYPE a [<!ENTITY b 'c'>]><svg>&b;</svg>")
+    run = cxr("report", tmp_path / "out", "--logo", logo)
+    assert run.returncode == 2
+    assert "found entity declarations" in run.stderr
+    run = cxr("score", folder, "-o", tmp_path / "new", "--model", tiny_model, "--logo", logo)
+    assert (run.returncode, (tmp_path / "new").exists()) == (2, False), "said before any work"
+
+
+def titles(report):
+    with pikepdf.open(report) as pdf:
+        return str(pdf.docinfo["/Title"])[:12], str(pdf.docinfo["/Author"])
 
 
 def test_wrong_words_are_exit_2(cxr, folder):

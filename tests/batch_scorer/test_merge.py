@@ -11,6 +11,7 @@ from batch_scorer import ledger
 from batch_scorer.errors import LedgerError
 from batch_scorer.merge import merge_shards
 from batch_scorer.output import open_output
+from batch_scorer.records import Gallery
 from batch_scorer.runner import ScoreJob, score_batch
 from batch_scorer.shards import Shard
 from tests.conftest import make_film, save_tiny_model
@@ -148,6 +149,34 @@ def test_films_that_are_gone_leave_the_report_without_pictures(folder, tmp_path,
     merged = merge_shards(str(tmp_path / "out"))
     assert merged.found == 6
     assert ledger.read_run(open_output(tmp_path / "out"))[0] == merged
+
+
+def test_merged_shards_of_a_bundled_model_have_the_maps_of_one_run(folder, tmp_path):
+    options = {"keep_atypical": True, "heatmaps": "all", "review_minutes": 3}
+    alone = score_batch(ScoreJob(str(folder), str(tmp_path / "alone"), ("mlp",), **options))
+    score_shards(folder, tmp_path / "out", "mlp", 2, **options)
+    merged = merge_shards(str(tmp_path / "out"))
+    assert len(alone.gallery.maps) == len(list((tmp_path / "alone" / "films").iterdir())) / 2 > 0
+    assert merged.gallery == alone.gallery
+    for path in (tmp_path / "alone" / "films").iterdir():
+        assert (tmp_path / "out" / "films" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_merged_shards_say_why_they_have_no_maps(folder, tmp_path, tiny_model):
+    score_shards(folder, tmp_path / "out", tiny_model, 2)
+    assert merge_shards(str(tmp_path / "out")).gallery == Gallery("flagged", no_maps="model")
+    shutil.rmtree(folder)
+    assert merge_shards(str(tmp_path / "out")).gallery == Gallery("flagged", no_maps="films")
+
+
+def test_shards_with_other_pictures_in_mind_are_refused(folder, tmp_path, tiny_model):
+    score_shards(folder, tmp_path / "out", tiny_model, 2)
+    job = ScoreJob(
+        str(folder), str(tmp_path / "out"), (str(tiny_model),), shard=Shard(2, 2), review_minutes=9
+    )
+    score_batch(job)
+    with pytest.raises(LedgerError, match="--heatmaps or --review-minutes of shard 2/2 differ"):
+        merge_shards(str(tmp_path / "out"))
 
 
 def rewrite(out, number=1, **changes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from batch_scorer.triage import GROUP_SIZE, first_look
+from batch_scorer.triage import GROUP_SIZE, films_within, first_look, line_up
 from tests.factories import make_models, make_rows
 
 
@@ -59,3 +59,44 @@ def test_disagreement_is_shown_and_copies_and_unscored_files_are_not():
     groups = first_look([*divided, copy, broken], 0.8)
     assert [row.image for row in groups["disagree"]] == ["film-000.png"]
     assert sum(map(len, groups.values())) == 1
+
+
+def test_minutes_decide_how_many_films_are_shown_and_the_reasons_share_them():
+    assert (films_within(1), films_within(30)) == (1, 40)
+    rows = [
+        *rows_of(*[0.99 - index / 1000 for index in range(100)]),
+        *named("other", rows_of(*[0.79 - index / 1000 for index in range(3)])),
+    ]
+    groups = first_look(rows, 0.8, minutes=30)
+    assert {reason: len(found) for reason, found in groups.items()} == {"highest": 37, "closest": 3}
+    assert groups["highest"] == rows[:37]
+
+
+def test_what_one_reason_leaves_over_goes_to_the_others_in_their_order():
+    missed = named("missed", rows_of(*[0.1] * 30, label="PNEUMONIA"))
+    alarms = named("alarm", rows_of(*[0.9] * 2, label="NORMAL"))
+    groups = first_look([*missed, *alarms], 0.8, minutes=15)
+    assert {reason: len(found) for reason, found in groups.items()} == {
+        "missed": 18,
+        "false_alarm": 2,
+    }
+
+
+def test_no_more_films_are_shown_than_there_is_a_reason_for():
+    groups = first_look(rows_of(0.9, 0.95, 0.1), 0.8, minutes=480)
+    assert sum(map(len, groups.values())) == 2
+
+
+def test_a_film_lines_up_for_every_reason_that_it_has():
+    lines = line_up(rows_of(0.85, 0.9, label="NORMAL", agreement=0.5), 0.8)
+    assert {reason: len(line) for reason, line in lines.items()} == {
+        "missed": 0,
+        "false_alarm": 2,
+        "highest": 2,
+        "closest": 1,
+        "disagree": 2,
+    }
+
+
+def named(prefix, rows):
+    return [msgspec.structs.replace(row, image=f"{prefix}-{row.image}") for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import shutil
@@ -14,19 +15,22 @@ import msgspec
 import pikepdf
 import pypdfium2
 import pytest
-from PIL import ImageFile
+from PIL import Image, ImageFile
 
 from batch_scorer import ledger
 from batch_scorer.errors import LedgerError, ReportError
 from batch_scorer.metrics import Confusion
 from batch_scorer.output import open_output
-from batch_scorer.records import Score
+from batch_scorer.records import Gallery, Score
 from batch_scorer.report import render
+from batch_scorer.report.branding import Branding
 from batch_scorer.report.figures import draw_confusion
 from tests.factories import (
     make_band,
     make_comparison,
+    make_evidence,
     make_external,
+    make_gallery,
     make_models,
     make_rows,
     make_unscored,
@@ -228,6 +232,63 @@ def test_band_elsewhere_and_comparison_are_printed(tmp_path: Path) -> None:
     assert "VGG16" not in text
 
 
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered run whose flagged films have evidence maps."""
+    output = tmp_path_factory.mktemp("mapped")
+    models = make_models("cnn", "mlp", evidence=make_evidence())
+    rows = make_rows(models, 20, 30)
+    write_run(output, rows, models, gallery=make_gallery(rows))
+    render.render_report(output)
+    return output
+
+
+def test_maps_lie_beside_their_films_with_one_scale_and_texts(mapped: Path) -> None:
+    text = read_text(mapped / "report.pdf")
+    assert text.count("Beside each flagged film lies its evidence map") == 1
+    assert text.count("one scale for all maps") == 1
+    assert "picture not available" not in text
+    with pikepdf.open(mapped / "report.pdf") as pdf:
+        alts = [str(tag.get("/Alt", "")) for tag in tags(pdf) if tag.S == "/Figure"]
+    maps = [alt for alt in alts if alt.startswith("Evidence map of ")]
+    films = [alt for alt in alts if alt.startswith("Chest film ")]
+    assert len(maps) == sum(alt.endswith(" flagged.") for alt in films) - sum(
+        alt.endswith("not flagged.") for alt in films
+    )
+    assert all(
+        re.search(r"brightest in the [a-z ]+ of the picture, \d+\.\d+ in log", m) for m in maps
+    )
+    assert [alt for alt in alts if alt.startswith("Scale of the evidence maps")] == [
+        "Scale of the evidence maps: from dark, no evidence or evidence against, to bright, 9.5 in "
+        "log odds."
+    ]
+
+
+def test_a_map_that_is_missing_or_broken_is_an_empty_frame(mapped: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(mapped, tmp_path / "broken")
+    first, second, *_ = sorted((broken / "films").glob("*-evidence.jpg"))
+    first.unlink()
+    second.write_bytes(b"<svg/>")
+    assert read_text(render.render_report(broken)).count("picture not available") == 2
+
+
+def test_a_name_in_run_json_reaches_no_other_file(mapped: Path, tmp_path: Path) -> None:
+    facts = render.build_facts(*ledger.read_run(open_output(mapped)))
+    film = next(f for row in facts.gallery for part in row for f in part.films if f.evidence)
+    assert render._PICTURE_NAME.fullmatch(film.evidence)
+    for name in ("../run", "0" * 16 + "-other", "0" * 16 + "-evidence/../../run", "0" * 15):
+        assert not render._PICTURE_NAME.fullmatch(name)
+
+
+def test_a_run_without_maps_says_once_why(tmp_path: Path) -> None:
+    models = make_models("cnn")
+    rows = make_rows(models)
+    write_run(tmp_path, rows, models, gallery=Gallery("flagged", no_maps="unanswered"))
+    text = read_text(render.render_report(tmp_path))
+    assert text.count("gives no evidence maps, so the films stand alone") == 1
+    assert "one scale" not in text
+
+
 def test_page_one_stays_one_page(tmp_path: Path) -> None:
     models = [
         msgspec.structs.replace(
@@ -238,7 +299,10 @@ def test_page_one_stays_one_page(tmp_path: Path) -> None:
     rows = make_rows(models, 40, 50) + make_unscored(3)
     rows.append(msgspec.structs.replace(rows[0], image="zz", duplicate_of=rows[0].image))
     write_run(tmp_path, rows, models, synthetic=True, hidden=12, source="s3://" + "x" * 900)
-    pages = read_text(render.render_report(tmp_path)).split("\f")
+    logo = io.BytesIO()
+    Image.new("RGB", (300, 240), "navy").save(logo, "PNG")
+    brand = Branding("Title " * 11, "Organisation " * 5, logo.getvalue())
+    pages = read_text(render.render_report(tmp_path, brand)).split("\f")
     assert "What it must not be used for" in pages[0]
     assert pages[1].strip().startswith("2 Films to look at first")
 

@@ -1,0 +1,154 @@
+"""The pictures that a run leaves for its report: which films, which maps, and why none."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from batch_scorer import ledger
+from batch_scorer.classifier import Answers, Classifier
+from batch_scorer.output import open_output
+from batch_scorer.records import Gallery
+from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.source import open_source
+from batch_scorer.thumbnails import write_thumbnails
+from tests.conftest import encode, make_film, save_tiny_model
+from tests.factories import make_evidence
+
+
+@pytest.fixture(scope="module")
+def telling_model(tmp_path_factory):
+    """A tiny model that answers evidence: bright patches speak for pneumonia."""
+    folder = tmp_path_factory.mktemp("telling")
+    return save_tiny_model(folder / "telling.onnx", "telling", evidence=make_evidence(4))
+
+
+def run(folder, output, model, **options):
+    return score_batch(ScoreJob(str(folder), str(output), (str(model),), **options))
+
+
+def pictures(output):
+    return {path.name for path in (output / "films").iterdir()}
+
+
+def stems(output, *, flagged):
+    _, rows = ledger.read_run(open_output(output))
+    return {
+        ledger.thumbnail_stem(row) for row in rows if not flagged or row.prediction == "PNEUMONIA"
+    }
+
+
+def test_flagged_films_that_are_shown_get_a_map_each(folder, tmp_path, telling_model):
+    manifest = run(folder, tmp_path / "out", telling_model)
+    flagged = stems(tmp_path / "out", flagged=True)
+    assert len(flagged) == 3
+    assert manifest.gallery.maps.keys() == flagged
+    assert manifest.gallery.no_maps == ""
+    assert {f"{stem}-evidence.jpg" for stem in flagged} < pictures(tmp_path / "out")
+    assert len([name for name in pictures(tmp_path / "out") if "evidence" in name]) == 3
+
+
+def test_the_peak_and_the_map_are_those_of_the_model(tmp_path, telling_model):
+    film = np.full((96, 192), 140, np.uint8)
+    film[48:72, 144:] = 250  # the third row and the last column of the model's 4 by 4 places
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "one.png").write_bytes(encode(film))
+    manifest = run(tmp_path / "films", tmp_path / "out", telling_model)
+    (stem, peak), *others = manifest.gallery.maps.items()
+    assert others == []
+    assert (peak.x, peak.y) == (0.875, 0.625)
+    assert peak.value == pytest.approx(8.0 * (250 / 255 - 0.5), abs=0.2)
+    with Image.open(tmp_path / "out" / "films" / f"{stem}-evidence.jpg") as drawn:
+        assert drawn.size == (320, 160)
+        grey = np.asarray(drawn.convert("L"), dtype=float)
+    y, x = np.unravel_index(grey.argmax(), grey.shape)
+    assert (y > 70, x > 230) == (True, True)
+
+
+def test_all_films_or_none_get_a_map_where_that_is_asked_for(folder, tmp_path, telling_model):
+    (folder / "close.png").write_bytes(make_film(125))
+    everything = run(folder, tmp_path / "all", telling_model, heatmaps="all")
+    shown = {name[:16] for name in pictures(tmp_path / "all")}
+    assert everything.gallery.maps.keys() == shown
+    assert shown > stems(tmp_path / "all", flagged=True)
+    nothing = run(folder, tmp_path / "none", telling_model, heatmaps="none")
+    assert nothing.gallery == Gallery("none")
+    assert not any("evidence" in name for name in pictures(tmp_path / "none"))
+
+
+def test_a_model_without_evidence_leaves_the_reason(folder, tmp_path, tiny_model):
+    manifest = run(folder, tmp_path / "out", tiny_model)
+    assert manifest.gallery == Gallery("flagged", no_maps="unanswered")
+    assert len(pictures(tmp_path / "out")) > 0
+
+
+def test_nothing_flagged_is_no_missing_map(tmp_path, tiny_model):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "dark.png").write_bytes(make_film(60))
+    assert run(tmp_path / "films", tmp_path / "out", tiny_model).gallery == Gallery("flagged")
+
+
+def test_only_films_that_get_a_map_go_through_the_model_again(
+    folder, tmp_path, telling_model, monkeypatch
+):
+    asked = []
+    predict = Classifier.predict
+
+    def counting(self: Classifier, pixels: np.ndarray) -> Answers:
+        asked.append(len(pixels))
+        return predict(self, pixels)
+
+    monkeypatch.setattr(Classifier, "predict", counting)
+    run(folder, tmp_path / "none", telling_model, heatmaps="none")
+    scoring = [4, 6]  # the self-test, then all films at once
+    assert asked == scoring
+    run(folder, tmp_path / "flagged", telling_model)
+    assert asked[2:] == [*scoring, 4, 3]
+
+
+def test_minutes_choose_the_films_and_another_choice_draws_them_again(
+    folder, tmp_path, telling_model
+):
+    first = run(folder, tmp_path / "out", telling_model, review_minutes=2)
+    assert first.gallery.review_minutes == 2
+    assert len([name for name in pictures(tmp_path / "out") if "evidence" not in name]) == 2
+    again = run(folder, tmp_path / "out", telling_model, review_minutes=2)
+    assert again == first
+    more = run(folder, tmp_path / "out", telling_model, review_minutes=4, heatmaps="all")
+    assert (more.reused, more.rows_sha256) == (6, first.rows_sha256)
+    assert len([name for name in pictures(tmp_path / "out") if "evidence" not in name]) == 3
+
+
+def test_a_film_that_is_gone_or_changed_since_it_was_scored_has_no_picture(
+    folder, tmp_path, telling_model
+):
+    manifest = run(folder, tmp_path / "out", telling_model)
+    output = open_output(tmp_path / "out")
+    _, rows = ledger.read_run(output)
+    (folder / "PNEUMONIA" / "film_3.png").write_bytes(make_film(200, seed=77))
+    (folder / "PNEUMONIA" / "film_4.png").unlink()
+    output.remove_folder(ledger.FILMS_FOLDER)
+    gallery = write_thumbnails(
+        output,
+        open_source(str(folder)),
+        rows,
+        manifest.models[0].threshold,
+        Gallery("flagged"),
+        partial(Classifier.load, telling_model),
+    )
+    left = ledger.thumbnail_stem(next(row for row in rows if row.image.endswith("film_5.png")))
+    assert gallery.maps == {left: manifest.gallery.maps[left]}
+    assert pictures(tmp_path / "out") == {f"{left}.jpg", f"{left}-evidence.jpg"}
+
+
+def test_the_pictures_are_grey_thumbnails_and_coloured_maps(folder, tmp_path, telling_model):
+    run(folder, tmp_path / "out", telling_model)
+    for path in (tmp_path / "out" / "films").iterdir():
+        with Image.open(io.BytesIO(path.read_bytes())) as picture:
+            assert picture.format == "JPEG"
+            assert picture.mode == ("RGB" if "evidence" in path.name else "L")
+            assert max(picture.size) == 320
