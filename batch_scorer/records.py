@@ -55,6 +55,7 @@ class Score(msgspec.Struct, frozen=True):
     model's answer lies in its band; None where its card has none. ``typicality`` is the share of
     the first model's training films that are at least as strange as this one; ``atypical`` says
     that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
+    ``brightness`` and ``contrast`` are the mean and the standard deviation of the decoded pixels.
     """
 
     image: str
@@ -73,6 +74,8 @@ class Score(msgspec.Struct, frozen=True):
     duplicate_of: str = ""
     width_px: int | None = None
     height_px: int | None = None
+    brightness: float | None = None
+    contrast: float | None = None
     patient: str = ""
     sha256: str = ""
     stamp: str = ""
