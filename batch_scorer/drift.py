@@ -1,9 +1,10 @@
 """How much a batch looks like the films that its model learned from.
 
-Each statistic of the batch is set against the same of the training films by the largest gap between
-their two distributions (Kolmogorov and Smirnov): 0 where they are alike, 1 where they share nothing.
-Between two bell curves half a standard deviation apart the gap is 0.2, at 0.8 it is 0.3 (the medium
-and the large effect of Cohen 1988). A gap counts only where chance alone would not give it.
+Each statistic of the batch is set against the same of the training films by the largest gap
+between their two distributions (Kolmogorov and Smirnov): 0 where they are alike, 1 where they share
+nothing. Between two bell curves half a standard deviation apart the gap is 0.2, at 0.8 it is 0.3
+(the medium and the large effect of Cohen 1988). A gap counts only where chance alone would not give
+it.
 
 What the films look like is judged apart from what the model answers: answers also move when other
 patients are ill more or less often, without any film being strange.

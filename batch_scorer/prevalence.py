@@ -6,11 +6,11 @@ the log scale by squares (method of variance estimates recovery), so that it wor
 intervals a model file carries, also those by patient. Where one of the two is exactly 0 or 1, both
 limits are taken at once, which is wider.
 
-The prevalence behind a share of flagged films is corrected by Rogan and Gladen, with the interval of
-Lang and Reiczigel. Where films of one patient widened an interval, it counts for fewer films.
+The prevalence behind a share of flagged films is corrected by Rogan and Gladen, with the interval
+of Lang and Reiczigel. Where films of one patient widened an interval, it counts for fewer films.
 
-Source: Mercaldo et al. 2007 (predictive values); Zou and Donner 2008, and Newcombe 2001 (intervals);
-Rogan and Gladen 1978; Lang and Reiczigel 2014.
+Source: Mercaldo et al. 2007 (predictive values); Zou and Donner 2008 (intervals); Rogan and Gladen
+1978; Lang and Reiczigel 2014.
 """
 
 from __future__ import annotations
@@ -84,10 +84,8 @@ def adjusted_prevalence(
     variance += centre**2 * spread_se + (1 - centre) ** 2 * spread_sp
     half = Z * math.sqrt(variance) / better
     value = (flagged / films + cleared.value - 1) / (found.value + cleared.value - 1)
-    return Estimate(
-        *(min(max(x, 0.0), 1.0) for x in (value, centre + shift - half, centre + shift + half)),
-        films,
-    )
+    low, high = centre + shift - half, centre + shift + half
+    return Estimate(_clip(value), _clip(low), _clip(high), films)
 
 
 def expected_count(probabilities: ArrayLike) -> Estimate:
@@ -155,4 +153,9 @@ def _after(ratio: tuple[float, float, float] | None, prior: float, n: int) -> Es
     """The probability after an answer, from the log likelihood ratio and the log odds before it."""
     if ratio is None:
         return Estimate(None, None, None, n)
-    return Estimate(*(float(expit(prior + part)) for part in ratio), n)
+    value, low, high = (float(expit(prior + part)) for part in ratio)
+    return Estimate(value, low, high, n)
+
+
+def _clip(value: float) -> float:
+    return min(max(value, 0.0), 1.0)

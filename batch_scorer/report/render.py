@@ -22,7 +22,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from batch_scorer import ledger
 from batch_scorer.errors import ReportError
 from batch_scorer.output import open_output
-from batch_scorer.report import figures
+from batch_scorer.report import figures, plates
 from batch_scorer.report.facts import build_facts
 from batch_scorer.report.templates import open_template
 
@@ -125,6 +125,7 @@ def _draw_figures(manifest: RunManifest, facts: ReportFacts) -> dict[str, tuple[
     drawn["training"] = figures.draw_training(cards)
     if facts.batch:
         drawn |= _performance_figures("batch", facts.batch)
+    drawn |= plates.draw_parts(facts)
     return {name: (svg.encode(), "image/svg+xml") for name, svg in drawn.items()}
 
 
