@@ -21,7 +21,7 @@ from batch_scorer.report.wording import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batch_scorer.card import ModelCard
+    from batch_scorer.card import ModelCard, Reference
     from batch_scorer.records import RunManifest, Score
 
 NOT_AVAILABLE = "not available"
@@ -111,7 +111,7 @@ def _splits(card: ModelCard) -> tuple[str, ...]:
                 if found.patients
                 else "patients not known."
             )
-            for name, found in card.references.items()
+            for name, found in _in_order(card)
         ),
     ]
     if card.audit:
@@ -121,6 +121,11 @@ def _splits(card: ModelCard) -> tuple[str, ...]:
             for parts, number in card.audit.shared_patients.items()
         ]
     return (*texts, f"Fingerprint of the data: {show_name(training.data_fingerprint, 80)}.")
+
+
+def _in_order(card: ModelCard) -> list[tuple[str, Reference]]:
+    """Validation first, then its kin, then test."""
+    return sorted(card.references.items(), key=lambda item: (item[0] == "test", len(item[0])))
 
 
 def _training(card: ModelCard) -> str:
@@ -205,7 +210,7 @@ def _calibration(card: ModelCard) -> CalibrationRow:
                 show_estimate(reference.metrics["ece"]),
                 show_estimate(reference.metrics["brier"]),
             )
-            for name, reference in card.references.items()
+            for name, reference in _in_order(card)
         ),
     )
 

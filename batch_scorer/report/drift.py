@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from batch_scorer.drift import BINS, MIN_FILMS, Likeness
 from batch_scorer.report.performance import split_name
-from batch_scorer.report.wording import count, of_hundred, show_estimate, show_name
+from batch_scorer.report.wording import (
+    count,
+    of_hundred,
+    show_estimate,
+    show_name,
+    show_probability,
+)
 
 if TYPE_CHECKING:
     from batch_scorer.card import ModelCard
@@ -24,7 +30,6 @@ LOOKS = {
     "brightness": ("Brightness (mean grey, 0 to 255)", 0),
     "contrast": ("Contrast (spread of grey)", 0),
 }
-ANSWERS = "Probability of pneumonia"
 MUCH_PROBABILITY = 0.9
 
 
@@ -75,8 +80,8 @@ def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
         "measured on labelled films like these."
         if unlike
         else "",
-        sentences=(_verdict(drift), *_strange(drift, card), *_no_proof(card)),
-        rows=_rows(drift),
+        sentences=(_verdict(drift), *_strange(drift, card), *_no_proof(drift, card)),
+        rows=_rows(drift, card),
         about=_about(drift, card),
         histogram=(
             Histogram(tuple(BINS.tolist()), drift.batch_shares, drift.known_shares, label)
@@ -143,8 +148,15 @@ def _named(drift: Drift, level: Likeness) -> str:
 
 
 def _strange(drift: Drift, card: ModelCard) -> tuple[str, ...]:
-    if drift.strange is None or card.typicality is None:
+    if drift.strange is None or drift.strange.value is None or card.typicality is None:
         return ()
+    if drift.strange.n < MIN_FILMS:
+        strange = round(drift.strange.value * drift.strange.n)
+        return (
+            f"{strange:,} of {count(drift.strange.n, 'film')} that could be judged "
+            f"{'looks' if strange == 1 else 'look'} strange to the model: atypical, or not scored "
+            "for that reason.",
+        )
     text = (
         f"Of 100 films of this batch {of_hundred(drift.strange)} look strange to the model: "
         "atypical, or not scored for that reason."
@@ -153,8 +165,10 @@ def _strange(drift: Drift, card: ModelCard) -> tuple[str, ...]:
     return (f"{text} Of 100 training films {of_hundred(training)}." if training else text,)
 
 
-def _no_proof(card: ModelCard) -> tuple[str, ...]:
+def _no_proof(drift: Drift, card: ModelCard) -> tuple[str, ...]:
     """That looking alike proves nothing, by the card's own test films where they show it."""
+    if drift.likeness is None:
+        return ()
     if card.reference.split == "validation":
         return ("Looking alike is no proof that the answers are right.",)
     validation = card.references["validation"].metrics
@@ -166,19 +180,24 @@ def _no_proof(card: ModelCard) -> tuple[str, ...]:
     )
 
 
-def _rows(drift: Drift) -> tuple[GapRow, ...]:
-    rows = [_row(*LOOKS[name], gap) for name, gap in drift.looks.items()]
-    if drift.answers:
-        other = _row(ANSWERS, 2, drift.answers)
-        rows.append(other)
+def _rows(drift: Drift, card: ModelCard) -> tuple[GapRow, ...]:
+    rows = []
+    for name, gap in drift.looks.items():
+        what, decimals = LOOKS[name]
+        rows.append(_row(what, f"{gap.batch:.{decimals}f}", f"{gap.training:.{decimals}f}", gap))
+    if other := drift.answers:
+        batch, known = (
+            show_probability(p, card.threshold.value) for p in (other.batch, other.training)
+        )
+        rows.append(_row("Probability of pneumonia", batch, known, other))
     return tuple(rows)
 
 
-def _row(what: str, decimals: int, gap: Gap) -> GapRow:
+def _row(what: str, batch: str, training: str, gap: Gap) -> GapRow:
     return GapRow(
         what=what,
-        batch=f"{gap.batch:.{decimals}f}",
-        training=f"{gap.training:.{decimals}f}",
+        batch=batch,
+        training=training,
         gap=f"{gap.gap:.2f}",
         chance="under 0.001" if gap.p < 0.001 else f"{gap.p:.3f}",  # noqa: PLR2004 - as is usual
         verdict=VERDICTS[gap.likeness],

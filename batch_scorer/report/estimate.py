@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batch_scorer.card import CLASSES
-from batch_scorer.drift import Likeness
+from batch_scorer.drift import MIN_FILMS, Likeness
 from batch_scorer.prevalence import adjusted_prevalence, expected_count
 from batch_scorer.report.performance import split_name
 from batch_scorer.report.wording import count, of_hundred, outwards, show_name, show_value
@@ -39,7 +39,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class LabelFree:
-    """Estimates of a batch without labels."""
+    """Estimates of a batch without labels; only ``lead`` where there are too few films."""
 
     lead: str
     rows: tuple[Expected, ...]
@@ -61,6 +61,13 @@ def describe_label_free(
     films = [row for row in rows if row.status == "scored" and not row.duplicate_of]
     if manifest.metrics or not films:
         return None
+    if len(films) < MIN_FILMS:
+        verb = "is" if len(films) == 1 else "are"
+        lead = (
+            f"{count(len(films), 'film')} {verb} too few to estimate anything without labels; "
+            f"{MIN_FILMS} are needed."
+        )
+        return LabelFree(lead, (), "", "", ())
     card = manifest.models[0].card
     return LabelFree(
         lead=_lead(len(films), copies=len(films) < manifest.scored),
@@ -156,9 +163,9 @@ def _limits(card: ModelCard, drift: Drift, *, synthetic: bool) -> tuple[str, ...
         )
     validation = card.references["validation"]
     limits.append(
-        f"The probabilities of {show_name(card.title, 60)} were calibrated on "
-        f"{show_name(card.calibration.fitted_on, 80)} films; on {validation.films:,} validation "
-        f"films they are off by {show_value(validation.metrics['ece'])} on average (ECE)."
+        f"The probabilities of {show_name(card.title, 60)} were calibrated on one set of films "
+        f"({show_name(card.calibration.fitted_on, 80)}): on {validation.films:,} validation films "
+        f"they are off by {show_value(validation.metrics['ece'])} on average (ECE)."
     )
     if card.reference is not validation:
         limits.append(

@@ -114,7 +114,7 @@ def _people(values: Mapping[str, Estimate], ill: str, well: str, where: str) -> 
         return None
     found, alarms = round(100 * recall), round(100 * (1 - specificity))
     found_title = f"100 {ill}: {found} found, {100 - found} missed"
-    alarms_title = f"100 {well}: {alarms} wrongly flagged"
+    alarms_title = f"100 {well}: {alarms} wrongly flagged, {100 - alarms} not"
     return People(
         found=found,
         found_title=found_title,

@@ -55,7 +55,11 @@ def draw_parts(facts: ReportFacts) -> dict[str, str]:
         if meaning.rows:
             drawn[f"{meaning.name}-flagged"] = draw_flagged(
                 [
-                    Crowd(f"{row.ill} of 100 ill: {row.ill_of_flagged}", row.ill_of_flagged, BLUE)
+                    Crowd(
+                        f"Where {row.ill} of 100 have it: {row.ill_of_flagged}",
+                        row.ill_of_flagged,
+                        BLUE,
+                    )
                     for row in meaning.rows
                 ]
             )
