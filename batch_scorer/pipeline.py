@@ -1,10 +1,15 @@
-"""The engine of one machine: decode ahead in threads while the models work on the batch before."""
+"""The engine of one machine: as many threads as cores, each decoding a film or judging a batch.
+
+No thread waits for another's share of an inference, and none is one too many: a session has no
+threads of its own. While some threads judge a batch, the others read and decode what comes after.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -13,13 +18,15 @@ import msgspec
 
 from batch_scorer.decoding import decode_radiograph, measure_radiograph
 from batch_scorer.errors import ImageError
-from batch_scorer.judgement import Film, judge_batch
+from batch_scorer.judgement import Film, Judged, choose_fresh, classify_films, settle_batch
+from batch_scorer.reading import read_ahead
 from batch_scorer.records import Score, patient_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
-    from batch_scorer.classifier import Classifier
+    from batch_scorer.classifier import Answers, Classifier
     from batch_scorer.records import ImageRef
     from batch_scorer.source import Source
 
@@ -46,16 +53,53 @@ class Work:
 
 
 def score_locally(work: Work) -> Generator[list[Score]]:
-    """Rows in the order of the films, a batch at a time."""
-    films = _decode_ahead(work)
-    while batch := list(islice(films, work.batch_size)):
-        yield list(
-            judge_batch(batch, work.classifiers, work.known, keep_atypical=work.keep_atypical)
+    """Rows in the order of the films, a batch at a time, each as soon as its turn has come."""
+    seen = set(work.known)
+    under_way: deque[_UnderWay] = deque()
+    with ThreadPoolExecutor(work.threads, thread_name_prefix="cxr") as pool:
+        films = _decode_ahead(work, pool)
+        try:
+            while batch := list(islice(films, work.batch_size)):
+                fresh = choose_fresh(batch, seen)
+                answers = pool.submit(classify_films, fresh, work.classifiers) if fresh else None
+                under_way.append(_UnderWay(batch, fresh, answers))
+                while len(under_way) > work.threads or (under_way and under_way[0].ready):
+                    yield under_way.popleft().settle(work)
+            while under_way:
+                yield under_way.popleft().settle(work)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """A decoded batch that the models may still be working on."""
+
+    films: list[Film]
+    fresh: list[Film]
+    answers: Future[list[Answers]] | None
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is waited for."""
+        return self.answers is None or self.answers.done()
+
+    def settle(self, work: Work) -> list[Score]:
+        """Wait for the models, and write the rows."""
+        judged = Judged(self.films, self.fresh, self.answers.result() if self.answers else [])
+        return list(
+            settle_batch(judged, work.classifiers, work.known, keep_atypical=work.keep_atypical)
         )
 
 
-def decode_film(work: Work, ref: ImageRef) -> Film:
-    """Read one file and make it ready for the models. What is wrong with it stands in its row."""
+def decode_film(work: Work, ref: ImageRef, read: Callable[[], bytes] | None = None) -> Film:
+    """Read one file and make it ready for the models. What is wrong with it stands in its row.
+
+    Args:
+        work: Where it lies, and what the models want.
+        ref: The file.
+        read: Gives its bytes, where reading them has begun before.
+    """
     row = Score(
         image=ref.key,
         status="scored",
@@ -64,7 +108,7 @@ def decode_film(work: Work, ref: ImageRef) -> Film:
         stamp=ref.stamp,
     )
     try:
-        data = work.source.read(ref)
+        data = read() if read else work.source.read(ref)
         row = msgspec.structs.replace(row, sha256=hashlib.sha256(data).hexdigest())
         if row.sha256 in work.known:
             return Film(row)
@@ -78,18 +122,14 @@ def decode_film(work: Work, ref: ImageRef) -> Film:
     return Film(msgspec.structs.replace(row, width_px=width_px, height_px=height_px), pixels)
 
 
-def _decode_ahead(work: Work) -> Iterator[Film]:
+def _decode_ahead(work: Work, pool: ThreadPoolExecutor) -> Iterator[Film]:
     """Read and decode in threads, in order, at most a few batches ahead of the models."""
-    refs = iter(work.refs)
-    with ThreadPoolExecutor(work.threads, thread_name_prefix="decode") as pool:
+    with closing(read_ahead(work.source, work.refs)) as films:
         waiting = deque(
-            pool.submit(decode_film, work, ref)
-            for ref in islice(refs, PREFETCH_BATCHES * work.batch_size)
+            pool.submit(decode_film, work, *film)
+            for film in islice(films, PREFETCH_BATCHES * work.batch_size)
         )
-        try:
-            while waiting:
-                film = waiting.popleft().result()
-                waiting.extend(pool.submit(decode_film, work, ref) for ref in islice(refs, 1))
-                yield film
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while waiting:
+            decoded = waiting.popleft().result()
+            waiting.extend(pool.submit(decode_film, work, *film) for film in islice(films, 1))
+            yield decoded

@@ -123,7 +123,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     it has no typicality. ``method`` names what decides an answer apart from the film: models,
     decode version and options. ``reused`` rows were taken over from an earlier run by the same
     method. ``shard`` is "2/10" where the run was one of ten shares, else empty, and ``taken``
-    counts the films of all ten.
+    counts the films of all ten. ``retries`` counts the calls to storage that were made again.
     """
 
     run_id: str
@@ -160,6 +160,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     reused: int = 0
     shard: str = ""
     taken: int = 0
+    retries: int = 0
 
     @property
     def clear(self) -> int:

@@ -25,12 +25,14 @@ from batch_scorer.classifier import Classifier, find_model
 from batch_scorer.commit import commit_run, name_copies
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import Interrupted, LedgerError, UsageError
+from batch_scorer.faults import scrub
 from batch_scorer.journal import Journal
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores
 from batch_scorer.records import ModelUsed
 from batch_scorer.source import open_source, read_labels
+from batch_scorer.storage import retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {"local": score_locally}
+
+
+BATCH_SIZE = 16
+"""Larger ones are no faster on a CPU, and take more memory and longer to end."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class ScoreJob:
     models: tuple[str, ...]
     labels: str = "folders"
     provider: str = "auto"
-    batch_size: int = 32
+    batch_size: int = BATCH_SIZE
     threads: int | None = None
     limit: int | None = None
     keep_atypical: bool = False
@@ -90,15 +96,33 @@ def score_batch(
         CxrError: The run as a whole cannot go on. A single bad file never raises.
     """
     clock = _Clock()
+    tried_before = retries()
     plan = _plan(job)
     finished = _finished(job, plan)
     if finished:
         plan.journal.clear()
         return finished
     plan.output.prepare()
-    threads = job.threads or available_cores()
-    classifiers = [Classifier.load(name, job.provider, threads) for name in job.models]
-    _check_names(classifiers)
+    rows, models, facts = _score(job, plan, clock, progress, stop)
+    films = None if job.shard else plan.source
+    facts["retries"] = retries() - tried_before
+    manifest = commit_run(plan.output, films, name_copies(rows), models, **facts)
+    plan.journal.clear()
+    return manifest
+
+
+def _score(
+    job: ScoreJob,
+    plan: _Plan,
+    clock: _Clock,
+    progress: Progress | None,
+    stop: Callable[[], bool] | None,
+) -> tuple[list[Score], list[ModelUsed], dict[str, Any]]:
+    """Let the engine score what has no row yet: all rows, the models, and facts for run.json.
+
+    The models themselves are gone when it returns, before the tables of all rows need memory.
+    """
+    classifiers = load_models(job)
     have = {row.image for row in plan.rows}
     work = Work(
         source=plan.source,
@@ -106,7 +130,7 @@ def score_batch(
         labels=plan.labels,
         classifiers=classifiers,
         known={row.sha256: row for row in plan.settled.values()},
-        threads=threads,
+        threads=job.threads or available_cores(),
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
     )
@@ -119,15 +143,8 @@ def score_batch(
             _tell(len(rows), len(plan.source.refs), progress, stop)
     clock.lap("score")
     _check_closed(plan.source, rows)
-    manifest = commit_run(
-        plan.output,
-        None if job.shard else plan.source,
-        name_copies(rows),
-        [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers],
-        **_facts(job, plan, work, clock),
-    )
-    plan.journal.clear()
-    return manifest
+    models = [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers]
+    return rows, models, _facts(job, plan, work, clock)
 
 
 @dataclass(frozen=True)
@@ -148,7 +165,7 @@ def _plan(job: ScoreJob) -> _Plan:
     output = job.place
     source = open_source(job.images, job.limit)
     _check_apart(job, source)
-    labels = read_labels(job.labels, source.refs)
+    labels = read_labels(job.labels, source)
     taken = len(source.refs)
     if job.shard:
         source = replace(source, refs=tuple(r for r in source.refs if job.shard.holds(r.key)))
@@ -169,7 +186,7 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "synthetic": plan.source.synthetic,
         "listed": plan.source.listed,
         "hidden": plan.source.hidden,
-        "labels": job.labels,
+        "labels": scrub(job.labels),
         "provider": work.classifiers[0].provider,
         "batch_size": work.batch_size,
         "threads": work.threads,
@@ -226,11 +243,20 @@ def _check_apart(job: ScoreJob, source: Source) -> None:
         )
 
 
-def _check_names(classifiers: list[Classifier]) -> None:
+def load_models(job: ScoreJob) -> list[Classifier]:
+    """The job's models, each with one thread: the engine's threads work side by side.
+
+    Raises:
+        UsageError: Two of them have the same name.
+        ModelFileError: One of them is not right.
+        ProviderUnavailable: The provider was asked for by name and cannot run here.
+    """
+    classifiers = [Classifier.load(name, job.provider, 1, job.batch_size) for name in job.models]
     names = Counter(c.card.name for c in classifiers)
     twice = [name for name, n in names.items() if n > 1]
     if twice:
         raise UsageError(f"Two models are named {twice[0]}: their columns would be mixed up.")
+    return classifiers
 
 
 def name_method(job: ScoreJob) -> str:
@@ -266,7 +292,7 @@ def _finished(job: ScoreJob, plan: _Plan) -> RunManifest | None:
     old = ledger.read_manifest(plan.output) if len(rows) == len(source.refs) else None
     if old is None:
         return None
-    asked = (plan.method, source.url, job.labels, source.listed, source.hidden, len(rows))
+    asked = (plan.method, source.url, scrub(job.labels), source.listed, source.hidden, len(rows))
     if asked != (old.method, old.source, old.labels, old.listed, old.hidden, old.found):
         return None
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from batch_scorer.records import ModelUsed
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-PART_ROWS = 10_000
+PART_ROWS = 1000
 """Rows that are turned into columns, or back, at once: it bounds the memory."""
 _PROBABILITY = "probability_"
 _METHOD = b"cxr method"
