@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from batch_scorer.records import RunManifest, Score
 
 BOTH = 2
+ENOUGH_FILMS = 100
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ def describe_reliability(cards: Sequence[ModelCard]) -> Reliability:
 
 
 def batch_reliability(manifest: RunManifest, rows: Sequence[Score]) -> Reliability | None:
-    """The same of this batch, where its labels have both classes."""
+    """The same of this batch, where it has enough labels, and of both classes."""
     labelled = [row for row in rows if row.status == "scored" and row.label]
-    if not manifest.metrics or len({row.label for row in labelled}) < BOTH:
+    if len(labelled) < ENOUGH_FILMS or len({row.label for row in labelled}) < BOTH:
         return None
     truth = [CLASSES.index(row.label) for row in labelled]
     cards = {model.name: model.card for model in manifest.models}

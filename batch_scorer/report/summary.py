@@ -103,9 +103,9 @@ def _headline(manifest: RunManifest) -> str:
 
 def _tiles(manifest: RunManifest) -> tuple[Tile, ...]:
     return (
-        Tile(f"{manifest.flagged:,}", "flagged", "possible pneumonia: read these first"),
-        Tile(f"{manifest.clear:,}", "clear", "not flagged, which does not mean healthy"),
-        Tile(f"{manifest.not_scored:,}", "not scored", "no answer: read these without the model"),
+        Tile(f"{manifest.flagged:,}", "flagged", "possible pneumonia: read first"),
+        Tile(f"{manifest.clear:,}", "clear", "which does not mean healthy"),
+        Tile(f"{manifest.not_scored:,}", "not scored", "read these without the model"),
     )
 
 

@@ -34,7 +34,7 @@ def test_the_crowds_have_the_numbers_of_the_card() -> None:
     assert people.title.endswith("Counted on official test films")
 
 
-@pytest.mark.parametrize(("normal", "pneumonia"), [(0, 9), (9, 0), (0, 0)])
+@pytest.mark.parametrize(("normal", "pneumonia"), [(0, 150), (150, 0), (0, 0)])
 def test_a_batch_without_both_classes_has_no_crowds_and_no_reliability(
     normal: int, pneumonia: int
 ) -> None:
@@ -59,6 +59,14 @@ def test_a_labelled_batch_is_counted_as_films() -> None:
     answers = [row.probabilities[1] for row in rows]
     assert worth.lines[1].curve == metrics.reliability_points(truth, answers)
     assert worth.alt.startswith("Reliability on 100 labelled films of this batch.")
+
+
+def test_a_handful_of_labels_draws_no_reliability() -> None:
+    models = make_models("cnn")
+    rows = make_rows(models, 49, 50)
+    manifest = make_manifest(rows, models)
+    assert batch_reliability(manifest, rows) is None
+    assert count_batch(manifest) is not None
 
 
 def test_reliability_says_how_far_off_each_model_is_here_and_there() -> None:

@@ -60,7 +60,7 @@ def test_a_hostile_title_is_text() -> None:
 
 def test_each_part_draws_what_it_has() -> None:
     models = make_models("cnn", "mlp", "vgg16")
-    rows = make_rows(models, 30, 40)
+    rows = make_rows(models, 60, 40)
     full = plates.draw_parts(build_facts(make_manifest(rows, models), rows))
     reference = {"reference-people", "reference-reliability", "reference-flagged"}
     assert set(full) == reference | {

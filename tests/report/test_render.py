@@ -271,6 +271,7 @@ def test_page_one_stays_one_page(tmp_path: Path) -> None:
         synthetic=True,
         hidden=12,
         atypical=2,
+        reasons={"truncated": 3, "not_radiograph": 2},
         source="s3://" + "x" * 900,
     )
     pages = read_text(render.render_report(tmp_path)).split("\f")
