@@ -1,4 +1,4 @@
-# The doors of this project: demo, test, azurite, lint, models, models-gpu, bench and its parts, clean.
+# The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, bench and its parts, clean.
 # Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
@@ -18,8 +18,8 @@ STAMPS := $(VENV)/stamps
 AZURITE := .cache/azurite/node_modules/.bin/azurite-blob
 AZURITE_VERSION := 3.37.0
 
-.PHONY: help demo test azurite lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
-	bench-speed bench-memory clean base dev
+.PHONY: help demo test azurite fuzz lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
+	bench-ray bench-speed bench-memory clean base dev
 .DEFAULT_GOAL := help
 
 help: ## Say what each door does
@@ -32,6 +32,9 @@ test: dev azurite ## Run every test
 	@$(BIN)/python -m pytest
 
 azurite: $(if $(shell command -v npm),$(AZURITE)) ## Azure's emulator for the tests, by npm; without npm they are skipped
+
+fuzz: dev ## Decode 20,000 mutated films: each gives pixels or a reason (make test runs 2,000)
+	@$(BIN)/python -m tests.fuzz --count 20000
 
 lint: dev ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check .
@@ -63,6 +66,10 @@ bench-typicality: dev ## Which images a model rejects: make bench-typicality MOD
 bench-features: dev ## An SVM on the CNN's features: make bench-features RUN=runs/first DATA=chest_xray
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-features DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/python benchmarks/features_svm.py "$(RUN)" "$(DATA)"
+
+bench-ray: dev ## What a second worker of --engine ray brings: make bench-ray DATA=folder
+	@test -n "$(DATA)" || { echo "Say where the films are: make bench-ray DATA=/path/to/films"; exit 2; }
+	@$(BIN)/python benchmarks/ray_scaling.py "$(DATA)"
 
 bench-speed: dev ## Films a second by stage, and against a notebook: make bench-speed DATA=folder
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-speed DATA=/path/to/films"; exit 2; }

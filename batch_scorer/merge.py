@@ -60,13 +60,23 @@ def merge_shards(output: str) -> RunManifest:
         taken=len(rows),
         reused=sum(m.reused for m in manifests),
         provider=", ".join(sorted({m.provider for m in manifests})),
+        engine=", ".join(sorted({m.engine for m in manifests})),
         seconds={name: round(sum(m.seconds[name] for m in manifests), 3) for name in first.seconds},
         images_per_second=round(sum(m.images_per_second for m in manifests), 1),
     )
 
 
 _TAKEN_FROM_FIRST = (
-    *("method", "source", "synthetic", "labels", "batch_size", "threads", "versions"),
+    *(
+        "method",
+        "source",
+        "synthetic",
+        "labels",
+        "identifiers",
+        "batch_size",
+        "threads",
+        "versions",
+    ),
 )
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from batch_scorer.decoding import decode_radiograph, measure_radiograph
 from batch_scorer.errors import ImageError
+from batch_scorer.identifiers import read_identifiers
 from batch_scorer.judgement import Film, Judged, choose_fresh, classify_films, settle_batch
 from batch_scorer.reading import read_ahead
 from batch_scorer.records import Score, patient_of
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from batch_scorer.classifier import Answers, Classifier
+    from batch_scorer.identifiers import Identifiers
     from batch_scorer.records import ImageRef
     from batch_scorer.source import Source
 
@@ -50,6 +52,7 @@ class Work:
     threads: int
     batch_size: int
     keep_atypical: bool
+    identifiers: Identifiers
 
 
 def score_locally(work: Work) -> Generator[list[Score]]:
@@ -110,6 +113,8 @@ def decode_film(work: Work, ref: ImageRef, read: Callable[[], bytes] | None = No
     try:
         data = read() if read else work.source.read(ref)
         row = msgspec.structs.replace(row, sha256=hashlib.sha256(data).hexdigest())
+        patient, study = work.identifiers.apply(*read_identifiers(data))
+        row = msgspec.structs.replace(row, patient=patient or row.patient, study=study)
         if row.sha256 in work.known:
             return Film(row)
         sizes_px = {c.card.size_px for c in work.classifiers}

@@ -56,6 +56,7 @@ class Score(msgspec.Struct, frozen=True):
     the first model's training films that are at least as strange as this one; ``atypical`` says
     that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
     ``brightness`` and ``contrast`` are the mean and the standard deviation of the decoded pixels.
+    ``patient`` and ``study`` are as ``identifiers.py`` lets a DICOM header tell them.
     """
 
     image: str
@@ -79,6 +80,7 @@ class Score(msgspec.Struct, frozen=True):
     patient: str = ""
     sha256: str = ""
     stamp: str = ""
+    study: str = ""
 
     @property
     def probability(self) -> float:
@@ -124,6 +126,8 @@ class RunManifest(msgspec.Struct, frozen=True):
     decode version and options. ``reused`` rows were taken over from an earlier run by the same
     method. ``shard`` is "2/10" where the run was one of ten shares, else empty, and ``taken``
     counts the films of all ten. ``retries`` counts the calls to storage that were made again.
+    ``identifiers`` says how patient and study are told: hash, keep or drop.
+    ``engine`` is "local" or "ray", where each worker has ``threads``.
     """
 
     run_id: str
@@ -161,6 +165,8 @@ class RunManifest(msgspec.Struct, frozen=True):
     shard: str = ""
     taken: int = 0
     retries: int = 0
+    identifiers: str = ""
+    engine: str = "local"
 
     @property
     def clear(self) -> int:

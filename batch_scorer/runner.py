@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from batch_scorer.commit import commit_run, name_copies
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import Interrupted, LedgerError, UsageError
 from batch_scorer.faults import scrub
+from batch_scorer.identifiers import Identifiers
 from batch_scorer.journal import Journal
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import Work, score_locally
@@ -44,7 +45,17 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {"local": score_locally}
+
+def _score_with_ray(work: Work) -> Generator[list[Score]]:
+    from batch_scorer.ray_engine import score_with_ray
+
+    return score_with_ray(work)
+
+
+ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {
+    "local": score_locally,
+    "ray": _score_with_ray,
+}
 
 
 BATCH_SIZE = 16
@@ -58,8 +69,9 @@ class ScoreJob:
     ``images`` and ``output`` are paths or URLs. ``labels`` is "folders", "none" or a CSV file;
     ``provider`` is "auto", "cpu" or "cuda"; ``threads`` is every core that this process may use
     unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
+    ``engine`` is one of ENGINES; with "ray", each worker has ``threads``, one unless given.
     ``shard`` takes one share of the films; its results lie in a folder of their own below
-    ``output``, for `merge_shards`.
+    ``output``, for `merge_shards`. ``identifiers`` says how patient and study are told.
     """
 
     images: str
@@ -73,6 +85,7 @@ class ScoreJob:
     keep_atypical: bool = False
     shard: Shard | None = None
     engine: str = "local"
+    identifiers: Identifiers = field(default_factory=Identifiers)
 
     @property
     def place(self) -> Output:
@@ -129,10 +142,11 @@ def _score(
         refs=[ref for ref in plan.source.refs if ref.key not in have],
         labels=plan.labels,
         classifiers=classifiers,
-        known={row.sha256: row for row in plan.settled.values()},
-        threads=job.threads or available_cores(),
+        known={row.sha256: row for row in plan.settled.values() if row.sha256},
+        threads=job.threads or (available_cores() if job.engine == "local" else 1),
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
+        identifiers=job.identifiers,
     )
     clock.lap("start")
     rows = list(plan.rows)
@@ -192,7 +206,9 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "threads": work.threads,
         "reused": len(plan.rows),
         "shard": str(job.shard or ""),
+        "engine": job.engine,
         "taken": plan.taken,
+        "identifiers": job.identifiers.effective,
         "seconds": clock.seconds,
         "images_per_second": round(len(work.refs) / max(clock.seconds["score"], 1e-3), 1),
         "versions": {"onnxruntime": ort.__version__}
@@ -265,6 +281,7 @@ def name_method(job: ScoreJob) -> str:
         "models": [hashlib.sha256(find_model(m).read_bytes()).hexdigest() for m in job.models],
         "decode_version": DECODE_VERSION,
         "keep_atypical": job.keep_atypical,
+        "identifiers": job.identifiers.fingerprint,
     }
     return hashlib.sha256(msgspec.json.encode(deciding, order="sorted")).hexdigest()[:16]
 

@@ -111,6 +111,11 @@ def retries() -> int:
     return _counter.count
 
 
+def add_retries(times: int) -> None:
+    """Count calls that a worker elsewhere repeated for this process."""
+    _counter.count += times
+
+
 class _Counter:
     """Counts repeated calls, from any thread."""
 

@@ -25,7 +25,7 @@ _METHOD = b"cxr method"
 _FIRST_COLUMNS = ("image", "status", "reason", "detail", "label", "prediction")
 _LAST_COLUMNS = (
     *("agreement", "spread", "duplicate_of", "width_px", "height_px"),
-    *("brightness", "contrast", "patient", "sha256"),
+    *("brightness", "contrast", "patient", "study", "sha256"),
 )
 
 
@@ -116,7 +116,7 @@ def _cell(value: Any) -> str:
         return f"{value:.6f}"
     if isinstance(value, bool):
         return str(value).lower()
-    text = str(value)
+    text = str(value).replace("\r", "\\r")  # Python's csv leaves one unquoted: two rows to a reader
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 

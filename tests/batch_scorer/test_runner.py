@@ -144,6 +144,7 @@ def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
         "brightness",
         "contrast",
         "patient",
+        "study",
         "sha256",
         "stamp",
     ]

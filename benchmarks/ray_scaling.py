@@ -1,0 +1,123 @@
+"""What a second worker of ``cxr score --engine ray`` brings on two cores.
+
+One worker of one thread and two of them score the same films, turn by turn, each on a cluster of
+its own; the engine of one machine does so with one thread and with two, for comparison. A rate is
+that of the films after the first batches, so that the start of a cluster does not count; figures
+are medians over turns. Ray's own processes and this one run on the same two cores.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import click
+import ray
+
+from batch_scorer.classifier import Classifier
+from batch_scorer.pipeline import Work, score_locally
+from batch_scorer.process import available_cores
+from batch_scorer.ray_engine import score_with_ray
+from batch_scorer.source import open_source
+from benchmarks.command import Measurement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from batch_scorer.records import Score
+    from batch_scorer.source import Source
+
+LEAST_RATIO = 1.8
+"""What two workers must do, in times of what one does."""
+WARM_BATCHES = 4
+CORES = 2
+
+
+@click.command(
+    cls=Measurement, epilog="Example: python benchmarks/ray_scaling.py films --model vgg16"
+)
+@click.argument("films")
+@click.option("--model", default="vgg16", show_default=True, help="A bundled model, or a path.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--turns", type=click.IntRange(1), default=3, show_default=True)
+@click.pass_context
+def main(ctx: click.Context, films: str, model: str, batch_size: int, turns: int) -> None:
+    """Score the folder FILMS with one worker and with two, and compare.
+
+    Exit code 1: two workers are less than 1.8 times as fast as one.
+    """
+    source = open_source(films)
+    if available_cores() < CORES or len(source.refs) < 3 * WARM_BATCHES * batch_size:
+        raise click.UsageError(
+            f"Expected {CORES} cores and {3 * WARM_BATCHES * batch_size} films, found "
+            f"{available_cores()} and {len(source.refs)}: a rate could not be told."
+        )
+    ways: dict[str, Callable[[], float]] = {
+        "ray, 1 worker": lambda: _rate_ray(_work(source, model, 1, batch_size), 1),
+        "ray, 2 workers": lambda: _rate_ray(_work(source, model, 1, batch_size), 2),
+        "local, 1 thread": lambda: _rate(score_locally(_work(source, model, 1, batch_size))),
+        "local, 2 threads": lambda: _rate(score_locally(_work(source, model, 2, batch_size))),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(turns):
+        for name, measure in ways.items():
+            rates[name].append(measure())
+    click.echo(f"{len(source.refs)} films, {model}, batch {batch_size}, {turns} turns")
+    click.echo(f"{'way':20s}{'films/s':>10s}{'each turn':>30s}")
+    for name, found in rates.items():
+        each = " ".join(f"{rate:.1f}" for rate in found)
+        click.echo(f"{name:20s}{statistics.median(found):10.1f}{each:>30s}")
+    one, two = (statistics.median(rates[f"ray, {n}"]) for n in ("1 worker", "2 workers"))
+    kept = two / one >= LEAST_RATIO
+    click.echo(
+        f"Two workers are {two / one:.2f} times as fast as one; at least {LEAST_RATIO} expected: "
+        f"{'kept' if kept else 'missed'}"
+    )
+    ctx.exit(0 if kept else 1)
+
+
+def _work(source: Source, model: str, threads: int, batch_size: int) -> Work:
+    classifier = Classifier.load(model, "cpu", 1, batch_size)
+    return Work(
+        source=source,
+        refs=source.refs,
+        labels={},
+        classifiers=[classifier],
+        known={},
+        threads=threads,
+        batch_size=batch_size,
+        keep_atypical=True,
+    )
+
+
+def _rate_ray(work: Work, workers: int) -> float:
+    """Films a second on a cluster of so many CPUs, started for this."""
+    ray.init(
+        address="local",
+        num_cpus=workers,
+        include_dashboard=False,
+        logging_level=logging.CRITICAL,
+        log_to_driver=False,
+    )
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    try:
+        return _rate(score_with_ray(work))
+    finally:
+        ray.shutdown()
+
+
+def _rate(batches: Generator[list[Score]]) -> float:
+    """Films a second after the first batches."""
+    with closing(batches):
+        for _ in range(WARM_BATCHES):
+            next(batches)
+        since = time.perf_counter()
+        films = sum(len(batch) for batch in batches)
+        return films / (time.perf_counter() - since)
+
+
+if __name__ == "__main__":
+    main()
