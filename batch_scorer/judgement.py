@@ -73,13 +73,21 @@ def settle_batch(
         keep_atypical: Score also what looks like no film that the first model knows.
     """
     for place, film in enumerate(judged.fresh):
-        row = _with_typicality(film.row, classifiers[0].card, judged.answers[0], place)
+        row = _measured(film, classifiers[0].card.size_px)
+        row = _with_typicality(row, classifiers[0].card, judged.answers[0], place)
         if row.status == "scored" or keep_atypical:
             row = _scored(row, classifiers, judged.answers, place)
         known[row.sha256] = row
     for film in judged.films:
         first = known.get(film.row.sha256)
         yield film.row if first is None else with_answers(film.row, first)
+
+
+def _measured(film: Film, size_px: int) -> Score:
+    pixels = film.pixels[size_px]
+    return msgspec.structs.replace(
+        film.row, brightness=float(pixels.mean()), contrast=float(pixels.std())
+    )
 
 
 def _with_typicality(row: Score, card: ModelCard, answers: Answers, place: int) -> Score:

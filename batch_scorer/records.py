@@ -57,6 +57,7 @@ class Score(msgspec.Struct, frozen=True):
     model's answer lies in its band; None where its card has none. ``typicality`` is the share of
     the first model's training films that are at least as strange as this one; ``atypical`` says
     that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
+    ``brightness`` and ``contrast`` are the mean and the standard deviation of the decoded pixels.
     ``patient`` and ``study`` are as ``identifiers.py`` lets a DICOM header tell them.
     """
 
@@ -76,6 +77,8 @@ class Score(msgspec.Struct, frozen=True):
     duplicate_of: str = ""
     width_px: int | None = None
     height_px: int | None = None
+    brightness: float | None = None
+    contrast: float | None = None
     patient: str = ""
     sha256: str = ""
     stamp: str = ""

@@ -24,8 +24,8 @@ _PROBABILITY = "probability_"
 _METHOD = b"cxr method"
 _FIRST_COLUMNS = ("image", "status", "reason", "detail", "label", "prediction")
 _LAST_COLUMNS = (
-    *("agreement", "spread", "duplicate_of", "width_px", "height_px", "patient", "study"),
-    "sha256",
+    *("agreement", "spread", "duplicate_of", "width_px", "height_px"),
+    *("brightness", "contrast", "patient", "study", "sha256"),
 )
 
 
@@ -127,5 +127,8 @@ def _kind(name: str) -> Any:
         return pa.int32()
     if name in ("uncertain", "atypical"):
         return pa.bool_()
-    numbers = ("threshold", "agreement", "spread", "typicality", "viral", "probability")
+    numbers = (
+        *("threshold", "agreement", "spread", "typicality", "viral", "probability"),
+        *("brightness", "contrast"),
+    )
     return pa.float64() if name in numbers or name.startswith(_PROBABILITY) else pa.string()

@@ -284,6 +284,30 @@ def make_rows(
     return sorted(rows, key=lambda row: row.image)
 
 
+def with_looks(
+    rows: Sequence[Score], *, stranger: float = 1.0, brighter: float = 0.0
+) -> list[Score]:
+    """Rows whose films look like those that ``make_training`` and ``make_typicality`` tell of.
+
+    Args:
+        rows: Scored rows.
+        stranger: Power of the typicality: 1 as the training films, 4 mostly strange.
+        brighter: Standard deviations that the films are brighter than the training films.
+    """
+    rng = np.random.default_rng(8)
+    changed = []
+    for row, typicality in zip(rows, rng.permutation(len(rows)), strict=True):
+        share = float((typicality + 0.5) / len(rows)) ** stranger
+        looks = {
+            "typicality": share,
+            "atypical": share < 0.02,
+            "brightness": float(rng.normal(120 + 20 * brighter, 20)),
+            "contrast": float(rng.normal(55, 9)),
+        }
+        changed.append(msgspec.structs.replace(row, **looks))
+    return changed
+
+
 def make_unscored(number: int, *, status: str = "failed", reason: str = "truncated") -> list[Score]:
     """Rows of files without an answer."""
     return [

@@ -1,8 +1,9 @@
 """The numbers of a run as the plain sentences of its report. Pure: nothing is read or written.
 
 What a reader sees is either in the templates or said by one module for each part of the report:
-``summary``, ``gallery``, ``evidence``, ``performance``, ``elsewhere``, ``comparison``, ``listing``,
-``method``;
+``summary``, ``gallery``, ``evidence``, ``performance``, ``people``, ``elsewhere``, ``comparison``,
+``estimate``, ``prevalence``, ``drift``, ``listing``, ``method``, ``appendix`` (with
+``guidelines``);
 ``wording`` shows single values.
 """
 
@@ -11,9 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batch_scorer.drift import measure_drift
+from batch_scorer.report.appendix import Appendix, describe_appendix
 from batch_scorer.report.branding import PLAIN, BrandFacts, describe_brand
 from batch_scorer.report.comparison import ComparisonFacts, describe_comparison
+from batch_scorer.report.drift import DriftFacts, describe_drift
 from batch_scorer.report.elsewhere import describe_elsewhere, describe_etiology
+from batch_scorer.report.estimate import LabelFree, describe_label_free
 from batch_scorer.report.evidence import EvidenceFacts, describe_evidence, explain_missing_maps
 from batch_scorer.report.gallery import (
     Part,
@@ -23,6 +28,14 @@ from batch_scorer.report.gallery import (
 )
 from batch_scorer.report.listing import Gaps, Listing, describe_gaps, describe_listing
 from batch_scorer.report.method import Method, describe_method
+from batch_scorer.report.people import (
+    People,
+    Reliability,
+    batch_reliability,
+    count_batch,
+    count_people,
+    describe_reliability,
+)
 from batch_scorer.report.performance import (
     COLUMNS,
     Performance,
@@ -32,6 +45,7 @@ from batch_scorer.report.performance import (
     describe_training,
     explain_missing_batch,
 )
+from batch_scorer.report.prevalence import Clinic, describe_clinic
 from batch_scorer.report.summary import OTHER_HOSPITALS, Summary, describe_summary, name_model
 from batch_scorer.report.wording import show_name
 
@@ -58,15 +72,23 @@ class ReportFacts:
     no_evidence: str
     columns: tuple[str, ...]
     reference: Performance
+    reference_people: People | None
+    reliability: Reliability
     elsewhere: tuple[str, ...]
     etiology: tuple[str, ...]
     comparison: ComparisonFacts | None
     batch: Performance | None
+    batch_people: People | None
+    batch_reliability: Reliability | None
     no_batch: str
+    label_free: LabelFree | None
     training: TrainingFacts
+    clinic: Clinic
+    drift: DriftFacts
     gaps: Gaps
     listing: Listing
     method: Method
+    appendix: Appendix
     other_hospitals: str = OTHER_HOSPITALS
 
 
@@ -80,12 +102,15 @@ def build_facts(
         rows: One per file found, in the order of the files.
         branding: Whose report it is.
     """
+    cards = [model.card for model in manifest.models]
+    drift = measure_drift(rows, cards[0])
+    drift_facts = describe_drift(drift, cards[0])
     return ReportFacts(
         brand=describe_brand(branding),
         run_id=show_name(manifest.run_id, 60),
         created=manifest.finished,
         model_line=name_model(manifest),
-        summary=describe_summary(manifest),
+        summary=describe_summary(manifest, drift_facts.short),
         gallery=describe_gallery(rows, manifest),
         no_gallery=explain_empty_gallery(manifest),
         choice=explain_choice(rows, manifest),
@@ -93,13 +118,21 @@ def build_facts(
         no_evidence=explain_missing_maps(manifest),
         columns=tuple(COLUMNS.values()),
         reference=describe_reference(manifest),
-        elsewhere=describe_elsewhere([model.card for model in manifest.models]),
-        etiology=describe_etiology([model.card for model in manifest.models]),
+        reference_people=count_people(cards[0]),
+        reliability=describe_reliability(cards),
+        elsewhere=describe_elsewhere(cards),
+        etiology=describe_etiology(cards),
         comparison=describe_comparison(manifest),
         batch=describe_batch(manifest),
+        batch_people=count_batch(manifest),
+        batch_reliability=batch_reliability(manifest, rows),
         no_batch=explain_missing_batch(manifest),
-        training=describe_training([model.card for model in manifest.models]),
+        label_free=describe_label_free(manifest, rows, drift),
+        training=describe_training(cards),
+        clinic=describe_clinic(manifest),
+        drift=drift_facts,
         gaps=describe_gaps(rows, manifest),
         listing=describe_listing(rows, manifest),
         method=describe_method(manifest),
+        appendix=describe_appendix(manifest, rows),
     )

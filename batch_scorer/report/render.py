@@ -24,7 +24,7 @@ from batch_scorer import ledger
 from batch_scorer.errors import ReportError
 from batch_scorer.output import open_output
 from batch_scorer.overlay import draw_scale
-from batch_scorer.report import figures
+from batch_scorer.report import figures, plates
 from batch_scorer.report.branding import PLAIN
 from batch_scorer.report.facts import build_facts
 from batch_scorer.report.templates import open_template
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from batch_scorer.output import Output
-    from batch_scorer.records import RunManifest
+    from batch_scorer.records import RunManifest, Score
     from batch_scorer.report.branding import Branding
     from batch_scorer.report.facts import ReportFacts
     from batch_scorer.report.performance import Performance
@@ -56,6 +56,21 @@ _PACKAGED = {
 }
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a report of any format is made of.
+
+    ``pictures`` names the films that can be shown; ``resources`` holds body and media type of
+    every picture and figure by name.
+    """
+
+    manifest: RunManifest
+    rows: Sequence[Score]
+    facts: ReportFacts
+    pictures: frozenset[str]
+    resources: Mapping[str, tuple[bytes, str]]
+
+
 def render_report(url: str | PathLike[str], branding: Branding = PLAIN) -> str:
     """Draw ``report.pdf`` of the finished run in a folder.
 
@@ -71,10 +86,10 @@ def render_report(url: str | PathLike[str], branding: Branding = PLAIN) -> str:
         ReportError: Pango is missing, something in the page is wrong, or the disk is full.
     """
     output = open_output(url)
-    return write_pdf(output, gather(output))
+    return write_pdf(output, gather(output, branding))
 
 
-def gather(output: Output) -> Material:
+def gather(output: Output, branding: Branding = PLAIN) -> Material:
     """Read a finished run, tell its facts, find its pictures and draw its figures.
 
     Raises:
@@ -84,9 +99,28 @@ def gather(output: Output) -> Material:
     facts = build_facts(manifest, rows, branding)
     pictures = _find_pictures(output, facts)
     logo = {"logo": (branding.logo, "image/png")} if branding.logo else {}
-    pdf = _write_pdf(
-        _write_html(facts, frozenset(pictures)),
+    return Material(
+        manifest,
+        rows,
+        facts,
+        frozenset(pictures),
         {**_draw_figures(manifest, facts), **pictures, **logo},
+    )
+
+
+def write_pdf(output: Output, material: Material) -> str:
+    """Write ``report.pdf`` next to the rows.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        ReportError: Pango is missing, something in the page is wrong, or the disk is full.
+    """
+    manifest = material.manifest
+    pdf = _write_pdf(
+        _write_html(material.facts, material.pictures),
+        material.resources,
         hashlib.sha256(f"{manifest.run_id} {manifest.rows_sha256}".encode()).digest()[:16],
     )
     output.write(ledger.REPORT_FILE, pdf)
@@ -146,6 +180,7 @@ def _draw_figures(manifest: RunManifest, facts: ReportFacts) -> dict[str, tuple[
     drawn["training"] = figures.draw_training(cards)
     if facts.batch:
         drawn |= _performance_figures("batch", facts.batch)
+    drawn |= plates.draw_parts(facts)
     found = {name: (svg.encode(), "image/svg+xml") for name, svg in drawn.items()}
     if facts.evidence:
         found["evidence-scale"] = (_as_png(draw_scale()), "image/png")

@@ -45,6 +45,7 @@ class Summary:
 
     headline: str
     synthetic: str
+    warning: str
     tiles: tuple[Tile, ...]
     scored_what: str
     scored_when: str
@@ -57,12 +58,18 @@ class Summary:
     next_steps: tuple[str, ...]
 
 
-def describe_summary(manifest: RunManifest) -> Summary:
-    """Page 1 of a run."""
+def describe_summary(manifest: RunManifest, warning: str = "") -> Summary:
+    """Page 1 of a run.
+
+    Args:
+        manifest: The run.
+        warning: What cannot wait until a later page.
+    """
     primary = manifest.models[0]
     return Summary(
         headline=_headline(manifest),
         synthetic=SYNTHETIC if manifest.synthetic else "",
+        warning=warning,
         tiles=_tiles(manifest),
         scored_what=_scored_what(manifest),
         scored_when=_scored_when(manifest),
@@ -96,9 +103,9 @@ def _headline(manifest: RunManifest) -> str:
 
 def _tiles(manifest: RunManifest) -> tuple[Tile, ...]:
     return (
-        Tile(f"{manifest.flagged:,}", "flagged", "possible pneumonia: read these first"),
-        Tile(f"{manifest.clear:,}", "clear", "not flagged, which does not mean healthy"),
-        Tile(f"{manifest.not_scored:,}", "not scored", "no answer: read these without the model"),
+        Tile(f"{manifest.flagged:,}", "flagged", "possible pneumonia: read first"),
+        Tile(f"{manifest.clear:,}", "clear", "which does not mean healthy"),
+        Tile(f"{manifest.not_scored:,}", "not scored", "read these without the model"),
     )
 
 
@@ -215,7 +222,7 @@ def _next_steps(manifest: RunManifest) -> tuple[str, ...]:
         steps.append(f"Read {films} not flagged as usual: the model misses some pneumonia.")
     if unscored:
         files = "the file that was" if unscored == 1 else f"the {unscored:,} files that were"
-        steps.append(f"Read {files} not scored without the model. Section 4 says why.")
+        steps.append(f"Read {files} not scored without the model. Section 6 says why.")
     if manifest.synthetic or manifest.labelled < ENOUGH_LABELS:
         steps.append(
             f"Score at least {ENOUGH_LABELS} films of your own that a radiologist has labelled, "

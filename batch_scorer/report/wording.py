@@ -82,19 +82,32 @@ def show_estimate(estimate: Estimate) -> str:
 def of_hundred(estimate: Estimate, *, inverse: bool = False) -> str:
     """A share as people out of 100: "96 (95 % interval 93 to 98, n = 390)".
 
-    The interval is rounded outwards, so that it never looks narrower than it is.
-
     Args:
         estimate: A defined share.
         inverse: Count the others: of 100, those who are not in the share.
     """
-    if estimate.value is None or estimate.low is None or estimate.high is None:
+    shown = as_people(estimate, 100, inverse=inverse)
+    if not shown:
         return NOT_DEFINED
-    value, low, high = (100 * share for share in (estimate.value, estimate.low, estimate.high))
+    return f"{shown[0]} (95 % interval {shown[1]}, n = {estimate.n:,})"
+
+
+def as_people(estimate: Estimate, of: int, *, inverse: bool = False) -> tuple[str, str] | None:
+    """A share as people out of ``of``, with its interval: ("96", "93 to 98").
+
+    The interval is rounded outwards, so that it never looks narrower than it is.
+    """
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return None
+    value, low, high = (of * share for share in (estimate.value, estimate.low, estimate.high))
     if inverse:
-        value, low, high = 100 - value, 100 - high, 100 - low
-    low, high = math.floor(round(low, 6)), math.ceil(round(high, 6))
-    return f"{value:.0f} (95 % interval {low} to {high}, n = {estimate.n:,})"
+        value, low, high = of - value, of - high, of - low
+    return f"{value:.0f}", outwards(low, high)
+
+
+def outwards(low: float, high: float) -> str:
+    """An interval in whole numbers that holds the given one: "3 to 8"."""
+    return f"{math.floor(round(low, 6)):,} to {math.ceil(round(high, 6)):,}"
 
 
 def show_name(name: str, length: int = NAME_LENGTH) -> str:

@@ -141,6 +141,8 @@ def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
         "duplicate_of",
         "width_px",
         "height_px",
+        "brightness",
+        "contrast",
         "patient",
         "study",
         "sha256",

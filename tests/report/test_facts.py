@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from tests.factories import (
     make_rows,
     make_typicality,
     make_unscored,
+    with_looks,
 )
 
 
@@ -278,6 +280,38 @@ def test_the_alternative_text_of_the_matrix_has_the_numbers_of_the_picture() -> 
     for number in (confusion.true_positive, confusion.false_positive, confusion.true_negative):
         assert f">{number}<" in picture
         assert f" {number} " in facts.reference.confusion_alt
+
+
+def test_a_batch_unlike_the_training_films_is_warned_of_on_page_one() -> None:
+    models = make_models("cnn", typicality=make_typicality())
+    rows = make_rows(models, 30, 40)
+    assert tell(with_looks(rows), models).summary.warning == ""
+    unlike = tell(with_looks(rows, brighter=3), models)
+    assert unlike.summary.warning == unlike.drift.short
+    assert unlike.summary.warning.startswith("Warning: this batch looks unlike the films")
+    assert "(section 5)" in unlike.summary.warning
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize(
+    "rows_of",
+    [
+        lambda models: [],
+        lambda models: make_unscored(1),
+        lambda models: make_rows(models, 0, 1),
+        lambda models: make_rows(models, 0, 1, labelled=False),
+        lambda models: make_rows(models, 40, 60, labelled=False),
+        lambda models: make_rows(models, 4, 0),
+        lambda models: make_rows(models, 40, 60) * 20,
+    ],
+    ids=["nothing", "all failed", "one film", "one unlabelled", "no labels", "one class", "many"],
+)
+def test_no_text_has_a_hole_or_a_slip(rows_of: Any, number: int) -> None:
+    models = make_models(*("cnn", "mlp", "vgg16")[:number], typicality=make_typicality())
+    text = every_text(tell(rows_of(models), models))
+    for slip in ("None", "nan", "inf ", " 1 films", " 1 files", "  ", " .", "..", "()", "{", "}"):
+        assert slip not in text
+    assert not re.search(r"(?<![\d,.])1 (?:patients|labels|models|copies)\b", text)
 
 
 def test_atypical_films_and_the_second_answer_are_told_where_the_model_has_them() -> None:

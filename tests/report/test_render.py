@@ -33,7 +33,9 @@ from tests.factories import (
     make_gallery,
     make_models,
     make_rows,
+    make_typicality,
     make_unscored,
+    with_looks,
     write_run,
 )
 
@@ -147,9 +149,12 @@ def test_the_sections_come_in_their_order(run: Path) -> None:
         "1 Summary",
         "2 Films to look at first",
         "3 How good are the models",
-        "4 Files not scored, and why",
-        "5 All predictions",
-        "6 How it works",
+        "4 What a flag means in your clinic",
+        "5 Does this batch look like the data the models know",
+        "6 Files not scored, and why",
+        "7 All predictions",
+        "8 How it works",
+        "9 Appendix for the statistician",
     )
     places = [text.index(title) for title in titles]
     assert places == sorted(places)
@@ -289,20 +294,54 @@ def test_a_run_without_maps_says_once_why(tmp_path: Path) -> None:
     assert "one scale" not in text
 
 
+def test_a_batch_unlike_the_training_films_is_warned_of_on_page_one(tmp_path: Path) -> None:
+    models = make_models("cnn", typicality=make_typicality())
+    rows = with_looks(make_rows(models, 30, 40, labelled=False), brighter=3)
+    write_run(tmp_path, rows, models)
+    pages = read_text(render.render_report(tmp_path)).split("\f")
+    assert (
+        "Warning: this batch looks unlike the films that the model learned from (sect" in pages[0]
+    )
+    assert "What it must not be used for" in pages[0]
+    text = " ".join(pages)
+    for part in (
+        "Warning: this batch looks unlike the films that the model learned from.",
+        "What may be expected of it, without labels",
+        "do not use these estimates.",
+        "Filled: flagged by the model. Hollow: not flagged.",
+        "With pneumonia, of 100 flagged",
+        "Where three reporting guidelines are answered",
+        "not available",
+    ):
+        assert part in text
+
+
 def test_page_one_stays_one_page(tmp_path: Path) -> None:
     models = [
         msgspec.structs.replace(
             model, card=msgspec.structs.replace(model.card, title=f"{model.name} " + "long " * 40)
         )
-        for model in make_models("cnn", "mlp", "vgg16", band=make_band())
+        for model in make_models(
+            "cnn", "mlp", "vgg16", band=make_band(), typicality=make_typicality()
+        )
     ]
-    rows = make_rows(models, 40, 50) + make_unscored(3)
+    rows = with_looks(make_rows(models, 40, 50), brighter=3) + make_unscored(3)
     rows.append(msgspec.structs.replace(rows[0], image="zz", duplicate_of=rows[0].image))
     write_run(tmp_path, rows, models, synthetic=True, hidden=12, source="s3://" + "x" * 900)
     logo = io.BytesIO()
     Image.new("RGB", (300, 240), "navy").save(logo, "PNG")
     brand = Branding("Title " * 11, "Organisation " * 5, logo.getvalue())
     pages = read_text(render.render_report(tmp_path, brand)).split("\f")
+    write_run(
+        *(tmp_path, rows, models),
+        synthetic=True,
+        hidden=12,
+        atypical=2,
+        reasons={"truncated": 3, "not_radiograph": 2},
+        source="s3://" + "x" * 900,
+    )
+    pages = read_text(render.render_report(tmp_path)).split("\f")
+    assert "Warning: this batch looks unlike" in pages[0]
     assert "What it must not be used for" in pages[0]
     assert pages[1].strip().startswith("2 Films to look at first")
 
