@@ -74,7 +74,7 @@ $(STAMPS)/base: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing cxr-batch into $(VENV) ..."
 	@$(INSTALL) --editable .
-	@$(BIN)/python -c 'import sys; from batch_scorer.report.render import missing_system_library as m; sys.exit(m())'
+	@$(BIN)/python -c 'import sys; from batch_scorer.report.paper import missing_system_library as m; sys.exit(m())'
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/dev: $(STAMPS)/base

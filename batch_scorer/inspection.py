@@ -82,7 +82,7 @@ def doctor() -> int:
 
     from batch_scorer.classifier import Classifier, bundled_names
     from batch_scorer.process import available_cores
-    from batch_scorer.report.render import missing_system_library
+    from batch_scorer.report.paper import missing_system_library
 
     click.echo(
         f"cxr-batch    {__version__} on Python {platform.python_version()}, {sys.platform}, "

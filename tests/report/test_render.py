@@ -21,7 +21,7 @@ from batch_scorer.errors import LedgerError, ReportError
 from batch_scorer.metrics import Confusion
 from batch_scorer.output import open_output
 from batch_scorer.records import Score
-from batch_scorer.report import render
+from batch_scorer.report import paper, render
 from batch_scorer.report.figures import draw_confusion
 from tests.factories import (
     make_band,
@@ -33,6 +33,7 @@ from tests.factories import (
     write_run,
 )
 
+IMPRINT = paper.Imprint(b"i" * 16)
 HOSTILE_NAMES = (
     "<b>bold</b>\"'&.jpg",
     "<img src='http://example.org/x.png'>.jpg",
@@ -278,7 +279,7 @@ def test_a_picture_that_is_missing_or_broken_is_an_empty_frame(tmp_path: Path) -
 def test_the_fetcher_reads_nothing_but_what_it_was_handed(tmp_path: Path) -> None:
     secret = tmp_path / "secret.svg"
     secret.write_text("<svg/>")
-    fetch = render._fetcher({"0" * 16: (b"x", "image/jpeg")})
+    fetch = paper._fetcher({"0" * 16: (b"x", "image/jpeg")})
     assert fetch("report:style.css").read().startswith(b"/* One typeface")
     assert fetch("film:" + "0" * 16).read() == b"x"
     for url in (
@@ -298,11 +299,11 @@ def test_anything_that_weasyprint_complains_about_fails_the_report() -> None:
     figure = {"x": (draw_confusion(Confusion(1, 1, 1, 1)).encode(), "image/svg+xml")}
     page = "<html lang=en><title>t</title><img src='figure:x'>"
     with pytest.raises(ReportError, match=r"not drawn as it should be.*no required alt"):
-        render._write_pdf(page, figure, b"i")
+        paper.print_pdf(page, figure, IMPRINT)
     with pytest.raises(ReportError, match="Failed to load image at 'figure:x'"):
-        render._write_pdf(page, {}, b"i")
+        paper.print_pdf(page, {}, IMPRINT)
     with pytest.raises(ReportError, match="lang"):
-        render._write_pdf("<html><title>t</title><p>text", {}, b"i")
+        paper.print_pdf("<html><title>t</title><p>text", {}, IMPRINT)
     assert logging.getLogger("weasyprint").handlers == before
 
 
@@ -314,7 +315,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_machine_without_pango_is_told_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert render.missing_system_library() is None
+    assert paper.missing_system_library() is None
     models = make_models("cnn")
     write_run(tmp_path, make_rows(models, 1, 1), models)
 
@@ -326,7 +327,7 @@ def test_a_machine_without_pango_is_told_what_to_install(
     for name in [name for name in sys.modules if name.split(".")[0] == "weasyprint"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [NoPango(), *sys.meta_path])
-    assert "apt-get install libpango-1.0-0" in (render.missing_system_library() or "")
+    assert "apt-get install libpango-1.0-0" in (paper.missing_system_library() or "")
     with pytest.raises(ReportError, match="brew install pango"):
         render.render_report(tmp_path)
     assert not (tmp_path / "report.pdf").exists()
