@@ -17,7 +17,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 STAMPS := $(VENV)/stamps
 
 .PHONY: help demo test lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
-	clean base dev
+	bench-speed bench-memory clean base dev
 .DEFAULT_GOAL := help
 
 help: ## Say what each door does
@@ -38,7 +38,7 @@ lint: dev ## ruff, mypy strict, import contracts
 models: dev ## Train and export the bundled models again: make models DATA=chest_xray
 	@test -n "$(DATA)" || { echo "Say where the films are: make models DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights none
-	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models --precision float32 --precision vgg16=int8 || test $$? -eq 3  # 3: refused, float32 instead
+	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models --precision float32 --precision vgg16=int8 --precision cnn=int8 || test $$? -eq 3  # 3: refused, float32 instead
 
 # GPU_PYTHON is for machines that have Keras, its backend and this package already.
 models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) ## Train them on a GPU: make models-gpu DATA=chest_xray [BACKEND=torch|jax]
@@ -59,6 +59,17 @@ bench-typicality: dev ## Which images a model rejects: make bench-typicality MOD
 bench-features: dev ## An SVM on the CNN's features: make bench-features RUN=runs/first DATA=chest_xray
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-features DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/python benchmarks/features_svm.py "$(RUN)" "$(DATA)"
+
+bench-speed: dev ## Films a second by stage, and against a notebook: make bench-speed DATA=folder
+	@test -n "$(DATA)" || { echo "Say where the films are: make bench-speed DATA=/path/to/films"; exit 2; }
+	@$(BIN)/cxr bench "$(DATA)" --model vgg16
+	@$(BIN)/cxr bench "$(DATA)" --model cnn
+	@$(BIN)/cxr bench "$(DATA)" --model all
+	@$(BIN)/python benchmarks/cold_start.py
+	@$(BIN)/python benchmarks/end_to_end.py "$(DATA)"
+
+bench-memory: dev ## Peak memory of 1,000 and 20,000 films: make bench-memory [XRAYS=folder]
+	@$(BIN)/python benchmarks/memory.py "$(XRAYS)"
 
 bench-seeds: dev ## Mean and deviation over seeds: make bench-seeds RUNS="runs/seed1 runs/seed2"
 	@test -n "$(RUNS)" || { echo 'Name the run folders: make bench-seeds RUNS="runs/seed1 runs/seed2"'; exit 2; }

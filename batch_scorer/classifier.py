@@ -30,6 +30,8 @@ from batch_scorer.errors import (
 from batch_scorer.process import available_cores
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from batch_scorer.card import ModelCard
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parent / "models"
 MANIFEST = "manifest.json"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# TF32 would round a float32 model by more than its self-test allows, unasked; speed is what float16
+# files are for. Every batch has one shape, so memory is asked for as it is needed.
+_SETTINGS = {"cuda": {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}}
 _ORT_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -76,17 +81,22 @@ class Answers:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A loaded model. Make one with ``Classifier.load``."""
+    """A loaded model. Make one with ``Classifier.load``; several threads may use it at once."""
 
     card: ModelCard
     path: Path
     sha256: str
     provider: str
     session: Any
+    batch_size: int | None = None
 
     @classmethod
     def load(
-        cls, model: str | Path, provider: str = "auto", threads: int | None = None
+        cls,
+        model: str | Path,
+        provider: str = "auto",
+        threads: int | None = None,
+        batch_size: int | None = None,
     ) -> Classifier:
         """Load a model file and replay its self-test.
 
@@ -94,6 +104,9 @@ class Classifier:
             model: The name of a bundled model, or a path.
             provider: "cpu", "cuda", or "auto" for CUDA where it really runs.
             threads: For one inference; by default every core this process may use.
+            batch_size: Always infer so many films at once, fewer with blank ones added: memory
+                stays flat, and a film's answers are the same to the last bit whatever its place and
+                its neighbours. By default the films of each ``predict`` together.
 
         Raises:
             ModelFileError: The file, its card or its self-test is not right.
@@ -112,7 +125,7 @@ class Classifier:
         _check_outputs(session, card, path)
         used = session.get_providers()[0]
         name = next(name for name, full in PROVIDERS.items() if full == used)
-        classifier = cls(card, path, sha256, name, session)
+        classifier = cls(card, path, sha256, name, session, batch_size)
         classifier.self_test()
         return classifier
 
@@ -120,17 +133,35 @@ class Classifier:
         """Everything that the model says of decoded films.
 
         Args:
-            pixels: Shape (N, S, S, 1) uint8, as ``decode_radiograph`` makes them.
+            pixels: Shape (N, S, S, 1) uint8, as ``decode_radiograph`` makes them; N at least 1.
 
         Raises:
             ModelFileError: The session failed on this input.
         """
+        size = self.batch_size or len(pixels)
+        parts = [self._infer(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return Answers(**found)
+
+    def _infer(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """One inference of a whole batch; the answers of added blank films are cut off."""
+        films, whole = len(pixels), self.batch_size or len(pixels)
+        if films < whole:
+            blank = np.zeros((whole - films, *pixels.shape[1:]), np.uint8)
+            pixels = np.concatenate([pixels, blank])
         names = sorted(output_names(self.card))
+        device = "cuda" if self.provider == "cuda" else "cpu"
         try:
-            found = self.session.run(names, {"pixels": pixels})
+            # Bound, so that nothing leaves the device before all of it is there.
+            binding = self.session.io_binding()
+            binding.bind_cpu_input("pixels", np.ascontiguousarray(pixels))
+            for name in names:
+                binding.bind_output(name, device)
+            self.session.run_with_iobinding(binding)
+            found = binding.copy_outputs_to_cpu()
         except _ORT_ERRORS as exc:
             raise ModelFileError(f"The model {self.path} failed: {exc}.") from exc
-        return Answers(**dict(zip(names, found, strict=True)))
+        return {name: part[:films] for name, part in zip(names, found, strict=True)}
 
     def self_test(self) -> float:
         """Replay the card's fixed inputs.
@@ -158,6 +189,12 @@ class Classifier:
 def bundled_names() -> list[str]:
     """Names of the models that come with the package, as its manifest lists them."""
     return list(bundled_manifest().models)
+
+
+def expand_names(models: Iterable[str]) -> tuple[str, ...]:
+    """Names and paths of models, "all" as the names of the bundled ones, each once."""
+    names = [name for model in models for name in (bundled_names() if model == "all" else [model])]
+    return tuple(dict.fromkeys(names))
 
 
 def bundled_manifest() -> Manifest:
@@ -224,10 +261,12 @@ def _open_session(data: bytes, path: Path, provider: str, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # A thread that spins while it waits takes its core from one that decodes.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # errors reach the user through exceptions, once
     try:
         session = ort.InferenceSession(
-            data, options, providers=[PROVIDERS[name] for name in wanted]
+            data, options, providers=[(PROVIDERS[name], _SETTINGS.get(name, {})) for name in wanted]
         )
     except _ORT_ERRORS as exc:
         raise ModelFileError(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from batch_scorer.records import BatchMetrics, RunManifest
+    from batch_scorer.runner import ScoreJob
 
 log = logging.getLogger("cxr")
 
@@ -54,7 +55,7 @@ log = logging.getLogger("cxr")
     show_default=True,
     help="Where the models run. One that is asked for and not there is an error.",
 )
-@click.option("--batch-size", type=click.IntRange(1, 1024), default=32, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, 1024), default=16, show_default=True)
 @click.option(
     "--threads", type=click.IntRange(1), help="Default: every core that this process may use."
 )
@@ -70,21 +71,37 @@ log = logging.getLogger("cxr")
     help="Score one of N shares, 1/N to N/N, for `cxr merge`; auto asks the platform.",
 )
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
-def score(report: bool, **options: Any) -> int:
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Score 50 films, write nothing, and say how long all would take and how much memory.",
+)
+@click.option(
+    "--deadline-h",
+    type=click.FloatRange(0, min_open=True),
+    metavar="HOURS",
+    help="With --dry-run: say how many shards are done in so many hours.",
+)
+def score(report: bool, dry_run: bool, deadline_h: float | None, **options: Any) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
 
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
     2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
     """
+    from batch_scorer.classifier import expand_names
     from batch_scorer.runner import ScoreJob, score_batch
     from batch_scorer.shards import read_shard
 
     shard = options.pop("shard")
     job = ScoreJob(
-        models=_expand(options.pop("model")),
+        models=expand_names(options.pop("model")),
         shard=read_shard(shard, os.environ) if shard else None,
         **options,
     )
+    if dry_run:
+        return _foretell(job, deadline_h)
+    if deadline_h:
+        raise click.UsageError("--deadline-h goes with --dry-run, which scores nothing.")
     with _Progress() as progress, _Stop() as stop:
         manifest = score_batch(job, progress, stop)
     return _conclude(job.place.url, manifest, report=report and not job.shard)
@@ -111,6 +128,14 @@ def report(output: str) -> int:
     from batch_scorer.report.render import render_report
 
     click.echo(f"Report    {render_report(output)}")
+    return EXIT_OK
+
+
+def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
+    """Say what a run would take."""
+    from batch_scorer.probe import probe, say_forecast
+
+    click.echo(say_forecast(probe(job), deadline_h))
     return EXIT_OK
 
 
@@ -180,13 +205,6 @@ class _Progress:
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def _expand(models: tuple[str, ...]) -> tuple[str, ...]:
-    from batch_scorer.classifier import bundled_names
-
-    names = [name for model in models for name in (bundled_names() if model == "all" else [model])]
-    return tuple(dict.fromkeys(names))
 
 
 def _print_summary(manifest: RunManifest) -> None:

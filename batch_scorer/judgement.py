@@ -29,36 +29,55 @@ class Film:
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
 
-def judge_batch(
-    films: list[Film],
-    classifiers: list[Classifier],
-    known: dict[str, Score],
-    *,
-    keep_atypical: bool,
+def choose_fresh(films: list[Film], seen: set[str]) -> list[Film]:
+    """The films of a batch that the models must look at: the first one of each content.
+
+    Args:
+        films: The batch.
+        seen: Content hashes of films that were chosen before; grows by the new ones.
+    """
+    fresh = []
+    for film in films:
+        if film.pixels and film.row.sha256 not in seen:
+            seen.add(film.row.sha256)
+            fresh.append(film)
+    return fresh
+
+
+def classify_films(films: list[Film], classifiers: list[Classifier]) -> list[Answers]:
+    """What each model says of films that all have pixels. Several threads may call it at once."""
+    return [
+        c.predict(np.stack([film.pixels[c.card.size_px] for film in films])[..., None])
+        for c in classifiers
+    ]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A batch: its films, those that the models looked at, and what each model said of them."""
+
+    films: list[Film]
+    fresh: list[Film]
+    answers: list[Answers]
+
+
+def settle_batch(
+    judged: Judged, classifiers: list[Classifier], known: dict[str, Score], *, keep_atypical: bool
 ) -> Iterator[Score]:
     """Rows of one batch, in its order. A byte-identical copy takes the answers of the first.
 
     Args:
-        films: The batch.
+        judged: The batch; batches are settled in the order in which their fresh films were chosen.
         classifiers: The first one decides.
         known: Rows of films that were judged before, by content hash; grows by the new ones.
         keep_atypical: Score also what looks like no film that the first model knows.
     """
-    fresh: dict[str, Film] = {}
-    for film in films:
-        if film.pixels and film.row.sha256 not in known:
-            fresh.setdefault(film.row.sha256, film)
-    if fresh:
-        answers = [
-            c.predict(np.stack([film.pixels[c.card.size_px] for film in fresh.values()])[..., None])
-            for c in classifiers
-        ]
-        for place, film in enumerate(fresh.values()):
-            row = _with_typicality(film.row, classifiers[0].card, answers[0], place)
-            if row.status == "scored" or keep_atypical:
-                row = _scored(row, classifiers, answers, place)
-            known[row.sha256] = row
-    for film in films:
+    for place, film in enumerate(judged.fresh):
+        row = _with_typicality(film.row, classifiers[0].card, judged.answers[0], place)
+        if row.status == "scored" or keep_atypical:
+            row = _scored(row, classifiers, judged.answers, place)
+        known[row.sha256] = row
+    for film in judged.films:
         first = known.get(film.row.sha256)
         yield film.row if first is None else with_answers(film.row, first)
 

@@ -16,6 +16,8 @@ Hinkley 1997, section 4.4 (p from a bootstrap).
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -162,21 +164,22 @@ def confusion(truth: ArrayLike, probabilities: ArrayLike, threshold: float) -> C
 
 def proportion(successes: int, n: int) -> Estimate:
     """A share with Wilson's 95 % interval."""
-    from scipy.stats import binomtest
-
     if n == 0:
         return Estimate(None, None, None, 0)
-    interval = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(successes / n, float(interval.low), float(interval.high), n)
+    share, z = successes / n, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    middle = share + z**2 / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = ((middle + side * half) / (1 + z**2 / n) for side in (-1, 1))
+    return Estimate(share, max(low, 0.0), min(high, 1.0), n)
 
 
 def roc_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
     """The corners of the ROC curve: x false positive rate, y true positive rate."""
-    from sklearn.metrics import roc_curve
-
     y, p = _as_arrays(truth, probabilities)
     if len(np.unique(y)) < 2:  # noqa: PLR2004 - one class has no ROC curve
         return Curve([], [])
+    from sklearn.metrics import roc_curve
+
     false_positive, true_positive, _ = roc_curve(y, p)
     return Curve(_rounded(false_positive), _rounded(true_positive))
 

@@ -1,4 +1,8 @@
-"""The engine of one machine: decode ahead in threads while the models work on the batch before."""
+"""The engine of one machine: as many threads as cores, each decoding a film or judging a batch.
+
+No thread waits for another's share of an inference, and none is one too many: a session has no
+threads of its own. While some threads judge a batch, the others read and decode what comes after.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,14 @@ import msgspec
 
 from batch_scorer.decoding import decode_radiograph, measure_radiograph
 from batch_scorer.errors import ImageError
-from batch_scorer.judgement import Film, judge_batch
+from batch_scorer.judgement import Film, Judged, choose_fresh, classify_films, settle_batch
 from batch_scorer.records import Score, patient_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
-    from batch_scorer.classifier import Classifier
+    from batch_scorer.classifier import Answers, Classifier
     from batch_scorer.records import ImageRef
     from batch_scorer.source import Source
 
@@ -47,10 +52,36 @@ class Work:
 
 def score_locally(work: Work) -> Generator[list[Score]]:
     """Rows in the order of the films, a batch at a time."""
-    films = _decode_ahead(work)
-    while batch := list(islice(films, work.batch_size)):
-        yield list(
-            judge_batch(batch, work.classifiers, work.known, keep_atypical=work.keep_atypical)
+    seen = set(work.known)
+    under_way: deque[_UnderWay] = deque()
+    with ThreadPoolExecutor(work.threads, thread_name_prefix="cxr") as pool:
+        films = _decode_ahead(work, pool)
+        try:
+            while batch := list(islice(films, work.batch_size)):
+                fresh = choose_fresh(batch, seen)
+                answers = pool.submit(classify_films, fresh, work.classifiers) if fresh else None
+                under_way.append(_UnderWay(batch, fresh, answers))
+                if len(under_way) > work.threads:
+                    yield under_way.popleft().settle(work)
+            while under_way:
+                yield under_way.popleft().settle(work)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """A decoded batch that the models may still be working on."""
+
+    films: list[Film]
+    fresh: list[Film]
+    answers: Future[list[Answers]] | None
+
+    def settle(self, work: Work) -> list[Score]:
+        """Wait for the models, and write the rows."""
+        judged = Judged(self.films, self.fresh, self.answers.result() if self.answers else [])
+        return list(
+            settle_batch(judged, work.classifiers, work.known, keep_atypical=work.keep_atypical)
         )
 
 
@@ -78,18 +109,14 @@ def decode_film(work: Work, ref: ImageRef) -> Film:
     return Film(msgspec.structs.replace(row, width_px=width_px, height_px=height_px), pixels)
 
 
-def _decode_ahead(work: Work) -> Iterator[Film]:
+def _decode_ahead(work: Work, pool: ThreadPoolExecutor) -> Iterator[Film]:
     """Read and decode in threads, in order, at most a few batches ahead of the models."""
     refs = iter(work.refs)
-    with ThreadPoolExecutor(work.threads, thread_name_prefix="decode") as pool:
-        waiting = deque(
-            pool.submit(decode_film, work, ref)
-            for ref in islice(refs, PREFETCH_BATCHES * work.batch_size)
-        )
-        try:
-            while waiting:
-                film = waiting.popleft().result()
-                waiting.extend(pool.submit(decode_film, work, ref) for ref in islice(refs, 1))
-                yield film
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    waiting = deque(
+        pool.submit(decode_film, work, ref)
+        for ref in islice(refs, PREFETCH_BATCHES * work.batch_size)
+    )
+    while waiting:
+        film = waiting.popleft().result()
+        waiting.extend(pool.submit(decode_film, work, ref) for ref in islice(refs, 1))
+        yield film

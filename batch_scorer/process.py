@@ -2,18 +2,77 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def available_cores() -> int:
-    """Cores that this process may use: its affinity, where the system tells it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def available_cores(system: Path = Path("/")) -> int:
+    """Cores that this process may use: the least of its affinity and its cgroup's CPU limits.
+
+    ONNX Runtime and Python's thread pools look at neither a container's limit nor, in part, at the
+    affinity: on a machine of 64 cores a container of 2 would start 64 threads.
+
+    Args:
+        system: The root of the file system; another one in tests.
+
+    Returns:
+        At least 1. Half a core counts as one.
+
+    Source: the Linux kernel's documentation, cgroup-v2 (cpu.max) and cgroup-v1 (cfs_quota_us).
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    limits = [math.ceil(limit) for limit in _cgroup_limits(system)]
+    return max(1, min([cores, *limits]))
+
+
+def _cgroup_limits(system: Path) -> Iterator[float]:
+    """The CPU limits, in cores, of this process's cgroup and of each one that it lies in."""
+    for line in _read(system / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        if number == "0":  # version 2
+            root, read_limit = system / "sys/fs/cgroup", _limit_v2
+        elif "cpu" in controllers.split(","):
+            root, read_limit = system / "sys/fs/cgroup" / controllers, _limit_v1
+            root = root if root.is_dir() else system / "sys/fs/cgroup/cpu"
+        else:
+            continue
+        # Inside a container the name may be the host's, and the limit stands in the root.
+        inner = Path(name.lstrip("/"))
+        for place in (inner, *inner.parents):
+            limit = read_limit(root / place)
+            if limit:
+                yield limit
+
+
+def _limit_v2(cgroup: Path) -> float | None:
+    quota, _, period = _read(cgroup / "cpu.max").partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.strip() else None
+
+
+def _limit_v1(cgroup: Path) -> float | None:
+    quota, period = (
+        _read(cgroup / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+    )  # no limit is -1
+    return int(quota) / int(period) if quota.isdigit() and period else None
+
+
+def _read(path: Path) -> str:
+    """The text of a file of the kernel's; empty where there is none to read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 @contextmanager

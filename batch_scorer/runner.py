@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {"local": score_locally}
 
 
+BATCH_SIZE = 16
+"""Larger ones are no faster on a CPU, and take more memory and longer to end."""
+
+
 @dataclass(frozen=True)
 class ScoreJob:
     """What to score, with which models, and where the results go.
@@ -61,7 +65,7 @@ class ScoreJob:
     models: tuple[str, ...]
     labels: str = "folders"
     provider: str = "auto"
-    batch_size: int = 32
+    batch_size: int = BATCH_SIZE
     threads: int | None = None
     limit: int | None = None
     keep_atypical: bool = False
@@ -96,9 +100,25 @@ def score_batch(
         plan.journal.clear()
         return finished
     plan.output.prepare()
-    threads = job.threads or available_cores()
-    classifiers = [Classifier.load(name, job.provider, threads) for name in job.models]
-    _check_names(classifiers)
+    rows, models, facts = _score(job, plan, clock, progress, stop)
+    films = None if job.shard else plan.source
+    manifest = commit_run(plan.output, films, name_copies(rows), models, **facts)
+    plan.journal.clear()
+    return manifest
+
+
+def _score(
+    job: ScoreJob,
+    plan: _Plan,
+    clock: _Clock,
+    progress: Progress | None,
+    stop: Callable[[], bool] | None,
+) -> tuple[list[Score], list[ModelUsed], dict[str, Any]]:
+    """Let the engine score what has no row yet: all rows, the models, and facts for run.json.
+
+    The models themselves are gone when it returns, before the tables of all rows need memory.
+    """
+    classifiers = load_models(job)
     have = {row.image for row in plan.rows}
     work = Work(
         source=plan.source,
@@ -106,7 +126,7 @@ def score_batch(
         labels=plan.labels,
         classifiers=classifiers,
         known={row.sha256: row for row in plan.settled.values()},
-        threads=threads,
+        threads=job.threads or available_cores(),
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
     )
@@ -119,15 +139,8 @@ def score_batch(
             _tell(len(rows), len(plan.source.refs), progress, stop)
     clock.lap("score")
     _check_closed(plan.source, rows)
-    manifest = commit_run(
-        plan.output,
-        None if job.shard else plan.source,
-        name_copies(rows),
-        [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers],
-        **_facts(job, plan, work, clock),
-    )
-    plan.journal.clear()
-    return manifest
+    models = [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers]
+    return rows, models, _facts(job, plan, work, clock)
 
 
 @dataclass(frozen=True)
@@ -226,11 +239,20 @@ def _check_apart(job: ScoreJob, source: Source) -> None:
         )
 
 
-def _check_names(classifiers: list[Classifier]) -> None:
+def load_models(job: ScoreJob) -> list[Classifier]:
+    """The job's models, each with one thread: the engine's threads work side by side.
+
+    Raises:
+        UsageError: Two of them have the same name.
+        ModelFileError: One of them is not right.
+        ProviderUnavailable: The provider was asked for by name and cannot run here.
+    """
+    classifiers = [Classifier.load(name, job.provider, 1, job.batch_size) for name in job.models]
     names = Counter(c.card.name for c in classifiers)
     twice = [name for name, n in names.items() if n > 1]
     if twice:
         raise UsageError(f"Two models are named {twice[0]}: their columns would be mixed up.")
+    return classifiers
 
 
 def name_method(job: ScoreJob) -> str:

@@ -17,6 +17,7 @@ from batch_scorer.card import SELF_TEST_RECIPE, SELF_TEST_TOLERANCE, SelfTest, s
 from batch_scorer.classifier import MANIFEST, Manifest
 from batch_scorer.errors import ConversionError
 from exporter import convert
+from exporter.entrance import scale_bytes
 from exporter.quantize import keep_halves, to_float16, to_int8
 from exporter.run import keras_probabilities
 from exporter.verify import graph_probabilities, judge, verify
@@ -83,7 +84,7 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
 def _as_float32(run: Run) -> Draft:
     """The graph, its card, and Keras's answers for the parity films."""
     card = run.card
-    graph = convert.halve_weights(convert.convert(run.model, card))
+    graph = convert.halve_weights(scale_bytes(convert.convert(run.model, card)))
     answers = keras_probabilities(card, run.model, self_test_pixels(card.size_px))
     return graph, _with_self_test(card, answers, SELF_TEST_TOLERANCE), run.parity_answers
 
@@ -97,10 +98,10 @@ def _as_smaller(run: Run, kind: SmallKind) -> Draft:
     card = run.card
     graph = convert.convert(run.model, card)
     if kind == "int8":
-        graph = judged = to_int8(graph, run.calibration.pixels)
+        graph = judged = scale_bytes(to_int8(graph, run.calibration.pixels))
         tolerance = SELF_TEST_TOLERANCE
     else:
-        graph = to_float16(graph)
+        graph = scale_bytes(to_float16(graph))
         judged, tolerance = keep_halves(graph), FLOAT16_SELF_TEST_TOLERANCE
     precision = judge(kind, graph_probabilities(judged, run.validation.pixels), run)
     answers = graph_probabilities(judged, self_test_pixels(card.size_px))

@@ -61,7 +61,7 @@ def test_help_blocks_and_figures_are_the_program_s_own(update_golden):
     assert README.read_text(encoding="utf-8") == refreshed(text), "run pytest --update-golden"
 
 
-@pytest.mark.parametrize("name", ["score", "train", "export", "audit"])
+@pytest.mark.parametrize("name", ["score", "bench", "train", "export", "audit"])
 def test_every_option_stands_in_the_readme(name):
     command = commands.get_command(click.Context(commands), name)
     text = README.read_text(encoding="utf-8")

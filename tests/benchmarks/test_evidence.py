@@ -91,7 +91,13 @@ def test_files_without_further_outputs_are_refused(tiny_model):
     assert "found none: export networks of this release" in " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("name", ["evidence", "typicality", "features_svm", "seeds"])
+SCRIPTS = (
+    *("evidence", "typicality", "features_svm", "seeds"),
+    *("cold_start", "end_to_end", "memory", "notebook_way"),
+)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_has_an_example_in_its_help(name):
     import importlib
 

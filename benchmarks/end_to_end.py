@@ -1,0 +1,108 @@
+"""Films a second from end to end: `cxr score` against the notebook's way, and against the ceiling.
+
+Each turn runs, one after the other and each in a process of its own, `cxr score` on all films (a
+whole run with its journal and its tables, without the report), ``notebook_way.py`` on the same
+films, and `cxr bench`. Times are without start-up: of `cxr score` what run.json says of all stages
+after "start". Ratios are taken within a turn, and their median is told, so that a busy machine
+slows both sides alike.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+
+from batch_scorer.process import available_cores
+from benchmarks.command import Measurement
+
+MODEL = "vgg16"
+LEAST_RATIO = 4.5
+LEAST_SHARE = 0.90
+PEER = Path(__file__).parent / "notebook_way.py"
+
+
+@click.command(
+    cls=Measurement, epilog="Example: python benchmarks/end_to_end.py originals --turns 5"
+)
+@click.argument("images", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--run", type=click.Path(path_type=Path, exists=True), help="A VGG16 run folder.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many films.")
+@click.option("--turns", type=click.IntRange(1), default=3, show_default=True)
+@click.pass_context
+def main(ctx: click.Context, images: Path, run: Path | None, limit: int | None, turns: int) -> None:
+    """Compare `cxr score` with the notebook's way on the JPEG films in IMAGES.
+
+    Exit code 1: less than 4.5 times as fast, or below 90 % of the ceiling.
+    """
+    options = ["--limit", str(limit)] if limit else []
+    peer_options = [*options, "--run", str(run)] if run else options
+    ours, peers, shares = [], [], []
+    for _ in range(turns):
+        ours.append(score(images, options))
+        peers.append(_run(PEER, images, *peer_options))
+        shares.append(bench(images, limit or 200)["share"])
+    ratios = [peer["seconds"] / our["seconds"] for our, peer in zip(ours, peers, strict=True)]
+    click.echo(
+        f"{available_cores()} cores, {MODEL}, {turns} turns, notebook with {peers[0]['weights']} "
+        "weights"
+    )
+    click.echo(f"{'':16s}{'films':>7s}{'seconds':>10s}{'films/s':>10s}")
+    for name, found in (("cxr score", ours), ("notebook's way", peers)):
+        seconds = median(each["seconds"] for each in found)
+        films = found[0]["films"]
+        click.echo(f"{name:16s}{films:7d}{seconds:10.2f}{films / seconds:10.1f}")
+    ratio, share = median(ratios), median(shares)
+    click.echo(f"ratio {ratio:.2f} (each turn: {', '.join(f'{each:.2f}' for each in ratios)})")
+    click.echo(f"share of the ceiling {share:.0%}")
+    ctx.exit(0 if ratio >= LEAST_RATIO and share >= LEAST_SHARE else 1)
+
+
+def score(images: Path, options: list[str]) -> dict[str, Any]:
+    """One whole run: the number of films and seconds after start-up."""
+    with tempfile.TemporaryDirectory(prefix="cxr-bench-") as output:
+        arguments = ["score", images, "-o", output, "--model", MODEL, "--no-report", *options]
+        _call("-m", "batch_scorer", *arguments)
+        manifest = json.loads((Path(output) / "run.json").read_text(encoding="utf-8"))
+    seconds = sum(s for stage, s in manifest["seconds"].items() if stage != "start")
+    return {"films": manifest["found"], "seconds": seconds}
+
+
+def bench(images: Path, films: int) -> dict[str, Any]:
+    """What `cxr bench` measures in one turn."""
+    with tempfile.TemporaryDirectory(prefix="cxr-bench-") as folder:
+        file = Path(folder) / "speed.json"
+        arguments = ["bench", images, "--model", MODEL, "--json", file, "--turns", 1]
+        _call("-m", "batch_scorer", *arguments, "--films", films)
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _run(script: Path, *arguments: object) -> dict[str, Any]:
+    """The JSON line that a script prints last."""
+    found: dict[str, Any] = json.loads(_call(script, *arguments).splitlines()[-1])
+    return found
+
+
+def _call(*arguments: object) -> str:
+    """What a Python process prints.
+
+    Raises:
+        ClickException: It failed. Exit code 3 is none: some files were no films.
+    """
+    done = subprocess.run(  # noqa: S603 - this project's own programs
+        [sys.executable, *map(str, arguments)], check=False, capture_output=True, text=True
+    )
+    if done.returncode not in {0, 3}:
+        raise click.ClickException(f"{arguments[0]} {arguments[1]} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

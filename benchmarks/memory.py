@@ -1,0 +1,81 @@
+"""Does memory stay flat: the peak of `cxr score` on few films and on many.
+
+The films are the JPEG files of a folder, repeated until there are enough, each with another JPEG
+comment: byte-identical copies would be computed once. Both runs are whole ones, without a report.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from itertools import cycle, islice
+from pathlib import Path
+
+import click
+
+from benchmarks.command import Measurement
+
+FILMS = Path(__file__).parent.parent / "examples" / "xrays"
+MOST_BYTES = 600e6
+MOST_GROWTH = 0.10
+
+
+@click.command(cls=Measurement, epilog="Example: python benchmarks/memory.py originals")
+@click.argument(
+    "images", type=click.Path(path_type=Path, exists=True, file_okay=False), default=FILMS
+)
+@click.option("--model", default="vgg16", show_default=True)
+@click.option("--few", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--many", type=click.IntRange(1), default=20_000, show_default=True)
+@click.pass_context
+def main(ctx: click.Context, images: Path, model: str, few: int, many: int) -> None:
+    """Measure the peak memory of `cxr score` on films made from those in IMAGES.
+
+    Exit code 1: over 600 MB, or the many take over 10 % more than the few.
+    """
+    films = [path for path in sorted(images.rglob("*")) if path.suffix in {".jpeg", ".jpg"}]
+    if not films:
+        raise click.UsageError(f"Expected JPEG films in {images}, found none.")
+    peaks = []
+    for number in (few, many):
+        with tempfile.TemporaryDirectory(prefix="cxr-memory-") as folder:
+            make_films(films, Path(folder) / "films", number)
+            peaks.append(measure_peak(Path(folder), model))
+        click.echo(f"{model} {number:7d} films  peak {peaks[-1] / 1e6:6.0f} MB")
+    growth = peaks[1] / peaks[0] - 1
+    click.echo(f"growth {growth:+.1%}")
+    ctx.exit(0 if max(peaks) <= MOST_BYTES and growth <= MOST_GROWTH else 1)
+
+
+def make_films(films: list[Path], folder: Path, number: int) -> None:
+    """Write so many films, no two of them the same bytes."""
+    folder.mkdir()
+    for index, film in enumerate(islice(cycle(films), number)):
+        data = with_comment(film.read_bytes(), f"{index:09d}".encode())
+        (folder / f"{index:09d}.jpeg").write_bytes(data)
+
+
+def with_comment(jpeg: bytes, comment: bytes) -> bytes:
+    """The same JPEG picture with a comment: other bytes, the same pixels."""
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
+
+
+def measure_peak(folder: Path, model: str) -> int:
+    """Bytes of memory that one run has at most (resident set)."""
+    command = ["score", folder / "films", "-o", folder / "out", "--model", model, "--no-report"]
+    process = subprocess.Popen(  # noqa: S603 - this project's own program
+        [sys.executable, "-m", "batch_scorer", *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in {0, 3}:
+        raise click.ClickException(f"cxr score ended with exit code {process.returncode}.")
+    return used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    main()
