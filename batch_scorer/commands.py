@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from batch_scorer.runner import ScoreJob
 
 log = logging.getLogger("cxr")
+_pdf_variant = click.option(
+    "--pdf-variant",
+    type=click.Choice(["pdf/a-3a", "pdf/ua-1"]),
+    help="Standard that report.pdf follows, and draw it anew. Default: pdf/a-3a, to archive.",
+)
 
 
 @click.command(epilog="Example: cxr score my-xrays -o out --model all --labels none")
@@ -71,6 +76,7 @@ log = logging.getLogger("cxr")
     help="Score one of N shares, 1/N to N/N, for `cxr merge`; auto asks the platform.",
 )
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
+@_pdf_variant
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -82,7 +88,13 @@ log = logging.getLogger("cxr")
     metavar="HOURS",
     help="With --dry-run: say how many shards are done in so many hours.",
 )
-def score(report: bool, dry_run: bool, deadline_h: float | None, **options: Any) -> int:
+def score(
+    report: bool,
+    dry_run: bool,
+    deadline_h: float | None,
+    pdf_variant: str | None,
+    **options: Any,
+) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
 
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
@@ -104,13 +116,14 @@ def score(report: bool, dry_run: bool, deadline_h: float | None, **options: Any)
         raise click.UsageError("--deadline-h goes with --dry-run, which scores nothing.")
     with _Progress() as progress, _Stop() as stop:
         manifest = score_batch(job, progress, stop)
-    return _conclude(job.place.url, manifest, report=report and not job.shard)
+    return _conclude(job.place.url, manifest, report and not job.shard, pdf_variant)
 
 
 @click.command(epilog="Example: cxr merge out")
 @click.argument("output", metavar="FOLDER|URL")
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
-def merge(output: str, report: bool) -> int:
+@_pdf_variant
+def merge(output: str, report: bool, pdf_variant: str | None) -> int:
     """Join the shards in OUTPUT, the place that was given to `cxr score --shard`.
 
     The rows are those of a run without shards. A shard that is missing is named, and nothing is
@@ -118,16 +131,17 @@ def merge(output: str, report: bool) -> int:
     """
     from batch_scorer.merge import merge_shards
 
-    return _conclude(output, merge_shards(output), report=report)
+    return _conclude(output, merge_shards(output), report, pdf_variant)
 
 
 @click.command(epilog="Example: cxr report out")
 @click.argument("output", metavar="FOLDER|URL")
-def report(output: str) -> int:
+@_pdf_variant
+def report(output: str, pdf_variant: str | None) -> int:
     """Draw report.pdf again from the finished run in OUTPUT."""
     from batch_scorer.report.render import render_report
 
-    click.echo(f"Report    {render_report(output)}")
+    click.echo(f"Report    {render_report(output, pdf_variant)}")
     return EXIT_OK
 
 
@@ -139,7 +153,7 @@ def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
     return EXIT_OK
 
 
-def _conclude(output: str, manifest: RunManifest, *, report: bool) -> int:
+def _conclude(output: str, manifest: RunManifest, report: bool, variant: str | None) -> int:
     """Say what came of a run, draw its report, and choose the exit code."""
     from batch_scorer.ledger import CSV_FILE, REPORT_FILE
     from batch_scorer.output import open_output
@@ -147,10 +161,11 @@ def _conclude(output: str, manifest: RunManifest, *, report: bool) -> int:
     _print_summary(manifest)
     click.echo(f"Rows      {output}/{CSV_FILE}")
     if report:
-        if open_output(output).read(REPORT_FILE) is None:  # a new run has withdrawn the older one
+        # A new run has withdrawn the older report.
+        if variant or open_output(output).read(REPORT_FILE) is None:
             from batch_scorer.report.render import render_report
 
-            render_report(output)
+            render_report(output, variant)
         click.echo(f"Report    {output}/{REPORT_FILE}")
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 

@@ -31,12 +31,12 @@ TEMPLATE = "report.html.j2"
 _THUMBNAIL_NAME = re.compile(r"[0-9a-f]{16}")
 
 
-def render_report(url: str | PathLike[str], variant: str = ARCHIVAL) -> str:
+def render_report(url: str | PathLike[str], variant: str | None = None) -> str:
     """Draw ``report.pdf`` of the finished run in a folder.
 
     Args:
         url: Where run.json, the predictions, and films/ with the pictures to show are.
-        variant: One of ``paper.VARIANTS``.
+        variant: One of ``paper.VARIANTS``; the first where it is None.
 
     Returns:
         Where the PDF is.
@@ -46,7 +46,7 @@ def render_report(url: str | PathLike[str], variant: str = ARCHIVAL) -> str:
         ReportError: Pango is missing, something in the page is wrong, or the disk is full.
     """
     output = open_output(url)
-    output.write(ledger.REPORT_FILE, print_pdf(*compose_report(output, variant)))
+    output.write(ledger.REPORT_FILE, print_pdf(*compose_report(output, variant or ARCHIVAL)))
     return f"{output.url}/{ledger.REPORT_FILE}"
 
 

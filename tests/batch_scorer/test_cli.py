@@ -29,7 +29,7 @@ main()
 def test_help_is_quick_to_read_and_loads_nothing_heavy(cxr):
     run = cxr("--help")
     assert run.returncode == 0
-    for command in ("score", "report", "models", "doctor", "train", "export"):
+    for command in ("score", "report", "verify", "models", "doctor", "train", "export"):
         assert command in run.stdout
     assert "Not a medical device" in run.stdout
     code = "import sys; sys.argv=['cxr','--help']\nfrom batch_scorer.cli import main\n"
@@ -42,7 +42,7 @@ def test_help_is_quick_to_read_and_loads_nothing_heavy(cxr):
 
 
 @pytest.mark.parametrize(
-    "command", ["score", "report", "models", "doctor", "train", "export", "audit"]
+    "command", ["score", "report", "verify", "models", "doctor", "train", "export", "audit"]
 )
 def test_every_command_has_help_with_an_example(cxr, command):
     run = cxr(command, "--help")
