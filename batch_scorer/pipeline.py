@@ -51,7 +51,7 @@ class Work:
 
 
 def score_locally(work: Work) -> Generator[list[Score]]:
-    """Rows in the order of the films, a batch at a time."""
+    """Rows in the order of the films, a batch at a time, each as soon as its turn has come."""
     seen = set(work.known)
     under_way: deque[_UnderWay] = deque()
     with ThreadPoolExecutor(work.threads, thread_name_prefix="cxr") as pool:
@@ -61,7 +61,7 @@ def score_locally(work: Work) -> Generator[list[Score]]:
                 fresh = choose_fresh(batch, seen)
                 answers = pool.submit(classify_films, fresh, work.classifiers) if fresh else None
                 under_way.append(_UnderWay(batch, fresh, answers))
-                if len(under_way) > work.threads:
+                while len(under_way) > work.threads or (under_way and under_way[0].ready):
                     yield under_way.popleft().settle(work)
             while under_way:
                 yield under_way.popleft().settle(work)
@@ -76,6 +76,11 @@ class _UnderWay:
     films: list[Film]
     fresh: list[Film]
     answers: Future[list[Answers]] | None
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is waited for."""
+        return self.answers is None or self.answers.done()
 
     def settle(self, work: Work) -> list[Score]:
         """Wait for the models, and write the rows."""
