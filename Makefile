@@ -17,7 +17,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 STAMPS := $(VENV)/stamps
 
 .PHONY: help demo test lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
-	bench-speed bench-memory clean base dev
+	bench-speed bench-memory bench-report clean base dev
 .DEFAULT_GOAL := help
 
 help: ## Say what each door does
@@ -70,6 +70,9 @@ bench-speed: dev ## Films a second by stage, and against a notebook: make bench-
 
 bench-memory: dev ## Peak memory of 1,000 and 20,000 films: make bench-memory [XRAYS=folder]
 	@$(BIN)/python benchmarks/memory.py "$(XRAYS)"
+
+bench-report: dev ## Seconds and memory of reports of 100, 1,000 and 10,000 rows, beside plain WeasyPrint
+	@$(BIN)/python benchmarks/report_scale.py
 
 bench-seeds: dev ## Mean and deviation over seeds: make bench-seeds RUNS="runs/seed1 runs/seed2"
 	@test -n "$(RUNS)" || { echo 'Name the run folders: make bench-seeds RUNS="runs/seed1 runs/seed2"'; exit 2; }

@@ -51,6 +51,19 @@ def test_every_command_has_help_with_an_example(cxr, command):
     assert "--debug" in run.stdout
 
 
+def test_a_variant_that_is_asked_for_draws_the_report_anew(cxr, folder, tiny_model, tmp_path):
+    report = tmp_path / "out" / "report.pdf"
+    command = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
+    assert cxr(*command, "--pdf-variant", "pdf/ua-1").returncode == 0
+    accessible = report.read_bytes()
+    assert b"pdfuaid:part" in accessible
+    assert cxr(*command).returncode == 0
+    assert report.read_bytes() == accessible
+    assert cxr(*command, "--pdf-variant", "pdf/a-3a").returncode == 0
+    assert b"pdfaid:part" in report.read_bytes()
+    assert cxr("score", folder, "-o", tmp_path, "--pdf-variant", "pdf/x-4").returncode == 2
+
+
 def test_score_prints_six_lines_and_writes_four_files(cxr, folder, tiny_model, tmp_path):
     run = cxr("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
     assert run.returncode == 0, run.stderr
