@@ -97,7 +97,11 @@ def verify(report: str) -> int:
     for total in found.totals:
         click.echo(f"{total.name.capitalize():11s} {total}")
     if found.faults:
-        raise ReportError(f"{report} does not agree with itself: {'; '.join(found.faults)}.")
+        raise ReportError(
+            f"{report} does not agree with itself: {'; '.join(found.faults)}.",
+            "Do not rely on it: take the rows from the run's folder, or draw it again with: "
+            "cxr report OUT",
+        )
     click.echo("Agrees      page 1, run.json and the rows say the same.")
     return EXIT_OK
 
