@@ -1,4 +1,4 @@
-# The doors of this project: demo, test, lint, models, models-gpu, bench and its parts, clean.
+# The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, bench and its parts, clean.
 # Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
@@ -15,8 +15,10 @@ GPU_PYTHON ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 STAMPS := $(VENV)/stamps
+AZURITE := .cache/azurite/node_modules/.bin/azurite-blob
+AZURITE_VERSION := 3.37.0
 
-.PHONY: help demo test lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
+.PHONY: help demo test azurite fuzz lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
 	bench-speed bench-memory bench-report clean base dev
 .DEFAULT_GOAL := help
 
@@ -26,8 +28,13 @@ help: ## Say what each door does
 demo: base ## Score examples/xrays (or XRAYS=folder) with the bundled models and draw the report
 	@$(BIN)/cxr score "$(XRAYS)" --output "$(OUT)" --model all || test $$? -eq 3  # 3: some files were no films
 
-test: dev ## Run every test
+test: dev azurite ## Run every test
 	@$(BIN)/python -m pytest
+
+azurite: $(if $(shell command -v npm),$(AZURITE)) ## Azure's emulator for the tests, by npm; without npm they are skipped
+
+fuzz: dev ## Decode 20,000 mutated films: each gives pixels or a reason (make test runs 2,000)
+	@$(BIN)/python -m tests.fuzz --count 20000
 
 lint: dev ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check .
@@ -101,6 +108,10 @@ $(STAMPS)/torch $(STAMPS)/jax: $(STAMPS)/base
 	@$(INSTALL) --editable ".[$(@F)]"
 	@touch $@
 
+$(AZURITE):
+	@echo "Installing azurite $(AZURITE_VERSION) into .cache ..."
+	@npm install --silent --no-audit --no-fund --prefix .cache/azurite azurite@$(AZURITE_VERSION)
+
 clean: ## Remove the environment and everything made
-	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .cache out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

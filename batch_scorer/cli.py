@@ -21,6 +21,7 @@ from batch_scorer.errors import (
     CxrError,
     Interrupted,
 )
+from batch_scorer.faults import scrub
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -92,7 +93,8 @@ def main() -> None:
     except CxrError as exc:
         if _debugging():
             raise
-        click.echo(f"{'' if isinstance(exc, Interrupted) else 'Error: '}{exc}", err=True)
+        start = "" if isinstance(exc, Interrupted) else "Error: "
+        click.echo(f"{start}{scrub(str(exc))}", err=True)
         code = exc.exit_code
     except click.ClickException as exc:
         exc.show()
@@ -112,7 +114,7 @@ def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackT
     if _debugging():
         sys.__excepthook__(kind, exc, trace)
         return
-    text = (str(exc).splitlines() or [""])[0]
+    text = scrub((str(exc).splitlines() or [""])[0])
     sys.stderr.write(
         f"Error: an unexpected {kind.__name__}: {text}\n"
         "This is a defect of cxr-batch. Run again with --debug and report what it prints.\n"

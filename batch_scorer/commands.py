@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
@@ -71,6 +72,19 @@ _pdf_variant = click.option(
     help="Score also what does not look like the films the model knows, instead of rejecting it.",
 )
 @click.option(
+    "--identifiers",
+    type=click.Choice(["hash", "keep", "drop"]),
+    default="hash",
+    show_default=True,
+    help="Patient and study of a DICOM film in its row: as keyed hashes, as they are, or not.",
+)
+@click.option(
+    "--identifiers-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with the key of the hashes; else CXR_IDENTIFIERS_KEY holds it. Without, both are "
+    "left out.",
+)
+@click.option(
     "--shard",
     metavar="I/N|auto",
     help="Score one of N shares, 1/N to N/N, for `cxr merge`; auto asks the platform.",
@@ -95,21 +109,14 @@ def score(
     pdf_variant: str | None,
     **options: Any,
 ) -> int:
-    """Score the X-rays in IMAGES: a folder, a bucket URL or one file.
+    """Score the X-rays in IMAGES: a folder, a bucket URL, a list of films or one film.
 
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
     2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
     """
-    from batch_scorer.classifier import expand_names
-    from batch_scorer.runner import ScoreJob, score_batch
-    from batch_scorer.shards import read_shard
+    from batch_scorer.runner import score_batch
 
-    shard = options.pop("shard")
-    job = ScoreJob(
-        models=expand_names(options.pop("model")),
-        shard=read_shard(shard, os.environ) if shard else None,
-        **options,
-    )
+    job = _job_of(**options)
     if dry_run:
         return _foretell(job, deadline_h)
     if deadline_h:
@@ -117,6 +124,26 @@ def score(
     with _Progress() as progress, _Stop() as stop:
         manifest = score_batch(job, progress, stop)
     return _conclude(job.place.url, manifest, report and not job.shard, pdf_variant)
+
+
+def _job_of(
+    model: tuple[str, ...],
+    shard: str | None,
+    identifiers: str,
+    identifiers_key: Path | None,
+    **options: Any,
+) -> ScoreJob:
+    from batch_scorer.classifier import expand_names
+    from batch_scorer.identifiers import Identifiers
+    from batch_scorer.runner import ScoreJob
+    from batch_scorer.shards import read_shard
+
+    return ScoreJob(
+        models=expand_names(model),
+        shard=read_shard(shard, os.environ) if shard else None,
+        identifiers=Identifiers.from_options(identifiers, identifiers_key),
+        **options,
+    )
 
 
 @click.command(epilog="Example: cxr merge out")

@@ -66,7 +66,16 @@ def merge_shards(output: str) -> RunManifest:
 
 
 _TAKEN_FROM_FIRST = (
-    *("method", "source", "synthetic", "labels", "batch_size", "threads", "versions"),
+    *(
+        "method",
+        "source",
+        "synthetic",
+        "labels",
+        "identifiers",
+        "batch_size",
+        "threads",
+        "versions",
+    ),
 )
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from batch_scorer.errors import LedgerError
-from batch_scorer.storage import is_local, open_filesystem
+from batch_scorer.faults import explain, failures, scrub
+from batch_scorer.storage import call, has_folders, is_local, open_filesystem
 
 PARTIAL = ".partial"
 
@@ -41,13 +42,14 @@ class Output:
             LedgerError: It cannot be made or written.
         """
         try:
-            self.filesystem.makedirs(self.root, exist_ok=True)
-            self._put(".write-test", b"")
-            self.remove(".write-test")
-        except OSError as exc:
-            raise LedgerError(
-                f"The output folder {self.url} cannot be written: {exc.strerror or exc}.",
-                "Choose another folder with -o, or change its permissions.",
+            if has_folders(self.filesystem):
+                self.filesystem.makedirs(self.root, exist_ok=True)
+            call(self._put, ".write-test", b"")
+            self._remove(".write-test")
+        except failures() as exc:
+            hint = "Choose another folder with -o, or change its permissions."
+            raise explain(
+                exc, f"The output folder {self.url}", LedgerError, "written", hint
             ) from exc
 
     def read(self, name: str) -> bytes | None:
@@ -57,13 +59,11 @@ class Output:
             LedgerError: It is there and cannot be read.
         """
         try:
-            data: bytes = self.filesystem.cat_file(self._path(name))
+            data: bytes = call(self.filesystem.cat_file, self._path(name))
         except FileNotFoundError:
             return None
-        except OSError as exc:
-            raise LedgerError(
-                f"{name} in {self.url} cannot be read: {exc.strerror or exc}."
-            ) from exc
+        except failures() as exc:
+            raise explain(exc, f"{name} in {self.url}", LedgerError, "read") from exc
         return data
 
     def write(self, name: str, data: bytes) -> None:
@@ -73,18 +73,27 @@ class Output:
             LedgerError: It cannot be written; what was there before is still there.
         """
         try:
-            self._put(name, data)
-        except OSError as exc:
-            raise LedgerError(
-                f"{name} in {self.url} cannot be written: {exc.strerror or exc}.",
-                "Free some space or choose another place with -o, then run the same command again.",
-            ) from exc
+            call(self._put, name, data)
+        except failures() as exc:
+            hint = (
+                "Free some space or choose another place with -o, then run the same command again."
+            )
+            raise explain(exc, f"{name} in {self.url}", LedgerError, "written", hint) from exc
 
     def names(self, folder: str) -> list[str]:
-        """Names of the whole files below a folder of it, sorted; none where it is not there."""
+        """Names of the whole files below a folder of it, sorted; none where it is not there.
+
+        Raises:
+            LedgerError: It cannot be listed.
+        """
         place = self._path(folder)
         self.filesystem.invalidate_cache(place)
-        found = self.filesystem.find(place)
+        try:
+            found = call(self.filesystem.find, place)
+        except FileNotFoundError:
+            return []
+        except failures() as exc:
+            raise explain(exc, f"{folder} in {self.url}", LedgerError, "listed") from exc
         return sorted(
             f"{folder}/{path[len(place) :].lstrip('/')}"
             for path in found
@@ -92,16 +101,38 @@ class Output:
         )
 
     def remove(self, *names: str) -> None:
-        """Remove files, where they are there."""
+        """Remove files, where they are there.
+
+        Raises:
+            LedgerError: One is there and cannot be removed.
+        """
         for name in names:
-            if self.filesystem.exists(self._path(name)):
-                self.filesystem.rm_file(self._path(name))
+            try:
+                self._remove(name)
+            except failures() as exc:
+                raise explain(exc, f"{name} in {self.url}", LedgerError, "removed") from exc
 
     def remove_folder(self, name: str) -> None:
-        """Remove a folder and all below it, where it is there."""
-        place = self._path(name)
-        if self.filesystem.exists(place):
-            self.filesystem.rm(place, recursive=True)
+        """Remove a folder and all below it, where it is there.
+
+        Raises:
+            LedgerError: It is there and cannot be removed.
+        """
+        try:
+            if self.local:
+                if self.filesystem.exists(self._path(name)):
+                    self.filesystem.rm(self._path(name), recursive=True)
+                return
+            for path in self.names(name):
+                self._remove(path)
+        except failures() as exc:
+            raise explain(exc, f"{name} in {self.url}", LedgerError, "removed") from exc
+
+    def _remove(self, name: str) -> None:
+        try:
+            call(self.filesystem.rm_file, self._path(name))
+        except FileNotFoundError:
+            return
 
     def _path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}"
@@ -129,4 +160,4 @@ def open_output(url: str | os.PathLike[str]) -> Output:
         MissingPackage: The cloud's file system is not installed.
     """
     filesystem, root = open_filesystem(os.fspath(url))
-    return Output(os.fspath(url), root, filesystem)
+    return Output(scrub(os.fspath(url)), root, filesystem)

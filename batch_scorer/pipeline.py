@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -17,14 +18,17 @@ import msgspec
 
 from batch_scorer.decoding import decode_radiograph, measure_radiograph
 from batch_scorer.errors import ImageError
+from batch_scorer.identifiers import read_identifiers
 from batch_scorer.judgement import Film, Judged, choose_fresh, classify_films, settle_batch
+from batch_scorer.reading import read_ahead
 from batch_scorer.records import Score, patient_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from batch_scorer.classifier import Answers, Classifier
+    from batch_scorer.identifiers import Identifiers
     from batch_scorer.records import ImageRef
     from batch_scorer.source import Source
 
@@ -48,6 +52,7 @@ class Work:
     threads: int
     batch_size: int
     keep_atypical: bool
+    identifiers: Identifiers
 
 
 def score_locally(work: Work) -> Generator[list[Score]]:
@@ -90,8 +95,14 @@ class _UnderWay:
         )
 
 
-def decode_film(work: Work, ref: ImageRef) -> Film:
-    """Read one file and make it ready for the models. What is wrong with it stands in its row."""
+def decode_film(work: Work, ref: ImageRef, read: Callable[[], bytes] | None = None) -> Film:
+    """Read one file and make it ready for the models. What is wrong with it stands in its row.
+
+    Args:
+        work: Where it lies, and what the models want.
+        ref: The file.
+        read: Gives its bytes, where reading them has begun before.
+    """
     row = Score(
         image=ref.key,
         status="scored",
@@ -100,8 +111,10 @@ def decode_film(work: Work, ref: ImageRef) -> Film:
         stamp=ref.stamp,
     )
     try:
-        data = work.source.read(ref)
+        data = read() if read else work.source.read(ref)
         row = msgspec.structs.replace(row, sha256=hashlib.sha256(data).hexdigest())
+        patient, study = work.identifiers.apply(*read_identifiers(data))
+        row = msgspec.structs.replace(row, patient=patient or row.patient, study=study)
         if row.sha256 in work.known:
             return Film(row)
         sizes_px = {c.card.size_px for c in work.classifiers}
@@ -116,12 +129,12 @@ def decode_film(work: Work, ref: ImageRef) -> Film:
 
 def _decode_ahead(work: Work, pool: ThreadPoolExecutor) -> Iterator[Film]:
     """Read and decode in threads, in order, at most a few batches ahead of the models."""
-    refs = iter(work.refs)
-    waiting = deque(
-        pool.submit(decode_film, work, ref)
-        for ref in islice(refs, PREFETCH_BATCHES * work.batch_size)
-    )
-    while waiting:
-        film = waiting.popleft().result()
-        waiting.extend(pool.submit(decode_film, work, ref) for ref in islice(refs, 1))
-        yield film
+    with closing(read_ahead(work.source, work.refs)) as films:
+        waiting = deque(
+            pool.submit(decode_film, work, *film)
+            for film in islice(films, PREFETCH_BATCHES * work.batch_size)
+        )
+        while waiting:
+            decoded = waiting.popleft().result()
+            waiting.extend(pool.submit(decode_film, work, *film) for film in islice(films, 1))
+            yield decoded

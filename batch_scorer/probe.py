@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from batch_scorer.runner import ScoreJob
 
 PROBED_FILMS = 50
+ROW_BYTES = 3000
+"""Memory for each row until the tables are written; from what benchmarks/memory.py measured."""
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -37,6 +39,11 @@ class Forecast(msgspec.Struct, frozen=True):
     start_s: float
     threads: int
     peak_bytes: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most memory that one task for all films would have."""
+        return self.peak_bytes + ROW_BYTES * self.films
 
     @property
     def run_s(self) -> float:
@@ -99,7 +106,7 @@ def say_forecast(forecast: Forecast, deadline_h: float | None) -> str:
         f"{forecast.films_per_second:.1f} films/s with {forecast.threads} threads"
         + (f", {forecast.unread} not scored" if forecast.unread else ""),
         f"Time      about {_say_duration(forecast.run_s)} for all of them on this machine",
-        f"Memory    {forecast.peak_bytes / 1e6:.0f} MB at most so far",
+        f"Memory    about {forecast.memory_bytes / 1e6:.0f} MB",
     ]
     if deadline_h is not None:
         shards = forecast.shards_within(3600 * deadline_h)

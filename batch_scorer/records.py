@@ -55,6 +55,7 @@ class Score(msgspec.Struct, frozen=True):
     model's answer lies in its band; None where its card has none. ``typicality`` is the share of
     the first model's training films that are at least as strange as this one; ``atypical`` says
     that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
+    ``patient`` and ``study`` are as ``identifiers.py`` lets a DICOM header tell them.
     """
 
     image: str
@@ -76,6 +77,7 @@ class Score(msgspec.Struct, frozen=True):
     patient: str = ""
     sha256: str = ""
     stamp: str = ""
+    study: str = ""
 
     @property
     def probability(self) -> float:
@@ -120,7 +122,8 @@ class RunManifest(msgspec.Struct, frozen=True):
     it has no typicality. ``method`` names what decides an answer apart from the film: models,
     decode version and options. ``reused`` rows were taken over from an earlier run by the same
     method. ``shard`` is "2/10" where the run was one of ten shares, else empty, and ``taken``
-    counts the films of all ten.
+    counts the films of all ten. ``retries`` counts the calls to storage that were made again.
+    ``identifiers`` says how patient and study are told: hash, keep or drop.
     """
 
     run_id: str
@@ -157,6 +160,8 @@ class RunManifest(msgspec.Struct, frozen=True):
     reused: int = 0
     shard: str = ""
     taken: int = 0
+    retries: int = 0
+    identifiers: str = ""
 
     @property
     def clear(self) -> int:

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,12 +25,15 @@ from batch_scorer.classifier import Classifier, find_model
 from batch_scorer.commit import commit_run, name_copies
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import Interrupted, LedgerError, UsageError
+from batch_scorer.faults import scrub
+from batch_scorer.identifiers import Identifiers
 from batch_scorer.journal import Journal
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores
 from batch_scorer.records import ModelUsed
 from batch_scorer.source import open_source, read_labels
+from batch_scorer.storage import retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -57,7 +60,7 @@ class ScoreJob:
     ``provider`` is "auto", "cpu" or "cuda"; ``threads`` is every core that this process may use
     unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
     ``shard`` takes one share of the films; its results lie in a folder of their own below
-    ``output``, for `merge_shards`.
+    ``output``, for `merge_shards`. ``identifiers`` says how patient and study are told.
     """
 
     images: str
@@ -71,6 +74,7 @@ class ScoreJob:
     keep_atypical: bool = False
     shard: Shard | None = None
     engine: str = "local"
+    identifiers: Identifiers = field(default_factory=Identifiers)
 
     @property
     def place(self) -> Output:
@@ -94,6 +98,7 @@ def score_batch(
         CxrError: The run as a whole cannot go on. A single bad file never raises.
     """
     clock = _Clock()
+    tried_before = retries()
     plan = _plan(job)
     finished = _finished(job, plan)
     if finished:
@@ -102,6 +107,7 @@ def score_batch(
     plan.output.prepare()
     rows, models, facts = _score(job, plan, clock, progress, stop)
     films = None if job.shard else plan.source
+    facts["retries"] = retries() - tried_before
     manifest = commit_run(plan.output, films, name_copies(rows), models, **facts)
     plan.journal.clear()
     return manifest
@@ -129,6 +135,7 @@ def _score(
         threads=job.threads or available_cores(),
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
+        identifiers=job.identifiers,
     )
     clock.lap("start")
     rows = list(plan.rows)
@@ -161,7 +168,7 @@ def _plan(job: ScoreJob) -> _Plan:
     output = job.place
     source = open_source(job.images, job.limit)
     _check_apart(job, source)
-    labels = read_labels(job.labels, source.refs)
+    labels = read_labels(job.labels, source)
     taken = len(source.refs)
     if job.shard:
         source = replace(source, refs=tuple(r for r in source.refs if job.shard.holds(r.key)))
@@ -182,13 +189,14 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "synthetic": plan.source.synthetic,
         "listed": plan.source.listed,
         "hidden": plan.source.hidden,
-        "labels": job.labels,
+        "labels": scrub(job.labels),
         "provider": work.classifiers[0].provider,
         "batch_size": work.batch_size,
         "threads": work.threads,
         "reused": len(plan.rows),
         "shard": str(job.shard or ""),
         "taken": plan.taken,
+        "identifiers": job.identifiers.effective,
         "seconds": clock.seconds,
         "images_per_second": round(len(work.refs) / max(clock.seconds["score"], 1e-3), 1),
         "versions": {"onnxruntime": ort.__version__}
@@ -261,6 +269,7 @@ def name_method(job: ScoreJob) -> str:
         "models": [hashlib.sha256(find_model(m).read_bytes()).hexdigest() for m in job.models],
         "decode_version": DECODE_VERSION,
         "keep_atypical": job.keep_atypical,
+        "identifiers": job.identifiers.fingerprint,
     }
     return hashlib.sha256(msgspec.json.encode(deciding, order="sorted")).hexdigest()[:16]
 
@@ -288,7 +297,7 @@ def _finished(job: ScoreJob, plan: _Plan) -> RunManifest | None:
     old = ledger.read_manifest(plan.output) if len(rows) == len(source.refs) else None
     if old is None:
         return None
-    asked = (plan.method, source.url, job.labels, source.listed, source.hidden, len(rows))
+    asked = (plan.method, source.url, scrub(job.labels), source.listed, source.hidden, len(rows))
     if asked != (old.method, old.source, old.labels, old.listed, old.hidden, old.found):
         return None
     try:

@@ -143,6 +143,7 @@ def prepare_work(job: ScoreJob, films: int) -> tuple[Work, int]:
         threads=job.threads or available_cores(),
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
+        identifiers=job.identifiers,
     )
     return work, len(refs)
 

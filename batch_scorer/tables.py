@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from batch_scorer.records import ModelUsed
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-PART_ROWS = 10_000
+PART_ROWS = 1000
 """Rows that are turned into columns, or back, at once: it bounds the memory."""
 _PROBABILITY = "probability_"
 _METHOD = b"cxr method"
 _FIRST_COLUMNS = ("image", "status", "reason", "detail", "label", "prediction")
 _LAST_COLUMNS = (
-    *("agreement", "spread", "duplicate_of", "width_px", "height_px", "patient", "sha256"),
+    *("agreement", "spread", "duplicate_of", "width_px", "height_px", "patient", "study"),
+    "sha256",
 )
 
 
@@ -115,7 +116,7 @@ def _cell(value: Any) -> str:
         return f"{value:.6f}"
     if isinstance(value, bool):
         return str(value).lower()
-    text = str(value)
+    text = str(value).replace("\r", "\\r")  # Python's csv leaves one unquoted: two rows to a reader
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 

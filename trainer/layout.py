@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from batch_scorer.card import CLASSES
-from batch_scorer.decoding import sniff
+from batch_scorer.decoding import HEADER_BYTES, sniff
 from batch_scorer.errors import DatasetError, ImageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 PARTS = ("train", "val", "test")
 WHOLE = "all"
 LEFT_BEHIND = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-HEADER_BYTES = 132
 
 
 @dataclass(frozen=True)

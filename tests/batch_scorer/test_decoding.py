@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import io
+import struct
+from pathlib import Path
+
+import imagecodecs
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
-from pydicom.uid import UID
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
+from pydicom.uid import (
+    UID,
+    BasicTextSRStorage,
+    CTImageStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+)
 
-from batch_scorer.decoding import decode_radiograph, measure_radiograph
+from batch_scorer import dicom_pixels
+from batch_scorer.decoding import (
+    HEADER_BYTES,
+    decode_radiograph,
+    measure_radiograph,
+    sniff,
+)
+from batch_scorer.dicom import open_dicom
+from batch_scorer.dicom_pixels import decode_dicom
 from batch_scorer.errors import (
     ImageError,
     NotRadiograph,
@@ -19,10 +41,21 @@ from batch_scorer.errors import (
     Unreadable,
     Unsupported,
 )
-from tests.batch_scorer.pixel_table import GREY, HEIGHT, ROWS, WIDTH, dicom, with_orientation
+from tests.batch_scorer.pixel_table import (
+    GREY,
+    HEIGHT,
+    ROWS,
+    WIDTH,
+    coded_view,
+    dicom,
+    halves,
+    tiff,
+    with_orientation,
+)
 from tests.conftest import REAL_DATA, encode, make_film
 
 SIZE_PX = 64
+TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 DEFLATED = dicom(
     np.random.default_rng(0).integers(0, 255, (90, 90), np.uint8),
     syntax=UID("1.2.840.10008.1.2.1.99"),
@@ -38,10 +71,87 @@ def test_the_pixel_table(row):
     assert found == pytest.approx(row.expected, abs=row.tolerance)
 
 
+def pydicom_grey(data):
+    """Grey levels by pydicom's own modality, VOI and windowing functions."""
+    dataset = open_dicom(data)
+    if dataset.get("HighBit", 0) + 1 != dataset.BitsStored:
+        pytest.skip("pydicom does not shift pixels whose high bit is not the last stored one")
+    values = apply_modality_lut(dataset.pixel_array, dataset)
+    if dataset.get("WindowWidth"):
+        grey = apply_windowing(values, dataset)
+        if dataset.get("ModalityLUTSequence"):
+            black, white = 0, 2 ** dataset.ModalityLUTSequence[0].LUTDescriptor[2] - 1
+        else:
+            signed = dataset.PixelRepresentation
+            ends = np.array([0, 2**dataset.BitsStored - 1]) - signed * 2 ** (dataset.BitsStored - 1)
+            slope = float(dataset.get("RescaleSlope", 1))
+            black, white = ends * slope + float(dataset.get("RescaleIntercept", 0))
+    elif "VOILUTSequence" in dataset:
+        bits = dataset.VOILUTSequence[0].LUTDescriptor[2]
+        if bits == 8:
+            pytest.skip("pydicom runs over where an 8-bit VOI LUT has more than 256 inputs")
+        grey = apply_voi(values.astype(np.int32), dataset)
+        black, white = 0, 2**bits - 1
+    else:
+        grey, black, white = values, values.min(), values.max()
+    scaled = np.clip((grey - black) / (white - black), 0, 1) * 255
+    return 255 - scaled if dataset.PhotometricInterpretation == "MONOCHROME1" else scaled
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.name.startswith("DICOM")], ids=lambda row: row.name
+)
+def test_dicom_films_are_as_pydicom_shows_them(row):
+    expected = pydicom_grey(row.data)
+    found = decode_dicom(open_dicom(row.data)).astype(float)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CT_small.dcm",
+        "J2K_pixelrep_mismatch.dcm",
+        "JPEG2000.dcm",
+        "JPEGLSNearLossless_16.dcm",
+        "MR_small_RLE.dcm",
+        "MR_small_bigendian.dcm",
+        "MR_small_jp2klossless.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+        "dicomdirtests/77654033/CR1/6154",
+    ],
+)
+def test_files_of_real_machines_are_as_pydicom_shows_them(name):
+    """No chest film is among those that pydicom brings along; their pixels are as good as one's."""
+    data = (TEST_FILES / name).read_bytes()
+    assert sniff(data) == "DICOM"
+    found = dicom_pixels._grey(open_dicom(data)).astype(float)
+    assert np.abs(found - pydicom_grey(data)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dicomdirtests/77654033/CR1/6154", r"another view \(LL\)"),
+        ("dicomdirtests/77654033/CR2/6247", "body part CSPINE"),
+        ("dicomdirtests/DICOMDIR", r"no image \(Media Storage Directory Storage\)"),
+        ("test-SR.dcm", r"no image \(.*SR Storage\)"),
+        ("ExplVR_LitEndNoMeta.dcm", "no image"),
+    ],
+)
+def test_files_of_real_machines_that_are_no_chest_films(name, message):
+    with pytest.raises(NotRadiograph, match=message):
+        decode_radiograph((TEST_FILES / name).read_bytes(), SIZE_PX)
+
+
 def test_the_size_is_the_film_s_own_after_orientation():
     assert measure_radiograph(encode(GREY)) == (WIDTH, HEIGHT)
     assert measure_radiograph(with_orientation(GREY, 6)) == (HEIGHT, WIDTH)
+    assert measure_radiograph(encode(GREY, "TIFF", tiffinfo={274: 6})) == (HEIGHT, WIDTH)
+    assert measure_radiograph(with_orientation(GREY, 6, "WEBP")) == (HEIGHT, WIDTH)
     assert measure_radiograph(dicom(GREY)) == (WIDTH, HEIGHT)
+    assert measure_radiograph(dicom(GREY)[132:]) == (WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
@@ -69,8 +179,8 @@ def test_a_dicom_file_cut_short_is_refused():
     ("data", "kind", "message"),
     [
         (b"", Unreadable, "The file is empty"),
-        (b"hello, I am a text", Unsupported, "not JPEG, PNG or DICOM"),
-        (b"GIF89a" + b"\0" * 100, Unsupported, "not JPEG, PNG or DICOM"),
+        (b"hello, I am a text", Unsupported, "not JPEG, PNG, TIFF, BMP, WebP or DICOM"),
+        (b"GIF89a" + b"\0" * 100, Unsupported, "not JPEG, PNG, TIFF, BMP, WebP or DICOM"),
         (b"\xff\xd8\xff\xe0 no jpeg at all", Truncated, "ends before the image does"),
         (b"\x89PNG\r\n\x1a\n" + b"no png at all" * 9, Unreadable, "header is damaged"),
         (encode(np.zeros((20, 500), np.uint8)), TooSmall, "found 500 by 20"),
@@ -81,6 +191,11 @@ def test_a_dicom_file_cut_short_is_refused():
         (dicom(GREY, WindowCenter=9999, WindowWidth=10), NotRadiograph, "one flat grey"),
         (encode(np.full((99, 99), 80, np.uint8)), NotRadiograph, "one flat grey"),
         (dicom(GREY, RescaleSlope="nan", RescaleIntercept="0"), Unreadable, "not numbers"),
+        (tiff(halves(-3e38, 3e38, np.float32)), Unreadable, "not numbers"),
+        (dicom(GREY, RescaleSlope="1e308", RescaleIntercept="0"), Unreadable, "not numbers"),
+        (dicom(GREY, WindowCenter="0", WindowWidth="inf"), Unreadable, "not numbers"),
+        (dicom(GREY, WindowCenter="nan", WindowWidth="9"), Unreadable, "not numbers"),
+        (dicom(GREY, WindowCenter="0", WindowWidth="nan"), Unreadable, "at least 1 wide"),
         (
             dicom(GREY, NumberOfFrames="1111").replace(b"1111", b"inf "),
             Unreadable,
@@ -92,6 +207,136 @@ def test_a_dicom_file_cut_short_is_refused():
 def test_what_is_refused_and_why(data, kind, message):
     with pytest.raises(kind, match=message):
         decode_radiograph(data, SIZE_PX)
+
+
+def with_frame(film, change):
+    """A compressed DICOM film after a change to its frame."""
+    dataset = pydicom.dcmread(io.BytesIO(film))
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    dataset.PixelData = encapsulate([change(frame)])
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
+COMPRESSED = [row.data for row in ROWS if row.name.startswith(("DICOM JPEG", "DICOM RLE"))]
+
+
+@pytest.mark.parametrize("film", COMPRESSED)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_half_a_compressed_frame_is_never_filled_up(film, share):
+    with pytest.raises(ImageError, match=r"too early|cannot be read"):
+        decode_radiograph(with_frame(film, lambda frame: frame[: int(len(frame) * share)]), SIZE_PX)
+
+
+@pytest.mark.parametrize("name", ["JPEG baseline", "JPEG 2000", "JPEG-LS"])
+def test_a_frame_that_claims_another_size_is_refused_before_it_is_decoded(name):
+    giant = np.zeros((9000, 9000), np.uint8)
+    frames = {
+        "JPEG baseline": encode(giant, "JPEG"),
+        "JPEG 2000": imagecodecs.jpeg2k_encode(giant, level=0, codecformat="j2k"),
+        "JPEG-LS": imagecodecs.jpegls_encode(giant),
+    }
+    film = next(row.data for row in ROWS if row.name == f"DICOM {name}")
+    with pytest.raises(Unreadable, match="found 9000 by 9000 in the compressed image"):
+        decode_radiograph(with_frame(film, lambda _: frames[name]), SIZE_PX)
+
+
+def test_a_codestream_of_many_tiny_tiles_is_refused():
+    film = next(row.data for row in ROWS if row.name == "DICOM JPEG 2000")
+
+    def with_tiny_tiles(frame):
+        place = frame.index(b"\xff\x51") + 22
+        return frame[:place] + struct.pack(">II", 1, 1) + frame[place + 8 :]
+
+    with pytest.raises(Unreadable, match=r"at most 4096 tiles .* found 1 in 8000"):
+        decode_radiograph(with_frame(film, with_tiny_tiles), SIZE_PX)
+
+
+def test_a_codestream_in_the_boxes_of_a_jp2_file_is_read():
+    film = next(row.data for row in ROWS if row.name == "DICOM JPEG 2000")
+    boxed = imagecodecs.jpeg2k_encode(GREY, level=0, codecformat="jp2")
+    assert np.array_equal(
+        decode_radiograph(with_frame(film, lambda _: boxed), SIZE_PX),
+        decode_radiograph(film, SIZE_PX),
+    )
+
+
+def test_runs_that_unpack_to_more_than_the_film_are_refused():
+    film = next(row.data for row in ROWS if row.name == "DICOM RLE")
+    header = np.zeros(16, "<u4")
+    header[:3] = 2, 64, 10_064
+    bomb = header.tobytes() + b"\x81\x00" * 10_000
+    with pytest.raises(Unreadable, match="more in the runs"):
+        decode_radiograph(with_frame(film, lambda _: bomb), SIZE_PX)
+
+
+def test_deflated_elements_that_fill_the_memory_are_refused(monkeypatch):
+    monkeypatch.setattr("batch_scorer.dicom.MAX_INFLATED_BYTES", 5000)
+    with pytest.raises(TooLarge, match="once inflated"):
+        decode_radiograph(DEFLATED, SIZE_PX)
+
+
+def test_sequences_nested_without_end_are_refused():
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    sequence = struct.pack("<HH2sHI", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF)
+    head, tail = (dicom(GREY)[:132], dicom(GREY)[132:])
+    with pytest.raises(Unreadable, match="header cannot be read"):
+        decode_radiograph(
+            head + tail[: tail.index(b"\x08\x00\x16\x00")] + (sequence + item) * 50_000, SIZE_PX
+        )
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_the_kind_is_told_by_the_first_bytes(row):
+    assert sniff(row.data[:HEADER_BYTES]) == sniff(row.data) == row.name.split()[0]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"ViewPosition": "LL"}, r"frontal view, found another view \(LL\)"),
+        ({"ViewPosition": "LLD"}, r"another view \(LLD\)"),
+        ({"ViewPosition": "LATERAL"}, "found another view"),
+        ({"ViewCodeSequence": coded_view("399198007", "SCT", "")}, "found another view"),
+        ({"ViewCodeSequence": coded_view("R-10236", "SRT", "")}, "found another view"),
+        ({"ViewCodeSequence": coded_view("1", "99LOCAL", "Lat. left")}, "found another view"),
+        ({"BodyPartExamined": "HAND"}, "found body part HAND"),
+        ({"AnatomicRegionSequence": coded_view("T-11100", "SRT", "Skull")}, "body part SKULL"),
+        ({"SOPClassUID": CTImageStorage}, r"another kind of image \(CT Image Storage\)"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "found RGB pixels"),
+        ({"Modality": "<b>Jane Doe</b>"}, "modality that is none of DICOM's"),
+    ],
+)
+def test_what_says_that_it_is_no_frontal_chest_film_is_rejected(attributes, message):
+    with pytest.raises(NotRadiograph, match=message):
+        decode_radiograph(dicom(GREY, **attributes), SIZE_PX)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (BasicTextSRStorage, "Basic Text SR Storage"),
+        (KeyObjectSelectionDocumentStorage, "Key Object Selection Document Storage"),
+        (GrayscaleSoftcopyPresentationStateStorage, "Grayscale Softcopy Presentation State"),
+    ],
+)
+def test_a_dicom_file_without_an_image_says_what_it_is(kind, name):
+    dataset = pydicom.dcmread(io.BytesIO(dicom(GREY, SOPClassUID=kind)))
+    del dataset.PixelData
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    with pytest.raises(NotRadiograph, match=rf"holds no image \({name}"):
+        decode_radiograph(buffer.getvalue(), SIZE_PX)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "PNG"])
+def test_several_pages_or_pictures_are_rejected(kind):
+    buffer = io.BytesIO()
+    pages = [Image.fromarray(halves(level, 200)) for level in (0, 90)]
+    pages[0].save(buffer, kind, save_all=True, append_images=pages[1:])
+    with pytest.raises(NotRadiograph, match="several pages"):
+        decode_radiograph(buffer.getvalue(), SIZE_PX)
 
 
 def test_a_film_of_too_many_pixels_is_refused_before_it_is_decoded():

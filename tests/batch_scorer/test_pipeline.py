@@ -100,9 +100,12 @@ def test_no_more_threads_work_than_were_allowed(work, monkeypatch):
 def test_an_engine_that_is_closed_early_stops_decoding(work, monkeypatch):
     read = []
     decode = pipeline.decode_film
-    monkeypatch.setattr(
-        pipeline, "decode_film", lambda work, ref: (read.append(ref.key), decode(work, ref))[1]
-    )
+
+    def decode_and_note(work, ref, *coming):
+        read.append(ref.key)
+        return decode(work, ref, *coming)
+
+    monkeypatch.setattr(pipeline, "decode_film", decode_and_note)
     engine = score_locally(replace(work, threads=1))
     next(engine)
     engine.close()

@@ -142,6 +142,7 @@ def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
         "width_px",
         "height_px",
         "patient",
+        "study",
         "sha256",
         "stamp",
     ]

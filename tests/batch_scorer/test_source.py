@@ -36,7 +36,7 @@ def test_every_file_is_listed_once_in_order_and_hidden_ones_are_counted(folder):
 def test_one_file_is_a_source_too(folder):
     source = open_source(str(folder / "NORMAL" / "film_0.png"))
     assert [ref.key for ref in source.refs] == ["film_0.png"]
-    assert read_labels("folders", source.refs) == {"film_0.png": "NORMAL"}
+    assert read_labels("folders", source) == {"film_0.png": "NORMAL"}
 
 
 def test_a_url_is_a_source_too():
@@ -110,7 +110,7 @@ def test_what_cannot_be_listed_is_one_clear_error(tmp_path):
 
 
 def test_a_cloud_that_is_not_installed_names_its_extra(monkeypatch):
-    def missing(url):
+    def missing(url, **options):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
@@ -128,14 +128,14 @@ def test_a_file_that_vanishes_is_unreadable(folder):
 
 
 def test_labels_from_a_file(folder, tmp_path):
-    refs = open_source(str(folder)).refs
+    source = open_source(str(folder))
     table = tmp_path / "labels.csv"
     table.write_text("image,label\nNORMAL/film_0.png,1\nNORMAL/film_1.png,normal\nelse.png,0\n")
-    assert read_labels(str(table), refs) == {
+    assert read_labels(str(table), source) == {
         "NORMAL/film_0.png": "PNEUMONIA",
         "NORMAL/film_1.png": "NORMAL",
     }
-    assert read_labels("none", refs) == {}
+    assert read_labels("none", source) == {}
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_label_file_that_is_not_right_says_where(folder, tmp_path, text, messa
     table = tmp_path / "labels.csv"
     table.write_text(text)
     with pytest.raises(SourceError, match=message):
-        read_labels(str(table), open_source(str(folder)).refs)
+        read_labels(str(table), open_source(str(folder)))
 
 
 def test_a_label_for_a_name_with_a_newline_is_found(tmp_path):
@@ -160,10 +160,10 @@ def test_a_label_for_a_name_with_a_newline_is_found(tmp_path):
     (tmp_path / "films" / "new\nline.png").write_bytes(make_film())
     table = tmp_path / "labels.csv"
     table.write_text('image,label\n"new\nline.png",1\n')
-    refs = open_source(str(tmp_path / "films")).refs
-    assert read_labels(str(table), refs) == {"new\nline.png": "PNEUMONIA"}
+    source = open_source(str(tmp_path / "films"))
+    assert read_labels(str(table), source) == {"new\nline.png": "PNEUMONIA"}
 
 
 def test_a_label_file_that_is_not_there(folder):
     with pytest.raises(SourceError, match="cannot be read"):
-        read_labels("nowhere.csv", open_source(str(folder)).refs)
+        read_labels("nowhere.csv", open_source(str(folder)))

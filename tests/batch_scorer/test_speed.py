@@ -90,7 +90,13 @@ def test_the_command_prints_a_table_and_writes_json(cxr, folder, tiny_model, tmp
 
 def test_a_forecast_divides_what_was_probed():
     told = Forecast(
-        films=36_000, probed=50, unread=0, films_per_second=10, start_s=5, threads=2, peak_bytes=2
+        films=36_000,
+        probed=50,
+        unread=0,
+        films_per_second=10,
+        start_s=5,
+        threads=2,
+        peak_bytes=200_000_000,
     )
     assert told.run_s == 3605
     assert told.shards_within(3605) == 1
@@ -100,6 +106,7 @@ def test_a_forecast_divides_what_was_probed():
     with pytest.raises(UsageError, match=r"takes 5\.0 s to start"):
         told.shards_within(5)
     assert "about 1 h 01 min" in say_forecast(told, None)
+    assert "about 308 MB" in say_forecast(told, None)
     assert "11 on machines like this one are done in 7 min" in say_forecast(told, 364 / 3600)
     assert "none needed for 8 h 00 min" in say_forecast(told, 8)
 

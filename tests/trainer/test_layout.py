@@ -70,7 +70,8 @@ def test_any_other_file_in_a_class_folder_must_be_a_film(tmp_path):
     root = fill(tmp_path / "data", 20, 20)
     put(root / "PNEUMONIA", ["notes.txt"], b"ask about film 7")
     with pytest.raises(
-        DatasetError, match=r"notes\.txt cannot be used.*: .*not JPEG, PNG or DICOM"
+        DatasetError,
+        match=r"notes\.txt cannot be used.*: .*not JPEG, PNG, TIFF, BMP, WebP or DICOM",
     ):
         read_dataset(root, 32, seed=1)
 

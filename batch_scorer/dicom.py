@@ -1,0 +1,264 @@
+"""DICOM files: told by their content, parsed with limits, and asked whether they are a chest film.
+
+Hospitals send files without the 128-byte preamble, without the prefix ``DICM`` or without the file
+meta information. What counts is that their first elements parse as those of a DICOM data set.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import struct
+import warnings
+import zlib
+from typing import Any, NoReturn
+
+from batch_scorer.errors import NotRadiograph, TooLarge, Truncated, Unreadable
+from batch_scorer.greyscale import check_size
+
+PREFIX = b"DICM"
+PREAMBLE_BYTES = 128
+_AFTER_PREFIX = PREAMBLE_BYTES + len(PREFIX)
+HEAD_BYTES = 4096
+"""How much of a file without prefix is parsed to tell whether it is DICOM."""
+MAX_INFLATED_BYTES = 200_000_000
+"""More than the largest film that is read."""
+RADIOGRAPH_MODALITIES = ("", "CR", "DX", "RG", "OT")
+RADIOGRAPH_CLASSES = (
+    *("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"),  # CR; DX for presentation
+    "1.2.840.10008.5.1.4.1.1.1.1.1",  # DX for processing
+    *(f"1.2.840.10008.5.1.4.1.1.7{end}" for end in ("", ".1", ".2", ".3", ".4")),  # capture
+)
+SIDE_VIEWS = ("LL", "RL", "LLD", "RLD", "LLO", "RLO")
+SIDE_WORDS = re.compile(r"\blat|obliq|decub|sagittal|axial", re.IGNORECASE)
+OTHER_PARTS = re.compile(
+    r"ABDOMEN|ANKLE|ARM|BLADDER|BRAIN|BREAST|CALCANEUS|CLAVICLE|COCCYX|CSPINE|ELBOW|"
+    r"EXTREMITY|EYE|FEMUR|FINGER|FOOT|FOREARM|HAND|HEAD|HEEL|HIP|HUMERUS|JAW|KIDNEY|KNEE|"
+    r"LEG|LSPINE|MANDIBLE|MAXILLA|NECK|NOSE|ORBIT|PATELLA|PELVIS|RIB|SACRUM|SCAPULA|SELLA|"
+    r"SHOULDER|SIJOINT|SINUS|SKULL|SPINE|SSPINE|STERNUM|TEETH|THIGH|THUMB|TIBFIB|TIBIA|TMJ|"
+    r"TOE|TSPINE|WRIST|ZYGOMA"
+)
+"""Defined terms of DICOM PS3.16 annex L. Other words, a hospital's own language, pass."""
+_IDENTIFICATION_GROUP = 0x0008
+_FILE_META_GROUP = 0x0002
+_PIXEL_DATA = 0x7FE00010
+
+warnings.filterwarnings("ignore", module=r"pydicom\.")
+for _name in ("pydicom", "pylibjpeg"):  # with all below them; a level would be set anew by import
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+    logging.getLogger(_name).propagate = False
+
+
+def dicom_errors() -> tuple[type[BaseException], ...]:
+    """What pydicom and its decoders raise at damaged files."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (
+        InvalidDicomError,
+        BytesLengthException,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,  # RecursionError among them: sequences nested without end
+        ArithmeticError,
+        AssertionError,
+        MemoryError,
+        EOFError,
+        struct.error,
+        zlib.error,
+    )
+
+
+def is_dicom(data: bytes) -> bool:
+    """Tell a DICOM file by its content; the first 1024 bytes are enough."""
+    return _start_of_elements(data) is not None
+
+
+def open_dicom(data: bytes, *, header_only: bool = False) -> Any:
+    """Parse a DICOM file.
+
+    Args:
+        data: The whole file.
+        header_only: Leave the pixels out.
+
+    Returns:
+        A pydicom data set that knows its transfer syntax.
+
+    Raises:
+        ImageError: It cannot be parsed, or is too large once inflated.
+    """
+    try:
+        return _parse(data, header_only=header_only)
+    except dicom_errors() as exc:
+        # What pydicom says may quote the file, and with it a patient: only the kind is told.
+        raise Unreadable(
+            f"The DICOM header cannot be read ({type(exc).__name__}).", "Send the file again."
+        ) from exc
+
+
+def check_film(dataset: Any) -> None:
+    """Refuse what says of itself that it is no single frontal chest film of a size to be judged.
+
+    Raises:
+        NotRadiograph: No image, several frames, colour, or another kind, view or part of the body.
+        TooLarge: More pixels than are safe to decode.
+        TooSmall: Too few pixels to judge.
+    """
+    other_kind = _other_kind(dataset)
+    if "PixelData" not in dataset:
+        _refuse_without_pixels(dataset, other_kind)
+    modality = str(dataset.get("Modality") or "")
+    if modality not in RADIOGRAPH_MODALITIES:
+        raise NotRadiograph(
+            f"Expected a radiograph (DICOM modality CR or DX), found modality {_code(modality)}."
+        )
+    if other_kind:
+        raise NotRadiograph(f"Expected a radiograph, found another kind of image{other_kind}.")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise NotRadiograph(f"Expected one film, found {frames} frames.")
+    _check_view(dataset)
+    photometric = str(dataset.PhotometricInterpretation)
+    if int(dataset.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
+        raise NotRadiograph(f"Expected a greyscale film, found {_code(photometric)} pixels.")
+    check_size(int(dataset.Columns), int(dataset.Rows))
+
+
+def _refuse_without_pixels(dataset: Any, other_kind: str) -> NoReturn:
+    """A report is no film; a film that lacks its pixels is damaged."""
+    if other_kind or ("SOPClassUID" in dataset and "Rows" not in dataset):
+        raise NotRadiograph(f"The DICOM file holds no image{other_kind}.")
+    if "Rows" in dataset:
+        raise Truncated("The DICOM file ends before its pixels.", "Send the file again.")
+    raise Unreadable("The DICOM header cannot be read (it names no kind).", "Send the file again.")
+
+
+def _check_view(dataset: Any) -> None:
+    """The view and the part of the body, where the header names them."""
+    view = str(dataset.get("ViewPosition") or "").upper()
+    coded = [_view_meaning(item) for item in dataset.get("ViewCodeSequence") or ()]
+    if view in SIDE_VIEWS or any(SIDE_WORDS.search(words) for words in (view, *coded)):
+        named = f" ({view})" if view in SIDE_VIEWS else ""
+        raise NotRadiograph(f"Expected a frontal view, found another view{named}.")
+    regions = dataset.get("AnatomicRegionSequence") or ()
+    told = [dataset.get("BodyPartExamined"), *(item.get("CodeMeaning") for item in regions)]
+    for words in told:
+        part = re.sub(r"[^A-Z]", "", str(words or "").upper())
+        if OTHER_PARTS.fullmatch(part):
+            raise NotRadiograph(f"Expected a chest film, found body part {part}.")
+
+
+def _view_meaning(item: Any) -> str:
+    """A coded view in words: DICOM's own (PS3.16 CID 4010), else those that stand beside it."""
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+
+    value, scheme, meaning = (
+        str(item.get(name) or "") for name in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+    )
+    told = Code(value, scheme, meaning)  # equal to its successor where it is of the older SRT
+    return next((code.meaning for code in codes.cid4010.concepts.values() if code == told), meaning)
+
+
+def _other_kind(dataset: Any) -> str:
+    """The name of the SOP class in brackets, where it is one of DICOM's own and no radiograph's."""
+    from pydicom.uid import UID
+
+    told = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
+    uid = UID(str(told))
+    known = uid.type == "SOP Class" and uid not in RADIOGRAPH_CLASSES
+    return f" ({uid.name})" if known else ""
+
+
+def _code(text: str) -> str:
+    """A code of the header for a message; what is none (a name, a page of text) is not repeated."""
+    return text if re.fullmatch(r"[A-Z0-9_ ]{1,16}", text) else "that is none of DICOM's"
+
+
+def _start_of_elements(data: bytes) -> int | None:
+    """Where the elements begin; None where the content is not DICOM."""
+    if data[PREAMBLE_BYTES:_AFTER_PREFIX] == PREFIX:
+        return _AFTER_PREFIX
+    if data[: len(PREFIX)] == PREFIX:
+        return len(PREFIX)
+    for start in (0, PREAMBLE_BYTES):
+        if _reads_as_elements(data[start : start + HEAD_BYTES]):
+            return start
+    return None
+
+
+def _reads_as_elements(head: bytes) -> bool:
+    """Whether the first two elements are DICOM's own, of the groups that stand first."""
+    if head[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
+        return False
+    from pydicom.datadict import dictionary_has_tag
+    from pydicom.filereader import read_partial
+
+    try:
+        dataset = read_partial(io.BytesIO(head), stop_when=_after_identification, force=True)
+    except dicom_errors():
+        return False
+    tags = [*dataset.file_meta.keys(), *dataset.keys()]
+    return len(tags) > 1 and all(dictionary_has_tag(tag) for tag in tags[:2])
+
+
+def _after_identification(tag: int, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom's
+    return tag >> 16 > _IDENTIFICATION_GROUP
+
+
+def _parse(data: bytes, *, header_only: bool) -> Any:
+    import pydicom
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+    start = _start_of_elements(data) or 0
+    elements = io.BytesIO(data)
+    elements.seek(start)
+    meta = read_dataset(elements, False, True, stop_when=_after_file_meta)  # noqa: FBT003 - pydicom's
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        inflated = io.BytesIO(_inflate(elements.read()))
+        stop_when = _at_pixels if header_only else None
+        dataset = read_dataset(inflated, False, True, stop_when=stop_when)  # noqa: FBT003
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta = meta
+        return dataset
+    whole = start in (0, _AFTER_PREFIX)
+    dataset = pydicom.dcmread(
+        io.BytesIO(data if whole else data[start:]), stop_before_pixels=header_only, force=True
+    )
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = _plain_syntax(*dataset.original_encoding)
+    return dataset
+
+
+def _after_file_meta(tag: int, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom's
+    return tag >> 16 != _FILE_META_GROUP
+
+
+def _at_pixels(tag: int, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom's
+    return tag == _PIXEL_DATA
+
+
+def _plain_syntax(implicit: bool, little_endian: bool) -> Any:  # noqa: FBT001 - as pydicom does
+    """The transfer syntax that uncompressed elements were found to have."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
+
+
+def _inflate(data: bytes) -> bytes:
+    """Inflate a deflated data set, but not one that was made to fill the memory."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = inflater.decompress(data, MAX_INFLATED_BYTES)
+    if inflater.unconsumed_tail:
+        raise TooLarge(
+            f"Expected at most {MAX_INFLATED_BYTES // 1_000_000} MB once inflated, found more."
+        )
+    if not inflater.eof:
+        raise EOFError("deflated data end too early")
+    return inflated

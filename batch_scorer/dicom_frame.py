@@ -1,0 +1,151 @@
+"""A compressed DICOM frame, looked at before any decoder allocates what its own header claims."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from batch_scorer.errors import Truncated, Unreadable
+
+MAX_TILES = 4096
+"""Decoders keep some kilobytes for each tile; a film in tiles of 256 pixels has 1,220 at most."""
+_END_OF_IMAGE = b"\xff\xd9"
+_END_WITHIN_BYTES = 16
+"""Zeros may pad a frame after its end."""
+_TYPICAL_BITS = 8
+_NO_RUN = 128
+_MARKER = 0xFF
+_FRAME_HEADERS = {0xF7} | {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
+_BOXED = b"\0\0\0\x0cjP  "
+_BOX_HEADER_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a compressed image says of itself."""
+
+    width_px: int
+    height_px: int
+    components: int
+    bits: int = 0
+    tiles: int = 1
+
+
+def check_frame(dataset: Any) -> str:
+    """Refuse a frame that is cut short, or larger than the DICOM header says.
+
+    Args:
+        dataset: What ``open_dicom`` returns, its pixels compressed.
+
+    Returns:
+        The pydicom plugin that decodes it; empty for pydicom's own choice.
+
+    Raises:
+        ImageError: The frame is not what the header says, or it ends too early.
+    """
+    from pydicom.encaps import generate_frames
+    from pydicom.uid import (
+        JPEG2000TransferSyntaxes,
+        JPEGBaseline8Bit,
+        JPEGExtended12Bit,
+        RLELossless,
+    )
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    if syntax == RLELossless:
+        _check_run_lengths(dataset, frame)
+        return ""
+    if syntax in JPEG2000TransferSyntaxes:
+        _check_claims(dataset, _read_jpeg_2000_claims(frame))
+        return ""
+    claims = _read_jpeg_claims(frame)
+    _check_claims(dataset, claims)
+    if _END_OF_IMAGE not in frame[-_END_WITHIN_BYTES:]:  # one decoder fills the rest with grey
+        raise Truncated("The DICOM pixel data end too early.", "Send the file again.")
+    eight_bits = claims.bits == _TYPICAL_BITS
+    extended = syntax == JPEGExtended12Bit and dataset.BitsStored == _TYPICAL_BITS
+    return "pillow" if eight_bits and (syntax == JPEGBaseline8Bit or extended) else "pylibjpeg"
+
+
+def _check_claims(dataset: Any, claims: Claims) -> None:
+    expected = int(dataset.Columns), int(dataset.Rows)
+    found = claims.width_px, claims.height_px
+    if found != expected:
+        raise Unreadable(
+            f"Expected {expected[0]} by {expected[1]} pixels, as the DICOM header says, "
+            f"found {found[0]} by {found[1]} in the compressed image."
+        )
+    if claims.components != 1 or claims.tiles > MAX_TILES:
+        raise Unreadable(
+            f"Expected one grey plane in at most {MAX_TILES} tiles in the compressed image, "
+            f"found {claims.components} in {claims.tiles}."
+        )
+
+
+def _read_jpeg_claims(frame: bytes) -> Claims:
+    """Read the frame header of a JPEG or JPEG-LS image.
+
+    Source: ITU-T T.81 B.1.1 and B.2.2; T.87 C.2.2.
+    """
+    place = 2  # after the start of image
+    while frame[place] == _MARKER:
+        marker, length = frame[place + 1], int.from_bytes(frame[place + 2 : place + 4], "big")
+        if marker in _FRAME_HEADERS:
+            bits, rows, columns, components = struct.unpack_from(">BHHB", frame, place + 4)
+            return Claims(columns, rows, components, bits)
+        place += 1 if marker == _MARKER else 2 + length  # fill bytes may precede a marker
+    raise Unreadable("Expected a JPEG image in the DICOM file, found none.")
+
+
+def _read_jpeg_2000_claims(frame: bytes) -> Claims:
+    """Read the size segment of a JPEG 2000 codestream.
+
+    Source: ITU-T T.800 A.5.1.
+    """
+    start = _codestream_start(frame)
+    if frame[start : start + 4] != _START_OF_CODESTREAM:
+        raise Unreadable("Expected a JPEG 2000 image in the DICOM file, found none.")
+    right, bottom, left, top, tile_width, tile_height, *_, components = struct.unpack_from(
+        ">8IH", frame, start + 8
+    )
+    columns, rows = right - left, bottom - top
+    tiles = -(-right // tile_width) * -(-bottom // tile_height)
+    return Claims(columns, rows, components, tiles=tiles)
+
+
+def _codestream_start(frame: bytes) -> int:
+    """Where the codestream begins: at once, as DICOM wants it, or in a box of a JP2 file."""
+    place = 0
+    while frame.startswith(_BOXED) and place + _BOX_HEADER_BYTES <= len(frame):
+        length, kind = struct.unpack_from(">I4s", frame, place)
+        if kind == b"jp2c":
+            return place + _BOX_HEADER_BYTES * (2 if length == 1 else 1)
+        place += max(length, _BOX_HEADER_BYTES)
+    return 0
+
+
+def _check_run_lengths(dataset: Any, frame: bytes) -> None:
+    """Count what the runs of an RLE frame unpack to: 64 times its size, if made to.
+
+    Source: DICOM PS3.5 annex G: 16 numbers, the count of segments and where each begins; then runs.
+    """
+    count, *starts = np.frombuffer(frame[:64], "<u4").tolist()
+    limit = int(dataset.Rows) * int(dataset.Columns)
+    ends = [*starts[1:count], len(frame)]
+    for start, end in zip(starts[:count], ends, strict=True):
+        place, unpacked = start, 0
+        while place < end - 1 and unpacked <= limit + 1:  # one byte may pad it
+            run = frame[place]
+            if run < _NO_RUN:  # so many bytes as they are
+                unpacked, place = unpacked + run + 1, place + run + 2
+            elif run > _NO_RUN:  # one byte, repeated
+                unpacked, place = unpacked + 257 - run, place + 2
+            else:
+                place += 1
+        if unpacked > limit + 1:
+            raise Unreadable(f"Expected {limit} pixels, found more in the runs of the RLE image.")

@@ -1,0 +1,168 @@
+"""Picture files (JPEG, PNG, TIFF, BMP, WebP) by Pillow: its only door, and its only border."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import logging
+import struct
+import warnings
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, _imaging
+
+from batch_scorer.errors import (
+    ImageError,
+    NotRadiograph,
+    TooLarge,
+    Truncated,
+    Unreadable,
+    Unsupported,
+)
+from batch_scorer.greyscale import MAX_PIXELS, check_size, map_stored, stretch_range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+PICTURE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+REDUCED_SCALE_MARGIN = 2
+PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
+ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
+_ORIENTATION = 0x0112
+_PHOTOMETRIC = 262
+_WHITE_IS_ZERO = 0
+_TABLE_BYTES = 2
+"""Up to 16 bits, every grey level fits a table."""
+
+# Pillow warns between its limit and twice its limit: for a film this large both mean the same.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+# A doubtful header is judged here by what it decodes to: no library need tell the terminal.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with suppress(OSError, AttributeError):  # libtiff, where Pillow links it, writes to the terminal
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+_PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def decode_picture(data: bytes, size_px: int) -> Image.Image:
+    """Decode one picture to grey, a JPEG no larger than a square of ``size_px`` needs.
+
+    Returns:
+        Mode L, after EXIF orientation, at the picture's own proportions.
+
+    Raises:
+        ImageError: It cannot be decoded, or it is several pictures.
+    """
+    with _opened(data) as image:
+        check_size(*image.size)
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            raise NotRadiograph(
+                "Expected one film, found a file of several pages or pictures.",
+                "Save each page as a file of its own.",
+            )
+        image.draft("L", (REDUCED_SCALE_MARGIN * size_px, REDUCED_SCALE_MARGIN * size_px))
+        image.load()
+        return _to_grey(_upright(image))
+
+
+def measure_picture(data: bytes) -> tuple[int, int]:
+    """Read (width_px, height_px), after EXIF orientation, from the header.
+
+    Raises:
+        ImageError: The header cannot be read.
+    """
+    with _opened(data) as image:
+        if image.format == "TIFF":  # Pillow has turned its size already
+            return image.size
+        return image.size[::-1] if _orientation(image) in (5, 6, 7, 8) else image.size
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    try:
+        with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as image:
+            yield image
+    except ImageError:
+        raise
+    except _PILLOW_ERRORS as exc:
+        raise _translate(exc) from exc
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, where EXIF is absent or damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except _PILLOW_ERRORS:  # nothing that can be read turns the film: its pixels are sound
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_deep_grey(image))
+    if image.mode not in PLAIN_MODES + ALPHA_MODES:
+        raise Unsupported(
+            f"Expected a grey or RGB picture, found one in {image.mode}.", "Save it as grey."
+        )
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode in ALPHA_MODES:
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    if image.mode == "CMYK":
+        image = image.convert("RGB")
+    return image.convert("L")
+
+
+def _deep_grey(image: Image.Image) -> NDArray[np.uint8]:
+    """16-bit, 32-bit and float grey, from the film's own minimum to its maximum."""
+    values = np.asarray(image)
+    if values.dtype.itemsize <= _TABLE_BYTES:
+        low, high = int(values.min()), int(values.max())
+        levels = np.arange(low, high + 1, dtype=np.float32)
+        grey = map_stored(values, low, stretch_range(levels))
+    else:
+        grey = stretch_range(values.astype(np.float32))
+    tags = getattr(image, "tag_v2", {})
+    return 255 - grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
+
+
+def refuse_half_films() -> None:
+    """Undo what other libraries allow for the whole process: half a film decoded in silence."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _translate(exc: BaseException) -> ImageError:
+    """One border for everything that Pillow raises."""
+    text = str(exc).lower()
+    if isinstance(exc, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return TooLarge(f"Expected at most {MAX_PIXELS // 1_000_000} megapixels, found far more.")
+    if "truncated" in text or "unrecognized data stream" in text or isinstance(exc, EOFError):
+        return Truncated("The file ends before the image does.", "Copy it again.")
+    if isinstance(exc, UnidentifiedImageError):
+        return Unreadable("The image header is damaged.", "Copy the file again.")
+    first_line = (str(exc).splitlines() or [type(exc).__name__])[0][:160]
+    return Unreadable(f"The image cannot be decoded: {first_line}")

@@ -1,0 +1,168 @@
+"""Whose film it is: kept, hashed with a key, or left out; and never told anywhere else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import pypdfium2
+import pytest
+
+from batch_scorer import ledger
+from batch_scorer.errors import UsageError
+from batch_scorer.identifiers import KEY_VARIABLE, Identifiers, read_identifiers
+from tests.batch_scorer.pixel_table import GREY, dicom
+from tests.conftest import make_film
+
+PATIENT, STUDY = "MUSTERMANN-4711", "1.2.826.0.1.3680043.8.498.4711"
+KEY = b"a key of the test's own"
+
+
+def film_of(patient=PATIENT, study=STUDY, **attributes):
+    return dicom(GREY, PatientID=patient, StudyInstanceUID=study, **attributes)
+
+
+def test_a_dicom_film_tells_both_and_a_picture_neither():
+    assert read_identifiers(film_of()) == (PATIENT, STUDY)
+    assert read_identifiers(dicom(GREY)) == ("", "")
+    assert read_identifiers(make_film()) == ("", "")
+
+
+def test_a_hash_depends_on_key_kind_and_value_alone():
+    identifiers = Identifiers("hash", KEY)
+    patient, study = identifiers.apply("A", "A")
+    assert re.fullmatch(r"[0-9a-f]{16}", patient)
+    assert patient != study  # the same text as patient and as study cannot be linked
+    assert Identifiers("hash", KEY).apply("A", "A") == (patient, study)
+    assert Identifiers("hash", KEY + b"!").apply("A", "A")[0] != patient
+    assert identifiers.apply("B", "A")[0] != patient
+    assert identifiers.apply("", "") == ("", "")
+
+
+def test_the_hash_is_hmac_sha256_as_anybody_can_compute_it():
+    # printf patient:A | openssl dgst -sha256 -hmac "a key of the test's own"
+    assert Identifiers("hash", KEY).apply("A", "")[0] == "eba4b514ac298cd0"
+
+
+def test_without_a_key_both_are_left_out():
+    assert Identifiers("hash").apply(PATIENT, STUDY) == ("", "")
+    assert Identifiers("hash").effective == "drop"
+    assert Identifiers("drop", KEY).apply(PATIENT, STUDY) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "two\nlines\r\n",
+        "<script>alert(1)</script>",
+        "x" * 65_536,
+        "\u202egnp.exe",
+        "a\0b",
+        "\ud800",
+    ],
+)
+def test_hostile_text_becomes_one_short_printable_line(hostile):
+    kept = Identifiers("keep").apply(hostile, "")[0]
+    assert kept.isprintable()
+    assert 0 < len(kept) <= 64
+    assert re.fullmatch(r"[0-9a-f]{16}", Identifiers("hash", KEY).apply(hostile, "")[0])
+
+
+def test_the_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    (tmp_path / "key").write_bytes(KEY + b"\n")
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    assert Identifiers.from_options("hash", None) == Identifiers("hash", b"")
+    assert Identifiers.from_options("hash", tmp_path / "key") == Identifiers("hash", KEY)
+    monkeypatch.setenv(KEY_VARIABLE, KEY.decode())
+    assert Identifiers.from_options("hash", None) == Identifiers("hash", KEY)
+    assert Identifiers.from_options("keep", None) == Identifiers("keep")
+    assert KEY.decode() not in repr(Identifiers("hash", KEY))
+
+
+def test_a_key_that_is_short_or_not_there_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "key").write_bytes(b"short\n")
+    with pytest.raises(UsageError, match=r"at least 16 bytes in .*key, found 5"):
+        Identifiers.from_options("hash", tmp_path / "key")
+    with pytest.raises(UsageError, match="none cannot be read: No such file"):
+        Identifiers.from_options("hash", tmp_path / "none")
+    monkeypatch.setenv(KEY_VARIABLE, "short")
+    with pytest.raises(UsageError, match=f"{KEY_VARIABLE}, found 5"):
+        Identifiers.from_options("hash", None)
+
+
+@pytest.fixture
+def ward(tmp_path):
+    """Films of one patient and of a hostile one, a Kermany picture, a side view, broken headers."""
+    root = tmp_path / "xrays"
+    root.mkdir()
+    (root / "a").write_bytes(film_of())
+    (root / "b").write_bytes(film_of(study=STUDY + ".2", WindowCenter=120, WindowWidth=200))
+    (root / "person7_virus_1.png").write_bytes(make_film())
+    (root / "side").write_bytes(film_of(ViewPosition="LL", PatientName=PATIENT))
+    (root / "unknown").write_bytes(film_of(Modality=PATIENT))
+    (root / "hostile").write_bytes(film_of('=1+1\n"<b>,' + "x" * 65_000, PATIENT))
+    (root / "broken").write_bytes(film_of().replace(b"MONOCHROME2", PATIENT[:11].encode()))
+    return root
+
+
+def rows_of(output):
+    with (output / ledger.CSV_FILE).open(newline="", encoding="utf-8") as file:
+        return {row["image"]: row for row in csv.DictReader(file)}
+
+
+def told_anywhere(run, output):
+    """Everything that the run left behind but the rows' own two columns."""
+    rows = [
+        {name: cell for name, cell in row.items() if name not in ("patient", "study")}
+        for row in rows_of(output).values()
+    ]
+    report = pypdfium2.PdfDocument(output / ledger.REPORT_FILE)
+    pages = [page.get_textpage().get_text_range() for page in report]
+    attached = [report.get_attachment(n).get_data() for n in range(report.count_attachments())]
+    manifest = (output / ledger.RUN_FILE).read_text()
+    return f"{run.stdout}{run.stderr}{rows}{pages}{attached}{manifest}"
+
+
+def test_keep_tells_them_in_the_rows_and_nowhere_else(cxr, ward, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    run = cxr("score", ward, "-o", out, "--model", tiny_model, "--identifiers", "keep")
+    assert run.returncode == 3, run.stderr
+    rows = rows_of(out)
+    assert (rows["a"]["patient"], rows["a"]["study"]) == (PATIENT, STUDY)
+    assert rows["side"]["patient"] == PATIENT
+    assert rows["hostile"]["patient"].startswith("'=1+1 \"<b>,xxx")
+    assert len(rows["hostile"]["patient"]) == 65  # the apostrophe, and no more than DICOM allows
+    assert rows["person7_virus_1.png"]["patient"] == "person7"
+    assert PATIENT not in told_anywhere(run, out)
+    assert STUDY not in told_anywhere(run, out)
+    assert json.loads((out / ledger.RUN_FILE).read_text())["identifiers"] == "keep"
+
+
+def test_hashes_are_the_same_in_every_run_with_one_key(cxr, ward, tiny_model, tmp_path):
+    (tmp_path / "key").write_bytes(KEY)
+    common = ("score", ward, "--model", tiny_model, "--no-report", "-o")
+    first = cxr(*common, tmp_path / "one", "--identifiers-key", tmp_path / "key")
+    again = cxr(*common, tmp_path / "two", **{KEY_VARIABLE: KEY.decode()})
+    assert (first.returncode, again.returncode) == (3, 3), first.stderr + again.stderr
+    one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
+    assert {name: row["patient"] for name, row in one.items()} == {
+        name: row["patient"] for name, row in two.items()
+    }
+    assert (
+        one["a"]["patient"] == one["b"]["patient"] == Identifiers("hash", KEY).apply(PATIENT, "")[0]
+    )
+    assert one["a"]["study"] != one["b"]["study"]
+    assert PATIENT not in (tmp_path / "one" / ledger.CSV_FILE).read_text()
+    assert KEY.decode() not in (tmp_path / "one" / ledger.RUN_FILE).read_text()
+
+
+def test_without_a_key_one_line_says_that_they_are_left_out(cxr, ward, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    run = cxr("score", ward, "-o", out, "--model", tiny_model, "--no-report")
+    assert run.stderr.count("left out: hashing them needs a key") == 1
+    rows = rows_of(out)
+    assert {row["patient"] for row in rows.values()} == {"", "person7"}
+    assert json.loads((out / ledger.RUN_FILE).read_text())["identifiers"] == "drop"
+    silent = cxr("score", ward, "-o", out, "--model", tiny_model, "--identifiers", "drop")
+    assert "left out" not in silent.stderr

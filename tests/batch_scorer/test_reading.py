@@ -1,0 +1,102 @@
+"""Reading ahead: many at once from elsewhere, in order, never too many."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import fsspec
+import pytest
+
+from batch_scorer.errors import Unreadable
+from batch_scorer.reading import UNDECODED_PER_READER, read_ahead
+from batch_scorer.source import open_source
+from batch_scorer.storage import REMOTE_READERS
+
+FILMS = 3 * UNDECODED_PER_READER * REMOTE_READERS
+
+
+@pytest.fixture
+def remote():
+    bucket = fsspec.filesystem("memory")
+    for index in range(FILMS):
+        bucket.pipe_file(f"/ahead/{index:03d}.png", bytes([index]))
+    yield open_source("memory://ahead")
+    bucket.rm("/ahead", recursive=True)
+
+
+def slow(monkeypatch, source, seconds):
+    """Make each read take its time; return how many were in flight at once, and how many began."""
+    told = {"now": 0, "most": 0, "begun": 0}
+    lock, read = threading.Lock(), source.filesystem.cat_file
+
+    def cat_file(path):
+        with lock:
+            told["begun"] += 1
+            told["now"] += 1
+            told["most"] = max(told["most"], told["now"])
+        time.sleep(seconds)
+        with lock:
+            told["now"] -= 1
+        return read(path)
+
+    monkeypatch.setattr(source.filesystem, "cat_file", cat_file)
+    return told
+
+
+def test_films_from_elsewhere_are_read_many_at_once_and_come_in_order(remote, monkeypatch):
+    told = slow(monkeypatch, remote, 0.02)
+    started = time.perf_counter()
+    waiting = []
+    got = []
+    for ref, read in read_ahead(remote, remote.refs):
+        waiting.append((ref, read))
+        if len(waiting) == REMOTE_READERS:
+            first, take = waiting.pop(0)
+            got.append((first.key, take()))
+    got += [(ref.key, read()) for ref, read in waiting]
+    assert got == [(f"{index:03d}.png", bytes([index])) for index in range(FILMS)]
+    assert told["most"] == REMOTE_READERS
+    assert time.perf_counter() - started < FILMS * 0.02 / 2
+
+
+def test_the_last_films_come_although_no_further_one_is_asked_for(remote, monkeypatch):
+    slow(monkeypatch, remote, 0.05)
+    refs = remote.refs[: UNDECODED_PER_READER * REMOTE_READERS]
+    films = list(read_ahead(remote, refs))
+    assert [read() for _, read in films] == [bytes([index]) for index in range(len(refs))]
+
+
+def test_no_more_bytes_wait_than_there_is_room_for(remote, monkeypatch):
+    told = slow(monkeypatch, remote, 0)
+    films = read_ahead(remote, remote.refs)
+    room = UNDECODED_PER_READER * REMOTE_READERS
+    begun = [next(films) for _ in range(room)]
+    held = threading.Thread(target=lambda: begun.append(next(films)))
+    held.start()
+    held.join(0.3)
+    assert held.is_alive()
+    assert told["begun"] == room
+    begun[0][1]()
+    held.join(10)
+    assert len(begun) == room + 1
+    films.close()
+
+
+def test_from_disk_the_one_who_asks_reads(folder, monkeypatch):
+    source = open_source(str(folder))
+    told = slow(monkeypatch, source, 0)
+    films = list(read_ahead(source, source.refs))
+    assert told["begun"] == 0
+    assert films[0][1]() == (folder / films[0][0].key).read_bytes()
+    assert told["begun"] == 1
+
+
+def test_what_went_wrong_comes_with_the_film_it_happened_to(remote):
+    remote.filesystem.rm_file("/ahead/001.png")
+    films = read_ahead(remote, remote.refs[:3])
+    reads = [read for _, read in films]
+    assert reads[0]() == b"\x00"
+    with pytest.raises(Unreadable, match="it is not there"):
+        reads[1]()
+    assert reads[2]() == b"\x02"
