@@ -127,14 +127,28 @@ def _import_weasyprint() -> ModuleType:
 
 def _finish(document: Any, pdf: Any) -> None:  # noqa: ARG001 - WeasyPrint's signature
     """Set right what WeasyPrint 70 leaves against ISO 19005-3, in the objects of a PDF."""
+    add = pdf.add_object
+
+    def add_conforming(item: Any) -> None:
+        add(item)
+        _conform(item)
+
     for item in pdf.objects:
-        extra = getattr(item, "extra", {})
-        if extra.get("Subtype") == "/Image":
-            extra["Interpolate"] = "false"  # 6.2.8
-        if extra.get("Type") == "/Metadata":
-            item.compress = False  # 6.6.2.1: readable without a PDF reader
+        _conform(item)
+    pdf.add_object = add_conforming  # for the object stream and the cross-references, added last
     if "AF" in pdf.catalog:  # WeasyPrint issue 2917: each attachment is listed twice
         pdf.catalog["AF"][:] = dict.fromkeys(pdf.catalog["AF"])
+
+
+def _conform(item: Any) -> None:
+    if not hasattr(item, "compress"):  # no stream
+        return
+    if item.extra.get("Subtype") == "/Image":
+        item.extra["Interpolate"] = "false"  # 6.2.8
+    if item.extra.get("Type") == "/Metadata":
+        item.compress = False  # 6.6.2.1: readable without a PDF reader
+    if item.data.endswith(b"\r\nendstream"):
+        item.compress = False  # 6.1.7.1: its last byte could be taken for the line end's
 
 
 def _fetcher(resources: Mapping[str, tuple[bytes, str]]) -> Callable[[str], Any]:

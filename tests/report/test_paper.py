@@ -6,11 +6,13 @@ pikepdf, PDFium and poppler.
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import shutil
 import subprocess
 import threading
+import zlib
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ import click
 import msgspec
 import page
 import pikepdf
+import pydyf
 import pypdfium2
 import pytest
 
@@ -218,6 +221,28 @@ def test_a_large_attachment_is_whole_and_small() -> None:
     assert len(pdf) < len(data) / 4
     with pypdfium2.PdfDocument(pdf) as opened:
         assert bytes(opened.get_attachment(0).get_data()) == data
+
+
+def test_a_stream_whose_last_byte_looks_like_a_line_end_keeps_its_length() -> None:
+    # A zlib stream ends with the checksum of its content.
+    numbers = (b"%d" % number for number in range(10_000, 99_999))
+    data = next(number for number in numbers if zlib.adler32(number) & 0xFF == ord("\r"))
+    file = paper.Attached("predictions.csv", "All of them.", data)
+    pdf = paper.print_pdf(page_of("<p>x"), {}, paper.Imprint(b"i" * 16, attachments=(file,)))
+    assert page.validate_pdf_bytes(pdf).failures == []
+    with pypdfium2.PdfDocument(pdf) as opened:
+        assert bytes(opened.get_attachment(0).get_data()) == data
+
+
+def test_streams_that_are_added_last_keep_their_length_too() -> None:
+    data = next(b"%d" % i for i in range(10_000, 99_999) if zlib.adler32(b"%d" % i) & 0xFF == 13)
+    pdf = pydyf.PDF()
+    paper._finish(None, pdf)
+    pdf.add_object(pydyf.Stream([data], compress=True))
+    written = io.BytesIO()
+    pdf.write(written)
+    assert b"stream\n" + data + b"\nendstream" in written.getvalue()
+    assert b"\r\nendstream" not in written.getvalue()
 
 
 @pytest.mark.parametrize("finished", ["", "yesterday", "2026-11-23T20:17:09", "2026-13-01T00:00Z"])
