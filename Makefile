@@ -19,7 +19,7 @@ AZURITE := .cache/azurite/node_modules/.bin/azurite-blob
 AZURITE_VERSION := 3.37.0
 
 .PHONY: help demo test azurite fuzz lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
-	bench-ray bench-speed bench-memory clean base dev
+	bench-ray bench-speed bench-memory bench-report clean base dev
 .DEFAULT_GOAL := help
 
 help: ## Say what each door does
@@ -82,6 +82,9 @@ bench-speed: dev ## Films a second by stage, and against a notebook: make bench-
 bench-memory: dev ## Peak memory of 1,000 and 20,000 films: make bench-memory [XRAYS=folder]
 	@$(BIN)/python benchmarks/memory.py "$(XRAYS)"
 
+bench-report: dev ## Seconds and memory of reports of 100, 1,000 and 10,000 rows, beside plain WeasyPrint
+	@$(BIN)/python benchmarks/report_scale.py
+
 bench-seeds: dev ## Mean and deviation over seeds: make bench-seeds RUNS="runs/seed1 runs/seed2"
 	@test -n "$(RUNS)" || { echo 'Name the run folders: make bench-seeds RUNS="runs/seed1 runs/seed2"'; exit 2; }
 	@$(BIN)/python benchmarks/seeds.py $(RUNS)
@@ -96,7 +99,7 @@ $(STAMPS)/base: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing cxr-batch into $(VENV) ..."
 	@$(INSTALL) --editable .
-	@$(BIN)/python -c 'import sys; from batch_scorer.report.render import missing_system_library as m; sys.exit(m())'
+	@$(BIN)/python -c 'import sys; from batch_scorer.report.paper import missing_system_library as m; sys.exit(m())'
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/dev: $(STAMPS)/base

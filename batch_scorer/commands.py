@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
-from batch_scorer.options import brand_options, gallery_options
+from batch_scorer.options import gallery_options, report_options
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -21,36 +21,10 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from batch_scorer.records import BatchMetrics, RunManifest
-    from batch_scorer.report.branding import Branding
+    from batch_scorer.report.drawing import Drawing
     from batch_scorer.runner import ScoreJob
 
 log = logging.getLogger("cxr")
-
-
-def _read_formats(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
-    """The names in "pdf,html", each once."""
-    from batch_scorer.ledger import REPORT_FILES
-
-    formats = list(dict.fromkeys(name.strip().lower() for name in value.split(",")))
-    for name in formats:
-        if name not in REPORT_FILES:
-            raise click.BadParameter(
-                f"expected {' or '.join(REPORT_FILES)}, or several with commas between them; "
-                f"found “{name}”.",
-                ctx,
-                param,
-            )
-    return formats
-
-
-format_option = click.option(
-    "--format",
-    default="pdf",
-    show_default=True,
-    metavar="pdf,html",
-    callback=_read_formats,
-    help="Which reports to draw, with commas between them: pdf for print, html for a browser.",
-)
 
 
 @click.command(epilog="Example: cxr score my-xrays -o out --model all --labels none")
@@ -122,7 +96,7 @@ format_option = click.option(
     help="This process, or a Ray cluster: that of RAY_ADDRESS, else one on this machine.",
 )
 @gallery_options
-@click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -134,9 +108,9 @@ format_option = click.option(
     metavar="HOURS",
     help="With --dry-run: say how many shards are done in so many hours.",
 )
-@brand_options
+@report_options
 def score(
-    report: bool, dry_run: bool, deadline_h: float | None, branding: Branding, **options: Any
+    report: bool, dry_run: bool, deadline_h: float | None, drawing: Drawing, **options: Any
 ) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL, a list of films or one film.
 
@@ -145,7 +119,6 @@ def score(
     """
     from batch_scorer.runner import score_batch
 
-    formats = options.pop("format")
     job = _job_of(**options)
     if dry_run:
         return _foretell(job, deadline_h)
@@ -153,7 +126,7 @@ def score(
         raise click.UsageError("--deadline-h goes with --dry-run, which scores nothing.")
     with _Progress() as progress, _Stop() as stop:
         manifest = score_batch(job, progress, stop)
-    return _conclude(job.place.url, manifest, branding if report and not job.shard else None)
+    return _conclude(job.place.url, manifest, drawing if report and not job.shard else None)
 
 
 def _job_of(
@@ -178,9 +151,9 @@ def _job_of(
 
 @click.command(epilog="Example: cxr merge out")
 @click.argument("output", metavar="FOLDER|URL")
-@click.option("--report/--no-report", default=True, show_default=True, help="Draw report.pdf.")
-@brand_options
-def merge(output: str, report: bool, branding: Branding) -> int:
+@click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
+@report_options
+def merge(output: str, report: bool, drawing: Drawing) -> int:
     """Join the shards in OUTPUT, the place that was given to `cxr score --shard`.
 
     The rows are those of a run without shards. A shard that is missing is named, and nothing is
@@ -188,20 +161,21 @@ def merge(output: str, report: bool, branding: Branding) -> int:
     """
     from batch_scorer.merge import merge_shards
 
-    return _conclude(output, merge_shards(output), branding if report else None)
+    return _conclude(output, merge_shards(output), drawing if report else None)
 
 
 @click.command(epilog="Example: cxr report out")
 @click.argument("output", metavar="FOLDER|URL")
-@brand_options
-def report(output: str, branding: Branding) -> int:
-    """Draw report.pdf again from the finished run in OUTPUT.
+@report_options
+def report(output: str, drawing: Drawing) -> int:
+    """Draw the report again from the finished run in OUTPUT.
 
     It carries the title, organisation and logo that are given here.
     """
-    from batch_scorer.report.render import render_report
+    from batch_scorer.report.formats import draw_report
 
-    click.echo(f"Report    {render_report(output, branding)}")
+    for place in draw_report(output, drawing):
+        click.echo(f"Report    {place}")
     return EXIT_OK
 
 
@@ -213,20 +187,17 @@ def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
     return EXIT_OK
 
 
-def _conclude(output: str, manifest: RunManifest, branding: Branding | None) -> int:
-    """Say what came of a run, draw its report where ``branding`` is there, choose the exit code."""
-    from batch_scorer.ledger import CSV_FILE, REPORT_FILE
-    from batch_scorer.output import open_output
+def _conclude(output: str, manifest: RunManifest, drawing: Drawing | None) -> int:
+    """Say what came of a run, draw its report where that is asked for, choose the exit code."""
+    from batch_scorer.ledger import CSV_FILE
 
     _print_summary(manifest)
     click.echo(f"Rows      {output}/{CSV_FILE}")
-    if branding:
-        withdrawn = open_output(output).read(REPORT_FILE) is None  # by a new run
-        if withdrawn or branding.given:
-            from batch_scorer.report.render import render_report
+    if drawing:
+        from batch_scorer.report.formats import draw_missing
 
-            render_report(output, branding)
-        click.echo(f"Report    {output}/{REPORT_FILE}")
+        for place in draw_missing(output, drawing):
+            click.echo(f"Report    {place}")
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 
 

@@ -13,7 +13,7 @@
     ├── ProviderUnavailable           exit 1   asked to run on a device that is not there
     ├── SourceError                   exit 1   films or labels cannot be listed or read
     ├── LedgerError                   exit 1   results cannot be written or read
-    ├── ReportError                   exit 1   the report cannot be drawn
+    ├── ReportError                   exit 1   the report cannot be drawn, or not be trusted
     ├── TransientError                exit 75  may work when tried again
     │   └── Interrupted                        stopped by a signal, ready to go on
     ├── DatasetError                  exit 1   a training data set cannot be used
@@ -124,7 +124,7 @@ class LedgerError(CxrError):
 
 
 class ReportError(CxrError):
-    """The report cannot be drawn."""
+    """The report cannot be drawn, or does not agree with what is attached to it."""
 
     code = "report"
 

@@ -1,4 +1,4 @@
-"""cxr models and cxr doctor: look at what is installed, and prove that it works."""
+"""cxr models, cxr doctor and cxr verify: look at what is there, and prove that it is right."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from batch_scorer import __version__
-from batch_scorer.errors import EXIT_FAILED, EXIT_OK, CxrError
+from batch_scorer.errors import EXIT_FAILED, EXIT_OK, CxrError, ReportError
 
 OPTIONAL = {
     "tensorflow": "train",
@@ -75,6 +75,37 @@ def test() -> int:
     return code
 
 
+@click.command(epilog="Example: cxr verify out/report.pdf")
+@click.argument("report", metavar="REPORT.pdf")
+def verify(report: str) -> int:
+    """Check that REPORT.pdf agrees with the rows and the run that are attached to it.
+
+    Compares hashes, counts the rows again, and reads the totals that page 1 states. Exit codes: 0
+    all agrees, 1 something does not, and it says what.
+    """
+    from batch_scorer.ledger import CSV_FILE
+    from batch_scorer.report.verification import verify_report
+    from batch_scorer.report.wording import show_name
+
+    found = verify_report(report)
+    click.echo(
+        f"Run         {show_name(found.manifest.run_id)}, cxr-batch {found.manifest.version}"
+    )
+    for model in found.manifest.models:
+        click.echo(f"Model       {show_name(model.file)}, SHA-256 {model.sha256}")
+    click.echo(f"Rows        {CSV_FILE}, SHA-256 {found.rows_sha256}")
+    for total in found.totals:
+        click.echo(f"{total.name.capitalize():11s} {total}")
+    if found.faults:
+        raise ReportError(
+            f"{report} does not agree with itself: {'; '.join(found.faults)}.",
+            "Do not rely on it: take the rows from the run's folder, or draw it again with: "
+            "cxr report OUT",
+        )
+    click.echo("Agrees      page 1, run.json and the rows say the same.")
+    return EXIT_OK
+
+
 @click.command(epilog="Example: cxr doctor")
 def doctor() -> int:
     """Say what is installed, which provider really runs, and how to add what is missing."""
@@ -82,7 +113,7 @@ def doctor() -> int:
 
     from batch_scorer.classifier import Classifier, bundled_names
     from batch_scorer.process import available_cores
-    from batch_scorer.report.render import missing_system_library
+    from batch_scorer.report.paper import missing_system_library
 
     click.echo(
         f"cxr-batch    {__version__} on Python {platform.python_version()}, {sys.platform}, "

@@ -15,9 +15,23 @@ if TYPE_CHECKING:
 MOST_MINUTES = 480
 
 
-def brand_options(command: Command) -> Command:
-    """Add --title, --organisation and --logo; the command gets them as one ``branding``."""
+def report_options(command: Command) -> Command:
+    """Add --format, --pdf-variant, --title, --organisation and --logo, as one ``drawing``."""
 
+    @click.option(
+        "--format",
+        "formats",
+        default="pdf",
+        show_default=True,
+        metavar="pdf,html",
+        callback=_read_formats,
+        help="Which reports to draw, with commas between them: pdf for print, html for a browser.",
+    )
+    @click.option(
+        "--pdf-variant",
+        type=click.Choice(["pdf/a-3a", "pdf/ua-1"]),
+        help="Standard that report.pdf follows. Default: pdf/a-3a, to archive.",
+    )
     @click.option("--title", default="", metavar="TEXT", help="Title of the report.")
     @click.option(
         "--organisation", default="", metavar="TEXT", help="Whose report it is, below the title."
@@ -28,12 +42,38 @@ def brand_options(command: Command) -> Command:
         help="PNG or SVG for page 1 and the footers, at most 2 MB.",
     )
     @wraps(command)
-    def branded(*, title: str, organisation: str, logo: str | None, **options: Any) -> int:
+    def drawn(
+        *,
+        formats: tuple[str, ...],
+        pdf_variant: str | None,
+        title: str,
+        organisation: str,
+        logo: str | None,
+        **options: Any,
+    ) -> int:
         from batch_scorer.report.branding import read_branding
+        from batch_scorer.report.drawing import Drawing
 
-        return command(branding=read_branding(title, organisation, logo), **options)
+        branding = read_branding(title, organisation, logo)
+        return command(drawing=Drawing(formats, branding, pdf_variant), **options)
 
-    return branded
+    return drawn
+
+
+def _read_formats(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    """The names in "pdf,html", each once."""
+    from batch_scorer.ledger import REPORT_FILES
+
+    formats = tuple(dict.fromkeys(name.strip().lower() for name in value.split(",")))
+    for name in formats:
+        if name not in REPORT_FILES:
+            raise click.BadParameter(
+                f"expected {' or '.join(REPORT_FILES)}, or several with commas between them; "
+                f"found “{name}”.",
+                ctx,
+                param,
+            )
+    return formats
 
 
 def gallery_options(command: Command) -> Command:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batch_scorer.ledger import REPORT_FILES
 from batch_scorer.output import open_output
-from batch_scorer.report.branding import PLAIN
+from batch_scorer.report.drawing import AS_USUAL
 from batch_scorer.report.page import write_page
 from batch_scorer.report.render import gather, write_pdf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from os import PathLike
 
     from batch_scorer.output import Output
-    from batch_scorer.report.branding import Branding
+    from batch_scorer.report.drawing import Drawing
     from batch_scorer.report.render import Material
 
 WRITERS: dict[str, Callable[[Output, Material], str]] = {"pdf": write_pdf, "html": write_page}
 
 
-def draw_report(url: str | PathLike[str], formats: Sequence[str], branding: Branding = PLAIN) -> list[str]:
+def draw_report(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> list[str]:
     """Draw the report of the finished run in a folder.
 
     Args:
         url: Where run.json, the predictions, and films/ with the pictures to show are.
-        formats: Names from ``WRITERS``.
-        branding: Title, organisation and logo that they carry.
+        drawing: The formats, names from ``WRITERS``, and what they carry.
 
     Returns:
         Where each file is.
@@ -36,5 +37,20 @@ def draw_report(url: str | PathLike[str], formats: Sequence[str], branding: Bran
         ReportError: Pango is missing (PDF), or something in the page is wrong.
     """
     output = open_output(url)
-    material = gather(output, branding)
-    return [WRITERS[name](output, material) for name in formats]
+    material = gather(output, drawing)
+    return [WRITERS[name](output, material) for name in drawing.formats]
+
+
+def draw_missing(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> list[str]:
+    """Draw what is not there yet: a new run has withdrawn the reports of the older one.
+
+    Where the drawing asks for something of its own, all is drawn again.
+
+    Returns:
+        Where each file of the drawing is.
+    """
+    output = open_output(url)
+    lacking = [n for n in drawing.formats if drawing.given or output.read(REPORT_FILES[n]) is None]
+    if lacking:
+        draw_report(url, replace(drawing, formats=tuple(lacking)))
+    return [f"{output.url}/{REPORT_FILES[name]}" for name in drawing.formats]

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 UNSCORED_CAP = 200
 PREDICTIONS_CAP = 2_000
+ATTACHED = {
+    "predictions.csv": "All predictions: one row per file found.",
+    "run.json": "The run: its counts, its models with their cards, its options and versions.",
+}
+"""What the PDF carries inside, by file name, and how a reader's list of attachments calls it."""
 REASONS = {
     "unreadable": ("Could not be read", "Copy the file again from where it came from."),
     "truncated": ("Ends too early", "Copy the file again; part of it is missing."),

@@ -1,59 +1,39 @@
-"""Draw the report of a finished run: ledger -> facts -> HTML -> PDF.
-
-WeasyPrint is imported only here, and only while it renders: its import makes Pillow accept
-truncated films for the whole process, which is set back at once. It reaches nothing but what it is
-handed: packaged files, this run's figures and this run's pictures, each under a scheme of its own,
-so no path gets into the document and the same run gives the same bytes anywhere. Whatever it
-complains about fails the report.
-"""
+"""Draw the report of a finished run: ledger -> facts -> HTML -> PDF, with its data attached."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from batch_scorer import ledger
-from batch_scorer.errors import ReportError
+from batch_scorer.errors import LedgerError
 from batch_scorer.output import open_output
 from batch_scorer.overlay import draw_scale
 from batch_scorer.report import figures, plates
-from batch_scorer.report.branding import PLAIN
+from batch_scorer.report.drawing import AS_USUAL
 from batch_scorer.report.facts import build_facts
+from batch_scorer.report.listing import ATTACHED
+from batch_scorer.report.paper import ARCHIVAL, UNDATED, Attached, Imprint, print_pdf
 from batch_scorer.report.templates import open_template
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
-    from types import ModuleType
 
     from batch_scorer.output import Output
     from batch_scorer.records import RunManifest, Score
-    from batch_scorer.report.branding import Branding
+    from batch_scorer.report.drawing import Drawing
     from batch_scorer.report.facts import ReportFacts
     from batch_scorer.report.performance import Performance
 
 TEMPLATE = "report.html.j2"
-MISSING_LIBRARY = (
-    "The report needs the Pango library: apt-get install libpango-1.0-0 libpangoft2-1.0-0 "
-    "libharfbuzz-subset0 (on macOS: brew install pango)."
-)
-# About the machine, not the page: without libharfbuzz-subset another library cuts the fonts.
-_HARMLESS = "Using fontTools instead of HarfBuzz-Subset"
 _PICTURE_NAME = re.compile(rf"[0-9a-f]{{16}}(?:{ledger.EVIDENCE_SUFFIX})?")
-_W3C_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d)")
-_PACKAGED = {
-    "style.css": "text/css",
-    "fonts/IBMPlexSans-Regular.ttf": "font/ttf",
-    "fonts/IBMPlexSans-SemiBold.ttf": "font/ttf",
-}
 
 
 @dataclass(frozen=True)
@@ -61,7 +41,7 @@ class Material:
     """What a report of any format is made of.
 
     ``pictures`` names the films that can be shown; ``resources`` holds body and media type of
-    every picture and figure by name.
+    every picture and figure by name; ``variant`` is the standard that a PDF follows.
     """
 
     manifest: RunManifest
@@ -69,14 +49,15 @@ class Material:
     facts: ReportFacts
     pictures: frozenset[str]
     resources: Mapping[str, tuple[bytes, str]]
+    variant: str
 
 
-def render_report(url: str | PathLike[str], branding: Branding = PLAIN) -> str:
+def render_report(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> str:
     """Draw ``report.pdf`` of the finished run in a folder.
 
     Args:
         url: Where run.json, the predictions, and films/ with the pictures to show are.
-        branding: Title, organisation and logo that it carries.
+        drawing: What it carries, and the standard that it follows.
 
     Returns:
         Where the PDF is.
@@ -86,16 +67,17 @@ def render_report(url: str | PathLike[str], branding: Branding = PLAIN) -> str:
         ReportError: Pango is missing, something in the page is wrong, or the disk is full.
     """
     output = open_output(url)
-    return write_pdf(output, gather(output, branding))
+    return write_pdf(output, gather(output, drawing))
 
 
-def gather(output: Output, branding: Branding = PLAIN) -> Material:
+def gather(output: Output, drawing: Drawing = AS_USUAL) -> Material:
     """Read a finished run, tell its facts, find its pictures and draw its figures.
 
     Raises:
         LedgerError: There is no finished run.
     """
     manifest, rows = ledger.read_run(output)
+    branding = drawing.branding
     facts = build_facts(manifest, rows, branding)
     pictures = _find_pictures(output, facts)
     logo = {"logo": (branding.logo, "image/png")} if branding.logo else {}
@@ -105,6 +87,7 @@ def gather(output: Output, branding: Branding = PLAIN) -> Material:
         facts,
         frozenset(pictures),
         {**_draw_figures(manifest, facts), **pictures, **logo},
+        drawing.variant or ARCHIVAL,
     )
 
 
@@ -117,40 +100,49 @@ def write_pdf(output: Output, material: Material) -> str:
     Raises:
         ReportError: Pango is missing, something in the page is wrong, or the disk is full.
     """
-    manifest = material.manifest
-    pdf = _write_pdf(
-        _write_html(material.facts, material.pictures),
-        material.resources,
-        hashlib.sha256(f"{manifest.run_id} {manifest.rows_sha256}".encode()).digest()[:16],
-    )
+    pdf = print_pdf(compose_pdf(material), material.resources, _imprint(output, material))
     output.write(ledger.REPORT_FILE, pdf)
     return f"{output.url}/{ledger.REPORT_FILE}"
 
 
+def compose_pdf(material: Material) -> str:
+    """The HTML that the PDF is printed from."""
+    return open_template(TEMPLATE).render(
+        facts=material.facts, pictures=material.pictures, created=created_when(material.facts)
+    )
+
+
 def created_when(facts: ReportFacts) -> str:
     """When the run ended, as a W3C date; empty where the run does not say it in that way."""
-    return facts.created if _W3C_DATE.fullmatch(facts.created) else ""
+    moment = _moment(facts.created)
+    return moment.isoformat(timespec="seconds") if moment else ""
 
 
-def missing_system_library() -> str | None:
-    """What to install when WeasyPrint cannot load Pango; None where it can."""
+def _imprint(output: Output, material: Material) -> Imprint:
+    manifest = material.manifest
+    seed = f"{manifest.run_id} {manifest.rows_sha256} {material.variant}"
+    return Imprint(
+        identifier=hashlib.sha256(seed.encode()).digest()[:16],
+        created=_moment(material.facts.created) or UNDATED,
+        variant=material.variant,
+        attachments=tuple(_attach(output, name) for name in sorted(ATTACHED)),
+    )
+
+
+def _attach(output: Output, name: str) -> Attached:
+    data = output.read(name)
+    if data is None:
+        raise LedgerError(f"{name} in {output.url} went away while the report was drawn.")
+    return Attached(name, ATTACHED[name], data)
+
+
+def _moment(iso: str) -> datetime | None:
+    """A moment of a known time zone, None for anything else."""
     try:
-        _import_weasyprint()
-    except ReportError as exc:
-        return str(exc)
-    return None
-
-
-def _import_weasyprint() -> ModuleType:
-    tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
-    try:
-        import weasyprint
-    except OSError as exc:
-        raise ReportError(MISSING_LIBRARY) from exc
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
-    module: ModuleType = weasyprint
-    return module
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
 
 
 def _find_pictures(output: Output, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
@@ -202,64 +194,3 @@ def _performance_figures(name: str, part: Performance) -> dict[str, str]:
         ]
         drawn[f"{name}-roc"] = figures.draw_roc_lines(lines)
     return drawn
-
-
-def _write_html(facts: ReportFacts, pictures: frozenset[str]) -> str:
-    return open_template(TEMPLATE).render(
-        facts=facts, pictures=pictures, created=created_when(facts)
-    )
-
-
-def _write_pdf(html: str, resources: Mapping[str, tuple[bytes, str]], identifier: bytes) -> bytes:
-    weasyprint = _import_weasyprint()
-    with _no_complaints():
-        document = weasyprint.HTML(string=html, url_fetcher=_fetcher(resources))
-        pdf: bytes = document.write_pdf(pdf_tags=True, pdf_identifier=identifier)
-    return pdf
-
-
-def _fetcher(resources: Mapping[str, tuple[bytes, str]]) -> Callable[[str], Any]:
-    """A fetcher of ``report:`` (packaged), ``figure:`` and ``film:`` (handed over) alone."""
-    from weasyprint.urls import URLFetcher, URLFetcherResponse
-
-    class ClosedFetcher(URLFetcher):  # type: ignore[misc] # WeasyPrint has no types
-        def fetch(self, url: str, headers: object = None) -> Any:  # noqa: ARG002
-            scheme, _, name = url.partition(":")
-            if scheme == "report" and name in _PACKAGED:
-                body, kind = (files("report_templates") / name).read_bytes(), _PACKAGED[name]
-            elif scheme in ("figure", "film") and name in resources:
-                body, kind = resources[name]
-            else:
-                raise ValueError(f"the report may not read {url}")
-            return URLFetcherResponse(url, body, {"Content-Type": kind})
-
-    fetcher: Callable[[str], Any] = ClosedFetcher()
-    return fetcher
-
-
-@contextmanager
-def _no_complaints() -> Iterator[None]:
-    """Fail on anything that WeasyPrint logs at WARNING or above."""
-    complaints: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if not record.getMessage().startswith(_HARMLESS):
-                complaints.append(record.getMessage())
-
-    logger = logging.getLogger("weasyprint")
-    collector, level, propagate = Collector(logging.WARNING), logger.level, logger.propagate
-    logger.addHandler(collector)
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(collector)
-        logger.setLevel(level)
-        logger.propagate = propagate
-    if complaints:
-        raise ReportError(
-            f"The report was not drawn as it should be: {complaints[0]}",
-            "This is a defect of cxr-batch: please report it. The predictions are complete.",
-        )

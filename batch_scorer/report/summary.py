@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 ENOUGH_LABELS = 100
 HASH_LENGTH = 12
+TILES = {
+    "flagged": "possible pneumonia: read first",
+    "clear": "which does not mean healthy",
+    "not scored": "read these without the model",
+}
+"""What stands below the big numbers of page 1; ``cxr verify`` finds the numbers by it."""
 SYNTHETIC = "These films are synthetic: they were made by a computer and show no patient."
 DEMONSTRATION = "This is what the page would advise if they were films of patients:"
 OTHER_HOSPITALS = (
@@ -102,10 +108,10 @@ def _headline(manifest: RunManifest) -> str:
 
 
 def _tiles(manifest: RunManifest) -> tuple[Tile, ...]:
-    return (
-        Tile(f"{manifest.flagged:,}", "flagged", "possible pneumonia: read first"),
-        Tile(f"{manifest.clear:,}", "clear", "which does not mean healthy"),
-        Tile(f"{manifest.not_scored:,}", "not scored", "read these without the model"),
+    numbers = (manifest.flagged, manifest.clear, manifest.not_scored)
+    return tuple(
+        Tile(f"{number:,}", label, note)
+        for number, (label, note) in zip(numbers, TILES.items(), strict=True)
     )
 
 

@@ -30,7 +30,7 @@ main()
 def test_help_is_quick_to_read_and_loads_nothing_heavy(cxr):
     run = cxr("--help")
     assert run.returncode == 0
-    for command in ("score", "report", "models", "doctor", "train", "export"):
+    for command in ("score", "report", "verify", "models", "doctor", "train", "export"):
         assert command in run.stdout
     assert "Not a medical device" in run.stdout
     code = "import sys; sys.argv=['cxr','--help']\nfrom batch_scorer.cli import main\n"
@@ -43,13 +43,26 @@ def test_help_is_quick_to_read_and_loads_nothing_heavy(cxr):
 
 
 @pytest.mark.parametrize(
-    "command", ["score", "report", "models", "doctor", "train", "export", "audit"]
+    "command", ["score", "report", "verify", "models", "doctor", "train", "export", "audit"]
 )
 def test_every_command_has_help_with_an_example(cxr, command):
     run = cxr(command, "--help")
     assert run.returncode == 0
     assert re.search(rf"Examples?:\s+cxr {command} ?", run.stdout)
     assert "--debug" in run.stdout
+
+
+def test_a_variant_that_is_asked_for_draws_the_report_anew(cxr, folder, tiny_model, tmp_path):
+    report = tmp_path / "out" / "report.pdf"
+    command = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
+    assert cxr(*command, "--pdf-variant", "pdf/ua-1").returncode == 0
+    accessible = report.read_bytes()
+    assert b"pdfuaid:part" in accessible
+    assert cxr(*command).returncode == 0
+    assert report.read_bytes() == accessible
+    assert cxr(*command, "--pdf-variant", "pdf/a-3a").returncode == 0
+    assert b"pdfaid:part" in report.read_bytes()
+    assert cxr("score", folder, "-o", tmp_path, "--pdf-variant", "pdf/x-4").returncode == 2
 
 
 def test_score_prints_six_lines_and_writes_four_files(cxr, folder, tiny_model, tmp_path):

@@ -15,6 +15,7 @@ from PIL import Image
 from batch_scorer.errors import UsageError
 from batch_scorer.report import branding, render
 from batch_scorer.report.branding import PLAIN, Branding, describe_brand, read_branding
+from batch_scorer.report.drawing import Drawing
 from tests.conftest import encode
 from tests.factories import make_models, make_rows, write_run
 from tests.report.test_render import read_text, tags
@@ -190,7 +191,7 @@ def test_the_report_carries_them_on_page_one_and_in_every_footer(tmp_path: Path)
     plain = Path(render.render_report(tmp_path)).read_bytes()
     logo = draw(tmp_path / "logo.svg", BLUE_HALF)
     brand = read_branding("Screening <b>2</b>", "Ministry & Co", logo)
-    path = render.render_report(tmp_path, brand)
+    path = render.render_report(tmp_path, Drawing(branding=brand))
     pages = read_text(path).split("\f")
     assert pages[0].startswith("Screening <b>2</b> Ministry & Co")
     assert all("Ministry & Co · Screening <b>2</b> Research use only." in page for page in pages)

@@ -10,7 +10,8 @@ from batch_scorer.data_audit import CopyCounts, DataAudit, Looks
 from batch_scorer.metrics import Estimate
 from batch_scorer.report.data_faults import describe_faults
 from batch_scorer.report.facts import build_facts
-from batch_scorer.report.render import _write_html
+from batch_scorer.report.render import TEMPLATE
+from batch_scorer.report.templates import open_template
 from tests.factories import make_card, make_manifest, make_models, make_rows
 
 NO_COPIES = CopyCounts(0, 0, {}, {}, 0, 0)
@@ -46,7 +47,8 @@ CLEAN = msgspec.structs.replace(
 
 def page_of(models):
     rows = make_rows(models)
-    return _write_html(build_facts(make_manifest(rows, models), rows), frozenset())
+    facts = build_facts(make_manifest(rows, models), rows)
+    return open_template(TEMPLATE).render(facts=facts, pictures=frozenset(), created="")
 
 
 def test_each_fault_is_told_with_its_numbers():

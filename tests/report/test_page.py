@@ -19,6 +19,7 @@ import pytest
 from batch_scorer.errors import LedgerError, ReportError
 from batch_scorer.output import open_output
 from batch_scorer.records import Score
+from batch_scorer.report.drawing import Drawing
 from batch_scorer.report.formats import draw_report
 from batch_scorer.report.page import embed_pictures, find_headings, render_page
 from batch_scorer.report.render import gather
@@ -75,7 +76,7 @@ def run(tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("run")
     models = make_models("cnn", "mlp", "vgg16", band=make_band())
     write_run(output, make_rows(models) + make_unscored(2), models, synthetic=True)
-    assert draw_report(output, ["pdf", "html"]) == [
+    assert draw_report(output, Drawing(("pdf", "html"))) == [
         str(output / "report.pdf"),
         str(output / "report.html"),
     ]
@@ -162,8 +163,9 @@ def test_the_same_run_gives_the_same_bytes_anywhere(run, html, tmp_path):
     moved = shutil.copytree(run, tmp_path / "moved")
     (moved / "report.html").unlink()
     code = (
+        "from batch_scorer.report.drawing import Drawing\n"
         "from batch_scorer.report.formats import draw_report\n"
-        f"draw_report({str(moved)!r}, ['html'])"
+        f"draw_report({str(moved)!r}, Drawing(('html',)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONHASHSEED": "7"})
     assert (moved / "report.html").read_text(encoding="utf-8") == html
@@ -229,5 +231,5 @@ def test_a_figure_that_was_not_drawn_is_an_error():
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(LedgerError, match="Expected a finished run"):
-        draw_report(tmp_path, ["html"])
+        draw_report(tmp_path, Drawing(("html",)))
     assert not (tmp_path / "report.html").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import re
 import shutil
 import subprocess
@@ -15,16 +14,16 @@ import msgspec
 import pikepdf
 import pypdfium2
 import pytest
+from page import validate_pdf
 from PIL import Image, ImageFile
 
 from batch_scorer import ledger
 from batch_scorer.errors import LedgerError, ReportError
-from batch_scorer.metrics import Confusion
 from batch_scorer.output import open_output
 from batch_scorer.records import Gallery, Score
-from batch_scorer.report import render
+from batch_scorer.report import paper, render
 from batch_scorer.report.branding import Branding
-from batch_scorer.report.figures import draw_confusion
+from batch_scorer.report.drawing import Drawing
 from tests.factories import (
     make_band,
     make_comparison,
@@ -56,8 +55,8 @@ HOSTILE_NAMES = (
 def read_text(path: Path | str) -> str:
     """The text of a PDF as a reader extracts it, page breaks as form feeds, lines joined."""
     with pypdfium2.PdfDocument(path) as pdf:
-        pages = [page.get_textpage().get_text_bounded() for page in pdf]
-    return "\f".join(re.sub(r"\s+", " ", page) for page in pages)
+        pages = [sheet.get_textpage().get_text_bounded() for sheet in pdf]
+    return "\f".join(re.sub(r"\s+", " ", text) for text in pages)
 
 
 def tags(pdf: pikepdf.Pdf) -> list[Any]:
@@ -200,7 +199,9 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
         Score(image="<script>.jpg", status="failed", reason="<i>odd</i>", detail="</td>\n" * 99)
     )
     write_run(tmp_path, rows, models, source="s3://bucket/<b>/" + "y" * 500, run_id='2026 <i>"x"')
-    text = read_text(render.render_report(tmp_path))
+    report = render.render_report(tmp_path)
+    assert validate_pdf(report).failures == []
+    text = read_text(report)
     assert "3 How good are the models" in text
     for shown in (
         "<b>bold</b>\"'&.jpg",
@@ -331,7 +332,7 @@ def test_page_one_stays_one_page(tmp_path: Path) -> None:
     logo = io.BytesIO()
     Image.new("RGB", (300, 240), "navy").save(logo, "PNG")
     brand = Branding("Title " * 11, "Organisation " * 5, logo.getvalue())
-    pages = read_text(render.render_report(tmp_path, brand)).split("\f")
+    pages = read_text(render.render_report(tmp_path, Drawing(branding=brand))).split("\f")
     write_run(
         *(tmp_path, rows, models),
         synthetic=True,
@@ -378,37 +379,6 @@ def test_a_picture_that_is_missing_or_broken_is_an_empty_frame(tmp_path: Path) -
     assert text.count("picture not available") == 3
 
 
-def test_the_fetcher_reads_nothing_but_what_it_was_handed(tmp_path: Path) -> None:
-    secret = tmp_path / "secret.svg"
-    secret.write_text("<svg/>")
-    fetch = render._fetcher({"0" * 16: (b"x", "image/jpeg")})
-    assert fetch("report:style.css").read().startswith(b"/* One typeface")
-    assert fetch("film:" + "0" * 16).read() == b"x"
-    for url in (
-        secret.as_uri(),
-        "http://example.org/x.png",
-        "data:text/plain,x",
-        "report:../pyproject.toml",
-        "report:__init__.py",
-        "film:../run.json",
-    ):
-        with pytest.raises(ValueError, match="the report may not read"):
-            fetch(url)
-
-
-def test_anything_that_weasyprint_complains_about_fails_the_report() -> None:
-    before = list(logging.getLogger("weasyprint").handlers)
-    figure = {"x": (draw_confusion(Confusion(1, 1, 1, 1)).encode(), "image/svg+xml")}
-    page = "<html lang=en><title>t</title><img src='figure:x'>"
-    with pytest.raises(ReportError, match=r"not drawn as it should be.*no required alt"):
-        render._write_pdf(page, figure, b"i")
-    with pytest.raises(ReportError, match="Failed to load image at 'figure:x'"):
-        render._write_pdf(page, {}, b"i")
-    with pytest.raises(ReportError, match="lang"):
-        render._write_pdf("<html><title>t</title><p>text", {}, b"i")
-    assert logging.getLogger("weasyprint").handlers == before
-
-
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="Expected a finished run"):
         render.render_report(tmp_path)
@@ -417,7 +387,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_machine_without_pango_is_told_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert render.missing_system_library() is None
+    assert paper.missing_system_library() is None
     models = make_models("cnn")
     write_run(tmp_path, make_rows(models, 1, 1), models)
 
@@ -429,7 +399,7 @@ def test_a_machine_without_pango_is_told_what_to_install(
     for name in [name for name in sys.modules if name.split(".")[0] == "weasyprint"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [NoPango(), *sys.meta_path])
-    assert "apt-get install libpango-1.0-0" in (render.missing_system_library() or "")
+    assert "apt-get install libpango-1.0-0" in (paper.missing_system_library() or "")
     with pytest.raises(ReportError, match="brew install pango"):
         render.render_report(tmp_path)
     assert not (tmp_path / "report.pdf").exists()

@@ -1,0 +1,249 @@
+"""cxr verify: a report that agrees with itself, and every way in which one may not."""
+
+from __future__ import annotations
+
+import hashlib
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import msgspec
+import pikepdf
+import pytest
+
+from batch_scorer import ledger
+from batch_scorer.errors import ReportError
+from batch_scorer.records import RunManifest
+from batch_scorer.report import listing, render
+from batch_scorer.report.verification import verify_report
+from tests.factories import (
+    make_band,
+    make_models,
+    make_rows,
+    make_typicality,
+    make_unscored,
+    write_run,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+BIG = 40
+"""Only the big numbers of page 1 are set larger, in CSS pixels."""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of 21 scored films, two of them atypical, and 3 that were not scored."""
+    output = tmp_path_factory.mktemp("run")
+    models = make_models("cnn", "mlp", band=make_band(), typicality=make_typicality())
+    rows = [
+        msgspec.structs.replace(row, atypical=index in (3, 5), typicality=0.5)
+        for index, row in enumerate(make_rows(models))
+    ]
+    write_run(output, rows + make_unscored(3), models, atypical=2)
+    render.render_report(output)
+    return output / "report.pdf"
+
+
+def flagged_of(report: Path) -> int:
+    return next(
+        total.rows for total in verify_report(str(report)).totals if total.name == "flagged"
+    )
+
+
+def attach(pdf: pikepdf.Pdf, name: str, data: bytes) -> None:
+    """Put other bytes in the place of an attached file."""
+    pdf.attachments[name].get_file()  # it is there
+    pdf.attachments[name] = pikepdf.AttachedFileSpec(pdf, data, filename=name)
+
+
+def read(pdf: pikepdf.Pdf, name: str) -> bytes:
+    return pdf.attachments[name].get_file().read_bytes()
+
+
+def change_manifest(pdf: pikepdf.Pdf, **changes: object) -> None:
+    manifest = msgspec.json.decode(read(pdf, "run.json"), type=RunManifest)
+    attach(pdf, "run.json", msgspec.json.encode(msgspec.structs.replace(manifest, **changes)))
+
+
+def clear_a_flag(pdf: pikepdf.Pdf) -> None:
+    table = read(pdf, "predictions.csv").decode()
+    before, middle, after = table.partition(",PNEUMONIA,PNEUMONIA,")
+    assert middle
+    attach(pdf, "predictions.csv", f"{before},PNEUMONIA,NORMAL,{after}".encode())
+
+
+def swap_big_numbers(pdf: pikepdf.Pdf) -> None:
+    """Print the number of clear films where the flagged ones stand, and the other way round."""
+    program = pikepdf.parse_content_stream(pdf.pages[0])
+    places = [
+        index + 1
+        for index, (operands, operator) in enumerate(program)
+        if str(operator) == "Tf" and Decimal(operands[1]) > BIG
+    ]
+    assert len(places) == 3
+    first, second = (program[place] for place in places[:2])
+    program[places[0]], program[places[1]] = second, first
+    pdf.pages[0].Contents = pdf.make_stream(pikepdf.unparse_content_stream(program))
+
+
+def tampered(report: Path, tmp_path: Path, *changes: Callable[[pikepdf.Pdf], object]) -> str:
+    with pikepdf.open(report) as pdf:
+        for change in changes:
+            change(pdf)
+        pdf.save(tmp_path / "tampered.pdf")
+    return str(tmp_path / "tampered.pdf")
+
+
+def test_a_report_agrees_with_itself(report: Path) -> None:
+    manifest = msgspec.json.decode((report.parent / "run.json").read_bytes(), type=RunManifest)
+    found = verify_report(str(report))
+    assert found.faults == ()
+    assert found.manifest == manifest
+    assert {total.name: (total.rows, total.run, total.page) for total in found.totals} == {
+        "found": (24, 24, (24,)),
+        "scored": (21, 21, (21,)),
+        "flagged": (manifest.flagged, manifest.flagged, (manifest.flagged,)),
+        "clear": (manifest.clear, manifest.clear, (manifest.clear,)),
+        "not scored": (3, 3, (3,)),
+        "uncertain": (manifest.uncertain, manifest.uncertain, (manifest.uncertain,)),
+        "atypical": (2, 2, (2,)),
+    }
+    assert 0 < manifest.flagged < 21
+    assert manifest.uncertain
+
+
+def test_a_changed_row_is_found(report: Path, tmp_path: Path) -> None:
+    flagged = flagged_of(report)
+    faults = verify_report(tampered(report, tmp_path, clear_a_flag)).faults
+    assert faults[0].startswith("predictions.csv was changed: its SHA-256 is ")
+    assert (
+        f"flagged: {flagged - 1} by the rows, {flagged} by run.json, {flagged} on page 1" in faults
+    )
+
+
+def test_a_changed_row_is_found_even_when_the_hash_and_run_json_were_changed_too(
+    report: Path, tmp_path: Path
+) -> None:
+    flagged = flagged_of(report)
+
+    def follow(pdf: pikepdf.Pdf) -> None:
+        sha256 = hashlib.sha256(read(pdf, "predictions.csv")).hexdigest()
+        change_manifest(pdf, rows_sha256=sha256, flagged=flagged - 1)
+
+    faults = verify_report(tampered(report, tmp_path, clear_a_flag, follow)).faults
+    assert faults == (
+        f"flagged: {flagged - 1} by the rows, {flagged - 1} by run.json, {flagged} on page 1",
+        f"clear: {22 - flagged} by the rows, {22 - flagged} by run.json, {21 - flagged} on page 1",
+    )
+
+
+def test_changed_numbers_on_page_one_are_found(report: Path, tmp_path: Path) -> None:
+    flagged, clear = flagged_of(report), 21 - flagged_of(report)
+    low, high = sorted((flagged, clear))
+    faults = verify_report(tampered(report, tmp_path, swap_big_numbers)).faults
+    # The headline still tells the number that the big one contradicts.
+    assert (
+        f"flagged: {flagged} by the rows, {flagged} by run.json, {low} and {high} on page 1"
+    ) == faults[0]
+    # The wider number may run into its word: then page 1 says nothing that can be read.
+    assert len(faults) == 2
+    assert faults[1].startswith(("clear: ", f"page 1 does not say “{clear} clear"))
+
+
+def test_a_page_one_of_another_run_or_model_is_found(report: Path, tmp_path: Path) -> None:
+    other = make_models("mlp", band=make_band(), typicality=make_typicality())
+    path = tampered(
+        report, tmp_path, lambda pdf: change_manifest(pdf, run_id="20270101-x", models=other)
+    )
+    faults = verify_report(path).faults
+    assert "page 1 does not name the run 20270101-x" in faults
+    assert f"page 1 does not name the model mlp {other[0].sha256[:12]}" in faults
+
+
+def test_a_page_one_without_its_numbers_is_found(report: Path, tmp_path: Path) -> None:
+    path = tampered(report, tmp_path, lambda pdf: pdf.pages.remove(p=1))
+    faults = verify_report(path).faults
+    assert any("page 1 does not say “3 not scored read" in fault for fault in faults)
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "run.json"])
+def test_a_report_without_its_attachments_is_refused(
+    report: Path, tmp_path: Path, name: str
+) -> None:
+    path = tampered(report, tmp_path, lambda pdf: pdf.attachments.__delitem__(name))
+    with pytest.raises(ReportError, match=f"Expected the one file {name} inside .* found 0 files"):
+        verify_report(path)
+
+
+@pytest.mark.parametrize("password", ["secret", ""], ids=["to open", "to change"])
+def test_an_encrypted_report_is_refused(report: Path, tmp_path: Path, password: str) -> None:
+    path = tmp_path / "locked.pdf"
+    with pikepdf.open(report) as pdf:
+        pdf.save(path, encryption=pikepdf.Encryption(owner="owner", user=password))
+    with pytest.raises(ReportError, match="is encrypted, and a report never is"):
+        verify_report(str(path))
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"Expected a report at .*, found nothing"):
+        verify_report(str(tmp_path / "missing.pdf"))
+    with pytest.raises(ReportError, match="cannot be read"):
+        verify_report(str(tmp_path))
+    (tmp_path / "text.pdf").write_text("no PDF")
+    with pytest.raises(ReportError, match="is no PDF, or a damaged one"):
+        verify_report(str(tmp_path / "text.pdf"))
+    with pikepdf.new() as pdf:
+        pdf.add_blank_page()
+        pdf.save(tmp_path / "other.pdf")
+    with pytest.raises(ReportError, match="Only a report carries it"):
+        verify_report(str(tmp_path / "other.pdf"))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("run.json", b"{}", "run.json inside .* cannot be read"),
+        ("run.json", b"\xff", "run.json inside .* cannot be read"),
+        ("predictions.csv", b"a,b\n1,2\n", "is no table of predictions"),
+        ("predictions.csv", b"status\n\xff\n", "is no table of predictions"),
+    ],
+)
+def test_attachments_of_another_kind_are_refused(
+    report: Path, tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
+    path = tampered(report, tmp_path, lambda pdf: attach(pdf, name, data))
+    with pytest.raises(ReportError, match=message):
+        verify_report(path)
+
+
+@pytest.mark.parametrize("films", [0, 1, 1234])
+def test_reports_of_no_film_of_one_and_of_many_agree(
+    tmp_path: Path, films: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "PREDICTIONS_CAP", 10)
+    models = make_models("cnn", band=make_band())
+    rows = make_rows(models, films // 2, films - films // 2, labelled=False)
+    if not films:
+        rows = make_unscored(2)
+    write_run(tmp_path, rows, models, source="1,000 films “of the 7 clinics” 胸" + "x" * 99)
+    found = verify_report(render.render_report(tmp_path))
+    assert found.faults == ()
+    assert next(total.page for total in found.totals if total.name == "found") == (films or 2,)
+
+
+def test_the_command_says_what_agrees_and_what_does_not(report: Path, tmp_path: Path, cxr) -> None:
+    manifest = msgspec.json.decode((report.parent / ledger.RUN_FILE).read_bytes(), type=RunManifest)
+    good = cxr("verify", report)
+    assert good.returncode == 0, good.stderr
+    assert f"Model       cnn.onnx, SHA-256 {manifest.models[0].sha256}" in good.stdout
+    assert f"Rows        predictions.csv, SHA-256 {manifest.rows_sha256}" in good.stdout
+    assert "Found       24 by the rows, by run.json and on page 1" in good.stdout
+    assert good.stdout.endswith("Agrees      page 1, run.json and the rows say the same.\n")
+    bad = cxr("verify", tampered(report, tmp_path, swap_big_numbers))
+    assert bad.returncode == 1
+    assert "Agrees" not in bad.stdout
+    assert bad.stderr.startswith("Error: ")
+    assert "tampered.pdf does not agree with itself: flagged: " in bad.stderr
+    assert "Traceback" not in bad.stderr
