@@ -28,7 +28,7 @@ LONGEST_TEXT = 70
 MAX_LOGO_BYTES = 2_000_000
 MAX_LOGO_PIXELS = 20_000_000
 LOGO_SIZE_PX = (720, 240)
-"""Sharp in print where a logo is at most 50 by 17 mm."""
+"""A logo is drawn to fit into this, whatever size it says it has."""
 DRAWING_TIMEOUT_S = 20
 DEFAULT_TITLE = "Chest X-ray report"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -36,7 +36,8 @@ _WHAT_TO_GIVE = "Give a PNG, or an SVG that holds all it shows, of at most 2 MB.
 _DRAW = (
     "import sys, resvg_py\n"
     "sys.stdout.buffer.write(resvg_py.svg_to_bytes(svg_string=sys.stdin.buffer.read().decode(), "
-    f"height={LOGO_SIZE_PX[1]}, font_files=sys.argv[1:], skip_system_fonts=True))\n"
+    f"width={LOGO_SIZE_PX[0]}, height={LOGO_SIZE_PX[1]}, font_files=sys.argv[1:], "
+    "skip_system_fonts=True))\n"
 )
 _PILLOW_ERRORS = (
     OSError,

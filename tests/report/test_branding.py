@@ -81,6 +81,20 @@ def test_an_svg_is_drawn_in_its_proportions_with_the_bundled_typeface(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("says", "size"),
+    [
+        ('viewBox="0 0 400000 1000"', (720, 2)),
+        ('width="1" height="1"', (240, 240)),
+        ('width="1e9" height="5e8"', (480, 240)),
+    ],
+)
+def test_a_logo_is_as_large_as_needed_whatever_it_says(
+    tmp_path: Path, says: str, size: tuple[int, int]
+) -> None:
+    assert logo_of(draw(tmp_path / "a.svg", BLUE_HALF, says)).size == size
+
+
+@pytest.mark.parametrize(
     "body",
     [
         "<script>alert(1)</script>" + BLUE_HALF,
