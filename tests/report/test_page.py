@@ -123,7 +123,7 @@ def test_the_page_says_what_the_pdf_says(run, html):
     for tile in facts.summary.tiles:
         assert f"{tile.number} {tile.label}" in first
         assert re.search(
-            rf'class="big">{re.escape(tile.number)}</p> <p class="tile-label">{tile.label}<', html
+            rf'class="big">{re.escape(tile.number)}</p>\s*<p class="tile-label">{tile.label}<', html
         )
         assert {group["title"]: group["files"] for group in rows_of(html)["groups"]}[
             tile.label.capitalize()
