@@ -224,9 +224,10 @@ def _sentences(manifest: RunManifest) -> Iterator[tuple[tuple[str, ...], str]]:
 def _pattern(sentence: str, numbers: int) -> re.Pattern[str]:
     """The sentence however its lines are broken, its first numbers any numbers."""
     parts = re.split(_NUMBER, printable(sentence), maxsplit=numbers)
-    parts[::2] = [r"\s+".join(map(re.escape, re.split(r"\s+", part))) for part in parts[::2]]
+    parts[::2] = [r"\s+".join(map(re.escape, part.split())) for part in parts[::2]]
     parts[1::2] = [_NUMBER] * (len(parts) // 2)
-    return re.compile(rf"(?<![\w,.]){''.join(parts)}(?!\w)")
+    text = r"\s*".join(part for part in parts if part)
+    return re.compile(rf"(?<![\w,.]){text}(?!\w)")
 
 
 def _squeeze(text: str) -> str:
