@@ -190,11 +190,15 @@ def _evidence(cards: Sequence[ModelCard]) -> tuple[str, ...]:
                 f"{card.evidence.height} by {card.evidence.width} places. On {checked.films:,} "
                 "validation films with pneumonia, blurring the "
                 f"{100 * checked.steps[1]:.0f} of 100 places of most evidence lowers the logit by "
-                f"{checked.deletion[1]:.2f}, as many at random by "
-                f"{checked.random_deletion[1]:.2f}; rank correlation with shuffled weights "
-                f"{checked.randomised_correlation:.2f}."
+                f"{_signed(checked.deletion[1])}, as many at random by "
+                f"{_signed(checked.random_deletion[1])}; rank correlation with shuffled weights "
+                f"{_signed(checked.randomised_correlation)}."
             )
     return tuple(texts) or (f"{NOT_AVAILABLE.capitalize()}.",)
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def _calibration(card: ModelCard) -> CalibrationRow:

@@ -85,7 +85,7 @@ def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
         about=_about(drift, card),
         histogram=(
             Histogram(tuple(BINS.tolist()), drift.batch_shares, drift.known_shares, label)
-            if drift.films
+            if drift.answers
             else None
         ),
         histogram_title=f"Probabilities of this batch ({count(drift.films, 'film')}) against the "
@@ -234,7 +234,7 @@ def _answers(drift: Drift, card: ModelCard) -> str:
 
 
 def _histogram_alt(drift: Drift, label: str) -> str:
-    if not drift.films:
+    if not drift.answers:
         return ""
     low, high = (100 * shares[0] for shares in (drift.batch_shares, drift.known_shares))
     low_top, high_top = (100 * shares[-1] for shares in (drift.batch_shares, drift.known_shares))
