@@ -1,9 +1,10 @@
 """The engine of many machines: Ray hands the films, a share at a time, to workers on all nodes.
 
-A worker is a process that holds one session of each model and does with its share (a batch for each
-of its threads) what the engine of one machine does. Ray starts a worker again whose node died, and
-gives out its shares again: one may be computed twice, its rows come back once. A share is one block
-of Ray Data: an error that nobody foresaw ends the run, so that no block is dropped in silence.
+A worker is a process that holds one session of each model and does with its share (a few batches
+for each of its threads) what the engine of one machine does. Ray starts a worker again whose node
+died, and gives out its shares again: one may be computed twice, its rows come back once. A share is
+one block of Ray Data: an error that nobody foresaw ends the run, so that no block is dropped in
+silence.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ OWN = "local"
 """What Ray calls a cluster that it starts for this process alone."""
 START = f"Start it with `ray start --head`, or leave {ADDRESS} out."
 PATIENCE_S = 30
+SHARE_BATCHES = 4
+"""For each thread. To hand out a share costs some 15 ms of processor time: an eighth of a batch."""
+LEAST_SHARES = 8
+"""For each worker: rather smaller shares than workers that wait for the last ones."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -130,10 +135,10 @@ def score_with_ray(work: Work) -> Generator[list[Score]]:
 
 def _rows(ray: Any, work: Work) -> Any:
     """The data set of all rows, a block for each share. Nothing runs yet."""
-    shares = [{"share": ray.cloudpickle.dumps(share)} for share in _split(work)]
     cuda = work.classifiers[0].provider == "cuda"
     free = ray.cluster_resources()
-    room = int(free.get("GPU", 0) if cuda else free.get("CPU", 0) // work.threads)
+    room = max(1, int(free.get("GPU", 0) if cuda else free.get("CPU", 0) // work.threads))
+    shares = [{"share": ray.cloudpickle.dumps(share)} for share in _split(work, room)]
     source = replace(work.source, refs=(), labels={})
     bare = replace(work, source=source, refs=(), labels={}, classifiers=[], known={})
     models = [(str(c.path), c.sha256, c.provider) for c in work.classifiers]
@@ -144,9 +149,7 @@ def _rows(ray: Any, work: Work) -> Any:
             fn_constructor_args=(bare, models, hashes),
             num_cpus=work.threads,
             num_gpus=1 if cuda else None,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1, initial_size=max(1, min(room, len(shares)))
-            ),
+            compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=min(room, len(shares))),
         )
 
 
@@ -158,9 +161,10 @@ def _quiet_context(ray: Any) -> Any:
     return context
 
 
-def _split(work: Work) -> Iterator[tuple[Sequence[ImageRef], dict[str, str]]]:
-    """A batch for each thread of a worker, with the labels of these films alone."""
-    size = work.batch_size * work.threads
+def _split(work: Work, workers: int) -> Iterator[tuple[Sequence[ImageRef], dict[str, str]]]:
+    """Shares: films, with the labels of these alone."""
+    least = work.batch_size * work.threads
+    size = least * max(1, min(SHARE_BATCHES, len(work.refs) // (least * workers * LEAST_SHARES)))
     for first in range(0, len(work.refs), size):
         refs = work.refs[first : first + size]
         yield refs, {ref.key: work.labels[ref.key] for ref in refs if ref.key in work.labels}
