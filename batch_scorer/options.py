@@ -20,7 +20,6 @@ def report_options(command: Command) -> Command:
 
     @click.option(
         "--format",
-        "formats",
         default="pdf",
         show_default=True,
         metavar="pdf,html",
@@ -44,7 +43,6 @@ def report_options(command: Command) -> Command:
     @wraps(command)
     def drawn(
         *,
-        formats: tuple[str, ...],
         pdf_variant: str | None,
         title: str,
         organisation: str,
@@ -55,7 +53,8 @@ def report_options(command: Command) -> Command:
         from batch_scorer.report.drawing import Drawing
 
         branding = read_branding(title, organisation, logo)
-        return command(drawing=Drawing(formats, branding, pdf_variant), **options)
+        drawing = Drawing(options.pop("format"), branding, pdf_variant)
+        return command(drawing=drawing, **options)
 
     return drawn
 

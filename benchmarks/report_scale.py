@@ -90,7 +90,7 @@ def make_run(folder: Path, output: Path, number: int) -> None:
     commit_run(
         place,
         source,
-        make_rows([ref.key for ref in source.refs], models),
+        make_rows({ref.key: source.read(ref) for ref in source.refs}, models),
         models,
         lambda: classifiers[0],
         method="drawn",
@@ -112,17 +112,17 @@ def make_run(folder: Path, output: Path, number: int) -> None:
     )
 
 
-def make_rows(names: list[str], models: list[ModelUsed]) -> list[Score]:
-    """A row for each name: answers drawn from the models' own scores of their validation films."""
+def make_rows(films: dict[str, bytes], models: list[ModelUsed]) -> list[Score]:
+    """A row for each film: answers drawn from the models' own scores of their validation films."""
     rng = np.random.default_rng(1)
     tables = [model.card.references["validation"].score_quantiles for model in models]
     answers = np.stack(
-        [np.interp(rng.random(len(names)), np.linspace(0, 1, len(t)), t) for t in tables], axis=1
+        [np.interp(rng.random(len(films)), np.linspace(0, 1, len(t)), t) for t in tables], axis=1
     )
     band = models[0].card.band
     rows = []
-    for index, (name, probabilities) in enumerate(zip(names, answers.tolist(), strict=True)):
-        sha256 = hashlib.sha256(name.encode()).hexdigest()
+    for index, (name, probabilities) in enumerate(zip(films, answers.tolist(), strict=True)):
+        sha256 = hashlib.sha256(films[name]).hexdigest()
         if index % 100 == 99:  # noqa: PLR2004 - every hundredth
             rows.append(Score(name, "failed", "truncated", "The file ends early.", sha256=sha256))
             continue
