@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from batch_scorer.errors import UsageError
+from batch_scorer.options import model_options
 
 if TYPE_CHECKING:
     from batch_scorer.speed import Speed
@@ -16,27 +17,9 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: cxr bench my-xrays --model all --json speed.json")
 @click.argument("images")
-@click.option(
-    "--model",
-    multiple=True,
-    default=("vgg16",),
-    show_default=True,
-    metavar="NAME|PATH|all",
-    help="May be repeated: films go through all of them.",
-)
-@click.option(
-    "--provider",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where the models run.",
-)
+@model_options
 @click.option("--films", type=click.IntRange(1), default=200, show_default=True, help="To sample.")
 @click.option("--turns", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1, 1024), default=16, show_default=True)
-@click.option(
-    "--threads", type=click.IntRange(1), help="Default: every core that this process may use."
-)
 @click.option(
     "--json",
     "json_file",

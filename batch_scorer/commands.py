@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
-from batch_scorer.options import gallery_options, report_options
+from batch_scorer.options import gallery_options, model_options, report_options
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -36,33 +36,13 @@ log = logging.getLogger("cxr")
     metavar="FOLDER|URL",
     help="Place for predictions.csv, predictions.parquet, run.json and the report.",
 )
-@click.option(
-    "--model",
-    multiple=True,
-    default=("vgg16",),
-    show_default=True,
-    metavar="NAME|PATH|all",
-    help="May be repeated; the first decides. See `cxr models`.",
-)
+@model_options
 @click.option(
     "--labels",
     default="folders",
     show_default=True,
     metavar="folders|none|CSV",
     help="Reference standard: parent folders NORMAL and PNEUMONIA, or columns image and label.",
-)
-@click.option(
-    "--provider",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where the models run. One that is asked for and not there is an error.",
-)
-@click.option("--batch-size", type=click.IntRange(1, 1024), default=16, show_default=True)
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    help="Default: every core that this process may use; 1 for each worker of --engine ray.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Score only the first so many files.")
 @click.option(

@@ -138,9 +138,11 @@ def _scored(row: Score, classifiers: list[Classifier], answers: list[Answers], p
 
 
 def with_answers(row: Score, first: Score) -> Score:
-    """The row of a file that has the same bytes as one that was judged before."""
-    own = {name: getattr(row, name) for name in _OWN}
-    return msgspec.structs.replace(first, **own, duplicate_of="")
+    """The row of a file that has the same bytes as one that was judged before, or is that one."""
+    own = {name: getattr(row, name) for name in _OWN} | {"duplicate_of": ""}
+    if all(getattr(first, name) == value for name, value in own.items()):
+        return first
+    return msgspec.structs.replace(first, **own)
 
 
 _OWN = ("image", "label", "patient", "stamp")

@@ -71,10 +71,14 @@ def write_rows(
     Raises:
         LedgerError: The output cannot be written.
     """
-    exact, data = as_parquet(rows, models, method), as_csv(rows, models)
-    output.write(PARQUET_FILE, exact)
-    output.write(CSV_FILE, data)
-    return hashlib.sha256(data).hexdigest(), hashlib.sha256(exact).hexdigest()
+    exact = _write(output, PARQUET_FILE, as_parquet(rows, models, method))
+    return _write(output, CSV_FILE, as_csv(rows, models)), exact
+
+
+def _write(output: Output, name: str, data: bytes) -> str:
+    """Write a table, which may be large and is given up at once; its SHA-256."""
+    output.write(name, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def write_manifest(output: Output, manifest: RunManifest) -> None:

@@ -10,9 +10,39 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Command = Callable[..., int]
+    Command = Callable[..., int | None]
 
 MOST_MINUTES = 480
+
+
+def model_options(command: Command) -> Command:
+    """Add --model, --provider, --batch-size and --threads."""
+    for add in (
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            help="Default: every core that this process may use; 1 for each worker of "
+            "--engine ray.",
+        ),
+        click.option("--batch-size", type=click.IntRange(1, 1024), default=16, show_default=True),
+        click.option(
+            "--provider",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="Where the models run. One that is asked for and not there is an error.",
+        ),
+        click.option(
+            "--model",
+            multiple=True,
+            default=("vgg16",),
+            show_default=True,
+            metavar="NAME|PATH|all",
+            help="May be repeated; the first decides. See `cxr models`.",
+        ),
+    ):
+        command = add(command)
+    return command
 
 
 def report_options(command: Command) -> Command:
@@ -48,7 +78,7 @@ def report_options(command: Command) -> Command:
         organisation: str,
         logo: str | None,
         **options: Any,
-    ) -> int:
+    ) -> int | None:
         from batch_scorer.report.branding import read_branding
         from batch_scorer.report.drawing import Drawing
 

@@ -94,7 +94,8 @@ def _read(
     source: Source, rows: Sequence[Score], wanted: set[str], size_px: int | None
 ) -> Iterator[_Shown]:
     """The films that are still as they were scored: of others the report says what is missing."""
-    refs = {ref.key: ref for ref in source.refs}
+    names = {row.image for row in rows}
+    refs = {ref.key: ref for ref in source.refs if ref.key in names}
     for row in rows:
         try:
             data = source.read(refs[row.image])

@@ -49,6 +49,18 @@ if TYPE_CHECKING:
 
     from batch_scorer.records import Heatmaps
 
+PARTS = (
+    "1 Summary",
+    "2 Films to look at first",
+    "3 How good are the models",
+    "4 What a flag means in your clinic",
+    "5 Does this batch look like the data the models know",
+    "6 Files not scored, and why",
+    "7 All predictions",
+    "8 How it works",
+    "9 Appendix for the statistician",
+)
+"""The parts of the report, in their order."""
 TITLES = {
     "mlp": "Multilayer perceptron",
     "cnn": "Convolutional network",

@@ -31,7 +31,7 @@ from batch_scorer.metrics import Confusion
 from batch_scorer.report import paper, render
 from batch_scorer.report.drawing import Drawing
 from batch_scorer.report.figures import draw_confusion
-from tests.factories import make_band, make_models, make_rows, make_unscored, write_run
+from tests.factories import PARTS, make_band, make_models, make_rows, make_unscored, write_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,17 +42,6 @@ PROFILES = {
     "pdf/a-3a": page.ValidationProfile.PDF_A_3A,
     "pdf/ua-1": page.ValidationProfile.PDF_UA_1,
 }
-PARTS = (
-    "1 Summary",
-    "2 Films to look at first",
-    "3 How good are the models",
-    "4 What a flag means in your clinic",
-    "5 Does this batch look like the data the models know",
-    "6 Files not scored, and why",
-    "7 All predictions",
-    "8 How it works",
-    "9 Appendix for the statistician",
-)
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">%s</svg>'
 REFUSED = {
     "picture": '<img alt="a" src="URL">',

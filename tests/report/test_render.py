@@ -25,6 +25,7 @@ from batch_scorer.report import paper, render
 from batch_scorer.report.branding import Branding
 from batch_scorer.report.drawing import Drawing
 from tests.factories import (
+    PARTS,
     make_band,
     make_comparison,
     make_evidence,
@@ -144,18 +145,7 @@ def test_page_one_answers_alone(run: Path) -> None:
 
 def test_the_sections_come_in_their_order(run: Path) -> None:
     text = read_text(run / "report.pdf")
-    titles = (
-        "1 Summary",
-        "2 Films to look at first",
-        "3 How good are the models",
-        "4 What a flag means in your clinic",
-        "5 Does this batch look like the data the models know",
-        "6 Files not scored, and why",
-        "7 All predictions",
-        "8 How it works",
-        "9 Appendix for the statistician",
-    )
-    places = [text.index(title) for title in titles]
+    places = [text.index(title) for title in PARTS]
     assert places == sorted(places)
 
 
