@@ -106,6 +106,8 @@ def score(
         raise click.UsageError("--deadline-h goes with --dry-run, which scores nothing.")
     with _Progress() as progress, _Stop() as stop:
         manifest = score_batch(job, progress, stop)
+    if not progress.told:
+        click.echo("New       nothing: every film has its row already")
     return _conclude(job.place.url, manifest, drawing if report and not job.shard else None)
 
 
@@ -213,11 +215,13 @@ class _Progress:
     LINE_EVERY_S = 30
 
     def __enter__(self) -> Self:
+        self.told = False
         self._bar: tqdm[Any] | None = None
         self._last_line = time.monotonic()
         return self
 
     def __call__(self, done: int, total: int) -> None:
+        self.told = True
         if sys.stderr.isatty():
             if self._bar is None:
                 from tqdm import tqdm
@@ -250,7 +254,7 @@ def _print_summary(manifest: RunManifest) -> None:
     if manifest.reused:
         click.echo(
             f"Reused    {manifest.reused} rows of an earlier run, "
-            f"{manifest.found - manifest.reused} films scored now"
+            f"{manifest.found - manifest.reused} scored in this one"
         )
     names = " ".join(f"{model.name} {model.sha256[:12]}" for model in manifest.models)
     click.echo(f"Models    {names} on {manifest.provider}, {manifest.images_per_second} films/s")

@@ -102,6 +102,15 @@ def test_the_formats_of_the_report_are_chosen(cxr, folder, tiny_model, tmp_path)
     assert "found “docx”" in wrong.stderr
 
 
+def test_a_second_start_says_that_nothing_is_new(cxr, folder, tiny_model, tmp_path):
+    arguments = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model, "--no-report")
+    first, second = cxr(*arguments), cxr(*arguments)
+    assert second.stdout == f"New       nothing: every film has its row already\n{first.stdout}"
+    (folder / "late.png").write_bytes(make_film(seed=44))
+    third = cxr(*arguments).stdout
+    assert "Reused    6 rows of an earlier run, 1 scored in this one" in third
+
+
 def test_some_files_not_scored_is_exit_3(cxr, folder, tiny_model, tmp_path):
     (folder / "letter.txt").write_text("Dear doctor")
     run = cxr("score", folder, "-o", tmp_path / "out", "--model", tiny_model, "--no-report")
