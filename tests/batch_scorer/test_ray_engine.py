@@ -190,6 +190,8 @@ def left_over(mark: str) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
 def test_the_command_starts_ray_stops_it_and_goes_on(cxr, many, tmp_path, tiny_model):
+    for index in range(200):  # enough for the signal to come in time on a busy machine
+        (many / f"again_{index}.png").hardlink_to(many / f"film_{index % 60:02}.png")
     mark = f"CXR_TEST_MARK={tmp_path}"
     name, value = mark.split("=")
     environment = {**os.environ, "RAY_ADDRESS": "local", name: value}
@@ -211,13 +213,15 @@ def test_the_command_starts_ray_stops_it_and_goes_on(cxr, many, tmp_path, tiny_m
     assert out == ""
     lines = [line for line in error.splitlines() if not line.startswith("scored ")]  # if it is slow
     assert lines[:2] == ["", "Finishing this batch; once more stops at once."]
-    assert re.fullmatch(r"Interrupted: \d+ of 65 films are done. Run the same command .*", lines[2])
+    assert re.fullmatch(
+        r"Interrupted: \d+ of 265 films are done. Run the same command .*", lines[2]
+    )
     assert len(lines) == 3
     assert left_over(mark) == []
     again = cxr(*arguments, **environment)
     assert again.returncode == 3, again.stderr
     assert re.search(r"^Reused    [1-9]\d* rows of an earlier run", again.stdout, re.MULTILINE)
-    assert all(re.fullmatch(r"scored \d+ of 65 films", line) for line in again.stderr.splitlines())
+    assert all(re.fullmatch(r"scored \d+ of 265 films", line) for line in again.stderr.splitlines())
     assert left_over(mark) == []
     rows = (tmp_path / "ray" / ledger.CSV_FILE).read_bytes()
     assert rows == run(many, tmp_path / "local", tiny_model, "local")[1]
