@@ -205,7 +205,8 @@ def test_the_command_starts_ray_stops_it_and_goes_on(cxr, many, tmp_path, tiny_m
         text=True,
     ) as command:
         deadline = time.monotonic() + 60
-        while not (tmp_path / "ray" / "journal").is_dir() and time.monotonic() < deadline:
+        while not (tmp_path / "ray" / "journal").is_dir():
+            assert time.monotonic() < deadline, "no batch came"
             time.sleep(0.05)
         command.send_signal(signal.SIGTERM)
         out, error = command.communicate(timeout=60)

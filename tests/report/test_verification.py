@@ -143,13 +143,11 @@ def test_changed_numbers_on_page_one_are_found(report: Path, tmp_path: Path) -> 
     flagged, clear = flagged_of(report), 21 - flagged_of(report)
     low, high = sorted((flagged, clear))
     faults = verify_report(tampered(report, tmp_path, swap_big_numbers)).faults
-    # The headline still tells the number that the big one contradicts.
-    assert (
-        f"flagged: {flagged} by the rows, {flagged} by run.json, {low} and {high} on page 1"
-    ) == faults[0]
-    # The wider number may run into its word: then page 1 says nothing that can be read.
-    assert len(faults) == 2
-    assert faults[1].startswith(("clear: ", f"page 1 does not say “{clear} clear"))
+    assert faults == (
+        # The headline still tells the number that the big one contradicts.
+        f"flagged: {flagged} by the rows, {flagged} by run.json, {low} and {high} on page 1",
+        f"clear: {clear} by the rows, {clear} by run.json, {flagged} on page 1",
+    )
 
 
 def test_a_page_one_of_another_run_or_model_is_found(report: Path, tmp_path: Path) -> None:
