@@ -142,7 +142,7 @@ def test_results_and_report_lie_in_the_bucket_and_only_what_changed_is_scored_ag
     assert not any("journal" in path for path in filesystem.find(output))
     filesystem.pipe_file("results-bucket/films/NORMAL/film_00.png", make_film(75, seed=99))
     second = score(url, target, tiny_model, cloud.environment, "--no-report")
-    assert f"Reused    {FILMS + 1} rows of an earlier run, 1 films scored now" in second.stdout
+    assert f"Reused    {FILMS + 1} rows of an earlier run, 1 scored in this one" in second.stdout
     known = (SECRET, AZURITE_KEY)
     told = [first.stdout, first.stderr, second.stdout, second.stderr]
     told += [
