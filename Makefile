@@ -29,7 +29,7 @@ demo: base ## Score examples/xrays (or XRAYS=folder) with the bundled models and
 	@$(BIN)/cxr score "$(XRAYS)" --output "$(OUT)" --model all || test $$? -eq 3  # 3: some files were no films
 
 test: dev azurite ## Run every test; those of the HTML page need chromium (apt-get install chromium)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 azurite: $(if $(shell command -v npm),$(AZURITE)) ## Azure's emulator for the tests, by npm; without npm they are skipped
 
