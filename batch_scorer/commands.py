@@ -257,7 +257,8 @@ def _print_summary(manifest: RunManifest) -> None:
             f"{manifest.found - manifest.reused} scored in this one"
         )
     names = " ".join(f"{model.name} {model.sha256[:12]}" for model in manifest.models)
-    click.echo(f"Models    {names} on {manifest.provider}, {manifest.images_per_second} films/s")
+    rate = f", {manifest.images_per_second} films/s" if manifest.scored else ""
+    click.echo(f"Models    {names} on {manifest.provider}{rate}")
     scores = " · ".join(
         f"{part.model} accuracy {_shown(part, 'accuracy')} AUC {_shown(part, 'auc')}"
         for part in manifest.metrics

@@ -100,7 +100,7 @@ def _headline(manifest: RunManifest) -> str:
         return "No file was found to score."
     if not manifest.scored:
         return "No film could be scored."
-    verb = "was" if manifest.flagged == 1 else "were"
+    verb = "was" if 1 in (manifest.flagged, manifest.scored) else "were"
     return (
         f"{manifest.flagged:,} of {count(manifest.scored, 'scored film')} {verb} flagged as "
         "possible pneumonia."
@@ -147,12 +147,13 @@ def _scored_by(manifest: RunManifest) -> str:
 
 
 def _atypical(manifest: RunManifest) -> str:
-    """How many films look unlike the training films; empty where the model cannot say."""
-    if manifest.atypical is None:
+    """How many films look unlike the training films; empty where no model says so of any."""
+    if manifest.atypical is None or not manifest.scored:
         return ""
+    verb = "looks" if 1 in (manifest.atypical, manifest.scored) else "look"
     text = (
-        f"{manifest.atypical:,} of {count(manifest.scored, 'scored film')} look unlike most films "
-        "that the model learned from: other patients, another machine, another position. Its "
+        f"{manifest.atypical:,} of {count(manifest.scored, 'scored film')} {verb} unlike most "
+        "films that the model learned from: other patients, another machine, another position. Its "
         "answers for them deserve less trust."
     )
     rejected = manifest.reasons.get(NotRadiograph.code, 0)
@@ -165,9 +166,9 @@ def _atypical(manifest: RunManifest) -> str:
 
 
 def _uncertain(manifest: RunManifest) -> str:
-    """How many answers are uncertain; empty where the model's card does not say which are."""
+    """How many answers are uncertain; empty where no model says so of any."""
     band = manifest.models[0].card.band
-    if band is None or manifest.uncertain is None:
+    if band is None or manifest.uncertain is None or not manifest.scored:
         return ""
     return (
         f"{manifest.uncertain:,} of {count(manifest.scored, 'scored film')}, flagged or not: the "

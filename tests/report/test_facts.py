@@ -130,6 +130,33 @@ def test_one_film_is_one_film() -> None:
     assert summary.headline == "1 of 1 scored film was flagged as possible pneumonia."
     assert summary.scored_what == "1 file found in “films”."
     assert summary.next_steps[0].startswith("Have a clinician read the flagged film now.")
+    clear = [msgspec.structs.replace(rows[0], prediction="NORMAL")]
+    headline = tell(clear, models).summary.headline
+    assert headline == "0 of 1 scored film was flagged as possible pneumonia."
+
+
+@pytest.mark.parametrize(
+    ("atypical", "films", "sentence"),
+    [
+        (0, 1, "0 of 1 scored film looks unlike most films"),
+        (1, 30, "1 of 30 scored films looks unlike most films"),
+        (2, 30, "2 of 30 scored films look unlike most films"),
+        (0, 30, "0 of 30 scored films look unlike most films"),
+    ],
+)
+def test_films_look_unlike_the_others_in_the_right_number(atypical, films, sentence) -> None:
+    models = make_models("cnn", typicality=make_typicality())
+    rows = make_rows(models, 0, films)
+    manifest = msgspec.structs.replace(make_manifest(rows, models), atypical=atypical)
+    assert build_facts(manifest, rows).summary.atypical.startswith(sentence)
+
+
+def test_where_nothing_was_scored_no_answer_is_called_uncertain_or_atypical() -> None:
+    models = make_models("cnn", band=make_band(), typicality=make_typicality())
+    rows = make_unscored(3)
+    manifest = msgspec.structs.replace(make_manifest(rows, models), uncertain=0, atypical=0)
+    summary = build_facts(manifest, rows).summary
+    assert (summary.uncertain, summary.atypical) == ("", "")
 
 
 def test_nothing_found_and_nothing_scored_are_said_plainly() -> None:
