@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from batch_scorer.card import ModelCard
-    from batch_scorer.metrics import Confusion, Curve
+    from batch_scorer.metrics import Confusion, Curve, Estimate
 
 INK = "#17293a"
 GREY = "#66737f"
@@ -81,7 +81,8 @@ class RocLine:
 
     label: str
     curve: Curve
-    operating_point: tuple[float, float] | None
+    sensitivity: Estimate
+    specificity: Estimate
 
 
 def draw_training(cards: Sequence[ModelCard]) -> str:
@@ -109,7 +110,9 @@ def draw_training(cards: Sequence[ModelCard]) -> str:
 
 
 def draw_roc(cards: Sequence[ModelCard]) -> str:
-    """Draw the ROC curve and operating point of each model on its reference films.
+    """Draw the ROC curve of each model on its reference films, and its operating point.
+
+    A cross through the point spans the 95 % intervals of sensitivity and specificity.
 
     Returns:
         An SVG document.
@@ -119,7 +122,8 @@ def draw_roc(cards: Sequence[ModelCard]) -> str:
             RocLine(
                 card.title,
                 card.reference.roc,
-                operating_point(card.reference.confusion),
+                card.reference.metrics["recall"],
+                card.reference.metrics["specificity"],
             )
             for card in cards
         ]
@@ -142,17 +146,7 @@ def draw_roc_lines(lines: Sequence[RocLine]) -> str:
                 linestyle=dashes,
                 label=printable(_short(line.label, 40)),
             )
-            if line.operating_point:
-                place.plot(
-                    *line.operating_point,
-                    marker="o",
-                    markersize=6.5,
-                    markerfacecolor="white",
-                    markeredgecolor=colour,
-                    markeredgewidth=1.6,
-                    clip_on=False,
-                    zorder=5,
-                )
+            _draw_operating_point(place, line, colour)
         place.set(
             xlim=(0, 1),
             ylim=(0, 1),
@@ -196,13 +190,31 @@ def draw_confusion(confusion: Confusion) -> str:
         return as_svg(figure)
 
 
-def operating_point(confusion: Confusion) -> tuple[float, float] | None:
-    """Where the threshold lies on the ROC curve; None where a class is missing."""
-    ill = confusion.true_positive + confusion.false_negative
-    well = confusion.false_positive + confusion.true_negative
-    if not ill or not well:
-        return None
-    return confusion.false_positive / well, confusion.true_positive / ill
+def _draw_operating_point(place: Axes, line: RocLine, colour: str) -> None:
+    """A ring where the threshold lies, with its intervals; nothing where a class is missing."""
+    sensitivity, specificity = line.sensitivity, line.specificity
+    if sensitivity.value is None or specificity.value is None:
+        return
+    x, y = 1 - specificity.value, sensitivity.value
+    if sensitivity.low is not None and sensitivity.high is not None:
+        place.plot([x, x], [sensitivity.low, sensitivity.high], **_interval_style(colour))
+    if specificity.low is not None and specificity.high is not None:
+        place.plot([1 - specificity.high, 1 - specificity.low], [y, y], **_interval_style(colour))
+    place.plot(
+        x,
+        y,
+        marker="o",
+        markersize=5,
+        markerfacecolor="white",
+        markeredgecolor=colour,
+        markeredgewidth=1.6,
+        clip_on=False,
+        zorder=5,
+    )
+
+
+def _interval_style(colour: str) -> dict[str, Any]:
+    return {"color": colour, "linewidth": 1.0, "clip_on": False, "zorder": 4}
 
 
 def _draw_history(place: Axes, card: ModelCard, name: str, *, named: bool) -> None:

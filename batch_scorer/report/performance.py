@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from batch_scorer.metrics import Confusion, Curve, Estimate
     from batch_scorer.records import RunManifest
 
+RING = "the ring is the operating point, the cross its 95 % intervals"
 COLUMNS = {
     "accuracy": "Accuracy",
     "precision": "Precision",
@@ -56,11 +57,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Roc:
-    """One model's curve, to be drawn."""
+    """One model's curve, to be drawn with its operating point."""
 
     label: str
     curve: Curve
-    confusion: Confusion
+    sensitivity: Estimate
+    specificity: Estimate
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,11 @@ def describe_reference(manifest: RunManifest) -> Performance:
         confusion_title=_confusion_title(primary, split_name(primary)),
         confusion_alt=_confusion_alt(reference.confusion, split_name(primary)),
         roc=tuple(
-            Roc(show_name(card.title, 60), card.reference.roc, card.reference.confusion)
+            _roc(card, card.reference.roc, card.reference.metrics)
             for card in cards
             if card.reference.roc.x
         ),
-        roc_title=f"ROC {_curves(len(cards))} on the {where}; the ring is the operating point",
+        roc_title=f"ROC {_curves(len(cards))} on the {where}; {RING}",
         roc_alt=_roc_alt(cards, [card.reference.metrics for card in cards], where),
     )
 
@@ -139,11 +141,7 @@ def describe_batch(manifest: RunManifest) -> Performance | None:
     cards = {model.name: model.card for model in manifest.models}
     scores = [(cards[score.model], score) for score in manifest.metrics]
     primary, first = scores[0]
-    curves = tuple(
-        Roc(show_name(card.title, 60), score.roc, score.confusion)
-        for card, score in scores
-        if score.roc.x
-    )
+    curves = tuple(_roc(card, score.roc, score.metrics) for card, score in scores if score.roc.x)
     return Performance(
         title="This batch",
         about=_about_batch(manifest, first.films, first.pneumonia),
@@ -155,7 +153,7 @@ def describe_batch(manifest: RunManifest) -> Performance | None:
         confusion_title=_confusion_title(primary, "labelled films of this batch"),
         confusion_alt=_confusion_alt(first.confusion, "labelled films of this batch"),
         roc=curves,
-        roc_title=f"ROC {_curves(len(curves))} on this batch; the ring is the operating point",
+        roc_title=f"ROC {_curves(len(curves))} on this batch; {RING}",
         roc_alt=_roc_alt(
             [card for card, _ in scores], [score.metrics for _, score in scores], "this batch"
         ),
@@ -293,13 +291,17 @@ def _confusion_alt(confusion: Confusion, films: str) -> str:
     )
 
 
+def _roc(card: ModelCard, curve: Curve, metrics: Mapping[str, Estimate]) -> Roc:
+    return Roc(show_name(card.title, 60), curve, metrics["recall"], metrics["specificity"])
+
+
 def _roc_alt(
     cards: Sequence[ModelCard], metrics: Sequence[Mapping[str, Estimate]], where: str
 ) -> str:
     parts = [
         f"{show_name(card.title, 60)}: AUC {_with_interval(values['auc'])}, operating point at "
-        f"sensitivity {show_value(values['recall'])} and specificity "
-        f"{show_value(values['specificity'])}."
+        f"sensitivity {_with_interval(values['recall'])} and specificity "
+        f"{_with_interval(values['specificity'])}."
         for card, values in zip(cards, metrics, strict=True)
     ]
     return f"ROC curves, {where}. {' '.join(parts)}"

@@ -189,7 +189,7 @@ def _performance_figures(name: str, part: Performance) -> dict[str, str]:
     drawn = {f"{name}-confusion": figures.draw_confusion(part.confusion)}
     if part.roc:
         lines = [
-            figures.RocLine(roc.label, roc.curve, figures.operating_point(roc.confusion))
+            figures.RocLine(roc.label, roc.curve, roc.sensitivity, roc.specificity)
             for roc in part.roc
         ]
         drawn[f"{name}-roc"] = figures.draw_roc_lines(lines)

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import pytest
 
 from batch_scorer.card import History
-from batch_scorer.metrics import Confusion, Curve
+from batch_scorer.metrics import Confusion, Curve, Estimate
 from batch_scorer.report import figures
 from batch_scorer.report.typeface import FAMILY, printable
 from tests.factories import TITLES, make_card
@@ -79,9 +79,24 @@ def test_edges_are_drawn_too() -> None:
     one = make_card("cnn", history=History([0.5], [0.6], [0.7], [0.6]))
     assert ET.fromstring(figures.draw_training([one])) is not None
     assert "no such film" in texts(figures.draw_confusion(Confusion(0, 0, 0, 0)))
-    assert figures.draw_roc_lines([figures.RocLine("none", Curve([], []), None)])
-    assert figures.operating_point(Confusion(1, 0, 0, 0)) is None
-    assert figures.operating_point(Confusion(3, 1, 3, 1)) == (0.25, 0.75)
+    undefined = Estimate(None, None, None, 0)
+    assert figures.draw_roc_lines([figures.RocLine("none", Curve([], []), undefined, undefined)])
+
+
+def test_the_operating_point_is_drawn_with_its_intervals() -> None:
+    curve = Curve([0.0, 0.25, 1.0], [0.0, 0.75, 1.0])
+    undefined = Estimate(None, None, None, 0)
+
+    def drawn(sensitivity: Estimate, specificity: Estimate) -> int:
+        svg = figures.draw_roc_lines([figures.RocLine("one", curve, sensitivity, specificity)])
+        return len(re.findall(r'<g id="line2d_', svg))
+
+    plain = drawn(undefined, undefined)
+    assert drawn(Estimate(0.75, None, None, 4), undefined) == plain, "a point needs both"
+    ring = drawn(Estimate(0.75, None, None, 4), Estimate(0.75, None, None, 4))
+    assert ring > plain
+    cross = drawn(Estimate(0.75, 0.3, 0.95, 4), Estimate(0.75, 0.3, 0.95, 4))
+    assert cross == ring + 2
 
 
 def test_characters_without_a_glyph_become_their_number() -> None:
