@@ -58,7 +58,7 @@ AUGMENTED = "cnn"
 def main(output: Path, data: Path | None, films: Path) -> None:
     """Draw class balance, example films, augmentation, and each model's figures, as SVG."""
     cards = read_cards()
-    drawn = {**draw_cards(cards), **draw_films(films, output)}
+    drawn = {**draw_films(films, output), **draw_cards(cards)}
     drawn["class-balance"] = draw_counts(read_counts(data, cards))
     output.mkdir(parents=True, exist_ok=True)
     for name, svg in drawn.items():
