@@ -1,5 +1,5 @@
-# The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, figures, notebook, bench
-# and its parts, clean.
+# The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, figures, notebook,
+# bench and its parts, clean.
 # Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
@@ -20,7 +20,8 @@ STAMPS := $(VENV)/stamps
 AZURITE := .cache/azurite/node_modules/.bin/azurite-blob
 AZURITE_VERSION := 3.37.0
 
-.PHONY: help demo test azurite fuzz lint models models-gpu figures notebook bench bench-evidence bench-typicality bench-features bench-seeds \
+.PHONY: help demo test azurite fuzz lint models models-gpu figures notebook \
+	bench bench-evidence bench-typicality bench-features bench-seeds \
 	bench-ray bench-speed bench-memory bench-report clean base dev
 .DEFAULT_GOAL := help
 
