@@ -18,6 +18,7 @@ from batch_scorer.options import (
     output_option,
     report_options,
     scoring_options,
+    tariff_options,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ log = logging.getLogger("cxr")
     help="Score one of N shares, 1/N to N/N, for `cxr merge`; auto asks the platform.",
 )
 @gallery_options
+@tariff_options
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
 @click.option(
     "--dry-run",
@@ -134,7 +136,7 @@ def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
     """Say what a run would take."""
     from batch_scorer.probe import probe, say_forecast
 
-    click.echo(say_forecast(probe(job), deadline_h))
+    click.echo(say_forecast(probe(job), deadline_h, job.tariff))
     return EXIT_OK
 
 
@@ -210,6 +212,8 @@ class Progress:
 
 def print_summary(manifest: RunManifest) -> None:
     """Say what came of a run."""
+    from batch_scorer.spending import say_price
+
     click.echo(
         f"Files     {manifest.found} found = {manifest.scored} scored "
         f"+ {manifest.rejected} rejected + {manifest.failed} failed"
@@ -231,6 +235,8 @@ def print_summary(manifest: RunManifest) -> None:
     names = " ".join(f"{model.name} {model.sha256[:12]}" for model in manifest.models)
     rate = f", {manifest.images_per_second} films/s" if manifest.scored else ""
     click.echo(f"Models    {names} on {manifest.provider}{rate}")
+    if manifest.price:
+        click.echo(f"Price     {say_price(manifest.price, manifest.core_seconds)}")
     scores = " · ".join(
         f"{part.model} accuracy {_shown(part, 'accuracy')} AUC {_shown(part, 'auc')}"
         for part in manifest.metrics

@@ -15,6 +15,7 @@ from batch_scorer.options import (
     output_option,
     report_options,
     scoring_options,
+    tariff_options,
 )
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def job() -> None:
     help="Let the last task merge, report and renew latest/; else `cxr job finish` does.",
 )
 @gallery_options
+@tariff_options
 @ending_options
 @report_options
 def run(
