@@ -1,4 +1,5 @@
-# The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, bench and its parts, clean.
+# The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, figures, bench and its parts,
+# clean.
 # Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +19,7 @@ STAMPS := $(VENV)/stamps
 AZURITE := .cache/azurite/node_modules/.bin/azurite-blob
 AZURITE_VERSION := 3.37.0
 
-.PHONY: help demo test azurite fuzz lint models models-gpu bench bench-evidence bench-typicality bench-features bench-seeds \
+.PHONY: help demo test azurite fuzz lint models models-gpu figures bench bench-evidence bench-typicality bench-features bench-seeds \
 	bench-ray bench-speed bench-memory bench-report clean base dev
 .DEFAULT_GOAL := help
 
@@ -52,6 +53,9 @@ models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) ## Train them on a GPU: ma
 	@test -n "$(DATA)" || { echo "Say where the films are: make models-gpu DATA=/path/to/chest_xray"; exit 2; }
 	@$(or $(GPU_PYTHON),$(BIN)/python) -m batch_scorer train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights none --backend $(BACKEND) --compute bfloat16
 	@echo "Then, where TensorFlow is: cxr export $(RUN) --output batch_scorer/models"
+
+figures: dev ## Draw docs/figures again: make figures [DATA=folder to count the classes of]
+	@$(BIN)/python deliverables/figures.py $(if $(DATA),--data "$(DATA)")
 
 bench: dev ## Compare the number formats of exported models: make bench MODELS=folder
 	@$(BIN)/python benchmarks/precision.py "$(MODELS)"

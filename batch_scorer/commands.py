@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
-from batch_scorer.options import gallery_options, model_options, report_options
+from batch_scorer.options import gallery_options, model_options, report_options, tariff_options
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -76,6 +76,7 @@ log = logging.getLogger("cxr")
     help="This process, or a Ray cluster: that of RAY_ADDRESS, else one on this machine.",
 )
 @gallery_options
+@tariff_options
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
 @click.option(
     "--dry-run",
@@ -165,7 +166,7 @@ def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
     """Say what a run would take."""
     from batch_scorer.probe import probe, say_forecast
 
-    click.echo(say_forecast(probe(job), deadline_h))
+    click.echo(say_forecast(probe(job), deadline_h, job.tariff))
     return EXIT_OK
 
 
@@ -238,6 +239,8 @@ class _Progress:
 
 
 def _print_summary(manifest: RunManifest) -> None:
+    from batch_scorer.spending import say_price
+
     click.echo(
         f"Files     {manifest.found} found = {manifest.scored} scored "
         f"+ {manifest.rejected} rejected + {manifest.failed} failed"
@@ -259,6 +262,8 @@ def _print_summary(manifest: RunManifest) -> None:
     names = " ".join(f"{model.name} {model.sha256[:12]}" for model in manifest.models)
     rate = f", {manifest.images_per_second} films/s" if manifest.scored else ""
     click.echo(f"Models    {names} on {manifest.provider}{rate}")
+    if manifest.price:
+        click.echo(f"Price     {say_price(manifest.price, manifest.core_seconds)}")
     scores = " · ".join(
         f"{part.model} accuracy {_shown(part, 'accuracy')} AUC {_shown(part, 'auc')}"
         for part in manifest.metrics

@@ -54,12 +54,14 @@ def merge_shards(output: str) -> RunManifest:
     first = manifests[0]
     films = _reachable(first.source)
     lost = films is None and first.gallery.heatmaps != "none"
+    tariffs = [m.price.tariff if m.price else None for m in manifests if m.found > m.reused]
     return commit_run(
         place,
         films,
         rows,
         first.models,
         partial(_load_bundled, first.models[0]),
+        tariffs[0] if len(set(tariffs)) == 1 else None,
         gallery=msgspec.structs.replace(first.gallery, no_maps="films" if lost else ""),
         **{name: getattr(first, name) for name in _TAKEN_FROM_FIRST},
         started=min(m.started for m in manifests),
@@ -69,11 +71,19 @@ def merge_shards(output: str) -> RunManifest:
         taken=len(rows),
         reused=sum(m.reused for m in manifests),
         retries=sum(m.retries for m in manifests),
+        bytes_read=sum(m.bytes_read for m in manifests),
+        peak_memory_bytes=max(m.peak_memory_bytes for m in manifests),
+        core_seconds=sum(m.core_seconds for m in manifests),
         provider=", ".join(sorted({m.provider for m in manifests})),
         engine=", ".join(sorted({m.engine for m in manifests})),
-        seconds={name: round(sum(m.seconds[name] for m in manifests), 3) for name in first.seconds},
+        seconds=_sum([m.seconds for m in manifests]),
+        worker_seconds=_sum([m.worker_seconds for m in manifests]),
         images_per_second=round(sum(m.images_per_second for m in manifests), 1),
     )
+
+
+def _sum(parts: list[dict[str, float]]) -> dict[str, float]:
+    return {name: round(sum(part.get(name, 0.0) for part in parts), 3) for name in parts[0]}
 
 
 _TAKEN_FROM_FIRST = (

@@ -105,6 +105,33 @@ def _read_formats(ctx: click.Context, param: click.Parameter, value: str) -> tup
     return formats
 
 
+def tariff_options(command: Command) -> Command:
+    """Add --core-hour-price and --currency, as one ``tariff``, None where no price is given."""
+
+    @click.option(
+        "--core-hour-price",
+        type=click.FloatRange(0, min_open=True),
+        metavar="PRICE",
+        help="What one core costs for an hour: run.json, report and summary then say what 1,000 "
+        "films cost.",
+    )
+    @click.option(
+        "--currency",
+        default="USD",
+        show_default=True,
+        metavar="TEXT",
+        help="Of --core-hour-price.",
+    )
+    @wraps(command)
+    def priced(*, core_hour_price: float | None, currency: str, **options: Any) -> int | None:
+        from batch_scorer.spending import Tariff
+
+        tariff = Tariff(core_hour_price, currency) if core_hour_price else None
+        return command(tariff=tariff, **options)
+
+    return priced
+
+
 def gallery_options(command: Command) -> Command:
     """Add --heatmaps and --review-minutes."""
     for add in (

@@ -10,6 +10,7 @@ import msgspec
 
 from batch_scorer.card import ModelCard
 from batch_scorer.metrics import Confusion, Curve, Estimate
+from batch_scorer.spending import Price
 
 Heatmaps = Literal["flagged", "all", "none"]
 _KERMANY_PATIENT = re.compile(r"^(person\d+)_(?:bacteria|virus)_|^((?:NORMAL\d*-)?IM-\d+)-")
@@ -155,7 +156,17 @@ class RunManifest(msgspec.Struct, frozen=True):
     it has no typicality. ``method`` names what decides an answer apart from the film: models,
     decode version and options. ``reused`` rows were taken over from an earlier run by the same
     method. ``shard`` is "2/10" where the run was one of ten shares, else empty, and ``taken``
-    counts the films of all ten. ``retries`` counts the calls to storage that were made again.
+    counts the films of all ten.
+
+    ``seconds`` by stage, in their order: list, start (models), score, record. Within "score",
+    ``worker_seconds`` are sums over all threads and workers for read, decode and classify, so that
+    together they may exceed it. ``retries`` counts the calls to storage that were made again,
+    ``bytes_read`` the bytes of the films that were read to be scored. ``peak_memory_bytes`` is the
+    most memory that one process had: this one, or with Ray the largest of its workers.
+    ``core_seconds`` are the stages' seconds times the cores at hand (with Ray, the cluster's; not
+    the report's), ``price`` is what they cost where a price was stated. Of merged shards, all are
+    sums, but for ``peak_memory_bytes``, the largest.
+
     ``identifiers`` says how patient and study are told: hash, keep or drop.
     ``engine`` is "local" or "ray", where each worker has ``threads``.
     """
@@ -198,6 +209,11 @@ class RunManifest(msgspec.Struct, frozen=True):
     identifiers: str = ""
     engine: str = "local"
     gallery: Gallery = Gallery()
+    worker_seconds: dict[str, float] = {}
+    bytes_read: int = 0
+    peak_memory_bytes: int = 0
+    core_seconds: float = 0.0
+    price: Price | None = None
 
     @property
     def clear(self) -> int:

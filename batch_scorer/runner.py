@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from batch_scorer.records import Heatmaps, RunManifest, Score
     from batch_scorer.shards import Shard
     from batch_scorer.source import Source
+    from batch_scorer.spending import Tariff
 
     Progress = Callable[[int, int], None]
 
@@ -74,7 +75,8 @@ class ScoreJob:
     ``shard`` takes one share of the films; its results lie in a folder of their own below
     ``output``, for `merge_shards`. ``identifiers`` says how patient and study are told.
     ``heatmaps`` says which films of the report get an evidence map: "flagged", "all" or "none";
-    ``review_minutes`` is the time for looking at the films it shows.
+    ``review_minutes`` is the time for looking at the films it shows. ``tariff`` is what a core
+    costs, where the price of the run is to be told.
     """
 
     images: str
@@ -91,6 +93,7 @@ class ScoreJob:
     identifiers: Identifiers = field(default_factory=Identifiers)
     heatmaps: Heatmaps = "flagged"
     review_minutes: int | None = None
+    tariff: Tariff | None = None
 
     @property
     def gallery(self) -> Gallery:
@@ -121,6 +124,7 @@ def score_batch(
     clock = _Clock()
     tried_before = retries()
     plan = _plan(job)
+    clock.lap("list")
     finished = _finished(job, plan)
     if finished:
         plan.journal.clear()
@@ -130,7 +134,7 @@ def score_batch(
     films = None if job.shard else plan.source
     facts["retries"] = retries() - tried_before
     first = partial(Classifier.load, job.models[0], job.provider, job.threads)
-    manifest = commit_run(plan.output, films, name_copies(rows), models, first, **facts)
+    manifest = commit_run(plan.output, films, name_copies(rows), models, first, job.tariff, **facts)
     plan.journal.clear()
     return manifest
 
@@ -222,6 +226,10 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "taken": plan.taken,
         "identifiers": job.identifiers.effective,
         "seconds": clock.seconds,
+        "worker_seconds": {step: round(s, 3) for step, s in work.meter.worker_seconds.items()},
+        "bytes_read": work.meter.bytes_read,
+        "peak_memory_bytes": work.meter.peak_memory_bytes,
+        "core_seconds": work.meter.cores * sum(clock.seconds.values()),
         "images_per_second": round(len(work.refs) / max(clock.seconds["score"], 1e-3), 1),
         "versions": {"onnxruntime": ort.__version__}
         | {name: version(name) for name in ("numpy", "pillow", "pydicom")},
