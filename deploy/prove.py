@@ -47,9 +47,17 @@ CHECKS = (
     Check("for tool in gcc cc c++ ld make pip pip3; do ! command -v $tool || exit 1; done"),
     Check("cxr doctor"),
     Check("cxr models test"),
-    Check("cxr score /mnt/films -o /mnt/out --model all --labels none", (0, 3)),
-    Check("cxr verify /mnt/out/report.pdf"),
+    Check("cxr score /mnt/films -o /mnt/out/run --model all --labels none", (0, 3)),
+    Check("cxr verify /mnt/out/run/report.pdf"),
+    Check("cxr job run /mnt/films -o /mnt/out/nights --model cnn --labels none"),
+    Check("cxr verify /mnt/out/nights/latest/report.pdf"),
+    Check("cxr job run /mnt/films -o /mnt/out/nights --model cnn --labels none"),
 )
+_CUDA = "/opt/cxr/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so"
+OF_TARGET = {
+    "cuda": (Check(f"test \"$(ldd {_CUDA} | awk '/not found/ {{print $1}}')\" = libcuda.so.1"),),
+}
+"""Here no driver is: it comes from the machine that the image runs on, and nothing else does."""
 
 
 @click.command(epilog="Example: python -m deploy.prove --target cpu")
@@ -77,10 +85,11 @@ def main(target: str, keep: Path | None) -> None:
         except RecipeError as exc:
             raise click.ClickException(str(exc)) from exc
         click.echo(f"size      {say_size(root.folder)}")
-        failed = _check(root, Path(folder).resolve() / "out")
+        checks = (*CHECKS, *OF_TARGET.get(target, ()))
+        failed = _check(root, Path(folder).resolve() / "out", checks)
     if failed:
         raise click.ClickException(f"Failed in the image: {'; '.join(failed)}.")
-    click.echo(f"proved    all {len(CHECKS)} checks hold")
+    click.echo(f"proved    all {len(checks)} checks hold")
 
 
 def build(target: str, folder: Path) -> Root:
@@ -167,12 +176,12 @@ def ignored() -> Callable[[str, list[str]], set[str]]:
     return ignore
 
 
-def _check(root: Root, out: Path) -> list[str]:
+def _check(root: Root, out: Path, checks: tuple[Check, ...]) -> list[str]:
     """Run every check; the commands of those that failed."""
     out.mkdir()
     os.chown(out, *map(int, root.settings.user.split(":")))
     failed = []
-    for check in CHECKS:
+    for check in checks:
         click.echo(f"$ {check.command}")
         began = time.monotonic()
         code = run_in(root, FILMS, out, check.command)
