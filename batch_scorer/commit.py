@@ -30,7 +30,7 @@ EARLIER_FOLDER = "earlier"
 """Where runs lie whose rows a later run does not carry on."""
 _RUN_FILES = (
     *(ledger.CSV_FILE, ledger.PARQUET_FILE),
-    *ledger.REPORT_FILES.values(),
+    *ledger.DRAWN_FILES,
     ledger.RUN_FILE,
 )
 
