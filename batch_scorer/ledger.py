@@ -32,6 +32,8 @@ REPORT_FILES = {"pdf": REPORT_FILE, "html": "report.html", "slides": "slides.pdf
 NOTES_FILE = "slides-notes.txt"
 DRAWN_FILES = (*REPORT_FILES.values(), NOTES_FILE)
 """All that is drawn from a run, and goes when its rows go."""
+RUN_FILES = (CSV_FILE, PARQUET_FILE, *DRAWN_FILES, RUN_FILE)
+"""What a finished run may have beside its pictures, the mark of its end last."""
 FILMS_FOLDER = "films"
 EVIDENCE_SUFFIX = "-evidence"
 
