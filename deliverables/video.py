@@ -79,8 +79,8 @@ def main(run: Path, output: Path, words: Path | None) -> None:
     (words / SCRIPT_FILE).write_text(write_script(pages, ABOUT), encoding="utf-8")
     captions = words / CAPTIONS_FILE
     captions.write_text(write_captions(pages), encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+    with tempfile.TemporaryDirectory() as workshop:
+        place = Path(workshop)
         speak(pages, place / "talk.wav", programs[0])
         pictures = draw_pages(deck, pages, place)
         assemble(pictures, place / "talk.wav", captions, output / VIDEO_FILE)
@@ -161,7 +161,7 @@ def draw_pages(deck: Path, pages: Sequence[SpokenPage], folder: Path) -> Path:
             even = picture.crop((0, 0, picture.width // 2 * 2, HEIGHT_PX))
             even.save(folder / f"{number}.png")
             lines.append(f"file '{number}.png'\nduration {page.seconds:.3f}")
-        lines.append(f"file '{len(pages) - 1}.png'")  # ffmpeg wants the last one twice
+        lines.append(lines[-1])  # ffmpeg forgets how long the last one lasts
     path = folder / "pages.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -170,8 +170,10 @@ def draw_pages(deck: Path, pages: Sequence[SpokenPage], folder: Path) -> Path:
 def assemble(pictures: Path, talk: Path, captions: Path, output: Path) -> None:
     """Join pictures, sound and captions into one film that any player shows."""
     inputs = ["-f", "concat", "-i", pictures, "-i", talk, "-i", captions]
-    picture = ["-c:v", "libx264", "-tune", "stillimage", "-pix_fmt", "yuv420p"]
-    frames = ["-r", FRAMES_PER_SECOND, "-shortest", "-movflags", "+faststart"]
+    picture = ["-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage"]
+    with wave.open(str(talk), "rb") as sound:
+        seconds = sound.getnframes() / sound.getframerate()
+    frames = ["-pix_fmt", "yuv420p", "-r", FRAMES_PER_SECOND, "-t", f"{seconds:.3f}"]
     others = ["-c:a", "aac", "-b:a", "64k", "-c:s", "mov_text", "-metadata:s:s:0", "language=eng"]
     streams = ["-map", "0:v", "-map", "1:a", "-map", "2:s"]
     partial = output.with_name(f"partial.{output.name}")
@@ -183,6 +185,7 @@ def assemble(pictures: Path, talk: Path, captions: Path, output: Path) -> None:
         *picture,
         *others,
         *frames,
+        *("-movflags", "+faststart"),
         partial,
     ]
     subprocess.run([str(part) for part in command], check=True)  # noqa: S603 - a fixed program
