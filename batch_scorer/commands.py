@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
+from batch_scorer.log import log_event, render, speaks_json
 from batch_scorer.options import gallery_options, model_options, report_options, tariff_options
 
 if TYPE_CHECKING:
@@ -193,6 +194,10 @@ class _Stop:
         self._asked = False
 
     def __enter__(self) -> Self:
+        # Written whole and at once: a handler of signals may not wait for the log's lock.
+        self._words = b"\nFinishing this batch; once more stops at once.\n"
+        if speaks_json():
+            self._words = f"{render('stopping', 'warning', {})}\n".encode()
         self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
         return self
 
@@ -207,11 +212,11 @@ class _Stop:
         if self._asked:
             signal.default_int_handler(number, frame)
         self._asked = True
-        os.write(sys.stderr.fileno(), b"\nFinishing this batch; once more stops at once.\n")
+        os.write(sys.stderr.fileno(), self._words)
 
 
 class _Progress:
-    """A bar with rate and time left on a terminal, a log line now and then elsewhere."""
+    """A bar with rate and time left on a terminal, a line of the log now and then elsewhere."""
 
     LINE_EVERY_S = 30
 
@@ -219,11 +224,14 @@ class _Progress:
         self.told = False
         self._bar: tqdm[Any] | None = None
         self._last_line = time.monotonic()
+        self._first: tuple[int, float] | None = None
         return self
 
     def __call__(self, done: int, total: int) -> None:
         self.told = True
-        if sys.stderr.isatty():
+        if speaks_json():
+            self._log(done, total)
+        elif sys.stderr.isatty():
             if self._bar is None:
                 from tqdm import tqdm
 
@@ -232,6 +240,18 @@ class _Progress:
         elif done == total or time.monotonic() - self._last_line > self.LINE_EVERY_S:
             self._last_line = time.monotonic()
             log.info("scored %d of %d films", done, total)
+
+    def _log(self, done: int, total: int) -> None:
+        """One JSON line of the first batch, of the last one, and now and then between."""
+        from batch_scorer.storage import retries
+
+        now = time.monotonic()
+        first, since = self._first or (done, now)
+        if self._first and done < total and now - self._last_line < self.LINE_EVERY_S:
+            return
+        self._first, self._last_line = (first, since), now
+        rate = round((done - first) / (now - since), 1) if now > since else None
+        log_event("progress", done=done, found=total, films_per_second=rate, retries=retries())
 
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
