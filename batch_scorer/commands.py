@@ -14,13 +14,20 @@ import click
 
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
 from batch_scorer.log import log_event, render, speaks_json
-from batch_scorer.options import gallery_options, model_options, report_options, tariff_options
+from batch_scorer.options import (
+    gallery_options,
+    metrics_option,
+    model_options,
+    report_options,
+    tariff_options,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from tqdm import tqdm
 
+    from batch_scorer.gauges import Gauges
     from batch_scorer.records import BatchMetrics, RunManifest
     from batch_scorer.report.drawing import Drawing
     from batch_scorer.runner import ScoreJob
@@ -78,6 +85,7 @@ log = logging.getLogger("cxr")
 )
 @gallery_options
 @tariff_options
+@metrics_option
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
 @click.option(
     "--dry-run",
@@ -92,7 +100,12 @@ log = logging.getLogger("cxr")
 )
 @report_options
 def score(
-    report: bool, dry_run: bool, deadline_h: float | None, drawing: Drawing, **options: Any
+    report: bool,
+    dry_run: bool,
+    deadline_h: float | None,
+    drawing: Drawing,
+    gauges: Gauges,
+    **options: Any,
 ) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL, a list of films or one film.
 
@@ -110,7 +123,9 @@ def score(
         manifest = score_batch(job, progress, stop)
     if not progress.told:
         click.echo("New       nothing: every film has its row already")
-    return _conclude(job.place.url, manifest, drawing if report and not job.shard else None)
+    code = _conclude(job.place.url, manifest, drawing if report and not job.shard else None)
+    gauges.tell(manifest)
+    return code
 
 
 def _job_of(
@@ -219,6 +234,7 @@ class _Progress:
     """A bar with rate and time left on a terminal, a line of the log now and then elsewhere."""
 
     LINE_EVERY_S = 30
+    RATE_AFTER_S = 1  # batches come in turns: of the first few no rate can be told
 
     def __enter__(self) -> Self:
         self.told = False
@@ -250,7 +266,7 @@ class _Progress:
         if self._first and done < total and now - self._last_line < self.LINE_EVERY_S:
             return
         self._first, self._last_line = (first, since), now
-        rate = round((done - first) / (now - since), 1) if now > since else None
+        rate = round((done - first) / (now - since), 1) if now - since > self.RATE_AFTER_S else None
         log_event("progress", done=done, found=total, films_per_second=rate, retries=retries())
 
     def __exit__(self, *exc: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -130,6 +131,26 @@ def tariff_options(command: Command) -> Command:
         return command(tariff=tariff, **options)
 
     return priced
+
+
+def metrics_option(command: Command) -> Command:
+    """Add --metrics, as ``gauges``; they are written when the command has ended, however it did."""
+
+    @click.option(
+        "--metrics",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write there, as a Prometheus textfile, what was done, or that it failed.",
+    )
+    @wraps(command)
+    def measured(*, metrics: Path | None, **options: Any) -> int | None:
+        from batch_scorer.gauges import Gauges
+
+        with Gauges(metrics) as gauges:
+            gauges.exit_code = command(gauges=gauges, **options)
+        return gauges.exit_code
+
+    return measured
 
 
 def gallery_options(command: Command) -> Command:

@@ -14,7 +14,7 @@ from datetime import datetime
 
 import pytest
 
-from batch_scorer import log
+from batch_scorer import commands, log
 from tests.conftest import make_film, save_tiny_model
 
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -64,8 +64,20 @@ def test_a_run_is_told_in_lines_that_name_no_film(cxr, secretive, tiny_model, tm
     assert {line.get("run") for line in lines} == {told["run_id"][:15]}
     last = of_event(lines, "progress")[-1]
     assert (last["done"], last["found"], last["retries"]) == (told["found"], told["found"], 0)
-    assert last["films_per_second"] > 0
     assert lines[-1]["exit_code"] == run.returncode
+
+
+def test_progress_is_told_of_the_first_batch_and_the_last_and_now_and_then(monkeypatch):
+    clock, told = [0.0], []
+    monkeypatch.setattr(commands.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(commands, "speaks_json", lambda: True)
+    monkeypatch.setattr(commands, "log_event", lambda name, **fields: told.append(fields))
+    with commands._Progress() as progress:
+        for done in range(10, 101, 10):
+            clock[0] += 10
+            progress(done, 100)
+    assert [fields["done"] for fields in told] == [10, 40, 70, 100]
+    assert [fields["films_per_second"] for fields in told] == [None, 1.0, 1.0, 1.0]
 
 
 def test_lines_are_asked_for_by_the_environment_too_and_words_stay_the_default(
