@@ -75,6 +75,20 @@ def _read(path: Path) -> str:
         return ""
 
 
+def has_tiles(system: Path = Path("/")) -> bool:
+    """Whether the CPU multiplies whole tiles of bytes (Intel AMX), as Linux says.
+
+    Args:
+        system: The root of the file system; another one in tests.
+    """
+    try:
+        with (system / "proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+            flags = next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return "amx_int8" in flags.split()
+
+
 def peak_memory_bytes(system: Path = Path("/")) -> int:
     """The most memory that this process has had so far (resident set).
 

@@ -72,7 +72,7 @@ def test_progress_is_told_of_the_first_batch_and_the_last_and_now_and_then(monke
     monkeypatch.setattr(commands.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(commands, "speaks_json", lambda: True)
     monkeypatch.setattr(commands, "log_event", lambda name, **fields: told.append(fields))
-    with commands._Progress() as progress:
+    with commands.Progress() as progress:
         for done in range(10, 101, 10):
             clock[0] += 10
             progress(done, 100)
