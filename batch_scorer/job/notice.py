@@ -18,13 +18,19 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from batch_scorer.drift import measure_drift
 from batch_scorer.errors import MissingPackage, UsageError
+from batch_scorer.faults import scrub
 from batch_scorer.log import log_event
+from batch_scorer.report.drift import describe_drift
+from batch_scorer.report.wording import show_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tenacity import RetryCallState
+
+    from batch_scorer.records import RunManifest, Score
 
     Send = Callable[["Notice"], None]
 
@@ -38,9 +44,10 @@ log = logging.getLogger("cxr.notice")
 class Notice:
     """What a night came to: counts and the place of its report, no film.
 
-    ``likeness`` is one sentence on whether the batch looks like the training films. ``since`` is
-    the night before, empty where there was none; ``new`` counts the films that are new or changed
-    since, ``new_flagged`` those of them that are flagged.
+    ``report`` is where the report is, or the rows; ``likeness`` is one sentence on whether the
+    batch looks like the training films. ``since`` is the night before, empty where there was none;
+    ``new`` counts the films that are new or changed since, ``new_flagged`` those of them that are
+    flagged.
     """
 
     title: str
@@ -72,7 +79,7 @@ class Notice:
             if self.since
             else "All are new: there was no night before.",
             self.likeness,
-            f"Report: {self.report}",
+            f"See {self.report}",
         )
 
     @property
@@ -83,6 +90,33 @@ class Notice:
 
 class _Undelivered(Exception):
     """Why a notice was not taken, in words without its address."""
+
+
+def describe_night(manifest: RunManifest, rows: Sequence[Score], title: str, at: str) -> Notice:
+    """What a finished night came to.
+
+    Args:
+        manifest: Of the whole night.
+        rows: All of its rows.
+        title: That of the report, empty for its own.
+        at: Where the report is, or the rows where there is none.
+    """
+    card = manifest.models[0].card
+    likeness = describe_drift(measure_drift(rows, card), card)
+    since = manifest.since
+    return Notice(
+        title=show_name(title) or "Chest X-rays",
+        night=manifest.night,
+        found=manifest.found,
+        scored=manifest.scored,
+        flagged=manifest.flagged,
+        not_scored=manifest.not_scored,
+        likeness=likeness.short or likeness.sentences[0],
+        report=scrub(at),
+        since=since.night if since else "",
+        new=since.fresh if since else manifest.found,
+        new_flagged=since.flagged if since else manifest.flagged,
+    )
 
 
 def announce(addresses: Sequence[str], notice: Notice) -> int:

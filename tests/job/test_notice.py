@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import email
-import json
 import logging
 import sys
-import threading
-from contextlib import contextmanager
-from email import policy
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import msgspec
 import pytest
-from aiosmtpd.controller import Controller
 from tenacity import wait_none
 
 from batch_scorer.errors import MissingPackage, UsageError
 from batch_scorer.job import notice as notices
-from batch_scorer.job.notice import ATTEMPTS, Notice, announce, check_addresses
-from tests.servers import free_port
+from batch_scorer.job.notice import ATTEMPTS, Notice, announce, check_addresses, describe_night
+from batch_scorer.records import Since
+from batch_scorer.report.facts import build_facts
+from tests.factories import make_manifest, make_models, make_rows, make_unscored
+from tests.job.servers import mail_server, web_server
 
 NIGHT = Notice(
     title="Ward 7 & co",
@@ -38,66 +35,13 @@ LINES = [
     "1,310 found: 1,300 scored, 42 of them flagged; 10 not scored.",
     "100 are new or changed since 20261126-020000: 31 of them flagged.",
     "By what was measured, the films look like those that the model learned from.",
-    "Report: s3://results/latest/report.pdf",
+    "See s3://results/latest/report.pdf",
 ]
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     monkeypatch.setattr(notices._RETRYING, "wait", wait_none())
-
-
-@contextmanager
-def web_server(*statuses):
-    """A server that gives each answer in turn, the last for ever; what was posted to it."""
-    posted = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            posted.append((self.path, dict(self.headers), json.loads(body)))
-            status = statuses[min(len(posted), len(statuses)) - 1]
-            self.send_response(status)
-            if 300 <= status < 400:
-                self.send_header("Location", "/elsewhere")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def do_GET(self):
-            posted.append((self.path, {}, None))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}", posted
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@contextmanager
-def mail_server(*answers):
-    """A server that answers each mail in turn; the mails that it was given."""
-    mails = []
-
-    class Handler:
-        async def handle_DATA(self, server, session, envelope):  # noqa: N802 - aiosmtpd's
-            mails.append(email.message_from_bytes(envelope.content, policy=policy.default))
-            return answers[min(len(mails), len(answers)) - 1]
-
-    controller = Controller(Handler(), hostname="127.0.0.1", port=free_port())
-    controller.start()
-    try:
-        yield controller.port, mails
-    finally:
-        controller.stop()
 
 
 def test_a_webhook_gets_the_lines_as_text_and_every_number_by_its_name():
@@ -174,6 +118,33 @@ def test_apprise_posts_json_of_its_own():
         assert announce([f"json://{host}/hook"], NIGHT) == 1
     assert posted[0][2]["message"].split("\n") == LINES
     assert posted[0][2]["title"] == NIGHT.subject
+
+
+def test_a_night_is_described_by_its_numbers_and_whether_it_looks_like_the_training_films():
+    models = make_models("cnn")
+    rows = [*make_rows(models, 30, 30), *make_unscored(3)]
+    since = Since(
+        "20261126-020000", "2026-11-26T02:09:00+00:00", 50, new=7, changed=2, gone=1, flagged=4
+    )
+    manifest = make_manifest(rows, models, night="20261127-020000", since=since)
+    told = describe_night(manifest, rows, "Ward\u202e7", "s3://key:s3cr3t@results/report.pdf")
+    assert told.title == "Ward‹U+202E›7"
+    assert (told.found, told.scored, told.not_scored) == (63, 60, 3)
+    assert (told.since, told.new, told.new_flagged) == ("20261126-020000", 9, 4)
+    assert told.report == "s3://***@results/report.pdf"
+    assert told.likeness == build_facts(manifest, rows).drift.sentences[0]
+    first = describe_night(make_manifest(rows, models, night="x"), rows, "", "out")
+    assert (first.title, first.since, first.new, first.new_flagged) == (
+        *("Chest X-rays", "", 63, first.flagged),
+    )
+    assert not {row.image for row in rows} & set(told.text.split())
+
+
+def test_a_batch_unlike_the_training_films_is_warned_of():
+    models = make_models("cnn")
+    rows = [msgspec.structs.replace(row, brightness=5.0) for row in make_rows(models, 30, 30)]
+    told = describe_night(make_manifest(rows, models), rows, "", "out")
+    assert told.likeness.startswith("Warning: this batch looks unlike the films")
 
 
 def test_a_first_night_has_no_night_before():
