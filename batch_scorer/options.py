@@ -102,9 +102,10 @@ def report_options(command: Command) -> Command:
         "--format",
         default="pdf",
         show_default=True,
-        metavar="pdf,html",
+        metavar="pdf,html,slides",
         callback=_read_formats,
-        help="Which reports to draw, with commas between them: pdf for print, html for a browser.",
+        help="Which reports to draw, with commas between them: pdf for print, html for a browser, "
+        "slides to present.",
     )
     @click.option(
         "--pdf-variant",

@@ -12,6 +12,7 @@ from batch_scorer.output import open_output
 from batch_scorer.report.drawing import AS_USUAL
 from batch_scorer.report.page import write_page
 from batch_scorer.report.render import gather, write_pdf
+from batch_scorer.report.slides import write_slides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     from batch_scorer.report.drawing import Drawing
     from batch_scorer.report.render import Material
 
-WRITERS: dict[str, Callable[[Output, Material], str]] = {"pdf": write_pdf, "html": write_page}
+WRITERS: dict[str, Callable[[Output, Material], str]] = {
+    "pdf": write_pdf,
+    "html": write_page,
+    "slides": write_slides,
+}
 
 
 def draw_report(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> list[str]:
