@@ -183,6 +183,26 @@ def tariff_options(command: Command) -> Command:
     return priced
 
 
+def metrics_option(command: Command) -> Command:
+    """Add --metrics, as ``gauges``; they are written when the command has ended, however it did."""
+
+    @click.option(
+        "--metrics",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write there, as a Prometheus textfile, what was done, or that it failed.",
+    )
+    @wraps(command)
+    def measured(*, metrics: Path | None, **options: Any) -> int | None:
+        from batch_scorer.gauges import Gauges
+
+        with Gauges(metrics) as gauges:
+            gauges.exit_code = command(gauges=gauges, **options)
+        return gauges.exit_code
+
+    return measured
+
+
 def gallery_options(command: Command) -> Command:
     """Add --heatmaps and --review-minutes."""
     for add in (
