@@ -12,6 +12,7 @@ import pytest
 
 from batch_scorer.classifier import Classifier, bundled_names
 from batch_scorer.cli import cxr as commands
+from batch_scorer.report.deck import PUBLISHED
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.md"
@@ -49,6 +50,9 @@ def metrics_table() -> str:
             for name in SHOWN
         ]
         lines.append(f"| {card.title} (`{card.name}`) | " + " | ".join(cells) + " |")
+    for name, published in PUBLISHED.items():
+        cells = [published.get(column, "") for column in SHOWN]
+        lines.append(f"| *{name}* | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

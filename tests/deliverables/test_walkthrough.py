@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,8 @@ def test_the_committed_presentation_is_that_of_the_demo(talk):
 
 def test_every_slide_has_something_said_to_it(talk):
     assert all(page.title and page.sentences for page in talk)
+    told = [sentence.text for page in talk for sentence in page.sentences]
+    assert [text for text in told if re.search(r"[.!?][A-Z]", text)] == [], "a space is missing"
     assert 120 < sum(page.seconds for page in talk) < 900
 
 
