@@ -1,0 +1,128 @@
+"""The nightly run behind HTTP: ``functions-framework --target receive`` serves it.
+
+POST an event: a CloudEvent, an event of AWS, or nothing at all for a schedule. Senders such as
+Eventarc, Pub/Sub and Event Grid send again what was not answered by 2xx; a status says whether that
+can help, and is never 500 for what is foreseen.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import functions_framework
+from flask import Response
+
+from batch_scorer.errors import (
+    EXIT_FAILED,
+    EXIT_NOT_ALL_SCORED,
+    EXIT_OK,
+    EXIT_RETRY,
+    EXIT_USAGE,
+    UsageError,
+)
+from batch_scorer.job.answers import Answer, answer_event, explain_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask import Request
+
+log = logging.getLogger("cxr")
+MOST_BYTES = 2**20
+"""Of a request: as large as the largest events get, those of SQS."""
+RETRY_AFTER_S = 60
+RESERVE_S = 15
+"""With less time left than this no batch begins: the rows of the one before are kept by then."""
+TIME_VARIABLE = "CLOUD_RUN_TIMEOUT_SECONDS"
+"""How long a request may take, as functions-framework reads it too; empty: as long as it takes."""
+STATUS = {
+    EXIT_OK: HTTPStatus.OK,
+    EXIT_NOT_ALL_SCORED: HTTPStatus.OK,
+    EXIT_FAILED: HTTPStatus.UNPROCESSABLE_ENTITY,
+    EXIT_USAGE: HTTPStatus.BAD_REQUEST,
+    EXIT_RETRY: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+_BUSY = Answer(EXIT_RETRY, error="This process is at work on a night. Send the event again later.")
+_work = threading.Lock()
+
+
+@functions_framework.http
+def receive(request: Request) -> Response:
+    """Run the night that a request's event asks for.
+
+    Returns:
+        200 with the night's counts, or with why there was nothing to do; 400 for an event or a
+        setting that cannot be read; 409 while this process is at work on a night; 422 for what
+        fails every time; 503 for what may work later. 409 and 503 say when in ``Retry-After``.
+    """
+    if request.method == "OPTIONS":
+        return _permit(request)
+    if request.method != "POST":
+        return Response(status=HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST, OPTIONS"})
+    try:
+        event = _read_request(request)
+    except UsageError as exc:
+        return _say(explain_error(exc))
+    if not _work.acquire(blocking=False):
+        return _say(_BUSY, HTTPStatus.CONFLICT)
+    try:
+        return _say(answer_event(event, _stop_in_time()))
+    finally:
+        _work.release()
+
+
+def _read_request(request: Request) -> object:
+    """The event in a request: all of it in the body, or its head in headers (``ce-type``).
+
+    Raises:
+        UsageError: The body is no JSON.
+        RequestEntityTooLarge: It is larger than any event; answered with 413 by Flask.
+    """
+    request.max_content_length = MOST_BYTES
+    body = request.get_data()
+    try:
+        event = json.loads(body) if body.strip() else None
+    except (ValueError, RecursionError) as exc:
+        raise UsageError("Expected an event as JSON, found something else.") from exc
+    if "ce-specversion" not in request.headers:
+        return event
+    head = {name: request.headers.get(f"ce-{name}", "") for name in ("specversion", "type")}
+    return {**head, "data": event}
+
+
+def _permit(request: Request) -> Response:
+    """Answer the question that a sender of CloudEvents asks once, whether it may send.
+
+    Source: CloudEvents, HTTP 1.1 Web Hooks for Event Delivery, 4; Azure Event Grid asks so.
+    """
+    origin = request.headers.get("WebHook-Request-Origin", "")
+    allowed = {"WebHook-Allowed-Origin": origin, "WebHook-Allowed-Rate": "*"} if origin else {}
+    return Response(status=HTTPStatus.OK, headers={"Allow": "POST, OPTIONS", **allowed})
+
+
+def _stop_in_time() -> Callable[[], bool] | None:
+    """Says yes shortly before the platform would end the request; None where it never does."""
+    text = os.environ.get(TIME_VARIABLE, "")
+    if not text.isdecimal():
+        return None
+    end = time.monotonic() + int(text) - RESERVE_S
+    return lambda: time.monotonic() > end
+
+
+def _say(answer: Answer, status: HTTPStatus | None = None) -> Response:
+    if answer.error:
+        log.error("%s", answer.error)
+    response = Response(
+        json.dumps({"error": answer.error} if answer.error else answer.facts),
+        status or STATUS[answer.exit_code],
+        mimetype="application/json",
+    )
+    if answer.exit_code == EXIT_RETRY:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response
