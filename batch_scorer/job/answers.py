@@ -1,6 +1,6 @@
-"""Run the night that an event asks for; every outcome and every error in a few fields.
+"""Run the night that an event asks for; tell every outcome and every error in a few fields.
 
-What the ways in by Lambda and by HTTP have in common.
+This is what the ways in by Lambda and by HTTP have in common.
 """
 
 from __future__ import annotations
@@ -11,24 +11,33 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch_scorer.errors import EXIT_OK, CxrError
+from batch_scorer.errors import EXIT_OK, CxrError, Occupied
 from batch_scorer.faults import scrub
+from batch_scorer.job.options import SETTINGS, night_job_of, night_options
 from batch_scorer.job.events import read_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batch_scorer.job.events import Errand
-    from batch_scorer.job.night import NightOutcome
+    from batch_scorer.job.finish import NightOutcome
+    from batch_scorer.job.night import NightJob
+
+RESERVE_S = 15
+"""With less time left than this no batch begins: the rows of the one before are kept by then."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of an event: exit code as of ``cxr job``, and facts or the line of an error."""
+    """What came of an event: an exit code as of ``cxr job run``, and facts or an error's line.
+
+    ``occupied`` says that another task is at the same work.
+    """
 
     exit_code: int
     facts: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    occupied: bool = False
 
 
 def answer_event(event: object, stop: Callable[[], bool] | None = None) -> Answer:
@@ -39,27 +48,57 @@ def answer_event(event: object, stop: Callable[[], bool] | None = None) -> Answe
         stop: Asked after every batch; where it says yes, the night is left to be gone on with.
 
     Returns:
-        The night's counts, or why the event was ignored, or why the night was not done.
+        The night's counts, or why the event starts nothing, or why the night is not done.
     """
+    from batch_scorer.job.night import run_night
+
+    images, output = (os.environ.get(f"CXR_JOB_{name}", "") for name in ("IMAGES", "OUTPUT"))
     try:
-        images, output = (os.environ.get(f"CXR_JOB_{name}", "") for name in ("IMAGES", "OUTPUT"))
         errand = read_event(event, images, output)
         if errand.ignored:
             return Answer(EXIT_OK, {"ignored": errand.ignored})
-        return _tell(_run(errand, stop))
+        return Answer(EXIT_OK, _tell(run_night(read_settings(errand), stop=stop)))
     except (CxrError, click.ClickException) as exc:
         return explain_error(exc)
 
 
 def explain_error(exc: CxrError | click.ClickException) -> Answer:
     """An error as one line without secrets."""
-    text = exc.format_message() if isinstance(exc, click.ClickException) else str(exc)
-    return Answer(exc.exit_code, error=" ".join(scrub(text).split()))
+    text = str(exc)
+    if isinstance(exc, click.ClickException):
+        text = f"{exc.format_message()} Each option is set by CXR_JOB_<OPTION>."
+    line = " ".join(scrub(text).split())
+    return Answer(exc.exit_code, error=line, occupied=isinstance(exc, Occupied))
 
 
-def _run(errand: Errand, stop: Callable[[], bool] | None) -> NightOutcome:
-    raise NotImplementedError
+@click.command(context_settings=SETTINGS)
+@night_options
+def _read(**options: Any) -> NightJob:
+    """Read the environment as ``cxr job run`` does."""
+    options.pop("fail_not_scored")  # an answer has no exit code
+    return night_job_of(**options)
 
 
-def _tell(outcome: NightOutcome) -> Answer:
-    raise NotImplementedError
+def read_settings(errand: Errand) -> NightJob:
+    """The job of an errand: what the environment says, and the errand's own places.
+
+    Raises:
+        click.ClickException: A setting is missing, or cannot be read.
+        CxrError: A setting names what is not there.
+    """
+    images = ["--", errand.images] if errand.images else []
+    output = ["--output", errand.output] if errand.output else []
+    job: NightJob = _read.main([*output, *images], "event", standalone_mode=False)
+    return job
+
+
+def _tell(outcome: NightOutcome) -> dict[str, Any]:
+    """A night in numbers and places: no film is named."""
+    manifest, since = outcome.manifest, outcome.since
+    facts: dict[str, Any] = {"night": outcome.night}
+    if manifest is None:
+        return facts | {"missing": [str(shard) for shard in outcome.missing]}
+    counts = ("found", "scored", "rejected", "failed", "flagged")
+    facts |= {name: getattr(manifest, name) for name in counts}
+    facts["new"] = since.new + since.changed if since else manifest.found
+    return facts | {"reports": list(outcome.reports), "latest": outcome.latest}

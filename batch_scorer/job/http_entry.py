@@ -26,7 +26,7 @@ from batch_scorer.errors import (
     EXIT_USAGE,
     UsageError,
 )
-from batch_scorer.job.answers import Answer, answer_event, explain_error
+from batch_scorer.job.answers import RESERVE_S, Answer, answer_event, explain_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,8 +37,6 @@ log = logging.getLogger("cxr")
 MOST_BYTES = 2**20
 """Of a request: as large as the largest events get, those of SQS."""
 RETRY_AFTER_S = 60
-RESERVE_S = 15
-"""With less time left than this no batch begins: the rows of the one before are kept by then."""
 TIME_VARIABLE = "CLOUD_RUN_TIMEOUT_SECONDS"
 """How long a request may take, as functions-framework reads it too; empty: as long as it takes."""
 STATUS = {
@@ -48,7 +46,9 @@ STATUS = {
     EXIT_USAGE: HTTPStatus.BAD_REQUEST,
     EXIT_RETRY: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-_BUSY = Answer(EXIT_RETRY, error="This process is at work on a night. Send the event again later.")
+_OCCUPIED = Answer(
+    EXIT_RETRY, error="This process is at work on a night. Send the event again later.", occupied=True
+)
 _work = threading.Lock()
 
 
@@ -58,8 +58,9 @@ def receive(request: Request) -> Response:
 
     Returns:
         200 with the night's counts, or with why there was nothing to do; 400 for an event or a
-        setting that cannot be read; 409 while this process is at work on a night; 422 for what
-        fails every time; 503 for what may work later. 409 and 503 say when in ``Retry-After``.
+        setting that cannot be read; 409 while this process or another one is at the same work; 422
+        for what fails every time; 503 for what may work later. 409 and 503 say when in
+        ``Retry-After``.
     """
     if request.method == "OPTIONS":
         return _permit(request)
@@ -70,7 +71,7 @@ def receive(request: Request) -> Response:
     except UsageError as exc:
         return _say(explain_error(exc))
     if not _work.acquire(blocking=False):
-        return _say(_BUSY, HTTPStatus.CONFLICT)
+        return _say(_OCCUPIED)
     try:
         return _say(answer_event(event, _stop_in_time()))
     finally:
@@ -115,12 +116,12 @@ def _stop_in_time() -> Callable[[], bool] | None:
     return lambda: time.monotonic() > end
 
 
-def _say(answer: Answer, status: HTTPStatus | None = None) -> Response:
+def _say(answer: Answer) -> Response:
     if answer.error:
         log.error("%s", answer.error)
     response = Response(
         json.dumps({"error": answer.error} if answer.error else answer.facts),
-        status or STATUS[answer.exit_code],
+        HTTPStatus.CONFLICT if answer.occupied else STATUS[answer.exit_code],
         mimetype="application/json",
     )
     if answer.exit_code == EXIT_RETRY:

@@ -13,10 +13,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from batch_scorer.errors import EXIT_RETRY
-from batch_scorer.job.answers import answer_event
-
-RESERVE_MS = 15_000
-"""With less time left than this no batch begins: the rows of the one before are kept by then."""
+from batch_scorer.job.answers import RESERVE_S, answer_event
 
 
 class TryAgain(Exception):
@@ -48,7 +45,7 @@ def handle(event: object, context: Context) -> dict[str, Any]:
         TryAgain: The time was over, another task is at it, or the storage does not answer.
         Failed: Event, settings, films or results are not as they must be.
     """
-    answer = answer_event(event, lambda: context.get_remaining_time_in_millis() < RESERVE_MS)
+    answer = answer_event(event, lambda: context.get_remaining_time_in_millis() < 1000 * RESERVE_S)
     if answer.error:
         raise (TryAgain if answer.exit_code == EXIT_RETRY else Failed)(answer.error)
     return answer.facts

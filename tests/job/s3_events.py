@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import pytest
 
 from tests.conftest import make_film
 from tests.servers import SECRET, without_credentials
@@ -77,6 +79,14 @@ class Clinic:
     def names(self) -> list[str]:
         found = self.cloud.filesystem().find(self.bucket)
         return [path.removeprefix(f"{self.bucket}/") for path in found]
+
+    def wait_for(self, beginning: str) -> None:
+        """Until there is an object whose name begins so."""
+        for _ in range(600):
+            if any(name.startswith(beginning) for name in self.names()):
+                return
+            time.sleep(0.1)
+        pytest.fail(f"nothing came below {beginning}")
 
     def events(self) -> list[dict[str, Any]]:
         """What came since the last time it was asked."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batch_scorer.job import http_entry
+from batch_scorer.job.answers import RESERVE_S
+from tests.job.s3_events import Clinic
 from tests.job.test_events import gcs_event, s3_event
-from tests.servers import free_port, process, without_credentials
+from tests.servers import clouds, free_port, process, run_proxy, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.servers import Cloud
+
+__all__ = ["clouds"]
 SOURCE = Path(http_entry.__file__)
 SETTINGS = {"CXR_JOB_IMAGES": "s3://clinic/films", "CXR_JOB_OUTPUT": "s3://clinic/results"}
 
@@ -112,3 +119,89 @@ def test_a_sender_that_asks_whether_it_may_send_is_told_so(entry):
     assert said.headers["WebHook-Allowed-Origin"] == "eventgrid.azure.net"
     assert said.headers["WebHook-Allowed-Rate"] == "*"
     assert "WebHook-Allowed-Origin" not in entry.ask(method="OPTIONS").headers
+
+
+@pytest.fixture(scope="module")
+def cloud(clouds) -> Cloud:
+    return clouds["s3"]
+
+
+def test_a_film_that_came_ends_in_a_report_in_its_bucket_which_starts_no_other_night(
+    cloud, tiny_model, tmp_path
+):
+    clinic = Clinic.open(cloud, through_bridge=True)
+    clinic.put_films(0, 5)
+    event = next(e for e in clinic.events() if e["detail-type"] == "Object Created")
+    with serve(clinic.settings(tiny_model)) as entry:
+        first = entry.post(event)
+        assert first.status == 200, first
+        assert (first.body["found"], first.body["scored"], first.body["new"]) == (5, 5, 5)
+        report = tmp_path / "report.pdf"
+        report.write_bytes(clinic.get("results/latest/report.pdf"))
+        assert first.body["reports"] == [f"{clinic.output}/latest/report.pdf"]
+        verify = [sys.executable, "-m", "batch_scorer", "verify", str(report)]
+        assert subprocess.run(verify, check=False, capture_output=True).returncode == 0
+
+        told, names = clinic.events(), clinic.names()
+        assert any("report.pdf" in str(event) for event in told)
+        for event in told:
+            said = entry.post(event)
+            assert (said.status, set(said.body)) == (200, {"ignored"})
+        assert clinic.names() == names
+
+        clinic.put_films(5, 1)
+        schedule = entry.ask()
+        assert (schedule.status, schedule.body["found"], schedule.body["new"]) == (200, 6, 1)
+
+
+def test_of_events_at_once_one_is_worked_on_and_the_others_come_again(cloud, tiny_model):
+    clinic = Clinic.open(cloud)
+    clinic.put_films(0, 3)
+    clinic.put("films/gated.png", clinic.get("films/für 0.png"))
+    event = clinic.events()[-1]
+    with run_proxy(cloud, "calm") as proxy:
+        environment = clinic.settings(tiny_model, CXR_JOB_LEASE_S="15")
+        environment |= cloud.behind(proxy.url).environment
+        with serve(environment) as one, serve(environment) as other, ThreadPoolExecutor(1) as pool:
+            working = pool.submit(one.post, event)
+            try:
+                clinic.wait_for("results/nights/")
+                here, there = one.post(event), other.post(event)
+            finally:
+                proxy.open_gate()
+            done = working.result(timeout=120)
+            again = one.post(event)
+    assert (here.status, there.status) == (409, 409)
+    assert here.body["error"].startswith("This process is at work on a night.")
+    assert there.body["error"].startswith("Another task (")
+    assert here.headers["Retry-After"] == there.headers["Retry-After"] == "60"
+    assert (done.status, done.body["found"]) == (200, 4)
+    assert (again.status, again.body["new"]) == (200, 0)
+
+
+def test_a_storage_that_is_down_is_worth_another_try(cloud, tiny_model):
+    down = cloud.behind(f"http://127.0.0.1:{free_port()}").environment
+    with serve({**without_credentials(), **SETTINGS, **down}) as entry:
+        said = entry.ask()
+    assert (said.status, said.headers["Retry-After"]) == (503, "60")
+    assert "no whole answer came" in said.body["error"]
+
+
+def test_a_request_stops_in_time_and_the_next_one_goes_on(cloud, tiny_model):
+    clinic = Clinic.open(cloud)
+    clinic.put_films(0, 10)
+    short = {http_entry.TIME_VARIABLE: str(RESERVE_S)}
+    with serve(clinic.settings(tiny_model, **short)) as entry:
+        stopped = entry.ask()
+    assert stopped.status == 503
+    assert "4 of 10 films are done" in stopped.body["error"]
+    with serve(clinic.settings(tiny_model)) as entry:
+        assert entry.ask().body["scored"] == 10
+
+
+def test_what_fails_every_time_says_so(cloud, tiny_model):
+    missing = {"CXR_JOB_IMAGES": "s3://no-such-bucket/films"}
+    with serve(Clinic.open(cloud).settings(tiny_model, **missing)) as entry:
+        said = entry.ask()
+    assert (said.status, "Retry-After" in said.headers) == (422, False)
+    assert "the bucket does not exist" in said.body["error"]
