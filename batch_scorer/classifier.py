@@ -27,7 +27,8 @@ from batch_scorer.errors import (
     SelfTestFailed,
     UsageError,
 )
-from batch_scorer.process import available_cores
+from batch_scorer.process import available_cores, has_tiles
+from batch_scorer.tiles import raise_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -264,6 +265,8 @@ def _open_session(data: bytes, path: Path, provider: str, threads: int) -> Any:
     # A thread that spins while it waits takes its core from one that decodes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # errors reach the user through exceptions, once
+    if wanted == ["cpu"] and has_tiles():
+        data = raise_weights(data)
     try:
         session = ort.InferenceSession(
             data, options, providers=[(PROVIDERS[name], _SETTINGS.get(name, {})) for name in wanted]

@@ -15,8 +15,10 @@ import msgspec
 from batch_scorer import __version__, ledger, metrics
 from batch_scorer.card import CLASSES
 from batch_scorer.decoding import DECODE_VERSION
+from batch_scorer.process import available_cores, peak_memory_bytes
 from batch_scorer.records import BatchMetrics, RunManifest, Score
 from batch_scorer.thumbnails import write_thumbnails
+from batch_scorer.triage import fresh_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,14 +27,10 @@ if TYPE_CHECKING:
     from batch_scorer.output import Output
     from batch_scorer.records import ModelUsed
     from batch_scorer.source import Source
+    from batch_scorer.spending import Tariff
 
 EARLIER_FOLDER = "earlier"
 """Where runs lie whose rows a later run does not carry on."""
-_RUN_FILES = (
-    *(ledger.CSV_FILE, ledger.PARQUET_FILE),
-    *ledger.REPORT_FILES.values(),
-    ledger.RUN_FILE,
-)
 
 
 def commit_run(
@@ -41,6 +39,7 @@ def commit_run(
     rows: Sequence[Score],
     models: list[ModelUsed],
     load_model: Callable[[], Classifier | None],
+    tariff: Tariff | None = None,
     **facts: Any,
 ) -> RunManifest:
     """Write rows, pictures and at last run.json.
@@ -52,7 +51,9 @@ def commit_run(
         models: The first one decides.
         load_model: Loads the first one, called only where evidence maps are to be drawn; gives None
             where its file is not at hand.
-        facts: What else ``RunManifest`` says and the rows do not; of ``gallery``, what is asked.
+        tariff: What a core costs, where the price of the run is to be told.
+        facts: What else ``RunManifest`` says and the rows do not; of ``gallery``, what is asked;
+            of ``seconds``, ``core_seconds`` and ``peak_memory_bytes``, what was before this.
 
     Raises:
         LedgerError: The output cannot be written. Run again: nothing that was settled is lost.
@@ -64,7 +65,8 @@ def commit_run(
     rows_sha256, parquet_sha256 = ledger.write_rows(output, rows, models, method)
     gallery = facts["gallery"]
     if films:
-        gallery = write_thumbnails(output, films, rows, models[0].threshold, gallery, load_model)
+        shown = fresh_rows(rows, facts.get("night", ""))
+        gallery = write_thumbnails(output, films, shown, models[0].threshold, gallery, load_model)
     manifest = RunManifest(
         run_id=f"{_compact(facts['started'])}-{rows_sha256[:6]}",
         models=models,
@@ -74,7 +76,7 @@ def commit_run(
         version=__version__,
         decode_version=DECODE_VERSION,
         **_counts(rows, models[0]),
-        **facts | {"gallery": gallery, "seconds": facts["seconds"] | {"record": _seconds(since)}},
+        **facts | {"gallery": gallery} | _spending(facts, _seconds(since), tariff, len(rows)),
     )
     ledger.write_manifest(output, manifest)
     return manifest
@@ -104,10 +106,24 @@ def _keep_earlier(output: Output, rows: Sequence[Score], method: str) -> None:
     carried = {row.image for row in rows} if old.method == method else set()
     if all(row.image in carried for row in ledger.read_rows(output, old.method)):
         return
-    for name in _RUN_FILES:
+    for name in ledger.RUN_FILES:
         data = output.read(name)
         if data is not None:
             output.write(f"{EARLIER_FOLDER}/{old.run_id}/{name}", data)
+
+
+def _spending(
+    facts: dict[str, Any], record_s: float, tariff: Tariff | None, found: int
+) -> dict[str, Any]:
+    """What the run spent in all: what was spent before, and on this, which one process does."""
+    core_seconds = round(facts["core_seconds"] + available_cores() * record_s, 3)
+    recorded_s = facts["seconds"].get("record", 0.0)
+    return {
+        "seconds": facts["seconds"] | {"record": round(recorded_s + record_s, 3)},
+        "core_seconds": core_seconds,
+        "peak_memory_bytes": max(facts["peak_memory_bytes"], peak_memory_bytes()),
+        "price": tariff.price(core_seconds, found - facts["reused"]) if tariff else None,
+    }
 
 
 def _seconds(since: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Command = Callable[..., int | None]
+    Command = Callable[..., object]
 
 MOST_MINUTES = 480
 
@@ -39,6 +40,55 @@ def model_options(command: Command) -> Command:
             show_default=True,
             metavar="NAME|PATH|all",
             help="May be repeated; the first decides. See `cxr models`.",
+        ),
+    ):
+        command = add(command)
+    return command
+
+
+def output_option(words: str) -> Callable[[Command], Command]:
+    """Give -o, which a command cannot do without, saying what it is for."""
+    return click.option("-o", "--output", required=True, metavar="FOLDER|URL", help=words)
+
+
+def scoring_options(command: Command) -> Command:
+    """Add --labels, --limit, --keep-atypical, --identifiers, --identifiers-key and --engine."""
+    for add in (
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="This process, or a Ray cluster: that of RAY_ADDRESS, else one on this machine.",
+        ),
+        click.option(
+            "--identifiers-key",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="File with the key of the hashes; else CXR_IDENTIFIERS_KEY holds it. Without, "
+            "both are left out.",
+        ),
+        click.option(
+            "--identifiers",
+            type=click.Choice(["hash", "keep", "drop"]),
+            default="hash",
+            show_default=True,
+            help="Patient and study of a DICOM film in its row: as keyed hashes, as they are, or "
+            "not.",
+        ),
+        click.option(
+            "--keep-atypical",
+            is_flag=True,
+            help="Score also what does not look like the films the model knows, instead of "
+            "rejecting it.",
+        ),
+        click.option("--limit", type=click.IntRange(1), help="Score only the first so many files."),
+        click.option(
+            "--labels",
+            default="folders",
+            show_default=True,
+            metavar="folders|none|CSV",
+            help="Reference standard: parent folders NORMAL and PNEUMONIA, or columns image and "
+            "label.",
         ),
     ):
         command = add(command)
@@ -78,7 +128,7 @@ def report_options(command: Command) -> Command:
         organisation: str,
         logo: str | None,
         **options: Any,
-    ) -> int | None:
+    ) -> object:
         from batch_scorer.report.branding import read_branding
         from batch_scorer.report.drawing import Drawing
 
@@ -103,6 +153,33 @@ def _read_formats(ctx: click.Context, param: click.Parameter, value: str) -> tup
                 param,
             )
     return formats
+
+
+def tariff_options(command: Command) -> Command:
+    """Add --core-hour-price and --currency, as one ``tariff``, None where no price is given."""
+
+    @click.option(
+        "--core-hour-price",
+        type=click.FloatRange(0, min_open=True),
+        metavar="PRICE",
+        help="What one core costs for an hour: run.json, report and summary then say what 1,000 "
+        "films cost.",
+    )
+    @click.option(
+        "--currency",
+        default="USD",
+        show_default=True,
+        metavar="TEXT",
+        help="Of --core-hour-price.",
+    )
+    @wraps(command)
+    def priced(*, core_hour_price: float | None, currency: str, **options: Any) -> object:
+        from batch_scorer.spending import Tariff
+
+        tariff = Tariff(core_hour_price, currency) if core_hour_price else None
+        return command(tariff=tariff, **options)
+
+    return priced
 
 
 def gallery_options(command: Command) -> Command:

@@ -22,6 +22,7 @@ from batch_scorer.identifiers import Identifiers, read_identifiers
 from batch_scorer.judgement import Film, Judged, choose_fresh, classify_films, settle_batch
 from batch_scorer.reading import read_ahead
 from batch_scorer.records import Score, patient_of
+from batch_scorer.spending import CLASSIFY, DECODE, READ, Meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -40,7 +41,8 @@ class Work:
     """What an engine has to do: turn each of ``refs`` into one row.
 
     ``known`` holds rows by content hash, of films that were scored before: what has the same
-    content takes their answers and is not decoded. An engine may add to it.
+    content takes their answers and is not decoded. An engine may add to it. ``meter`` counts what
+    the engine spends.
     """
 
     source: Source
@@ -52,6 +54,19 @@ class Work:
     batch_size: int
     keep_atypical: bool
     identifiers: Identifiers = field(default_factory=Identifiers)
+    meter: Meter = field(default_factory=Meter)
+
+    def read(self, ref: ImageRef) -> bytes:
+        """Read one whole film, as `Source.read` does."""
+        with self.meter.timing(READ):
+            data = self.source.read(ref)
+        self.meter.count_bytes(len(data))
+        return data
+
+    def classify(self, films: list[Film]) -> list[Answers]:
+        """What each model says of decoded films, as `classify_films` does."""
+        with self.meter.timing(CLASSIFY):
+            return classify_films(films, self.classifiers)
 
 
 def score_locally(work: Work) -> Generator[list[Score]]:
@@ -63,7 +78,7 @@ def score_locally(work: Work) -> Generator[list[Score]]:
         try:
             while batch := list(islice(films, work.batch_size)):
                 fresh = choose_fresh(batch, seen)
-                answers = pool.submit(classify_films, fresh, work.classifiers) if fresh else None
+                answers = pool.submit(work.classify, fresh) if fresh else None
                 under_way.append(_UnderWay(batch, fresh, answers))
                 while len(under_way) > work.threads or (under_way and under_way[0].ready):
                     yield under_way.popleft().settle(work)
@@ -110,15 +125,16 @@ def decode_film(work: Work, ref: ImageRef, read: Callable[[], bytes] | None = No
         stamp=ref.stamp,
     )
     try:
-        data = read() if read else work.source.read(ref)
-        row = msgspec.structs.replace(row, sha256=hashlib.sha256(data).hexdigest())
-        patient, study = work.identifiers.apply(*read_identifiers(data))
-        row = msgspec.structs.replace(row, patient=patient or row.patient, study=study)
-        if row.sha256 in work.known:
-            return Film(row)
-        sizes_px = {c.card.size_px for c in work.classifiers}
-        pixels = {size: decode_radiograph(data, size) for size in sorted(sizes_px)}
-        width_px, height_px = measure_radiograph(data)
+        data = read() if read else work.read(ref)
+        with work.meter.timing(DECODE):
+            row = msgspec.structs.replace(row, sha256=hashlib.sha256(data).hexdigest())
+            patient, study = work.identifiers.apply(*read_identifiers(data))
+            row = msgspec.structs.replace(row, patient=patient or row.patient, study=study)
+            if row.sha256 in work.known:
+                return Film(row)
+            sizes_px = {c.card.size_px for c in work.classifiers}
+            pixels = {size: decode_radiograph(data, size) for size in sorted(sizes_px)}
+            width_px, height_px = measure_radiograph(data)
     except ImageError as exc:
         return Film(
             msgspec.structs.replace(row, status=exc.status, reason=exc.code, detail=str(exc))
@@ -128,7 +144,7 @@ def decode_film(work: Work, ref: ImageRef, read: Callable[[], bytes] | None = No
 
 def _decode_ahead(work: Work, pool: ThreadPoolExecutor) -> Iterator[Film]:
     """Read and decode in threads, in order, at most a few batches ahead of the models."""
-    with closing(read_ahead(work.source, work.refs)) as films:
+    with closing(read_ahead(work.source, work.refs, work.read)) as films:
         waiting = deque(
             pool.submit(decode_film, work, *film)
             for film in islice(films, PREFETCH_BATCHES * work.batch_size)

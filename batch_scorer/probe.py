@@ -6,8 +6,6 @@ A few films, spread evenly over the listing, go through the scorer itself; the r
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -15,10 +13,13 @@ import msgspec
 
 from batch_scorer.errors import UsageError
 from batch_scorer.pipeline import score_locally
+from batch_scorer.process import peak_memory_bytes
 from batch_scorer.speed import prepare_work
+from batch_scorer.spending import say_price
 
 if TYPE_CHECKING:
     from batch_scorer.runner import ScoreJob
+    from batch_scorer.spending import Tariff
 
 PROBED_FILMS = 50
 ROW_BYTES = 3000
@@ -29,7 +30,8 @@ class Forecast(msgspec.Struct, frozen=True):
     """What a run of ``films`` would need on a machine like this one.
 
     ``start_s`` is what every task spends before its first film, ``peak_bytes`` the most memory that
-    this process had while it probed, ``unread`` the probed files that were not scored.
+    this process had while it probed, ``unread`` the probed files that were not scored, ``cores``
+    what this process may use, whether or not its threads do.
     """
 
     films: int
@@ -39,6 +41,7 @@ class Forecast(msgspec.Struct, frozen=True):
     start_s: float
     threads: int
     peak_bytes: int
+    cores: int
 
     @property
     def memory_bytes(self) -> int:
@@ -89,18 +92,13 @@ def probe(job: ScoreJob) -> Forecast:
         films_per_second=len(rows) / (ended - started),
         start_s=started - begun,
         threads=work.threads,
-        peak_bytes=_peak_bytes(),
+        peak_bytes=peak_memory_bytes(),
+        cores=work.meter.cores,
     )
 
 
-def _peak_bytes() -> int:
-    """The most memory that this process has had so far (resident set)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def say_forecast(forecast: Forecast, deadline_h: float | None) -> str:
-    """The forecast as a few lines, and the shards for a deadline where there is one."""
+def say_forecast(forecast: Forecast, deadline_h: float | None, tariff: Tariff | None = None) -> str:
+    """The forecast as a few lines, and the shards for a deadline and the price where asked for."""
     lines = [
         f"Probed    {forecast.probed} of {forecast.films} films: "
         f"{forecast.films_per_second:.1f} films/s with {forecast.threads} threads"
@@ -116,6 +114,9 @@ def say_forecast(forecast: Forecast, deadline_h: float | None) -> str:
             if shards > 1
             else f"Shards    none needed for {_say_duration(3600 * deadline_h)}"
         )
+    core_seconds = forecast.cores * forecast.run_s
+    if tariff and (price := tariff.price(core_seconds, forecast.films)):
+        lines.append(f"Price     about {say_price(price, core_seconds)}")
     return "\n".join(lines)
 
 

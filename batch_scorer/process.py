@@ -75,6 +75,41 @@ def _read(path: Path) -> str:
         return ""
 
 
+def has_tiles(system: Path = Path("/")) -> bool:
+    """Whether the CPU multiplies whole tiles of bytes (Intel AMX), as Linux says.
+
+    Args:
+        system: The root of the file system; another one in tests.
+    """
+    try:
+        with (system / "proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+            flags = next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return "amx_int8" in flags.split()
+
+
+def peak_memory_bytes(system: Path = Path("/")) -> int:
+    """The most memory that this process has had so far (resident set).
+
+    Linux lets a process inherit its parent's peak in ``getrusage``, so its own is read where the
+    kernel tells it.
+
+    Args:
+        system: The root of the file system; another one in tests.
+
+    Source: the Linux kernel's documentation, proc(5), VmHWM.
+    """
+    for line in _read(system / "proc/self/status").splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return 1024 * int(value.split()[0])
+    import resource  # Windows has none
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 @contextmanager
 def quiet_import() -> Iterator[None]:
     """Keep a library's native start-up log off the terminal.

@@ -28,6 +28,7 @@ from batch_scorer.judgement import with_answers
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores, quiet_import
 from batch_scorer.records import Score
+from batch_scorer.spending import Meter, Spent
 from batch_scorer.storage import add_retries, open_filesystem, retries
 
 if TYPE_CHECKING:
@@ -95,14 +96,20 @@ class Worker:
             self._failure = exc
 
     def __call__(self, item: dict[str, bytes]) -> dict[str, Any]:
-        """Rows of one share, and how many calls to storage were repeated for it."""
+        """Rows of one share, what was spent on them, and how many calls were repeated for it."""
         if self._failure:
             raise self._failure
         before = retries()
         refs, labels = self._unpickle(item["share"])
-        work = replace(self._work, refs=refs, labels=labels, known=Settled(self._hashes))
+        work = replace(
+            self._work, refs=refs, labels=labels, known=Settled(self._hashes), meter=Meter()
+        )
         rows = [row for part in score_locally(work) for row in part]
-        return {"rows": msgspec.json.encode(rows), "retries": retries() - before}
+        return {
+            "rows": msgspec.json.encode(rows),
+            "spent": msgspec.json.encode(work.meter.tell()),
+            "retries": retries() - before,
+        }
 
 
 def score_with_ray(work: Work) -> Generator[list[Score]]:
@@ -123,15 +130,24 @@ def score_with_ray(work: Work) -> Generator[list[Score]]:
         return
     ray = _import_ray()
     with _cluster(ray, work.threads), _joined(), _told(ray):
+        work.meter.cores = _cores(ray)
         blocks = iter(_rows(ray, work).iter_batches(batch_size=1, prefetch_batches=0))
         try:
             for block in blocks:
                 add_retries(int(block["retries"].sum()))
+                for data in block["spent"]:
+                    work.meter.add(msgspec.json.decode(data, type=Spent))
                 for data in block["rows"]:
                     rows = msgspec.json.decode(data, type=list[Score])
                     yield [_complete(row, work.known) for row in rows]
         finally:
+            work.meter.cores = max(work.meter.cores, _cores(ray))
             blocks.close()  # stops the workers now, not when somebody collects the garbage
+
+
+def _cores(ray: Any) -> int:
+    """The cluster's cores, all of them: they are paid for, whether or not a worker has them."""
+    return int(ray.cluster_resources().get("CPU", 0))
 
 
 def _rows(ray: Any, work: Work) -> Any:

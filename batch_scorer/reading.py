@@ -19,17 +19,22 @@ UNDECODED_PER_READER = 2
 
 
 def read_ahead(
-    source: Source, refs: Iterable[ImageRef]
+    source: Source, refs: Iterable[ImageRef], read: Callable[[ImageRef], bytes] | None = None
 ) -> Generator[tuple[ImageRef, Callable[[], bytes]]]:
     """Each film, in order, with a call that gives its bytes, to be made exactly once.
 
     From disk the call itself reads. From elsewhere reading has begun before; where too many films
-    wait for their call, the next one is held back until a call was made. The call raises what
-    `Source.read` does.
+    wait for their call, the next one is held back until a call was made.
+
+    Args:
+        source: Where the films lie.
+        refs: The films.
+        read: Reads one whole film, and raises what `Source.read` does; by default that itself.
     """
+    read = read or source.read
     if not source.readers:
         for ref in refs:
-            yield ref, partial(source.read, ref)
+            yield ref, partial(read, ref)
         return
     places = BoundedSemaphore(UNDECODED_PER_READER * source.readers)
     pool = ThreadPoolExecutor(source.readers, thread_name_prefix="read")
@@ -37,7 +42,7 @@ def read_ahead(
     try:
         for ref in refs:
             places.acquire()
-            yield ref, partial(_take, pool.submit(source.read, ref), places)
+            yield ref, partial(_take, pool.submit(read, ref), places)
         given_up = False
     finally:
         pool.shutdown(wait=False, cancel_futures=given_up)

@@ -10,6 +10,7 @@ import msgspec
 
 from batch_scorer.card import ModelCard
 from batch_scorer.metrics import Confusion, Curve, Estimate
+from batch_scorer.spending import Price
 
 Heatmaps = Literal["flagged", "all", "none"]
 _KERMANY_PATIENT = re.compile(r"^(person\d+)_(?:bacteria|virus)_|^((?:NORMAL\d*-)?IM-\d+)-")
@@ -59,6 +60,7 @@ class Score(msgspec.Struct, frozen=True):
     that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
     ``brightness`` and ``contrast`` are the mean and the standard deviation of the decoded pixels.
     ``patient`` and ``study`` are as ``identifiers.py`` lets a DICOM header tell them.
+    ``night`` is the night of ``cxr job`` that first wrote this row, empty elsewhere.
     """
 
     image: str
@@ -83,6 +85,7 @@ class Score(msgspec.Struct, frozen=True):
     sha256: str = ""
     stamp: str = ""
     study: str = ""
+    night: str = ""
 
     @property
     def probability(self) -> float:
@@ -147,6 +150,30 @@ class BatchMetrics(msgspec.Struct, frozen=True):
     roc: Curve
 
 
+class Since(msgspec.Struct, frozen=True):
+    """What a night found new, against the newest finished night before it.
+
+    ``night`` and ``finished`` (ISO 8601) are the earlier night's name and end, ``films`` the files
+    that it had. ``new`` files have come since, ``changed`` ones have another content or came out
+    otherwise than before, ``gone`` ones are not there any more. ``flagged`` counts the flagged ones
+    among new and changed. ``same`` says that every row is as it was, down to its label.
+    """
+
+    night: str
+    finished: str
+    films: int
+    new: int
+    changed: int
+    gone: int
+    flagged: int
+    same: bool = False
+
+    @property
+    def fresh(self) -> int:
+        """Files that are new or changed: those whose row names this night."""
+        return self.new + self.changed
+
+
 class RunManifest(msgspec.Struct, frozen=True):
     """What ``run.json`` holds: enough to trust the rows and to draw the report again.
 
@@ -155,9 +182,20 @@ class RunManifest(msgspec.Struct, frozen=True):
     it has no typicality. ``method`` names what decides an answer apart from the film: models,
     decode version and options. ``reused`` rows were taken over from an earlier run by the same
     method. ``shard`` is "2/10" where the run was one of ten shares, else empty, and ``taken``
-    counts the films of all ten. ``retries`` counts the calls to storage that were made again.
+    counts the films of all ten.
+
+    ``seconds`` by stage, in their order: list, start (models), score, record. Within "score",
+    ``worker_seconds`` are sums over all threads and workers for read, decode and classify, so that
+    together they may exceed it. ``retries`` counts the calls to storage that were made again,
+    ``bytes_read`` the bytes of the films that were read to be scored. ``peak_memory_bytes`` is the
+    most memory that one process had: this one, or with Ray the largest of its workers.
+    ``core_seconds`` are the stages' seconds times the cores at hand (with Ray, the cluster's; not
+    the report's), ``price`` is what they cost where a price was stated. Of merged shards, all are
+    sums, but for ``peak_memory_bytes``, the largest.
+
     ``identifiers`` says how patient and study are told: hash, keep or drop.
-    ``engine`` is "local" or "ray", where each worker has ``threads``.
+    ``engine`` is "local" or "ray", where each worker has ``threads``. ``night`` names a night of
+    ``cxr job``; ``since`` says what is new in it, None in the first one and elsewhere.
     """
 
     run_id: str
@@ -198,6 +236,13 @@ class RunManifest(msgspec.Struct, frozen=True):
     identifiers: str = ""
     engine: str = "local"
     gallery: Gallery = Gallery()
+    night: str = ""
+    since: Since | None = None
+    worker_seconds: dict[str, float] = {}
+    bytes_read: int = 0
+    peak_memory_bytes: int = 0
+    core_seconds: float = 0.0
+    price: Price | None = None
 
     @property
     def clear(self) -> int:

@@ -100,7 +100,7 @@ def measure_speed(job: ScoreJob, films: int, turns: int) -> Speed:
     if not fresh:
         raise UsageError(f"None of {len(work.refs)} files sampled from {job.images} is a film.")
     stages: dict[str, Callable[[], Batches]] = {
-        READ: lambda: _in_threads(work, work.refs, work.source.read),
+        READ: lambda: _in_threads(work, work.refs, work.read),
         DECODE: lambda: _in_threads(work, work.refs, lambda ref: decode_film(work, ref)),
         JUDGE: lambda: _judge(work, fresh),
         ALL: lambda: (len(rows) for rows in score_locally(replace(work, known={}))),

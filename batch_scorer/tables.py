@@ -25,7 +25,7 @@ _METHOD = b"cxr method"
 _FIRST_COLUMNS = ("image", "status", "reason", "detail", "label", "prediction")
 _LAST_COLUMNS = (
     *("agreement", "spread", "duplicate_of", "width_px", "height_px"),
-    *("brightness", "contrast", "patient", "study", "sha256"),
+    *("brightness", "contrast", "patient", "study", "sha256", "night"),
 )
 
 

@@ -29,7 +29,9 @@ def scale_bytes(graph: onnx.ModelProto) -> onnx.ModelProto:
     bytes_named = _bytes_from(graph)
     for cast in [node for node in nodes if node.op_type == "Cast"]:
         users = [node for node in nodes if cast.output[0] in node.input]
-        if cast.input[0] not in bytes_named or not all(_scales(user, weights) for user in users):
+        if cast.input[0] not in bytes_named or not users:  # without users it is an answer
+            continue
+        if not all(_scales(user, weights) for user in users):
             continue
         for user in users:
             scale = next(name for name in user.input if name in weights)

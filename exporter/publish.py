@@ -15,10 +15,10 @@ import tf2onnx
 
 from batch_scorer.card import SELF_TEST_RECIPE, SELF_TEST_TOLERANCE, SelfTest, self_test_pixels
 from batch_scorer.classifier import MANIFEST, Manifest
-from batch_scorer.errors import ConversionError
 from exporter import convert
-from exporter.entrance import scale_bytes
+from exporter.manifest import read_manifest, write_manifest
 from exporter.quantize import keep_halves, to_float16, to_int8
+from exporter.rewrites import make_cheaper
 from exporter.run import keras_probabilities
 from exporter.verify import graph_probabilities, judge, verify
 
@@ -62,7 +62,7 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
         PrecisionRefused: The smaller format would lose too much; no file is left.
         ConversionError: The conversion is not right; no file is left.
     """
-    manifest = _read_manifest(output / MANIFEST)
+    manifest = read_manifest(output / MANIFEST)
     graph, card, expected = _as_float32(run) if kind == "float32" else _as_smaller(run, kind)
     if beside:
         card = msgspec.structs.replace(
@@ -77,14 +77,14 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
         path = draft.replace(output / draft.name)
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
-    _write_manifest(output / MANIFEST, _with_model(manifest, card, sha256, len(data)))
+    write_manifest(output / MANIFEST, _with_model(manifest, card, sha256, len(data)))
     return Published(path, sha256, len(data), len(run.parity), difference, card.precision)
 
 
 def _as_float32(run: Run) -> Draft:
     """The graph, its card, and Keras's answers for the parity films."""
     card = run.card
-    graph = convert.halve_weights(scale_bytes(convert.convert(run.model, card)))
+    graph = convert.halve_weights(make_cheaper(convert.convert(run.model, card)))
     answers = keras_probabilities(card, run.model, self_test_pixels(card.size_px))
     return graph, _with_self_test(card, answers, SELF_TEST_TOLERANCE), run.parity_answers
 
@@ -98,10 +98,10 @@ def _as_smaller(run: Run, kind: SmallKind) -> Draft:
     card = run.card
     graph = convert.convert(run.model, card)
     if kind == "int8":
-        graph = judged = scale_bytes(to_int8(graph, run.calibration.pixels))
+        graph = judged = make_cheaper(to_int8(graph, run.calibration.pixels))
         tolerance = SELF_TEST_TOLERANCE
     else:
-        graph = scale_bytes(to_float16(graph))
+        graph = make_cheaper(to_float16(graph))
         judged, tolerance = keep_halves(graph), FLOAT16_SELF_TEST_TOLERANCE
     precision = judge(kind, graph_probabilities(judged, run.validation.pixels), run)
     answers = graph_probabilities(judged, self_test_pixels(card.size_px))
@@ -129,21 +129,9 @@ def note_comparison(output: Path, comparison: Comparison | None) -> None:
 
     A folder that holds other models too has no comparison of all its models.
     """
-    manifest = _read_manifest(output / MANIFEST)
+    manifest = read_manifest(output / MANIFEST)
     if comparison and comparison.names == set(manifest.models):
-        _write_manifest(output / MANIFEST, msgspec.structs.replace(manifest, comparison=comparison))
-
-
-def _read_manifest(path: Path) -> Manifest:
-    if not path.is_file():
-        return Manifest({})
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except msgspec.DecodeError as exc:
-        raise ConversionError(
-            f"{path} is no manifest of this release: {exc}.",
-            "Export into another folder, or remove it and export every model again.",
-        ) from exc
+        write_manifest(output / MANIFEST, msgspec.structs.replace(manifest, comparison=comparison))
 
 
 def _with_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int) -> Manifest:
@@ -164,9 +152,3 @@ def _with_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: in
     models = {**manifest.models, card.name: entry}
     ranked = sorted(models.items(), key=lambda item: -item[1]["metrics"]["validation"]["auc"])
     return Manifest(dict(ranked))
-
-
-def _write_manifest(path: Path, manifest: Manifest) -> None:
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-    draft.replace(path)

@@ -3,8 +3,8 @@
 Run as ``python -m tests.fault_proxy PORT TARGET_URL SEED``. What happens to a request depends on
 the seed, its method, its path and how often it came before, never on timing: two runs with the same
 seed meet the same faults. No request fails more than twice; with the seed "calm" none does. What
-has "forbidden" or "vanished" in its path is refused or gone, for good; what has "gated" in it waits
-until ``GET /.open``. ``GET /.faults`` tells the counts.
+has "forbidden" or "vanished" in its path is refused or gone, for good. ``GET /.faults`` tells the
+counts.
 """
 
 from __future__ import annotations
@@ -38,16 +38,10 @@ class Proxy:
         self.target, self.seed = target.rstrip("/"), seed
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.faults: Counter[str] = Counter()
-        self.gate = asyncio.Event()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/.faults":
             return web.json_response(self.faults)
-        if request.path == "/.open":
-            self.gate.set()
-            return web.Response()
-        if "gated" in request.path:
-            await self.gate.wait()
         denied = [status for word, status in DENIED.items() if word in request.path]
         if denied:
             await request.read()

@@ -170,10 +170,6 @@ class Proxy:
             counts: dict[str, int] = json.load(answer)
         return counts
 
-    def open_gate(self) -> None:
-        """Let pass what has "gated" in its path."""
-        urllib.request.urlopen(f"{self.url}/.open").close()
-
 
 @contextmanager
 def run_proxy(cloud: Cloud, seed: int | str) -> Iterator[Proxy]:

@@ -13,8 +13,8 @@ import click
 
 from batch_scorer.errors import EXIT_OK, CxrError, Occupied
 from batch_scorer.faults import scrub
-from batch_scorer.job.options import SETTINGS, night_job_of, night_options
 from batch_scorer.job.events import read_event
+from batch_scorer.job.options import SETTINGS, night_job_of, night_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -47,7 +47,9 @@ STATUS = {
     EXIT_RETRY: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _OCCUPIED = Answer(
-    EXIT_RETRY, error="This process is at work on a night. Send the event again later.", occupied=True
+    EXIT_RETRY,
+    error="This process is at work on a night. Send the event again later.",
+    occupied=True,
 )
 _work = threading.Lock()
 

@@ -17,6 +17,7 @@ from batch_scorer.report.wording import (
     show_name,
     show_threshold,
 )
+from batch_scorer.spending import say_price
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,6 +93,7 @@ def describe_appendix(manifest: RunManifest, rows: Sequence[Score]) -> Appendix:
                 "Software that made the models",
                 tuple(f"{show_name(c.title, 60)}: {_versions(c.versions)}" for c in cards),
             ),
+            Topic("Time, memory and price of this run", _spending(manifest)),
             Topic("Hashes (SHA-256)", _hashes(manifest)),
         ),
         guidelines=describe_guidelines(manifest, subgroups=bool(subgroups)),
@@ -250,6 +252,32 @@ def _subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Subgroup, 
 def _versions(versions: dict[str, str], own: str = "") -> str:
     named = {"cxr-batch": own, **versions} if own else versions
     return ", ".join(f"{show_name(n, 40)} {show_name(v, 40)}" for n, v in named.items()) + "."
+
+
+def _spending(manifest: RunManifest) -> tuple[str, ...]:
+    texts = [f"Seconds by stage, without the drawing of this report: {_seconds(manifest.seconds)}."]
+    if manifest.worker_seconds:
+        texts.append(
+            "Within score, summed over all threads and workers, so that together they may exceed "
+            f"it: {_seconds(manifest.worker_seconds)}."
+        )
+        texts.append(
+            f"{manifest.images_per_second:,.1f} films a second; "
+            f"{manifest.bytes_read / 1e6:,.1f} MB of films read; "
+            f"{count(manifest.retries, 'call')} to storage made again; one process had at most "
+            f"{manifest.peak_memory_bytes / 1e6:,.0f} MB of memory."
+        )
+    if manifest.price:
+        texts.append(
+            f"{show_name(say_price(manifest.price, manifest.core_seconds))}. That is the "
+            "seconds by stage times the cores at hand, at the price of a core-hour, for the films "
+            "that this run itself read: an estimate, without storage, network and idle time."
+        )
+    return tuple(texts)
+
+
+def _seconds(parts: dict[str, float]) -> str:
+    return ", ".join(f"{show_name(name, 40)} {value:,.1f}" for name, value in parts.items())
 
 
 def _hashes(manifest: RunManifest) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from batch_scorer.output import open_output
 from batch_scorer.records import Gallery
 from batch_scorer.runner import ScoreJob, score_batch
 from batch_scorer.shards import Shard
+from batch_scorer.spending import Tariff
 from tests.conftest import make_film, save_tiny_model
 
 
@@ -47,6 +48,27 @@ def test_three_shards_joined_are_one_run_byte_for_byte(films, tmp_path, tiny_mod
     assert merged.duplicates == 39
     pictures = {path.name for path in (tmp_path / "alone" / "films").iterdir()}
     assert {path.name for path in (tmp_path / "out" / "films").iterdir()} == pictures
+
+
+def test_merged_shards_sum_what_each_spent(films, tmp_path, tiny_model):
+    out = tmp_path / "out"
+    score_shards(films, out, tiny_model, 2, tariff=Tariff(0.05))
+    parts = [
+        ledger.read_run(open_output(out / "shards" / f"{number}-of-2"))[0] for number in (1, 2)
+    ]
+    merged = merge_shards(str(out))
+    assert merged.bytes_read == sum(path.stat().st_size for path in films.rglob("*.png"))
+    assert merged.worker_seconds == {
+        step: pytest.approx(sum(part.worker_seconds[step] for part in parts), abs=0.01)
+        for step in ("read", "decode", "classify")
+    }
+    assert merged.peak_memory_bytes >= max(part.peak_memory_bytes for part in parts)
+    assert merged.core_seconds > sum(part.core_seconds for part in parts)
+    assert merged.seconds["record"] > sum(part.seconds["record"] for part in parts)
+    assert merged.price is not None
+    assert merged.price == Tariff(0.05).price(merged.core_seconds, merged.found)
+    rewrite(out, price=None)
+    assert merge_shards(str(out)).price is None
 
 
 def test_a_missing_shard_is_named_and_nothing_is_written(cxr, films, tmp_path, tiny_model):

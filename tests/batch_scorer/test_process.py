@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
-from batch_scorer.process import available_cores
+from batch_scorer.process import available_cores, peak_memory_bytes
 
 
 @pytest.fixture
@@ -109,3 +112,16 @@ def test_cores_follow_the_real_affinity_of_this_process():
         assert available_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_peak_memory_is_this_process_s_own_and_never_falls(tmp_path):
+    before = peak_memory_bytes()
+    large = np.ones(30_000_000)
+    assert peak_memory_bytes() >= large.nbytes
+    del large
+    assert peak_memory_bytes() >= before
+    code = "from batch_scorer.process import peak_memory_bytes; print(peak_memory_bytes())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1e6 < int(child.stdout) < 100e6  # it does not inherit its parent's
+    assert peak_memory_bytes(make_system(tmp_path, {"proc/self/status": "VmHWM:\t 7 kB\n"})) == 7168
+    assert peak_memory_bytes(tmp_path / "no proc") >= 1e6

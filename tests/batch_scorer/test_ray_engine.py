@@ -21,6 +21,7 @@ from batch_scorer import ledger
 from batch_scorer.classifier import Classifier
 from batch_scorer.errors import MissingPackage, ModelFileError, TransientError, UsageError
 from batch_scorer.pipeline import Work, score_locally
+from batch_scorer.process import available_cores
 from batch_scorer.ray_engine import score_with_ray
 from batch_scorer.runner import ScoreJob, score_batch
 from batch_scorer.source import Source, open_source
@@ -84,6 +85,12 @@ def test_a_ray_run_and_a_local_run_write_the_same_rows(cluster, many, tmp_path, 
     assert manifest.reasons == local.reasons == {"truncated": 1, "unsupported": 1}
     assert seen[0][0] == 4  # two batches: so many that each worker gets eight shares
     assert seen[-1] == (65, 65)
+    assert manifest.bytes_read == local.bytes_read > 0
+    assert all(seconds > 0 for seconds in manifest.worker_seconds.values())
+    assert manifest.peak_memory_bytes > 20e6
+    spent_s = sum(manifest.seconds.values()) - manifest.seconds["record"]
+    record_s = available_cores() * manifest.seconds["record"]
+    assert manifest.core_seconds == pytest.approx(NODES * spent_s + record_s, abs=0.01)
 
 
 def test_a_node_that_dies_in_mid_run_costs_no_row(cluster, many, tmp_path, tiny_model):

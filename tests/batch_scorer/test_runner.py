@@ -146,6 +146,7 @@ def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
         "patient",
         "study",
         "sha256",
+        "night",
         "stamp",
     ]
 
@@ -265,4 +266,4 @@ def test_run_json_is_plain_json_with_the_whole_card(folder, tmp_path, tiny_model
     assert found["run_id"] == manifest.run_id
     assert found["models"][0]["card"]["threshold"]["value"] == 0.5
     assert found["provider"] == "cpu"
-    assert set(found["seconds"]) == {"start", "score", "record"}
+    assert set(found["seconds"]) == {"list", "start", "score", "record"}

@@ -11,6 +11,7 @@ from batch_scorer import speed
 from batch_scorer.errors import UsageError
 from batch_scorer.probe import Forecast, probe, say_forecast
 from batch_scorer.runner import ScoreJob
+from batch_scorer.spending import Tariff
 from tests.conftest import make_film
 
 
@@ -97,6 +98,7 @@ def test_a_forecast_divides_what_was_probed():
         start_s=5,
         threads=2,
         peak_bytes=200_000_000,
+        cores=4,
     )
     assert told.run_s == 3605
     assert told.shards_within(3605) == 1
@@ -109,6 +111,12 @@ def test_a_forecast_divides_what_was_probed():
     assert "about 308 MB" in say_forecast(told, None)
     assert "11 on machines like this one are done in 7 min" in say_forecast(told, 364 / 3600)
     assert "none needed for 8 h 00 min" in say_forecast(told, 8)
+    assert "Price" not in say_forecast(told, 8)
+    price = say_forecast(told, None, Tariff(0.05, "EUR")).splitlines()[-1]
+    assert price == (  # 4 cores for 3,605 s at 0.05 EUR an hour: 0.2003 EUR for 36,000 films
+        "Price     about 0.0056 EUR per 1,000 films: 14,420.0 core-seconds for 36,000, "
+        "at 0.050 EUR a core-hour"
+    )
 
 
 def test_a_probe_scores_a_sample_and_counts_what_it_could_not_read(folder, tiny_model):

@@ -16,6 +16,7 @@ from batch_scorer.classifier import MANIFEST, Manifest
 from batch_scorer.errors import ConversionError
 from exporter import publish
 from exporter.compare import compare_models
+from exporter.manifest import read_manifest, write_manifest
 from tests.factories import make_card, make_comparison
 
 FILMS = {"validation": 80, "test": 120}
@@ -124,13 +125,13 @@ def test_the_manifest_has_a_comparison_of_all_its_models_or_none(tmp_path):
     manifest = Manifest({})
     for card in cards.values():
         manifest = publish._with_model(manifest, card, "0" * 64, 1)
-    publish._write_manifest(path, manifest)
+    write_manifest(path, manifest)
     publish.note_comparison(tmp_path, make_comparison(cnn_vgg16=0.2))
-    assert publish._read_manifest(path).comparison is None
+    assert read_manifest(path).comparison is None
     both = make_comparison(cnn_mlp=0.2)
     publish.note_comparison(tmp_path, both)
-    assert publish._read_manifest(path).comparison == both
-    again = publish._with_model(publish._read_manifest(path), cards["mlp"], "1" * 64, 1)
+    assert read_manifest(path).comparison == both
+    again = publish._with_model(read_manifest(path), cards["mlp"], "1" * 64, 1)
     assert again.comparison is None
     assert list(again.models) == ["cnn", "mlp"]
 

@@ -10,6 +10,7 @@ import pytest
 from batch_scorer.card import CLASSES
 from batch_scorer.report.appendix import Appendix, describe_appendix
 from batch_scorer.report.guidelines import NOT_AVAILABLE, Item
+from batch_scorer.spending import Tariff
 from tests.factories import (
     make_comparison,
     make_evidence,
@@ -54,6 +55,26 @@ def test_every_model_tells_its_seed_threshold_and_whole_hash() -> None:
         part, "Splits and patients"
     )
     assert "predictions.csv: " in texts(part, "Hashes (SHA-256)")
+
+
+def test_what_the_run_spent_is_told_and_its_price_where_one_was_stated() -> None:
+    models = make_models("cnn")
+    rows = make_rows(models)
+    title = "Time, memory and price of this run"
+    told = texts(tell(rows, models), title)
+    assert "list 0.1, start 0.9, score 7.5, record 0.5." in told
+    assert "read 0.2, decode 6.1, classify 8.4." in told
+    assert (
+        "3.1 films a second; 12.3 MB of films read; 0 calls to storage made again; "
+        "one process had at most 456 MB of memory." in told
+    )
+    assert "core-hour" not in told
+    price = Tariff(0.05, "EUR\u202e").price(18.0, len(rows))
+    manifest = make_manifest(rows, models, price=price)
+    priced = texts(describe_appendix(manifest, rows), title)
+    assert f"18.0 core-seconds for {len(rows)}, at 0.050 EUR‹U+202E› a core-hour. That is" in priced
+    early = make_manifest(rows, models, worker_seconds={})  # of a version that did not count them
+    assert "films a second" not in texts(describe_appendix(early, rows), title)
 
 
 def test_calibration_stands_by_split_validation_first() -> None:

@@ -143,7 +143,7 @@ def test_the_same_facts_give_the_same_page(examples, tmp_path):
 
 
 def test_figures_have_the_numbers_of_the_facts(rich):
-    counts = figures.draw_counts(rich)
+    counts = figures.draw_counts(rich.counts)
     assert ">9<" in counts
     assert "label not opened" in counts
     assert "10 or more" in figures.draw_films_per_patient(rich)

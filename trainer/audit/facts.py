@@ -11,13 +11,14 @@ import msgspec
 import numpy as np
 
 from batch_scorer import __version__
+from batch_scorer.card import CLASSES
 from batch_scorer.data_audit import CopyCounts, DataAudit, Looks
 from batch_scorer.errors import DatasetError
 from batch_scorer.report.wording import count
 from trainer.audit.copies import count_copies, find_copies
 from trainer.audit.measure import Unusable, measure_films
 from trainer.audit.shortcut import TOGETHER, Shortcut, measure_shortcut
-from trainer.layout import read_layout
+from trainer.layout import PARTS, WHOLE, read_layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -208,6 +209,18 @@ def shorten(audit: Audit) -> DataAudit:
         looks=_shorten_looks(audit.looks),
         metadata_auc={name: found[TOGETHER] for name, found in shortcut.items() if found},
     )
+
+
+def restore_counts(short: DataAudit) -> list[Count]:
+    """The films by part, class and cause of an audit's short form, in the order of the parts."""
+    counts = []
+    for name, films in short.films.items():
+        part, label, cause = [*name.split(), "", ""][:3]
+        if label and not cause:
+            cause = "unknown" if label == CLASSES[1] else "normal"
+        counts.append(Count(part, label, cause, films))
+    order = (*PARTS, WHOLE)
+    return sorted(counts, key=lambda count: (order.index(count.part), count.label, count.cause))
 
 
 def _known(cause: str) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from batch_scorer.metrics import Estimate
-    from trainer.audit.facts import Audit, SharedPatients, Spread
+    from trainer.audit.facts import Audit, Count, SharedPatients, Spread
 
 WIDTH_IN = 6.9
 LIGHT_BLUE = "#b5cde0"
@@ -50,20 +50,21 @@ UNITS = {
 }
 
 
-def draw_counts(audit: Audit) -> str:
+def draw_counts(counts: Sequence[Count]) -> str:
     """Draw the share of each class and cause, one bar per part.
 
     Returns:
         An SVG document.
     """
-    totals = {p: sum(c.films for c in audit.counts if c.part == p) for p in audit.parts}
+    parts = dict.fromkeys(count.part for count in counts)
+    totals = {part: sum(c.films for c in counts if c.part == part) for part in parts}
     with house_style():
         figure = Figure(figsize=(WIDTH_IN, 0.75 + 0.42 * len(totals)), layout="constrained")
         place = figure.subplots()
         left = dict.fromkeys(totals, 0.0)
         for cause, colour, ink in CAUSES:
             named = CAUSE_NAMES[cause]
-            for count in (c for c in audit.counts if c.cause == cause):
+            for count in (c for c in counts if c.cause == cause):
                 share = count.films / totals[count.part]
                 start, row = left[count.part], list(totals).index(count.part)
                 place.barh(row, share, 0.66, start, color=colour, edgecolor="white", label=named)

@@ -232,7 +232,7 @@ def _draw(audit: Audit) -> dict[str, Markup]:
     """The figures that this data set gives, by name, ready to stand in the page."""
     drawn = {
         "counts": (
-            figures.draw_counts(audit),
+            figures.draw_counts(audit.counts),
             "Share of each class and cause in each part; the numbers are in the table below.",
         ),
     }

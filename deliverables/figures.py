@@ -1,0 +1,131 @@
+"""Draw the figures of README, article and notebook from the bundled models' cards.
+
+Everything that is measured stands in the cards, so neither data nor network are needed for it. The
+films shown are the synthetic ones of ``examples/xrays``; films of a folder of your own go into a
+folder of your own.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batch_scorer.classifier import Classifier, bundled_names
+from batch_scorer.errors import UsageError
+from batch_scorer.process import quiet_import
+from batch_scorer.report import figures, plates
+from batch_scorer.report.people import count_people
+from batch_scorer.report.standalone import stand_alone
+from benchmarks.command import Measurement
+from trainer.audit.facts import audit_data, restore_counts
+from trainer.audit.figures import draw_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batch_scorer.card import ModelCard
+    from trainer.audit.facts import Count
+
+REPOSITORY = Path(__file__).parent.parent
+FIGURES = REPOSITORY / "docs" / "figures"
+FILMS = REPOSITORY / "examples" / "xrays"
+PER_CLASS = 6
+AUGMENTED = "cnn"
+
+
+@click.command(cls=Measurement, epilog="Example: python deliverables/figures.py --data chest_xray")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=FIGURES,
+    help="Folder for the SVG files.  [default: docs/figures]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Count the classes of this folder instead of the bundled models' training data.",
+)
+@click.option(
+    "--films",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=FILMS,
+    help="Folder of the films to show.  [default: examples/xrays]",
+)
+def main(output: Path, data: Path | None, films: Path) -> None:
+    """Draw class balance, example films, augmentation, and each model's figures, as SVG."""
+    cards = read_cards()
+    drawn = {**draw_cards(cards), **draw_films(films, output)}
+    drawn["class-balance"] = draw_counts(read_counts(data, cards))
+    output.mkdir(parents=True, exist_ok=True)
+    for name, svg in drawn.items():
+        path = output / f"{name}.svg"
+        path.write_text(stand_alone(svg), encoding="utf-8")
+        click.echo(path)
+
+
+def read_cards() -> list[ModelCard]:
+    """The cards of the bundled models, the best on validation first."""
+    return [Classifier.load(name, "cpu").card for name in bundled_names()]
+
+
+def draw_cards(cards: Sequence[ModelCard]) -> dict[str, str]:
+    """Draw what the cards hold: for each model its curves, matrix and ROC, and all together."""
+    return dict(_draw_cards(cards))
+
+
+def _draw_cards(cards: Sequence[ModelCard]) -> Iterator[tuple[str, str]]:
+    yield "models-roc", figures.draw_roc(cards)
+    for card in cards:
+        yield f"{card.name}-training", figures.draw_training([card])
+        yield f"{card.name}-roc", figures.draw_roc([card])
+        yield f"{card.name}-confusion", figures.draw_confusion(card.reference.confusion)
+    if people := count_people(cards[0]):
+        found = plates.Crowd(people.found_title, people.found, figures.BLUE)
+        alarms = plates.Crowd(people.alarms_title, people.alarms, figures.AMBER)
+        yield f"{cards[0].name}-people", plates.draw_people(found, alarms)
+
+
+def draw_films(folder: Path, output: Path) -> dict[str, str]:
+    """Draw example films, what augmentation makes of them, and the networks.
+
+    Raises:
+        UsageError: They are no synthetic films, and would go to where figures are committed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet_import():
+        from trainer import film_figures
+        from trainer.architecture import draw_architecture
+        from trainer.models import BUILDERS
+
+    examples = film_figures.read_examples(folder, PER_CLASS)
+    if not examples.synthetic and output.resolve().is_relative_to(REPOSITORY / "docs"):
+        raise UsageError(
+            f"Expected synthetic films to be shown in {output}, found others in {folder}.",
+            "Give a folder of your own with -o: no real film may be committed.",
+        )
+    return {
+        "example-films": film_figures.draw_examples(examples),
+        "augmentation": film_figures.draw_augmentation(examples, AUGMENTED, PER_CLASS),
+        **{f"{name}-architecture": draw_architecture(name) for name in BUILDERS},
+    }
+
+
+def read_counts(data: Path | None, cards: Sequence[ModelCard]) -> list[Count]:
+    """Films by part, class and cause: of a folder, or as the first card's audit says.
+
+    Raises:
+        UsageError: There is no folder, and the card has no audit.
+    """
+    if data:
+        return audit_data(data).counts
+    if not cards[0].audit:
+        raise UsageError(f"The card of {cards[0].name} has no audit.", "Give a folder with --data.")
+    return restore_counts(cards[0].audit)
+
+
+if __name__ == "__main__":
+    main()

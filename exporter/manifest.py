@@ -1,0 +1,37 @@
+"""The manifest of a folder of model files: each one's hash and figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from batch_scorer.classifier import Manifest
+from batch_scorer.errors import ConversionError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read_manifest(path: Path) -> Manifest:
+    """What a folder's manifest says; an empty one where there is none.
+
+    Raises:
+        ConversionError: It is no manifest of this release.
+    """
+    if not path.is_file():
+        return Manifest({})
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except msgspec.DecodeError as exc:
+        raise ConversionError(
+            f"{path} is no manifest of this release: {exc}.",
+            "Export into another folder, or remove it and export every model again.",
+        ) from exc
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Replace a folder's manifest at once."""
+    draft = path.with_name(f".{path.name}.partial")
+    draft.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    draft.replace(path)

@@ -1,0 +1,186 @@
+"""Cheaper operations: the same answers to the last bit, for real conversions and small graphs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+
+from batch_scorer.classifier import BUNDLED, MANIFEST, Classifier
+from batch_scorer.errors import ParityError
+from exporter import convert, publish, renewal
+from exporter.rewrites import make_cheaper
+from exporter.run import read_run
+from tests.conftest import EXAMPLES
+from tests.exporter.runs import draw_films, make_network, save_run
+from tests.exporter.test_convert import make_whole_card
+from trainer.answers import answer
+from trainer.models import BUILDERS
+from trainer.typicality import fit_typical
+
+FILMS = draw_films(5, 16)
+
+
+def make_graph(nodes, **constants):
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", 16, 16, 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "h", "w", "c"])],
+        [numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def answers(model, films):
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"pixels": films}), strict=True))
+
+
+def operations(model):
+    return [node.op_type for node in model.graph.node]
+
+
+def check_cheaper(model, films):
+    """Rewrite it, and expect the same bits, a valid model, and nothing more to do."""
+    before = answers(model, films)
+    make_cheaper(model)
+    onnx.checker.check_model(model, full_check=True)
+    for name, values in answers(model, films).items():
+        assert np.ptp(values) > 0
+        assert np.array_equal(values, before[name]), name
+    once = model.SerializeToString()
+    assert make_cheaper(model).SerializeToString() == once
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_converted_network_that_looks_both_ways_keeps_every_bit(int8):
+    films = draw_films(6, 224)
+    network = answer(BUILDERS["cnn"](1, augment=0), fit_typical(films), both_ways=True)
+    model = convert.convert(network, make_whole_card())
+    if int8:
+        model = publish.to_int8(model, films)
+    assert "ReverseSequence" in operations(model)
+    check_cheaper(model, films)
+    assert {"Slice", "DequantizeLinear"} <= set(operations(model))
+    assert "ReverseSequence" not in operations(model)
+
+
+def test_a_reversed_axis_is_a_slice_and_its_lengths_are_dropped():
+    model = make_graph(
+        [
+            helper.make_node("Transpose", ["pixels"], ["t"], perm=[2, 1, 0, 3]),
+            helper.make_node("Shape", ["pixels"], ["shape"]),
+            helper.make_node("Shape", ["t"], ["turned"]),
+            helper.make_node("Gather", ["shape", "two"], ["length"]),
+            helper.make_node("Gather", ["turned", "one"], ["number"]),
+            helper.make_node("Expand", ["length", "number"], ["lengths"]),
+            helper.make_node(
+                "ReverseSequence", ["t", "lengths"], ["r"], name="r", time_axis=0, batch_axis=1
+            ),
+            helper.make_node("Transpose", ["r"], ["back"], perm=[2, 1, 0, 3]),
+            helper.make_node("Cast", ["back"], ["y"], to=TensorProto.FLOAT),
+        ],
+        one=np.array([1]),
+        two=np.array([2]),
+    )
+    assert np.array_equal(answers(model, FILMS)["y"], FILMS[:, :, ::-1])
+    check_cheaper(model, FILMS)
+    assert operations(model) == ["Transpose", "Slice", "Transpose", "Cast"]
+
+
+def test_bytes_are_reshaped_before_they_become_numbers():
+    model = make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["pixels", "scale"], ["x"]),
+            helper.make_node("Reshape", ["x", "flat"], ["rows"], name="rows"),
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node("MatMul", ["rows", "weights"], ["product"]),
+            helper.make_node("Reshape", ["product", "shape"], ["y"]),
+        ],
+        scale=np.float32(1 / 255),
+        flat=np.array([-1, 16]),
+        weights=np.random.default_rng(0).random((16, 16), np.float32),
+    )
+    check_cheaper(model, FILMS)
+    assert operations(model) == ["Reshape", "DequantizeLinear", "Shape", "MatMul", "Reshape"]
+
+
+@pytest.mark.parametrize("operation", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_number_gets_the_axes_of_its_tensor(operation, first):
+    inputs = ["number", "x"] if first else ["x", "number"]
+    model = make_graph(
+        [
+            helper.make_node("Cast", ["pixels"], ["level"], to=TensorProto.FLOAT),
+            helper.make_node("Sqrt", ["level"], ["x"]),
+            helper.make_node(operation, inputs, ["z"]),
+            helper.make_node("Exp", ["number"], ["e"]),
+            helper.make_node("Sub", ["z", "e"], ["y"]),
+        ],
+        number=np.float32(3),
+    )
+    check_cheaper(model, FILMS)
+    shapes = {w.name: list(w.dims) for w in model.graph.initializer}
+    assert shapes == {"number": [], "number_4_axes": [1, 1, 1, 1]}
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A folder of one exported model, as it was before anything was made cheaper."""
+    run = read_run(save_run(tmp_path / "run" / "small", make_network()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publish, "make_cheaper", lambda graph: graph)
+        publish.publish(run, tmp_path / "models")
+    return tmp_path / "models"
+
+
+def test_a_renewed_file_has_the_same_answers_and_its_new_hash_in_the_manifest(exported):
+    before = Classifier.load(exported / "small.onnx")
+    films = draw_films(20)
+    told = renewal.renew(exported, "small", films)
+    after = Classifier.load(exported / "small.onnx")
+    assert told.endswith("the same bits on 20 films")
+    assert after.sha256 != before.sha256
+    assert after.card == before.card
+    entry = json.loads((exported / MANIFEST).read_text())["models"]["small"]
+    assert entry["sha256"] == after.sha256
+    assert entry["size_bytes"] == after.path.stat().st_size
+    assert np.array_equal(before.predict(films).probability, after.predict(films).probability)
+    assert sorted(p.name for p in exported.iterdir()) == [MANIFEST, "small.onnx"]
+
+
+def test_a_file_that_would_answer_otherwise_is_not_renewed(exported, monkeypatch):
+    def wrong(graph):
+        bias = next(w for w in graph.graph.initializer if list(w.dims) == [1])
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 1e-5, bias.name))
+        return graph
+
+    before = {path.name: path.read_bytes() for path in exported.iterdir()}
+    monkeypatch.setattr(renewal, "make_cheaper", wrong)
+    with pytest.raises(ParityError, match="answers otherwise in probability"):
+        renewal.renew(exported, "small", draw_films(20))
+    assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
+
+
+def test_the_bundled_models_have_been_renewed(tmp_path):
+    folder = tmp_path / "models"
+    shutil.copytree(BUNDLED, folder)
+    done = CliRunner().invoke(renewal.main, [str(folder), str(EXAMPLES)])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("the same bits on 24 films") == 3
+    for path in BUNDLED.iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_where_there_is_no_film_nothing_is_renewed(tmp_path):
+    done = CliRunner().invoke(renewal.main, [str(BUNDLED), str(tmp_path)])
+    assert done.exit_code == 1
+    assert "Expected JPEG films in" in done.output
