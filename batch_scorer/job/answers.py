@@ -6,38 +6,41 @@ This is what the ways in by Lambda and by HTTP have in common.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch_scorer.errors import EXIT_OK, CxrError, Occupied
-from batch_scorer.faults import scrub
+from batch_scorer.errors import EXIT_OK, CxrError, Occupied, UsageError
 from batch_scorer.job.events import read_event
 from batch_scorer.job.options import SETTINGS, night_job_of, night_options
+from batch_scorer.log import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from batch_scorer.job.events import Errand
     from batch_scorer.job.finish import NightOutcome
     from batch_scorer.job.night import NightJob
 
+_work = Lock()
 RESERVE_S = 15
 """With less time left than this no batch begins: the rows of the one before are kept by then."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of an event: an exit code as of ``cxr job run``, and facts or an error's line.
+    """What came of an event: an exit code as of ``cxr job run``, and facts or an error.
 
-    ``occupied`` says that another task is at the same work.
+    ``error`` is its line and ``code`` its stable name, such as "occupied".
     """
 
     exit_code: int
     facts: dict[str, Any] = field(default_factory=dict)
     error: str = ""
-    occupied: bool = False
+    code: str = ""
 
 
 def answer_event(event: object, stop: Callable[[], bool] | None = None) -> Answer:
@@ -57,18 +60,33 @@ def answer_event(event: object, stop: Callable[[], bool] | None = None) -> Answe
         errand = read_event(event, images, output)
         if errand.ignored:
             return Answer(EXIT_OK, {"ignored": errand.ignored})
-        return Answer(EXIT_OK, _tell(run_night(read_settings(errand), stop=stop)))
-    except (CxrError, click.ClickException) as exc:
-        return explain_error(exc)
+        with _alone():
+            return Answer(EXIT_OK, _tell(run_night(read_settings(errand), stop=stop)))
+    except click.ClickException as exc:
+        return explain(UsageError(exc.format_message(), "Each option is set by CXR_JOB_<OPTION>."))
+    except CxrError as exc:
+        return explain(exc)
 
 
-def explain_error(exc: CxrError | click.ClickException) -> Answer:
-    """An error as one line without secrets."""
-    text = str(exc)
-    if isinstance(exc, click.ClickException):
-        text = f"{exc.format_message()} Each option is set by CXR_JOB_<OPTION>."
-    line = " ".join(scrub(text).split())
-    return Answer(exc.exit_code, error=line, occupied=isinstance(exc, Occupied))
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let this process work on one night at a time, whatever a server's threads are asked for.
+
+    Raises:
+        Occupied: It is at work on one.
+    """
+    if not _work.acquire(blocking=False):
+        raise Occupied("This process is at work on a night.", "Send the event again later.")
+    try:
+        yield
+    finally:
+        _work.release()
+
+
+def explain(error: CxrError) -> Answer:
+    """An error as one line for machines: without secrets, and without the name of a film."""
+    line = f"{redact(error.sentence, error.private)} {redact(error.hint, error.private)}"
+    return Answer(error.exit_code, error=" ".join(line.split()), code=error.code)
 
 
 @click.command(context_settings=SETTINGS)

@@ -9,9 +9,10 @@ import click
 from batch_scorer.commands import Progress, Stop, print_summary
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
 from batch_scorer.job.options import SETTINGS, ending_options, night_job_of, night_options
-from batch_scorer.options import output_option, report_options
+from batch_scorer.options import metrics_option, output_option, report_options
 
 if TYPE_CHECKING:
+    from batch_scorer.gauges import Gauges
     from batch_scorer.job.finish import NightOutcome
     from batch_scorer.records import Since
     from batch_scorer.report.drawing import Drawing
@@ -27,7 +28,8 @@ def job() -> None:
 
 @job.command(context_settings=SETTINGS, epilog="Example: cxr job run s3://hospital/films -o out")
 @night_options
-def run(fail_not_scored: bool, **options: Any) -> int:
+@metrics_option
+def run(fail_not_scored: bool, gauges: Gauges, **options: Any) -> int:
     """Score this task's share of the films in IMAGES that are new since the last night.
 
     The first task opens a night, the others join it, and the last one merges and reports. Exit
@@ -39,15 +41,22 @@ def run(fail_not_scored: bool, **options: Any) -> int:
     night_job = night_job_of(**options)
     with Progress() as progress, Stop() as stop:
         outcome = run_night(night_job, progress, stop)
+    gauges.tell(outcome.manifest or next(iter(outcome.own[-1:]), None), outcome.own)
     return _conclude(outcome, fail_not_scored=fail_not_scored)
 
 
 @job.command(context_settings=SETTINGS, epilog="Example: cxr job finish -o out")
 @output_option("Place of all nights, as it was given to `cxr job run`.")
+@metrics_option
 @ending_options
 @report_options
 def finish(
-    output: str, report: bool, lease_s: float, fail_not_scored: bool, drawing: Drawing
+    output: str,
+    report: bool,
+    drawing: Drawing,
+    gauges: Gauges,
+    fail_not_scored: bool,
+    **ending: Any,
 ) -> int:
     """Merge, report and renew latest/ for the newest night, where that is not done yet.
 
@@ -55,7 +64,8 @@ def finish(
     """
     from batch_scorer.job.finish import Ending, finish_night
 
-    outcome = finish_night(Ending(output, drawing if report else None, lease_s))
+    outcome = finish_night(Ending(output, drawing if report else None, **ending))
+    gauges.tell(outcome.manifest, own=())
     return _conclude(outcome, fail_not_scored=fail_not_scored)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 import time
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -20,18 +20,21 @@ from flask import Response
 
 from batch_scorer.errors import (
     EXIT_FAILED,
-    EXIT_NOT_ALL_SCORED,
     EXIT_OK,
     EXIT_RETRY,
     EXIT_USAGE,
+    Occupied,
     UsageError,
 )
-from batch_scorer.job.answers import RESERVE_S, Answer, answer_event, explain_error
+from batch_scorer.job.answers import RESERVE_S, answer_event, explain
+from batch_scorer.log import asked_format, log_event, set_format, speaks_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flask import Request
+
+    from batch_scorer.job.answers import Answer
 
 log = logging.getLogger("cxr")
 MOST_BYTES = 2**20
@@ -41,17 +44,10 @@ TIME_VARIABLE = "CLOUD_RUN_TIMEOUT_SECONDS"
 """How long a request may take, as functions-framework reads it too; empty: as long as it takes."""
 STATUS = {
     EXIT_OK: HTTPStatus.OK,
-    EXIT_NOT_ALL_SCORED: HTTPStatus.OK,
     EXIT_FAILED: HTTPStatus.UNPROCESSABLE_ENTITY,
     EXIT_USAGE: HTTPStatus.BAD_REQUEST,
     EXIT_RETRY: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-_OCCUPIED = Answer(
-    EXIT_RETRY,
-    error="This process is at work on a night. Send the event again later.",
-    occupied=True,
-)
-_work = threading.Lock()
 
 
 @functions_framework.http
@@ -64,6 +60,7 @@ def receive(request: Request) -> Response:
         for what fails every time; 503 for what may work later. 409 and 503 say when in
         ``Retry-After``.
     """
+    _start_log()
     if request.method == "OPTIONS":
         return _permit(request)
     if request.method != "POST":
@@ -71,13 +68,15 @@ def receive(request: Request) -> Response:
     try:
         event = _read_request(request)
     except UsageError as exc:
-        return _say(explain_error(exc))
-    if not _work.acquire(blocking=False):
-        return _say(_OCCUPIED)
-    try:
-        return _say(answer_event(event, _stop_in_time()))
-    finally:
-        _work.release()
+        return _say(explain(exc))
+    return _say(answer_event(event, _stop_in_time()))
+
+
+@cache
+def _start_log() -> None:
+    """Say on standard error what ``cxr`` would say there, in words or in JSON."""
+    set_format(asked_format([], os.environ))
+    log.setLevel(logging.INFO)
 
 
 def _read_request(request: Request) -> object:
@@ -119,11 +118,13 @@ def _stop_in_time() -> Callable[[], bool] | None:
 
 
 def _say(answer: Answer) -> Response:
-    if answer.error:
+    if answer.error and speaks_json():
+        log_event("error", logging.ERROR, code=answer.code, sentence=answer.error)
+    elif answer.error:
         log.error("%s", answer.error)
     response = Response(
         json.dumps({"error": answer.error} if answer.error else answer.facts),
-        HTTPStatus.CONFLICT if answer.occupied else STATUS[answer.exit_code],
+        HTTPStatus.CONFLICT if answer.code == Occupied.code else STATUS[answer.exit_code],
         mimetype="application/json",
     )
     if answer.exit_code == EXIT_RETRY:

@@ -27,7 +27,7 @@ SETTINGS = {"auto_envvar_prefix": "CXR_JOB"}
 
 
 def ending_options(command: Command) -> Command:
-    """Add --report, --lease-s and --fail-not-scored."""
+    """Add --notify, --report, --lease-s and --fail-not-scored."""
     for add in (
         click.option(
             "--fail-not-scored",
@@ -41,6 +41,13 @@ def ending_options(command: Command) -> Command:
             show_default=True,
             metavar="SECONDS",
             help="After so long without a sign of life, a task's work may be done by another.",
+        ),
+        click.option(
+            "--notify",
+            multiple=True,
+            metavar="URL",
+            help="Tell there what the night came to: https://... (a webhook), mailto://..., "
+            "slack://... and so on; may be repeated.",
         ),
         click.option("--report/--no-report", default=True, show_default=True, help="Draw it."),
     ):
@@ -104,7 +111,7 @@ def night_job_of(
     from batch_scorer.shards import choose_share, read_execution
 
     share, count = choose_share(shard, tasks, os.environ)
-    ending = {name: options.pop(name) for name in ("rescore", "finish", "lease_s")}
+    ending = {name: options.pop(name) for name in ("rescore", "finish", "lease_s", "notify")}
     return NightJob(
         job_of(**options),
         tasks=count,

@@ -48,7 +48,7 @@ def test_a_night_without_anything_new_draws_no_report(place):
 def test_a_night_that_is_asked_to_stop_is_gone_on_with(place, folder, monkeypatch):
     monkeypatch.setenv("CXR_JOB_BATCH_SIZE", "2")
     stopped = answer_event({}, lambda: True)
-    assert (stopped.exit_code, stopped.facts, stopped.occupied) == (75, {}, False)
+    assert (stopped.exit_code, stopped.facts, stopped.code) == (75, {}, "interrupted")
     assert stopped.error.startswith("Interrupted: 2 of 6 films are done.")
     assert answer_event({}).facts["scored"] == 6
 
