@@ -7,15 +7,22 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
-from batch_scorer.options import gallery_options, model_options, report_options, tariff_options
+from batch_scorer.options import (
+    gallery_options,
+    model_options,
+    output_option,
+    report_options,
+    scoring_options,
+    tariff_options,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import FrameType
 
     from tqdm import tqdm
@@ -29,51 +36,13 @@ log = logging.getLogger("cxr")
 
 @click.command(epilog="Example: cxr score my-xrays -o out --model all --labels none")
 @click.argument("images")
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="FOLDER|URL",
-    help="Place for predictions.csv, predictions.parquet, run.json and the report.",
-)
+@output_option("Place for predictions.csv, predictions.parquet, run.json and the report.")
 @model_options
-@click.option(
-    "--labels",
-    default="folders",
-    show_default=True,
-    metavar="folders|none|CSV",
-    help="Reference standard: parent folders NORMAL and PNEUMONIA, or columns image and label.",
-)
-@click.option("--limit", type=click.IntRange(1), help="Score only the first so many files.")
-@click.option(
-    "--keep-atypical",
-    is_flag=True,
-    help="Score also what does not look like the films the model knows, instead of rejecting it.",
-)
-@click.option(
-    "--identifiers",
-    type=click.Choice(["hash", "keep", "drop"]),
-    default="hash",
-    show_default=True,
-    help="Patient and study of a DICOM film in its row: as keyed hashes, as they are, or not.",
-)
-@click.option(
-    "--identifiers-key",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File with the key of the hashes; else CXR_IDENTIFIERS_KEY holds it. Without, both are "
-    "left out.",
-)
+@scoring_options
 @click.option(
     "--shard",
     metavar="I/N|auto",
     help="Score one of N shares, 1/N to N/N, for `cxr merge`; auto asks the platform.",
-)
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="This process, or a Ray cluster: that of RAY_ADDRESS, else one on this machine.",
 )
 @gallery_options
 @tariff_options
@@ -100,25 +69,26 @@ def score(
     """
     from batch_scorer.runner import score_batch
 
-    job = _job_of(**options)
+    job = job_of(**options)
     if dry_run:
         return _foretell(job, deadline_h)
     if deadline_h:
         raise click.UsageError("--deadline-h goes with --dry-run, which scores nothing.")
-    with _Progress() as progress, _Stop() as stop:
+    with Progress() as progress, Stop() as stop:
         manifest = score_batch(job, progress, stop)
     if not progress.told:
         click.echo("New       nothing: every film has its row already")
     return _conclude(job.place.url, manifest, drawing if report and not job.shard else None)
 
 
-def _job_of(
+def job_of(
     model: tuple[str, ...],
-    shard: str | None,
     identifiers: str,
     identifiers_key: Path | None,
+    shard: str | None = None,
     **options: Any,
 ) -> ScoreJob:
+    """The job that the options of `model_options`, `scoring_options` and `gallery_options` name."""
     from batch_scorer.classifier import expand_names
     from batch_scorer.identifiers import Identifiers
     from batch_scorer.runner import ScoreJob
@@ -174,7 +144,7 @@ def _conclude(output: str, manifest: RunManifest, drawing: Drawing | None) -> in
     """Say what came of a run, draw its report where that is asked for, choose the exit code."""
     from batch_scorer.ledger import CSV_FILE
 
-    _print_summary(manifest)
+    print_summary(manifest)
     click.echo(f"Rows      {output}/{CSV_FILE}")
     if drawing:
         from batch_scorer.report.formats import draw_missing
@@ -184,7 +154,7 @@ def _conclude(output: str, manifest: RunManifest, drawing: Drawing | None) -> in
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 
 
-class _Stop:
+class Stop:
     """Whether a signal asked to stop: the first lets the batch be finished, a second does not."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -197,6 +167,7 @@ class _Stop:
         return self
 
     def __call__(self) -> bool:
+        """Whether it was asked."""
         return self._asked
 
     def __exit__(self, *exc: object) -> None:
@@ -210,7 +181,7 @@ class _Stop:
         os.write(sys.stderr.fileno(), b"\nFinishing this batch; once more stops at once.\n")
 
 
-class _Progress:
+class Progress:
     """A bar with rate and time left on a terminal, a log line now and then elsewhere."""
 
     LINE_EVERY_S = 30
@@ -222,6 +193,7 @@ class _Progress:
         return self
 
     def __call__(self, done: int, total: int) -> None:
+        """Show that so many of so many films are done."""
         self.told = True
         if sys.stderr.isatty():
             if self._bar is None:
@@ -238,7 +210,8 @@ class _Progress:
             self._bar.close()
 
 
-def _print_summary(manifest: RunManifest) -> None:
+def print_summary(manifest: RunManifest) -> None:
+    """Say what came of a run."""
     from batch_scorer.spending import say_price
 
     click.echo(

@@ -18,6 +18,7 @@ from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.process import available_cores, peak_memory_bytes
 from batch_scorer.records import BatchMetrics, RunManifest, Score
 from batch_scorer.thumbnails import write_thumbnails
+from batch_scorer.triage import fresh_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
 
 EARLIER_FOLDER = "earlier"
 """Where runs lie whose rows a later run does not carry on."""
-_RUN_FILES = (
-    *(ledger.CSV_FILE, ledger.PARQUET_FILE),
-    *ledger.REPORT_FILES.values(),
-    ledger.RUN_FILE,
-)
 
 
 def commit_run(
@@ -69,7 +65,8 @@ def commit_run(
     rows_sha256, parquet_sha256 = ledger.write_rows(output, rows, models, method)
     gallery = facts["gallery"]
     if films:
-        gallery = write_thumbnails(output, films, rows, models[0].threshold, gallery, load_model)
+        shown = fresh_rows(rows, facts.get("night", ""))
+        gallery = write_thumbnails(output, films, shown, models[0].threshold, gallery, load_model)
     manifest = RunManifest(
         run_id=f"{_compact(facts['started'])}-{rows_sha256[:6]}",
         models=models,
@@ -109,7 +106,7 @@ def _keep_earlier(output: Output, rows: Sequence[Score], method: str) -> None:
     carried = {row.image for row in rows} if old.method == method else set()
     if all(row.image in carried for row in ledger.read_rows(output, old.method)):
         return
-    for name in _RUN_FILES:
+    for name in ledger.RUN_FILES:
         data = output.read(name)
         if data is not None:
             output.write(f"{EARLIER_FOLDER}/{old.run_id}/{name}", data)

@@ -15,7 +15,8 @@
     ├── LedgerError                   exit 1   results cannot be written or read
     ├── ReportError                   exit 1   the report cannot be drawn, or not be trusted
     ├── TransientError                exit 75  may work when tried again
-    │   └── Interrupted                        stopped by a signal, ready to go on
+    │   ├── Interrupted                        stopped by a signal, ready to go on
+    │   └── Occupied                           another task is at the same work
     ├── DatasetError                  exit 1   a training data set cannot be used
     ├── ConversionError               exit 1   Keras to ONNX failed
     │   ├── ParityError                        the ONNX model answers differently from Keras
@@ -140,6 +141,12 @@ class Interrupted(TransientError):
     """The run was asked to stop, and can go on from where it is."""
 
     code = "interrupted"
+
+
+class Occupied(TransientError):
+    """Another task is at this work, or has taken it over."""
+
+    code = "occupied"
 
 
 class DatasetError(CxrError):

@@ -45,7 +45,10 @@ _TRANSIENT_ERRNOS = {
     if hasattr(errno, name)
 }
 _TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
-_TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"}
+_TRANSIENT_CODES = {
+    *("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"),
+    "ConditionalRequestConflict",  # two wrote the same new object at once
+}
 _NO_CREDENTIALS = {
     *("botocore.exceptions.NoCredentialsError", "botocore.exceptions.PartialCredentialsError"),
     *("botocore.exceptions.CredentialRetrievalError", "botocore.exceptions.TokenRetrievalError"),
@@ -54,6 +57,7 @@ _NO_CREDENTIALS = {
 }
 _REFUSED_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _REGION_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IncorrectEndpoint"}
+_CLOCK_CODES = {"RequestTimeTooSkewed", "RequestInTheFuture"}
 _BUCKET_CODES = {"NoSuchBucket", "ContainerNotFound"}
 _LOG_IN = {
     "s3": "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
@@ -155,6 +159,10 @@ def _lacks_credentials(exc: BaseException) -> bool:
     return bool(_classes(_causes(exc)) & _NO_CREDENTIALS) and not _status(exc)
 
 
+def _has_other_time(exc: BaseException) -> bool:
+    return _code(exc) in _CLOCK_CODES
+
+
 def _is_refused(exc: BaseException) -> bool:
     if _status(exc) in {401, 403} or _code(exc) in _REFUSED_CODES:
         return True
@@ -226,6 +234,11 @@ _RULES = (
         _is_elsewhere,
         "the bucket lies in another region, or behind another endpoint",
         "Set AWS_DEFAULT_REGION, or AWS_ENDPOINT_URL.",
+    ),
+    _Rule(
+        _has_other_time,
+        "this machine's clock is wrong, by the storage's own",
+        "Set the clock.",
     ),
     _Rule(
         _is_refused,

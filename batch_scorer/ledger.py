@@ -29,6 +29,8 @@ RUN_FILE = "run.json"
 REPORT_FILE = "report.pdf"
 REPORT_FILES = {"pdf": REPORT_FILE, "html": "report.html"}
 """The report's file by format."""
+RUN_FILES = (CSV_FILE, PARQUET_FILE, *REPORT_FILES.values(), RUN_FILE)
+"""What a finished run may have beside its pictures, the mark of its end last."""
 FILMS_FOLDER = "films"
 EVIDENCE_SUFFIX = "-evidence"
 

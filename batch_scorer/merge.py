@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,7 +19,7 @@ from batch_scorer.shards import SHARDS_FOLDER, Shard
 from batch_scorer.source import open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from batch_scorer.output import Output
     from batch_scorer.records import ModelUsed, RunManifest, Score
@@ -46,13 +47,66 @@ def merge_shards(output: str) -> RunManifest:
         LedgerError: A shard is missing or does not belong to the others, or cannot be read.
     """
     place = open_output(output)
-    shards = [_read_shard(place, shard) for shard in _find_shards(place)]
-    manifests = [manifest for manifest, _ in shards]
-    _check_same(manifests, output)
-    rows = name_copies([row for _, rows in shards for row in rows])
-    _check_accounts(manifests, rows)
+    joined = join_shards(place, _find_shards(place))
+    if joined.moved:
+        log.warning(
+            "Files came or went while the shards were listed (between %d and %d films): run all "
+            "shards again, then merge, to be sure of every film.",
+            min(m.taken for m in joined.manifests),
+            max(m.taken for m in joined.manifests),
+        )
+    return commit_joined(place, joined)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """All shards of a run: what each says of itself, and their rows in the order of the files."""
+
+    manifests: list[RunManifest]
+    rows: list[Score]
+
+    @property
+    def moved(self) -> bool:
+        """Whether files came or went between the shards' listings."""
+        return len({(m.listed, m.hidden, m.taken) for m in self.manifests}) > 1
+
+
+def join_shards(place: Output, shards: Sequence[Shard]) -> Joined:
+    """Read all shards of a run.
+
+    Raises:
+        LedgerError: One is not finished, cannot be read or does not belong to the others.
+    """
+    found = [ledger.read_run(place.below(shard.folder)) for shard in shards]
+    manifests = [manifest for manifest, _ in found]
+    _check_same(manifests, place.url)
+    joined = Joined(manifests, name_copies([row for _, rows in found for row in rows]))
+    _check_accounts(joined)
+    return joined
+
+
+def commit_joined(
+    place: Output,
+    joined: Joined,
+    load_model: Callable[[], Classifier | None] | None = None,
+    *,
+    pictures: bool = True,
+    **facts: Any,
+) -> RunManifest:
+    """Put joined shards in place as one run.
+
+    Args:
+        place: Where they go.
+        joined: All shards.
+        load_model: Loads the first model, for the evidence maps; without it, that is tried with the
+            bundled one of the same file.
+        pictures: Whether to write the pictures that a report shows.
+        facts: What else run.json says of the whole.
+    """
+    manifests, rows = joined.manifests, joined.rows
     first = manifests[0]
-    films = _reachable(first.source)
+    films = _reachable(first.source) if pictures else None
+    limited = any(m.taken < m.listed for m in manifests)
     lost = films is None and first.gallery.heatmaps != "none"
     tariffs = [m.price.tariff if m.price else None for m in manifests if m.found > m.reused]
     return commit_run(
@@ -60,13 +114,13 @@ def merge_shards(output: str) -> RunManifest:
         films,
         rows,
         first.models,
-        partial(_load_bundled, first.models[0]),
+        load_model or partial(_load_bundled, first.models[0]),
         tariffs[0] if len(set(tariffs)) == 1 else None,
         gallery=msgspec.structs.replace(first.gallery, no_maps="films" if lost else ""),
         **{name: getattr(first, name) for name in _TAKEN_FROM_FIRST},
         started=min(m.started for m in manifests),
         finished=max(m.finished for m in manifests),
-        listed=max(m.listed for m in manifests),
+        listed=len(rows) if joined.moved and not limited else max(m.listed for m in manifests),
         hidden=max(m.hidden for m in manifests),
         taken=len(rows),
         reused=sum(m.reused for m in manifests),
@@ -79,6 +133,7 @@ def merge_shards(output: str) -> RunManifest:
         seconds=_sum([m.seconds for m in manifests]),
         worker_seconds=_sum([m.worker_seconds for m in manifests]),
         images_per_second=round(sum(m.images_per_second for m in manifests), 1),
+        **facts,
     )
 
 
@@ -135,10 +190,6 @@ def _find_shards(place: Output) -> list[Shard]:
     return expected
 
 
-def _read_shard(place: Output, shard: Shard) -> tuple[RunManifest, list[Score]]:
-    return ledger.read_run(place.below(shard.folder))
-
-
 def _check_same(manifests: list[RunManifest], url: str) -> None:
     for name, meaning in _SAME.items():
         first = manifests[0]
@@ -151,21 +202,14 @@ def _check_same(manifests: list[RunManifest], url: str) -> None:
                 )
 
 
-def _check_accounts(manifests: list[RunManifest], rows: Sequence[Score]) -> None:
+def _check_accounts(joined: Joined) -> None:
     """No film in two shards, and none in a shard that is not its own."""
+    rows, taken = joined.rows, joined.manifests[0].taken
     if len({row.image for row in rows}) != len(rows):
         raise LedgerError("A film has a row in two shards.", "Run all shards again.")
-    first = manifests[0]
-    if len({(m.listed, m.hidden, m.taken) for m in manifests}) > 1:
-        log.warning(
-            "Files came or went while the shards were listed (between %d and %d films): run all "
-            "shards again, then merge, to be sure of every film.",
-            min(m.taken for m in manifests),
-            max(m.taken for m in manifests),
-        )
-    elif len(rows) != first.taken:
+    if not joined.moved and len(rows) != taken:
         raise LedgerError(
-            f"{first.taken} films were taken, the shards hold rows of {len(rows)}.",
+            f"{taken} films were taken, the shards hold rows of {len(rows)}.",
             "Run all shards again.",
         )
 

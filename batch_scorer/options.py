@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,6 +40,55 @@ def model_options(command: Command) -> Command:
             show_default=True,
             metavar="NAME|PATH|all",
             help="May be repeated; the first decides. See `cxr models`.",
+        ),
+    ):
+        command = add(command)
+    return command
+
+
+def output_option(words: str) -> Callable[[Command], Command]:
+    """Give -o, which a command cannot do without, saying what it is for."""
+    return click.option("-o", "--output", required=True, metavar="FOLDER|URL", help=words)
+
+
+def scoring_options(command: Command) -> Command:
+    """Add --labels, --limit, --keep-atypical, --identifiers, --identifiers-key and --engine."""
+    for add in (
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="This process, or a Ray cluster: that of RAY_ADDRESS, else one on this machine.",
+        ),
+        click.option(
+            "--identifiers-key",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="File with the key of the hashes; else CXR_IDENTIFIERS_KEY holds it. Without, "
+            "both are left out.",
+        ),
+        click.option(
+            "--identifiers",
+            type=click.Choice(["hash", "keep", "drop"]),
+            default="hash",
+            show_default=True,
+            help="Patient and study of a DICOM film in its row: as keyed hashes, as they are, or "
+            "not.",
+        ),
+        click.option(
+            "--keep-atypical",
+            is_flag=True,
+            help="Score also what does not look like the films the model knows, instead of "
+            "rejecting it.",
+        ),
+        click.option("--limit", type=click.IntRange(1), help="Score only the first so many files."),
+        click.option(
+            "--labels",
+            default="folders",
+            show_default=True,
+            metavar="folders|none|CSV",
+            help="Reference standard: parent folders NORMAL and PNEUMONIA, or columns image and "
+            "label.",
         ),
     ):
         command = add(command)

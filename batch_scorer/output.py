@@ -6,7 +6,9 @@ object store shows an object only when all of it has come.
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from batch_scorer.faults import explain, failures, scrub
 from batch_scorer.storage import call, has_folders, is_local, open_filesystem
 
 PARTIAL = ".partial"
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
+"""What file systems without hard links answer, such as a mounted bucket."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,22 @@ class Output:
                 exc, f"The output folder {self.url}", LedgerError, "written", hint
             ) from exc
 
+    def prove_creation(self) -> None:
+        """Prove that of several that create a file, one succeeds: some servers do not care.
+
+        Raises:
+            LedgerError: It is not so here, or it cannot be written.
+        """
+        name = f".create-test-{secrets.token_hex(4)}"
+        first, second = self.create(name, b"first"), self.create(name, b"second")
+        self.remove(name)
+        if not first or second:
+            raise LedgerError(
+                f"Expected storage that creates a file only once (S3's If-None-Match) at "
+                f"{self.url}, found one that lets two tasks create the same.",
+                "Choose a folder, or a bucket of S3, Google Cloud Storage or Azure, with -o.",
+            )
+
     def read(self, name: str) -> bytes | None:
         """The whole content of a file, None where there is none.
 
@@ -79,6 +99,28 @@ class Output:
                 "Free some space or choose another place with -o, then run the same command again."
             )
             raise explain(exc, f"{name} in {self.url}", LedgerError, "written", hint) from exc
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a whole file where there is none: of several that try, one succeeds.
+
+        Args:
+            name: The file.
+            data: Its content, which no other process may write: a creation that was repeated,
+                because its answer got lost, is told by it.
+
+        Returns:
+            Whether it was created.
+
+        Raises:
+            LedgerError: It cannot be written.
+        """
+        try:
+            call(self._create, name, data)
+        except FileExistsError:
+            return self.read(name) == data
+        except failures() as exc:
+            raise explain(exc, f"{name} in {self.url}", LedgerError, "written") from exc
+        return True
 
     def names(self, folder: str) -> list[str]:
         """Names of the whole files below a folder of it, sorted; none where it is not there.
@@ -133,6 +175,25 @@ class Output:
             call(self.filesystem.rm_file, self._path(name))
         except FileNotFoundError:
             return
+
+    def _create(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        if not self.local:
+            self.filesystem.pipe_file(path, data, mode="create")
+            return
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f"{place.name}.{secrets.token_hex(4)}{PARTIAL}")
+        partial.write_bytes(data)
+        try:
+            os.link(partial, place)
+        except OSError as exc:
+            if exc.errno not in _NO_LINKS:
+                raise
+            with place.open("xb") as file:  # as safe, but a reader may see a part of it
+                file.write(data)
+        finally:
+            partial.unlink()
 
     def _path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}"

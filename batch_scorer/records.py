@@ -60,6 +60,7 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
     ``brightness`` and ``contrast`` are the mean and the standard deviation of the decoded pixels.
     ``patient`` and ``study`` are as ``identifiers.py`` lets a DICOM header tell them.
+    ``night`` is the night of ``cxr job`` that first wrote this row, empty elsewhere.
     """
 
     image: str
@@ -84,6 +85,7 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     sha256: str = ""
     stamp: str = ""
     study: str = ""
+    night: str = ""
 
     @property
     def probability(self) -> float:
@@ -148,6 +150,30 @@ class BatchMetrics(msgspec.Struct, frozen=True):
     roc: Curve
 
 
+class Since(msgspec.Struct, frozen=True):
+    """What a night found new, against the newest finished night before it.
+
+    ``night`` and ``finished`` (ISO 8601) are the earlier night's name and end, ``films`` the files
+    that it had. ``new`` files have come since, ``changed`` ones have another content or came out
+    otherwise than before, ``gone`` ones are not there any more. ``flagged`` counts the flagged ones
+    among new and changed. ``same`` says that every row is as it was, down to its label.
+    """
+
+    night: str
+    finished: str
+    films: int
+    new: int
+    changed: int
+    gone: int
+    flagged: int
+    same: bool = False
+
+    @property
+    def fresh(self) -> int:
+        """Files that are new or changed: those whose row names this night."""
+        return self.new + self.changed
+
+
 class RunManifest(msgspec.Struct, frozen=True):
     """What ``run.json`` holds: enough to trust the rows and to draw the report again.
 
@@ -168,7 +194,8 @@ class RunManifest(msgspec.Struct, frozen=True):
     sums, but for ``peak_memory_bytes``, the largest.
 
     ``identifiers`` says how patient and study are told: hash, keep or drop.
-    ``engine`` is "local" or "ray", where each worker has ``threads``.
+    ``engine`` is "local" or "ray", where each worker has ``threads``. ``night`` names a night of
+    ``cxr job``; ``since`` says what is new in it, None in the first one and elsewhere.
     """
 
     run_id: str
@@ -209,6 +236,8 @@ class RunManifest(msgspec.Struct, frozen=True):
     identifiers: str = ""
     engine: str = "local"
     gallery: Gallery = Gallery()
+    night: str = ""
+    since: Since | None = None
     worker_seconds: dict[str, float] = {}
     bytes_read: int = 0
     peak_memory_bytes: int = 0

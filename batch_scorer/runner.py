@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,10 +33,10 @@ from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores
 from batch_scorer.records import Gallery, ModelUsed
 from batch_scorer.source import open_source, read_labels
-from batch_scorer.storage import retries
+from batch_scorer.storage import lies_within, retries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from batch_scorer.output import Output
     from batch_scorer.records import Heatmaps, RunManifest, Score
@@ -76,7 +75,8 @@ class ScoreJob:
     ``output``, for `merge_shards`. ``identifiers`` says how patient and study are told.
     ``heatmaps`` says which films of the report get an evidence map: "flagged", "all" or "none";
     ``review_minutes`` is the time for looking at the films it shows. ``tariff`` is what a core
-    costs, where the price of the run is to be told.
+    costs, where the price of the run is to be told. ``earlier`` are other places with rows by the
+    same method, finished or not, that this job takes over too.
     """
 
     images: str
@@ -94,6 +94,7 @@ class ScoreJob:
     heatmaps: Heatmaps = "flagged"
     review_minutes: int | None = None
     tariff: Tariff | None = None
+    earlier: tuple[Output, ...] = ()
 
     @property
     def gallery(self) -> Gallery:
@@ -108,7 +109,10 @@ class ScoreJob:
 
 
 def score_batch(
-    job: ScoreJob, progress: Progress | None = None, stop: Callable[[], bool] | None = None
+    job: ScoreJob,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
+    guard: Callable[[], None] | None = None,
 ) -> RunManifest:
     """Score every film of the source that has no row yet; put all rows in place.
 
@@ -116,6 +120,7 @@ def score_batch(
         job: What to do.
         progress: Called with (films settled, films found) after every batch.
         stop: Asked after every batch; where it says yes, the run ends there, to be gone on with.
+        guard: Called before rows are put in place; raises where this process may not do so.
 
     Raises:
         Interrupted: It was stopped. The same job goes on from there.
@@ -134,6 +139,8 @@ def score_batch(
     films = None if job.shard else plan.source
     facts["retries"] = retries() - tried_before
     first = partial(Classifier.load, job.models[0], job.provider, job.threads)
+    if guard:
+        guard()
     manifest = commit_run(plan.output, films, name_copies(rows), models, first, job.tariff, **facts)
     plan.journal.clear()
     return manifest
@@ -200,7 +207,7 @@ def _plan(job: ScoreJob) -> _Plan:
         source = replace(source, refs=tuple(r for r in source.refs if job.shard.holds(r.key)))
     method = name_method(job)
     journal = Journal(output, method)
-    settled = _settled(output, journal)
+    settled = _settled((*job.earlier, output), method)
     rows = _taken_over(source, labels, settled)
     return _Plan(output, source, labels, taken, method, journal, settled, rows)
 
@@ -265,14 +272,7 @@ class _Clock:
 def _check_apart(job: ScoreJob, source: Source) -> None:
     """Results written among the films would be scored as films by the next run."""
     output = open_output(job.output)
-    if output.filesystem != source.filesystem:
-        return
-    folder, place = (
-        (Path(source.root).resolve(), Path(output.root).resolve())
-        if source.local
-        else (Path(source.root), Path(output.root))
-    )
-    if folder in (place, *place.parents):
+    if lies_within((output.filesystem, output.root), (source.filesystem, source.root)):
         raise UsageError(
             f"The output folder {job.output} lies inside the scored folder {source.url}.",
             "Choose one outside it with -o.",
@@ -306,10 +306,18 @@ def name_method(job: ScoreJob) -> str:
     return hashlib.sha256(msgspec.json.encode(deciding, order="sorted")).hexdigest()[:16]
 
 
-def _settled(output: Output, journal: Journal) -> dict[str, Score]:
-    """Rows of earlier runs by the same method, by image. What failed is tried again."""
-    rows = [*ledger.read_rows(output, journal.method), *journal.read()]
+def _settled(places: Sequence[Output], method: str) -> dict[str, Score]:
+    """Rows of earlier runs by the same method, by image; a later place's before an earlier one's.
+
+    What failed is tried again.
+    """
+    rows = [row for place in places for row in _rows_in(place, method)]
     return {row.image: row for row in rows if row.status != "failed"}
+
+
+def _rows_in(place: Output, method: str) -> list[Score]:
+    """The rows of a run by this method, finished or under way."""
+    return [*ledger.read_rows(place, method), *Journal(place, method).read()]
 
 
 def _taken_over(source: Source, labels: dict[str, str], settled: dict[str, Score]) -> list[Score]:

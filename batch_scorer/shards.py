@@ -55,6 +55,13 @@ class _Platform:
     """Variable with the distance from one index to the next: 1 where there is none."""
 
 
+_EXECUTIONS = (
+    "CLOUD_RUN_EXECUTION",
+    "AWS_BATCH_JOB_ID",
+    "SLURM_ARRAY_JOB_ID",
+    "CONTAINER_APP_JOB_EXECUTION_NAME",
+)
+"""Variables in which a platform names the start that all its tasks belong to."""
 _PLATFORMS = (
     _Platform("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT"),
     _Platform("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
@@ -86,6 +93,54 @@ def read_shard(text: str, environment: Mapping[str, str]) -> Shard:
     if not match:
         raise UsageError(f"Expected a shard such as 2/10, or auto, found {text!r}.")
     return _checked(int(match[1]), int(match[2]), text)
+
+
+def choose_share(
+    text: str | None, tasks: int | None, environment: Mapping[str, str]
+) -> tuple[Shard | None, int]:
+    """Which share a task does, and how many there are.
+
+    Args:
+        text: As for `read_shard`, or "claim" for one after another. None is "auto" where a platform
+            numbers its tasks, else all films are one share.
+        tasks: How many shares there are, where the text and the platform need not say it.
+        environment: Of the process.
+
+    Returns:
+        The share, None for "claim"; and the number of shares.
+
+    Raises:
+        UsageError: They contradict each other, or one is missing.
+    """
+    if text == "claim":
+        if tasks is None:
+            raise UsageError("--shard claim expected the number of shares, found no --tasks.")
+        return None, tasks
+    if text is None and not any(platform.index in environment for platform in _PLATFORMS):
+        if tasks is not None and tasks > 1:
+            raise UsageError(
+                f"Expected to be told which of {tasks} tasks this is, found nothing.",
+                f"Say --shard 1/{tasks}, or --shard claim.",
+            )
+        return Shard(1, 1), 1
+    known = dict(environment) if tasks is None else {**environment, COUNT_VARIABLE: str(tasks)}
+    shard = read_shard(text or "auto", known)
+    if tasks not in (None, shard.count):
+        raise UsageError(f"Expected one of {tasks} tasks, found shard {shard}.")
+    return shard, shard.count
+
+
+def read_execution(environment: Mapping[str, str]) -> str:
+    """What the platform calls the start that this task belongs to; empty where it says nothing.
+
+    All tasks of one start give the same, its repetitions too; the next start another. A Kubernetes
+    indexed job calls its pods' hosts by its own name and the index.
+    """
+    for name in _EXECUTIONS:
+        if environment.get(name):
+            return environment[name].partition(":")[0]  # AWS Batch appends the task's index
+    host, index = environment.get("HOSTNAME", ""), environment.get("JOB_COMPLETION_INDEX")
+    return host.removesuffix(f"-{index}") if index and host.endswith(f"-{index}") else ""
 
 
 def _from_platform(environment: Mapping[str, str]) -> Shard:

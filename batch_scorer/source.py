@@ -158,6 +158,16 @@ def open_source(url: str, limit: int | None = None) -> Source:
     )
 
 
+def check_source(url: str) -> None:
+    """Ask whether there is anything at a URL, without listing it.
+
+    Raises:
+        SourceError: There is not, or it may not be asked.
+        TransientError: Its storage does not answer.
+    """
+    _kind(*open_filesystem(url), url)
+
+
 def _kind(filesystem: Any, root: str, url: str) -> str:
     """What the URL names: "directory", "file", or something else that may turn out unreadable."""
     try:

@@ -27,7 +27,7 @@ _REPEATED = ["status", "reason", "label", "prediction", "model"]
 _FIRST_COLUMNS = ("image", "status", "reason", "detail", "label", "prediction")
 _LAST_COLUMNS = (
     *("agreement", "spread", "duplicate_of", "width_px", "height_px"),
-    *("brightness", "contrast", "patient", "study", "sha256"),
+    *("brightness", "contrast", "patient", "study", "sha256", "night"),
 )
 
 

@@ -1,8 +1,8 @@
 """The numbers of a run as the plain sentences of its report. Pure: nothing is read or written.
 
 What a reader sees is either in the templates or said by one module for each part of the report:
-``summary``, ``gallery``, ``evidence``, ``performance``, ``people``, ``elsewhere``, ``comparison``,
-``estimate``, ``prevalence``, ``drift``, ``listing``, ``method``, ``appendix`` (with
+``summary``, ``news``, ``gallery``, ``evidence``, ``performance``, ``people``, ``elsewhere``,
+``comparison``, ``estimate``, ``prevalence``, ``drift``, ``listing``, ``method``, ``appendix`` (with
 ``guidelines``);
 ``wording`` shows single values.
 """
@@ -48,6 +48,7 @@ from batch_scorer.report.performance import (
 from batch_scorer.report.prevalence import Clinic, describe_clinic
 from batch_scorer.report.summary import OTHER_HOSPITALS, Summary, describe_summary, name_model
 from batch_scorer.report.wording import show_name
+from batch_scorer.triage import fresh_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,6 +104,7 @@ def build_facts(
         branding: Whose report it is.
     """
     cards = [model.card for model in manifest.models]
+    shown = fresh_rows(rows, manifest.night)
     drift = measure_drift(rows, cards[0])
     drift_facts = describe_drift(drift, cards[0])
     return ReportFacts(
@@ -111,9 +113,9 @@ def build_facts(
         created=manifest.finished,
         model_line=name_model(manifest),
         summary=describe_summary(manifest, drift_facts.short),
-        gallery=describe_gallery(rows, manifest),
+        gallery=describe_gallery(shown, manifest),
         no_gallery=explain_empty_gallery(manifest),
-        choice=explain_choice(rows, manifest),
+        choice=explain_choice(shown, manifest),
         evidence=describe_evidence(manifest),
         no_evidence=explain_missing_maps(manifest),
         columns=tuple(COLUMNS.values()),

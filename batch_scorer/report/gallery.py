@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from batch_scorer.card import CLASSES
 from batch_scorer.ledger import EVIDENCE_SUFFIX, thumbnail_stem
 from batch_scorer.report.evidence import describe_map, name_place
+from batch_scorer.report.news import name_earlier
 from batch_scorer.report.wording import count, likelihood, show_name, show_probability
 from batch_scorer.triage import GROUP_SIZE, SECONDS_A_FILM, films_within, first_look, line_up
 
@@ -71,14 +72,29 @@ def explain_empty_gallery(manifest: RunManifest) -> str:
     """Why there is no film to look at first."""
     if not manifest.scored:
         return "No film was scored, so there is none to show."
+    since = manifest.since
+    if since and not since.fresh:
+        return f"No file is new since {name_earlier(since)}, so there is none to look at first."
+    which = f"No film that is new since {name_earlier(since)}" if since else "No film"
     return (
-        "No film stands out: none was flagged, none lies close to the threshold, and no two models "
-        "disagree. That does not make any of them a healthy film."
+        f"{which} stands out: none was flagged, none lies close to the threshold, and no two "
+        "models disagree. That does not make any of them a healthy film."
     )
 
 
 def explain_choice(rows: Sequence[Score], manifest: RunManifest) -> str:
-    """How many films are shown, and why so many."""
+    """How many films are shown, and why so many; of a night of ``cxr job``, that they are new.
+
+    Args:
+        rows: Those to choose from.
+        manifest: The run.
+    """
+    since = manifest.since
+    new = f"Only films that are new since {name_earlier(since)} are shown here. " if since else ""
+    return new + _explain_number(rows, manifest)
+
+
+def _explain_number(rows: Sequence[Score], manifest: RunManifest) -> str:
     minutes = manifest.gallery.review_minutes
     groups = first_look(rows, manifest.models[0].threshold, minutes)
     shown = sum(map(len, groups.values()))
@@ -94,7 +110,7 @@ def explain_choice(rows: Sequence[Score], manifest: RunManifest) -> str:
 
 
 def describe_gallery(rows: Sequence[Score], manifest: RunManifest) -> tuple[tuple[Part, ...], ...]:
-    """The films to look at, as rows of parts; small groups share a row."""
+    """The films to look at, of those to choose from, as rows of parts; small ones share one."""
     threshold = manifest.models[0].threshold
     candidates = line_up(rows, threshold)
     packed: list[list[Part]] = []

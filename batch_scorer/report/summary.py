@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from batch_scorer.errors import NotRadiograph
 from batch_scorer.report.method import people_of
+from batch_scorer.report.news import describe_news
 from batch_scorer.report.performance import reference_findings, split_name
 from batch_scorer.report.wording import (
     count,
@@ -54,6 +55,7 @@ class Summary:
     warning: str
     tiles: tuple[Tile, ...]
     scored_what: str
+    news: str
     scored_when: str
     scored_by: str
     uncertain: str
@@ -78,6 +80,7 @@ def describe_summary(manifest: RunManifest, warning: str = "") -> Summary:
         warning=warning,
         tiles=_tiles(manifest),
         scored_what=_scored_what(manifest),
+        news=describe_news(manifest),
         scored_when=_scored_when(manifest),
         scored_by=_scored_by(manifest),
         uncertain=_uncertain(manifest),
@@ -223,7 +226,10 @@ def _next_steps(manifest: RunManifest) -> tuple[str, ...]:
         steps.append("Check the folder that was given: no file was found in it.")
     if flagged:
         films = "the flagged film" if flagged == 1 else f"the {flagged:,} flagged films"
-        steps.append(f"Have a clinician read {films} now. Section 2 says where to begin.")
+        steps.append(
+            f"Have a clinician read {films} now{_which_first(manifest)}. Section 2 says where to "
+            "begin."
+        )
     if clear:
         films = "the film that was" if clear == 1 else f"the {clear:,} films that were"
         steps.append(f"Read {films} not flagged as usual: the model misses some pneumonia.")
@@ -236,3 +242,11 @@ def _next_steps(manifest: RunManifest) -> tuple[str, ...]:
             "and see section 3: only that shows how good the model is in your clinic."
         )
     return tuple(steps)
+
+
+def _which_first(manifest: RunManifest) -> str:
+    """Where some of the flagged films are of an earlier night: that the new ones come first."""
+    fresh = manifest.since.flagged if manifest.since else 0
+    if not 0 < fresh < manifest.flagged:
+        return ""
+    return ", the new one first" if fresh == 1 else f", the {fresh:,} new ones first"

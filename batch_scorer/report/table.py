@@ -9,6 +9,7 @@ import msgspec
 
 from batch_scorer.card import CLASSES
 from batch_scorer.report.listing import describe_answer, describe_reason
+from batch_scorer.report.news import name_earlier
 from batch_scorer.report.wording import likelihood, show_name, show_probability
 
 if TYPE_CHECKING:
@@ -91,10 +92,11 @@ def describe_table(rows: Sequence[Score], manifest: RunManifest) -> FilmTable:
     """
     filled = [(column, [read(row) for row in rows]) for column, read in _columns(manifest)]
     kept = [filled[0], *((column, cells) for column, cells in filled[1:] if any(cells))]
-    members = [[test(row) for row in rows] for _, test in _GROUPS]
+    tests = [*_GROUPS, *_new_since(manifest)]
+    members = [[test(row) for row in rows] for _, test in tests]
     groups = [
         (Group(title, sum(inside)), inside)
-        for (title, _), inside in zip(_GROUPS, members, strict=True)
+        for (title, _), inside in zip(tests, members, strict=True)
         if title == ALL or any(inside)
     ]
     return FilmTable(
@@ -110,6 +112,13 @@ def describe_table(rows: Sequence[Score], manifest: RunManifest) -> FilmTable:
             for place, row in enumerate(rows)
         ),
     )
+
+
+def _new_since(manifest: RunManifest) -> Iterable[tuple[str, Callable[[Score], bool]]]:
+    """The group of what is new in a night of ``cxr job``."""
+    if manifest.since:
+        title = f"New since {name_earlier(manifest.since)}"
+        yield title, lambda row: row.night == manifest.night
 
 
 def _columns(manifest: RunManifest) -> Iterable[tuple[Column, Callable[[Score], Cell]]]:
@@ -132,6 +141,7 @@ def _columns(manifest: RunManifest) -> Iterable[tuple[Column, Callable[[Score], 
         ("", "Viral, if it is pneumonia", lambda row: _number(row.viral)),
         ("", "Exact copy of", lambda row: show_name(row.duplicate_of, NAME_LENGTH)),
         ("", "Size in pixels", _size),
+        ("", "First seen in the night", lambda row: row.night),
         ("", "Hash of the file", lambda row: row.sha256),
     )
     for title, field, read in rest:

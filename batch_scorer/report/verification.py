@@ -94,9 +94,10 @@ def verify_report(url: str) -> Verification:
     manifest = _read_run(attachments[RUN_FILE][0], url)
     sha256 = hashlib.sha256(table).hexdigest()
     readings, unsaid = _read_page(page, manifest)
+    counted = _count_rows(table, url, manifest.night if manifest.since else "")
     totals = tuple(
         Total(name, number, run, tuple(sorted(readings.get(name, ()))))
-        for name, (number, run) in _pair(_count_rows(table, url), manifest).items()
+        for name, (number, run) in _pair(counted, manifest).items()
     )
     return Verification(
         manifest, sha256, totals, tuple(_faults(manifest, sha256, totals)) + tuple(unsaid)
@@ -149,8 +150,8 @@ def _read_run(data: bytes, url: str) -> RunManifest:
         ) from exc
 
 
-def _count_rows(table: bytes, url: str) -> Counter[str]:
-    """The totals by the attached rows."""
+def _count_rows(table: bytes, url: str, night: str) -> Counter[str]:
+    """The totals by the attached rows; what is new only for a night of ``cxr job``."""
     totals: Counter[str] = Counter()
     text = io.TextIOWrapper(io.BytesIO(table), encoding="utf-8", newline="")
     try:
@@ -163,6 +164,9 @@ def _count_rows(table: bytes, url: str) -> Counter[str]:
             totals["clear"] += scored and row["prediction"] == CLASSES[0]
             totals["uncertain"] += scored and row["uncertain"] == "true"
             totals["atypical"] += scored and row["atypical"] == "true"
+            fresh = bool(night) and row.get("night") == night
+            totals["new"] += fresh
+            totals["new flagged"] += fresh and row["prediction"] == CLASSES[1]
     except (csv.Error, KeyError, UnicodeDecodeError) as exc:
         raise ReportError(f"{CSV_FILE} inside {url} is no table of predictions: {exc}.") from exc
     return totals
@@ -179,6 +183,8 @@ def _pair(counted: Counter[str], manifest: RunManifest) -> dict[str, tuple[int, 
         "uncertain": manifest.uncertain,
         "atypical": manifest.atypical,
     }
+    if manifest.since:
+        stated |= {"new": manifest.since.fresh, "new flagged": manifest.since.flagged}
     return {
         name: (counted[name], number)
         for name, number in stated.items()
@@ -215,6 +221,10 @@ def _sentences(manifest: RunManifest) -> Iterator[tuple[tuple[str, ...], str]]:
     for tile in summary.tiles:
         yield (tile.label,), f"{tile.number} {tile.label} {tile.note}"
     yield ("found",), summary.scored_what.split(" “")[0]
+    if manifest.since and manifest.since.fresh:
+        new, flagged = summary.news.split(": ", 1)
+        yield ("new",), new
+        yield ("new flagged",), flagged.split(".")[0]
     for name in ("uncertain", "atypical"):
         sentence = getattr(summary, name).split(": ")[0]
         if sentence:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -134,6 +134,15 @@ def show_moment(iso: str) -> str:
         return show_name(iso)
     zone = f" {moment.tzname()}" if moment.tzinfo else ""
     return f"{moment.day} {moment:%B %Y, %H:%M}{zone}"
+
+
+def show_night(name: str) -> str:
+    """The day of a night of ``cxr job``: "26 November" for 20261126-020000."""
+    try:
+        day = datetime.strptime(name[:8], "%Y%m%d").replace(tzinfo=UTC)
+    except ValueError:
+        return show_name(name)
+    return f"{day.day} {day:%B}"
 
 
 def show_duration(seconds: float) -> str:

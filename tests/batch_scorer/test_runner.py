@@ -146,6 +146,7 @@ def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
         "patient",
         "study",
         "sha256",
+        "night",
         "stamp",
     ]
 

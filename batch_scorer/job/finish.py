@@ -1,0 +1,181 @@
+"""The end of a night: merge its shards, say what is new, draw the report, renew ``latest/``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from batch_scorer.errors import LedgerError
+from batch_scorer.job import latest, nights
+from batch_scorer.job.lease import TERM_S, acquire_lease
+from batch_scorer.job.news import date_rows, tell_since
+from batch_scorer.ledger import REPORT_FILES
+from batch_scorer.merge import Joined, commit_joined, join_shards
+from batch_scorer.output import open_output
+from batch_scorer.report.drawing import AS_USUAL, Drawing
+from batch_scorer.report.formats import draw_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batch_scorer.classifier import Classifier
+    from batch_scorer.job.lease import Lease
+    from batch_scorer.job.nights import Night
+    from batch_scorer.records import RunManifest, Since
+    from batch_scorer.shards import Shard
+
+LEASE = "finish"
+MOST_NAMED = 20
+
+
+@dataclass(frozen=True)
+class NightOutcome:
+    """What came of a task's part of a night, or of the whole night.
+
+    ``manifest`` is the whole night's, None while other tasks are at work; ``missing`` are the
+    shares that are not finished. ``reports`` says where each report lies, ``place`` where the
+    night's own files do, and ``latest`` where the newest finished night's. ``own`` is what this
+    task scored. ``again`` says that the night had been finished before.
+    """
+
+    night: str
+    place: str
+    latest: str
+    manifest: RunManifest | None = None
+    reports: tuple[str, ...] = ()
+    missing: tuple[Shard, ...] = ()
+    own: tuple[RunManifest, ...] = ()
+    again: bool = False
+
+    @property
+    def since(self) -> Since | None:
+        """What is new in the night, against the one before it."""
+        return self.manifest.since if self.manifest else None
+
+    @property
+    def nothing_new(self) -> bool:
+        """Whether every row is as it was, so that the latest report stays."""
+        return bool(self.since and self.since.same)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a night is ended.
+
+    ``url`` is the place of all nights; ``drawing`` says how the report is drawn (None: not at all).
+    ``load_model`` loads the first model, for the evidence maps; without it, that is tried with the
+    bundled one. ``pause`` waits for so many seconds.
+    """
+
+    url: str
+    drawing: Drawing | None = AS_USUAL
+    lease_s: float = TERM_S
+    load_model: Callable[[], Classifier | None] | None = None
+    pause: Callable[[float], None] = time.sleep
+
+
+def tell(night: Night, **found: Any) -> NightOutcome:
+    """The outcome of a night."""
+    newest = night.output.below(latest.FOLDER)
+    return NightOutcome(night.name, night.place.url, newest.url, **found)
+
+
+def finish_night(ending: Ending) -> NightOutcome:
+    """End the newest night, where that is not done yet.
+
+    Raises:
+        LedgerError: There is no night, or a share of it is missing.
+        Occupied: Another task is at it.
+    """
+    output = open_output(ending.url)
+    night = nights.find_night(output)
+    if night is None:
+        raise LedgerError(
+            f"Expected a night in {output.url}, found none.",
+            f"Begin one with: cxr job run IMAGES -o {output.url}",
+        )
+    if manifest := night.closed():
+        return tell(night, manifest=manifest, again=True)
+    if missing := night.missing():
+        names = ", ".join(map(str, missing[:MOST_NAMED]))
+        raise LedgerError(
+            f"Expected {night.plan.tasks} finished shards of the night {night.name} in "
+            f"{output.url}, found {night.plan.tasks - len(missing)}: missing {names}"
+            + (f" and {len(missing) - MOST_NAMED} more." if missing[MOST_NAMED:] else "."),
+            f"Run each again: cxr job run IMAGES -o {output.url} --shard {missing[0]}",
+        )
+    with hold_end(night, ending) as lease:
+        return end_night(night, ending, lease)
+
+
+def hold_end(night: Night, ending: Ending) -> Lease:
+    """The lease of whoever ends a night.
+
+    Raises:
+        Occupied: Another task is at it.
+    """
+    return acquire_lease(night.output, LEASE, ending.lease_s, ending.pause)
+
+
+def end_night(night: Night, ending: Ending, lease: Lease) -> NightOutcome:
+    """Merge, report and publish a night whose shares are all finished, once.
+
+    Args:
+        night: The night.
+        ending: How it is ended.
+        lease: That of `hold_end`, held.
+
+    Raises:
+        Occupied: Another task took the lease over.
+        CxrError: The shares do not belong together, or cannot be read, drawn or written.
+    """
+    if manifest := night.closed():
+        return tell(night, manifest=manifest, again=True)
+    newest = latest.read_latest(night.output)
+    if newest and newest.night > night.name:
+        raise LedgerError(
+            f"The night {night.name} was followed by {newest.night}, which is finished.",
+            "Nothing is left to do.",
+        )
+    manifest = _merge(night, ending, lease)
+    if manifest.since and manifest.since.same:
+        return tell(night, manifest=manifest)
+    if ending.drawing:
+        draw_report(f"{ending.url.rstrip('/')}/{night.folder}", ending.drawing)
+    place = latest.publish(night.output, night.place, lease.check)
+    formats = ending.drawing.formats if ending.drawing else ()
+    reports = tuple(f"{place}/{REPORT_FILES[name]}" for name in formats)
+    return tell(night, manifest=manifest, reports=reports)
+
+
+def _merge(night: Night, ending: Ending, lease: Lease) -> RunManifest:
+    """Put the night's own run in place, every row dated, and say what is new."""
+    joined = join_shards(night.place, night.shards)
+    earlier = latest.read_earlier(night.output, nights.FOLDER)
+    since = None
+    if earlier is None:
+        rows = date_rows(joined.rows, [], night.name)
+    else:
+        manifest, before = earlier
+        rows = date_rows(joined.rows, before, night.name)
+        since = tell_since(rows, before, manifest, night.name)
+        if _alike(joined.manifests[0], manifest) and rows == before:
+            since = msgspec.structs.replace(since, same=True)
+    lease.check()
+    return commit_joined(
+        night.place,
+        Joined(joined.manifests, rows),
+        ending.load_model,
+        pictures=since is None or not since.same,
+        night=night.name,
+        since=since,
+    )
+
+
+def _alike(shard: RunManifest, earlier: RunManifest) -> bool:
+    """Whether a report would say the same of the same rows."""
+    asked = [(m.gallery.heatmaps, m.gallery.review_minutes) for m in (shard, earlier)]
+    return (shard.method, shard.source, asked[0]) == (earlier.method, earlier.source, asked[1])
