@@ -136,26 +136,11 @@ def open_source(url: str, limit: int | None = None) -> Source:
         base = root.rsplit("/", 1)[0] if single else root.rstrip("/")
         found = call(lambda: _index(_find(filesystem, root, single=single), base, url))
     except failures() as exc:
-        where = getattr(exc, "filename", None) or url
-        raise explain(exc, where, SourceError, "listed", _LISTING_HINT) from exc
-    marker = found.get(SYNTHETIC_MARKER)
-    if marker and _calls_synthetic(filesystem, marker.path):
-        del found[SYNTHETIC_MARKER]
-    visible = sorted(key for key in found if not _is_hidden(key))
-    if not visible:
-        raise SourceError(
-            f"Expected films in {scrub(url)}, found no file in it.", "Check the path."
-        )
-    return Source(
-        url=scrub(url),
-        root=root,
-        refs=tuple(found[key] for key in visible[:limit]),
-        listed=len(visible),
-        hidden=len(found) - len(visible),
-        synthetic=any(_calls_synthetic(filesystem, path) for path in _marker_places(base)),
-        filesystem=filesystem,
-        local=is_local(filesystem),
-    )
+        inside = getattr(exc, "filename", None)
+        error = explain(exc, inside or url, SourceError, "listed", _LISTING_HINT)
+        error.private = (str(inside),) if inside else ()
+        raise error from exc
+    return _as_source(filesystem, url, root, found, base=base, limit=limit)
 
 
 def check_source(url: str) -> None:
@@ -179,6 +164,36 @@ def _kind(filesystem: Any, root: str, url: str) -> str:
                 f"Expected films at {scrub(url)}, found nothing there.", "Check the path."
             ) from exc
         raise explain(exc, url, SourceError, "listed", _LISTING_HINT) from exc
+
+
+def _as_source(
+    filesystem: Any,
+    url: str,
+    root: str,
+    found: dict[str, ImageRef],
+    *,
+    base: str,
+    limit: int | None,
+) -> Source:
+    """The films among the files that were found, each under its key."""
+    marker = found.get(SYNTHETIC_MARKER)
+    if marker and _calls_synthetic(filesystem, marker.path):
+        del found[SYNTHETIC_MARKER]
+    visible = sorted(key for key in found if not _is_hidden(key))
+    if not visible:
+        raise SourceError(
+            f"Expected films in {scrub(url)}, found no file in it.", "Check the path."
+        )
+    return Source(
+        url=scrub(url),
+        root=root,
+        refs=tuple(found[key] for key in visible[:limit]),
+        listed=len(visible),
+        hidden=len(found) - len(visible),
+        synthetic=any(_calls_synthetic(filesystem, path) for path in _marker_places(base)),
+        filesystem=filesystem,
+        local=is_local(filesystem),
+    )
 
 
 def _index(entries: Iterable[tuple[str, Any]], base: str, url: str) -> dict[str, ImageRef]:
@@ -330,12 +345,15 @@ def _read_label_file(url: str, keys: set[str]) -> dict[str, str]:
     for row, where in read_table(text, url, {"image", "label"}):
         label = read_label(row["label"], where)
         if labels.setdefault(row["image"], label) != label:
-            raise SourceError(f"{row['image']} has another label in {where} than before.")
+            raise SourceError(
+                f"{row['image']} has another label in {where} than before.", private=[row["image"]]
+            )
     matched = {key: label for key, label in labels.items() if key in keys}
     if labels and not matched:
         raise SourceError(
             f"None of the {len(labels)} images named in {scrub(url)} is among the films.",
             f"The column image holds paths relative to the scored folder, such as {min(keys)}.",
+            private=[min(keys)],
         )
     return matched
 
