@@ -1,5 +1,5 @@
-# The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, figures, bench and its parts,
-# image and its parts, clean.
+# The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, figures, notebook,
+# bench and its parts, image and its parts, clean.
 # Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
@@ -13,6 +13,7 @@ MODELS ?= batch_scorer/models
 MODEL ?= $(MODELS)/cnn.onnx
 BACKEND ?= torch
 GPU_PYTHON ?=
+VALIDATION ?= patient
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 STAMPS := $(VENV)/stamps
@@ -24,7 +25,8 @@ LOCK = $(UV) pip compile --quiet --no-header --generate-hashes --only-binary :al
 TARGET ?= cpu
 DEBIAN_DIGEST ?=
 
-.PHONY: help demo test azurite fuzz lint models models-gpu figures bench bench-evidence bench-typicality bench-features bench-seeds \
+.PHONY: help demo test azurite fuzz lint models models-gpu figures notebook \
+	bench bench-evidence bench-typicality bench-features bench-seeds \
 	bench-ray bench-speed bench-memory bench-report image image-lock image-proof clean base dev
 .DEFAULT_GOAL := help
 
@@ -61,6 +63,10 @@ models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) ## Train them on a GPU: ma
 
 figures: dev ## Draw docs/figures again: make figures [DATA=folder to count the classes of]
 	@$(BIN)/python deliverables/figures.py $(if $(DATA),--data "$(DATA)")
+
+notebook: dev ## Run notebooks/pneumonia.ipynb again: make notebook DATA=chest_xray [VALIDATION=patient|official|test]
+	@test -n "$(DATA)" || { echo "Say where the films are: make notebook DATA=/path/to/chest_xray"; exit 2; }
+	@$(BIN)/python deliverables/notebook.py "$(DATA)" --validation "$(VALIDATION)"
 
 bench: dev ## Compare the number formats of exported models: make bench MODELS=folder
 	@$(BIN)/python benchmarks/precision.py "$(MODELS)"

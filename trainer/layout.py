@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "val", "test")
 WHOLE = "all"
+SYNTHETIC_MARKER = "SYNTHETIC.txt"
 LEFT_BEHIND = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
@@ -81,6 +82,11 @@ def read_layout(root: Path) -> Layout:
         strays += _find_strays(folder, CLASSES, "class")
     parts = {name: _list_films(folder) for name, folder in folders.items()}
     return Layout(root, parts, tuple(strays))
+
+
+def is_synthetic(root: Path) -> bool:
+    """Whether a folder, or the one around it, calls its films synthetic."""
+    return any((place / SYNTHETIC_MARKER).is_file() for place in (root, root.parent))
 
 
 def label_of(root: Path, path: Path) -> int:
