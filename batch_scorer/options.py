@@ -102,9 +102,10 @@ def report_options(command: Command) -> Command:
         "--format",
         default="pdf",
         show_default=True,
-        metavar="pdf,html",
+        metavar="pdf,html,slides",
         callback=_read_formats,
-        help="Which reports to draw, with commas between them: pdf for print, html for a browser.",
+        help="Which reports to draw, with commas between them: pdf for print, html for a browser, "
+        "slides to present.",
     )
     @click.option(
         "--pdf-variant",
@@ -180,6 +181,26 @@ def tariff_options(command: Command) -> Command:
         return command(tariff=tariff, **options)
 
     return priced
+
+
+def metrics_option(command: Command) -> Command:
+    """Add --metrics, as ``gauges``; they are written when the command has ended, however it did."""
+
+    @click.option(
+        "--metrics",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write there, as a Prometheus textfile, what was done, or that it failed.",
+    )
+    @wraps(command)
+    def measured(*, metrics: Path | None, **options: Any) -> int | None:
+        from batch_scorer.gauges import Gauges
+
+        with Gauges(metrics) as gauges:
+            gauges.exit_code = command(gauges=gauges, **options)
+        return gauges.exit_code
+
+    return measured
 
 
 def gallery_options(command: Command) -> Command:

@@ -131,8 +131,10 @@ def open_source(url: str, limit: int | None = None) -> Source:
         single = kind != "directory"
         entries = {root: call(filesystem.info, root)} if single else _find(filesystem, root)
     except failures() as exc:
-        where = getattr(exc, "filename", None) or url
-        raise explain(exc, where, SourceError, "listed", _LISTING_HINT) from exc
+        inside = getattr(exc, "filename", None)
+        error = explain(exc, inside or url, SourceError, "listed", _LISTING_HINT)
+        error.private = (str(inside),) if inside else ()
+        raise error from exc
     return _open_folder(filesystem, url, root, entries, single=single, limit=limit)
 
 
@@ -322,12 +324,15 @@ def _read_label_file(url: str, keys: set[str]) -> dict[str, str]:
     for row, where in read_table(text, url, {"image", "label"}):
         label = read_label(row["label"], where)
         if labels.setdefault(row["image"], label) != label:
-            raise SourceError(f"{row['image']} has another label in {where} than before.")
+            raise SourceError(
+                f"{row['image']} has another label in {where} than before.", private=[row["image"]]
+            )
     matched = {key: label for key, label in labels.items() if key in keys}
     if labels and not matched:
         raise SourceError(
             f"None of the {len(labels)} images named in {scrub(url)} is among the films.",
             f"The column image holds paths relative to the scored folder, such as {min(keys)}.",
+            private=[min(keys)],
         )
     return matched
 

@@ -191,6 +191,7 @@ def check_strays(layout: Layout) -> None:
             f"Rename it to {meant}."
             if stray.kind == "class" and meant in CLASSES
             else "Move it elsewhere: it has no label, and nothing is left out silently.",
+            private=[stray.path.name],
         )
 
 
@@ -251,6 +252,7 @@ def decode_films(paths: list[Path], size_px: int) -> tuple[NDArray[np.uint8], li
             raise DatasetError(
                 f"{paths[index]} cannot be used: {exc}",
                 "Mend or remove the film; nothing is left out silently.",
+                private=[str(paths[index])],
             ) from exc
         return hashlib.sha256(data).hexdigest()
 

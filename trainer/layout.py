@@ -101,6 +101,7 @@ def label_of(root: Path, path: Path) -> int:
             f"Expected each film in one of the folders {CLASSES[0]} and {CLASSES[1]}, "
             f"found {path} in both.",
             "Move the inner folder out: its films would get the wrong label.",
+            private=[str(path)],
         )
     return CLASSES.index(named.pop())
 

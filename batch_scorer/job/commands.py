@@ -11,6 +11,7 @@ from batch_scorer.commands import Progress, Stop, job_of, print_summary
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
 from batch_scorer.options import (
     gallery_options,
+    metrics_option,
     model_options,
     output_option,
     report_options,
@@ -19,6 +20,7 @@ from batch_scorer.options import (
 )
 
 if TYPE_CHECKING:
+    from batch_scorer.gauges import Gauges
     from batch_scorer.job.finish import NightOutcome
     from batch_scorer.options import Command
     from batch_scorer.records import Since
@@ -29,7 +31,7 @@ _SETTINGS = {"auto_envvar_prefix": "CXR_JOB"}
 
 
 def ending_options(command: Command) -> Command:
-    """Add --report, --lease-s and --fail-not-scored."""
+    """Add --notify, --report, --lease-s and --fail-not-scored."""
     for add in (
         click.option(
             "--fail-not-scored",
@@ -43,6 +45,13 @@ def ending_options(command: Command) -> Command:
             show_default=True,
             metavar="SECONDS",
             help="After so long without a sign of life, a task's work may be done by another.",
+        ),
+        click.option(
+            "--notify",
+            multiple=True,
+            metavar="URL",
+            help="Tell there what the night came to: https://... (a webhook), mailto://..., "
+            "slack://... and so on; may be repeated.",
         ),
         click.option("--report/--no-report", default=True, show_default=True, help="Draw it."),
     ):
@@ -85,6 +94,7 @@ def job() -> None:
 )
 @gallery_options
 @tariff_options
+@metrics_option
 @ending_options
 @report_options
 def run(
@@ -92,6 +102,7 @@ def run(
     tasks: int | None,
     execution: str | None,
     drawing: Drawing,
+    gauges: Gauges,
     **options: Any,
 ) -> int:
     """Score this task's share of the films in IMAGES that are new since the last night.
@@ -104,7 +115,7 @@ def run(
     from batch_scorer.shards import choose_share, read_execution
 
     share, count = choose_share(shard, tasks, os.environ)
-    ending = {name: options.pop(name) for name in ("rescore", "finish", "lease_s")}
+    ending = {name: options.pop(name) for name in ("rescore", "finish", "lease_s", "notify")}
     fail_not_scored, report = options.pop("fail_not_scored"), options.pop("report")
     night_job = NightJob(
         job_of(**options),
@@ -116,15 +127,22 @@ def run(
     )
     with Progress() as progress, Stop() as stop:
         outcome = run_night(night_job, progress, stop)
+    gauges.tell(outcome.manifest or next(iter(outcome.own[-1:]), None), outcome.own)
     return _conclude(outcome, fail_not_scored=fail_not_scored)
 
 
 @job.command(context_settings=_SETTINGS, epilog="Example: cxr job finish -o out")
 @output_option("Place of all nights, as it was given to `cxr job run`.")
+@metrics_option
 @ending_options
 @report_options
 def finish(
-    output: str, report: bool, lease_s: float, fail_not_scored: bool, drawing: Drawing
+    output: str,
+    report: bool,
+    drawing: Drawing,
+    gauges: Gauges,
+    fail_not_scored: bool,
+    **ending: Any,
 ) -> int:
     """Merge, report and renew latest/ for the newest night, where that is not done yet.
 
@@ -132,7 +150,8 @@ def finish(
     """
     from batch_scorer.job.finish import Ending, finish_night
 
-    outcome = finish_night(Ending(output, drawing if report else None, lease_s))
+    outcome = finish_night(Ending(output, drawing if report else None, **ending))
+    gauges.tell(outcome.manifest, own=())
     return _conclude(outcome, fail_not_scored=fail_not_scored)
 
 

@@ -163,6 +163,7 @@ def audit_data(root: Path, *, open_test: bool = True) -> Audit:
             f"Expected films in the folders NORMAL and PNEUMONIA of {root}, found none"
             + (f" that decodes: {unusable[0].film}: {unusable[0].detail}" if unusable else "."),
             "The folder needs these two, or train, val and test that have them.",
+            private=[film.film for film in unusable],
         )
     copies = find_copies(films)
     return Audit(
