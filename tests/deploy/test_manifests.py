@@ -249,7 +249,7 @@ def test_the_page_beside_it_says_what_to_change(name):
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_the_tasks_of_a_platform_do_a_night_together(monkeypatch, folder, tiny_model, platform):
+def test_the_tasks_of_a_platform_do_a_night_together(cxr, folder, tiny_model, platform):
     arguments, tasks = PLATFORMS[platform]()
     nights = folder.parent / "nights"
     places = {
@@ -259,10 +259,8 @@ def test_the_tasks_of_a_platform_do_a_night_together(monkeypatch, folder, tiny_m
     }
     assert all(places.keys() <= task.keys() for task in tasks)
     for task in tasks:
-        with monkeypatch.context() as environment:
-            for name, value in {**task, **places}.items():
-                environment.setenv(name, value)
-            assert commands.main(arguments, standalone_mode=False) == errors.EXIT_OK
+        result = cxr(*arguments, **{**task, **places})
+        assert result.returncode == errors.EXIT_OK, result.stderr
     run = json.loads((nights / "latest" / "run.json").read_text())
     assert (run["found"], run["scored"], run["labelled"]) == (6, 6, 0)
     assert (nights / "latest" / "report.pdf").is_file()
