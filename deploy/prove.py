@@ -50,6 +50,7 @@ CHECKS = (
     Check("cxr doctor"),
     Check("cxr models test"),
     Check("cxr models test", user="993:990"),
+    Check('python -c "import awslambdaric, batch_scorer.job.lambda_handler"'),
     Check("cxr score /mnt/films -o /mnt/out/run --model all --labels none", (0, 3)),
     Check("cxr verify /mnt/out/run/report.pdf"),
     Check("cxr job run /mnt/films -o /mnt/out/nights --model cnn --labels none"),
