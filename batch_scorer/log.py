@@ -60,6 +60,7 @@ def set_format(name: str) -> None:
         root.removeHandler(handler)
     root.addHandler(_Lines(name))
     _EVENTS.setLevel(logging.INFO)
+    logging.captureWarnings(name == JSON)
 
 
 def speaks_json() -> bool:

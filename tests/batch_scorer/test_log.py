@@ -154,6 +154,28 @@ def test_a_defect_is_told_by_its_kind_alone(monkeypatch, capsys):
     assert "Doe" not in run.stderr
 
 
+def test_a_traceback_that_is_asked_for_is_one_line_too(cxr):
+    run = cxr("merge", "out", "--log-format", "json", "--debug")
+    assert run.returncode == 1
+    error, end = lines_of(run.stderr)
+    assert error["code"] == "ledger"
+    assert error["traceback"].startswith("Traceback (most recent call last):")
+    assert end["exit_code"] == 1
+
+
+def test_a_warning_of_python_s_own_names_its_origin_alone():
+    code = (
+        "import warnings\nfrom batch_scorer import log\n"
+        "log.set_format('json'); warnings.warn('PatientName DoeJane')\n"
+        "log.set_format('text'); warnings.warn('plain')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    line, *plain = run.stderr.splitlines()
+    assert lines_of(line)[0]["logger"] == "py.warnings"
+    assert "UserWarning: plain" in "".join(plain)
+    assert "Doe" not in run.stderr
+
+
 def test_a_signal_is_a_line_and_the_run_can_go_on(tmp_path):
     model = save_tiny_model(tmp_path / "large.onnx", size_px=512)
     films = tmp_path / "films"
