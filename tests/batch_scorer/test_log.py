@@ -12,6 +12,7 @@ import sys
 import time
 from datetime import datetime
 
+import numpy as np
 import pytest
 
 from batch_scorer import commands, log
@@ -211,7 +212,7 @@ def record(name, text, *args, **extra):
 
 
 def test_words_that_were_filled_in_are_hidden_and_other_libraries_named_only():
-    own = record("cxr.journal", "%s is damaged: %d films   again", "DoeJane.jsonl", 3)
+    own = record("cxr.journal", "%s is damaged: %d films   again", "DoeJane.jsonl", np.int64(3))
     assert own["text"] == "… is damaged: 3 films again"
     assert record("cxr", "50 % of it")["text"] == "50 % of it"
     other = record("pydicom", "PatientName 'DOE^JANE' is odd")
