@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Command = Callable[..., int | None]
+    Command = Callable[..., Any]
 
 MOST_MINUTES = 480
 
@@ -129,7 +129,7 @@ def report_options(command: Command) -> Command:
         organisation: str,
         logo: str | None,
         **options: Any,
-    ) -> int | None:
+    ) -> Any:
         from batch_scorer.report.branding import read_branding
         from batch_scorer.report.drawing import Drawing
 
@@ -174,7 +174,7 @@ def tariff_options(command: Command) -> Command:
         help="Of --core-hour-price.",
     )
     @wraps(command)
-    def priced(*, core_hour_price: float | None, currency: str, **options: Any) -> int | None:
+    def priced(*, core_hour_price: float | None, currency: str, **options: Any) -> Any:
         from batch_scorer.spending import Tariff
 
         tariff = Tariff(core_hour_price, currency) if core_hour_price else None

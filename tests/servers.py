@@ -67,10 +67,15 @@ class Cloud:
 
 
 @contextmanager
-def process(port: int, *command: str) -> Iterator[None]:
+def process(port: int, *command: str, environment: dict[str, str] | None = None) -> Iterator[None]:
     """Run a server until the block ends; it is there when its port answers."""
     server = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env=environment,
     )
     try:
         _wait_for(port, server)
