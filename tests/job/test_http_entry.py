@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.error
@@ -111,6 +112,29 @@ def test_what_is_no_event_is_a_bad_request_of_one_line(entry, body):
     assert set(said.body) == {"error"}
     assert said.body["error"].startswith("Expected an event")
     assert said.body["error"].isprintable()
+
+
+def test_an_error_is_logged_in_words_or_as_json(tmp_path):
+    main = tmp_path / "main.py"
+    main.write_text(MAIN)
+    ask = f"""
+from functions_framework import create_app
+create_app("receive", {str(main)!r}).test_client().post("/", data='{{"key1": 1}}')
+"""
+    logged = {
+        kind: subprocess.run(
+            [sys.executable, "-c", ask],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "CXR_LOG_FORMAT": kind},
+        ).stderr
+        for kind in ("text", "json")
+    }
+    assert logged["text"].startswith("Expected an event of S3")
+    line = json.loads(logged["json"])
+    assert (line["level"], line["event"], line["code"]) == ("error", "error", "usage")
+    assert line["sentence"] == logged["text"].rstrip()
 
 
 def test_an_event_larger_than_any_is_refused_unread(entry):
