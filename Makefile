@@ -1,5 +1,5 @@
 # The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, figures, notebook,
-# bench and its parts, image and its parts, clean.
+# article, slides, video, bench and its parts, image and its parts, clean.
 # Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
@@ -25,7 +25,7 @@ LOCK = $(UV) pip compile --quiet --no-header --generate-hashes --only-binary :al
 TARGET ?= cpu
 DEBIAN_DIGEST ?=
 
-.PHONY: help demo test azurite fuzz lint models models-gpu figures notebook \
+.PHONY: help demo test azurite fuzz lint models models-gpu figures notebook article slides video \
 	bench bench-evidence bench-typicality bench-features bench-seeds \
 	bench-ray bench-speed bench-memory bench-report image image-lock image-proof clean base dev
 .DEFAULT_GOAL := help
@@ -67,6 +67,17 @@ figures: dev ## Draw docs/figures again: make figures [DATA=folder to count the 
 notebook: dev ## Run notebooks/pneumonia.ipynb again: make notebook DATA=chest_xray [VALIDATION=patient|official|test]
 	@test -n "$(DATA)" || { echo "Say where the films are: make notebook DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/python deliverables/notebook.py "$(DATA)" --validation "$(VALIDATION)"
+
+slides: dev ## Draw the slides of the demo (or of XRAYS=folder) into out/demo/slides.pdf
+	@$(BIN)/cxr score "$(XRAYS)" --output "$(OUT)" --model all --format pdf,slides || test $$? -eq 3  # 3: some files were no films
+	@$(if $(filter examples/xrays,$(XRAYS)),cp "$(OUT)/slides.pdf" docs/presentation.pdf && $(BIN)/python deliverables/pictures.py "$(OUT)")
+
+article: dev ## Write docs/article.md again
+	@$(BIN)/python deliverables/article.py
+
+# The film stays in out/video; words and times are committed.
+video: slides ## Speak them into out/video/walkthrough.mp4 (apt-get install espeak-ng ffmpeg)
+	@$(BIN)/python deliverables/video.py "$(OUT)" --output out/video $(if $(filter examples/xrays,$(XRAYS)),--words docs/video)
 
 bench: dev ## Compare the number formats of exported models: make bench MODELS=folder
 	@$(BIN)/python benchmarks/precision.py "$(MODELS)"

@@ -40,6 +40,7 @@ NOT_RUN = {
     "az login": "another program",
     "pip install": "another program",
     "cxr train": "tests/trainer run it on films of their own",
+    "cxr job": "tests/job run it on films of their own",
 }
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from batch_scorer import errors, identifiers, shards
 from batch_scorer.cli import cxr as commands
-from tests.conftest import REPOSITORY
+from tests.deploy.platforms import DEPLOY, PLATFORMS, Template, read, read_cron_job, read_resources
 from tests.deploy.validators import (
     check_azure,
     check_cloudformation,
@@ -24,9 +24,8 @@ from tests.deploy.validators import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DEPLOY = REPOSITORY / "deploy"
 KUBERNETES = ("config.yaml", "nightly.yaml", "finish.yaml")
-CLOUDFORMATION = ("aws-batch/nightly.yaml",)
+CLOUDFORMATION = ("aws-batch/nightly.yaml", "aws-lambda/small.yaml")
 MANIFESTS = (
     *(f"kubernetes/{name}" for name in KUBERNETES),
     *CLOUDFORMATION,
@@ -37,29 +36,6 @@ MANIFESTS = (
 NEVER_AGAIN = [errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_NOT_ALL_SCORED]
 VARIABLE = re.compile(r"\bCXR_\w+")
 PLACEHOLDER = re.compile(r"<[A-Z]+>")
-
-
-class Template(yaml.SafeLoader):
-    """YAML of CloudFormation, whose functions are kept as what stands behind them."""
-
-
-Template.add_multi_constructor(
-    "!", lambda loader, suffix, node: f"{suffix} {getattr(node, 'value', '')}"
-)
-
-
-def read(name: str) -> list[Any]:
-    text = (DEPLOY / name).read_text()
-    return [json.loads(text)] if name.endswith(".json") else list(yaml.safe_load_all(text))
-
-
-def read_cron_job(name: str) -> dict[str, Any]:
-    (manifest,) = read(f"kubernetes/{name}")
-    return manifest["spec"]["jobTemplate"]["spec"]
-
-
-def read_resources(name: str) -> dict[str, Any]:
-    return yaml.load((DEPLOY / name).read_text(), Template)["Resources"]
 
 
 def command_variables(*words: str) -> set[str]:
@@ -203,6 +179,7 @@ def test_all_platforms_say_the_same():
         "CXR_JOB_MODEL",
         "CXR_JOB_LABELS",
         "CXR_JOB_FORMAT",
+        "CXR_LOG_FORMAT",
     }
     claims = {"CXR_JOB_SHARD", "CXR_JOB_TASKS"}
     assert said.pop("azure-container-apps/job.json") == common | claims
@@ -252,6 +229,12 @@ def test_aws_batch_repeats_what_may_work_and_nothing_else():
     assert definition["ContainerProperties"]["ReadonlyRootFilesystem"] is True
 
 
+def test_the_lambda_function_is_there():
+    function = read_resources("aws-lambda/small.yaml")["Function"]["Properties"]
+    module, _, name = function["ImageConfig"]["Command"][0].rpartition(".")
+    assert callable(getattr(__import__(module, fromlist=[name]), name))
+
+
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_the_page_beside_it_says_what_to_change(name):
     manifest, page = DEPLOY / name, (DEPLOY / name).parent / "README.md"
@@ -263,3 +246,22 @@ def test_the_page_beside_it_says_what_to_change(name):
         changed |= set(json.loads(text)["parameters"])
     assert all(f"`{word}`" in said for word in changed), changed
     assert manifest.name in said
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_tasks_of_a_platform_do_a_night_together(cxr, folder, tiny_model, platform):
+    arguments, tasks = PLATFORMS[platform]()
+    nights = folder.parent / "nights"
+    places = {
+        "CXR_JOB_IMAGES": str(folder),
+        "CXR_JOB_OUTPUT": str(nights),
+        "CXR_JOB_MODEL": str(tiny_model),
+    }
+    assert all(places.keys() <= task.keys() for task in tasks)
+    for task in tasks:
+        result = cxr(*arguments, **{**task, **places})
+        assert result.returncode == errors.EXIT_OK, result.stderr
+    run = json.loads((nights / "latest" / "run.json").read_text())
+    assert (run["found"], run["scored"], run["labelled"]) == (6, 6, 0)
+    assert (nights / "latest" / "report.pdf").is_file()
+    assert (nights / "latest" / "report.html").is_file()
