@@ -10,6 +10,8 @@ import errno
 import re
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -57,6 +59,8 @@ _NO_CREDENTIALS = {
 }
 _REFUSED_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _REGION_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IncorrectEndpoint"}
+_CLOCK_TOLERANCE = timedelta(minutes=15)
+"""What S3 accepts."""
 _CLOCK_CODES = {"RequestTimeTooSkewed", "RequestInTheFuture"}
 _BUCKET_CODES = {"NoSuchBucket", "ContainerNotFound"}
 _LOG_IN = {
@@ -160,7 +164,28 @@ def _lacks_credentials(exc: BaseException) -> bool:
 
 
 def _has_other_time(exc: BaseException) -> bool:
-    return _code(exc) in _CLOCK_CODES
+    """Whether the clocks are too far apart; an answer without a body tells it by its date alone."""
+    if _code(exc) in _CLOCK_CODES:
+        return True
+    date = _date(exc) if _status(exc) == HTTPStatus.FORBIDDEN else None
+    return date is not None and abs(datetime.now(UTC) - date) > _CLOCK_TOLERANCE
+
+
+def _date(exc: BaseException) -> datetime | None:
+    """When an answer was given, by the server's own clock."""
+    for error in _causes(exc):
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        else:
+            headers = getattr(response, "headers", {})
+        text = headers.get("date") or headers.get("Date")
+        if text:
+            try:
+                return parsedate_to_datetime(text).astimezone(UTC)
+            except ValueError:
+                return None
+    return None
 
 
 def _is_refused(exc: BaseException) -> bool:
