@@ -112,6 +112,11 @@ def lacks_bucket(exc: BaseException) -> bool:
     return _code(exc) in _BUCKET_CODES or "bucket does not exist" in str(exc)
 
 
+def is_wordless(exc: BaseException) -> bool:
+    """Whether a request was found bad without a reason: an answer to HEAD has no room for one."""
+    return _status(exc) == HTTPStatus.BAD_REQUEST and _first_rule(exc) is None
+
+
 def explain(exc: Exception, what: str, kind: type[CxrError], done: str, hint: str = "") -> CxrError:
     """The one-line error to raise for a listing, an output or a table.
 

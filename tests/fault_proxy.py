@@ -33,7 +33,7 @@ DENIED = {
     "forbidden": (403, "AccessDenied"),
     "vanished": (404, "NoSuchKey"),
     "skewed": (403, "RequestTimeTooSkewed"),
-    "elsewhere": (301, "PermanentRedirect"),
+    "elsewhere": (400, "AuthorizationHeaderMalformed"),
 }
 HOPS = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding"}
 
