@@ -1,5 +1,5 @@
-# The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, figures, bench and its parts,
-# clean.
+# The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, figures, notebook,
+# article, slides, video, bench and its parts, image and its parts, clean.
 # Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
@@ -13,14 +13,21 @@ MODELS ?= batch_scorer/models
 MODEL ?= $(MODELS)/cnn.onnx
 BACKEND ?= torch
 GPU_PYTHON ?=
+VALIDATION ?= patient
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 STAMPS := $(VENV)/stamps
 AZURITE := .cache/azurite/node_modules/.bin/azurite-blob
 AZURITE_VERSION := 3.37.0
+UV := .cache/uv/bin/uv
+UV_VERSION := 0.13.9
+LOCK = $(UV) pip compile --quiet --no-header --generate-hashes --only-binary :all: --python-version 3.11
+TARGET ?= cpu
+DEBIAN_DIGEST ?=
 
-.PHONY: help demo test azurite fuzz lint models models-gpu figures bench bench-evidence bench-typicality bench-features bench-seeds \
-	bench-ray bench-speed bench-memory bench-report clean base dev
+.PHONY: help demo test azurite fuzz lint models models-gpu figures notebook article slides video \
+	bench bench-evidence bench-typicality bench-features bench-seeds \
+	bench-ray bench-speed bench-memory bench-report image image-lock image-proof clean base dev
 .DEFAULT_GOAL := help
 
 help: ## Say what each door does
@@ -56,6 +63,21 @@ models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) ## Train them on a GPU: ma
 
 figures: dev ## Draw docs/figures again: make figures [DATA=folder to count the classes of]
 	@$(BIN)/python deliverables/figures.py $(if $(DATA),--data "$(DATA)")
+
+notebook: dev ## Run notebooks/pneumonia.ipynb again: make notebook DATA=chest_xray [VALIDATION=patient|official|test]
+	@test -n "$(DATA)" || { echo "Say where the films are: make notebook DATA=/path/to/chest_xray"; exit 2; }
+	@$(BIN)/python deliverables/notebook.py "$(DATA)" --validation "$(VALIDATION)"
+
+slides: dev ## Draw the slides of the demo (or of XRAYS=folder) into out/demo/slides.pdf
+	@$(BIN)/cxr score "$(XRAYS)" --output "$(OUT)" --model all --format pdf,slides || test $$? -eq 3  # 3: some files were no films
+	@$(if $(filter examples/xrays,$(XRAYS)),cp "$(OUT)/slides.pdf" docs/presentation.pdf && $(BIN)/python deliverables/pictures.py "$(OUT)")
+
+article: dev ## Write docs/article.md again
+	@$(BIN)/python deliverables/article.py
+
+# The film stays in out/video; words and times are committed.
+video: slides ## Speak them into out/video/walkthrough.mp4 (apt-get install espeak-ng ffmpeg)
+	@$(BIN)/python deliverables/video.py "$(OUT)" --output out/video $(if $(filter examples/xrays,$(XRAYS)),--words docs/video)
 
 bench: dev ## Compare the number formats of exported models: make bench MODELS=folder
 	@$(BIN)/python benchmarks/precision.py "$(MODELS)"
@@ -93,6 +115,20 @@ bench-seeds: dev ## Mean and deviation over seeds: make bench-seeds RUNS="runs/s
 	@test -n "$(RUNS)" || { echo 'Name the run folders: make bench-seeds RUNS="runs/seed1 runs/seed2"'; exit 2; }
 	@$(BIN)/python benchmarks/seeds.py $(RUNS)
 
+image: ## Build the image: make image DEBIAN_DIGEST=sha256:... [TARGET=cuda]; deploy/README.md says how to get it
+	@test -n "$(DEBIAN_DIGEST)" || { echo "Say which base you mean, as deploy/README.md tells: make image DEBIAN_DIGEST=sha256:..."; exit 2; }
+	@docker build --file deploy/Dockerfile --target "$(TARGET)" --build-arg DEBIAN_DIGEST="$(DEBIAN_DIGEST)" \
+	  --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' batch_scorer/__init__.py)" \
+	  --build-arg REVISION="$$(git rev-parse HEAD)" --tag "cxr-batch:$(TARGET)" .
+
+image-proof: dev ## Carry the image's steps out in a bare Debian and run it there (as root, with debootstrap; minutes)
+	@$(BIN)/python -m deploy.prove --target "$(TARGET)"
+
+image-lock: $(UV) ## Choose the image's packages and their hashes anew, from pyproject.toml and constraints.txt
+	@echo 'hatchling' | $(LOCK) - -o deploy/locks/build.txt
+	@$(LOCK) pyproject.toml --extra cloud --constraints constraints.txt -o deploy/locks/cpu.txt
+	@echo 'onnxruntime-gpu[cuda,cudnn]' | $(LOCK) - --constraints deploy/locks/cpu.txt -o deploy/locks/cuda.txt
+
 base: $(STAMPS)/base
 dev: $(STAMPS)/dev
 
@@ -119,6 +155,10 @@ $(STAMPS)/torch $(STAMPS)/jax: $(STAMPS)/base
 $(AZURITE):
 	@echo "Installing azurite $(AZURITE_VERSION) into .cache ..."
 	@npm install --silent --no-audit --no-fund --prefix .cache/azurite azurite@$(AZURITE_VERSION)
+
+$(UV):
+	@echo "Installing uv $(UV_VERSION) into .cache ..."
+	@$(PYTHON) -m pip --disable-pip-version-check install --quiet --target .cache/uv uv==$(UV_VERSION)
 
 clean: ## Remove the environment and everything made
 	rm -rf $(VENV) .cache out build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

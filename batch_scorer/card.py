@@ -237,7 +237,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     ``references`` is keyed by split: "validation", and "test" once that was opened. Like
     ``calibration`` and ``threshold`` they are the float32 network's; where the file computes in
     another format, ``precision`` says how far its answers are from that. None is float32.
-    ``comparison`` is that of all models that were exported together.
+    ``comparison`` is that of all models that were exported together. ``withheld`` says why the
+    model may not leave its run folder; it is empty in every model file.
     """
 
     card_version: int
@@ -262,6 +263,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     evidence: Evidence | None = None
     audit: DataAudit | None = None
     precision: Precision | None = None
+    withheld: str = ""
 
     @property
     def reference(self) -> Reference:

@@ -7,6 +7,8 @@ work only when it is called, so that ``cxr --help`` loads nothing heavy.
 from __future__ import annotations
 
 import logging
+import os
+import re
 import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -16,21 +18,37 @@ import click
 
 from batch_scorer import __version__
 from batch_scorer.errors import (
+    EXIT_FAILED,
     EXIT_OK,
     EXIT_RETRY,
     CxrError,
     Interrupted,
 )
 from batch_scorer.faults import scrub
+from batch_scorer.log import (
+    JSON,
+    OPTION,
+    TEXT,
+    VARIABLE,
+    asked_format,
+    log_event,
+    redact,
+    set_format,
+    speaks_json,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 log = logging.getLogger("cxr")
+_ABORTED = Interrupted("Interrupted.", "Run the same command again.")
+_DEFECT = "This is a defect of cxr-batch. Run again with --debug and report what it prints."
+_BRACKETS = re.compile(r" \(.*\)", re.DOTALL)
+"""Where click quotes arguments, which may be names of films."""
 
 
 class Commands(click.Group):
-    """Commands by entry point, each loaded when it is asked for, each with --debug."""
+    """Commands by entry point, each loaded when it is asked for, with --debug and --log-format."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Names of all commands, without importing them."""
@@ -44,24 +62,41 @@ class Commands(click.Group):
 
 
 def _load(entry: EntryPoint) -> click.Command:
-    return _with_debug(entry.load())
+    return _with_common_options(entry.load())
 
 
-def _with_debug(command: click.Command) -> click.Command:
-    """Give a command, and every command below it, the option --debug."""
+def _with_common_options(command: click.Command) -> click.Command:
+    """Give a command, and every command below it, the options --log-format and --debug."""
     for below in command.commands.values() if isinstance(command, click.Group) else ():
-        _with_debug(below)
+        _with_common_options(below)
     if not any(param.name == "debug" for param in command.params):
-        show = click.Option(
-            ["--debug"],
-            is_flag=True,
-            expose_value=False,
-            is_eager=True,
-            callback=_set_debug,
-            help="Show the whole traceback of an error.",
-        )
-        command.params.append(show)
+        command.params += [
+            click.Option(
+                [OPTION],
+                type=click.Choice([TEXT, JSON]),
+                default=TEXT,
+                show_default=True,
+                envvar=VARIABLE,
+                allow_from_autoenv=False,
+                expose_value=False,
+                is_eager=True,
+                callback=_set_format,
+                help="Of what stands on standard error: words, or one JSON object a line.",
+            ),
+            click.Option(
+                ["--debug"],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                callback=_set_debug,
+                help="Show the whole traceback of an error.",
+            ),
+        ]
     return command
+
+
+def _set_format(ctx: click.Context, param: click.Parameter, value: str) -> None:  # noqa: ARG001
+    set_format(value)
 
 
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001
@@ -86,23 +121,37 @@ def main() -> None:
     """Run ``cxr``; turn every expected error into one line and an exit code."""
     sys.excepthook = _unexpected
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Ctrl-C
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    set_format(asked_format(sys.argv[1:], os.environ))
     log.setLevel(logging.INFO)
     try:
-        code = cxr.main(standalone_mode=False)
+        code = cxr.main(standalone_mode=False) or EXIT_OK
     except CxrError as exc:
         if _debugging():
             raise
         start = "" if isinstance(exc, Interrupted) else "Error: "
-        click.echo(f"{start}{scrub(str(exc))}", err=True)
+        _say(f"{start}{scrub(str(exc))}", exc.code, exc)
         code = exc.exit_code
     except click.ClickException as exc:
-        exc.show()
+        if speaks_json():
+            _say("", "usage", CxrError(_BRACKETS.sub("", exc.format_message())))
+        else:
+            exc.show()
         code = exc.exit_code
     except click.Abort:
-        click.echo("Interrupted. Run the same command again.", err=True)
+        _say(str(_ABORTED), _ABORTED.code, _ABORTED)
         code = EXIT_RETRY
-    sys.exit(code or EXIT_OK)
+    log_event("exit", exit_code=code)
+    sys.exit(code)
+
+
+def _say(text: str, code: str, error: CxrError) -> None:
+    """Tell an error as one line, in either format."""
+    if not speaks_json():
+        click.echo(text, err=True)
+        return
+    level = logging.WARNING if isinstance(error, Interrupted) else logging.ERROR
+    sentence, hint = (redact(part, error.private) for part in (error.sentence, error.hint))
+    log_event("error", level, code=code, sentence=sentence, hint=hint)
 
 
 def _debugging() -> bool:
@@ -114,8 +163,9 @@ def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackT
     if _debugging():
         sys.__excepthook__(kind, exc, trace)
         return
+    if speaks_json():  # without its text, which may quote anything
+        _say("", "unexpected", CxrError(f"An unexpected {kind.__name__}.", _DEFECT))
+        log_event("exit", exit_code=EXIT_FAILED)
+        return
     text = scrub((str(exc).splitlines() or [""])[0])
-    sys.stderr.write(
-        f"Error: an unexpected {kind.__name__}: {text}\n"
-        "This is a defect of cxr-batch. Run again with --debug and report what it prints.\n"
-    )
+    sys.stderr.write(f"Error: an unexpected {kind.__name__}: {text}\n{_DEFECT}\n")

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
+from batch_scorer.log import log_event, render, speaks_json
 from batch_scorer.options import (
     gallery_options,
+    metrics_option,
     model_options,
     output_option,
     report_options,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from tqdm import tqdm
 
+    from batch_scorer.gauges import Gauges
     from batch_scorer.records import BatchMetrics, RunManifest
     from batch_scorer.report.drawing import Drawing
     from batch_scorer.runner import ScoreJob
@@ -46,6 +49,7 @@ log = logging.getLogger("cxr")
 )
 @gallery_options
 @tariff_options
+@metrics_option
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
 @click.option(
     "--dry-run",
@@ -60,7 +64,12 @@ log = logging.getLogger("cxr")
 )
 @report_options
 def score(
-    report: bool, dry_run: bool, deadline_h: float | None, drawing: Drawing, **options: Any
+    report: bool,
+    dry_run: bool,
+    deadline_h: float | None,
+    drawing: Drawing,
+    gauges: Gauges,
+    **options: Any,
 ) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL, a list of films or one film.
 
@@ -78,7 +87,9 @@ def score(
         manifest = score_batch(job, progress, stop)
     if not progress.told:
         click.echo("New       nothing: every film has its row already")
-    return _conclude(job.place.url, manifest, drawing if report and not job.shard else None)
+    code = _conclude(job.place.url, manifest, drawing if report and not job.shard else None)
+    gauges.tell(manifest)
+    return code
 
 
 def job_of(
@@ -163,6 +174,10 @@ class Stop:
         self._asked = False
 
     def __enter__(self) -> Self:
+        # Written whole and at once: a handler of signals may not wait for the log's lock.
+        self._words = b"\nFinishing this batch; once more stops at once.\n"
+        if speaks_json():
+            self._words = f"{render('stopping', 'warning', {})}\n".encode()
         self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
         return self
 
@@ -178,24 +193,28 @@ class Stop:
         if self._asked:
             signal.default_int_handler(number, frame)
         self._asked = True
-        os.write(sys.stderr.fileno(), b"\nFinishing this batch; once more stops at once.\n")
+        os.write(sys.stderr.fileno(), self._words)
 
 
 class Progress:
-    """A bar with rate and time left on a terminal, a log line now and then elsewhere."""
+    """A bar with rate and time left on a terminal, a line of the log now and then elsewhere."""
 
     LINE_EVERY_S = 30
+    RATE_AFTER_S = 1  # batches come in turns: of the first few no rate can be told
 
     def __enter__(self) -> Self:
         self.told = False
         self._bar: tqdm[Any] | None = None
         self._last_line = time.monotonic()
+        self._first: tuple[int, float] | None = None
         return self
 
     def __call__(self, done: int, total: int) -> None:
         """Show that so many of so many films are done."""
         self.told = True
-        if sys.stderr.isatty():
+        if speaks_json():
+            self._log(done, total)
+        elif sys.stderr.isatty():
             if self._bar is None:
                 from tqdm import tqdm
 
@@ -204,6 +223,18 @@ class Progress:
         elif done == total or time.monotonic() - self._last_line > self.LINE_EVERY_S:
             self._last_line = time.monotonic()
             log.info("scored %d of %d films", done, total)
+
+    def _log(self, done: int, total: int) -> None:
+        """One JSON line of the first batch, of the last one, and now and then between."""
+        from batch_scorer.storage import retries
+
+        now = time.monotonic()
+        first, since = self._first or (done, now)
+        if self._first and done < total and now - self._last_line < self.LINE_EVERY_S:
+            return
+        self._first, self._last_line = (first, since), now
+        rate = round((done - first) / (now - since), 1) if now - since > self.RATE_AFTER_S else None
+        log_event("progress", done=done, found=total, films_per_second=rate, retries=retries())
 
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:

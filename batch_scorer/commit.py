@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from batch_scorer import __version__, ledger, metrics
 from batch_scorer.card import CLASSES
 from batch_scorer.decoding import DECODE_VERSION
+from batch_scorer.log import log_event
 from batch_scorer.process import available_cores, peak_memory_bytes
 from batch_scorer.records import BatchMetrics, RunManifest, Score
 from batch_scorer.thumbnails import write_thumbnails
@@ -68,7 +70,7 @@ def commit_run(
         shown = fresh_rows(rows, facts.get("night", ""))
         gallery = write_thumbnails(output, films, shown, models[0].threshold, gallery, load_model)
     manifest = RunManifest(
-        run_id=f"{_compact(facts['started'])}-{rows_sha256[:6]}",
+        run_id=f"{name_run(datetime.fromisoformat(facts['started']))}-{rows_sha256[:6]}",
         models=models,
         metrics=_batch_metrics(rows, models),
         rows_sha256=rows_sha256,
@@ -79,7 +81,20 @@ def commit_run(
         **facts | {"gallery": gallery} | _spending(facts, _seconds(since), tariff, len(rows)),
     )
     ledger.write_manifest(output, manifest)
+    log_event("run_finished", **tell_run(manifest))
     return manifest
+
+
+def tell_run(manifest: RunManifest) -> dict[str, Any]:
+    """What a log says of a run: numbers alone."""
+    return {name: msgspec.to_builtins(getattr(manifest, name)) for name in _TOLD}
+
+
+_TOLD = (
+    *("run_id", "found", "scored", "rejected", "failed", "flagged", "reused", "duplicates"),
+    *("uncertain", "atypical", "reasons", "seconds", "worker_seconds", "images_per_second"),
+    *("retries", "bytes_read", "peak_memory_bytes", "core_seconds", "price"),
+)
 
 
 def name_copies(rows: Sequence[Score]) -> list[Score]:
@@ -130,9 +145,9 @@ def _seconds(since: float) -> float:
     return round(time.perf_counter() - since, 3)
 
 
-def _compact(started: str) -> str:
-    """20260102-030405 for 2026-01-02T03:04:05+00:00."""
-    return started[:19].replace("-", "").replace(":", "").replace("T", "-")
+def name_run(started: datetime) -> str:
+    """20260102-030405, what the run's id begins with."""
+    return f"{started:%Y%m%d-%H%M%S}"
 
 
 def _batch_metrics(rows: Sequence[Score], models: list[ModelUsed]) -> list[BatchMetrics]:

@@ -34,7 +34,10 @@ This module imports the standard library only, so that any other module may rais
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -49,15 +52,18 @@ class CxrError(Exception):
     Args:
         sentence: What was expected and what was found.
         hint: What to try. Empty where nothing useful can be said.
+        private: Words in both that name a film or say what stands in its header or its row: a
+            person may read them on a terminal, a log for machines leaves them out.
     """
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = EXIT_FAILED
 
-    def __init__(self, sentence: str, hint: str = "") -> None:
+    def __init__(self, sentence: str, hint: str = "", private: Sequence[str] = ()) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.hint = hint
+        self.private = tuple(private)
 
     def __str__(self) -> str:
         return f"{self.sentence} {self.hint}".strip()

@@ -63,9 +63,11 @@ def parse_list(data: bytes, url: str) -> FilmList:
         place = _place(entry, folder)
         key = _key(place, folder)
         if places.setdefault(key, place) != place:
-            raise SourceError(f"{key} in {where} would share a row with another film.")
+            raise SourceError(
+                f"{key} in {where} would share a row with another film.", private=[key]
+            )
         if label and labels.setdefault(key, label) != label:
-            raise SourceError(f"{key} has another label in {where} than before.")
+            raise SourceError(f"{key} has another label in {where} than before.", private=[key])
         entries += 1
     if not places:
         raise SourceError(f"Expected films in the list {scrub(url)}, found none.", _HINT)
@@ -90,6 +92,7 @@ def read_table(text: str, url: str, needed: set[str]) -> Iterator[tuple[dict[str
                 f"Expected the column{'s' * (len(needed) > 1)} {names} in {scrub(url)}, "
                 f"found {reader.fieldnames}.",
                 "Save the table as CSV with commas, in UTF-8.",
+                private=[str(reader.fieldnames)],
             )
         for row in reader:
             yield row, f"line {reader.line_num} of {scrub(url)}"
@@ -106,7 +109,8 @@ def read_label(word: str | None, where: str) -> str:
     label = LABEL_WORDS.get((word or "").strip().upper())
     if label is None:
         raise SourceError(
-            f"Expected NORMAL, PNEUMONIA, 0 or 1 as label in {where}, found {word!r}."
+            f"Expected NORMAL, PNEUMONIA, 0 or 1 as label in {where}, found {word!r}.",
+            private=[repr(word)],
         )
     return label
 

@@ -27,9 +27,12 @@ CSV_FILE = "predictions.csv"
 PARQUET_FILE = "predictions.parquet"
 RUN_FILE = "run.json"
 REPORT_FILE = "report.pdf"
-REPORT_FILES = {"pdf": REPORT_FILE, "html": "report.html"}
+REPORT_FILES = {"pdf": REPORT_FILE, "html": "report.html", "slides": "slides.pdf"}
 """The report's file by format."""
-RUN_FILES = (CSV_FILE, PARQUET_FILE, *REPORT_FILES.values(), RUN_FILE)
+NOTES_FILE = "slides-notes.txt"
+DRAWN_FILES = (*REPORT_FILES.values(), NOTES_FILE)
+"""All that is drawn from a run, and goes when its rows go."""
+RUN_FILES = (CSV_FILE, PARQUET_FILE, *DRAWN_FILES, RUN_FILE)
 """What a finished run may have beside its pictures, the mark of its end last."""
 FILMS_FOLDER = "films"
 EVIDENCE_SUFFIX = "-evidence"
@@ -37,7 +40,7 @@ EVIDENCE_SUFFIX = "-evidence"
 
 def withdraw_run(output: Output) -> None:
     """Remove a run's marker, reports and pictures, before its rows are replaced."""
-    output.remove(RUN_FILE, *REPORT_FILES.values())
+    output.remove(RUN_FILE, *DRAWN_FILES)
     output.remove_folder(FILMS_FOLDER)
 
 

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Command = Callable[..., int | None]
+    Command = Callable[..., Any]
 
 MOST_MINUTES = 480
 
@@ -102,9 +102,10 @@ def report_options(command: Command) -> Command:
         "--format",
         default="pdf",
         show_default=True,
-        metavar="pdf,html",
+        metavar="pdf,html,slides",
         callback=_read_formats,
-        help="Which reports to draw, with commas between them: pdf for print, html for a browser.",
+        help="Which reports to draw, with commas between them: pdf for print, html for a browser, "
+        "slides to present.",
     )
     @click.option(
         "--pdf-variant",
@@ -128,7 +129,7 @@ def report_options(command: Command) -> Command:
         organisation: str,
         logo: str | None,
         **options: Any,
-    ) -> int | None:
+    ) -> Any:
         from batch_scorer.report.branding import read_branding
         from batch_scorer.report.drawing import Drawing
 
@@ -173,13 +174,33 @@ def tariff_options(command: Command) -> Command:
         help="Of --core-hour-price.",
     )
     @wraps(command)
-    def priced(*, core_hour_price: float | None, currency: str, **options: Any) -> int | None:
+    def priced(*, core_hour_price: float | None, currency: str, **options: Any) -> Any:
         from batch_scorer.spending import Tariff
 
         tariff = Tariff(core_hour_price, currency) if core_hour_price else None
         return command(tariff=tariff, **options)
 
     return priced
+
+
+def metrics_option(command: Command) -> Command:
+    """Add --metrics, as ``gauges``; they are written when the command has ended, however it did."""
+
+    @click.option(
+        "--metrics",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write there, as a Prometheus textfile, what was done, or that it failed.",
+    )
+    @wraps(command)
+    def measured(*, metrics: Path | None, **options: Any) -> int | None:
+        from batch_scorer.gauges import Gauges
+
+        with Gauges(metrics) as gauges:
+            gauges.exit_code = command(gauges=gauges, **options)
+        return gauges.exit_code
+
+    return measured
 
 
 def gallery_options(command: Command) -> Command:

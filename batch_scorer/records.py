@@ -31,7 +31,7 @@ def etiology_of(key: str) -> str:
     return {"bacteria": "bacterial", "virus": "viral"}[match[1]] if match else ""
 
 
-class ImageRef(msgspec.Struct, frozen=True):
+class ImageRef(msgspec.Struct, frozen=True, gc=False):
     """One file to score.
 
     ``key`` is its POSIX path relative to the root, printable as UTF-8. ``kind`` is "file", or
@@ -47,7 +47,7 @@ class ImageRef(msgspec.Struct, frozen=True):
     stamp: str = ""
 
 
-class Score(msgspec.Struct, frozen=True):
+class Score(msgspec.Struct, frozen=True, gc=False):
     """The row of one file: what became of it.
 
     ``status`` is "scored", "rejected" (readable, but not to be judged) or "failed" (could not be

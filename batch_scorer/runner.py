@@ -22,12 +22,13 @@ import onnxruntime as ort
 
 from batch_scorer import ledger
 from batch_scorer.classifier import Classifier, find_model
-from batch_scorer.commit import commit_run, name_copies
+from batch_scorer.commit import commit_run, name_copies, name_run
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import Interrupted, LedgerError, Unreadable, UsageError
 from batch_scorer.faults import scrub
 from batch_scorer.identifiers import Identifiers
 from batch_scorer.journal import Journal
+from batch_scorer.log import bind, log_event
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores
@@ -127,12 +128,14 @@ def score_batch(
         CxrError: The run as a whole cannot go on. A single bad file never raises.
     """
     clock = _Clock()
+    bind(run=name_run(clock.started), shard=str(job.shard or ""))
     tried_before = retries()
     plan = _plan(job)
     clock.lap("list")
     finished = _finished(job, plan)
     if finished:
         plan.journal.clear()
+        log_event("nothing_new", found=finished.found, run_id=finished.run_id)
         return finished
     plan.output.prepare()
     rows, models, facts = _score(job, plan, clock, progress, stop)
@@ -171,6 +174,16 @@ def _score(
         identifiers=job.identifiers,
     )
     clock.lap("start")
+    log_event(
+        "run_started",
+        found=len(plan.source.refs),
+        reused=len(plan.rows),
+        models=[c.card.name for c in classifiers],
+        provider=classifiers[0].provider,
+        engine=job.engine,
+        threads=work.threads,
+        seconds=clock.seconds,
+    )
     rows = list(plan.rows)
     with closing(_journaled(job, plan, work)) as batches:
         for batch in batches:

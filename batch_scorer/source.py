@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batch_scorer.card import CLASSES
 from batch_scorer.errors import SourceError, TooLarge, TransientError, Unreadable
@@ -27,6 +28,9 @@ from batch_scorer.faults import (
 from batch_scorer.film_list import FilmList, is_list, parse_list, read_label, read_table
 from batch_scorer.records import ImageRef
 from batch_scorer.storage import ATTEMPTS, REMOTE_READERS, call, is_local, open_filesystem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _LISTING_HINT = "Change its permissions, or score the other folders."
 _QUOTES = "\"'"
@@ -130,11 +134,14 @@ def open_source(url: str, limit: int | None = None) -> Source:
             place = root if is_local(filesystem) else url
             return _open_list(parse_list(call(filesystem.cat_file, root), place), url, root, limit)
         single = kind != "directory"
-        entries = {root: call(filesystem.info, root)} if single else _find(filesystem, root)
+        base = root.rsplit("/", 1)[0] if single else root.rstrip("/")
+        found = call(lambda: _index(_find(filesystem, root, single=single), base, url))
     except failures() as exc:
-        where = getattr(exc, "filename", None) or url
-        raise explain(exc, where, SourceError, "listed", _LISTING_HINT) from exc
-    return _open_folder(filesystem, url, root, entries, single=single, limit=limit)
+        inside = getattr(exc, "filename", None)
+        error = explain(exc, inside or url, SourceError, "listed", _LISTING_HINT)
+        error.private = (str(inside),) if inside else ()
+        raise error from exc
+    return _as_source(filesystem, url, root, found, base=base, limit=limit)
 
 
 def check_source(url: str) -> None:
@@ -170,24 +177,18 @@ def _ask_why(filesystem: Any, root: str, exc: Exception) -> Exception:
     return exc
 
 
-def _open_folder(
+def _as_source(
     filesystem: Any,
     url: str,
     root: str,
-    entries: dict[str, Any],
+    found: dict[str, ImageRef],
     *,
-    single: bool,
+    base: str,
     limit: int | None,
 ) -> Source:
-    base = root.rsplit("/", 1)[0] if single else root.rstrip("/")
-    found = {_key(path, base): (path, info) for path, info in entries.items()}
-    if len(found) != len(entries):
-        raise SourceError(
-            f"Two files in {scrub(url)} have names that differ only in bytes that are no UTF-8.",
-            "Rename one of them: their rows could not be told apart.",
-        )
+    """The films among the files that were found, each under its key."""
     marker = found.get(SYNTHETIC_MARKER)
-    if marker and _calls_synthetic(filesystem, marker[0]):
+    if marker and _calls_synthetic(filesystem, marker.path):
         del found[SYNTHETIC_MARKER]
     visible = sorted(key for key in found if not _is_hidden(key))
     if not visible:
@@ -197,13 +198,28 @@ def _open_folder(
     return Source(
         url=scrub(url),
         root=root,
-        refs=tuple(_ref(key, *found[key]) for key in visible[:limit]),
+        refs=tuple(found[key] for key in visible[:limit]),
         listed=len(visible),
         hidden=len(found) - len(visible),
         synthetic=any(_calls_synthetic(filesystem, path) for path in _marker_places(base)),
         filesystem=filesystem,
         local=is_local(filesystem),
     )
+
+
+def _index(entries: Iterable[tuple[str, Any]], base: str, url: str) -> dict[str, ImageRef]:
+    """The files by their keys."""
+    found: dict[str, ImageRef] = {}
+    for path, info in entries:
+        key = _key(path, base)
+        if key in found:
+            raise SourceError(
+                f"Two files in {scrub(url)} have names that differ only in bytes that are no "
+                "UTF-8.",
+                "Rename one of them: their rows could not be told apart.",
+            )
+        found[key] = _ref(key, path, info)
+    return found
 
 
 def _open_list(films: FilmList, url: str, root: str, limit: int | None) -> Source:
@@ -234,31 +250,38 @@ def _open_list(films: FilmList, url: str, root: str, limit: int | None) -> Sourc
     )
 
 
-def _find(filesystem: Any, root: str) -> dict[str, Any]:
+def _find(filesystem: Any, root: str, *, single: bool) -> Iterable[tuple[str, Any]]:
     """Every file's path and information. A place that only marks a folder is no file."""
+    if single:
+        return [(root, filesystem.info(root))]
     if is_local(filesystem):
-        _check_readable(root)
-    found: dict[str, Any] = call(filesystem.find, root, detail=True)
-    return {
-        path: info
-        for path, info in found.items()
-        if is_local(filesystem) or not (path.endswith("/") or path == root)
-    }
+        return _walk(filesystem, root)
+    found: dict[str, Any] = filesystem.find(root, detail=True)
+    return ((path, found[path]) for path in found if not (path.endswith("/") or path == root))
+
+
+def _walk(filesystem: Any, root: str) -> Iterator[tuple[str, Any]]:
+    """Files of this machine one at a time: fsspec holds what it knows of all, 1 KB each, at once.
+
+    Nor does it leave a folder out in silence that may not be listed. What is removed meanwhile is
+    left out.
+    """
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    info = filesystem.info(entry)
+                    if info["type"] == "directory":
+                        folders.append(info["name"])
+                    else:
+                        yield info["name"], info
 
 
 def _place(filesystem: Any, path: str) -> tuple[Any, str]:
     """Where a film lies: in the source's one file system, or, of a list, in its own."""
     return (filesystem, path) if filesystem else open_filesystem(path)
-
-
-def _check_readable(root: str) -> None:
-    """Raise where a folder may not be listed: fsspec would leave it out in silence."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for _ in os.walk(root, onerror=refuse):
-        pass
 
 
 def _ref(key: str, path: str, info: dict[str, Any]) -> ImageRef:
@@ -333,12 +356,15 @@ def _read_label_file(url: str, keys: set[str]) -> dict[str, str]:
     for row, where in read_table(text, url, {"image", "label"}):
         label = read_label(row["label"], where)
         if labels.setdefault(row["image"], label) != label:
-            raise SourceError(f"{row['image']} has another label in {where} than before.")
+            raise SourceError(
+                f"{row['image']} has another label in {where} than before.", private=[row["image"]]
+            )
     matched = {key: label for key, label in labels.items() if key in keys}
     if labels and not matched:
         raise SourceError(
             f"None of the {len(labels)} images named in {scrub(url)} is among the films.",
             f"The column image holds paths relative to the scored folder, such as {min(keys)}.",
+            private=[min(keys)],
         )
     return matched
 

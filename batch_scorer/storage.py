@@ -77,7 +77,9 @@ def open_filesystem(url: str) -> tuple[Any, str]:
                 f"{scrub(url)} names no Azure storage account that can be used: {scrub(str(exc))}.",
                 "Set AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING. " + README_PART,
             ) from exc
-        raise UsageError(f"{scrub(url)} is no path or URL that can be read: {exc}.") from exc
+        raise UsageError(
+            f"{scrub(url)} is no path or URL that can be read: {exc}.", private=[scrub(url)]
+        ) from exc
     if not is_local(filesystem):
         _quieten(filesystem, extra)
     return filesystem, root

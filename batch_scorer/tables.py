@@ -22,6 +22,8 @@ PART_ROWS = 1000
 """Rows that are turned into columns, or back, at once: it bounds the memory."""
 _PROBABILITY = "probability_"
 _METHOD = b"cxr method"
+_REPEATED = ["status", "reason", "label", "prediction", "model"]
+"""Columns of few different values: looking for them in the others takes memory, and gains none."""
 _FIRST_COLUMNS = ("image", "status", "reason", "detail", "label", "prediction")
 _LAST_COLUMNS = (
     *("agreement", "spread", "duplicate_of", "width_px", "height_px"),
@@ -73,7 +75,7 @@ def as_parquet(rows: Sequence[Score], models: Sequence[ModelUsed], method: str) 
     data = io.BytesIO()
     names = [*columns((), models), "stamp"]
     schema = pa.schema([(name, _kind(name)) for name in names], metadata={_METHOD: method.encode()})
-    with pq.ParquetWriter(data, schema) as writer:
+    with pq.ParquetWriter(data, schema, use_dictionary=_REPEATED) as writer:
         for part in _parts(rows):
             table = columns(part, models) | {"stamp": [row.stamp for row in part]}
             writer.write_table(pa.table(table, schema=schema))

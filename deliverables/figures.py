@@ -20,6 +20,7 @@ from batch_scorer.report import figures, plates
 from batch_scorer.report.people import count_people
 from batch_scorer.report.standalone import stand_alone
 from benchmarks.command import Measurement
+from deliverables.committed import FIGURES, FILMS, keep_real_films_out
 from trainer.audit.facts import audit_data, restore_counts
 from trainer.audit.figures import draw_counts
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from batch_scorer.card import ModelCard
     from trainer.audit.facts import Count
 
-REPOSITORY = Path(__file__).parent.parent
-FIGURES = REPOSITORY / "docs" / "figures"
-FILMS = REPOSITORY / "examples" / "xrays"
 PER_CLASS = 6
 AUGMENTED = "cnn"
 
@@ -57,8 +55,9 @@ AUGMENTED = "cnn"
 )
 def main(output: Path, data: Path | None, films: Path) -> None:
     """Draw class balance, example films, augmentation, and each model's figures, as SVG."""
+    keep_real_films_out(films, output)
     cards = read_cards()
-    drawn = {**draw_cards(cards), **draw_films(films, output)}
+    drawn = {**draw_films(films), **draw_cards(cards)}
     drawn["class-balance"] = draw_counts(read_counts(data, cards))
     output.mkdir(parents=True, exist_ok=True)
     for name, svg in drawn.items():
@@ -89,12 +88,8 @@ def _draw_cards(cards: Sequence[ModelCard]) -> Iterator[tuple[str, str]]:
         yield f"{cards[0].name}-people", plates.draw_people(found, alarms)
 
 
-def draw_films(folder: Path, output: Path) -> dict[str, str]:
-    """Draw example films, what augmentation makes of them, and the networks.
-
-    Raises:
-        UsageError: They are no synthetic films, and would go to where figures are committed.
-    """
+def draw_films(folder: Path) -> dict[str, str]:
+    """Draw example films, what augmentation makes of them, and the networks."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet_import():
         from trainer import film_figures
@@ -102,11 +97,6 @@ def draw_films(folder: Path, output: Path) -> dict[str, str]:
         from trainer.models import BUILDERS
 
     examples = film_figures.read_examples(folder, PER_CLASS)
-    if not examples.synthetic and output.resolve().is_relative_to(REPOSITORY / "docs"):
-        raise UsageError(
-            f"Expected synthetic films to be shown in {output}, found others in {folder}.",
-            "Give a folder of your own with -o: no real film may be committed.",
-        )
     return {
         "example-films": film_figures.draw_examples(examples),
         "augmentation": film_figures.draw_augmentation(examples, AUGMENTED, PER_CLASS),

@@ -80,7 +80,8 @@ def read_run(folder: Path, comparison: Comparison | None = None) -> Run:
         comparison: The model against the others that are exported with it; goes into its card.
 
     Raises:
-        ConversionError: A file is missing or broken, or there are too few films.
+        ConversionError: A file is missing or broken, there are too few films, or the model may not
+            be exported.
     """
     again = "Run the same `cxr train` on it again; a finished training is not repeated."
     try:
@@ -91,6 +92,11 @@ def read_run(folder: Path, comparison: Comparison | None = None) -> Run:
             validated = stored["splits"] == "validation"
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
         raise ConversionError(f"The run folder {folder} cannot be read: {exc}.", again) from exc
+    if card.withheld:
+        raise ConversionError(
+            f"The model in {folder} may not be exported: {card.withheld}",
+            "Train one with `cxr train`, which validates by patient.",
+        )
     if len(films) < MIN_FILMS:
         raise ConversionError(
             f"Expected at least {MIN_FILMS} films for the parity check, found {len(films)}.",

@@ -68,10 +68,12 @@ class Cloud:
 
 
 @contextmanager
-def process(port: int, *command: str) -> Iterator[None]:
+def process(port: int, *command: str, environment: dict[str, str] | None = None) -> Iterator[None]:
     """Run a server until the block ends; it is there when its port answers."""
     with TemporaryFile() as log:  # a pipe that nobody empties would stop a server that writes much
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, cwd=REPOSITORY)
+        server = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=log, cwd=REPOSITORY, env=environment
+        )
         try:
             _wait_for(port, server, log)
             yield

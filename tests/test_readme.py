@@ -1,4 +1,4 @@
-"""The README is true: its help blocks and its figures are the program's own.
+"""README and manual are true: help blocks and figures are the program's own, links lead somewhere.
 
 ``pytest tests/test_readme.py --update-golden`` writes them anew.
 """
@@ -12,9 +12,13 @@ import pytest
 
 from batch_scorer.classifier import Classifier, bundled_names
 from batch_scorer.cli import cxr as commands
+from batch_scorer.report.deck import PUBLISHED
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.md"
+PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 HELP = re.compile(r"<!-- help: (cxr[ a-z]*) -->\n```text\n(.*?)```", re.DOTALL)
 METRICS = re.compile(r"<!-- metrics:start -->\n(.*?)<!-- metrics:end -->", re.DOTALL)
 SHOWN = ("accuracy", "precision", "recall", "specificity", "f1", "auc")
@@ -49,6 +53,9 @@ def metrics_table() -> str:
             for name in SHOWN
         ]
         lines.append(f"| {card.title} (`{card.name}`) | " + " | ".join(cells) + " |")
+    for name, published in PUBLISHED.items():
+        cells = [published.get(column, "") for column in SHOWN]
+        lines.append(f"| *{name}* | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -59,13 +66,36 @@ def refreshed(text: str) -> str:
     )
 
 
-def test_help_blocks_and_figures_are_the_program_s_own(update_golden):
-    text = README.read_text(encoding="utf-8")
-    assert len(HELP.findall(text)) >= 4
-    assert METRICS.search(text)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_help_blocks_and_figures_are_the_program_s_own(page, update_golden):
+    text = page.read_text(encoding="utf-8")
     if update_golden:
-        README.write_text(refreshed(text), encoding="utf-8")
-    assert README.read_text(encoding="utf-8") == refreshed(text), "run pytest --update-golden"
+        page.write_text(refreshed(text), encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == refreshed(text), "run pytest --update-golden"
+
+
+def test_every_command_has_its_help_block_and_the_readme_its_figures():
+    shown = {words for page in PAGES for words, _ in HELP.findall(page.read_text(encoding="utf-8"))}
+    assert {"cxr", "cxr score", "cxr report", "cxr merge", "cxr train", "cxr export"} <= shown
+    assert METRICS.search(README.read_text(encoding="utf-8"))
+
+
+def anchors_of(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
 
 
 @pytest.mark.parametrize(
@@ -75,9 +105,9 @@ def test_help_blocks_and_figures_are_the_program_s_own(update_golden):
         *("job run", "job finish", "job status"),
     ],
 )
-def test_every_option_stands_in_the_readme(words):
+def test_every_option_stands_in_the_manual(words):
     command, _ = find_command(words)
-    text = README.read_text(encoding="utf-8")
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     options = [
         max(param.opts, key=len) for param in command.params if isinstance(param, click.Option)
     ]

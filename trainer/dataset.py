@@ -83,7 +83,8 @@ class Dataset:
     """Training, validation and (where the folder has one) official test films.
 
     ``elsewhere`` holds normal films of other places by name, for evaluation alone; ``audit`` is
-    what is wrong with the films, for the card.
+    what is wrong with the films, for the card. ``withheld`` says why a model of this split may not
+    be exported; empty for all that may.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Dataset:
     test: Films | None
     elsewhere: dict[str, Films] = field(default_factory=dict)
     audit: DataAudit | None = None
+    withheld: str = ""
 
     def counts(self) -> dict[str, int]:
         """Films by split and class."""
@@ -119,21 +121,21 @@ def read_dataset(root: Path, size_px: int, seed: int) -> Dataset:
             film that cannot be read.
     """
     layout = read_layout(root)
-    _check_strays(layout)
+    check_strays(layout)
     own = (WHOLE, "train", "val")
     paths = [path for part in own for path in layout.parts.get(part, [])]
     held_out = layout.parts.get("test", [])
-    _check_classes(root, paths)
+    check_classes(root, paths)
     if held_out:
-        _check_both(root / "test", held_out)
-    films, hashes = _read_films(root, paths, size_px)
+        check_both(root / "test", held_out)
+    films, hashes = read_films(root, paths, size_px)
     if unknown := _tell_unknown(films):
         log.warning("            Warning: %s", unknown)
     train, validation = _split_by_patient(films, hashes, seed)
-    test, test_hashes = _read_films(root, held_out, size_px) if held_out else (None, [])
+    test, test_hashes = read_films(root, held_out, size_px) if held_out else (None, [])
     return Dataset(
         name=root.resolve().name,
-        fingerprint=_fingerprint([(films, hashes), *([(test, test_hashes)] if test else [])]),
+        fingerprint=hash_films([(films, hashes), *([(test, test_hashes)] if test else [])]),
         split_policy=_split_policy(films, kaggle=layout.kaggle, held_out=bool(held_out)),
         train=films.take(train),
         validation=films.take(validation),
@@ -141,7 +143,7 @@ def read_dataset(root: Path, size_px: int, seed: int) -> Dataset:
     )
 
 
-def _fingerprint(parts: list[tuple[Films, list[str]]]) -> str:
+def hash_films(parts: list[tuple[Films, list[str]]]) -> str:
     """A hash of every film's content, label and patient, and of which films are test films."""
     lines = [
         f"{part} {content} {label} {patient}"
@@ -176,7 +178,7 @@ def _tell_unknown(films: Films) -> str:
     )
 
 
-def _check_strays(layout: Layout) -> None:
+def check_strays(layout: Layout) -> None:
     """Refuse films without a label; warn of folders beside train, val and test."""
     for stray in layout.strays:
         if stray.kind == "part":
@@ -189,10 +191,12 @@ def _check_strays(layout: Layout) -> None:
             f"Rename it to {meant}."
             if stray.kind == "class" and meant in CLASSES
             else "Move it elsewhere: it has no label, and nothing is left out silently.",
+            private=[stray.path.name],
         )
 
 
-def _check_both(root: Path, paths: list[Path]) -> Counter[int]:
+def check_both(root: Path, paths: list[Path]) -> Counter[int]:
+    """Refuse a part without films of both classes; else how many films each has."""
     counts = count_classes(root, paths)
     for label, name in enumerate(CLASSES):
         if not counts[label]:
@@ -203,8 +207,9 @@ def _check_both(root: Path, paths: list[Path]) -> Counter[int]:
     return counts
 
 
-def _check_classes(root: Path, paths: list[Path]) -> None:
-    counts = _check_both(root, paths)
+def check_classes(root: Path, paths: list[Path]) -> None:
+    """Refuse a part with too few films of a class to train on."""
+    counts = check_both(root, paths)
     for label, name in enumerate(CLASSES):
         if counts[label] < MIN_FILMS_PER_CLASS:
             raise DatasetError(
@@ -213,7 +218,7 @@ def _check_classes(root: Path, paths: list[Path]) -> None:
             )
 
 
-def _read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, list[str]]:
+def read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, list[str]]:
     """Decode every labelled film; also the SHA-256 of each file's content."""
     pixels, hashes = decode_films(paths, size_px)
     keys = [path.relative_to(root).as_posix() for path in paths]
@@ -247,6 +252,7 @@ def decode_films(paths: list[Path], size_px: int) -> tuple[NDArray[np.uint8], li
             raise DatasetError(
                 f"{paths[index]} cannot be used: {exc}",
                 "Mend or remove the film; nothing is left out silently.",
+                private=[str(paths[index])],
             ) from exc
         return hashlib.sha256(data).hexdigest()
 

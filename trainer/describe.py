@@ -108,6 +108,7 @@ def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bo
         ),
         evidence=_evidence(model, validation.films, config.seed),
         audit=dataset.audit,
+        withheld=dataset.withheld,
     )
     log.info("4 write     %s", folder)
     run_folder.write_films(folder, dataset.validation, dataset.train)

@@ -61,6 +61,7 @@ def _check_unseen(folder: Path, keys: list[str], pixels: np.ndarray, dataset: Da
                 f"Expected films from elsewhere in {folder}, found {key}, which is also among the "
                 "films that the models are trained or chosen on.",
                 "Remove it: what a model has seen says nothing about other hospitals.",
+                private=[key],
             )
 
 

@@ -21,7 +21,7 @@ from batch_scorer.report.figures import as_svg, house_style
 from batch_scorer.report.typeface import data_uri, printable
 from trainer.augmentation import RandomTone
 from trainer.dataset import decode_films
-from trainer.layout import label_of, read_layout
+from trainer.layout import is_synthetic, label_of, read_layout
 from trainer.models import BUILDERS, SIZE_PX
 from trainer.recipes import RECIPES
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-SYNTHETIC_MARKER = "SYNTHETIC.txt"
 SYNTHETIC = "Synthetic films: drawn at random, they show nobody"
 WIDTH_IN = 6.9
 ABOVE_IN = 0.24
@@ -72,8 +71,7 @@ def read_examples(root: Path, per_class: int) -> Examples:
         if not chosen:
             raise DatasetError(f"Expected films in {folder}/**/{name}, found none.")
         films[name] = decode_films(chosen, SIZE_PX)[0]
-    synthetic = any((place / SYNTHETIC_MARKER).is_file() for place in (root, root.parent))
-    return Examples(films, synthetic)
+    return Examples(films, is_synthetic(root))
 
 
 def draw_examples(examples: Examples) -> str:

@@ -66,10 +66,15 @@ def claim(folder: Path, config: FitConfig, dataset: Dataset) -> None:
     Raises:
         DatasetError: It is another one, or the folder cannot be written.
     """
-    wanted = {**asdict(config), "data_fingerprint": dataset.fingerprint}
+    wanted = {
+        **asdict(config),
+        "data_fingerprint": dataset.fingerprint,
+        "withheld": dataset.withheld,
+    }
     path = folder / run_folder.CONFIG_FILE
     if path.is_file():
-        found = {"changes": {}, **run_folder.read_config(folder)}  # older runs changed nothing
+        usual = {"changes": {}, "withheld": ""}  # of runs that are older than these
+        found = {**usual, **run_folder.read_config(folder)}
         for name, value in wanted.items():
             if found.get(name) != value:
                 raise DatasetError(

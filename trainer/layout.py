@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "val", "test")
 WHOLE = "all"
+SYNTHETIC_MARKER = "SYNTHETIC.txt"
 LEFT_BEHIND = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
@@ -83,6 +84,11 @@ def read_layout(root: Path) -> Layout:
     return Layout(root, parts, tuple(strays))
 
 
+def is_synthetic(root: Path) -> bool:
+    """Whether a folder, or the one around it, calls its films synthetic."""
+    return any((place / SYNTHETIC_MARKER).is_file() for place in (root, root.parent))
+
+
 def label_of(root: Path, path: Path) -> int:
     """The class of a film, from the folder that it lies in: 0 normal, 1 pneumonia.
 
@@ -95,6 +101,7 @@ def label_of(root: Path, path: Path) -> int:
             f"Expected each film in one of the folders {CLASSES[0]} and {CLASSES[1]}, "
             f"found {path} in both.",
             "Move the inner folder out: its films would get the wrong label.",
+            private=[str(path)],
         )
     return CLASSES.index(named.pop())
 

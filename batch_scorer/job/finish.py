@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from batch_scorer.errors import LedgerError
+from batch_scorer.errors import CxrError, LedgerError
 from batch_scorer.job import latest, nights
 from batch_scorer.job.lease import TERM_S, acquire_lease
 from batch_scorer.job.news import date_rows, tell_since
-from batch_scorer.ledger import REPORT_FILES
+from batch_scorer.job.notice import announce, check_addresses, describe_night
+from batch_scorer.ledger import CSV_FILE, REPORT_FILES, read_run
+from batch_scorer.log import bind, log_event
 from batch_scorer.merge import Joined, commit_joined, join_shards
 from batch_scorer.output import open_output
 from batch_scorer.report.drawing import AS_USUAL, Drawing
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 LEASE = "finish"
 MOST_NAMED = 20
+log = logging.getLogger("cxr.job")
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class Ending:
 
     ``url`` is the place of all nights; ``drawing`` says how the report is drawn (None: not at all).
     ``load_model`` loads the first model, for the evidence maps; without it, that is tried with the
-    bundled one. ``pause`` waits for so many seconds.
+    bundled one. ``pause`` waits for so many seconds. ``notify`` are the addresses that learn what
+    the night came to.
     """
 
     url: str
@@ -75,6 +80,7 @@ class Ending:
     lease_s: float = TERM_S
     load_model: Callable[[], Classifier | None] | None = None
     pause: Callable[[float], None] = time.sleep
+    notify: tuple[str, ...] = ()
 
 
 def tell(night: Night, **found: Any) -> NightOutcome:
@@ -90,6 +96,7 @@ def finish_night(ending: Ending) -> NightOutcome:
         LedgerError: There is no night, or a share of it is missing.
         Occupied: Another task is at it.
     """
+    check_addresses(ending.notify)
     output = open_output(ending.url)
     night = nights.find_night(output)
     if night is None:
@@ -107,8 +114,11 @@ def finish_night(ending: Ending) -> NightOutcome:
             + (f" and {len(missing) - MOST_NAMED} more." if missing[MOST_NAMED:] else "."),
             f"Run each again: cxr job run IMAGES -o {output.url} --shard {missing[0]}",
         )
+    bind(night=night.name)
     with hold_end(night, ending) as lease:
-        return end_night(night, ending, lease)
+        outcome = end_night(night, ending, lease)
+    tell_people(outcome, ending)
+    return outcome
 
 
 def hold_end(night: Night, ending: Ending) -> Lease:
@@ -149,6 +159,32 @@ def end_night(night: Night, ending: Ending, lease: Lease) -> NightOutcome:
     formats = ending.drawing.formats if ending.drawing else ()
     reports = tuple(f"{place}/{REPORT_FILES[name]}" for name in formats)
     return tell(night, manifest=manifest, reports=reports)
+
+
+def tell_people(outcome: NightOutcome, ending: Ending) -> None:
+    """Say what a night came to, in the log and to whoever is to be notified, once.
+
+    A night whose end cannot be told has ended all the same.
+    """
+    manifest = outcome.manifest
+    if manifest is None or outcome.again:
+        return
+    log_event("night_finished", nothing_new=outcome.nothing_new, since=_numbers(outcome.since))
+    if not ending.notify:
+        return
+    title = ending.drawing.branding.title if ending.drawing else ""
+    rows_at = outcome.latest if outcome.nothing_new else f"{outcome.place}/{CSV_FILE}"
+    try:
+        _, rows = read_run(open_output(outcome.place))
+    except CxrError as exc:
+        log.warning("The notice was not sent: %s", exc)
+        return
+    at = outcome.reports[0] if outcome.reports else rows_at
+    announce(ending.notify, describe_night(manifest, rows, title, at))
+
+
+def _numbers(since: Since | None) -> dict[str, Any]:
+    return msgspec.to_builtins(since) if since else {}
 
 
 def _merge(night: Night, ending: Ending, lease: Lease) -> RunManifest:

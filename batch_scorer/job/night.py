@@ -17,9 +17,11 @@ from batch_scorer.errors import Interrupted, LedgerError, ModelFileError, Occupi
 from batch_scorer.faults import scrub
 from batch_scorer.film_list import is_list
 from batch_scorer.job import latest
-from batch_scorer.job.finish import Ending, end_night, hold_end, tell
+from batch_scorer.job.finish import Ending, end_night, hold_end, tell, tell_people
 from batch_scorer.job.lease import TERM_S, Lease, Sight, Watch, acquire_lease, pause_s, take_lease
 from batch_scorer.job.nights import Night, Plan, find_given_up, join_night
+from batch_scorer.job.notice import check_addresses
+from batch_scorer.log import bind
 from batch_scorer.output import open_output
 from batch_scorer.report.drawing import AS_USUAL, Drawing
 from batch_scorer.runner import name_method, score_batch
@@ -47,7 +49,8 @@ class NightJob:
     ``tasks`` share the films; ``shard`` is this task's share, None to claim one after another.
     ``execution`` is what the platform calls the start that all tasks belong to; ``rescore`` takes
     no row over from finished nights. ``finish`` lets the last task merge and report, as ``drawing``
-    says (None: no report). A lease holds for ``lease_s`` without being renewed.
+    says (None: no report), and tell the addresses in ``notify``. A lease holds for ``lease_s``
+    without being renewed.
     """
 
     score: ScoreJob
@@ -58,6 +61,7 @@ class NightJob:
     finish: bool = True
     drawing: Drawing | None = AS_USUAL
     lease_s: float = TERM_S
+    notify: tuple[str, ...] = ()
 
 
 def run_night(
@@ -75,9 +79,11 @@ def run_night(
         Interrupted: It was stopped. The same task goes on from there.
         CxrError: The task cannot go on.
     """
+    check_addresses(job.notify)
     output = open_output(job.score.output)
     pause = partial(_pause, stop=stop)
     night = join_night(output, _prepare(job, output), job.lease_s, pause)
+    bind(night=night.name)
     if manifest := night.closed():
         return tell(night, manifest=manifest, again=True)
     task = _Task(job, night, pause, progress, stop)
@@ -86,13 +92,15 @@ def run_night(
     if missing or not job.finish:
         return tell(night, own=own, missing=missing)
     first = partial(Classifier.load, job.score.models[0], job.score.provider, job.score.threads)
-    ending = Ending(job.score.output, job.drawing, job.lease_s, first, pause)
+    ending = Ending(job.score.output, job.drawing, job.lease_s, first, pause, job.notify)
     try:
         held = hold_end(night, ending)
     except Occupied:  # this task's own share is done
         return tell(night, own=own)
     with held as lease:
-        return replace(end_night(night, ending, lease), own=own)
+        outcome = end_night(night, ending, lease)
+    tell_people(outcome, ending)
+    return replace(outcome, own=own)
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,7 @@ def _outwait(newest: Night, asked: Plan, term_s: float, pause: Callable[[float],
     log.info(
         "the night %s is open by another plan (%s): given up if it gives no sign of life for %g s",
         *(newest.name, differences, term_s),
+        extra={"event": "waiting", "fields": {"night": newest.name, "seconds": term_s}},
     )
     watches: dict[str, lease.Watch] = {}
     since = time.monotonic()

@@ -57,8 +57,12 @@ class Histogram:
 
 @dataclass(frozen=True)
 class DriftFacts:
-    """Part 5. ``warning`` is empty unless the batch looks unlike; page 1 shows ``short`` then."""
+    """Part 5. ``warning`` is empty unless the batch looks unlike; page 1 shows ``short`` then.
 
+    ``headline`` is the verdict in a few words.
+    """
+
+    headline: str
     warning: str
     short: str
     sentences: tuple[str, ...]
@@ -75,6 +79,7 @@ def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
     unlike = drift.likeness == Likeness.UNLIKE
     label = f"{count(card.references['validation'].films, 'validation film')}"
     return DriftFacts(
+        headline=_headline(drift),
         warning=f"Warning: {_lower(WARNING)}." if unlike else "",
         short=f"Warning: {_lower(WARNING)} (section 5). Do not act on its answers before they were "
         "measured on labelled films like these."
@@ -93,6 +98,16 @@ def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
         histogram_alt=_histogram_alt(drift, label),
         answers=_answers(drift, card),
     )
+
+
+def _headline(drift: Drift) -> str:
+    if drift.likeness == Likeness.UNLIKE:
+        return WARNING
+    if drift.likeness == Likeness.DIFFERENT:
+        return "This batch looks somewhat different from the films that the model learned from"
+    if drift.likeness is None or not drift.looks:
+        return "Whether this batch looks like the training films is not known"
+    return "This batch looks like the training films, which is no proof of right answers"
 
 
 def _verdict(drift: Drift) -> str:

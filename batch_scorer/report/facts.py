@@ -3,8 +3,7 @@
 What a reader sees is either in the templates or said by one module for each part of the report:
 ``summary``, ``news``, ``gallery``, ``evidence``, ``performance``, ``people``, ``elsewhere``,
 ``comparison``, ``estimate``, ``prevalence``, ``drift``, ``listing``, ``method``, ``appendix`` (with
-``guidelines``);
-``wording`` shows single values.
+``guidelines``); ``deck`` says what the slides say beyond it, and ``wording`` shows single values.
 """
 
 from __future__ import annotations

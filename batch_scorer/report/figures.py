@@ -156,7 +156,8 @@ def draw_roc_lines(lines: Sequence[RocLine]) -> str:
         )
         place.grid(visible=True)
         if place.get_legend_handles_labels()[0]:
-            place.legend(loc="lower right", borderaxespad=0.4)
+            # A name as wide as the picture must not squeeze the curves to nothing.
+            place.legend(loc="lower right", borderaxespad=0.4).set_in_layout(False)
         return as_svg(figure)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batch_scorer.ledger import REPORT_FILES
+from batch_scorer.log import log_event
 from batch_scorer.output import open_output
 from batch_scorer.report.drawing import AS_USUAL
 from batch_scorer.report.page import write_page
 from batch_scorer.report.render import gather, write_pdf
+from batch_scorer.report.slides import write_slides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +22,11 @@ if TYPE_CHECKING:
     from batch_scorer.report.drawing import Drawing
     from batch_scorer.report.render import Material
 
-WRITERS: dict[str, Callable[[Output, Material], str]] = {"pdf": write_pdf, "html": write_page}
+WRITERS: dict[str, Callable[[Output, Material], str]] = {
+    "pdf": write_pdf,
+    "html": write_page,
+    "slides": write_slides,
+}
 
 
 def draw_report(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> list[str]:
@@ -37,8 +44,12 @@ def draw_report(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> list[s
         ReportError: Pango is missing (PDF), or something in the page is wrong.
     """
     output = open_output(url)
+    since = time.perf_counter()
     material = gather(output, drawing)
-    return [WRITERS[name](output, material) for name in drawing.formats]
+    places = [WRITERS[name](output, material) for name in drawing.formats]
+    seconds = round(time.perf_counter() - since, 3)
+    log_event("report_drawn", formats=drawing.formats, seconds=seconds)
+    return places
 
 
 def draw_missing(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> list[str]:

@@ -38,6 +38,7 @@ MISSING_LIBRARY = (
 _HARMLESS = "Using fontTools instead of HarfBuzz-Subset"
 _PACKAGED = {
     "style.css": "text/css",
+    "slides.css": "text/css",
     "fonts/IBMPlexSans-Regular.ttf": "font/ttf",
     "fonts/IBMPlexSans-SemiBold.ttf": "font/ttf",
 }

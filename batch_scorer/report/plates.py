@@ -117,18 +117,22 @@ def draw_reliability(lines: Sequence[Line]) -> str:
             ylabel="Share of films with pneumonia",
         )
         place.grid(visible=True)
-        place.legend(loc="upper left", borderaxespad=0.4)
+        place.legend(loc="upper left", borderaxespad=0.4).set_in_layout(False)
         return as_svg(figure)
 
 
-def draw_scores(scores: Histogram) -> str:
+def draw_scores(scores: Histogram, size: tuple[float, float] = (6.9, 2.1)) -> str:
     """Draw the shares of films by probability: bars for this batch, a line for known films.
+
+    Args:
+        scores: The shares.
+        size: Width and height in inches.
 
     Returns:
         An SVG document.
     """
     with house_style():
-        figure = Figure(figsize=(6.9, 2.1), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         place = figure.subplots()
         left, width = np.asarray(scores.edges[:-1]), np.diff(scores.edges)
         place.bar(

@@ -100,7 +100,9 @@ def write_pdf(output: Output, material: Material) -> str:
     Raises:
         ReportError: Pango is missing, something in the page is wrong, or the disk is full.
     """
-    pdf = print_pdf(compose_pdf(material), material.resources, _imprint(output, material))
+    attachments = tuple(_attach(output, name) for name in sorted(ATTACHED))
+    imprint = make_imprint(material, attachments=attachments)
+    pdf = print_pdf(compose_pdf(material), material.resources, imprint)
     output.write(ledger.REPORT_FILE, pdf)
     return f"{output.url}/{ledger.REPORT_FILE}"
 
@@ -118,14 +120,17 @@ def created_when(facts: ReportFacts) -> str:
     return moment.isoformat(timespec="seconds") if moment else ""
 
 
-def _imprint(output: Output, material: Material) -> Imprint:
+def make_imprint(
+    material: Material, kind: str = "", attachments: tuple[Attached, ...] = ()
+) -> Imprint:
+    """Identifier and date of a document of this run; ``kind`` tells it from the report."""
     manifest = material.manifest
-    seed = f"{manifest.run_id} {manifest.rows_sha256} {material.variant}"
+    seed = f"{manifest.run_id} {manifest.rows_sha256} {material.variant}{kind}"
     return Imprint(
         identifier=hashlib.sha256(seed.encode()).digest()[:16],
         created=_moment(material.facts.created) or UNDATED,
         variant=material.variant,
-        attachments=tuple(_attach(output, name) for name in sorted(ATTACHED)),
+        attachments=attachments,
     )
 
 

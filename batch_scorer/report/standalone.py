@@ -7,6 +7,8 @@ is dark ink on whatever the reader's theme is, in whatever font the reader has.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from string import printable
 
 from batch_scorer.report.typeface import FAMILY, embedded_faces
 
@@ -16,7 +18,13 @@ _FALLBACK = f"'{FAMILY}', 'Helvetica Neue', Arial, sans-serif"
 
 def stand_alone(svg: str) -> str:
     """Make a figure of ``figures`` whole by itself; the same figure gives the same text."""
-    faces = embedded_faces(frozenset(svg))
-    ground = f'<style>{faces}</style><rect width="100%" height="100%" fill="#ffffff"/>'
+    style = f"<style>{_faces(frozenset(svg + printable))}</style>"
+    ground = f'{style}<rect width="100%" height="100%" fill="#ffffff"/>'
     svg = svg.replace(f"'{FAMILY}'", _FALLBACK)
     return _START.sub(lambda found: found[0] + ground, svg, count=1)
+
+
+@lru_cache(maxsize=8)
+def _faces(characters: frozenset[str]) -> str:
+    """The typeface; most figures need the same characters, and cutting a font takes a second."""
+    return embedded_faces(characters)

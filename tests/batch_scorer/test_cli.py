@@ -96,9 +96,12 @@ def test_the_formats_of_the_report_are_chosen(cxr, folder, tiny_model, tmp_path)
     drawn = cxr("report", out, "--format", "html,pdf,html")
     assert drawn.stdout == f"Report    {out}/report.html\nReport    {out}/report.pdf\n"
     assert (out / "report.html").read_bytes() == first
+    slides = cxr("report", out, "--format", "slides")
+    assert slides.stdout == f"Report    {out}/slides.pdf\n"
+    assert (out / "slides-notes.txt").read_text().startswith("Speaker notes to slides.pdf")
     wrong = cxr("report", out, "--format", "docx")
     assert wrong.returncode == 2
-    assert "expected pdf or html" in wrong.stderr
+    assert "expected pdf or html or slides" in wrong.stderr
     assert "found “docx”" in wrong.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import fsspec
 import pytest
@@ -118,6 +119,29 @@ def test_a_cloud_that_is_not_installed_names_its_extra(monkeypatch):
         MissingPackage, match=r's3 support is missing.*pip install "cxr-batch\[s3\]"'
     ):
         open_source("s3://bucket/films")
+
+
+def test_what_vanishes_while_it_is_listed_is_left_out(folder, monkeypatch):
+    (folder / "late").mkdir()
+    (folder / "late" / "film.png").write_bytes(make_film())
+    filesystem = fsspec.filesystem("file")
+    info = filesystem.info
+
+    def removing(place):
+        name = getattr(place, "name", "")
+        if name == "film_1.png":
+            (folder / "NORMAL" / name).unlink()
+        found = info(place)
+        if name == "late":
+            shutil.rmtree(folder / name)
+        return found
+
+    monkeypatch.setattr(filesystem, "info", removing)
+    keys = [ref.key for ref in open_source(str(folder)).refs]
+    assert keys == [
+        *("NORMAL/film_0.png", "NORMAL/film_2.png"),
+        *(f"PNEUMONIA/film_{number}.png" for number in (3, 4, 5)),
+    ]
 
 
 def test_a_file_that_vanishes_is_unreadable(folder):

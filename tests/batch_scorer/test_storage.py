@@ -125,9 +125,17 @@ def test_an_output_that_does_not_answer_is_worth_another_try(monkeypatch):
 
 
 def test_a_listing_that_does_not_answer_is_worth_another_try(folder, monkeypatch):
-    monkeypatch.setattr(
-        fsspec.filesystem("file"), "find", failing(99, OSError(errno.ESTALE, "Stale file handle"))
-    )
+    stale = OSError(errno.ESTALE, "Stale file handle")
+    scandir, left = os.scandir, [stale] * 2
+
+    def at_last(place):
+        if left:
+            raise left.pop()
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", at_last)
+    assert len(open_source(str(folder)).refs) == 6
+    monkeypatch.setattr(os, "scandir", failing(99, stale))
     with pytest.raises(TransientError, match=r"cannot be listed: no whole answer came \(Stale fil"):
         open_source(str(folder))
 

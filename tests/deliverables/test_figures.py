@@ -30,7 +30,7 @@ def test_the_committed_figures_are_those_of_the_bundled_models(update_golden):
     drawn = {
         **figures.draw_cards(cards),
         "class-balance": draw_counts(figures.read_counts(None, cards)),
-        **figures.draw_films(EXAMPLES, figures.FIGURES),
+        **figures.draw_films(EXAMPLES),
     }
     if update_golden:
         for name, svg in drawn.items():

@@ -18,7 +18,7 @@ from batch_scorer.report.wording import count
 from trainer.audit.copies import count_copies, find_copies
 from trainer.audit.measure import Unusable, measure_films
 from trainer.audit.shortcut import TOGETHER, Shortcut, measure_shortcut
-from trainer.layout import PARTS, WHOLE, read_layout
+from trainer.layout import PARTS, WHOLE, is_synthetic, read_layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cxr")
 AUDIT_VERSION = 1
-SYNTHETIC_MARKER = "SYNTHETIC.txt"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LOOKS = {
     "brightness": "brightness",
@@ -164,13 +163,14 @@ def audit_data(root: Path, *, open_test: bool = True) -> Audit:
             f"Expected films in the folders NORMAL and PNEUMONIA of {root}, found none"
             + (f" that decodes: {unusable[0].film}: {unusable[0].detail}" if unusable else "."),
             "The folder needs these two, or train, val and test that have them.",
+            private=[film.film for film in unusable],
         )
     copies = find_copies(films)
     return Audit(
         audit_version=AUDIT_VERSION,
         version=__version__,
         data=root.resolve().name,
-        synthetic=any((place / SYNTHETIC_MARKER).is_file() for place in (root, root.parent)),
+        synthetic=is_synthetic(root),
         test_labels_opened=open_test,
         films=len(films),
         counts=_count(films),

@@ -1,0 +1,261 @@
+"""Tell people what a night came to: five lines to a webhook, by e-mail or to a chat.
+
+An address may hold a password or be one: no message, log or error repeats it. A notice that cannot
+be sent is a warning, for the night's work is done all the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import logging
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from batch_scorer.drift import measure_drift
+from batch_scorer.errors import MissingPackage, UsageError
+from batch_scorer.faults import scrub
+from batch_scorer.log import log_event
+from batch_scorer.report.drift import describe_drift
+from batch_scorer.report.wording import show_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tenacity import RetryCallState
+
+    from batch_scorer.records import RunManifest, Score
+
+    Send = Callable[["Notice"], None]
+
+ATTEMPTS = 4
+TIMEOUT_S = 10
+WEBHOOKS = ("https", "http")
+log = logging.getLogger("cxr.notice")
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What a night came to: counts and the place of its report, no film.
+
+    ``report`` is where the report is, or the rows; ``likeness`` is one sentence on whether the
+    batch looks like the training films. ``since`` is the night before, empty where there was none;
+    ``new`` counts the films that are new or changed since, ``new_flagged`` those of them that are
+    flagged.
+    """
+
+    title: str
+    night: str
+    found: int
+    scored: int
+    flagged: int
+    not_scored: int
+    likeness: str
+    report: str
+    since: str = ""
+    new: int = 0
+    new_flagged: int = 0
+
+    @property
+    def subject(self) -> str:
+        """What an e-mail is called."""
+        return f"{self.title}: {self.flagged:,} of {self.scored:,} films flagged"
+
+    @property
+    def lines(self) -> tuple[str, str, str, str, str]:
+        """What ran; the counts; what is new; how far to trust it; where the report is."""
+        return (
+            f"{self.title}: the night {self.night} is done.",
+            f"{self.found:,} found: {self.scored:,} scored, {self.flagged:,} of them flagged; "
+            f"{self.not_scored:,} not scored.",
+            f"{self.new:,} are new or changed since {self.since}: {self.new_flagged:,} of them "
+            "flagged."
+            if self.since
+            else "All are new: there was no night before.",
+            self.likeness,
+            f"See {self.report}",
+        )
+
+    @property
+    def text(self) -> str:
+        """All five lines."""
+        return "\n".join(self.lines)
+
+
+class _Undelivered(Exception):
+    """Why a notice was not taken, in words without its address."""
+
+
+def describe_night(manifest: RunManifest, rows: Sequence[Score], title: str, at: str) -> Notice:
+    """What a finished night came to.
+
+    Args:
+        manifest: Of the whole night.
+        rows: All of its rows.
+        title: That of the report, empty for its own.
+        at: Where the report is, or the rows where there is none.
+    """
+    card = manifest.models[0].card
+    likeness = describe_drift(measure_drift(rows, card), card)
+    since = manifest.since
+    return Notice(
+        title=show_name(title) or "Chest X-rays",
+        night=manifest.night,
+        found=manifest.found,
+        scored=manifest.scored,
+        flagged=manifest.flagged,
+        not_scored=manifest.not_scored,
+        likeness=likeness.short or likeness.sentences[0],
+        report=scrub(at),
+        since=since.night if since else "",
+        new=since.fresh if since else manifest.found,
+        new_flagged=since.flagged if since else manifest.flagged,
+    )
+
+
+def announce(addresses: Sequence[str], notice: Notice) -> int:
+    """Send a notice to every address; what fails is tried again, then warned of.
+
+    Args:
+        addresses: As for `check_addresses`.
+        notice: What to say.
+
+    Returns:
+        How many addresses took it.
+
+    Raises:
+        UsageError: An address cannot be understood.
+        MissingPackage: Apprise is needed and not installed.
+    """
+    delivered = 0
+    for place, (kind, send) in enumerate(_open(addresses), start=1):
+        try:
+            _RETRYING(send, notice)
+        except _Undelivered as exc:
+            log.warning(
+                "The notice to address %d of %d (%s) was not sent: %s, %d times.",
+                *(place, len(addresses), kind, exc, ATTEMPTS),
+                extra={"event": "notice_failed", "fields": {"kind": kind, "reason": str(exc)}},
+            )
+            continue
+        delivered += 1
+        log_event("notice_sent", kind=kind)
+    return delivered
+
+
+def check_addresses(addresses: Sequence[str]) -> None:
+    """Make sure, before a night begins, that its end can be told.
+
+    Args:
+        addresses: Webhooks (https:// or http://), or URLs of Apprise (mailto://, slack://, ...).
+
+    Raises:
+        UsageError: One of them cannot be understood.
+        MissingPackage: Apprise is needed and not installed.
+    """
+    _open(addresses)
+
+
+def _open(addresses: Sequence[str]) -> list[tuple[str, Send]]:
+    """Each address's kind, and a call that sends a notice there or raises _Undelivered."""
+    channels: list[tuple[str, Send]] = []
+    for place, address in enumerate(addresses, start=1):
+        kind = address.partition("://")[0].lower()
+        open_channel = _open_webhook if kind in WEBHOOKS else _open_apprise
+        send = open_channel(address)
+        if send is None:
+            raise UsageError(
+                f"Expected an address such as https://... or mailto://..., found something else "
+                f"as number {place} of --notify.",
+                "https://appriseit.com/services lists all kinds.",
+            )
+        channels.append((kind, send))
+    return channels
+
+
+def _open_webhook(address: str) -> Send | None:
+    """A POST of JSON: the lines as ``text``, and every number by its name."""
+    try:
+        parts = urlsplit(address)
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+        valid = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    if not valid:
+        return None
+    headers = {"Content-Type": "application/json", "User-Agent": "cxr-batch"}
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    opener = urllib.request.build_opener(_NoRedirect)
+
+    def send(notice: Notice) -> None:
+        body = json.dumps({"text": notice.text, **asdict(notice)}).encode()
+        request = urllib.request.Request(urlunsplit(bare), body, headers)  # noqa: S310 - checked
+        try:
+            opener.open(request, timeout=TIMEOUT_S).close()
+        except urllib.error.HTTPError as exc:
+            exc.close()
+            raise _Undelivered(f"HTTP {exc.code}") from None
+        except (OSError, http.client.HTTPException) as exc:
+            raise _Undelivered(_say_why(exc)) from None
+
+    return send
+
+
+def _open_apprise(address: str) -> Send | None:
+    """Whatever Apprise knows."""
+    try:
+        import apprise
+    except ImportError as exc:
+        raise MissingPackage(
+            "--notify needs Apprise for anything but a webhook, and it is not installed.",
+            'Install it with: pip install "cxr-batch[notify]"',
+        ) from exc
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # it quotes addresses
+    asset = apprise.AppriseAsset(
+        app_id="cxr-batch",
+        app_desc="cxr-batch",
+        app_url="",
+        storage_mode=apprise.PersistentStoreMode.MEMORY,  # nothing is written to this machine
+    )
+    service = apprise.Apprise(asset=asset)
+    if not service.add(address):
+        return None
+
+    def send(notice: Notice) -> None:
+        if not service.notify(notice.text, notice.subject, body_format="text"):
+            raise _Undelivered("it was not taken")
+
+    return send
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A POST that is sent elsewhere would arrive as a GET, without what it says."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        """Follow nothing: the answer itself is the error."""
+
+
+def _say_why(exc: Exception) -> str:
+    cause = exc.reason if isinstance(exc, urllib.error.URLError) else exc
+    return getattr(cause, "strerror", None) or type(cause).__name__
+
+
+def _tell_attempt(state: RetryCallState) -> None:
+    log.debug("sending the notice again, after attempt %d", state.attempt_number)
+
+
+_RETRYING = Retrying(
+    retry=retry_if_exception_type(_Undelivered),
+    stop=stop_after_attempt(ATTEMPTS),
+    wait=wait_random_exponential(multiplier=1, max=10),
+    before_sleep=_tell_attempt,
+    reraise=True,
+)

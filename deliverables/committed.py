@@ -1,0 +1,27 @@
+"""Where committed things lie, and that no real film gets there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from batch_scorer.errors import UsageError
+from trainer.layout import is_synthetic
+
+REPOSITORY = Path(__file__).parent.parent
+FIGURES = REPOSITORY / "docs" / "figures"
+FILMS = REPOSITORY / "examples" / "xrays"
+COMMITTED = (REPOSITORY / "docs", REPOSITORY / "notebooks")
+
+
+def keep_real_films_out(films: Path, output: Path) -> None:
+    """Refuse to show films that are not synthetic where things are committed.
+
+    Raises:
+        UsageError: That was asked for.
+    """
+    committed = any(output.resolve().is_relative_to(folder) for folder in COMMITTED)
+    if committed and not is_synthetic(films):
+        raise UsageError(
+            f"Expected synthetic films to be shown in {output}, found others in {films}.",
+            "Give a place of your own with -o: no real film may be committed.",
+        )

@@ -1,0 +1,108 @@
+"""Run notebooks/pneumonia.ipynb on a labelled folder, and store it with what it printed.
+
+What is stored depends on the data and on nothing of the machine: no times, no paths. The films that
+the committed notebook shows are the synthetic ones of ``examples/xrays``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from traitlets.config import Config
+
+from batch_scorer.errors import ReportError
+from benchmarks.command import Measurement
+from deliverables.committed import FILMS, REPOSITORY, keep_real_films_out
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nbformat import NotebookNode
+
+NOTEBOOK = REPOSITORY / "notebooks" / "pneumonia.ipynb"
+CELL_TIMEOUT_S = 3600
+START_TIMEOUT_S = 300
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+@click.command(cls=Measurement, epilog="Example: python deliverables/notebook.py chest_xray")
+@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=NOTEBOOK,
+    help="Where to store it.  [default: in its place]",
+)
+@click.option(
+    "--validation",
+    type=click.Choice(["patient", "official", "test"]),
+    default="patient",
+    show_default=True,
+    help="Validation films of the network that is shown.",
+)
+@click.option("--epochs", type=click.IntRange(1), default=6, show_default=True)
+@click.option(
+    "--films",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=FILMS,
+    help="Folder of the films to show.  [default: examples/xrays]",
+)
+def main(data: Path, output: Path, validation: str, epochs: int, films: Path) -> None:
+    """Run the notebook on the labelled films in DATA, which has train, val and test."""
+    keep_real_films_out(films, output)
+    settings = {
+        "CXR_NOTEBOOK_DATA": str(data.resolve()),
+        "CXR_NOTEBOOK_VALIDATION": validation,
+        "CXR_NOTEBOOK_EPOCHS": str(epochs),
+        "CXR_NOTEBOOK_FILMS": str(films.resolve()),
+    }
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    execute(notebook, settings)
+    partial = output.with_name(f".{output.name}.partial")
+    nbformat.write(notebook, partial)
+    partial.replace(output)
+    click.echo(output)
+
+
+def execute(notebook: NotebookNode, settings: Mapping[str, str]) -> None:
+    """Run every cell in a kernel of this environment, and keep what they put out.
+
+    Args:
+        notebook: Its outputs are replaced.
+        settings: Environment variables that the notebook reads.
+
+    Raises:
+        ReportError: A cell failed.
+    """
+    place = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    with tempfile.TemporaryDirectory() as sockets:
+        # Files instead of ports, at which others could listen.
+        wires = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+        client = NotebookClient(
+            notebook,
+            timeout=CELL_TIMEOUT_S,
+            startup_timeout=START_TIMEOUT_S,
+            kernel_name=KERNEL["name"],
+            resources=place,
+            record_timing=False,
+            config=Config({"KernelManager": wires}),
+        )
+        try:
+            client.execute(env={**os.environ, **settings})
+        except CellExecutionError as exc:
+            raise ReportError(f"The notebook stopped with {exc.ename}: {exc.evalue}") from exc
+        except (CellTimeoutError, DeadKernelError) as exc:
+            raise ReportError(f"The notebook's kernel gave no answer: {exc}") from exc
+    notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+
+
+if __name__ == "__main__":
+    main()

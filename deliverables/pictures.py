@@ -1,0 +1,54 @@
+"""Draw two pages of a finished run's report as small pictures for the README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pypdfium2 as pdfium
+from PIL import Image
+
+from batch_scorer import ledger
+from batch_scorer.errors import ReportError
+from batch_scorer.ledger import read_run
+from batch_scorer.output import open_output
+from benchmarks.command import Measurement
+from deliverables.committed import FIGURES, keep_real_films_out
+
+PAGES = {0: "report-summary.png", 1: "report-films.png"}
+WIDTH_PX = 760
+COLOURS = 160
+
+
+@click.command(cls=Measurement, epilog="Example: python deliverables/pictures.py out/demo")
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=FIGURES,
+    help="Folder for the pictures.  [default: docs/figures]",
+)
+def main(run: Path, output: Path) -> None:
+    """Draw pages 1 and 2 of the report of the finished run RUN."""
+    manifest, _ = read_run(open_output(run))
+    if not manifest.synthetic:
+        keep_real_films_out(run, output)
+    report = run / ledger.REPORT_FILE
+    if not report.is_file():
+        raise ReportError(
+            f"Expected a report in {run}, found no {report.name}.",
+            f"Draw it with: cxr report {run}",
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    with pdfium.PdfDocument(report) as document:
+        for page, name in PAGES.items():
+            sheet = document[page]
+            picture = sheet.render(scale=2 * WIDTH_PX / sheet.get_width()).to_pil()
+            small = picture.reduce(2).quantize(COLOURS, dither=Image.Dither.NONE)
+            small.save(output / name, optimize=True)
+            click.echo(output / name)
+
+
+if __name__ == "__main__":
+    main()

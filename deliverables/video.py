@@ -1,0 +1,196 @@
+"""Make the walkthrough: the slides of a finished run, spoken, with captions.
+
+The voice is espeak-ng's, the film is ffmpeg's. Words and times come from the slides' own notes; the
+script and the captions are committed in ``docs/video``, the film is not.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import wave
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import pypdfium2 as pdfium
+
+from batch_scorer import ledger
+from batch_scorer.errors import MissingPackage, ReportError
+from batch_scorer.output import open_output
+from batch_scorer.report.render import gather
+from batch_scorer.report.slides import tell_slides
+from benchmarks.command import Measurement
+from deliverables.committed import REPOSITORY, keep_real_films_out
+from deliverables.narration import SLIDE_PAUSE_S, plan_talk, write_captions, write_script
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deliverables.narration import Sentence, SpokenPage
+
+WORDS = REPOSITORY / "docs" / "video"
+SCRIPT_FILE, CAPTIONS_FILE, VIDEO_FILE = "script.md", "captions.vtt", "walkthrough.mp4"
+ABOUT = (
+    "Written by `make video` from the notes of the slides, for the synthetic films of "
+    "`examples/xrays` and the bundled models. Research use only. Not a medical device."
+)
+VOICE = "en-gb"
+WORDS_PER_MINUTE = 155
+FASTEST = 400
+RATE_HZ = 22_050
+HEIGHT_PX = 1080
+FRAMES_PER_SECOND = 5
+
+
+@click.command(
+    cls=Measurement, epilog="Example: python deliverables/video.py out/demo -o out/video"
+)
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for walkthrough.mp4.",
+)
+@click.option(
+    "--words",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for script.md and captions.vtt.  [default: that of the film]",
+)
+def main(run: Path, output: Path, words: Path | None) -> None:
+    """Speak the slides of the finished run RUN, which has a slides.pdf."""
+    deck = run / ledger.REPORT_FILES["slides"]
+    if not deck.is_file():
+        raise ReportError(
+            f"Expected slides in {run}, found no {deck.name}.",
+            f"Draw them with: cxr report {run} --format slides",
+        )
+    programs = [find_program(name) for name in ("espeak-ng", "ffmpeg")]
+    material = gather(open_output(run))
+    words = words or output
+    if not material.manifest.synthetic:
+        keep_real_films_out(run, words)
+    pages = plan_talk(tell_slides(material))
+    for folder in (output, words):
+        folder.mkdir(parents=True, exist_ok=True)
+    (words / SCRIPT_FILE).write_text(write_script(pages, ABOUT), encoding="utf-8")
+    captions = words / CAPTIONS_FILE
+    captions.write_text(write_captions(pages), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as workshop:
+        place = Path(workshop)
+        speak(pages, place / "talk.wav", programs[0])
+        pictures = draw_pages(deck, pages, place)
+        assemble(pictures, place / "talk.wav", captions, output / VIDEO_FILE)
+    click.echo(output / VIDEO_FILE)
+
+
+def find_program(name: str) -> str:
+    """Where a program is.
+
+    Raises:
+        MissingPackage: It is not installed.
+    """
+    path = shutil.which(name)
+    if path is None:
+        raise MissingPackage(
+            f"The program {name} is not installed.", f"Install it with: apt-get install {name}"
+        )
+    return path
+
+
+def speak(pages: Sequence[SpokenPage], path: Path, voice: str) -> None:
+    """Write the whole talk as one sound file, each sentence as long as it was reckoned."""
+    with wave.open(str(path), "wb") as talk:
+        talk.setnchannels(1)
+        talk.setsampwidth(2)
+        talk.setframerate(RATE_HZ)
+        for page in pages:
+            talk.writeframes(_silence(SLIDE_PAUSE_S))
+            for sentence in page.sentences:
+                talk.writeframes(_say(sentence, voice))
+
+
+def _say(sentence: Sentence, voice: str) -> bytes:
+    """One sentence, faster where it would take too long, then silence until its time is up."""
+    room = len(_silence(sentence.seconds))
+    speed = WORDS_PER_MINUTE
+    sound = _synthesise(sentence.text, speed, voice)
+    while len(sound) > room and speed < FASTEST:
+        speed = min(FASTEST, max(speed + 10, speed * len(sound) // room))
+        sound = _synthesise(sentence.text, speed, voice)
+    if len(sound) > room:
+        raise ReportError(f"This sentence cannot be spoken in its time: {sentence.text}")
+    return sound + bytes(room - len(sound))
+
+
+def _synthesise(text: str, speed: int, voice: str) -> bytes:
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        command = [voice, "-v", VOICE, "-s", str(speed), "-w", file.name, "--stdin"]
+        subprocess.run(command, input=text, text=True, check=True)  # noqa: S603 - a fixed program
+        with wave.open(file.name, "rb") as sound:
+            if sound.getframerate() != RATE_HZ:
+                raise ReportError(
+                    f"Expected {RATE_HZ} Hz from {voice}, found {sound.getframerate()}."
+                )
+            return sound.readframes(sound.getnframes())
+
+
+def _silence(seconds: float) -> bytes:
+    return bytes(2 * round(seconds * RATE_HZ))
+
+
+def draw_pages(deck: Path, pages: Sequence[SpokenPage], folder: Path) -> Path:
+    """Draw each slide, and list them with their times for ffmpeg.
+
+    Raises:
+        ReportError: The deck has another number of slides than are spoken to.
+    """
+    with pdfium.PdfDocument(deck) as document:
+        if len(document) != len(pages):
+            raise ReportError(
+                f"Expected {len(pages)} slides in {deck}, found {len(document)}.",
+                "Draw them again with this release.",
+            )
+        lines = []
+        for number, page in enumerate(pages):
+            sheet = document[number]
+            picture = sheet.render(scale=HEIGHT_PX / sheet.get_height()).to_pil()
+            even = picture.crop((0, 0, picture.width // 2 * 2, HEIGHT_PX))
+            even.save(folder / f"{number}.png")
+            lines.append(f"file '{number}.png'\nduration {page.seconds:.3f}")
+        lines.append(lines[-1])  # ffmpeg forgets how long the last one lasts
+    path = folder / "pages.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def assemble(pictures: Path, talk: Path, captions: Path, output: Path) -> None:
+    """Join pictures, sound and captions into one film that any player shows."""
+    inputs = ["-f", "concat", "-i", pictures, "-i", talk, "-i", captions]
+    picture = ["-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage"]
+    with wave.open(str(talk), "rb") as sound:
+        seconds = sound.getnframes() / sound.getframerate()
+    frames = ["-pix_fmt", "yuv420p", "-r", FRAMES_PER_SECOND, "-t", f"{seconds:.3f}"]
+    others = ["-c:a", "aac", "-b:a", "64k", "-c:s", "mov_text", "-metadata:s:s:0", "language=eng"]
+    streams = ["-map", "0:v", "-map", "1:a", "-map", "2:s"]
+    partial = output.with_name(f"partial.{output.name}")
+    command = [
+        find_program("ffmpeg"),
+        *("-y", "-loglevel", "error"),
+        *inputs,
+        *streams,
+        *picture,
+        *others,
+        *frames,
+        *("-movflags", "+faststart"),
+        partial,
+    ]
+    subprocess.run([str(part) for part in command], check=True)  # noqa: S603 - a fixed program
+    partial.replace(output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""A bucket that tells of every new object, as the S3 server itself puts it."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+
+from tests.conftest import make_film
+from tests.servers import SECRET, without_credentials
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.servers import Cloud
+
+
+@dataclass(frozen=True)
+class Clinic:
+    """Films and results in one bucket, and the queue where its events arrive."""
+
+    cloud: Cloud
+    bucket: str
+    queue: str
+
+    @classmethod
+    def open(cls, cloud: Cloud, through_bridge: bool = False) -> Clinic:
+        """A new bucket; its events come straight from S3, or through EventBridge."""
+        name = f"clinic-{uuid.uuid4().hex[:8]}"
+        _client(cloud, "s3").create_bucket(Bucket=name)
+        sqs = _client(cloud, "sqs")
+        queue = sqs.create_queue(QueueName=name)["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
+        arn = arn["Attributes"]["QueueArn"]
+        told: dict[str, Any] = {
+            "QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}]
+        }
+        if through_bridge:
+            told = {"EventBridgeConfiguration": {}}
+            bridge = _client(cloud, "events")
+            pattern = {"source": ["aws.s3"], "detail": {"bucket": {"name": [name]}}}
+            bridge.put_rule(Name=name, EventPattern=json.dumps(pattern))
+            bridge.put_targets(Rule=name, Targets=[{"Id": "queue", "Arn": arn}])
+        _client(cloud, "s3").put_bucket_notification_configuration(
+            Bucket=name, NotificationConfiguration=told
+        )
+        return cls(cloud, name, queue)
+
+    @property
+    def output(self) -> str:
+        return f"s3://{self.bucket}/results"
+
+    def settings(self, model: Path, **more: str) -> dict[str, str]:
+        """The environment of a process that works for it."""
+        named = {
+            "CXR_JOB_IMAGES": f"s3://{self.bucket}/films",
+            "CXR_JOB_OUTPUT": self.output,
+            "CXR_JOB_MODEL": str(model),
+            "CXR_JOB_BATCH_SIZE": "4",
+        }
+        return {**without_credentials(), **self.cloud.environment, **named, **more}
+
+    def put(self, name: str, data: bytes) -> None:
+        client = _client(self.cloud, "s3")
+        client.put_object(Bucket=self.bucket, Key=name, Body=data)
+
+    def put_films(self, first: int, count: int, folder: str = "films") -> None:
+        for index in range(first, first + count):
+            self.put(f"{folder}/für {index}.png", make_film(60 + 12 * index, seed=index))
+
+    def get(self, name: str) -> bytes:
+        return self.cloud.filesystem().cat_file(f"{self.bucket}/{name}")
+
+    def names(self) -> list[str]:
+        found = self.cloud.filesystem().find(self.bucket)
+        return [path.removeprefix(f"{self.bucket}/") for path in found]
+
+    def wait_for(self, beginning: str) -> None:
+        """Until there is an object whose name begins so."""
+        for _ in range(600):
+            if any(name.startswith(beginning) for name in self.names()):
+                return
+            time.sleep(0.1)
+        pytest.fail(f"nothing came below {beginning}")
+
+    def events(self) -> list[dict[str, Any]]:
+        """What came since the last time it was asked."""
+        client, events = _client(self.cloud, "sqs"), []
+        while found := client.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10).get(
+            "Messages"
+        ):
+            for message in found:
+                events.append(json.loads(message["Body"]))
+                client.delete_message(QueueUrl=self.queue, ReceiptHandle=message["ReceiptHandle"])
+        return events
+
+
+def _client(cloud: Cloud, service: str) -> Any:
+    return boto3.client(
+        service,
+        endpoint_url=cloud.endpoint,
+        aws_access_key_id="AKIATESTS",
+        aws_secret_access_key=SECRET,
+        region_name="us-east-1",
+    )
