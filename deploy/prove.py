@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import click
 import pathspec
 
-from deploy.recipe import RecipeError, Stage, Step, expand, needed, read_stages, settle
+from deploy.recipe import RecipeError, Settings, Stage, Step, expand, needed, read_stages, settle
 from deploy.roots import TOOLS, Root, build_in, call, make_base, run_in
 
 if TYPE_CHECKING:
@@ -143,6 +143,8 @@ def _carry_out(
 ) -> Root:
     for step in stage.steps:
         if step.word == "RUN":
+            if step.flags or len(step.values) != 1 or root.settings.user != Settings.user:
+                raise RecipeError(f"Line {step.line}: only a plain RUN of root is done here.")
             if build_in(root, step.values[0]):
                 raise RecipeError(f"Line {step.line} of the Dockerfile failed: {step.values[0]}")
         elif step.word == "COPY":
@@ -154,7 +156,8 @@ def _carry_out(
 
 
 def _copy(step: Step, root: Root, done: Mapping[str, Root]) -> None:
-    if len(step.values) != 2:  # noqa: PLR2004 - a source and a destination
+    other = [flag for flag in step.flags if not flag.startswith("--from=")]
+    if other or len(step.values) != 2:  # noqa: PLR2004 - a source and a destination
         raise RecipeError(f"Line {step.line}: only COPY FOLDER FOLDER is carried out here.")
     source, place = (expand(value, root.settings.variables) for value in step.values)
     there = root.folder / (Path(root.settings.workdir) / place).relative_to("/")

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from batch_scorer.classifier import Classifier, bundled_names
 from batch_scorer.errors import MissingPackage
 from batch_scorer.output import open_output
 from batch_scorer.report.render import gather
@@ -64,6 +65,8 @@ def test_the_committed_presentation_is_that_of_the_demo(talk):
         assert "".join(page.title.split()) in "".join(slide.split()), "run make slides"
     told = " ".join(" ".join(slides).split())
     assert "These films are synthetic" in told
+    decides = Classifier.load(bundled_names()[0], "cpu")
+    assert decides.sha256[:12] in told, "the models were exported again: run make video"
     for card in read_cards():
         assert f"{card.reference.metrics['auc'].value:.3f}" in told
 

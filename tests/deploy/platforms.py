@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEPLOY = REPOSITORY / "deploy"
+Task = tuple[list[str], dict[str, str]]
+"""The arguments of the image, and the environment."""
 
 
 class Template(yaml.SafeLoader):
@@ -39,29 +41,31 @@ def read_resources(name: str) -> dict[str, Any]:
     return yaml.load((DEPLOY / name).read_text(), Template)["Resources"]
 
 
-def kubernetes() -> tuple[list[str], list[dict[str, str]]]:
+def kubernetes() -> list[Task]:
     job = read_cron_job("nightly.yaml")
     (container,) = job["template"]["spec"]["containers"]
+    (last,) = read_cron_job("finish.yaml")["template"]["spec"]["containers"]
     _, config = read("kubernetes/config.yaml")
     said = {**config["data"], **_pairs(container["env"])}
     tasks = [
         {"JOB_COMPLETION_INDEX": str(index), "HOSTNAME": f"cxr-batch-29384720-{index}"}
         for index in range(job["completions"])
     ]
-    return container["args"], [{**said, **task} for task in tasks]
+    night = [(container["args"], {**said, **task}) for task in tasks]
+    return [*night, (last["args"], config["data"])]
 
 
-def cloud_run() -> tuple[list[str], list[dict[str, str]]]:
+def cloud_run() -> list[Task]:
     (manifest,) = read("cloud-run/job.yaml")
     execution = manifest["spec"]["template"]["spec"]
     (container,) = execution["template"]["spec"]["containers"]
     count = execution["taskCount"]
     own = {"CLOUD_RUN_EXECUTION": "cxr-batch-7xkq2", "CLOUD_RUN_TASK_COUNT": str(count)}
     tasks = [{**own, "CLOUD_RUN_TASK_INDEX": str(index)} for index in range(count)]
-    return container["args"], [{**_pairs(container["env"]), **task} for task in tasks]
+    return [(container["args"], {**_pairs(container["env"]), **task}) for task in tasks]
 
 
-def aws_batch() -> tuple[list[str], list[dict[str, str]]]:
+def aws_batch() -> list[Task]:
     container = read_resources("aws-batch/nightly.yaml")["Definition"]["Properties"]
     container = container["ContainerProperties"]
     said = {each["Name"]: each["Value"] for each in container["Environment"]}
@@ -73,25 +77,25 @@ def aws_batch() -> tuple[list[str], list[dict[str, str]]]:
         }
         for index in range(2)
     ]
-    return container["Command"], [{**said, **task} for task in tasks]
+    return [(container["Command"], {**said, **task}) for task in tasks]
 
 
-def azure() -> tuple[list[str], list[dict[str, str]]]:
+def azure() -> list[Task]:
     (template,) = read("azure-container-apps/job.json")
     count = str(template["parameters"]["tasks"]["defaultValue"])
     (container,) = template["resources"][0]["properties"]["template"]["containers"]
     said = {**_pairs(container["env"]), "CXR_JOB_TASKS": count}
     own = {"CONTAINER_APP_JOB_EXECUTION_NAME": "cxr-batch-ab12cd3"}
-    return container["args"], [{**said, **own}]  # one replica that claims all shares
+    return [(container["args"], {**said, **own})]  # one replica that claims all shares
 
 
-PLATFORMS: dict[str, Callable[[], tuple[list[str], list[dict[str, str]]]]] = {
+PLATFORMS: dict[str, Callable[[], list[Task]]] = {
     "kubernetes": kubernetes,
     "cloud-run": cloud_run,
     "aws-batch": aws_batch,
     "azure-container-apps": azure,
 }
-"""The arguments of the image, and the environment of each task."""
+"""The tasks of a night, in the order in which they are run here."""
 
 
 def _pairs(variables: list[dict[str, str]]) -> dict[str, str]:

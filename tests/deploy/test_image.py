@@ -129,6 +129,27 @@ def test_what_cannot_be_carried_out_is_an_error(tmp_path, line, message):
         recipe.settle(stages["base"].steps[0], recipe.Settings(), {})
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("RUN --mount=type=cache,target=/root/.cache true", "only a plain RUN of root"),
+        ('RUN ["true", "twice"]', "only a plain RUN of root"),
+        ("USER 10001:10001\nRUN true", "only a plain RUN of root"),
+        ("COPY --chown=10001 a b", "only COPY FOLDER FOLDER"),
+        ("COPY a b c/", "only COPY FOLDER FOLDER"),
+        ("RUN false", "Line 2 of the Dockerfile failed: false"),
+    ],
+)
+def test_no_line_is_carried_out_by_half(monkeypatch, tmp_path, lines, message):
+    path = tmp_path / "Dockerfile"
+    path.write_text(f"FROM debian:bookworm AS base\n{lines}\n")
+    monkeypatch.setattr(prove, "DOCKERFILE", path)
+    monkeypatch.setattr(prove, "make_base", lambda image, folder: roots.Root(folder))
+    monkeypatch.setattr(prove, "build_in", lambda root, command: int(command == "false"))
+    with pytest.raises(recipe.RecipeError, match=message):
+        prove.build("base", tmp_path / "roots")
+
+
 def test_another_base_than_debian_is_refused(tmp_path):
     with pytest.raises(recipe.RecipeError, match="Expected a base image debian:RELEASE"):
         roots.make_base("alpine:3.22@sha256:0123", tmp_path / "root")
