@@ -18,6 +18,7 @@ from batch_scorer.faults import (
     explain,
     failures,
     is_transient,
+    is_wordless,
     lacks_bucket,
     reason,
     scrub,
@@ -158,7 +159,17 @@ def _kind(filesystem: Any, root: str, url: str) -> str:
             raise SourceError(
                 f"Expected films at {scrub(url)}, found nothing there.", "Check the path."
             ) from exc
-        raise explain(exc, url, SourceError, "listed", _LISTING_HINT) from exc
+        told = _ask_why(filesystem, root, exc) if is_wordless(exc) else exc
+        raise explain(told, url, SourceError, "listed", _LISTING_HINT) from exc
+
+
+def _ask_why(filesystem: Any, root: str, exc: Exception) -> Exception:
+    """Why the storage refuses, where it said nothing: the answer to a listing has words."""
+    try:
+        call(filesystem.ls, root)
+    except failures() as told:
+        return told
+    return exc
 
 
 def _as_source(
