@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points
+from traceback import format_exception
 from typing import TYPE_CHECKING
 
 import click
@@ -23,6 +24,8 @@ from batch_scorer.errors import (
     EXIT_RETRY,
     CxrError,
     Interrupted,
+    Occupied,
+    UsageError,
 )
 from batch_scorer.faults import scrub
 from batch_scorer.log import (
@@ -42,9 +45,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cxr")
 _ABORTED = Interrupted("Interrupted.", "Run the same command again.")
-_DEFECT = "This is a defect of cxr-batch. Run again with --debug and report what it prints."
+_ADVICE = "This is a defect of cxr-batch. Run again with --debug and report what it prints."
 _BRACKETS = re.compile(r" \(.*\)", re.DOTALL)
 """Where click quotes arguments, which may be names of films."""
+
+
+class _Defect(CxrError):
+    """What nobody foresaw."""
+
+    code = "unexpected"
 
 
 class Commands(click.Group):
@@ -129,29 +138,29 @@ def main() -> None:
         if _debugging():
             raise
         start = "" if isinstance(exc, Interrupted) else "Error: "
-        _say(f"{start}{scrub(str(exc))}", exc.code, exc)
+        _say(f"{start}{scrub(str(exc))}", exc)
         code = exc.exit_code
     except click.ClickException as exc:
         if speaks_json():
-            _say("", "usage", CxrError(_BRACKETS.sub("", exc.format_message())))
+            _say("", UsageError(_BRACKETS.sub("", exc.format_message())))
         else:
             exc.show()
         code = exc.exit_code
     except click.Abort:
-        _say(str(_ABORTED), _ABORTED.code, _ABORTED)
+        _say(str(_ABORTED), _ABORTED)
         code = EXIT_RETRY
     log_event("exit", exit_code=code)
     sys.exit(code)
 
 
-def _say(text: str, code: str, error: CxrError) -> None:
-    """Tell an error as one line, in either format."""
+def _say(text: str, error: CxrError, trace: str = "") -> None:
+    """Tell an error as one line, in either format; the traceback in JSON alone."""
     if not speaks_json():
         click.echo(text, err=True)
         return
-    level = logging.WARNING if isinstance(error, Interrupted) else logging.ERROR
+    level = logging.WARNING if isinstance(error, (Interrupted, Occupied)) else logging.ERROR
     sentence, hint = (redact(part, error.private) for part in (error.sentence, error.hint))
-    log_event("error", level, code=code, sentence=sentence, hint=hint)
+    log_event("error", level, code=error.code, sentence=sentence, hint=hint, traceback=scrub(trace))
 
 
 def _debugging() -> bool:
@@ -160,12 +169,14 @@ def _debugging() -> bool:
 
 def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
     """What nobody foresaw is a defect: two lines and exit 1; the traceback with --debug."""
+    if speaks_json():  # without its text, which may quote anything, unless that is asked for
+        text = "".join(format_exception(kind, exc, trace)) if _debugging() else ""
+        defect = _Defect(f"An unexpected {kind.__name__}.", _ADVICE)
+        _say("", exc if isinstance(exc, CxrError) else defect, text)
+        log_event("exit", exit_code=EXIT_FAILED)
+        return
     if _debugging():
         sys.__excepthook__(kind, exc, trace)
         return
-    if speaks_json():  # without its text, which may quote anything
-        _say("", "unexpected", CxrError(f"An unexpected {kind.__name__}.", _DEFECT))
-        log_event("exit", exit_code=EXIT_FAILED)
-        return
     text = scrub((str(exc).splitlines() or [""])[0])
-    sys.stderr.write(f"Error: an unexpected {kind.__name__}: {text}\n{_DEFECT}\n")
+    sys.stderr.write(f"Error: an unexpected {kind.__name__}: {text}\n{_ADVICE}\n")

@@ -174,10 +174,6 @@ class Stop:
         self._asked = False
 
     def __enter__(self) -> Self:
-        # Written whole and at once: a handler of signals may not wait for the log's lock.
-        self._words = b"\nFinishing this batch; once more stops at once.\n"
-        if speaks_json():
-            self._words = f"{render('stopping', 'warning', {})}\n".encode()
         self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
         return self
 
@@ -193,7 +189,11 @@ class Stop:
         if self._asked:
             signal.default_int_handler(number, frame)
         self._asked = True
-        os.write(sys.stderr.fileno(), self._words)
+        words = "\nFinishing this batch; once more stops at once."
+        if speaks_json():
+            words = render("stopping", "warning", {})
+        # Written whole and at once: a handler of signals may not wait for the log's lock.
+        os.write(sys.stderr.fileno(), f"{words}\n".encode())
 
 
 class Progress:

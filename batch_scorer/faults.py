@@ -10,6 +10,8 @@ import errno
 import re
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -57,6 +59,8 @@ _NO_CREDENTIALS = {
 }
 _REFUSED_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _REGION_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IncorrectEndpoint"}
+_CLOCK_TOLERANCE = timedelta(minutes=15)
+"""What S3 accepts."""
 _CLOCK_CODES = {"RequestTimeTooSkewed", "RequestInTheFuture"}
 _BUCKET_CODES = {"NoSuchBucket", "ContainerNotFound"}
 _LOG_IN = {
@@ -106,6 +110,11 @@ def is_transient(exc: BaseException) -> bool:
 def lacks_bucket(exc: BaseException) -> bool:
     """Whether not only the file, but the whole bucket or container is not there."""
     return _code(exc) in _BUCKET_CODES or "bucket does not exist" in str(exc)
+
+
+def is_wordless(exc: BaseException) -> bool:
+    """Whether a request was found bad without a reason: an answer to HEAD has no room for one."""
+    return _status(exc) == HTTPStatus.BAD_REQUEST and _first_rule(exc) is None
 
 
 def explain(exc: Exception, what: str, kind: type[CxrError], done: str, hint: str = "") -> CxrError:
@@ -160,7 +169,28 @@ def _lacks_credentials(exc: BaseException) -> bool:
 
 
 def _has_other_time(exc: BaseException) -> bool:
-    return _code(exc) in _CLOCK_CODES
+    """Whether the clocks are too far apart; an answer without a body tells it by its date alone."""
+    if _code(exc) in _CLOCK_CODES:
+        return True
+    date = _date(exc) if _status(exc) == HTTPStatus.FORBIDDEN else None
+    return date is not None and abs(datetime.now(UTC) - date) > _CLOCK_TOLERANCE
+
+
+def _date(exc: BaseException) -> datetime | None:
+    """When an answer was given, by the server's own clock."""
+    for error in _causes(exc):
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        else:
+            headers = getattr(response, "headers", {})
+        text = headers.get("date") or headers.get("Date")
+        if text:
+            try:
+                return parsedate_to_datetime(text).astimezone(UTC)
+            except ValueError:
+                return None
+    return None
 
 
 def _is_refused(exc: BaseException) -> bool:

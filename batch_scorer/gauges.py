@@ -172,7 +172,7 @@ def _describe(manifest: RunManifest) -> Iterator[Metric]:
             yield family
     plain: list[tuple[str, str, Any]] = [
         ("cxr_flagged", "Films that were flagged.", manifest.flagged),
-        ("cxr_films_read", "Films that the run itself read, its others being known.", films),
+        ("cxr_films_read", "Films that the run itself read; others had a row already.", films),
         ("cxr_images_per_second", "Films a second of the stage score.", manifest.images_per_second),
         ("cxr_peak_memory_bytes", "Most memory of one process.", manifest.peak_memory_bytes),
     ]

@@ -19,6 +19,8 @@ OPTIONAL = {
     "gcsfs": "gcs",
     "adlfs": "azure",
     "ray": "ray",
+    "prometheus-client": "metrics",
+    "apprise": "notify",
 }
 BASE = ("numpy", "pillow", "pydicom", "pyarrow", "weasyprint")
 
@@ -116,25 +118,25 @@ def doctor() -> int:
     from batch_scorer.report.paper import missing_system_library
 
     click.echo(
-        f"cxr-batch    {__version__} on Python {platform.python_version()}, {sys.platform}, "
+        f"{'cxr-batch':18s} {__version__} on Python {platform.python_version()}, {sys.platform}, "
         f"{available_cores()} cores to use"
     )
-    click.echo(f"{'onnxruntime':12s} {ort.__version__}")
+    click.echo(f"{'onnxruntime':18s} {ort.__version__}")
     for name in BASE:
-        click.echo(f"{name:12s} {version(name)}")
+        click.echo(f"{name:18s} {version(name)}")
     code = EXIT_OK
     for provider in ("cpu", "cuda"):
         try:
             Classifier.load(bundled_names()[0], provider)
         except CxrError as exc:
-            click.echo(f"{provider:12s} not available: {exc}")
+            click.echo(f"{provider:18s} not available: {exc}")
             code = EXIT_FAILED if provider == "cpu" else code
         else:
-            click.echo(f"{provider:12s} runs, self-test passed")
+            click.echo(f"{provider:18s} runs, self-test passed")
     missing = missing_system_library()
-    click.echo(f"{'report':12s} {missing or 'can be drawn'}")
+    click.echo(f"{'report':18s} {missing or 'can be drawn'}")
     for name, extra in OPTIONAL.items():
-        click.echo(f"{name:12s} {_optional(name, extra)}")
+        click.echo(f"{name:18s} {_optional(name, extra)}")
     return EXIT_FAILED if missing else code
 
 

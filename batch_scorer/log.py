@@ -12,6 +12,7 @@ import re
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 from batch_scorer.faults import scrub
@@ -60,6 +61,7 @@ def set_format(name: str) -> None:
         root.removeHandler(handler)
     root.addHandler(_Lines(name))
     _EVENTS.setLevel(logging.INFO)
+    logging.captureWarnings(name == JSON)
 
 
 def speaks_json() -> bool:
@@ -111,7 +113,7 @@ class JsonLines(logging.Formatter):
 
 def _bare_text(record: logging.LogRecord) -> str:
     args = record.args if isinstance(record.args, tuple) else ()
-    shown = tuple(arg if isinstance(arg, (int, float)) else HIDDEN for arg in args)
+    shown = tuple(arg if isinstance(arg, Number) else HIDDEN for arg in args)
     return " ".join((str(record.msg) % shown if shown else str(record.msg)).split())
 
 

@@ -48,8 +48,9 @@ class Output:
         try:
             if has_folders(self.filesystem):
                 self.filesystem.makedirs(self.root, exist_ok=True)
-            call(self._put, ".write-test", b"")
-            self._remove(".write-test")
+            name = f".write-test-{secrets.token_hex(4)}"  # other tasks may be starting too
+            call(self._put, name, b"")
+            self._remove(name)
         except failures() as exc:
             hint = "Choose another folder with -o, or change its permissions."
             raise explain(

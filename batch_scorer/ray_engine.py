@@ -140,8 +140,8 @@ def score_with_ray(work: Work) -> Generator[list[Score]]:
                 for data in block["rows"]:
                     rows = msgspec.json.decode(data, type=list[Score])
                     yield [_complete(row, work.known) for row in rows]
+            work.meter.cores = max(work.meter.cores, _cores(ray))  # where it has grown
         finally:
-            work.meter.cores = max(work.meter.cores, _cores(ray))
             blocks.close()  # stops the workers now, not when somebody collects the garbage
 
 

@@ -24,7 +24,7 @@ from batch_scorer import ledger
 from batch_scorer.classifier import Classifier, find_model
 from batch_scorer.commit import commit_run, name_copies, name_run
 from batch_scorer.decoding import DECODE_VERSION
-from batch_scorer.errors import Interrupted, LedgerError, UsageError
+from batch_scorer.errors import Interrupted, LedgerError, Unreadable, UsageError
 from batch_scorer.faults import scrub
 from batch_scorer.identifiers import Identifiers
 from batch_scorer.journal import Journal
@@ -185,15 +185,37 @@ def _score(
         seconds=clock.seconds,
     )
     rows = list(plan.rows)
+    with closing(_journaled(job, plan, work)) as batches:
+        for batch in batches:
+            rows += batch
+            _tell(len(rows), len(plan.source.refs), progress, stop)
+    _check_closed(plan.source, rows)
+    if plan.source.readers:
+        rows = _try_again(job, plan, work, rows)
+    clock.lap("score")
+    models = [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers]
+    return rows, models, _facts(job, plan, work, clock)
+
+
+def _journaled(job: ScoreJob, plan: _Plan, work: Work) -> Generator[list[Score]]:
+    """The engine's batches of rows, each in the journal before it is given."""
     with closing(ENGINES[job.engine](work)) as batches:
         for batch in batches:
             plan.journal.add(batch)
-            rows += batch
-            _tell(len(rows), len(plan.source.refs), progress, stop)
-    clock.lap("score")
-    _check_closed(plan.source, rows)
-    models = [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers]
-    return rows, models, _facts(job, plan, work, clock)
+            yield batch
+
+
+def _try_again(job: ScoreJob, plan: _Plan, work: Work, rows: list[Score]) -> list[Score]:
+    """The rows, after one more try of films elsewhere that could not be read.
+
+    An outage of seconds is over by now, and its films need not wait for the next run.
+    """
+    lost = {row.image for row in rows if row.reason == Unreadable.code}
+    if not lost:
+        return rows
+    work = replace(work, refs=[ref for ref in work.refs if ref.key in lost])
+    again = {row.image: row for batch in _journaled(job, plan, work) for row in batch}
+    return [again.get(row.image, row) for row in rows]
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,10 @@ file whose name ends in .txt or .csv is a list of films (see `film_list`).
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batch_scorer.card import CLASSES
 from batch_scorer.errors import SourceError, TooLarge, TransientError, Unreadable
@@ -20,19 +18,17 @@ from batch_scorer.faults import (
     explain,
     failures,
     is_transient,
+    is_wordless,
     lacks_bucket,
     reason,
     scrub,
 )
 from batch_scorer.film_list import FilmList, is_list, parse_list, read_label, read_table
+from batch_scorer.listing import is_hidden, list_files, make_ref
 from batch_scorer.records import ImageRef
 from batch_scorer.storage import ATTEMPTS, REMOTE_READERS, call, is_local, open_filesystem
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
 _LISTING_HINT = "Change its permissions, or score the other folders."
-_QUOTES = "\"'"
 SYNTHETIC_MARKER = "SYNTHETIC.txt"
 MAX_FILE_BYTES = 500_000_000
 OUTAGE_FILMS = 2 * REMOTE_READERS
@@ -134,7 +130,7 @@ def open_source(url: str, limit: int | None = None) -> Source:
             return _open_list(parse_list(call(filesystem.cat_file, root), place), url, root, limit)
         single = kind != "directory"
         base = root.rsplit("/", 1)[0] if single else root.rstrip("/")
-        found = call(lambda: _index(_find(filesystem, root, single=single), base, url))
+        found = list_files(filesystem, root, base, url, single=single)
     except failures() as exc:
         inside = getattr(exc, "filename", None)
         error = explain(exc, inside or url, SourceError, "listed", _LISTING_HINT)
@@ -163,7 +159,17 @@ def _kind(filesystem: Any, root: str, url: str) -> str:
             raise SourceError(
                 f"Expected films at {scrub(url)}, found nothing there.", "Check the path."
             ) from exc
-        raise explain(exc, url, SourceError, "listed", _LISTING_HINT) from exc
+        told = _ask_why(filesystem, root, exc) if is_wordless(exc) else exc
+        raise explain(told, url, SourceError, "listed", _LISTING_HINT) from exc
+
+
+def _ask_why(filesystem: Any, root: str, exc: Exception) -> Exception:
+    """Why the storage refuses, where it said nothing: the answer to a listing has words."""
+    try:
+        call(filesystem.ls, root)
+    except failures() as told:
+        return told
+    return exc
 
 
 def _as_source(
@@ -179,7 +185,7 @@ def _as_source(
     marker = found.get(SYNTHETIC_MARKER)
     if marker and _calls_synthetic(filesystem, marker.path):
         del found[SYNTHETIC_MARKER]
-    visible = sorted(key for key in found if not _is_hidden(key))
+    visible = sorted(key for key in found if not is_hidden(key))
     if not visible:
         raise SourceError(
             f"Expected films in {scrub(url)}, found no file in it.", "Check the path."
@@ -196,21 +202,6 @@ def _as_source(
     )
 
 
-def _index(entries: Iterable[tuple[str, Any]], base: str, url: str) -> dict[str, ImageRef]:
-    """The files by their keys."""
-    found: dict[str, ImageRef] = {}
-    for path, info in entries:
-        key = _key(path, base)
-        if key in found:
-            raise SourceError(
-                f"Two files in {scrub(url)} have names that differ only in bytes that are no "
-                "UTF-8.",
-                "Rename one of them: their rows could not be told apart.",
-            )
-        found[key] = _ref(key, path, info)
-    return found
-
-
 def _open_list(films: FilmList, url: str, root: str, limit: int | None) -> Source:
     """Ask for each listed film what version it is; many at once where they lie elsewhere."""
     keys = sorted(films.places)[:limit]
@@ -220,7 +211,7 @@ def _open_list(films: FilmList, url: str, root: str, limit: int | None) -> Sourc
         place = films.places[key]
         try:
             filesystem, path = open_filesystem(place)
-            return _ref(key, place, call(filesystem.info, path))
+            return make_ref(key, place, call(filesystem.info, path))
         except failures():  # reading it will tell: it gets its row like any other
             return ImageRef(key, place)
 
@@ -239,61 +230,9 @@ def _open_list(films: FilmList, url: str, root: str, limit: int | None) -> Sourc
     )
 
 
-def _find(filesystem: Any, root: str, *, single: bool) -> Iterable[tuple[str, Any]]:
-    """Every file's path and information. A place that only marks a folder is no file."""
-    if single:
-        return [(root, filesystem.info(root))]
-    if is_local(filesystem):
-        return _walk(filesystem, root)
-    found: dict[str, Any] = filesystem.find(root, detail=True)
-    return ((path, found[path]) for path in found if not (path.endswith("/") or path == root))
-
-
-def _walk(filesystem: Any, root: str) -> Iterator[tuple[str, Any]]:
-    """Files of this machine one at a time: fsspec holds what it knows of all, 1 KB each, at once.
-
-    Nor does it leave a folder out in silence that may not be listed. What is removed meanwhile is
-    left out.
-    """
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        with suppress(FileNotFoundError), os.scandir(folder) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):
-                    info = filesystem.info(entry)
-                    if info["type"] == "directory":
-                        folders.append(info["name"])
-                    else:
-                        yield info["name"], info
-
-
 def _place(filesystem: Any, path: str) -> tuple[Any, str]:
     """Where a film lies: in the source's one file system, or, of a list, in its own."""
     return (filesystem, path) if filesystem else open_filesystem(path)
-
-
-def _ref(key: str, path: str, info: dict[str, Any]) -> ImageRef:
-    size_bytes = int(info.get("size") or 0)
-    kind = str(info.get("type") or "file")
-    return ImageRef(key, path, size_bytes, kind, _stamp(size_bytes, info))
-
-
-def _stamp(size_bytes: int, info: dict[str, Any]) -> str:
-    """What a listing says of a file's version, empty where it says nothing but the size.
-
-    On disk ``created`` is the time of the last change of any kind, which no program can set: it
-    also tells a file that was replaced by one of the same size and date.
-    """
-    if "mtime" in info:
-        return f"{size_bytes} {info['mtime']} {info.get('created', '')}"
-    for name in ("VersionId", "generation", "ETag", "etag", "md5Hash"):
-        if info.get(name):
-            return f"{size_bytes} {str(info[name]).strip(_QUOTES)}"
-    for name in ("LastModified", "last_modified", "updated", "modified", "created"):
-        if info.get(name):
-            return f"{size_bytes} {info[name]}"
-    return ""
 
 
 def _marker_places(base: str) -> list[str]:
@@ -356,12 +295,3 @@ def _read_label_file(url: str, keys: set[str]) -> dict[str, str]:
             private=[min(keys)],
         )
     return matched
-
-
-def _key(path: str, base: str) -> str:
-    key = path[len(base) :].lstrip("/") if path.startswith(base) else path
-    return key.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _is_hidden(key: str) -> bool:
-    return any(part.startswith(".") for part in key.split("/"))

@@ -60,13 +60,16 @@ def raise_weights(model: bytes) -> bytes:
     """
     try:
         nodes, weights, zeros = _read(model)
+        pairs = list(_weights_with_zero_points(nodes))
     except (IndexError, KeyError, ValueError):  # ONNX Runtime says what is wrong with it
         return model
     raised = np.frombuffer(model, np.int8).copy()
-    for name, zero_points in _weights_with_zero_points(nodes):
-        if zero_points in zeros and name in weights and raised[weights[name]].max() <= _HIGHEST:
-            raised[weights[name]] += 1
-            raised[zeros[zero_points]] += 1
+    for name, zero_points in pairs:
+        if name in weights and zero_points in zeros:
+            numbers = raised[weights[name]]
+            if numbers.max(initial=0) <= _HIGHEST:
+                numbers += 1
+                raised[zeros[zero_points]] += 1
     return raised.tobytes()
 
 
@@ -83,7 +86,7 @@ def _weights_with_zero_points(nodes: list[_Node]) -> Iterator[tuple[bytes, bytes
 
 
 def _read(model: bytes) -> tuple[list[_Node], dict[bytes, slice], dict[bytes, slice]]:
-    """The nodes of the graph, and where the bytes of int8 tensors lie: of all, and of zeros.
+    """The nodes of the graph, and where int8 tensors lie: those stored as bytes, and zeros.
 
     Zeros may also be stored as numbers of any length: each takes one byte, too.
 

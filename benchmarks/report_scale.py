@@ -106,6 +106,8 @@ def make_run(folder: Path, output: Path, number: int) -> None:
         batch_size=1,
         threads=1,
         seconds={"score": 1.0},
+        core_seconds=1.0,
+        peak_memory_bytes=0,
         images_per_second=1.0,
         versions={},
         gallery=Gallery(),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import click
 
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK, MissingPackage, PrecisionRefused
+from batch_scorer.log import log_event, speaks_json
 from batch_scorer.process import quiet_import
 
 if TYPE_CHECKING:
@@ -112,7 +113,10 @@ def _publish_all(run: Run, output: Path, choices: list[list[Kind]]) -> bool:
             try:
                 done = publish(run, output, kind, beside=passed > 0)
             except PrecisionRefused as exc:
-                click.echo(f"{run.card.name} as {kind}: {exc}", err=True)
+                if speaks_json():
+                    log_event("precision_refused", model=run.card.name, precision=kind)
+                else:
+                    click.echo(f"{run.card.name} as {kind}: {exc}", err=True)
                 refused = True
             else:
                 passed += 1

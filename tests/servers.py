@@ -16,7 +16,8 @@ import time
 import urllib.request
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any
 
 # gcsfs asks by gRPC what kind a bucket is, which no emulator answers; it waits a minute for each.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -69,20 +70,16 @@ class Cloud:
 @contextmanager
 def process(port: int, *command: str, environment: dict[str, str] | None = None) -> Iterator[None]:
     """Run a server until the block ends; it is there when its port answers."""
-    server = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=REPOSITORY,
-        env=environment,
-    )
-    try:
-        _wait_for(port, server)
-        yield
-    finally:
-        server.terminate()
-        server.communicate(timeout=20)
+    with TemporaryFile() as log:  # a pipe that nobody empties would stop a server that writes much
+        server = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=log, cwd=REPOSITORY, env=environment
+        )
+        try:
+            _wait_for(port, server, log)
+            yield
+        finally:
+            server.terminate()
+            server.wait(timeout=20)
 
 
 def free_port() -> int:
@@ -91,10 +88,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(port: int, server: subprocess.Popen[str]) -> None:
+def _wait_for(port: int, server: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     for _ in range(300):
         if server.poll() is not None:
-            pytest.fail(f"{server.args} ended: {server.communicate()[1]}")
+            log.seek(0)
+            pytest.fail(f"{server.args} ended: {log.read().decode(errors='replace')}")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
@@ -169,6 +167,13 @@ class Proxy:
         with urllib.request.urlopen(f"{self.url}/.faults") as answer:
             counts: dict[str, int] = json.load(answer)
         return counts
+
+    def order(self, **what: str | float) -> None:
+        """Give an order, as `tests.fault_proxy` describes it."""
+        data = json.dumps(what).encode()
+        request = urllib.request.Request(f"{self.url}/.order", data=data, method="PUT")
+        with urllib.request.urlopen(request):
+            return
 
 
 @contextmanager

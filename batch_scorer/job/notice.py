@@ -23,7 +23,8 @@ from batch_scorer.errors import MissingPackage, UsageError
 from batch_scorer.faults import scrub
 from batch_scorer.log import log_event
 from batch_scorer.report.drift import describe_drift
-from batch_scorer.report.wording import show_name
+from batch_scorer.report.news import describe_news
+from batch_scorer.report.wording import count, show_name, show_night
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,10 +45,10 @@ log = logging.getLogger("cxr.notice")
 class Notice:
     """What a night came to: counts and the place of its report, no film.
 
-    ``report`` is where the report is, or the rows; ``likeness`` is one sentence on whether the
-    batch looks like the training films. ``since`` is the night before, empty where there was none;
-    ``new`` counts the films that are new or changed since, ``new_flagged`` those of them that are
-    flagged.
+    ``report`` is where the report is, or the rows; ``likeness`` says whether the batch looks like
+    the training films, ``news`` what is new, both in words. ``since`` is the night before, empty
+    where there was none; ``new`` counts the files that are new or changed since, ``new_flagged``
+    those of them that are flagged.
     """
 
     title: str
@@ -56,11 +57,12 @@ class Notice:
     scored: int
     flagged: int
     not_scored: int
+    since: str
+    new: int
+    new_flagged: int
+    news: str
     likeness: str
     report: str
-    since: str = ""
-    new: int = 0
-    new_flagged: int = 0
 
     @property
     def subject(self) -> str:
@@ -71,13 +73,10 @@ class Notice:
     def lines(self) -> tuple[str, str, str, str, str]:
         """What ran; the counts; what is new; how far to trust it; where the report is."""
         return (
-            f"{self.title}: the night {self.night} is done.",
-            f"{self.found:,} found: {self.scored:,} scored, {self.flagged:,} of them flagged; "
-            f"{self.not_scored:,} not scored.",
-            f"{self.new:,} are new or changed since {self.since}: {self.new_flagged:,} of them "
-            "flagged."
-            if self.since
-            else "All are new: there was no night before.",
+            f"{self.title}: the night of {show_night(self.night)} is done.",
+            f"{count(self.found, 'file')} found: {self.scored:,} scored, {self.flagged:,} of them "
+            f"flagged; {self.not_scored:,} not scored.",
+            self.news,
             self.likeness,
             f"See {self.report}",
         )
@@ -111,11 +110,12 @@ def describe_night(manifest: RunManifest, rows: Sequence[Score], title: str, at:
         scored=manifest.scored,
         flagged=manifest.flagged,
         not_scored=manifest.not_scored,
-        likeness=likeness.short or likeness.sentences[0],
-        report=scrub(at),
         since=since.night if since else "",
         new=since.fresh if since else manifest.found,
         new_flagged=since.flagged if since else manifest.flagged,
+        news=describe_news(manifest) or "All are new: there was no night before.",
+        likeness=likeness.short or likeness.sentences[0],
+        report=scrub(at),
     )
 
 

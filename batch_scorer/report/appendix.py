@@ -277,7 +277,7 @@ def _spending(manifest: RunManifest) -> tuple[str, ...]:
 
 
 def _seconds(parts: dict[str, float]) -> str:
-    return ", ".join(f"{show_name(name, 40)} {value:,.1f}" for name, value in parts.items())
+    return ", ".join(f"{show_name(name, 40)} {value:,.2f}" for name, value in parts.items())
 
 
 def _hashes(manifest: RunManifest) -> tuple[str, ...]:

@@ -44,4 +44,4 @@ def _count_fresh(since: Since) -> str:
     files, verb = count(since.fresh, "file"), "is" if since.fresh == 1 else "are"
     if not since.changed:
         return f"{files} {verb} new"
-    return f"{files} {verb} new or changed" if since.new else f"{files} {verb} changed"
+    return f"{files} {verb} new or changed" if since.new else f"{files} changed"

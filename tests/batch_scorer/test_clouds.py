@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
@@ -184,6 +185,28 @@ def test_a_film_that_may_not_be_read_or_is_gone_is_a_row(cloud, tiny_model, tmp_
         "The file cannot be read: No such file or directory.",
     }
     assert read_manifest(tmp_path / "out")["retries"] == 0
+
+
+def test_of_many_that_create_a_file_one_succeeds_and_it_may_have_to_ask_twice(cloud, films):
+    url = cloud.fill("creation-bucket", films / "NORMAL", "out")
+    with run_proxy(cloud, "calm") as proxy, found_here(cloud.behind(proxy.url)):
+        output = open_output(url)
+        output.prove_creation()
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda n: output.create("plan.json", b"%d" % n), range(8)))
+        assert won.count(True) == 1
+        assert output.read("plan.json") == b"%d" % won.index(True)
+        assert output.create("plan.json", b"%d" % won.index(True))  # the answer to it had got lost
+
+
+def test_storage_that_creates_a_file_twice_is_found_out(clouds, films):
+    emulator = clouds["gs"]  # knows no preconditions
+    url = emulator.fill("careless-bucket", films / "NORMAL", "out")
+    with (
+        found_here(emulator),
+        pytest.raises(LedgerError, match="Expected storage that creates a file only once"),
+    ):
+        open_output(url).prove_creation()
 
 
 def test_a_bucket_that_is_not_there_ends_the_run(here):

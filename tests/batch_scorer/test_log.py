@@ -12,6 +12,7 @@ import sys
 import time
 from datetime import datetime
 
+import numpy as np
 import pytest
 
 from batch_scorer import commands, log
@@ -154,6 +155,28 @@ def test_a_defect_is_told_by_its_kind_alone(monkeypatch, capsys):
     assert "Doe" not in run.stderr
 
 
+def test_a_traceback_that_is_asked_for_is_one_line_too(cxr):
+    run = cxr("merge", "out", "--log-format", "json", "--debug")
+    assert run.returncode == 1
+    error, end = lines_of(run.stderr)
+    assert error["code"] == "ledger"
+    assert error["traceback"].startswith("Traceback (most recent call last):")
+    assert end["exit_code"] == 1
+
+
+def test_a_warning_of_python_s_own_names_its_origin_alone():
+    code = (
+        "import warnings\nfrom batch_scorer import log\n"
+        "log.set_format('json'); warnings.warn('PatientName DoeJane')\n"
+        "log.set_format('text'); warnings.warn('plain')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    line, *plain = run.stderr.splitlines()
+    assert lines_of(line)[0]["logger"] == "py.warnings"
+    assert "UserWarning: plain" in "".join(plain)
+    assert "Doe" not in run.stderr
+
+
 def test_a_signal_is_a_line_and_the_run_can_go_on(tmp_path):
     model = save_tiny_model(tmp_path / "large.onnx", size_px=512)
     films = tmp_path / "films"
@@ -189,7 +212,7 @@ def record(name, text, *args, **extra):
 
 
 def test_words_that_were_filled_in_are_hidden_and_other_libraries_named_only():
-    own = record("cxr.journal", "%s is damaged: %d films   again", "DoeJane.jsonl", 3)
+    own = record("cxr.journal", "%s is damaged: %d films   again", "DoeJane.jsonl", np.int64(3))
     assert own["text"] == "… is damaged: 3 films again"
     assert record("cxr", "50 % of it")["text"] == "50 % of it"
     other = record("pydicom", "PatientName 'DOE^JANE' is odd")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from batch_scorer import ledger
@@ -59,6 +63,22 @@ def test_a_run_may_go_to_any_file_system(folder, tmp_path, tiny_model):
     assert ledger.read_run(place)[0].scored == 6
     assert place.names("journal") == []
     place.filesystem.rm("/somewhere", recursive=True)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_many_that_create_a_file_on_disk_one_succeeds(tmp_path, monkeypatch, links):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")  # as a mounted bucket says
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    place = open_output(tmp_path)
+    place.prove_creation()
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: place.create("folder/a.txt", b"%d" % n), range(40)))
+    assert won.count(True) == 1
+    assert place.read("folder/a.txt") == b"%d" % won.index(True)
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["a.txt"]
 
 
 def test_no_name_is_no_place():

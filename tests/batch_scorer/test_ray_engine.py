@@ -184,7 +184,14 @@ def test_a_cluster_that_cannot_be_used(folder, tiny_model, monkeypatch, address,
 
 
 def left_over(mark: str) -> list[str]:
-    """Processes that carry the mark in their environment."""
+    """Processes that carry the mark in their environment and do not end by themselves soon."""
+    deadline = time.monotonic() + 30  # a worker whose cluster was stopped notices it by and by
+    while (found := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
+
+
+def marked(mark: str) -> list[str]:
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:

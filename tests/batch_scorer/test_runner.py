@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tenacity import stop_after_attempt
 
-from batch_scorer import ledger
+from batch_scorer import ledger, storage
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import LedgerError, UsageError
 from batch_scorer.output import open_output
@@ -267,3 +270,30 @@ def test_run_json_is_plain_json_with_the_whole_card(folder, tmp_path, tiny_model
     assert found["models"][0]["card"]["threshold"]["value"] == 0.5
     assert found["provider"] == "cpu"
     assert set(found["seconds"]) == {"list", "start", "score", "record"}
+
+
+def test_films_that_an_outage_hit_are_read_again_at_the_end(
+    folder, tmp_path, tiny_model, monkeypatch
+):
+    """From disk they are not: there, what cannot be read stays so."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/outage", recursive=True)
+    memory.pipe_file("/outage/broken.png", b"\x89PNG\r\n\x1a\nno film")
+    reads: Counter[str] = Counter()
+    whole = type(memory).cat_file
+
+    def cat_file(self, path, *args, **options):
+        reads[path] += 1
+        if reads[path] == 1:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return whole(self, path, *args, **options)
+
+    monkeypatch.setattr(type(memory), "cat_file", cat_file)
+    monkeypatch.setattr(storage._RETRYING, "stop", stop_after_attempt(1))
+    output = tmp_path / "out"
+    manifest = score_batch(ScoreJob("memory://outage", str(output), (str(tiny_model),)))
+    memory.rm("/outage", recursive=True)
+    assert (manifest.found, manifest.scored, manifest.failed) == (7, 6, 1)
+    films = {path: n for path, n in reads.items() if path.endswith(".png")}
+    assert len(films) == 7
+    assert all(n >= 2 for n in films.values())

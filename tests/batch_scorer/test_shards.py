@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_scorer.errors import UsageError
-from batch_scorer.shards import Shard, read_shard, shard_of
+from batch_scorer.shards import Shard, choose_share, read_execution, read_shard, shard_of
 
 
 @given(st.sets(st.text(), max_size=200), st.integers(1, 12))
@@ -69,3 +69,40 @@ def test_a_share_that_is_none_is_refused(text, environment, message):
     with pytest.raises(UsageError) as refusal:
         read_shard(text, environment)
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "execution"),
+    [
+        ({}, ""),
+        ({"CLOUD_RUN_EXECUTION": "night-8x7fz"}, "night-8x7fz"),
+        ({"AWS_BATCH_JOB_ID": "0aa4b9f8-1c2d:17"}, "0aa4b9f8-1c2d"),
+        ({"SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "3"}, "4711"),
+        ({"CONTAINER_APP_JOB_EXECUTION_NAME": "night-abc12"}, "night-abc12"),
+        ({"JOB_COMPLETION_INDEX": "12", "HOSTNAME": "cxr-29412-12"}, "cxr-29412"),
+        ({"HOSTNAME": "laptop-12"}, ""),
+        ({"JOB_COMPLETION_INDEX": "1", "HOSTNAME": "node"}, ""),
+    ],
+)
+def test_all_tasks_of_a_start_read_the_same_name_of_it(environment, execution):
+    assert read_execution(environment) == execution
+
+
+@pytest.mark.parametrize(
+    ("text", "tasks", "environment", "share"),
+    [
+        (None, None, {}, (Shard(1, 1), 1)),
+        (None, 1, {}, (Shard(1, 1), 1)),
+        ("claim", 4, {}, (None, 4)),
+        ("2/4", None, {}, (Shard(2, 4), 4)),
+        (None, 4, {"JOB_COMPLETION_INDEX": "3"}, (Shard(4, 4), 4)),
+        (
+            None,
+            None,
+            {"CLOUD_RUN_TASK_INDEX": "0", "CLOUD_RUN_TASK_COUNT": "2"},
+            (Shard(1, 2), 2),
+        ),
+    ],
+)
+def test_a_share_is_chosen_by_hand_by_the_platform_or_claimed(text, tasks, environment, share):
+    assert choose_share(text, tasks, environment) == share

@@ -91,6 +91,10 @@ def test_weights_and_zero_points_go_up_by_one_and_no_answer_changes():
             make_int8(draw_weights(), more=[helper.make_node("Neg", ["wd"], ["v"])]),
             id="something else uses what they stand for",
         ),
+        pytest.param(
+            make_int8(draw_weights(), more=[helper.make_node("Conv", ["x"], ["v"])]),
+            id="a convolution without weights",
+        ),
         pytest.param(b"", id="an empty file"),
         pytest.param(b"not a model", id="no model"),
         pytest.param(make_int8(draw_weights())[:-40], id="half a model"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.error
@@ -10,12 +11,14 @@ import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from batch_scorer.job import http_entry
 from batch_scorer.job.answers import RESERVE_S
+from tests.conftest import REPOSITORY
 from tests.job.s3_events import Clinic
 from tests.job.test_events import gcs_event, s3_event
 from tests.servers import clouds, free_port, process, without_credentials
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from tests.servers import Cloud
 
 __all__ = ["clouds"]
-SOURCE = Path(http_entry.__file__)
+MAIN = "from batch_scorer.job.http_entry import receive"
 SETTINGS = {"CXR_JOB_IMAGES": "s3://clinic/films", "CXR_JOB_OUTPUT": "s3://clinic/results"}
 
 
@@ -63,11 +66,15 @@ class Entry:
 
 @contextmanager
 def serve(environment: dict[str, str]) -> Iterator[Entry]:
+    """Let functions-framework serve a folder as the README describes it."""
     port = free_port()
-    command = (sys.executable, "-m", "functions_framework", "--target", "receive")
-    where = ("--source", str(SOURCE), "--host", "127.0.0.1", "--port", str(port))
-    with process(port, *command, *where, environment=environment):
-        yield Entry(f"http://127.0.0.1:{port}/")
+    with TemporaryDirectory() as folder:
+        main = Path(folder) / "main.py"
+        main.write_text(MAIN)
+        command = (sys.executable, "-m", "functions_framework", "--target", "receive")
+        where = ("--source", str(main), "--host", "127.0.0.1", "--port", str(port))
+        with process(port, *command, *where, environment=environment):
+            yield Entry(f"http://127.0.0.1:{port}/")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +82,10 @@ def entry() -> Iterator[Entry]:
     """One that no event of these tests lets work."""
     with serve({**without_credentials(), **SETTINGS}) as served:
         yield served
+
+
+def test_the_readme_says_how_it_is_served():
+    assert f"`{MAIN}`" in (REPOSITORY / "README.md").read_text()
 
 
 def test_an_event_that_starts_nothing_is_taken_and_told_why(entry):
@@ -101,6 +112,29 @@ def test_what_is_no_event_is_a_bad_request_of_one_line(entry, body):
     assert set(said.body) == {"error"}
     assert said.body["error"].startswith("Expected an event")
     assert said.body["error"].isprintable()
+
+
+def test_an_error_is_logged_in_words_or_as_json(tmp_path):
+    main = tmp_path / "main.py"
+    main.write_text(MAIN)
+    ask = f"""
+from functions_framework import create_app
+create_app("receive", {str(main)!r}).test_client().post("/", data='{{"key1": 1}}')
+"""
+    logged = {
+        kind: subprocess.run(
+            [sys.executable, "-c", ask],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "CXR_LOG_FORMAT": kind},
+        ).stderr
+        for kind in ("text", "json")
+    }
+    assert logged["text"].startswith("Expected an event of S3")
+    line = json.loads(logged["json"])
+    assert (line["level"], line["event"], line["code"]) == ("error", "error", "usage")
+    assert line["sentence"] == logged["text"].rstrip()
 
 
 def test_an_event_larger_than_any_is_refused_unread(entry):

@@ -14,6 +14,7 @@ from batch_scorer.job import notice as notices
 from batch_scorer.job.notice import ATTEMPTS, Notice, announce, check_addresses, describe_night
 from batch_scorer.records import Since
 from batch_scorer.report.facts import build_facts
+from batch_scorer.report.news import describe_news
 from tests.factories import make_manifest, make_models, make_rows, make_unscored
 from tests.job.servers import mail_server, web_server
 
@@ -24,16 +25,17 @@ NIGHT = Notice(
     scored=1300,
     flagged=42,
     not_scored=10,
-    likeness="By what was measured, the films look like those that the model learned from.",
-    report="s3://results/latest/report.pdf",
     since="20261126-020000",
     new=100,
     new_flagged=31,
+    news="100 files are new since the night of 26 November: 31 of them are flagged.",
+    likeness="By what was measured, the films look like those that the model learned from.",
+    report="s3://results/latest/report.pdf",
 )
 LINES = [
-    "Ward 7 & co: the night 20261127-020000 is done.",
-    "1,310 found: 1,300 scored, 42 of them flagged; 10 not scored.",
-    "100 are new or changed since 20261126-020000: 31 of them flagged.",
+    "Ward 7 & co: the night of 27 November is done.",
+    "1,310 files found: 1,300 scored, 42 of them flagged; 10 not scored.",
+    NIGHT.news,
     "By what was measured, the films look like those that the model learned from.",
     "See s3://results/latest/report.pdf",
 ]
@@ -132,8 +134,11 @@ def test_a_night_is_described_by_its_numbers_and_whether_it_looks_like_the_train
     assert (told.found, told.scored, told.not_scored) == (63, 60, 3)
     assert (told.since, told.new, told.new_flagged) == ("20261126-020000", 9, 4)
     assert told.report == "s3://***@results/report.pdf"
+    assert told.news == describe_news(manifest)
     assert told.likeness == build_facts(manifest, rows).drift.sentences[0]
-    first = describe_night(make_manifest(rows, models, night="x"), rows, "", "out")
+    manifest = make_manifest(rows, models, night="20261127-020000")
+    first = describe_night(manifest, rows, "", "out")
+    assert first.lines[2] == "All are new: there was no night before."
     assert (first.title, first.since, first.new, first.new_flagged) == (
         *("Chest X-rays", "", 63, first.flagged),
     )
@@ -145,12 +150,6 @@ def test_a_batch_unlike_the_training_films_is_warned_of():
     rows = [msgspec.structs.replace(row, brightness=5.0) for row in make_rows(models, 30, 30)]
     told = describe_night(make_manifest(rows, models), rows, "", "out")
     assert told.likeness.startswith("Warning: this batch looks unlike the films")
-
-
-def test_a_first_night_has_no_night_before():
-    first = Notice("X-rays", "20261127-020000", 3, 3, 1, 0, "Too few to tell.", "out/report.pdf")
-    assert first.lines[2] == "All are new: there was no night before."
-    assert len(first.lines) == 5
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def test_what_the_run_spent_is_told_and_its_price_where_one_was_stated() -> None
     rows = make_rows(models)
     title = "Time, memory and price of this run"
     told = texts(tell(rows, models), title)
-    assert "list 0.1, start 0.9, score 7.5, record 0.5." in told
-    assert "read 0.2, decode 6.1, classify 8.4." in told
+    assert "list 0.10, start 0.90, score 7.50, record 0.50." in told
+    assert "read 0.20, decode 6.10, classify 8.40." in told
     assert (
         "3.1 films a second; 12.3 MB of films read; 0 calls to storage made again; "
         "one process had at most 456 MB of memory." in told

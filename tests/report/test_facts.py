@@ -359,3 +359,21 @@ def test_atypical_films_and_the_second_answer_are_told_where_the_model_has_them(
     plain = tell(make_rows(make_models("cnn")), make_models("cnn"))
     assert plain.summary.atypical == ""
     assert plain.etiology == ()
+
+
+def test_a_hundred_thousand_films_are_counted_in_full() -> None:
+    models = make_models("cnn", "mlp", "vgg16", typicality=make_typicality())
+    some = with_looks(make_rows(models, 40, 60, labelled=False))
+    rows = [
+        msgspec.structs.replace(row, image=f"{n:04}/{row.image}", sha256=f"{n:04}{row.sha256[4:]}")
+        for n in range(1000)
+        for row in some
+    ]
+    facts = tell(rows, models)
+    assert facts.summary.headline == (
+        "61,000 of 100,000 scored films were flagged as possible pneumonia."
+    )
+    assert facts.summary.scored_what == "100,000 files found in “films”."
+    assert facts.listing.rest.startswith("The first 2,000 of 100,000 files are listed here;")
+    assert len([film for row in facts.gallery for part in row for film in part.films]) < 40
+    assert "100,000 films" in facts.drift.histogram_title

@@ -12,7 +12,7 @@ import pytest
 
 from batch_scorer import ledger
 from batch_scorer.errors import ReportError
-from batch_scorer.records import RunManifest
+from batch_scorer.records import RunManifest, Since
 from batch_scorer.report import listing, render
 from batch_scorer.report.verification import verify_report
 from tests.factories import (
@@ -245,3 +245,24 @@ def test_the_command_says_what_agrees_and_what_does_not(report: Path, tmp_path: 
     assert bad.stderr.startswith("Error: ")
     assert "tampered.pdf does not agree with itself: flagged: " in bad.stderr
     assert "Traceback" not in bad.stderr
+
+
+def test_what_is_new_in_a_night_is_counted_again(tmp_path: Path) -> None:
+    night, before = "20261127-020000", "20261126-020000"
+    models = make_models("cnn")
+    rows = [
+        msgspec.structs.replace(row, night=night if index < 7 else before)
+        for index, row in enumerate(make_rows(models))
+    ]
+    flagged = sum(row.prediction == "PNEUMONIA" for row in rows[:7])
+    since = Since(before, "2026-11-26T02:07:00+00:00", 15, 5, 2, 1, flagged)
+    write_run(tmp_path, rows, models, night=night, since=since)
+    render.render_report(tmp_path)
+    found = verify_report(str(tmp_path / "report.pdf"))
+    assert found.faults == ()
+    totals = {total.name: (total.rows, total.run, total.page) for total in found.totals}
+    assert totals["new"] == (7, 7, (7,))
+    assert totals["new flagged"] == (flagged, flagged, (flagged,))
+    fewer = msgspec.structs.replace(since, changed=1)
+    url = tampered(tmp_path / "report.pdf", tmp_path, lambda pdf: change_manifest(pdf, since=fewer))
+    assert "new: 7 by the rows, 6 by run.json, 7 on page 1" in verify_report(url).faults

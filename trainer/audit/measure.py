@@ -15,6 +15,7 @@ from tqdm import tqdm
 from batch_scorer.card import CLASSES
 from batch_scorer.decoding import decode_radiograph, measure_radiograph
 from batch_scorer.errors import ImageError, Unreadable
+from batch_scorer.log import speaks_json
 from batch_scorer.process import available_cores
 from batch_scorer.records import etiology_of, patient_of
 from trainer.layout import label_of
@@ -93,7 +94,7 @@ def measure_films(layout: Layout, *, open_test: bool) -> tuple[list[Film], list[
 
     with ThreadPoolExecutor(available_cores()) as pool:
         progress = {"total": len(places), "unit": "film", "desc": "Reading", "leave": False}
-        found = list(tqdm(pool.map(measure, places), disable=None, **progress))
+        found = list(tqdm(pool.map(measure, places), disable=speaks_json() or None, **progress))
     films = [film for film in found if isinstance(film, Film)]
     return films, [file for file in found if isinstance(file, Unusable)]
 
