@@ -69,7 +69,8 @@ notebook: dev ## Run notebooks/pneumonia.ipynb again: make notebook DATA=chest_x
 	@$(BIN)/python deliverables/notebook.py "$(DATA)" --validation "$(VALIDATION)"
 
 slides: dev ## Draw the slides of the demo (or of XRAYS=folder) into out/demo/slides.pdf
-	@$(BIN)/cxr score "$(XRAYS)" --output "$(OUT)" --model all --format pdf,slides || test $$? -eq 3  # 3: some files were no films
+	@$(BIN)/cxr score "$(XRAYS)" --output "$(OUT)" --model all --no-report || test $$? -eq 3  # 3: some files were no films
+	@$(BIN)/cxr report "$(OUT)" --format pdf,slides  # a finished run keeps its old ones
 	@$(if $(filter examples/xrays,$(XRAYS)),cp "$(OUT)/slides.pdf" docs/presentation.pdf && $(BIN)/python deliverables/pictures.py "$(OUT)")
 
 article: dev ## Write docs/article.md again
