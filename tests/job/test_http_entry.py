@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from batch_scorer.job.answers import RESERVE_S
 from tests.conftest import REPOSITORY
 from tests.job.s3_events import Clinic
 from tests.job.test_events import gcs_event, s3_event
-from tests.servers import clouds, free_port, process, without_credentials
+from tests.servers import clouds, free_port, process, run_proxy, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,6 +186,34 @@ def test_a_film_that_came_ends_in_a_report_in_its_bucket_which_starts_no_other_n
         clinic.put_films(5, 1)
         schedule = entry.ask()
         assert (schedule.status, schedule.body["found"], schedule.body["new"]) == (200, 6, 1)
+
+
+def test_of_events_at_once_one_is_worked_on_and_the_others_come_again(cloud, tiny_model):
+    clinic = Clinic.open(cloud)
+    clinic.put_films(0, 3)
+    clinic.put("films/gated.png", clinic.get("films/für 0.png"))
+    event = clinic.events()[-1]
+    with run_proxy(cloud, "calm") as proxy:
+        proxy.order(hold="GET .*/gated.png")
+        environment = clinic.settings(tiny_model, CXR_JOB_LEASE_S="15")
+        environment |= cloud.behind(proxy.url).environment
+        with serve(environment) as one, serve(environment) as other, ThreadPoolExecutor(1) as pool:
+            working = pool.submit(one.post, event)
+            try:
+                clinic.wait_for("results/nights/")
+                here, there = one.post(event), other.post(event)
+                report = one.post(s3_event("results/latest/report.pdf", bucket=clinic.bucket))
+            finally:
+                proxy.order()
+            done = working.result(timeout=120)
+            again = one.post(event)
+    assert (report.status, report.body) == (200, {"ignored": "it lies below the output"})
+    assert (here.status, there.status) == (409, 409)
+    assert here.body["error"].startswith("This process is at work on a night.")
+    assert there.body["error"].startswith("Another task (")
+    assert here.headers["Retry-After"] == there.headers["Retry-After"] == "60"
+    assert (done.status, done.body["found"]) == (200, 4)
+    assert (again.status, again.body["new"]) == (200, 0)
 
 
 def test_a_storage_that_is_down_is_worth_another_try(cloud, tiny_model):

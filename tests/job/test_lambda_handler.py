@@ -14,7 +14,7 @@ from batch_scorer.job.answers import RESERVE_S
 from tests.job.lambda_runtime import Function, Reply, run_function
 from tests.job.s3_events import Clinic
 from tests.job.test_events import s3_event
-from tests.servers import clouds, without_credentials
+from tests.servers import clouds, run_proxy, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +79,28 @@ def test_a_film_that_came_ends_in_a_report_in_its_bucket_which_starts_no_other_n
         second = function.api.invoke(clinic.events()[-1]).body
         assert (second["found"], second["new"]) == (7, 1)
         assert second["night"] > facts["night"]
+
+
+def test_of_two_events_at_once_one_is_worked_on_and_the_other_comes_again(cloud, tiny_model):
+    clinic = Clinic.open(cloud)
+    clinic.put_films(0, 3)
+    clinic.put("films/gated.png", clinic.get("films/für 0.png"))
+    event = clinic.events()[-1]
+    with run_proxy(cloud, "calm") as proxy:
+        proxy.order(hold="GET .*/gated.png")
+        environment = clinic.settings(tiny_model, CXR_JOB_LEASE_S="15")
+        environment |= cloud.behind(proxy.url).environment
+        with run_function(environment) as one, run_function(environment) as other:
+            one.api.send(event)
+            clinic.wait_for("results/nights/")
+            refused = other.api.invoke(event)
+            assert (refused.kind, refused.body["errorType"]) == ("error", "TryAgain"), refused
+            assert refused.body["errorMessage"].startswith("Another task (")
+            proxy.order()
+            done = one.api.replies.get(timeout=120)
+            assert (done.kind, done.body["found"]) == ("response", 4), done
+            again = other.api.invoke(event)
+            assert (again.kind, again.body["new"]) == ("response", 0), again
 
 
 def test_a_call_stops_in_time_and_the_next_one_goes_on(cloud, tiny_model):

@@ -297,3 +297,16 @@ def test_a_night_that_was_followed_does_not_come_back_into_latest(job):
     ):
         end_night(find_night(output, 1), ending, lease)
     assert read_latest(job)[0].night == newest.night
+
+
+def test_films_that_come_during_a_night_are_the_next_one_s(job, folder):
+    run_night(task(job, 1, 2, "monday"))
+    for index in range(8):
+        (folder / f"late_{index}.png").write_bytes(make_film(seed=index + 20))
+    theirs = sum(Shard(2, 2).holds(f"late_{index}.png") for index in range(8))
+    assert 0 < theirs < 8
+    first = run_night(task(job, 2, 2, "monday")).manifest
+    assert (first.found, first.listed) == (6 + theirs, 6 + theirs)
+    for number in (1, 2):
+        second = run_night(task(job, number, 2, "tuesday"))
+    assert (second.manifest.found, second.since.new) == (14, 8 - theirs)
