@@ -20,7 +20,7 @@ from batch_scorer.errors import CxrError, TransientError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-README_PART = "See 'Films and results in a bucket' in the README."
+MANUAL_PART = "See 'Films and results in a bucket' in docs/films.md."
 _CLIENT_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
@@ -145,7 +145,7 @@ def _advice(exc: BaseException, what: str) -> str:
     found, cloud = _first_rule(exc), _cloud(what)
     if not found or not found.advice or not cloud:
         return ""
-    return f"{found.advice.replace('LOG IN', _LOG_IN.get(cloud, 'Log in.'))} {README_PART}"
+    return f"{found.advice.replace('LOG IN', _LOG_IN.get(cloud, 'Log in.'))} {MANUAL_PART}"
 
 
 def _first_rule(exc: BaseException) -> _Rule | None:

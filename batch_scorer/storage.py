@@ -24,7 +24,7 @@ from tenacity import (
 )
 
 from batch_scorer.errors import MissingPackage, UsageError
-from batch_scorer.faults import README_PART, is_transient, scrub
+from batch_scorer.faults import MANUAL_PART, is_transient, scrub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         if extra == "azure":
             raise UsageError(
                 f"{scrub(url)} names no Azure storage account that can be used: {scrub(str(exc))}.",
-                "Set AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING. " + README_PART,
+                "Set AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING. " + MANUAL_PART,
             ) from exc
         raise UsageError(
             f"{scrub(url)} is no path or URL that can be read: {exc}.", private=[scrub(url)]
