@@ -19,15 +19,14 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.special import expit, logit, ndtri
 
 from batch_scorer.metrics import CONFIDENCE, Estimate
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-Z = float(norm.ppf((1 + CONFIDENCE) / 2))
+Z = float(ndtri((1 + CONFIDENCE) / 2))
 
 
 def predictive_values(

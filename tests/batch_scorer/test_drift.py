@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 import pytest
+from scipy.stats import kstest, norm
 
-from batch_scorer.drift import MIN_FILMS, Drift, Likeness, measure_drift
+from batch_scorer.drift import MIN_FILMS, Drift, Likeness, _gap, measure_drift
 from tests.factories import (
     make_card,
     make_models,
@@ -119,3 +120,20 @@ def test_random_batches_of_training_films_are_rarely_called_unlike() -> None:
         for _ in range(100)
     )
     assert false_alarms <= 2
+
+
+@pytest.mark.parametrize("films", [30, 200, 3000])
+@pytest.mark.parametrize("moved", [0.0, 0.1, 0.6, -0.6])
+def test_gaps_and_their_chance_are_those_of_scipy(films: int, moved: float) -> None:
+    values = np.random.default_rng(films).normal(moved, 1, films)
+    bell = norm(0, 1).cdf
+    for alternative in ("two-sided", "greater"):
+        ours = _gap(values, bell, 0.0, alternative)
+        theirs = kstest(values, bell, alternative=alternative, method="exact")
+        assert ours.gap == pytest.approx(theirs.statistic)
+        if alternative == "greater":
+            assert ours.p == pytest.approx(theirs.pvalue, rel=1e-6)
+        else:
+            assert theirs.pvalue <= ours.p * (1 + 1e-6) <= 2 * theirs.pvalue
+            if theirs.pvalue < 0.01:
+                assert ours.p == pytest.approx(theirs.pvalue, rel=0.01)
