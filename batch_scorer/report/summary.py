@@ -203,7 +203,7 @@ def _measured(manifest: RunManifest) -> str:
     if ill:
         parts.append(f"flagged {found.true_positive:,} of {ill:,} with pneumonia")
     if well:
-        parts.append(f"wrongly flagged {found.false_positive:,} of {well:,} normal ones")
+        parts.append(f"wrongly flagged {found.false_positive:,} of {count(well, 'normal film')}")
     films = count(found.total, "labelled film")
     return f"On the {films} of this batch it {join_words(parts)} (section 3)."
 

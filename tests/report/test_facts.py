@@ -67,8 +67,12 @@ def test_page_one_counts_what_was_flagged_rightly_and_wrongly(three: list[Any]) 
     ill, well = found + confusion.false_negative, alarms + confusion.true_negative
     assert (
         f"On the {ill + well} labelled films of this batch it flagged {found} of {ill} with "
-        f"pneumonia and wrongly flagged {alarms} of {well} normal ones (section 3)."
+        f"pneumonia and wrongly flagged {alarms} of {well} normal films (section 3)."
     ) in tell(make_rows(three), three).summary.trust
+    assert (
+        "On the 1 labelled film of this batch it wrongly flagged 0 of 1 normal film (section 3)."
+        in (tell(make_rows(three, 1, 0), three).summary.trust)
+    )
 
 
 def test_trust_names_the_reference_films_and_the_fall_on_other_hospitals(three: list[Any]) -> None:
