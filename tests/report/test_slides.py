@@ -284,6 +284,12 @@ def test_synthetic_films_are_called_so_wherever_they_are_shown(tmp_path: Path) -
         assert re.search("synthetic", text, re.IGNORECASE)
 
 
+def test_of_a_real_film_nobody_says_that_nothing_was_trained_on_it(run: Path) -> None:
+    [shown] = [text for text in pages_of(run / "slides.pdf") if "In training no film" in text]
+    assert "A film of this batch; changed more than in training" in shown
+    assert "nothing was trained" not in shown
+
+
 def test_a_model_that_learned_from_films_as_they_are_has_no_slide_on_changes(
     tmp_path: Path,
 ) -> None:
