@@ -9,8 +9,9 @@ from batch_scorer.comparison import shared_comparison
 from batch_scorer.report.wording import count, join_words, show_interval, show_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from batch_scorer.card import ModelCard
     from batch_scorer.comparison import Comparison, PairedDifference
     from batch_scorer.records import RunManifest
 
@@ -82,6 +83,19 @@ def say_comparison(comparison: Comparison, titles: Mapping[str, str] | None = No
     ]
     films = f"On {count(comparison.films, f'{show_name(comparison.split, 40)} film')}, by AUC, "
     return f"{films}{'; '.join(parts)}."
+
+
+def tied_with(name: str, cards: Sequence[ModelCard]) -> list[str]:
+    """The titles of the models that cannot be told apart from one, by AUC, where that was asked."""
+    found = shared_comparison(cards)
+    pairs = [pair for pair in found.pairs if pair.metric == DECIDING] if found else []
+    tied = {
+        one
+        for pair in pairs
+        if pair.p_holm >= SIGNIFICANT and name in (pair.first, pair.second)
+        for one in (pair.first, pair.second)
+    }
+    return [show_name(card.title, 60) for card in cards if card.name in tied - {name}]
 
 
 def _ordered(pair: PairedDifference) -> tuple[str, str]:

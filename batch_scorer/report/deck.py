@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batch_scorer.card import CLASSES
+from batch_scorer.report.comparison import tied_with
 from batch_scorer.report.method import is_kermany, people_of
 from batch_scorer.report.people import count_people
 from batch_scorer.report.performance import (
@@ -218,9 +219,11 @@ def _tell_best(models: Sequence[ModelFacts], best: ModelFacts) -> str:
             f"The models were measured on different films, so none is called the best; {first}, "
             "which decides in this run, is shown."
         )
+    tied = tied_with(best.card.name, [model.card for model in models])
+    caution = f" {join_words(tied)} cannot be told apart from it." if tied else ""
     return (
         f"Of the {NUMBERS[len(models)]}, {best.title} has the highest AUC on the "
-        f"{best.where}: {show_estimate(auc)}.{decides}"
+        f"{best.where}: {show_estimate(auc)}.{caution}{decides}"
     )
 
 

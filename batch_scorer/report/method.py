@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from batch_scorer.card import CLASSES
 from batch_scorer.report.data_faults import describe_faults
-from batch_scorer.report.wording import count, join_words, show_name, show_threshold
+from batch_scorer.report.wording import (
+    count,
+    join_words,
+    show_change,
+    show_name,
+    show_threshold,
+)
 
 if TYPE_CHECKING:
     from batch_scorer.card import ModelCard
@@ -95,7 +101,7 @@ def _precision_story(card: ModelCard) -> str:
     return (
         f" The file computes its convolutions in {precision.kind}, its reference figures are those "
         f"of the float32 network: on {precision.films:,} validation films that changes the AUC by "
-        f"{precision.auc_difference:+.4f} and {count(len(precision.flips), 'label')}."
+        f"{show_change(precision.auc_difference)} and {count(len(precision.flips), 'label')}."
     )
 
 

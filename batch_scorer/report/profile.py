@@ -12,6 +12,7 @@ from batch_scorer.report.summary import OTHER_HOSPITALS
 from batch_scorer.report.wording import (
     count,
     of_hundred,
+    show_change,
     show_interval,
     show_name,
     show_threshold,
@@ -163,7 +164,7 @@ def _precision(card: ModelCard) -> list[str]:
         f"Convolutions in {precision.kind}{ranges}. The figures on this page, the threshold and "
         "the calibration are the float32 network's.",
         f"On the {precision.films:,} validation films this file's AUC is {precision.auc:.4f} "
-        f"({precision.auc_difference:+.4f}), a probability is off by at most "
+        f"(a change of {show_change(precision.auc_difference)}), a probability is off by at most "
         f"{precision.largest_difference:.4f}, and labels changed: {len(precision.flips)}.",
         *(f"- {show_name(film, 80)}" for film in precision.flips),
     ]

@@ -85,10 +85,10 @@ def describe_summary(manifest: RunManifest, warning: str = "") -> Summary:
         scored_by=_scored_by(manifest),
         uncertain=_uncertain(manifest),
         atypical=_atypical(manifest),
-        trust=_trust(manifest),
+        trust=_trust(manifest, warning),
         never=_never(primary.card),
         next_about=DEMONSTRATION if manifest.synthetic else "",
-        next_steps=_next_steps(manifest),
+        next_steps=_next_steps(manifest, warning),
     )
 
 
@@ -180,12 +180,14 @@ def _uncertain(manifest: RunManifest) -> str:
     )
 
 
-def _trust(manifest: RunManifest) -> tuple[str, ...]:
+def _trust(manifest: RunManifest, warning: str) -> tuple[str, ...]:
     card = manifest.models[0].card
     ill, well = reference_findings(card, "the model")
     where = split_name(card)
     sentences = [
-        "Trust it to choose which films are read first, never to decide who is ill.",
+        "Do not trust it on films like these yet, and never to decide who is ill."
+        if warning
+        else "Trust it to choose which films are read first, never to decide who is ill.",
         f"On the {where}, counted by film: {ill[0].lower()}{ill[1:]} {well}",
     ]
     if manifest.metrics:
@@ -199,11 +201,11 @@ def _measured(manifest: RunManifest) -> str:
     well = found.false_positive + found.true_negative
     parts = []
     if ill:
-        parts.append(f"{found.true_positive:,} of {ill:,} with pneumonia")
+        parts.append(f"flagged {found.true_positive:,} of {ill:,} with pneumonia")
     if well:
-        parts.append(f"{found.false_positive:,} of {well:,} normal ones, wrongly")
+        parts.append(f"wrongly flagged {found.false_positive:,} of {well:,} normal ones")
     films = count(found.total, "labelled film")
-    return f"On the {films} of this batch it flagged {join_words(parts)} (section 3)."
+    return f"On the {films} of this batch it {join_words(parts)} (section 3)."
 
 
 def _never(card: ModelCard) -> str:
@@ -219,18 +221,23 @@ def _never(card: ModelCard) -> str:
     return text
 
 
-def _next_steps(manifest: RunManifest) -> tuple[str, ...]:
+def _next_steps(manifest: RunManifest, warning: str) -> tuple[str, ...]:
     flagged, clear, unscored = manifest.flagged, manifest.clear, manifest.not_scored
     steps = []
     if not manifest.found:
         steps.append("Check the folder that was given: no file was found in it.")
-    if flagged:
+    if warning:
+        steps.append(
+            "Read every film as if there were no model: what a flag is worth on such films is not "
+            "known."
+        )
+    elif flagged:
         films = "the flagged film" if flagged == 1 else f"the {flagged:,} flagged films"
         steps.append(
             f"Have a clinician read {films} now{_which_first(manifest)}. Section 2 says where to "
             "begin."
         )
-    if clear:
+    if clear and not warning:
         films = "the film that was" if clear == 1 else f"the {clear:,} films that were"
         steps.append(f"Read {films} not flagged as usual: the model misses some pneumonia.")
     if unscored:

@@ -14,6 +14,7 @@ NAME_LENGTH = 140
 NOT_DEFINED = "not defined"
 NO_INTERVAL = "no interval"
 MAX_DECIMALS = 6
+SMALLEST_CHANGE = 0.0001
 
 # Fixed words for a probability, after the scale of the IPCC (Mastrandrea et al. 2010).
 LIKELIHOOD = (
@@ -54,6 +55,13 @@ def show_probability(probability: float, threshold: float) -> str:
 def show_threshold(threshold: float) -> str:
     """Three decimals."""
     return f"{threshold:.3f}"
+
+
+def show_change(difference: float) -> str:
+    """A small difference with its sign, four decimals: "−0.0002", or "less than 0.0001"."""
+    if abs(difference) < SMALLEST_CHANGE:
+        return f"less than {SMALLEST_CHANGE}"
+    return f"{difference:+.4f}".replace("-", "−")
 
 
 def show_value(estimate: Estimate) -> str:

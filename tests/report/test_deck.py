@@ -11,7 +11,14 @@ import pytest
 from batch_scorer.metrics import Confusion, Estimate
 from batch_scorer.report.deck import Deck, describe_deck
 from batch_scorer.report.performance import COLUMNS
-from tests.factories import TITLES, make_manifest, make_models, make_rows, make_unscored
+from tests.factories import (
+    TITLES,
+    make_comparison,
+    make_manifest,
+    make_models,
+    make_rows,
+    make_unscored,
+)
 from tests.report.test_facts import every_text
 
 if TYPE_CHECKING:
@@ -50,6 +57,13 @@ def test_the_best_has_the_highest_auc_and_the_others_are_the_appendix(three) -> 
     assert {deck.best.title, *(model.title for model in deck.others)} == set(TITLES.values())
     assert deck.best_told.startswith(f"Of the three, {deck.best.title} has the highest AUC on the ")
     assert "95 % interval" in deck.best_told
+
+
+def test_the_best_is_not_set_above_a_model_that_cannot_be_told_apart_from_it() -> None:
+    apart = tell(make_models("cnn", "mlp", comparison=make_comparison(cnn_mlp=0.04)))
+    tied = tell(make_models("cnn", "mlp", comparison=make_comparison(cnn_mlp=0.05)))
+    assert "told apart" not in apart.best_told
+    assert tied.best_told.endswith(" Multilayer perceptron cannot be told apart from it.")
 
 
 def test_where_another_model_decides_it_is_named() -> None:

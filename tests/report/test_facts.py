@@ -61,6 +61,16 @@ def test_page_one_has_the_three_counts_of_the_manifest(three: list[Any]) -> None
     assert "Multilayer perceptron and VGG16 give a second opinion." in facts.summary.scored_by
 
 
+def test_page_one_counts_what_was_flagged_rightly_and_wrongly(three: list[Any]) -> None:
+    confusion = make_manifest(make_rows(three), three).metrics[0].confusion
+    found, alarms = confusion.true_positive, confusion.false_positive
+    ill, well = found + confusion.false_negative, alarms + confusion.true_negative
+    assert (
+        f"On the {ill + well} labelled films of this batch it flagged {found} of {ill} with "
+        f"pneumonia and wrongly flagged {alarms} of {well} normal ones (section 3)."
+    ) in tell(make_rows(three), three).summary.trust
+
+
 def test_trust_names_the_reference_films_and_the_fall_on_other_hospitals(three: list[Any]) -> None:
     trust = " ".join(tell(make_rows(three), three).summary.trust)
     assert "On the official test films" in trust
@@ -295,7 +305,7 @@ def test_a_model_file_in_a_smaller_format_says_what_that_changed() -> None:
     int8 = make_models("vgg16", precision=precision)
     text = every_text(tell(make_rows(int8), int8))
     assert "in int8, its reference figures are those of the float32 network" in text
-    assert "on 654 validation films that changes the AUC by -0.0002 and 1 label." in text
+    assert "on 654 validation films that changes the AUC by −0.0002 and 1 label." in text
     assert "a.png" not in text
 
 
@@ -317,6 +327,19 @@ def test_a_batch_unlike_the_training_films_is_warned_of_on_page_one() -> None:
     assert unlike.summary.warning == unlike.drift.short
     assert unlike.summary.warning.startswith("Warning: this batch looks unlike the films")
     assert "(section 5)" in unlike.summary.warning
+
+
+def test_a_page_that_warns_does_not_ask_for_trust() -> None:
+    models = make_models("cnn", typicality=make_typicality())
+    rows = make_rows(models, 30, 40)
+    alike, unlike = (tell(with_looks(rows, brighter=by), models).summary for by in (0, 3))
+    assert alike.trust[0].startswith("Trust it to choose which films are read first")
+    assert alike.next_steps[0].startswith("Have a clinician read the")
+    assert unlike.trust[0] == (
+        "Do not trust it on films like these yet, and never to decide who is ill."
+    )
+    assert unlike.next_steps[0].startswith("Read every film as if there were no model")
+    assert not any("flagged" in step for step in unlike.next_steps)
 
 
 @pytest.mark.parametrize("number", [1, 3])

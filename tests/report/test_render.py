@@ -149,6 +149,14 @@ def test_the_sections_come_in_their_order(run: Path) -> None:
     assert places == sorted(places)
 
 
+def test_the_part_on_how_it_works_ends_with_what_to_do_and_what_is_to_come(run: Path) -> None:
+    text = read_text(run / "report.pdf")
+    method = text[text.index("8 How it works") : text.index("9 Appendix for the statistician")]
+    titles = ("Limits", "Recommended actions", "Future work", "Labelled films from other hospitals")
+    places = [method.index(title) for title in titles]
+    assert places == sorted(places)
+
+
 def test_the_same_run_gives_the_same_bytes_anywhere(run: Path, tmp_path: Path) -> None:
     first = (run / "report.pdf").read_bytes()
     assert Path(render.render_report(run)).read_bytes() == first

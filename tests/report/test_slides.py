@@ -303,3 +303,16 @@ def test_a_batch_unlike_the_training_films_is_warned_of_on_the_first_slide(tmp_p
     pages = pages_of(draw(tmp_path))
     assert "Warning: this batch looks unlike the films that the model learned from" in pages[0]
     assert any(text.startswith("This batch looks unlike the films that") for text in pages)
+    assert any(text.startswith("Read every film as if there were no model") for text in pages)
+    assert not any(text.startswith("Read the flagged films first") for text in pages)
+
+
+def test_the_appendix_does_not_call_the_model_that_decides_a_second_opinion(
+    tmp_path: Path,
+) -> None:
+    models = make_models("mlp", "cnn")  # the second has the higher AUC
+    write_run(tmp_path, make_rows(models), models)
+    [slide] = [slide for slide in tell(tmp_path) if slide.title.startswith("Appendix: The model")]
+    assert "Multilayer perceptron" in slide.title
+    assert "It is the one that decides here" in slide.notes
+    assert "second opinion" not in slide.notes

@@ -52,6 +52,19 @@ def test_people_are_counted_with_an_interval_rounded_outwards() -> None:
     assert wording.of_hundred(estimate, inverse=True) == "5 (95 % interval 3 to 7, n = 390)"
 
 
+@pytest.mark.parametrize(
+    ("difference", "text"),
+    [
+        (0.00123, "+0.0012"),
+        (-0.0002, "−0.0002"),
+        (-0.00004, "less than 0.0001"),
+        (0.0, "less than 0.0001"),
+    ],
+)
+def test_a_change_has_a_sign_or_is_called_small(difference: float, text: str) -> None:
+    assert wording.show_change(difference) == text
+
+
 def test_what_the_films_do_not_define_is_said_to_be_so() -> None:
     missing = Estimate(None, None, None, 0)
     assert wording.show_value(missing) == "not defined"
