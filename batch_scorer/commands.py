@@ -14,6 +14,7 @@ import click
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
 from batch_scorer.log import log_event, render, speaks_json
 from batch_scorer.options import (
+    Quantity,
     gallery_options,
     metrics_option,
     model_options,
@@ -58,7 +59,7 @@ log = logging.getLogger("cxr")
 )
 @click.option(
     "--deadline-h",
-    type=click.FloatRange(0, min_open=True),
+    type=Quantity(0, min_open=True),
     metavar="HOURS",
     help="With --dry-run: say how many shards are done in so many hours.",
 )

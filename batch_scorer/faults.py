@@ -84,6 +84,12 @@ def scrub(text: str) -> str:
     return _SECRET.sub(r"\1***", _PASSWORD.sub("***@", text))
 
 
+def name_private(url: str) -> tuple[str, ...]:
+    """What lies below the bucket in a URL that a blank or a quote makes hard to tell from prose."""
+    path = scrub(url).partition("://")[2].partition("/")[2]
+    return (path,) if re.search(r"[\s'\",;)]", path) else ()
+
+
 def failures() -> tuple[type[Exception], ...]:
     """Every class of error that the storage clients loaded so far may raise.
 
@@ -128,11 +134,11 @@ def explain(exc: Exception, what: str, kind: type[CxrError], done: str, hint: st
         hint: What to try where nothing better is known.
     """
     sentence = f"{scrub(what)} cannot be {done}: {reason(exc)}."
+    private = name_private(what)
     if is_transient(exc):
-        return TransientError(
-            sentence, "Check address and network, then run the same command again."
-        )
-    return kind(sentence, _advice(exc, what) or hint)
+        again = "Check address and network, then run the same command again."
+        return TransientError(sentence, again, private)
+    return kind(sentence, _advice(exc, what) or hint, private)
 
 
 def reason(exc: BaseException) -> str:

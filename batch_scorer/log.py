@@ -45,6 +45,11 @@ def bind(**fields: Any) -> None:
     _BOUND.set({**_BOUND.get(), **fields})
 
 
+def unbind() -> None:
+    """Forget what was bound, where a process begins other work."""
+    _BOUND.set({})
+
+
 def asked_format(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
     """The format that a command line asks for, also one that turns out to be wrong."""
     for place, argument in enumerate(arguments):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
     Command = Callable[..., Any]
 
 MOST_MINUTES = 480
+
+
+class Quantity(click.FloatRange):
+    """A number within bounds. Click takes "nan" for one within any bounds, and "inf"."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number that can be counted with.", param, ctx)
+        return number
 
 
 def model_options(command: Command) -> Command:
@@ -161,7 +175,7 @@ def tariff_options(command: Command) -> Command:
 
     @click.option(
         "--core-hour-price",
-        type=click.FloatRange(0, min_open=True),
+        type=Quantity(0, min_open=True),
         metavar="PRICE",
         help="What one core costs for an hour: run.json, report and summary then say what 1,000 "
         "films cost.",

@@ -20,6 +20,7 @@ from batch_scorer.faults import (
     is_transient,
     is_wordless,
     lacks_bucket,
+    name_private,
     reason,
     scrub,
 )
@@ -134,7 +135,7 @@ def open_source(url: str, limit: int | None = None) -> Source:
     except failures() as exc:
         inside = getattr(exc, "filename", None)
         error = explain(exc, inside or url, SourceError, "listed", _LISTING_HINT)
-        error.private = (str(inside),) if inside else ()
+        error.private += (str(inside),) if inside else ()
         raise error from exc
     return _as_source(filesystem, url, root, found, base=base, limit=limit)
 
@@ -157,7 +158,9 @@ def _kind(filesystem: Any, root: str, url: str) -> str:
     except failures() as exc:
         if isinstance(exc, FileNotFoundError) and not lacks_bucket(exc):
             raise SourceError(
-                f"Expected films at {scrub(url)}, found nothing there.", "Check the path."
+                f"Expected films at {scrub(url)}, found nothing there.",
+                "Check the path.",
+                name_private(url),
             ) from exc
         told = _ask_why(filesystem, root, exc) if is_wordless(exc) else exc
         raise explain(told, url, SourceError, "listed", _LISTING_HINT) from exc
@@ -188,7 +191,9 @@ def _as_source(
     visible = sorted(key for key in found if not is_hidden(key))
     if not visible:
         raise SourceError(
-            f"Expected films in {scrub(url)}, found no file in it.", "Check the path."
+            f"Expected films in {scrub(url)}, found no file in it.",
+            "Check the path.",
+            name_private(url),
         )
     return Source(
         url=scrub(url),

@@ -110,7 +110,7 @@ def _read(model: bytes) -> tuple[list[_Node], dict[bytes, slice], dict[bytes, sl
             if _DATA in tensor:
                 stored[name] = tensor[_DATA]
             place = tensor.get(_DATA, tensor.get(_NUMBERS, slice(0)))
-            if not any(model[place]):
+            if model[place] and not any(model[place]):
                 zeros[name] = place
     return nodes, stored, zeros
 

@@ -5,6 +5,7 @@ This is what the ways in by Lambda and by HTTP have in common.
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import click
 from batch_scorer.errors import EXIT_OK, CxrError, Occupied, UsageError
 from batch_scorer.job.events import read_event
 from batch_scorer.job.options import SETTINGS, night_job_of, night_options
-from batch_scorer.log import redact
+from batch_scorer.log import asked_format, redact, set_format, unbind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,13 @@ class Answer:
     facts: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     code: str = ""
+
+
+def open_log() -> None:
+    """Begin an event's lines on standard error: what ``cxr`` would say there, in words or JSON."""
+    unbind()
+    set_format(asked_format([], os.environ))
+    logging.getLogger("cxr").setLevel(logging.INFO)
 
 
 def answer_event(event: object, stop: Callable[[], bool] | None = None) -> Answer:

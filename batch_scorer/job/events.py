@@ -136,7 +136,7 @@ def _read_record(record: object, deepest: int) -> _News:
         raise _unknown(record)
     name = _text(record, "eventName")
     if not name.startswith("ObjectCreated:"):
-        return _News(ignored=f"it tells of {_short(name)}, not of a new object")
+        return _News(ignored=f"it tells of {reprlib.repr(name)}, not of a new object")
     key = unquote_plus(_text(record, "s3.object.key"))  # a blank comes as a plus
     return _News((f"s3://{_text(record, 's3.bucket.name')}/{key}",))
 
@@ -159,7 +159,7 @@ def _read_bridge(event: dict[str, Any], _: int) -> _News:
     if _text(event, "source") != "aws.s3":
         raise _unknown(event)
     if kind != "Object Created":
-        return _News(ignored=f"it tells of {_short(kind)}, not of a new object")
+        return _News(ignored=f"it tells of {reprlib.repr(kind)}, not of a new object")
     bucket, key = _text(event, "detail.bucket.name"), _text(event, "detail.object.key")
     return _News((f"s3://{bucket}/{key}",))
 
@@ -175,7 +175,7 @@ def _read_cloud_event(event: dict[str, Any], _: int) -> _News:
             raise _unknown(event) from exc
         return _News((f"az://{unquote(path.lstrip('/'))}",))
     if kind.startswith(("google.cloud.storage.", "Microsoft.Storage.")):
-        return _News(ignored=f"it tells of {_short(kind)}, not of a new object")
+        return _News(ignored=f"it tells of {reprlib.repr(kind)}, not of a new object")
     raise _unknown(event)
 
 
@@ -225,9 +225,8 @@ def _unknown(event: object) -> UsageError:
 
 
 def _short(value: object) -> str:
-    """A few characters of what came, on one line; of an object its keys, since values may name."""
-    if value is None:
-        return "nothing"
+    """What came, in a few words on one line; of an object its keys, since values may name films."""
     if isinstance(value, dict):
         return f"an object with {reprlib.repr(list(value))}"
-    return reprlib.repr(value)
+    kinds = {type(None): "nothing", str: "a text", list: "a list"}
+    return kinds.get(type(value), "a number")

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import time
-from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -26,8 +25,8 @@ from batch_scorer.errors import (
     Occupied,
     UsageError,
 )
-from batch_scorer.job.answers import RESERVE_S, answer_event, explain
-from batch_scorer.log import asked_format, log_event, set_format, speaks_json
+from batch_scorer.job.answers import RESERVE_S, answer_event, explain, open_log
+from batch_scorer.log import log_event, speaks_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +40,7 @@ MOST_BYTES = 2**20
 """Of a request: as large as the largest events get, those of SQS."""
 RETRY_AFTER_S = 60
 TIME_VARIABLE = "CLOUD_RUN_TIMEOUT_SECONDS"
-"""How long a request may take, as functions-framework reads it too; empty: as long as it takes."""
+"""How long a request may take, as functions-framework reads it too; empty or 0: without limit."""
 STATUS = {
     EXIT_OK: HTTPStatus.OK,
     EXIT_FAILED: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -60,7 +59,7 @@ def receive(request: Request) -> Response:
         for what fails every time; 503 for what may work later. 409 and 503 say when in
         ``Retry-After``.
     """
-    _start_log()
+    open_log()
     if request.method == "OPTIONS":
         return _permit(request)
     if request.method != "POST":
@@ -70,13 +69,6 @@ def receive(request: Request) -> Response:
     except UsageError as exc:
         return _say(explain(exc))
     return _say(answer_event(event, _stop_in_time()))
-
-
-@cache
-def _start_log() -> None:
-    """Say on standard error what ``cxr`` would say there, in words or in JSON."""
-    set_format(asked_format([], os.environ))
-    log.setLevel(logging.INFO)
 
 
 def _read_request(request: Request) -> object:
@@ -111,9 +103,10 @@ def _permit(request: Request) -> Response:
 def _stop_in_time() -> Callable[[], bool] | None:
     """Says yes shortly before the platform would end the request; None where it never does."""
     text = os.environ.get(TIME_VARIABLE, "")
-    if not text.isdecimal():
+    limit_s = int(text) if text.isdecimal() else 0
+    if not limit_s:
         return None
-    end = time.monotonic() + int(text) - RESERVE_S
+    end = time.monotonic() + limit_s - RESERVE_S
     return lambda: time.monotonic() > end
 
 

@@ -10,10 +10,11 @@ two it was, the class of the exception says, which Lambda reports as ``errorType
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Protocol
 
 from batch_scorer.errors import EXIT_RETRY
-from batch_scorer.job.answers import RESERVE_S, answer_event
+from batch_scorer.job.answers import RESERVE_S, answer_event, open_log
 
 
 class TryAgain(Exception):
@@ -45,7 +46,16 @@ def handle(event: object, context: Context) -> dict[str, Any]:
         TryAgain: The time was over, another task is at it, or the storage does not answer.
         Failed: Event, settings, films or results are not as they must be.
     """
+    _take_log()
     answer = answer_event(event, lambda: context.get_remaining_time_in_millis() < 1000 * RESERVE_S)
     if answer.error:
         raise (TryAgain if answer.exit_code == EXIT_RETRY else Failed)(answer.error)
     return answer.facts
+
+
+def _take_log() -> None:
+    """Write each line once: the runtime's own handler would say it again, and in words."""
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if type(h).__module__.startswith("awslambdaric")]:
+        root.removeHandler(handler)
+    open_log()

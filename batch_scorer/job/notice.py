@@ -185,6 +185,9 @@ def _open_webhook(address: str) -> Send | None:
         parts = urlsplit(address)
         bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
         valid = bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")
+        f"{parts.username}{parts.password}".encode()
+        f"{parts.path}{parts.query}".encode("ascii")  # as HTTP sends it: others are %-escaped
     except ValueError:
         return None
     if not valid:

@@ -9,6 +9,7 @@ import click
 
 from batch_scorer.commands import job_of
 from batch_scorer.options import (
+    Quantity,
     gallery_options,
     model_options,
     output_option,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SETTINGS = {"auto_envvar_prefix": "CXR_JOB"}
 """Of each command below ``cxr job``: one grammar of environment variables for all of them."""
+LONGEST_LEASE_S = 86_400
 
 
 def ending_options(command: Command) -> Command:
@@ -36,7 +38,7 @@ def ending_options(command: Command) -> Command:
         ),
         click.option(
             "--lease-s",
-            type=click.FloatRange(1),
+            type=Quantity(1, LONGEST_LEASE_S),
             default=60,
             show_default=True,
             metavar="SECONDS",

@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 
 from batch_scorer import commands, log
+from batch_scorer.errors import SourceError
+from batch_scorer.faults import explain
+from batch_scorer.source import open_source
 from tests.conftest import make_film, save_tiny_model
 
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -245,6 +248,18 @@ def test_what_is_bound_stands_in_every_later_line():
 )
 def test_a_sentence_for_machines_hides_private_words_and_paths_of_urls(text, private, expected):
     assert log.redact(text, private) == expected
+
+
+@pytest.mark.parametrize("name", ["Ward 7/Doe Jane.png", "O'Neil; Jane.png", "a (Doe), b"])
+def test_a_machine_learns_of_a_url_no_more_than_its_bucket(name):
+    with pytest.raises(SourceError) as absent:
+        open_source(f"memory://ward/{name}")
+    away = explain(TimeoutError(), f"s3://ward/{name}", SourceError, "listed")
+    for error in (absent.value, away):
+        assert name in str(error)
+        told = log.redact(error.sentence, error.private)
+        assert "://ward/…" in told
+        assert not {"Doe", "Jane", "7", "b"} & set(re.split(r"\W+", told))
 
 
 @pytest.mark.parametrize(

@@ -106,4 +106,5 @@ def test_score_prints_the_price_where_one_is_given(cxr, folder, tiny_model, tmp_
         f"Price     {shown} CHF per 1,000 films: {told['core_seconds']:,.1f} core-seconds for 6, "
         "at 0.050 CHF a core-hour"
     )
-    assert cxr(*arguments, "--core-hour-price", "0").returncode == 2
+    for wrong in ("0", "nan", "inf"):
+        assert cxr(*arguments, "--core-hour-price", wrong).returncode == 2

@@ -16,6 +16,14 @@ from batch_scorer.tiles import raise_weights
 SIDE = 32
 
 
+def without_zeros(model):
+    """The same, but its zero points stand in no field that is read."""
+    graph = onnx.load_from_string(model)
+    (zeros,) = (weight for weight in graph.graph.initializer if weight.name == "z")
+    zeros.ClearField("int32_data")
+    return graph.SerializeToString()
+
+
 def make_int8(weights, *, more=(), raw=True, zero=0):
     """One quantised convolution; ``more`` nodes may use its weights "w" and zero points "z"."""
     nodes = [
@@ -95,6 +103,7 @@ def test_weights_and_zero_points_go_up_by_one_and_no_answer_changes():
             make_int8(draw_weights(), more=[helper.make_node("Conv", ["x"], ["v"])]),
             id="a convolution without weights",
         ),
+        pytest.param(without_zeros(make_int8(draw_weights())), id="zero points are elsewhere"),
         pytest.param(b"", id="an empty file"),
         pytest.param(b"not a model", id="no model"),
         pytest.param(make_int8(draw_weights())[:-40], id="half a model"),

@@ -41,6 +41,17 @@ def read_resources(name: str) -> dict[str, Any]:
     return yaml.load((DEPLOY / name).read_text(), Template)["Resources"]
 
 
+def read_policy(name: str, role: str, values: dict[str, str]) -> dict[str, Any]:
+    """What a role of a CloudFormation template may do, with its parameters put in."""
+    (policy,) = read_resources(name)[role]["Properties"]["Policies"]
+    text = json.dumps(policy["PolicyDocument"]).replace("Sub arn:", "arn:")
+    for parameter, value in {"AWS::Partition": "aws", **values}.items():
+        text = text.replace(f"${{{parameter}}}", value)
+    assert "${" not in text
+    document: dict[str, Any] = json.loads(text)
+    return document
+
+
 def kubernetes() -> list[Task]:
     job = read_cron_job("nightly.yaml")
     (container,) = job["template"]["spec"]["containers"]

@@ -5,21 +5,32 @@ from __future__ import annotations
 import copy
 import json
 import re
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import click
 import pytest
 import yaml
 
 from batch_scorer import errors, identifiers, shards
 from batch_scorer.cli import cxr as commands
-from tests.deploy.platforms import DEPLOY, PLATFORMS, Template, read, read_cron_job, read_resources
+from tests.deploy.platforms import (
+    DEPLOY,
+    PLATFORMS,
+    Template,
+    read,
+    read_cron_job,
+    read_policy,
+    read_resources,
+)
 from tests.deploy.validators import (
     check_azure,
     check_cloudformation,
     check_google,
     check_kubernetes,
 )
+from tests.servers import run_s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -265,3 +276,40 @@ def test_the_tasks_of_a_platform_do_a_night_together(cxr, folder, tiny_model, pl
     assert (run["found"], run["scored"], run["labelled"]) == (6, 6, 0)
     assert (nights / "latest" / "report.pdf").is_file()
     assert (nights / "latest" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "role"), [("aws-batch/nightly.yaml", "TaskRole"), ("aws-lambda/small.yaml", "Role")]
+)
+def test_what_the_role_of_aws_allows_is_enough_for_a_night(cxr, folder, tiny_model, name, role):
+    """The server refuses whatever the template's own policy does not allow."""
+    places = {"FilmsPrefix": "films", "OutputPrefix": "nights"}
+    places |= {"FilmsBucket": "films-bucket", "OutputBucket": "results-bucket"}
+    with run_s3() as cloud:
+        films = cloud.fill("films-bucket", folder)
+        cloud.filesystem().mkdir("results-bucket")
+        iam = boto3.client(
+            "iam",
+            endpoint_url=cloud.endpoint,
+            aws_access_key_id=cloud.options["key"],
+            aws_secret_access_key=cloud.options["secret"],
+            region_name=cloud.environment["AWS_DEFAULT_REGION"],
+        )
+        iam.create_user(UserName="task")
+        policy = json.dumps(read_policy(name, role, places))
+        iam.put_user_policy(UserName="task", PolicyName="role", PolicyDocument=policy)
+        key = iam.create_access_key(UserName="task")["AccessKey"]
+        enforce = f"{cloud.endpoint}/moto-api/reset-auth"
+        plain = {"Content-Type": "text/plain"}
+        urllib.request.urlopen(urllib.request.Request(enforce, b"0", plain)).close()
+        allowed = {
+            **cloud.environment,
+            "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+        }
+        arguments = ("job", "run", films, "--model", tiny_model, "--no-report", "-o")
+        night = cxr(*arguments, "s3://results-bucket/nights", **allowed)
+        elsewhere = cxr(*arguments, "s3://results-bucket/elsewhere", **allowed)
+    assert night.returncode == errors.EXIT_OK, night.stderr
+    assert elsewhere.returncode == errors.EXIT_FAILED
+    assert "access is refused" in elsewhere.stderr

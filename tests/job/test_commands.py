@@ -88,7 +88,7 @@ def test_two_jobs_at_once_are_one_line_worth_another_try(films, tmp_path):
     share = ("-o", tmp_path / "out", "--lease-s", 1)
     assert run(*films, *share, "--shard", "1/2").returncode == 0
     night = find_night(open_output(tmp_path / "out"))
-    with acquire_lease(night.place, "2-of-2", 1):
+    with acquire_lease(night.place, "2-of-2", 6):
         found = run(*films, *share, "--shard", "2/2")
     assert found.returncode == 75
     assert re.fullmatch(r"Error: Another task \(.*\) is working on 2-of-2 of .*\n", found.stderr)

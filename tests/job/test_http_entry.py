@@ -67,7 +67,7 @@ class Entry:
 
 @contextmanager
 def serve(environment: dict[str, str]) -> Iterator[Entry]:
-    """Let functions-framework serve a folder as the README describes it."""
+    """Let functions-framework serve a folder as the manual describes it."""
     port = free_port()
     with TemporaryDirectory() as folder:
         main = Path(folder) / "main.py"
@@ -85,8 +85,8 @@ def entry() -> Iterator[Entry]:
         yield served
 
 
-def test_the_readme_says_how_it_is_served():
-    assert f"`{MAIN}`" in (REPOSITORY / "README.md").read_text()
+def test_the_manual_says_how_it_is_served():
+    assert f"`{MAIN}`" in (REPOSITORY / "docs" / "jobs.md").read_text()
 
 
 def test_an_event_that_starts_nothing_is_taken_and_told_why(entry):
@@ -136,6 +136,32 @@ create_app("receive", {str(main)!r}).test_client().post("/", data='{{"key1": 1}}
     line = json.loads(logged["json"])
     assert (line["level"], line["event"], line["code"]) == ("error", "error", "usage")
     assert line["sentence"] == logged["text"].rstrip()
+
+
+def test_the_lines_of_an_event_do_not_name_the_night_of_the_one_before(tmp_path):
+    main = tmp_path / "main.py"
+    main.write_text(MAIN)
+    ask = f"""
+from functions_framework import create_app
+from batch_scorer.log import bind
+bind(night="before")
+create_app("receive", {str(main)!r}).test_client().post("/", data='{{"key1": 1}}')
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", ask],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CXR_LOG_FORMAT": "json"},
+    )
+    assert set(json.loads(done.stderr)) == {"time", "level", "event", "code", "sentence"}
+
+
+@pytest.mark.parametrize(("text", "ever"), [("", True), ("0", True), ("soon", True), ("1", False)])
+def test_a_request_without_a_limit_is_never_stopped(monkeypatch, text, ever):
+    monkeypatch.setenv(http_entry.TIME_VARIABLE, text)
+    stop = http_entry._stop_in_time()
+    assert stop is None if ever else stop()
 
 
 def test_an_event_larger_than_any_is_refused_unread(entry):

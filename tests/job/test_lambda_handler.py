@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -79,6 +80,19 @@ def test_a_film_that_came_ends_in_a_report_in_its_bucket_which_starts_no_other_n
         second = function.api.invoke(clinic.events()[-1]).body
         assert (second["found"], second["new"]) == (7, 1)
         assert second["night"] > facts["night"]
+
+
+def test_its_log_is_lines_of_json_each_once_and_names_no_film(cloud, tiny_model):
+    clinic = Clinic.open(cloud)
+    clinic.put_films(0, 3)
+    with run_function(clinic.settings(tiny_model, CXR_LOG_FORMAT="json")) as function:
+        done = function.api.invoke({})
+        logged = function.end()
+    lines = [json.loads(line) for line in logged.splitlines()]
+    told = [line["event"] for line in lines]
+    assert told.count("run_started") == told.count("night_finished") == 1
+    assert {line["night"] for line in lines} == {done.body["night"]}
+    assert "für" not in logged
 
 
 def test_of_two_events_at_once_one_is_worked_on_and_the_other_comes_again(cloud, tiny_model):

@@ -153,7 +153,18 @@ def test_a_batch_unlike_the_training_films_is_warned_of():
 
 
 @pytest.mark.parametrize(
-    "address", ["s3cr3t", "", "nonsense://s3cr3t", "https://", "http://host:s3cr3t/", "mailto://"]
+    "address",
+    [
+        *("s3cr3t", "", "nonsense://s3cr3t", "mailto://"),
+        *(
+            "https://",
+            "http://host:s3cr3t/",
+            "https://s3cr3t..example.org/",
+            f"https://{'h' * 64}/",
+        ),
+        *("https://example.org/s3cr3t/für", "https://example.org/?s3cr3t=für"),
+        "https://s3cr3t\udc80@example.org/",
+    ],
 )
 def test_an_address_that_cannot_be_understood_is_said_before_the_night_begins(address):
     with pytest.raises(UsageError, match="found something else as number 2 of --notify") as caught:
