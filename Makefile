@@ -62,23 +62,23 @@ models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) ## Train them on a GPU: ma
 	@echo "Then, where TensorFlow is: cxr export $(RUN) --output batch_scorer/models"
 
 figures: dev ## Draw docs/figures again: make figures [DATA=folder to count the classes of]
-	@$(BIN)/python deliverables/figures.py $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/python docs/making/figures.py $(if $(DATA),--data "$(DATA)")
 
 notebook: dev ## Run notebooks/pneumonia.ipynb again: make notebook DATA=chest_xray [VALIDATION=patient|official|test]
 	@test -n "$(DATA)" || { echo "Say where the films are: make notebook DATA=/path/to/chest_xray"; exit 2; }
-	@$(BIN)/python deliverables/notebook.py "$(DATA)" --validation "$(VALIDATION)"
+	@$(BIN)/python docs/making/notebook.py "$(DATA)" --validation "$(VALIDATION)"
 
 slides: dev ## Draw the slides of the demo (or of XRAYS=folder) into out/demo/slides.pdf
 	@$(BIN)/cxr score "$(XRAYS)" --output "$(OUT)" --model all --no-report || test $$? -eq 3  # 3: some files were no films
 	@$(BIN)/cxr report "$(OUT)" --format pdf,slides  # a finished run keeps its old ones
-	@$(if $(filter examples/xrays,$(XRAYS)),cp "$(OUT)/slides.pdf" docs/presentation.pdf && $(BIN)/python deliverables/pictures.py "$(OUT)")
+	@$(if $(filter examples/xrays,$(XRAYS)),cp "$(OUT)/slides.pdf" docs/presentation.pdf && $(BIN)/python docs/making/pictures.py "$(OUT)")
 
 article: dev ## Write docs/article.md again
-	@$(BIN)/python deliverables/article.py
+	@$(BIN)/python docs/making/article.py
 
 # The film stays in out/video; words and times are committed.
 video: slides ## Speak them into out/video/walkthrough.mp4 (apt-get install espeak-ng ffmpeg)
-	@$(BIN)/python deliverables/video.py "$(OUT)" --output out/video $(if $(filter examples/xrays,$(XRAYS)),--words docs/video)
+	@$(BIN)/python docs/making/video.py "$(OUT)" --output out/video $(if $(filter examples/xrays,$(XRAYS)),--words docs/video)
 
 bench: dev ## Compare the number formats of exported models: make bench MODELS=folder
 	@$(BIN)/python benchmarks/precision.py "$(MODELS)"

@@ -7,7 +7,7 @@ from pathlib import Path
 from batch_scorer.errors import UsageError
 from trainer.layout import is_synthetic
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parent.parent.parent
 FIGURES = REPOSITORY / "docs" / "figures"
 FILMS = REPOSITORY / "examples" / "xrays"
 COMMITTED = (REPOSITORY / "docs", REPOSITORY / "notebooks")

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from batch_scorer.card import CLASSES
-from deliverables.figures import read_cards
-from deliverables.notebook import NOTEBOOK, main
+from docs.making.figures import read_cards
+from docs.making.notebook import NOTEBOOK, main
 from tests.conftest import EXAMPLES, make_film
 from tests.trainer.test_dataset import fill
 from trainer.film_figures import SYNTHETIC

@@ -9,8 +9,8 @@ import pytest
 
 from batch_scorer.errors import CardMissing
 from batch_scorer.metrics import Estimate
-from deliverables.article import ARTICLE, write_article
-from deliverables.figures import read_cards
+from docs.making.article import ARTICLE, write_article
+from docs.making.figures import read_cards
 
 LINK = re.compile(r"\]\(([^)]+)\)")
 

@@ -20,7 +20,7 @@ from batch_scorer.report import figures, plates
 from batch_scorer.report.people import count_people
 from batch_scorer.report.standalone import stand_alone
 from benchmarks.command import Measurement
-from deliverables.committed import FIGURES, FILMS, keep_real_films_out
+from docs.making.committed import FIGURES, FILMS, keep_real_films_out
 from trainer.audit.facts import audit_data, restore_counts
 from trainer.audit.figures import draw_counts
 
@@ -34,7 +34,7 @@ PER_CLASS = 6
 AUGMENTED = "cnn"
 
 
-@click.command(cls=Measurement, epilog="Example: python deliverables/figures.py --data chest_xray")
+@click.command(cls=Measurement, epilog="Example: python docs/making/figures.py --data chest_xray")
 @click.option(
     "-o",
     "--output",

@@ -13,14 +13,14 @@ from batch_scorer.errors import ReportError
 from batch_scorer.ledger import read_run
 from batch_scorer.output import open_output
 from benchmarks.command import Measurement
-from deliverables.committed import FIGURES, keep_real_films_out
+from docs.making.committed import FIGURES, keep_real_films_out
 
 PAGES = {0: "report-summary.png", 1: "report-films.png"}
 WIDTH_PX = 760
 COLOURS = 160
 
 
-@click.command(cls=Measurement, epilog="Example: python deliverables/pictures.py out/demo")
+@click.command(cls=Measurement, epilog="Example: python docs/making/pictures.py out/demo")
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "-o",

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from batch_scorer.report.standalone import stand_alone
-from deliverables import figures
+from docs.making import figures
 from tests.conftest import EXAMPLES, make_film
 from trainer.audit.figures import draw_counts
 from trainer.film_figures import SYNTHETIC

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_scorer.report.slides import SpokenSlide
-from deliverables import narration
-from deliverables.narration import list_captions, plan_talk, write_captions, write_script
+from docs.making import narration
+from docs.making.narration import list_captions, plan_talk, write_captions, write_script
 
 SLIDES = (
     SpokenSlide(

@@ -19,7 +19,7 @@ from traitlets.config import Config
 
 from batch_scorer.errors import ReportError
 from benchmarks.command import Measurement
-from deliverables.committed import FILMS, REPOSITORY, keep_real_films_out
+from docs.making.committed import FILMS, REPOSITORY, keep_real_films_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ START_TIMEOUT_S = 300
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-@click.command(cls=Measurement, epilog="Example: python deliverables/notebook.py chest_xray")
+@click.command(cls=Measurement, epilog="Example: python docs/making/notebook.py chest_xray")
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "-o",

@@ -22,13 +22,13 @@ from batch_scorer.output import open_output
 from batch_scorer.report.render import gather
 from batch_scorer.report.slides import tell_slides
 from benchmarks.command import Measurement
-from deliverables.committed import REPOSITORY, keep_real_films_out
-from deliverables.narration import SLIDE_PAUSE_S, plan_talk, write_captions, write_script
+from docs.making.committed import REPOSITORY, keep_real_films_out
+from docs.making.narration import SLIDE_PAUSE_S, plan_talk, write_captions, write_script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deliverables.narration import Sentence, SpokenPage
+    from docs.making.narration import Sentence, SpokenPage
 
 WORDS = REPOSITORY / "docs" / "video"
 SCRIPT_FILE, CAPTIONS_FILE, VIDEO_FILE = "script.md", "captions.vtt", "walkthrough.mp4"
@@ -44,9 +44,7 @@ HEIGHT_PX = 1080
 FRAMES_PER_SECOND = 5
 
 
-@click.command(
-    cls=Measurement, epilog="Example: python deliverables/video.py out/demo -o out/video"
-)
+@click.command(cls=Measurement, epilog="Example: python docs/making/video.py out/demo -o out/video")
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "-o",

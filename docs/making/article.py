@@ -20,8 +20,8 @@ from batch_scorer.report.performance import reference_findings
 from batch_scorer.report.templates import open_template
 from batch_scorer.report.wording import of_hundred, show_estimate
 from benchmarks.command import Measurement
-from deliverables.committed import REPOSITORY
-from deliverables.figures import read_cards
+from docs.making.committed import REPOSITORY
+from docs.making.figures import read_cards
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ class Row:
     auc: str
 
 
-@click.command(cls=Measurement, epilog="Example: python deliverables/article.py")
+@click.command(cls=Measurement, epilog="Example: python docs/making/article.py")
 @click.option(
     "-o",
     "--output",

@@ -18,10 +18,10 @@ from batch_scorer.errors import MissingPackage
 from batch_scorer.output import open_output
 from batch_scorer.report.render import gather
 from batch_scorer.report.slides import tell_slides
-from deliverables import pictures, video
-from deliverables.committed import FIGURES, REPOSITORY
-from deliverables.figures import read_cards
-from deliverables.narration import plan_talk, write_captions, write_script
+from docs.making import pictures, video
+from docs.making.committed import FIGURES, REPOSITORY
+from docs.making.figures import read_cards
+from docs.making.narration import plan_talk, write_captions, write_script
 
 PRESENTATION = REPOSITORY / "docs" / "presentation.pdf"
 MOST_BYTES_OF_PICTURE = 200_000
