@@ -161,8 +161,8 @@ def test_three_nights_with_an_outage_and_a_kill_score_every_film_once(hospital, 
     hospital.proxy.order(outage=r"PUT .*/2-of-4/journal/.*-000002", seconds=OUTAGE_S)
     _, codes = hospital.run("monday")
     assert hospital.proxy.faults()["outage"] > 10
-    assert codes[EXIT_RETRY] >= 1
     first = hospital.manifest()
+    assert codes[EXIT_RETRY] + first["retries"] >= 1  # started again, or outlasted it
     assert (first["found"], first["scored"], first["since"]) == (300, 300, None)
     assert len({row["image"] for row in hospital.rows()}) == len(hospital.rows()) == 300
     assert "new since" not in check_report(hospital, tmp_path)
