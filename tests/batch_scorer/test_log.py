@@ -194,7 +194,8 @@ def test_a_signal_is_a_line_and_the_run_can_go_on(tmp_path):
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "out").glob("journal/*")) and time.monotonic() < deadline:
+    while not list((tmp_path / "out").glob("journal/*")):
+        assert time.monotonic() < deadline, "no batch came"
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, text = process.communicate(timeout=60)
