@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,13 @@ import boto3
 import pytest
 
 from tests.conftest import make_film
-from tests.servers import SECRET, without_credentials
+from tests.servers import SECRET, run_proxy, without_credentials
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.servers import Cloud
+    from tests.servers import Cloud, Proxy
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,29 @@ class Clinic:
                 events.append(json.loads(message["Body"]))
                 client.delete_message(QueueUrl=self.queue, ReceiptHandle=message["ReceiptHandle"])
         return events
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a test of events at once needs."""
+
+    clinic: Clinic
+    event: dict[str, Any]
+    proxy: Proxy
+    environment: dict[str, str]
+
+
+@contextmanager
+def hold_one_film(cloud: Cloud, model: Path) -> Iterator[Held]:
+    """A clinic whose last film is not given out until the proxy is told otherwise."""
+    clinic = Clinic.open(cloud)
+    clinic.put_films(0, 3)
+    clinic.put("films/gated.png", clinic.get("films/für 0.png"))
+    event = clinic.events()[-1]
+    with run_proxy(cloud, "calm") as proxy:
+        proxy.order(hold="GET .*/gated.png")
+        environment = clinic.settings(model, CXR_JOB_LEASE_S="15")
+        yield Held(clinic, event, proxy, environment | cloud.behind(proxy.url).environment)
 
 
 def _client(cloud: Cloud, service: str) -> Any:

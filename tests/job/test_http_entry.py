@@ -20,9 +20,9 @@ import pytest
 from batch_scorer.job import http_entry
 from batch_scorer.job.answers import RESERVE_S
 from tests.conftest import REPOSITORY
-from tests.job.s3_events import Clinic
+from tests.job.s3_events import Clinic, hold_one_film
 from tests.job.test_events import gcs_event, s3_event
-from tests.servers import clouds, free_port, process, run_proxy, without_credentials
+from tests.servers import clouds, free_port, process, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -215,14 +215,8 @@ def test_a_film_that_came_ends_in_a_report_in_its_bucket_which_starts_no_other_n
 
 
 def test_of_events_at_once_one_is_worked_on_and_the_others_come_again(cloud, tiny_model):
-    clinic = Clinic.open(cloud)
-    clinic.put_films(0, 3)
-    clinic.put("films/gated.png", clinic.get("films/für 0.png"))
-    event = clinic.events()[-1]
-    with run_proxy(cloud, "calm") as proxy:
-        proxy.order(hold="GET .*/gated.png")
-        environment = clinic.settings(tiny_model, CXR_JOB_LEASE_S="15")
-        environment |= cloud.behind(proxy.url).environment
+    with hold_one_film(cloud, tiny_model) as held:
+        clinic, event, proxy, environment = held.clinic, held.event, held.proxy, held.environment
         with serve(environment) as one, serve(environment) as other, ThreadPoolExecutor(1) as pool:
             working = pool.submit(one.post, event)
             try:

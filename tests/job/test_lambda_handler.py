@@ -13,9 +13,9 @@ import pytest
 
 from batch_scorer.job.answers import RESERVE_S
 from tests.job.lambda_runtime import Function, Reply, run_function
-from tests.job.s3_events import Clinic
+from tests.job.s3_events import Clinic, hold_one_film
 from tests.job.test_events import s3_event
-from tests.servers import clouds, run_proxy, without_credentials
+from tests.servers import clouds, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,14 +96,8 @@ def test_its_log_is_lines_of_json_each_once_and_names_no_film(cloud, tiny_model)
 
 
 def test_of_two_events_at_once_one_is_worked_on_and_the_other_comes_again(cloud, tiny_model):
-    clinic = Clinic.open(cloud)
-    clinic.put_films(0, 3)
-    clinic.put("films/gated.png", clinic.get("films/für 0.png"))
-    event = clinic.events()[-1]
-    with run_proxy(cloud, "calm") as proxy:
-        proxy.order(hold="GET .*/gated.png")
-        environment = clinic.settings(tiny_model, CXR_JOB_LEASE_S="15")
-        environment |= cloud.behind(proxy.url).environment
+    with hold_one_film(cloud, tiny_model) as held:
+        clinic, event, proxy, environment = held.clinic, held.event, held.proxy, held.environment
         with run_function(environment) as one, run_function(environment) as other:
             one.api.send(event)
             clinic.wait_for("results/nights/")
