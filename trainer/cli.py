@@ -124,8 +124,8 @@ def _read_settings(
     default="imagenet",
     show_default=True,
     metavar="imagenet|none|FILE",
-    help="First weights of VGG16: Keras's download, none (from scratch), or its file, "
-    "checked by hash.",
+    help="First weights of VGG16: Keras's download, none (from scratch), or a known file, Keras's "
+    "or that of `make weights`, checked by hash.",
 )
 @click.option(
     "--test/--no-test",
@@ -173,7 +173,8 @@ def train(
             from trainer.dataset import read_dataset
             from trainer.external import read_normals
             from trainer.fit import fit
-            from trainer.models import IMAGENET_MD5, SIZE_PX, check_weights_file
+            from trainer.models import SIZE_PX
+            from trainer.pretrained import check_weights_file
             from trainer.recipes import POLICIES, RECIPES, FitConfig
             from trainer.speed import tell_total
 
@@ -187,7 +188,7 @@ def train(
         ) from exc
 
     if model in ("vgg16", "all") and vgg16_weights not in ("imagenet", "none"):
-        check_weights_file(Path(vgg16_weights), IMAGENET_MD5)
+        check_weights_file(Path(vgg16_weights))
     log.info("1 read      %s", data)
     dataset = read_dataset(data, SIZE_PX, seed)
     log.info("            %s", ", ".join(f"{name} {n:,}" for name, n in dataset.counts().items()))

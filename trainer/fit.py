@@ -24,7 +24,8 @@ from trainer import run_folder
 from trainer.answers import answer
 from trainer.describe import describe
 from trainer.feed import feed
-from trainer.models import BUILDERS, load_vgg16_convolutions
+from trainer.models import BUILDERS
+from trainer.pretrained import load_vgg16_convolutions
 from trainer.speed import tell_speed
 from trainer.typicality import fit_typical
 

@@ -11,8 +11,6 @@ for every place can be read off) or ``hidden`` (dense layers, where it has to be
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -21,7 +19,6 @@ from keras import layers, ops
 from PIL import Image
 
 from batch_scorer.decoding import FILTER
-from batch_scorer.errors import DatasetError
 from trainer.augmentation import RandomTone, RandomView
 
 if TYPE_CHECKING:
@@ -30,8 +27,6 @@ if TYPE_CHECKING:
 SIZE_PX = 224
 LEAST_VARIANCE = 0.003
 """Of 1: below it a place is flat, and its noise is not blown up."""
-# Published by Keras for vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 (MD5).
-IMAGENET_MD5 = "6d6bbae143d832006294945121d1f1fc"
 
 
 def build_mlp(
@@ -73,22 +68,19 @@ def build_cnn(
 
 
 def build_vgg16(seed: int, *, pretrained: bool = False, augment: float = 1.0) -> keras.Model:
-    """VGG16 (Simonyan and Zisserman 2015) with a pooled classification head, on 80 by 80.
+    """VGG16 (Simonyan and Zisserman 2015) with a pooled classification head, on 96 by 96.
 
     Args:
         seed: Of initial weights, augmentation and dropout.
-        pretrained: Scale the input as the published weights expect it; they are loaded apart, by
-            ``load_vgg16_convolutions``. A network from scratch has batch normalisation after each
-            convolution, without which the thirteen of them hardly learn.
+        pretrained: Build the thirteen convolutions as they were published, so that
+            ``trainer.pretrained`` can load them: the three views take the place of the three
+            colours. A network from scratch has batch normalisation after each convolution,
+            without which the thirteen of them hardly learn.
         augment: Build for training, with this much of the usual augmentation; 0 builds the
             network that is kept.
     """
-    pixels, x = _entrance(80, seed, augment)
-    if pretrained:  # ImageNet's range and channel means
-        x = layers.Concatenate(dtype="float32")([x, x, x])
-        x = layers.Rescaling(255.0, offset=[-103.939, -116.779, -123.68], dtype="float32")(x)
-    else:
-        x = _three_views(x)
+    pixels, x = _entrance(96, seed, augment)
+    x = _three_views(x)
     convolution = _same if pretrained else _convolution
     x = convolution(x, 64, "block1_conv1")
     x = convolution(x, 64, "block1_conv2")
@@ -115,48 +107,6 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "cnn": build_cnn,
     "vgg16": build_vgg16,
 }
-
-
-def load_vgg16_convolutions(
-    model: keras.Model, weights: str, expected_md5: str = IMAGENET_MD5
-) -> None:
-    """Copy the published VGG16 convolutions into ``model``, layer by layer, by name.
-
-    Args:
-        model: From ``build_vgg16``.
-        weights: "imagenet" for Keras's own download, or the path of that file.
-        expected_md5: What the file's MD5 must be.
-
-    Raises:
-        DatasetError: The weights cannot be had, or the file is another one.
-    """
-    if weights != "imagenet":
-        check_weights_file(Path(weights), expected_md5)
-    try:
-        published = keras.applications.VGG16(include_top=False, weights=weights)
-    except (OSError, ValueError) as exc:
-        first_line = str(exc).splitlines()[0]
-        raise DatasetError(
-            f"The VGG16 weights cannot be loaded: {first_line}",
-            "Give the file with --vgg16-weights FILE, or train from scratch with "
-            "--vgg16-weights none.",
-        ) from exc
-    for layer in published.layers:
-        if layer.weights:
-            model.get_layer(layer.name).set_weights(layer.get_weights())
-
-
-def check_weights_file(path: Path, expected_md5: str) -> None:
-    """Refuse a weights file that is missing or is not the published one."""
-    if not path.is_file():
-        raise DatasetError(f"The VGG16 weights file {path} is not there.")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != expected_md5:
-        raise DatasetError(
-            f"Expected VGG16 weights with MD5 {expected_md5}, found {found} in {path}.",
-            "Use Keras's vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5.",
-        )
 
 
 def _entrance(
@@ -193,35 +143,50 @@ def _three_views(x: Any) -> Any:
     side = x.shape[1]
     views = [layers.Rescaling(2.0, offset=-1.0, dtype="float32")(x)]
     for part in (4, 8):
-        distance = x - _mean_around(x, side // part | 1)
-        spread = ops.sqrt(_mean_around(distance * distance, side // part | 1) + LEAST_VARIANCE)
-        views.append(distance / spread)
+        window = side // part | 1
+        distance = x - _mean_around(x, window, f"mean{part}")
+        spread = _mean_around(distance * distance, window, f"spread{part}")
+        views.append(distance / ops.sqrt(spread + LEAST_VARIANCE))
     return layers.Concatenate(dtype="float32")(views)
 
 
-def _mean_around(x: Any, window: int) -> Any:
-    """The mean of a square around each place: over columns, then over rows."""
-    x = ops.average_pool(x, (1, window), strides=1, padding="same")
-    return ops.average_pool(x, (window, 1), strides=1, padding="same")
+def _mean_around(x: Any, window: int, name: str) -> Any:
+    """The mean of the square of this side around each place; beyond the edge nothing counts.
+
+    Matrix products, because pooling over windows this large took as long as all convolutions.
+    """
+    places = np.arange(x.shape[1])
+    near = np.abs(places[:, None] - places) <= window // 2
+    mean = near / near.sum(axis=1, keepdims=True)
+    return ops.expand_dims(_along_both_axes(x[..., 0], mean.T.astype(np.float32), name), -1)
 
 
 def shrink(x: Any, size_px: int, name: str = "shrink") -> Any:
     """Shrink square images with the decoder's own antialiased filter.
 
-    Two fixed matrix products, so that every backend and ONNX compute the same. Shrinking the
-    identity matrix by Pillow gives the filter's weights.
+    Shrinking the identity matrix by Pillow gives the filter's weights.
     """
     identity = Image.fromarray(np.eye(SIZE_PX, dtype=np.float32))
     filter_weights = np.asarray(identity.resize((SIZE_PX, size_px), FILTER)).T
     x = layers.Reshape((SIZE_PX, SIZE_PX), dtype="float32")(x)
+    x = _along_both_axes(x, filter_weights, name)
+    return layers.Reshape((size_px, size_px, 1), dtype="float32")(x)
+
+
+def _along_both_axes(x: Any, weights: np.ndarray, name: str) -> Any:
+    """Filter images (N, S, S) by a fixed matrix (S, T) along columns, then rows: (N, T, T).
+
+    Two fixed matrix products, so that every backend and ONNX compute the same.
+    """
     for axis in ("columns", "rows"):
         product = layers.Dense(
-            size_px, use_bias=False, trainable=False, name=f"{name}_{axis}", dtype="float32"
-        )
+            weights.shape[1], use_bias=False, trainable=False, name=f"{name}_{axis}",
+            dtype="float32",
+        )  # fmt: skip
         x = product(x)
-        product.set_weights([filter_weights])
+        product.set_weights([weights])
         x = layers.Permute((2, 1), dtype="float32")(x)
-    return layers.Reshape((size_px, size_px, 1), dtype="float32")(x)
+    return x
 
 
 def _convolution(x: Any, filters: int, name: str, stride: int = 1) -> Any:

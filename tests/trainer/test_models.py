@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import h5py
@@ -11,18 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from batch_scorer.errors import DatasetError
 from trainer import evaluate, run_folder
 from trainer.augmentation import RandomTone, RandomView, _look_up
 from trainer.dataset import Films
 from trainer.fit import _build, _finish
-from trainer.models import (
-    BUILDERS,
-    SIZE_PX,
-    build_vgg16,
-    check_weights_file,
-    load_vgg16_convolutions,
-)
+from trainer.models import BUILDERS, SIZE_PX, build_vgg16
 from trainer.recipes import FitConfig
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (2, SIZE_PX, SIZE_PX, 1), np.uint8)
@@ -96,24 +88,6 @@ def test_vgg16_has_the_published_convolutions():
     )
 
 
-def test_vgg16_starts_from_a_weights_file_that_was_checked(tmp_path):
-    published = keras.applications.VGG16(include_top=False, weights=None)
-    path = tmp_path / "vgg16.weights.h5"
-    published.save_weights(path)
-    model = build_vgg16(1, pretrained=True)
-    with pytest.raises(DatasetError, match="Expected VGG16 weights with MD5 6d6bbae1"):
-        load_vgg16_convolutions(model, str(path))
-    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    load_vgg16_convolutions(model, str(path), md5)
-    for name in ("block1_conv1", "block5_conv3"):
-        pairs = zip(
-            model.get_layer(name).get_weights(),
-            published.get_layer(name).get_weights(),
-            strict=True,
-        )
-        assert all(np.array_equal(a, b) for a, b in pairs)
-
-
 def test_a_pretrained_network_keeps_its_input_scaling_when_it_is_saved(tmp_path):
     config = FitConfig("vgg16", 1, 1, 1, "tensorflow", "imagenet")
     trained = _build(config, "mixed_bfloat16")
@@ -166,11 +140,6 @@ def test_a_torn_resume_state_starts_over_and_a_whole_one_goes_on(tmp_path):
     assert run_folder.resume_from(tmp_path) == 0
     assert run_folder.read_history(tmp_path) == {}
     assert not latest.exists()
-
-
-def test_a_weights_file_that_is_not_there(tmp_path):
-    with pytest.raises(DatasetError, match="is not there"):
-        check_weights_file(tmp_path / "none.h5", "0")
 
 
 def test_calibration_recovers_the_slope_of_overconfident_logits():
