@@ -27,7 +27,7 @@ TARGET ?= cpu
 DEBIAN_DIGEST ?=
 
 .PHONY: help demo test azurite fuzz lint weights models models-gpu figures notebook article slides video \
-	bench bench-evidence bench-typicality bench-features bench-seeds \
+	bench bench-evidence bench-typicality bench-features bench-held-out bench-seeds \
 	bench-ray bench-speed bench-memory bench-report image image-lock image-proof clean base dev
 .DEFAULT_GOAL := help
 
@@ -96,6 +96,10 @@ bench-typicality: dev ## Which images a model rejects: make bench-typicality MOD
 bench-features: dev ## An SVM on the CNN's features: make bench-features RUN=runs/first DATA=chest_xray
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-features DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/python benchmarks/features_svm.py "$(RUN)" "$(DATA)"
+
+bench-held-out: dev ## Train on one kind of pneumonia, judge on the other: make bench-held-out DATA=chest_xray [MODEL=vgg16]
+	@test -n "$(DATA)" || { echo "Say where the films are: make bench-held-out DATA=/path/to/chest_xray"; exit 2; }
+	@$(BIN)/python benchmarks/held_out.py "$(DATA)" --model "$(basename $(notdir $(MODEL)))" $(if $(findstring vgg16,$(MODEL)),--vgg16-weights "$(WEIGHTS)")
 
 bench-ray: dev ## What a second worker of --engine ray brings: make bench-ray DATA=folder
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-ray DATA=/path/to/films"; exit 2; }

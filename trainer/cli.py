@@ -39,7 +39,7 @@ def split_names(
     return folders
 
 
-def _read_settings(
+def read_settings(
     ctx: click.Context,  # noqa: ARG001 - click's signature
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
@@ -107,7 +107,7 @@ def _read_settings(
     "settings",
     multiple=True,
     metavar="NAME=NUMBER",
-    callback=_read_settings,
+    callback=read_settings,
     help="Another learning_rate, weight_decay, label_smoothing or augmentation (strength; 1 is "
     "the usual, 0 none) than the network's own. May be repeated.",
 )

@@ -1,0 +1,74 @@
+"""Another split of the same films: by cause and series."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from batch_scorer.errors import DatasetError
+from benchmarks.held_out import hold_out, main, tell
+from trainer.dataset import Dataset, Films
+
+NAMES = [
+    *(f"person{number}_bacteria_1.jpeg" for number in (1, 2, 3)),
+    *(f"person{number}_virus_1.jpeg" for number in (3, 4)),
+    *(f"IM-{number:04d}-0001.jpeg" for number in (5, 6)),
+    *(f"NORMAL2-IM-{number:04d}-0001.jpeg" for number in (7, 8)),
+]
+
+
+def films_of(names):
+    labels = np.array([int(name.startswith("person")) for name in names])
+    patients = np.array([name.split("_")[0] for name in names])
+    pixels = np.zeros((len(names), 4, 4, 1), np.uint8)
+    return Films(pixels, labels, patients, np.array(names))
+
+
+def dataset_of(train, validation):
+    return Dataset("set", "", "", films_of(train), films_of(validation), films_of(NAMES))
+
+
+def test_parts_differ_in_cause_and_series_and_share_no_patient():
+    found = hold_out(dataset_of(NAMES[::2], NAMES[1::2]))
+    assert sorted(found.train.keys) == sorted([*NAMES[:3], *NAMES[5:7]])
+    assert sorted(found.validation.keys) == sorted([NAMES[4], *NAMES[7:]])  # person3 is in both
+    assert found.test is None
+
+
+def test_names_without_a_series_are_refused():
+    plain = [name.replace("NORMAL2-IM", "IM") for name in NAMES]
+    with pytest.raises(DatasetError, match="both classes to judge, found one class"):
+        hold_out(dataset_of(plain[::2], plain[1::2]))
+
+
+def test_the_sentence_has_both_figures_with_their_intervals():
+    films = films_of(
+        [f"person{n}_virus_1.jpeg" for n in range(20)] + [f"IM-{n}" for n in range(20)]
+    )
+    logits = np.where(films.labels == 1, 2.0, -2.0)
+    logits[[0, 39]] = logits[[39, 0]]
+    said = tell(films, logits)
+    assert said.startswith("AUC 0.9")
+    assert "specificity 0.95" in said
+    assert "20 normal films, 20 with pneumonia" in said
+
+
+def test_the_command_trains_and_judges(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        for name in (
+            f"PNEUMONIA/person{number}_bacteria_1.png",
+            f"PNEUMONIA/person{number + 50}_virus_1.png",
+            f"NORMAL/IM-{number}-0001.png",
+            f"NORMAL/NORMAL2-IM-{number}-0001.png",
+        ):
+            path = tmp_path / name
+            path.parent.mkdir(exist_ok=True)
+            high = 160 if "PNEUMONIA" in name else 60
+            Image.fromarray(rng.integers(0, high, (256, 256), np.uint8)).save(path)
+    done = CliRunner().invoke(main, [str(tmp_path), "--model", "mlp", "--epochs", "1"])
+    assert done.exit_code == 0, done.output
+    assert "32 films to learn from, 32 to judge" in done.output
+    assert "at a sensitivity of 0.95; 16 normal films, 16 with pneumonia" in done.output
