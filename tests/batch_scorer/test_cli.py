@@ -268,7 +268,7 @@ def test_the_examples_are_judged_sensibly(cxr, tmp_path):
 def test_models_and_doctor_say_what_is_there(cxr):
     listed = cxr("models").stdout
     assert all(name in listed for name in ("mlp", "cnn", "vgg16"))
-    assert "vgg16 and cnn are both better than mlp." in listed
+    assert "cnn and vgg16 are both better than mlp." in listed
     assert re.search(r"^mlp +\d\.\d MB  float32 ", listed, re.MULTILINE)
     shown = cxr("models", "show", "cnn", "--debug").stdout
     assert "of 100 films with" in shown

@@ -20,7 +20,7 @@ def test_no_weight_that_is_learnt_is_left_out(name):
 def test_steps_of_one_kind_and_size_are_told_together():
     stages = list_stages("vgg16")
     assert sum(stage.times for stage in stages if stage.name == "Convolution") == 13
-    assert [stage.title for stage in stages if stage.side_px == 5] == [
+    assert [stage.title for stage in stages if stage.side_px == 6] == [
         "Halve: largest of four",
         "3 × Convolution",
     ]
