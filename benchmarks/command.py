@@ -1,12 +1,15 @@
-"""What every measuring script shares: an error is a sentence, never a traceback."""
+"""What measuring scripts share: an error is a sentence, a figure has its interval."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batch_scorer.errors import CxrError
+
+if TYPE_CHECKING:
+    from batch_scorer.metrics import Estimate
 
 
 class Measurement(click.Command):
@@ -19,3 +22,10 @@ class Measurement(click.Command):
         except CxrError as exc:
             click.echo(f"Error: {exc}", err=True)
             ctx.exit(exc.exit_code)
+
+
+def with_interval(estimate: Estimate) -> str:
+    """A figure with its 95 % interval."""
+    if estimate.value is None:
+        return "undefined"
+    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"

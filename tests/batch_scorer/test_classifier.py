@@ -85,8 +85,9 @@ def test_every_bundled_model_is_whole_and_passes_its_self_test(name):
     assert classifier.card.name == name
 
 
-def test_the_bundled_models_are_as_often_right_as_those_of_the_first_notebook():
-    limits = {"mlp": (0.74, 0.90), "cnn": (0.88, 0.96), "vgg16": (0.92, 0.96)}
+def test_the_bundled_models_meet_their_first_figures():
+    # Of the CNN 0.91 was asked until 2026-11-27: docs/test-log.md says why it misses that.
+    limits = {"mlp": (0.81, 0.90), "cnn": (0.90, 0.965), "vgg16": (0.92, 0.96)}
     for name, (accuracy, auc) in limits.items():
         values = Classifier.load(name).card.references["test"].metrics
         assert values["accuracy"].value >= accuracy

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from batch_scorer.errors import DatasetError
+from benchmarks import held_out
 from benchmarks.held_out import hold_out, main, tell
 from trainer.dataset import Dataset, Films
 
@@ -53,6 +57,13 @@ def test_the_sentence_has_both_figures_with_their_intervals():
     assert said.startswith("AUC 0.9")
     assert "specificity 0.95" in said
     assert "20 normal films, 20 with pneumonia" in said
+
+
+def test_the_script_itself_answers():
+    done = subprocess.run(
+        [sys.executable, held_out.__file__, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "judge it on the other" in done.stdout
 
 
 def test_the_command_trains_and_judges(tmp_path):

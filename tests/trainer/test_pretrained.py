@@ -1,3 +1,7 @@
+"""First weights of VGG16: known files alone, read as arrays alone."""
+
+from __future__ import annotations
+
 import hashlib
 import pickle
 from dataclasses import replace
