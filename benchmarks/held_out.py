@@ -1,8 +1,8 @@
 """A network judged on another kind of pneumonia and another series of normal films.
 
 Validation films are like training films, and nearly every network reads them well. Here a network
-learns from bacterial pneumonia and the normal films whose names begin with IM, and is judged on
-viral pneumonia and the normal films whose names begin with NORMAL2, as the published set has them;
+learns from one cause of pneumonia, bacterial or viral, and one series of normal films, IM or
+NORMAL2 as their names begin in the published set, and is judged on the other cause and series;
 patients who would be in both parts are left out of the second. Official train and val only: the
 test films are not read. The network that is judged is the one of the last epoch, each film read as
 it is and mirrored where the recipe says so.
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from trainer.dataset import Dataset, Films
 
-LEARNT_NORMALS = "IM-"
+CAUSES = ("bacterial", "viral")
+SERIES = ("IM", "NORMAL2")
 
 
 @click.command(
@@ -41,17 +42,31 @@ LEARNT_NORMALS = "IM-"
 )
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--model", type=click.Choice(NAMES), default="cnn", show_default=True)
+@click.option(
+    "--cause",
+    type=click.Choice(CAUSES),
+    default="bacterial",
+    show_default=True,
+    help="The pneumonia to learn from.",
+)
+@click.option(
+    "--series",
+    type=click.Choice(SERIES),
+    default="IM",
+    show_default=True,
+    help="The normal films to learn from.",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the network's own number.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="NAME=NUMBER", callback=read_settings)
 @click.option(
     "--vgg16-weights", default="imagenet", show_default=True, metavar="imagenet|none|FILE"
 )
-def main(
-    data: Path, model: str, epochs: int | None, seed: int, settings: dict[str, float],
-    vgg16_weights: str,
+def main(  # noqa: PLR0913, PLR0917 - click passes every option
+    data: Path, model: str, cause: str, series: str, epochs: int | None, seed: int,
+    settings: dict[str, float], vgg16_weights: str,
 ) -> None:  # fmt: skip
-    """Train one network on one half of the causes in DATA, and judge it on the other.
+    """Train one network on one kind of the films in DATA, and judge it on the other.
 
     Prints AUC and the specificity at a sensitivity of 0.95, with 95 % intervals by patient.
     """
@@ -75,7 +90,7 @@ def main(
         vgg16_weights=vgg16_weights if model == "vgg16" else "none",
         changes=settings,
     )
-    dataset = hold_out(read_dataset(data, SIZE_PX, seed))
+    dataset = hold_out(read_dataset(data, SIZE_PX, seed), cause, series)
     click.echo(f"{len(dataset.train)} films to learn from, {len(dataset.validation)} to judge")
     trained = keep(train_network(config, dataset, []), config)
     kept = answer(trained, None, both_ways=recipe.both_ways)
@@ -83,16 +98,21 @@ def main(
     click.echo(tell(dataset.validation, found["logit"][:, 0]))
 
 
-def hold_out(dataset: Dataset) -> Dataset:
+def hold_out(dataset: Dataset, cause: str, series: str) -> Dataset:
     """Split train and validation films again: by cause and series instead of by patient.
+
+    Args:
+        dataset: Its test films are dropped.
+        cause: The pneumonia to learn from, one of ``CAUSES``.
+        series: The normal films to learn from, one of ``SERIES``.
 
     Raises:
         DatasetError: The file names tell no cause or no series, so that a part has one class only.
     """
     films = _join(dataset.train, dataset.validation)
     names = np.array([PurePosixPath(key).name for key in films.keys])
-    series = np.char.startswith(names, LEARNT_NORMALS)
-    learnt = np.where(films.labels == 1, films.etiology == "bacterial", series)
+    of_series = np.char.startswith(names, f"{series}-")
+    learnt = np.where(films.labels == 1, films.etiology == cause, of_series)
     known = (films.labels == 0) | (films.etiology != "")
     judged = ~learnt & known & ~np.isin(films.groups, films.groups[learnt])
     for part, what in ((learnt, "learn from"), (judged, "judge")):
