@@ -16,6 +16,10 @@ Heatmaps = Literal["flagged", "all", "none"]
 _KERMANY_PATIENT = re.compile(r"^(person\d+)_(?:bacteria|virus)_|^((?:NORMAL\d*-)?IM-\d+)-")
 
 
+CAUSES = ("bacterial", "viral")
+"""Of pneumonia, as ``etiology_of`` tells them; the second is the positive one."""
+
+
 def patient_of(key: str) -> str:
     """Read the patient from a file name of the Kermany set; empty where it names none.
 

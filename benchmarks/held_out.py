@@ -23,6 +23,7 @@ import numpy as np
 from batch_scorer import metrics
 from batch_scorer.errors import DatasetError
 from batch_scorer.process import quiet_import
+from batch_scorer.records import CAUSES
 from benchmarks.command import Measurement, with_interval
 from trainer.cli import NAMES, read_settings
 from trainer.evaluate import PREDICT_BATCH, TARGET_SENSITIVITY
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from trainer.dataset import Dataset, Films
 
-CAUSES = ("bacterial", "viral")
 SERIES = ("IM", "NORMAL2")
 
 
@@ -103,7 +103,7 @@ def hold_out(dataset: Dataset, cause: str, series: str) -> Dataset:
 
     Args:
         dataset: Its test films are dropped.
-        cause: The pneumonia to learn from, one of ``CAUSES``.
+        cause: The pneumonia to learn from, one of ``batch_scorer.records.CAUSES``.
         series: The normal films to learn from, one of ``SERIES``.
 
     Raises:

@@ -24,6 +24,7 @@ from batch_scorer.card import (
     Threshold,
     Typicality,
 )
+from batch_scorer.records import CAUSES
 
 if TYPE_CHECKING:
     import keras
@@ -174,7 +175,7 @@ def refer_etiology(films: dict[str, Films], answers: dict[str, Answers]) -> Etio
     logits = {split: answers[split].viral[known[split]] for split in films}
     calibration = calibrate(truth["validation"], logits["validation"])
     return Etiology(
-        classes=("bacterial", "viral"),
+        classes=CAUSES,
         calibration=calibration,
         references={
             split: metrics.evaluate(

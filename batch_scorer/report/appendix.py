@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batch_scorer import metrics
 from batch_scorer.card import CLASSES
 from batch_scorer.comparison import shared_comparison
-from batch_scorer.records import etiology_of
+from batch_scorer.records import CAUSES, etiology_of
 from batch_scorer.report.guidelines import Item, describe_guidelines
 from batch_scorer.report.wording import (
     count,
@@ -226,7 +226,7 @@ def _subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Subgroup, 
     labelled = [row for row in rows if row.status == "scored" and row.label]
     well = [row for row in labelled if row.label == CLASSES[0]]
     found = []
-    for cause in ("bacterial", "viral"):
+    for cause in CAUSES:
         ill = [r for r in labelled if r.label == CLASSES[1] and etiology_of(r.image) == cause]
         if len(ill) < FEW_FILMS:
             continue

@@ -69,7 +69,7 @@ def test_the_script_itself_answers():
     done = subprocess.run(
         [sys.executable, held_out.__file__, "--help"], capture_output=True, text=True, check=True
     )
-    assert "one kind of the films in DATA" in " ".join(done.stdout.split())
+    assert "judge it on the other" in " ".join(done.stdout.split())
 
 
 def test_the_command_trains_and_judges(tmp_path):

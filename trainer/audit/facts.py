@@ -14,6 +14,7 @@ from batch_scorer import __version__
 from batch_scorer.card import CLASSES
 from batch_scorer.data_audit import CopyCounts, DataAudit, Looks
 from batch_scorer.errors import DatasetError
+from batch_scorer.records import CAUSES
 from batch_scorer.report.wording import count
 from trainer.audit.copies import count_copies, find_copies
 from trainer.audit.measure import Unusable, measure_films
@@ -224,7 +225,7 @@ def restore_counts(short: DataAudit) -> list[Count]:
 
 
 def _known(cause: str) -> str:
-    return cause if cause in ("bacterial", "viral") else ""
+    return cause if cause in CAUSES else ""
 
 
 def _shorten_looks(looks: Sequence[Spread]) -> list[Looks]:
