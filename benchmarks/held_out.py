@@ -1,11 +1,17 @@
-"""A network judged on another kind of pneumonia and another series of normal films.
+"""A network judged on films of another kind than it learnt from.
 
-Validation films are like training films, and nearly every network reads them well. Here a network
-learns from one cause of pneumonia, bacterial or viral, and one series of normal films, IM or
-NORMAL2 as their names begin in the published set, and is judged on the other cause and series;
-patients who would be in both parts are left out of the second. Official train and val only: the
-test films are not read. The network that is judged is the one of the last epoch, each film read as
-it is and mirrored where the recipe says so.
+Validation films are like training films, and nearly every network reads them well. Here the films
+to judge by differ, in one of two ways:
+
+- ``cause``: a network learns from one cause of pneumonia, bacterial or viral, and one series of
+  normal films, IM or NORMAL2 as their names begin in the published set, and is judged on the other
+  cause and series; patients who would be in both parts are left out of the second.
+- ``tone``: it is judged on those films of each class whose tone and texture speak for the other
+  class (``benchmarks.tone``), and learns from the other patients. What it may lean on without a
+  look at the lungs misleads it here.
+
+Official train and val only: the test films are not read. The network that is judged is the one of
+the last epoch, each film read as it is and mirrored where the recipe says so.
 
 This chooses settings, as `cxr train --search` does. A model that is kept learns from all films.
 """
@@ -25,6 +31,7 @@ from batch_scorer.errors import DatasetError
 from batch_scorer.process import quiet_import
 from batch_scorer.records import CAUSES
 from benchmarks.command import Measurement, with_interval
+from benchmarks.tone import answer_by_tone, misled
 from trainer.cli import NAMES, read_settings
 from trainer.evaluate import PREDICT_BATCH, TARGET_SENSITIVITY
 
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
     from trainer.dataset import Dataset, Films
 
 SERIES = ("IM", "NORMAL2")
+MISLED_SHARE = 0.15
 
 
 @click.command(
@@ -43,18 +51,25 @@ SERIES = ("IM", "NORMAL2")
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--model", type=click.Choice(NAMES), default="cnn", show_default=True)
 @click.option(
+    "--by",
+    type=click.Choice(("cause", "tone")),
+    default="cause",
+    show_default=True,
+    help="What sets the films to judge apart.",
+)
+@click.option(
     "--cause",
     type=click.Choice(CAUSES),
     default="bacterial",
     show_default=True,
-    help="The pneumonia to learn from.",
+    help="By cause: the pneumonia to learn from.",
 )
 @click.option(
     "--series",
     type=click.Choice(SERIES),
     default="IM",
     show_default=True,
-    help="The normal films to learn from.",
+    help="By cause: the normal films to learn from.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the network's own number.")
 @click.option("--seed", type=int, default=1, show_default=True)
@@ -63,7 +78,7 @@ SERIES = ("IM", "NORMAL2")
     "--vgg16-weights", default="imagenet", show_default=True, metavar="imagenet|none|FILE"
 )
 def main(  # noqa: PLR0913, PLR0917 - click passes every option
-    data: Path, model: str, cause: str, series: str, epochs: int | None, seed: int,
+    data: Path, model: str, by: str, cause: str, series: str, epochs: int | None, seed: int,
     settings: dict[str, float], vgg16_weights: str,
 ) -> None:  # fmt: skip
     """Train one network on one kind of the films in DATA, and judge it on the other.
@@ -90,7 +105,8 @@ def main(  # noqa: PLR0913, PLR0917 - click passes every option
         vgg16_weights=vgg16_weights if model == "vgg16" else "none",
         changes=settings,
     )
-    dataset = hold_out(read_dataset(data, SIZE_PX, seed), cause, series)
+    dataset = read_dataset(data, SIZE_PX, seed)
+    dataset = hold_out(dataset, cause, series) if by == "cause" else hold_out_by_tone(dataset)
     click.echo(f"{len(dataset.train)} films to learn from, {len(dataset.validation)} to judge")
     trained = keep(train_network(config, dataset, []), config)
     kept = answer(trained, None, both_ways=recipe.both_ways)
@@ -122,8 +138,19 @@ def hold_out(dataset: Dataset, cause: str, series: str) -> Dataset:
                 "File names must tell cause and series, as person1_bacteria_2.jpeg and "
                 "IM-0115-0001.jpeg or NORMAL2-IM-0385-0001.jpeg do.",
             )
-    train, validation = (films.take(np.flatnonzero(part)) for part in (learnt, judged))
-    return replace(dataset, train=train, validation=validation, test=None)
+    return _split(dataset, films, learnt, judged)
+
+
+def hold_out_by_tone(dataset: Dataset) -> Dataset:
+    """Split train and validation films again: those to judge are misleading in tone and texture.
+
+    Args:
+        dataset: Its test films are dropped.
+    """
+    films = _join(dataset.train, dataset.validation)
+    judged = misled(films.labels, answer_by_tone(films), MISLED_SHARE)
+    learnt = ~np.isin(films.groups, films.groups[judged])
+    return _split(dataset, films, learnt, judged)
 
 
 def tell(films: Films, logits: NDArray[np.float64]) -> str:
@@ -137,6 +164,13 @@ def tell(films: Films, logits: NDArray[np.float64]) -> str:
         f"{TARGET_SENSITIVITY}; {len(films) - films.pneumonia} normal films, {films.pneumonia} "
         "with pneumonia"
     )
+
+
+def _split(
+    dataset: Dataset, films: Films, learnt: NDArray[np.bool_], judged: NDArray[np.bool_]
+) -> Dataset:
+    train, validation = (films.take(np.flatnonzero(part)) for part in (learnt, judged))
+    return replace(dataset, train=train, validation=validation, test=None)
 
 
 def _join(first: Films, second: Films) -> Films:

@@ -72,7 +72,11 @@ def test_the_script_itself_answers():
     assert "judge it on the other" in " ".join(done.stdout.split())
 
 
-def test_the_command_trains_and_judges(tmp_path):
+@pytest.mark.parametrize(
+    ("by", "learnt", "judged"),
+    [("cause", 32, "16 normal films, 16"), ("tone", 54, "5 normal films, 5")],
+)
+def test_the_command_trains_and_judges(tmp_path, by, learnt, judged):
     rng = np.random.default_rng(0)
     for number in range(16):
         for name in (
@@ -85,7 +89,7 @@ def test_the_command_trains_and_judges(tmp_path):
             path.parent.mkdir(exist_ok=True)
             high = 160 if "PNEUMONIA" in name else 60
             Image.fromarray(rng.integers(0, high, (256, 256), np.uint8)).save(path)
-    done = CliRunner().invoke(main, [str(tmp_path), "--model", "mlp", "--epochs", "1"])
+    done = CliRunner().invoke(main, [str(tmp_path), "--model", "mlp", "--epochs", "1", "--by", by])
     assert done.exit_code == 0, done.output
-    assert "32 films to learn from, 32 to judge" in done.output
-    assert "at a sensitivity of 0.95; 16 normal films, 16 with pneumonia" in done.output
+    assert f"{learnt} films to learn from, " in done.output
+    assert f"at a sensitivity of 0.95; {judged} with pneumonia" in done.output
