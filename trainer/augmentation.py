@@ -1,6 +1,6 @@
 """What training does to a film so that the network learns lungs and not one scanner's habits.
 
-Two layers that act in training only. They are not part of the network that is saved.
+Three layers that act in training only. They are not part of the network that is saved.
 """
 
 from __future__ import annotations
@@ -8,7 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+
+BORROWING = 0.5
+"""Of all films: how many take on the tone of another."""
+LEVELS = 17
+LEAST_RANGE = 1e-3
+EVERY_PX = 3
 
 
 class RandomView(keras.layers.Layer):  # type: ignore[misc]
@@ -76,6 +83,41 @@ def _look_up(x: Any, rows: Any, columns: Any) -> Any:
     upper = pick(corner) * (1.0 - right) + pick(corner + 1) * right
     lower = pick(corner + side) * (1.0 - right) + pick(corner + side + 1) * right
     return (upper * (1.0 - down) + lower * down)[..., None]
+
+
+class BorrowedTone(keras.layers.Layer):  # type: ignore[misc]
+    """Gives half of the films the grey levels of another film, a random part of the way.
+
+    Tone alone tells most normal films of a set from those with pneumonia (``benchmarks/tone.py``),
+    and another place's films have another one. Here it is no longer a film's own. The film before
+    in the batch lends its levels, whatever its class: 17 of them, evenly spaced from the darkest to
+    the brightest pixel by rank, with straight lines between.
+
+    Args:
+        seed: Of the random numbers.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(dtype="float32")
+        self._seed = keras.random.SeedGenerator(seed)
+
+    def call(self, x: Any, training: bool = False) -> Any:  # noqa: FBT001, FBT002 - Keras's signature
+        """Films (N, S, S, 1) in 0..1; the same shape and range out."""
+        if not training:
+            return x
+        some = x[:, 1::EVERY_PX, 1::EVERY_PX]
+        some = ops.sort(ops.reshape(some, (-1, some.shape[1] * some.shape[2])), axis=1)
+        ranks = np.linspace(0, some.shape[1] - 1, LEVELS).round().astype(np.int32)
+        own = ops.transpose(ops.take(some, ranks, axis=1))[..., None, None, None]
+        draw = keras.random.uniform((2, ops.shape(x)[0], 1, 1, 1), seed=self._seed)
+        share = ops.where(draw[0] < BORROWING, draw[1], 0.0)
+        new = own + share * (ops.roll(own, 1, axis=1) - own)
+        found = new[0]
+        for level in range(1, LEVELS):
+            span = ops.maximum(own[level] - own[level - 1], LEAST_RANGE)
+            risen = ops.clip((x - own[level - 1]) / span, 0.0, 1.0)
+            found = found + risen * (new[level] - new[level - 1])
+        return found
 
 
 class RandomTone(keras.layers.Layer):  # type: ignore[misc]

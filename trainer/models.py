@@ -19,7 +19,7 @@ from keras import layers, ops
 from PIL import Image
 
 from batch_scorer.decoding import FILTER
-from trainer.augmentation import RandomTone, RandomView
+from trainer.augmentation import BorrowedTone, RandomTone, RandomView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,6 +124,7 @@ def _entrance(
     x = shrink(x, size_px)
     if strength:
         x = RandomView(seed, turn=turn * strength, shift=shift * strength, zoom=zoom * strength)(x)
+        x = BorrowedTone(seed + 2)(x)
         x = RandomTone(
             seed + 1,
             gamma=0.5 * strength,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from trainer import evaluate, run_folder
-from trainer.augmentation import RandomTone, RandomView, _look_up
+from trainer.augmentation import BorrowedTone, RandomTone, RandomView, _look_up
 from trainer.dataset import Films
 from trainer.fit import _build, _finish
 from trainer.models import BUILDERS, SIZE_PX, build_vgg16
@@ -64,6 +64,30 @@ def test_a_view_that_turns_and_moves_nothing_mirrors_at_most():
         assert min(same, turned) < 1e-3
         mirrored += turned < same
     assert 0 < mirrored < len(seen)
+
+
+def test_tone_is_borrowed_from_another_film_and_shapes_stay():
+    steps = np.linspace(0, 1, 96, dtype=np.float32)
+    ramp = np.broadcast_to(steps[:, None, None], (96, 96, 1))
+    films = np.tile(np.stack([ramp, ramp**3]), (40, 1, 1, 1))
+    borrowed = np.asarray(BorrowedTone(1)(films, training=True))
+    changed = np.abs(borrowed - films).max(axis=(1, 2, 3)) > 0.06
+    assert 20 < changed.sum() < 60, "half of 80"
+    assert np.diff(borrowed, axis=1).min() > -1e-6, "what was brighter stays brighter"
+    low, high = films.min(axis=0)[..., 0], films.max(axis=0)[..., 0]
+    assert (borrowed[..., 0] > low - 0.06).all()
+    assert (borrowed[..., 0] < high + 0.06).all()
+    nearest = np.abs(borrowed - films[::-1]).max(axis=(1, 2, 3)).min()
+    assert nearest < 0.1, "one of them goes nearly all the way"
+    assert np.array_equal(np.asarray(BorrowedTone(1)(films, training=False)), films)
+
+
+def test_a_film_of_one_grey_lends_and_borrows():
+    films = np.stack([np.full((24, 24, 1), grey, np.float32) for grey in (0.2, 0.8)] * 20)
+    borrowed = np.asarray(BorrowedTone(1)(films, training=True))
+    assert np.ptp(borrowed, axis=(1, 2, 3)).max() < 1e-6
+    assert (borrowed > 0.2 - 1e-6).all()
+    assert (borrowed < 0.8 + 1e-6).all()
 
 
 def test_the_network_shrinks_films_as_pillow_does():
@@ -165,7 +189,7 @@ def test_the_threshold_keeps_the_promised_sensitivity():
 @pytest.mark.parametrize("strength", [0.0, 0.5])
 def test_augmentation_can_be_weaker_or_left_out(strength):
     names = {type(layer).__name__ for layer in BUILDERS["mlp"](1, augment=strength).layers}
-    assert ({"RandomView", "RandomTone"} <= names) == (strength > 0)
+    assert ({"RandomView", "BorrowedTone", "RandomTone"} <= names) == (strength > 0)
 
 
 def test_the_view_is_the_one_that_keras_computes():
