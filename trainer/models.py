@@ -54,7 +54,11 @@ def build_cnn(
     pretrained: bool = False,  # noqa: ARG001 - one signature
     augment: float = 1.0,
 ) -> keras.Model:
-    """A small convolutional network with batch normalisation, on a film of 96 by 96."""
+    """A small convolutional network with batch normalisation, on a film of 96 by 96.
+
+    Each of its last places sees nearly the whole film: a mean over places that see less is a
+    statistic of texture, and misleads where texture does (docs/experiments.md).
+    """
     pixels, x = _entrance(96, seed, augment)
     x = _three_views(x)
     x = _convolution(x, 32, "conv1", stride=2)
@@ -63,7 +67,9 @@ def build_cnn(
     x = _convolution(x, 128, "conv3")
     x = layers.MaxPooling2D()(x)
     x = _convolution(x, 128, "conv4")
+    x = layers.MaxPooling2D()(x)
     x = _convolution(x, 256, "conv5")
+    x = _convolution(x, 256, "conv6")
     return keras.Model(pixels, _heads(_pool(x, seed)), name="cnn")
 
 

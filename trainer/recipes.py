@@ -43,7 +43,7 @@ RECIPES = {
     ),
     "cnn": Recipe(
         "Convolutional network",
-        "Five convolutions with batch normalisation on the film at 96 by 96, read as it is "
+        "Six convolutions with batch normalisation on the film at 96 by 96, read as it is "
         "and mirrored.",
         epochs=12,
         batch_size=32,
