@@ -36,7 +36,7 @@ def build_mlp(
     augment: float = 1.0,
 ) -> keras.Model:
     """The seed's multilayer perceptron, 32-32-64-128, on a film of 64 by 64."""
-    pixels, x = _entrance(64, seed, augment, turn=0.1, shift=0.05, zoom=0.1)
+    pixels, x = _entrance(64, seed, augment, turn=0.1, shift=0.05, zoom=0.1, borrow=False)
     x = _three_views(x)
     x = layers.Flatten(name="flat")(x)
     x = layers.Dropout(0.1, seed=seed)(x)
@@ -115,7 +115,7 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
 }
 
 
-def _entrance(
+def _entrance(  # noqa: PLR0913 - what one network changes of the usual
     size_px: int,
     seed: int,
     strength: float,
@@ -123,6 +123,7 @@ def _entrance(
     turn: float = 0.2,
     shift: float = 0.1,
     zoom: float = 0.22,
+    borrow: bool = True,
 ) -> tuple[Any, Any]:
     """Pixels in; shrunk, and augmented where there is a strength, in 0..1, out."""
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
@@ -130,7 +131,7 @@ def _entrance(
     x = shrink(x, size_px)
     if strength:
         x = RandomView(seed, turn=turn * strength, shift=shift * strength, zoom=zoom * strength)(x)
-        x = BorrowedTone(seed + 2)(x)
+        x = BorrowedTone(seed + 2)(x) if borrow else x
         x = RandomTone(
             seed + 1,
             gamma=0.5 * strength,

@@ -188,7 +188,7 @@ def test_the_threshold_keeps_the_promised_sensitivity():
 
 @pytest.mark.parametrize("strength", [0.0, 0.5])
 def test_augmentation_can_be_weaker_or_left_out(strength):
-    names = {type(layer).__name__ for layer in BUILDERS["mlp"](1, augment=strength).layers}
+    names = {type(layer).__name__ for layer in BUILDERS["cnn"](1, augment=strength).layers}
     assert ({"RandomView", "BorrowedTone", "RandomTone"} <= names) == (strength > 0)
 
 
