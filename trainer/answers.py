@@ -8,7 +8,9 @@
 
 Evidence is written in forward operations only, because gradients have no ONNX mapping. Where the
 head looks at a mean over places, the class activation map is exact: its mean plus the head's bias
-is the logit. For dense layers it is the input times the gradient of the logit, summed over patches.
+is the logit. That map means little where each of those places sees the whole film, as in the CNN:
+there a layer below is taken whose places see a part of the film, times the gradient of the logit.
+For dense layers it is the input times the gradient of the logit, summed over patches.
 
 Source: Zhou et al. 2016 (class activation maps); Shrikumar et al. 2016 (gradient times input).
 """
@@ -18,19 +20,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from trainer.models import SIZE_PX
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from trainer.typicality import Typical
 
 _EXACT = "exact class activation map, times its weight in the logit"
 EVIDENCE_METHODS = {
     "mlp": "input times gradient, summed over patches",
-    "cnn": _EXACT,
+    "cnn": "activation times gradient, where each place sees a part of the film",
     "vgg16": _EXACT,
 }
 PATCH = 4
@@ -61,11 +62,12 @@ def explain(network: keras.Model) -> keras.Model:
     """A network that also says where its evidence lies."""
     kernel = network.get_layer("pneumonia").get_weights()[0]
     names = {layer.name for layer in network.layers}
-    evidence = (
-        _activation_map(network, kernel)
-        if "pooled" in names
-        else _input_times_gradient(network, kernel)
-    )
+    if "local" in names:
+        evidence = _activation_times_gradient(network, kernel)
+    elif "pooled" in names:
+        evidence = _activation_map(network, kernel)
+    else:
+        evidence = _input_times_gradient(network, kernel)
     outputs = {
         "logit": network.output["pneumonia"],
         "viral": network.output["viral"],
@@ -80,6 +82,44 @@ def _activation_map(network: keras.Model, kernel: np.ndarray) -> Any:
     return layers.Reshape((height, width), dtype="float32")(
         _fixed(kernel, "activation_map")(features)
     )
+
+
+def _activation_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
+    """The backward pass from the mean to the layer ``local``, as convolutions and masks.
+
+    Times the number of places, so that a mean over places is comparable with the logit, as it is
+    in a class activation map.
+    """
+    chain = [layer.name for layer in network.layers]
+    above = network.layers[chain.index("local") + 1 : chain.index("pooled")]
+    gradient = ops.cast(above[-1].output > 0, "float32") * kernel[:, 0]
+    for number, layer in reversed(list(enumerate(above))):
+        if isinstance(layer, layers.BatchNormalization):
+            gradient = gradient * _slope(layer)
+        elif isinstance(layer, layers.Conv2D):
+            gradient = _backward(layer)(gradient)
+            if number:
+                gradient = gradient * ops.cast(above[number - 1].output > 0, "float32")
+    return ops.sum(gradient * network.get_layer("local").output, axis=3)
+
+
+def _slope(norm: keras.layers.BatchNormalization) -> np.ndarray:
+    """What a finished batch normalisation multiplies each channel by."""
+    weights = {weight.name: np.asarray(weight) for weight in norm.weights}
+    slope: np.ndarray = weights["gamma"] / np.sqrt(weights["moving_variance"] + norm.epsilon)
+    return slope
+
+
+def _backward(convolution: keras.layers.Conv2D) -> keras.layers.Conv2D:
+    """The convolution that takes gradients back through one of stride 1 and same padding."""
+    kernel = np.asarray(convolution.kernel)[::-1, ::-1].transpose(0, 1, 3, 2)
+    backward = layers.Conv2D(
+        kernel.shape[3], kernel.shape[:2], padding="same", use_bias=False, trainable=False,
+        name=f"backward_{convolution.name}", dtype="float32",
+    )  # fmt: skip
+    backward.build((None, None, None, kernel.shape[2]))
+    backward.set_weights([kernel])
+    return backward
 
 
 def _input_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:

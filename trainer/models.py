@@ -56,8 +56,9 @@ def build_cnn(
 ) -> keras.Model:
     """A small convolutional network with batch normalisation, on a film of 96 by 96.
 
-    Each of its last places sees nearly the whole film: a mean over places that see less is a
-    statistic of texture, and misleads where texture does (docs/experiments.md).
+    Each of its last places sees the whole film: a mean over places that see less is a statistic of
+    texture, and misleads where texture does (docs/experiments.md). Where each still sees a part,
+    in the layer ``local``, evidence is read off.
     """
     pixels, x = _entrance(96, seed, augment)
     x = _three_views(x)
@@ -67,7 +68,7 @@ def build_cnn(
     x = _convolution(x, 128, "conv3")
     x = layers.MaxPooling2D()(x)
     x = _convolution(x, 128, "conv4")
-    x = layers.MaxPooling2D()(x)
+    x = layers.MaxPooling2D(name="local")(x)
     x = _convolution(x, 256, "conv5")
     x = _convolution(x, 256, "conv6")
     return keras.Model(pixels, _heads(_pool(x, seed)), name="cnn")

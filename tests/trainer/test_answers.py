@@ -32,7 +32,11 @@ PIXELS = np.random.default_rng(0).integers(0, 255, (3, SIZE_PX, SIZE_PX, 1), np.
 def test_evidence_is_the_gradient_times_what_the_head_looks_at(name):
     network = trained_like(name)
     found = explain(network)(PIXELS, training=False)
-    seen = network.get_layer("flat").output if name == "mlp" else network.get_layer("pooled").input
+    seen = {
+        "mlp": lambda: network.get_layer("flat").output,
+        "cnn": lambda: network.get_layer("local").output,
+        "vgg16": lambda: network.get_layer("pooled").input,
+    }[name]()
     inner = keras.Model(network.input, seen)(PIXELS, training=False)
     above = keras.Model(seen, network.output["pneumonia"])
     with tf.GradientTape() as tape:
@@ -44,6 +48,7 @@ def test_evidence_is_the_gradient_times_what_the_head_looks_at(name):
         expected = product.reshape(3, side, PATCH, side, PATCH, -1).sum(axis=(2, 4, 5))
     else:
         expected = product.sum(axis=-1) * inner.shape[1] * inner.shape[2]
+    if name == "vgg16":
         bias = network.get_layer("pneumonia").get_weights()[1]
         assert np.asarray(found["evidence"]).mean(axis=(1, 2)) + bias == pytest.approx(
             np.asarray(found["logit"])[:, 0], abs=1e-4
