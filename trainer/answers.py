@@ -44,15 +44,15 @@ def answer(network: keras.Model, typical: Typical | None, *, both_ways: bool) ->
     Args:
         network: One of ``trainer.models``, built without augmentation, with its weights.
         typical: What training films look like; left out for networks that are only compared.
-        both_ways: Judge every film as it is and mirrored, and give the mean of both answers.
+        both_ways: Judge every film as it is and mirrored, and give the mean of both answers. The
+            evidence is that of the film as it is: a second one would cost as much again.
     """
     explained = explain(network)
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
     found = explained(pixels)
     if both_ways:
         mirrored = explained(ops.flip(pixels, axis=2))
-        mirrored["evidence"] = ops.flip(mirrored["evidence"], axis=2)
-        found = {name: (found[name] + mirrored[name]) / 2 for name in found}
+        found |= {name: (found[name] + mirrored[name]) / 2 for name in ("logit", "viral")}
     if typical is not None:
         found["atypicality"] = typical.judge(pixels)
     return keras.Model(pixels, found, name=network.name)
@@ -92,15 +92,15 @@ def _activation_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
     """
     chain = [layer.name for layer in network.layers]
     above = network.layers[chain.index("local") + 1 : chain.index("pooled")]
-    gradient = ops.cast(above[-1].output > 0, "float32") * kernel[:, 0]
-    for number, layer in reversed(list(enumerate(above))):
-        if isinstance(layer, layers.BatchNormalization):
-            gradient = gradient * _slope(layer)
-        elif isinstance(layer, layers.Conv2D):
-            gradient = _backward(layer)(gradient)
-            if number:
-                gradient = gradient * ops.cast(above[number - 1].output > 0, "float32")
-    return ops.sum(gradient * network.get_layer("local").output, axis=3)
+    blocks = list(zip(above[::3], above[1::3], above[2::3], strict=True))
+    slopes = [_slope(norm) for _, norm, _ in blocks]
+    slopes[-1] = slopes[-1] * kernel[:, 0]
+    passed = ops.cast(above[-1].output > 0, "float32")
+    for number in reversed(range(len(blocks))):
+        gradient = _backward(blocks[number][0], slopes[number])(passed)
+        below = blocks[number - 1][2].output > 0 if number else network.get_layer("local").output
+        passed = gradient * ops.cast(below, "float32")
+    return ops.sum(passed, axis=3)
 
 
 def _slope(norm: keras.layers.BatchNormalization) -> np.ndarray:
@@ -110,9 +110,14 @@ def _slope(norm: keras.layers.BatchNormalization) -> np.ndarray:
     return slope
 
 
-def _backward(convolution: keras.layers.Conv2D) -> keras.layers.Conv2D:
-    """The convolution that takes gradients back through one of stride 1 and same padding."""
-    kernel = np.asarray(convolution.kernel)[::-1, ::-1].transpose(0, 1, 3, 2)
+def _backward(convolution: keras.layers.Conv2D, slope: np.ndarray) -> keras.layers.Conv2D:
+    """The convolution that takes gradients back through one of stride 1 and same padding.
+
+    Args:
+        convolution: The one to go back through.
+        slope: Shape (channels,): what its output was multiplied by afterwards.
+    """
+    kernel = (np.asarray(convolution.kernel) * slope)[::-1, ::-1].transpose(0, 1, 3, 2)
     backward = layers.Conv2D(
         kernel.shape[3], kernel.shape[:2], padding="same", use_bias=False, trainable=False,
         name=f"backward_{convolution.name}", dtype="float32",

@@ -50,7 +50,7 @@ class Gaussian:
     @classmethod
     def fit(cls, small: NDArray[np.float64]) -> Gaussian:
         """Fit to small versions, (N, D)."""
-        found = PCA(min(COMPONENTS, len(small) // 2)).fit(small)
+        found = PCA(min(COMPONENTS, len(small) // 2), random_state=0).fit(small)
         return cls(
             found.mean_,
             found.components_.T,
