@@ -86,7 +86,7 @@ def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bo
             split: evaluate.refer(split, part, threshold.value) for split, part in judged.items()
         },
         history=_history(folder),
-        training=_training(config, dataset, folder, model.count_params()),
+        training=_training(config, dataset, folder, learnt_weights(model)),
         versions=_versions(),
         band=evaluate.choose_band(
             validation.films.labels, validation.probabilities, threshold.value
@@ -136,6 +136,11 @@ def _history(folder: Path) -> History:
         accuracy=columns["pneumonia_accuracy"],
         val_accuracy=columns["val_pneumonia_accuracy"],
     )
+
+
+def learnt_weights(model: keras.Model) -> int:
+    """How many numbers training has set: not fixed filters, nor what evidence copies."""
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 
 
 def _training(config: FitConfig, dataset: Dataset, folder: Path, parameters: int) -> Training:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from trainer.answers import PATCH, answer, explain
 from trainer.dataset import Films
+from trainer.describe import learnt_weights
 from trainer.faithfulness import check_evidence
 from trainer.models import BUILDERS, SIZE_PX
 from trainer.shifts import SHIFTS, shift_films
@@ -71,6 +72,14 @@ def test_a_network_that_reads_both_ways_does_not_care_which_side_is_left():
     assert np.asarray(found["evidence"]) == pytest.approx(
         np.asarray(explain(network)(PIXELS, training=False)["evidence"]), abs=1e-4
     ), "the evidence is that of the film as it is"
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_copies_that_evidence_needs_are_no_learnt_weights(name):
+    network = BUILDERS[name](1, augment=False)
+    whole = answer(network, None, both_ways=False)
+    assert learnt_weights(whole) == learnt_weights(network)
+    assert whole.count_params() > learnt_weights(whole)
 
 
 def draw_film(number):
