@@ -50,7 +50,7 @@ def model_options(command: Command) -> Command:
         click.option(
             "--model",
             multiple=True,
-            default=("cnn",),
+            default=("vgg16",),
             show_default=True,
             metavar="NAME|PATH|all",
             help="May be repeated; the first decides. See `cxr models`.",
