@@ -6,7 +6,9 @@ teach. Shrinking and normalisation are layers of the network, so that the scorer
 model; augmentation is built in for training and left out of the network that is kept.
 
 Each network names the layer that its heads look at ``pooled`` (a mean over places, so that evidence
-for every place can be read off) or ``hidden`` (dense layers, where it has to be worked out).
+for every place can be read off) or ``hidden`` (dense layers, where it has to be worked out). Where
+the places of that mean see the whole film, it also names the last layer whose places do not
+``local``.
 """
 
 from __future__ import annotations
