@@ -70,7 +70,8 @@ def misled(
     """
     normal = answers > np.quantile(answers[labels == 0], 1 - share)
     pneumonia = answers < np.quantile(answers[labels == 1], share)
-    return np.where(labels == 1, pneumonia, normal)
+    found: NDArray[np.bool_] = np.where(labels == 1, pneumonia, normal)
+    return found
 
 
 def describe_tone(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
