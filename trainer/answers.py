@@ -105,8 +105,8 @@ def _activation_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
 
 def _slope(norm: keras.layers.BatchNormalization) -> np.ndarray:
     """What a finished batch normalisation multiplies each channel by."""
-    weights = {weight.name: np.asarray(weight) for weight in norm.weights}
-    slope: np.ndarray = weights["gamma"] / np.sqrt(weights["moving_variance"] + norm.epsilon)
+    spread = np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
+    slope: np.ndarray = np.asarray(norm.gamma) / spread
     return slope
 
 

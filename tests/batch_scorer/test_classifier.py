@@ -86,7 +86,7 @@ def test_every_bundled_model_is_whole_and_passes_its_self_test(name):
 
 
 def test_the_bundled_models_meet_their_first_figures():
-    limits = {"mlp": (0.81, 0.90), "cnn": (0.91, 0.975), "vgg16": (0.91, 0.97)}
+    limits = {"mlp": (0.81, 0.90), "cnn": (0.91, 0.975), "vgg16": (0.915, 0.97)}
     for name, (accuracy, auc) in limits.items():
         values = Classifier.load(name).card.references["test"].metrics
         assert values["accuracy"].value >= accuracy

@@ -73,10 +73,10 @@ def test_the_script_itself_answers():
 
 
 @pytest.mark.parametrize(
-    ("by", "learnt", "judged"),
-    [("cause", 32, "16 normal films, 16"), ("tone", 54, "5 normal films, 5")],
+    ("by", "learnt", "judged", "each"),
+    [("cause", 32, 32, 16), ("tone", 54, 10, 5)],
 )
-def test_the_command_trains_and_judges(tmp_path, by, learnt, judged):
+def test_the_command_trains_and_judges(tmp_path, by, learnt, judged, each):
     rng = np.random.default_rng(0)
     for number in range(16):
         for name in (
@@ -91,5 +91,6 @@ def test_the_command_trains_and_judges(tmp_path, by, learnt, judged):
             Image.fromarray(rng.integers(0, high, (256, 256), np.uint8)).save(path)
     done = CliRunner().invoke(main, [str(tmp_path), "--model", "mlp", "--epochs", "1", "--by", by])
     assert done.exit_code == 0, done.output
-    assert f"{learnt} films to learn from, " in done.output
-    assert f"at a sensitivity of 0.95; {judged} with pneumonia" in done.output
+    assert f"{learnt} films to learn from, {judged} to judge" in done.output
+    expected = f"at a sensitivity of 0.95; {each} normal films, {each} with pneumonia"
+    assert expected in done.output

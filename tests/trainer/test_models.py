@@ -187,9 +187,11 @@ def test_the_threshold_keeps_the_promised_sensitivity():
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5])
-def test_augmentation_can_be_weaker_or_left_out(strength):
-    names = {type(layer).__name__ for layer in BUILDERS["cnn"](1, augment=strength).layers}
-    assert ({"RandomView", "BorrowedTone", "RandomTone"} <= names) == (strength > 0)
+@pytest.mark.parametrize(("model", "borrows"), [("mlp", set()), ("cnn", {"BorrowedTone"})])
+def test_augmentation_can_be_weaker_or_left_out(model, borrows, strength):
+    names = {type(layer).__name__ for layer in BUILDERS[model](1, augment=strength).layers}
+    assert ({"RandomView", "RandomTone"} <= names) == (strength > 0)
+    assert names & {"BorrowedTone"} == (borrows if strength else set())
 
 
 def test_the_view_is_the_one_that_keras_computes():
