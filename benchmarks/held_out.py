@@ -32,6 +32,7 @@ from batch_scorer.process import quiet_import
 from batch_scorer.records import CAUSES
 from benchmarks.command import Measurement, with_interval
 from benchmarks.tone import answer_by_tone, misled
+from trainer.audit.shortcut import FOLDS
 from trainer.cli import NAMES, read_settings
 from trainer.evaluate import PREDICT_BATCH, TARGET_SENSITIVITY
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 SERIES = ("IM", "NORMAL2")
 MISLED_SHARE = 0.15
+MORE_PATIENTS = "Choose a folder with more patients."
 
 
 @click.command(
@@ -131,14 +133,14 @@ def hold_out(dataset: Dataset, cause: str, series: str) -> Dataset:
     learnt = np.where(films.labels == 1, films.etiology == cause, of_series)
     known = (films.labels == 0) | (films.etiology != "")
     judged = ~learnt & known & ~np.isin(films.groups, films.groups[learnt])
-    for part, what in ((learnt, "learn from"), (judged, "judge")):
-        if len(np.unique(films.labels[part])) < 2:  # noqa: PLR2004 - normal and pneumonia
-            raise DatasetError(
-                f"Expected films of both classes to {what}, found one class only.",
-                "File names must tell cause and series, as person1_bacteria_2.jpeg and "
-                "IM-0115-0001.jpeg or NORMAL2-IM-0385-0001.jpeg do.",
-            )
-    return _split(dataset, films, learnt, judged)
+    return _split(
+        dataset,
+        films,
+        learnt,
+        judged,
+        "File names must tell cause and series, as person1_bacteria_2.jpeg and "
+        "IM-0115-0001.jpeg or NORMAL2-IM-0385-0001.jpeg do.",
+    )
 
 
 def hold_out_by_tone(dataset: Dataset) -> Dataset:
@@ -146,11 +148,20 @@ def hold_out_by_tone(dataset: Dataset) -> Dataset:
 
     Args:
         dataset: Its test films are dropped.
+
+    Raises:
+        DatasetError: Too few patients to answer by tone, or to learn from and judge.
     """
     films = _join(dataset.train, dataset.validation)
+    patients = min(len(np.unique(films.groups[films.labels == label])) for label in (0, 1))
+    if patients < FOLDS:
+        raise DatasetError(
+            f"Expected at least {FOLDS} patients of each class, found {patients}.",
+            MORE_PATIENTS,
+        )
     judged = misled(films.labels, answer_by_tone(films), MISLED_SHARE)
     learnt = ~np.isin(films.groups, films.groups[judged])
-    return _split(dataset, films, learnt, judged)
+    return _split(dataset, films, learnt, judged, MORE_PATIENTS)
 
 
 def tell(films: Films, logits: NDArray[np.float64]) -> str:
@@ -167,8 +178,17 @@ def tell(films: Films, logits: NDArray[np.float64]) -> str:
 
 
 def _split(
-    dataset: Dataset, films: Films, learnt: NDArray[np.bool_], judged: NDArray[np.bool_]
+    dataset: Dataset,
+    films: Films,
+    learnt: NDArray[np.bool_],
+    judged: NDArray[np.bool_],
+    advice: str,
 ) -> Dataset:
+    for part, what in ((learnt, "learn from"), (judged, "judge")):
+        if len(np.unique(films.labels[part])) < 2:  # noqa: PLR2004 - normal and pneumonia
+            raise DatasetError(
+                f"Expected films of both classes to {what}, found one class only.", advice
+            )
     train, validation = (films.take(np.flatnonzero(part)) for part in (learnt, judged))
     return replace(dataset, train=train, validation=validation, test=None)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from batch_scorer.errors import DatasetError
 from benchmarks.held_out import hold_out_by_tone
 from benchmarks.tone import PERCENTILES, SCALES, answer_by_tone, describe_tone, misled
+from trainer.audit.shortcut import FOLDS
 from trainer.dataset import Dataset, Films
 
 SIDE = 32
@@ -65,3 +67,12 @@ def test_nobody_is_in_both_parts():
     judged = set(split.validation.patients)
     assert sorted(split.train.keys) == sorted(films.keys[~np.isin(films.patients, list(judged))])
     assert split.test is None
+
+
+@pytest.mark.parametrize("few", [1, FOLDS - 1])
+def test_too_few_patients_are_named(few):
+    films = films_by_brightness()
+    some = [*range(2 * few), *range(PER_CLASS, 2 * PER_CLASS)]
+    dataset = Dataset("set", "", "", films.take(np.array(some)), films.take(np.array([0])), None)
+    with pytest.raises(DatasetError, match=f"at least {FOLDS} patients of each class, found {few}"):
+        hold_out_by_tone(dataset)
