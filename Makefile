@@ -101,7 +101,7 @@ bench-features: dev ## An SVM on the CNN's features: make bench-features RUN=run
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-features DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/python benchmarks/features_svm.py "$(RUN)" "$(DATA)"
 
-bench-held-out: dev $(if $(findstring vgg16,$(MODEL)),$(filter-out imagenet none,$(VGG16_WEIGHTS))) ## Judge a network on films unlike those it learnt from: make bench-held-out DATA=chest_xray [MODEL=vgg16] [BY=tone|patient]
+bench-held-out: dev $(if $(findstring vgg16,$(MODEL)),$(filter-out imagenet none,$(VGG16_WEIGHTS))) ## Judge a network on films unlike those it learnt from: make bench-held-out DATA=chest_xray [MODEL=vgg16] [BY=tone]
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-held-out DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/python benchmarks/held_out.py "$(DATA)" --model "$(basename $(notdir $(MODEL)))"$(if $(BY), --by "$(BY)") $(if $(findstring vgg16,$(MODEL)),--vgg16-weights "$(VGG16_WEIGHTS)")
 

@@ -1,17 +1,14 @@
 """A network judged on films of another kind than it learnt from.
 
-Validation films are like training films, and nearly every network reads them well. Here networks
-are judged in one of three other ways:
+Validation films are like training films, and nearly every network reads them well. Here the films
+to judge by differ, in one of two ways:
 
 - ``cause``: a network learns from one cause of pneumonia, bacterial or viral, and one series of
   normal films, IM or NORMAL2 as their names begin in the published set, and is judged on the other
   cause and series; patients who would be in both parts are left out of the second.
 - ``tone``: it is judged on those films of each class whose tone and texture speak for the other
-  class (``trainer.tone``), and learns from the other patients. What it may lean on without a
+  class (``benchmarks.tone``), and learns from the other patients. What it may lean on without a
   look at the lungs misleads it here.
-- ``patient``: it is judged on a quarter of the patients: on all of their films, on those whose tone
-  speaks for the other class, and on all of them weighted so that tone tells next to nothing. It
-  learns from the other patients, so this shows what a training makes of misleading films.
 
 Official train and val only: the test films are not read. The network that is judged is the one of
 the last epoch, each film read as it is and mirrored where the recipe says so.
@@ -28,17 +25,16 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
 
 from batch_scorer import metrics
 from batch_scorer.errors import DatasetError
 from batch_scorer.process import quiet_import
 from batch_scorer.records import CAUSES
 from benchmarks.command import Measurement, with_interval
+from benchmarks.tone import answer_by_tone, misled
+from trainer.audit.shortcut import FOLDS
 from trainer.cli import NAMES, read_settings
 from trainer.evaluate import PREDICT_BATCH, TARGET_SENSITIVITY
-from trainer.tone import answer_by_tone, counterweights, misled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,8 +43,6 @@ if TYPE_CHECKING:
 
 SERIES = ("IM", "NORMAL2")
 MISLED_SHARE = 0.15
-MOST_WEIGHT = 20.0
-QUARTERS = 4
 MORE_PATIENTS = "Choose a folder with more patients."
 
 
@@ -60,7 +54,7 @@ MORE_PATIENTS = "Choose a folder with more patients."
 @click.option("--model", type=click.Choice(NAMES), default="cnn", show_default=True)
 @click.option(
     "--by",
-    type=click.Choice(("cause", "tone", "patient")),
+    type=click.Choice(("cause", "tone")),
     default="cause",
     show_default=True,
     help="What sets the films to judge apart.",
@@ -114,18 +108,12 @@ def main(  # noqa: PLR0913, PLR0917 - click passes every option
         changes=settings,
     )
     dataset = read_dataset(data, SIZE_PX, seed)
-    if by == "cause":
-        dataset = hold_out(dataset, cause, series)
-    else:
-        dataset = {"tone": hold_out_by_tone, "patient": hold_out_by_patient}[by](dataset)
+    dataset = hold_out(dataset, cause, series) if by == "cause" else hold_out_by_tone(dataset)
     click.echo(f"{len(dataset.train)} films to learn from, {len(dataset.validation)} to judge")
     trained = keep(train_network(config, dataset, []), config)
     kept = answer(trained, None, both_ways=recipe.both_ways)
     found = kept.predict(dataset.validation.pixels, batch_size=PREDICT_BATCH, verbose=0)
-    logits = found["logit"][:, 0]
-    click.echo(tell(dataset.validation, logits))
-    if by == "patient":
-        click.echo(tell_by_tone(dataset.validation, logits))
+    click.echo(tell(dataset.validation, found["logit"][:, 0]))
 
 
 def hold_out(dataset: Dataset, cause: str, series: str) -> Dataset:
@@ -139,7 +127,7 @@ def hold_out(dataset: Dataset, cause: str, series: str) -> Dataset:
     Raises:
         DatasetError: The file names tell no cause or no series, so that a part has one class only.
     """
-    films = dataset.train.join(dataset.validation)
+    films = _join(dataset.train, dataset.validation)
     names = np.array([PurePosixPath(key).name for key in films.keys])
     of_series = np.char.startswith(names, f"{series}-")
     learnt = np.where(films.labels == 1, films.etiology == cause, of_series)
@@ -164,26 +152,16 @@ def hold_out_by_tone(dataset: Dataset) -> Dataset:
     Raises:
         DatasetError: Too few patients to answer by tone, or to learn from and judge.
     """
-    films = dataset.train.join(dataset.validation)
+    films = _join(dataset.train, dataset.validation)
+    patients = min(len(np.unique(films.groups[films.labels == label])) for label in (0, 1))
+    if patients < FOLDS:
+        raise DatasetError(
+            f"Expected at least {FOLDS} patients of each class, found {patients}.",
+            MORE_PATIENTS,
+        )
     judged = misled(films.labels, answer_by_tone(films), MISLED_SHARE)
     learnt = ~np.isin(films.groups, films.groups[judged])
     return _split(dataset, films, learnt, judged, MORE_PATIENTS)
-
-
-def hold_out_by_patient(dataset: Dataset) -> Dataset:
-    """Split train and validation films again: those to judge are of a quarter of the patients.
-
-    Args:
-        dataset: Its test films are dropped.
-
-    Raises:
-        DatasetError: Too few patients.
-    """
-    films = dataset.train.join(dataset.validation)
-    judged = np.zeros(len(films), dtype=bool)
-    quarters = StratifiedGroupKFold(QUARTERS, shuffle=True, random_state=0)
-    judged[next(quarters.split(films.labels, films.labels, films.groups))[1]] = True
-    return _split(dataset, films, ~judged, judged, MORE_PATIENTS)
 
 
 def tell(films: Films, logits: NDArray[np.float64]) -> str:
@@ -196,24 +174,6 @@ def tell(films: Films, logits: NDArray[np.float64]) -> str:
         f"AUC {with_interval(auc)}, specificity {with_interval(specificity)} at a sensitivity of "
         f"{TARGET_SENSITIVITY}; {len(films) - films.pneumonia} normal films, {films.pneumonia} "
         "with pneumonia"
-    )
-
-
-def tell_by_tone(films: Films, logits: NDArray[np.float64]) -> str:
-    """The same of the films whose tone misleads, and AUC where tone tells next to nothing.
-
-    Raises:
-        DatasetError: Too few patients to see what tone tells.
-    """
-    answers = answer_by_tone(films)
-    some = np.flatnonzero(misled(films.labels, answers, MISLED_SHARE))
-    weights = counterweights(films.labels, answers, MOST_WEIGHT)
-    alone, network = (
-        roc_auc_score(films.labels, scores, sample_weight=weights) for scores in (answers, logits)
-    )
-    return (
-        f"where tone misleads: {tell(films.take(some), logits[some])}\n"
-        f"weighted against tone: AUC {network:.4f}, of tone alone {alone:.4f}"
     )
 
 
@@ -231,6 +191,11 @@ def _split(
             )
     train, validation = (films.take(np.flatnonzero(part)) for part in (learnt, judged))
     return replace(dataset, train=train, validation=validation, test=None)
+
+
+def _join(first: Films, second: Films) -> Films:
+    pairs = ((getattr(first, name), getattr(second, name)) for name in vars(first))
+    return type(first)(*(np.concatenate(pair) for pair in pairs))
 
 
 if __name__ == "__main__":

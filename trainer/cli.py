@@ -108,9 +108,8 @@ def read_settings(
     multiple=True,
     metavar="NAME=NUMBER",
     callback=read_settings,
-    help="Another learning_rate, weight_decay, label_smoothing, augmentation (strength; 1 is the "
-    "usual, 0 none) or counterweight (how many times a film may count whose tone misleads) than "
-    "the network's own. May be repeated.",
+    help="Another learning_rate, weight_decay, label_smoothing or augmentation (strength; 1 is "
+    "the usual, 0 none) than the network's own. May be repeated.",
 )
 @click.option(
     "--search",

@@ -62,11 +62,6 @@ class Films:
             self.pixels[indices], self.labels[indices], self.patients[indices], self.keys[indices]
         )
 
-    def join(self, others: Films) -> Films:
-        """These films, and then the others."""
-        pairs = ((getattr(self, name), getattr(others, name)) for name in vars(self))
-        return Films(*(np.concatenate(pair) for pair in pairs))
-
     @property
     def groups(self) -> NDArray[np.str_]:
         """The patient of each film; a film without one is a group of its own."""

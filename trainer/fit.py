@@ -18,18 +18,15 @@ from typing import TYPE_CHECKING
 import keras
 import msgspec
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from batch_scorer.errors import DatasetError
 from trainer import run_folder
 from trainer.answers import answer
-from trainer.audit.shortcut import FOLDS
 from trainer.describe import describe
 from trainer.feed import feed
 from trainer.models import BUILDERS
 from trainer.pretrained import load_vgg16_convolutions
 from trainer.speed import tell_speed
-from trainer.tone import answer_by_tone, counterweights, fewest_patients
 from trainer.typicality import fit_typical
 
 if TYPE_CHECKING:
@@ -142,11 +139,9 @@ def train_network(
     if config.pretrained:
         load_vgg16_convolutions(model, config.vgg16_weights)
     _compile(model, config, len(dataset.train))
-    parts = (dataset.train, dataset.validation)
-    counts = count_against_tone(*parts, config.recipe.counterweight)
     train, validation = (
-        (films.pixels, _truth(films), _weights(films, count))
-        for films, count in zip(parts, counts, strict=True)
+        (films.pixels, _truth(films), _weights(films))
+        for films in (dataset.train, dataset.validation)
     )
     model.fit(
         **feed(train, validation, config.batch_size, config.seed),
@@ -170,46 +165,11 @@ def _truth(films: Films) -> dict[str, np.ndarray]:
     }
 
 
-def count_against_tone(
-    train: Films, validation: Films, most: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """How much each film counts, against its tone and so that both classes count alike.
-
-    Args:
-        train: N films to learn from.
-        validation: M films to choose the epoch by.
-        most: How many times a film may count.
-
-    Returns:
-        Shapes (N,) and (M,), each with a mean of 1.
-    """
-    both = train.join(validation)
-    answers = np.full(len(both), 0.5)
-    if fewest_patients(both) >= FOLDS:
-        answers = answer_by_tone(both)
-        log.info(
-            "            tone alone tells the classes apart with an AUC of %.3f; films that it "
-            "misleads on count up to %g times",
-            roc_auc_score(both.labels, answers),
-            most,
-        )
-    elif most > 1:
-        log.warning(
-            "Fewer than %d patients in one class: all films of a class count alike, also those "
-            "whose tone misleads.",
-            FOLDS,
-        )
-    learnt, judged = np.split(answers, [len(train)])
-    return (
-        counterweights(train.labels, learnt, most),
-        counterweights(validation.labels, judged, most),
-    )
-
-
-def _weights(films: Films, counts: np.ndarray) -> dict[str, np.ndarray]:
+def _weights(films: Films) -> dict[str, np.ndarray]:
     """How much each film counts for each question, (N,) each; the second only where it is known."""
+    share = np.bincount(films.labels, minlength=2) / len(films)
     return {
-        "pneumonia": counts.astype(np.float32),
+        "pneumonia": (0.5 / share)[films.labels].astype(np.float32),
         "viral": (films.etiology != "").astype(np.float32),
     }
 

@@ -15,8 +15,6 @@ class Recipe:
 
     With ``both_ways`` the finished network judges every film as it is and mirrored.
     ``augmentation`` multiplies how much each film is changed; 0 leaves films as they are.
-    ``counterweight`` is how many times a film may count whose tone misleads (``trainer.tone``);
-    with 1 all films of a class count alike.
     """
 
     title: str
@@ -29,7 +27,6 @@ class Recipe:
     weight_decay: float = 1e-4
     label_smoothing: float = 0.05
     augmentation: float = 1.0
-    counterweight: float = 10.0
 
 
 RECIPES = {
@@ -70,11 +67,8 @@ SETTINGS = {
     "weight_decay": (0.0, 1.0),
     "label_smoothing": (0.0, 0.5),
     "augmentation": (0.0, 3.0),
-    "counterweight": (1.0, 100.0),
 }
 """Numbers of a recipe that one training may change, each with the least and the most allowed."""
-SEARCHED = ("learning_rate", "weight_decay", "label_smoothing", "augmentation")
-"""What a search may change: few validation films have a tone that misleads."""
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 """Number formats of a training, and what Keras calls them. Weights are float32 in both."""
 

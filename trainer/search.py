@@ -27,7 +27,7 @@ from trainer import run_folder
 from trainer.answers import answer
 from trainer.evaluate import apply_calibration, calibrate
 from trainer.fit import claim, keep, train_network
-from trainer.recipes import SEARCHED
+from trainer.recipes import SETTINGS
 from trainer.shifts import shift_films
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cxr")
 DATABASE = "search.db"
 TABLE_FILE = "search.csv"
-COLUMNS = ("trial", "state", "score", "validation", "shifted", "minutes", *SEARCHED)
+COLUMNS = ("trial", "state", "score", "validation", "shifted", "minutes", *SETTINGS)
 PREDICT_BATCH = 32
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -71,7 +71,7 @@ def search(config: FitConfig, dataset: Dataset, folder: Path, trials: int) -> Fo
         DatasetError: The folder holds a search of another config or of other films, every setting
             is fixed, or every trial diverged.
     """
-    free = [name for name in SEARCHED if name not in config.changes]
+    free = [name for name in SETTINGS if name not in config.changes]
     if not free:
         raise DatasetError("Every setting is fixed by --set, so there is nothing to search.")
     claim(folder, config, dataset)
@@ -199,7 +199,7 @@ def _table(study: optuna.Study, config: FitConfig) -> str:
                 trial.user_attrs.get("validation", ""),
                 trial.user_attrs.get("shifted", ""),
                 f"{trial.duration.total_seconds() / 60:.1f}",
-                *(trial.params.get(name, getattr(config.recipe, name)) for name in SEARCHED),
+                *(trial.params.get(name, getattr(config.recipe, name)) for name in SETTINGS),
             )
         )
     return text.getvalue()

@@ -74,7 +74,7 @@ def test_the_script_itself_answers():
 
 @pytest.mark.parametrize(
     ("by", "learnt", "judged", "each"),
-    [("cause", 32, 32, 16), ("tone", 54, 10, 5), ("patient", 48, 16, 8)],
+    [("cause", 32, 32, 16), ("tone", 54, 10, 5)],
 )
 def test_the_command_trains_and_judges(tmp_path, by, learnt, judged, each):
     rng = np.random.default_rng(0)
@@ -94,4 +94,3 @@ def test_the_command_trains_and_judges(tmp_path, by, learnt, judged, each):
     assert f"{learnt} films to learn from, {judged} to judge" in done.output
     expected = f"at a sensitivity of 0.95; {each} normal films, {each} with pneumonia"
     assert expected in done.output
-    assert ("weighted against tone: AUC" in done.output) == (by == "patient")

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from batch_scorer.errors import DatasetError
 from benchmarks.held_out import hold_out_by_tone
+from benchmarks.tone import PERCENTILES, SCALES, answer_by_tone, describe_tone, misled
 from trainer.audit.shortcut import FOLDS
 from trainer.dataset import Dataset, Films
-from trainer.fit import count_against_tone
-from trainer.tone import (
-    PERCENTILES,
-    SCALES,
-    answer_by_tone,
-    counterweights,
-    describe_tone,
-    fewest_patients,
-    misled,
-)
 
 SIDE = 32
 PER_CLASS = 60
@@ -66,27 +56,6 @@ def test_films_that_look_like_the_other_class_are_the_misleading_ones():
     assert found.tolist() == [*range(6), *range(PER_CLASS, PER_CLASS + 6)]
 
 
-def test_weights_take_from_tone_what_it_tells():
-    films = films_by_brightness(odd=6)
-    answers = answer_by_tone(films)
-    weights = counterweights(films.labels, answers, 20.0)
-    assert weights.mean() == pytest.approx(1)
-    assert weights[films.labels == 0].sum() == pytest.approx(PER_CLASS)
-    assert weights[misled(films.labels, answers, 0.1)].min() > weights.mean()
-    before = roc_auc_score(films.labels, answers)
-    after = roc_auc_score(films.labels, answers, sample_weight=weights)
-    assert before > 0.85
-    assert abs(after - 0.5) < 0.2
-
-
-def test_no_film_counts_for_more_than_it_may():
-    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
-    answers = np.array([0.0, 0.0, 0.0, 0.999, 1.0, 1.0, 1.0, 1.0, 1.0, 0.1])
-    weights = counterweights(labels, answers, 3.0)
-    assert weights == pytest.approx([*[5 / 6] * 3, 3 * 5 / 6, *[5 / 8] * 5, 3 * 5 / 8], abs=1e-9)
-    assert counterweights(labels, answers, 1.0) == pytest.approx([*[1.25] * 4, *[5 / 6] * 6])
-
-
 def test_nobody_is_in_both_parts():
     films = films_by_brightness(odd=9)
     half = len(films) // 3
@@ -105,29 +74,5 @@ def test_too_few_patients_are_named(few):
     films = films_by_brightness()
     some = [*range(2 * few), *range(PER_CLASS, 2 * PER_CLASS)]
     dataset = Dataset("set", "", "", films.take(np.array(some)), films.take(np.array([0])), None)
-    assert fewest_patients(films.take(np.array(some))) == few
     with pytest.raises(DatasetError, match=f"at least {FOLDS} patients of each class, found {few}"):
         hold_out_by_tone(dataset)
-
-
-def test_a_training_counts_its_films_against_tone(caplog):
-    films = films_by_brightness(odd=6)
-    validation = np.isin(np.arange(len(films)) % PER_CLASS, np.arange(12))
-    parts = [films.take(np.flatnonzero(part)) for part in (~validation, validation)]
-    with caplog.at_level("INFO", "cxr"):
-        counts = count_against_tone(*parts, 10.0)
-    assert "tone alone tells the classes apart with an AUC of 0.8" in caplog.text
-    for part, count in zip(parts, counts, strict=True):
-        assert count.mean() == pytest.approx(1)
-        odd = np.isin(part.keys, films.keys[[*range(6), *range(PER_CLASS, PER_CLASS + 6)]])
-        assert odd.sum() in {0, 12}
-        assert not odd.any() or count[odd].min() > 2 * count[~odd].max()
-
-
-def test_films_of_few_patients_count_alike_and_it_is_said(caplog):
-    films = films_by_brightness()
-    few = films.take(np.array([*range(4), *range(PER_CLASS, 2 * PER_CLASS)]))
-    learnt, judged = count_against_tone(few, few, 10.0)
-    assert learnt[few.labels == 0] == pytest.approx(len(few) / 2 / 4)
-    assert judged[few.labels == 1] == pytest.approx(len(few) / 2 / PER_CLASS)
-    assert f"Fewer than {FOLDS} patients in one class" in caplog.text

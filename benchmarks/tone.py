@@ -1,11 +1,9 @@
-"""What tone and texture alone tell of a film's class, and how a training makes up for it.
+"""Films whose tone and texture speak for the other class.
 
 How bright, flat or sharp a film is tells most normal films of a set from those with pneumonia,
 without a look at any lung. A network that leans on it fails where another place makes films in
-another way. So in training each film counts by the inverse of the probability that tone gives to
-its class (inverse probability weighting): films whose tone misleads count more, until over all
-films tone tells next to nothing. And the films that such a rule gets most wrong are the ones to
-judge a network by that learnt from the others.
+another way. The films that such a rule gets most wrong are the ones to judge a network by that
+learnt from the others.
 """
 
 from __future__ import annotations
@@ -15,8 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-from batch_scorer.card import CLASSES
-from batch_scorer.errors import DatasetError
 from trainer.audit.shortcut import FOLDS, rule_without_lungs
 
 if TYPE_CHECKING:
@@ -43,16 +39,7 @@ def answer_by_tone(films: Films, seed: int = 0) -> NDArray[np.float64]:
 
     Returns:
         Shape (N,).
-
-    Raises:
-        DatasetError: A class has too few patients for that.
     """
-    if (found := fewest_patients(films)) < FOLDS:
-        raise DatasetError(
-            f"Expected at least {FOLDS} patients of each class, found {found} in one: too few to "
-            "see what tone tells.",
-            "Choose a folder with more patients.",
-        )
     parts = range(0, len(films), FILMS_AT_ONCE)
     table = np.concatenate(
         [describe_tone(films.pixels[start : start + FILMS_AT_ONCE]) for start in parts]
@@ -66,34 +53,6 @@ def answer_by_tone(films: Films, seed: int = 0) -> NDArray[np.float64]:
         method="predict_proba",
     )[:, 1]
     return answers
-
-
-def fewest_patients(films: Films) -> int:
-    """How many patients the class has that has fewer."""
-    return min(len(np.unique(films.groups[films.labels == n])) for n in range(len(CLASSES)))
-
-
-def counterweights(
-    labels: NDArray[np.int64], answers: NDArray[np.float64], most: float
-) -> NDArray[np.float64]:
-    """How much each film counts so that tone tells less of its class.
-
-    The inverse of the probability that tone gives to the film's own class, no more than ``most``,
-    and then both classes made equal.
-
-    Args:
-        labels: Shape (N,), 1 for pneumonia.
-        answers: Shape (N,), from ``answer_by_tone``.
-        most: At least 1; with 1 all films of a class count alike.
-
-    Returns:
-        Shape (N,), with a mean of 1; each class has half of the sum.
-    """
-    weights = 1 / np.maximum(np.where(labels == 1, answers, 1 - answers), 1 / most)
-    for label in range(len(CLASSES)):
-        own = labels == label
-        weights[own] *= len(labels) / len(CLASSES) / weights[own].sum()
-    return weights
 
 
 def misled(
