@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch_scorer.errors import CxrError
+from batch_scorer.errors import CxrError, MissingPackage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from batch_scorer.metrics import Estimate
 
 
@@ -22,6 +26,20 @@ class Measurement(click.Command):
         except CxrError as exc:
             click.echo(f"Error: {exc}", err=True)
             ctx.exit(exc.exit_code)
+
+
+@contextmanager
+def packages() -> Iterator[None]:
+    """Import what scoring does not need in here: without it, a sentence ends the measurement."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        missing = MissingPackage(
+            f"This measurement needs the package {exc.name}, which is not installed.",
+            "Install what measurements need with: make dev",
+        )
+        click.echo(f"Error: {missing}", err=True)
+        sys.exit(missing.exit_code)
 
 
 def with_interval(estimate: Estimate) -> str:

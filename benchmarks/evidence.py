@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import onnx
 import onnxruntime as ort
-from onnx.utils import Extractor
 
 from batch_scorer.card import CARD_KEY, read_card
-from benchmarks.command import Measurement
+from benchmarks.command import Measurement, packages
 from benchmarks.precision import read_films, take_turns
+
+with packages():
+    import onnx
+    from onnx.utils import Extractor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

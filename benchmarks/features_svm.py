@@ -30,7 +30,7 @@ from batch_scorer import metrics
 from batch_scorer.card import read_card
 from batch_scorer.errors import DatasetError, UsageError
 from batch_scorer.process import quiet_import
-from benchmarks.command import Measurement, with_interval
+from benchmarks.command import Measurement, packages, with_interval
 
 if TYPE_CHECKING:
     import keras
@@ -64,7 +64,7 @@ def main(run: Path, data: Path) -> None:
     RUN is the output folder of `cxr train`, DATA what the CNN in it was trained on.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quiet_import():
+    with packages(), quiet_import():
         import keras
 
         from trainer.dataset import read_dataset

@@ -30,7 +30,7 @@ from batch_scorer import metrics
 from batch_scorer.errors import DatasetError
 from batch_scorer.process import quiet_import
 from batch_scorer.records import CAUSES
-from benchmarks.command import Measurement, with_interval
+from benchmarks.command import Measurement, packages, with_interval
 from benchmarks.tone import answer_by_tone, misled
 from trainer.audit.shortcut import FOLDS
 from trainer.cli import NAMES, read_settings
@@ -88,7 +88,7 @@ def main(  # noqa: PLR0913, PLR0917 - click passes every option
     Prints AUC and the specificity at a sensitivity of 0.95, with 95 % intervals by patient.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quiet_import():
+    with packages(), quiet_import():
         import keras
 
         from trainer.answers import answer

@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from skimage import data
 from sklearn.datasets import load_sample_images
+
+from benchmarks.command import packages
+
+with packages():
+    from skimage import data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,14 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
 
 from batch_scorer.classifier import PROVIDERS, Classifier
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import ImageError
 from batch_scorer.process import available_cores
+from benchmarks.command import packages
+
+with packages():
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

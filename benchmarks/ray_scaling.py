@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
-import ray
 
 from batch_scorer.classifier import Classifier
 from batch_scorer.pipeline import Work, score_locally
@@ -29,7 +28,10 @@ from batch_scorer.process import available_cores
 from batch_scorer.ray_engine import SHARE_BATCHES, score_with_ray
 from batch_scorer.runner import BATCH_SIZE
 from batch_scorer.source import open_source
-from benchmarks.command import Measurement
+from benchmarks.command import Measurement, packages
+
+with packages():
+    import ray
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
