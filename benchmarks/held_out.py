@@ -32,7 +32,7 @@ from batch_scorer.process import quiet_import
 from batch_scorer.records import CAUSES
 from benchmarks.command import Measurement, packages, with_interval
 from benchmarks.tone import answer_by_tone, misled
-from trainer.audit.shortcut import FOLDS
+from trainer.audit.shortcut import FOLDS, fewest_patients
 from trainer.cli import NAMES, read_settings
 from trainer.evaluate import PREDICT_BATCH, TARGET_SENSITIVITY
 
@@ -153,7 +153,7 @@ def hold_out_by_tone(dataset: Dataset) -> Dataset:
         DatasetError: Too few patients to answer by tone, or to learn from and judge.
     """
     films = _join(dataset.train, dataset.validation)
-    patients = min(len(np.unique(films.groups[films.labels == label])) for label in (0, 1))
+    patients = fewest_patients(films.labels, films.groups)
     if patients < FOLDS:
         raise DatasetError(
             f"Expected at least {FOLDS} patients of each class, found {patients}.",

@@ -92,8 +92,18 @@ def measure_shortcut(films: Sequence[Film], seed: int = 0) -> Shortcut:
     )
 
 
+def fewest_patients(labels: NDArray[np.int64], groups: NDArray[np.int32] | NDArray[np.str_]) -> int:
+    """How many patients the class has that has fewer.
+
+    Args:
+        labels: Shape (N,), the place of each film's class in ``CLASSES``.
+        groups: Shape (N,), the same for films of one patient.
+    """
+    return min(len(np.unique(groups[labels == label])) for label in range(len(CLASSES)))
+
+
 def _why_missing(labels: NDArray[np.int64], groups: NDArray[np.int32]) -> str:
-    fewest = min(len(np.unique(groups[labels == label])) for label in range(len(CLASSES)))
+    fewest = fewest_patients(labels, groups)
     if fewest >= 2 * FOLDS:
         return ""
     return (
