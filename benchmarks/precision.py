@@ -26,7 +26,7 @@ from batch_scorer.classifier import PROVIDERS, Classifier
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import ImageError
 from batch_scorer.process import available_cores
-from benchmarks.command import packages
+from benchmarks.command import Measurement, packages
 
 with packages():
     import onnx
@@ -40,7 +40,7 @@ PEAK_SIDES = (512, 1024)
 PEAK_PRODUCTS = 100
 
 
-@click.command()
+@click.command(cls=Measurement, epilog="Example: python benchmarks/precision.py models --turns 15")
 @click.argument("models", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--provider", type=click.Choice(sorted(PROVIDERS)), default="cpu", show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)

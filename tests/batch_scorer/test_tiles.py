@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from batch_scorer import classifier
+from batch_scorer import classifier, process
 from batch_scorer.classifier import Classifier, bundled_names, find_model
 from batch_scorer.process import has_tiles
 from batch_scorer.tiles import raise_weights
@@ -128,15 +128,19 @@ def test_a_bundled_model_answers_the_same_with_tiles_and_without(name, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("text", "tiles"),
+    ("text", "granted", "tiles"),
     [
-        ("processor : 0\nflags\t\t: fpu avx512_vnni amx_tile amx_int8\n", True),
-        ("processor : 0\nflags\t\t: fpu avx512_vnni amx_tile amx_bf16\n", False),
-        ("processor : 0\nFeatures : fp asimd\n", False),
-        (None, False),
+        ("processor : 0\nflags\t\t: fpu avx512_vnni amx_tile amx_int8\n", True, True),
+        ("processor : 0\nflags\t\t: fpu avx512_vnni amx_tile amx_int8\n", False, False),
+        ("processor : 0\nflags\t\t: fpu avx512_vnni amx_tile amx_bf16\n", True, False),
+        ("processor : 0\nFeatures : fp asimd\n", True, False),
+        (None, True, False),
     ],
 )
-def test_tiles_are_there_where_linux_says_so(tmp_path, text, tiles):
+def test_tiles_are_there_where_linux_says_so_and_grants_them(
+    tmp_path, monkeypatch, text, granted, tiles
+):
+    monkeypatch.setattr(process, "_tiles_granted", lambda: granted)
     if text is not None:
         (tmp_path / "proc").mkdir()
         (tmp_path / "proc/cpuinfo").write_text(text)
