@@ -93,9 +93,9 @@ bench: dev ## Compare the number formats of exported models: make bench MODELS=f
 bench-evidence: dev ## What evidence map, atypicality and viral cost: make bench-evidence MODELS=folder
 	@$(BIN)/python benchmarks/evidence.py "$(MODELS)"
 
-bench-typicality: dev ## Which images a model rejects: make bench-typicality MODEL=cnn.onnx DATA=chest_xray
+bench-typicality: dev ## Which images a model rejects: make bench-typicality MODEL=cnn.onnx DATA=chest_xray [PHOTOS=folder]
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-typicality DATA=/path/to/chest_xray"; exit 2; }
-	@$(BIN)/python benchmarks/typicality.py "$(MODEL)" "$(DATA)"
+	@$(BIN)/python benchmarks/typicality.py "$(MODEL)" "$(DATA)"$(if $(PHOTOS), --photos "$(PHOTOS)")
 
 bench-features: dev ## An SVM on the CNN's features: make bench-features RUN=runs/first DATA=chest_xray
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-features DATA=/path/to/chest_xray"; exit 2; }

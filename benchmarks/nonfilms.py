@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+WHOLE_PHOTOS = "photos, whole"
 SKIMAGE_PHOTOS = (
     "astronaut",
     "brick",
@@ -104,7 +105,7 @@ def pages(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
 
 
 DRAWN: dict[str, Callable[[np.random.Generator, int], Iterator[NDArray[np.uint8]]]] = {
-    "photos, whole": photos,
+    WHOLE_PHOTOS: photos,
     "photos, cropped": crops,
     "plain colours": colours,
     "noise": noise,

@@ -12,6 +12,7 @@ label is used, that of a test film neither.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,12 @@ from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import DatasetError, ImageError, ModelFileError
 from batch_scorer.metrics import proportion
 from benchmarks.command import Measurement
-from benchmarks.nonfilms import CHANGED, DRAWN, encode
+from benchmarks.nonfilms import CHANGED, DRAWN, WHOLE_PHOTOS, encode
 from trainer.cli import split_names
 from trainer.dataset import read_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 MOST_FILMS = 0.01
 LEAST_NONFILMS = 0.95
 BATCH = 64
+JPEG = {".jpg", ".jpeg"}
 SEED = 0
 
 
@@ -86,6 +88,11 @@ class Row:
     help="Other images, counted without a rule. May be repeated.",
 )
 @click.option(
+    "--photos",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Look at the JPEG photos below this folder too: those that come along are few.",
+)
+@click.option(
     "--test/--no-test",
     "open_test",
     default=True,
@@ -100,11 +107,12 @@ class Row:
     help="Images of each kind that is no film.",
 )
 @click.pass_context
-def main(
+def main(  # noqa: PLR0913, PLR0917 - an argument for each option
     ctx: click.Context,
     model: Path,
     data: Path,
     also: dict[str, Path],
+    photos: Path | None,
     open_test: bool,
     number: int,
 ) -> None:
@@ -116,7 +124,7 @@ def main(
     _limits(classifier)
     click.echo(f"{'images':28s}{'n':>6s}{'flagged':>9s}  {'rejected':23s}{'refused':>8s}  rule")
     missed = []
-    for row in measure(classifier, data, also, number, open_test=open_test):
+    for row in measure(classifier, data, also, photos, number, open_test=open_test):
         click.echo(line(row))
         if not row.kept:
             missed.append(row.kind)
@@ -128,6 +136,7 @@ def measure(
     classifier: Classifier,
     data: Path,
     also: dict[str, Path],
+    photos: Path | None,
     number: int,
     *,
     open_test: bool,
@@ -145,17 +154,24 @@ def measure(
     if open_test and dataset.test is not None:
         yield count("test films", classifier, dataset.test.pixels, film=True)
     for name, folder in also.items():
-        files = (path for path in sorted(folder.glob("**/*")) if path.is_file())
-        files = (path for path in files if not path.name.startswith("."))
-        yield count_files(name, classifier, (path.read_bytes() for path in files))
+        yield count_files(name, classifier, read_files(folder))
     rng = np.random.default_rng(SEED)
     for kind, draw in DRAWN.items():
         images = (encode(image) for image in draw(rng, number))
-        yield count_files(kind, classifier, images, film=False)
+        more = read_files(photos, JPEG) if photos and kind == WHOLE_PHOTOS else ()
+        yield count_files(kind, classifier, chain(images, more), film=False)
     chosen = films[rng.permutation(len(films))[:number], :, :, 0]
     for kind, change in CHANGED.items():
         images = (encode(change(film)) for film in chosen)
         yield count_files(kind, classifier, images, film=False)
+
+
+def read_files(folder: Path, endings: Collection[str] | None = None) -> Iterator[bytes]:
+    """The files below a folder, with one of some endings (in small letters) or with any."""
+    for path in sorted(folder.glob("**/*")):
+        wanted = endings is None or path.suffix.lower() in endings
+        if wanted and path.is_file() and not path.name.startswith("."):
+            yield path.read_bytes()
 
 
 def count_files(

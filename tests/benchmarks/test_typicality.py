@@ -9,8 +9,8 @@ import pytest
 
 from batch_scorer.classifier import Answers
 from batch_scorer.errors import DatasetError
-from benchmarks.nonfilms import CHANGED, DRAWN, crops, encode, photos
-from benchmarks.typicality import Row, count, count_files, line
+from benchmarks.nonfilms import CHANGED, DRAWN, WHOLE_PHOTOS, crops, encode, photos
+from benchmarks.typicality import JPEG, Row, count, count_files, line, read_files
 from tests.conftest import make_film
 
 
@@ -32,7 +32,7 @@ def test_every_kind_is_seeded_varied_and_decodes(kind):
         for seed in (0, 0, 1)
     )
     assert first == again
-    assert kind == "photos, whole" or first != other
+    assert kind == WHOLE_PHOTOS or first != other
     assert len(first) >= 4
     assert len(set(first)) == len(first)
     row = count_files(kind, classifier(), first)
@@ -90,3 +90,11 @@ def test_the_rules_for_films_and_for_what_is_none(film, rejected, kept):
 def test_an_empty_folder_is_an_error():
     with pytest.raises(DatasetError, match="images to look at for nothing, found none"):
         count_files("nothing", classifier(), [])
+
+
+def test_files_are_read_in_order_by_their_endings(tmp_path):
+    for place in ("b/2.JPG", "a/1.jpeg", "a/notes.txt", ".hidden.jpg"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text(place)
+    assert list(read_files(tmp_path, JPEG)) == [b"a/1.jpeg", b"b/2.JPG"]
+    assert list(read_files(tmp_path)) == [b"a/1.jpeg", b"a/notes.txt", b"b/2.JPG"]
