@@ -138,19 +138,21 @@ def take_turns(
     turns: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median seconds of each piece of work, after one turn that is not counted.
+    """Median seconds of each piece of work, done right after itself as in a long run.
 
-    Every second turn goes backwards, so that no piece always comes after the same other one.
+    Each time it is done once before, uncounted: what a small piece takes depends by a sixth on
+    whether another one has had the processor's caches in between. Every second turn goes backwards,
+    so that no piece always comes after the same other one.
     """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     order = list(work.items())
-    for turn in range(turns + 1):
+    for _ in range(turns):
         order.reverse()
         for name, piece in order:
+            piece()
             start = clock()
             piece()
-            if turn:
-                seconds[name].append(clock() - start)
+            seconds[name].append(clock() - start)
     return {name: float(np.median(each)) for name, each in seconds.items()}
 
 

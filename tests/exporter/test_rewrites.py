@@ -113,6 +113,57 @@ def test_bytes_are_reshaped_before_they_become_numbers():
     assert operations(model) == ["Reshape", "DequantizeLinear", "Shape", "MatMul", "Reshape"]
 
 
+@pytest.mark.parametrize("shape", [[], [1, 1, 1, 1]])
+def test_a_zero_added_to_scaled_bytes_does_not_hide_that_they_are_reshaped(shape):
+    model = make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["pixels", "scale"], ["x"]),
+            helper.make_node("Add", ["zero", "x"], ["z"]),
+            helper.make_node("Reshape", ["z", "flat"], ["rows"], name="rows"),
+            helper.make_node("MatMul", ["rows", "weights"], ["product"]),
+            helper.make_node("Reshape", ["product", "four"], ["y"]),
+        ],
+        zero=np.zeros(shape, np.float32),
+        scale=np.float32(1 / 255),
+        flat=np.array([-1, 16]),
+        four=np.array([-1, 16, 16, 1]),
+        weights=np.random.default_rng(0).random((16, 16), np.float32),
+    )
+    check_cheaper(model, FILMS)
+    assert operations(model) == ["Reshape", "DequantizeLinear", "MatMul", "Reshape"]
+
+
+@pytest.mark.parametrize(
+    "other", [np.float32(0.5), np.zeros(16, np.float32), np.zeros((1, 1, 1, 1, 1), np.float32)]
+)
+def test_another_number_or_another_shape_is_still_added(other):
+    model = make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["pixels", "scale"], ["x"]),
+            helper.make_node("Add", ["x", "other"], ["z"]),
+            helper.make_node("Reshape", ["z", "four"], ["y"]),
+        ],
+        scale=np.float32(1 / 255),
+        other=other,
+        four=np.array([-1, 16, 16, 1]),
+    )
+    assert "Add" in operations(make_cheaper(model))
+
+
+def test_a_zero_added_to_what_may_be_less_than_zero_stays():
+    model = make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["pixels", "scale", "middle"], ["x"]),
+            helper.make_node("Add", ["x", "zero"], ["y"]),
+        ],
+        scale=np.float32(1 / 255),
+        middle=np.uint8(128),
+        zero=np.float32(0),
+    )
+    check_cheaper(model, FILMS)
+    assert "Add" in operations(model)
+
+
 @pytest.mark.parametrize("operation", ["Add", "Sub", "Mul", "Div"])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_number_gets_the_axes_of_its_tensor(operation, first):
