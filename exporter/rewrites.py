@@ -67,8 +67,11 @@ def _add_no_zeros(graph: onnx.ModelProto) -> None:
         for weight in graph.graph.initializer
         if set(weight.dims) <= {1} and not numpy_helper.to_array(weight)
     }
-    scaled = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear" and len(n.input) == 2}  # noqa: PLR2004 - no zero point
-    for addition in [node for node in nodes if node.op_type == "Add"]:
+    scaled = {  # without a zero point
+        n.output[0] for n in nodes if n.op_type == "DequantizeLinear" and not n.input[2:]
+    }
+    answers = {answer.name for answer in graph.graph.output}
+    for addition in [n for n in nodes if n.op_type == "Add" and answers.isdisjoint(n.output)]:
         source = next((name for name in addition.input if name in scaled), "")
         zero = next((name for name in addition.input if name in zeros), "")
         if source and zero and zeros[zero] <= axes.get(source, 0):

@@ -150,11 +150,25 @@ def test_another_number_or_another_shape_is_still_added(other):
     assert "Add" in operations(make_cheaper(model))
 
 
+def test_an_answer_that_is_a_sum_stays_an_answer():
+    model = make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["pixels", "scale"], ["x"]),
+            helper.make_node("Add", ["x", "zero"], ["y"]),
+        ],
+        scale=np.float32(1 / 255),
+        zero=np.float32(0),
+    )
+    check_cheaper(model, FILMS)
+    assert operations(model) == ["DequantizeLinear", "Add"]
+
+
 def test_a_zero_added_to_what_may_be_less_than_zero_stays():
     model = make_graph(
         [
             helper.make_node("DequantizeLinear", ["pixels", "scale", "middle"], ["x"]),
-            helper.make_node("Add", ["x", "zero"], ["y"]),
+            helper.make_node("Add", ["x", "zero"], ["z"]),
+            helper.make_node("Relu", ["z"], ["y"]),
         ],
         scale=np.float32(1 / 255),
         middle=np.uint8(128),
