@@ -167,6 +167,7 @@ def train(
         raise click.UsageError("--search judges on validation films alone: leave --normals out.")
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of its own retracing
     try:
         with quiet_import():
             from trainer.audit.facts import audit_data, shorten

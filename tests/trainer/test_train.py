@@ -138,6 +138,13 @@ def test_the_run_folder_holds_what_was_promised(killed_then_finished):
     assert card.audit.metadata_auc["test"].n == 40
 
 
+def test_tensorflow_says_nothing_in_between(tmp_path):
+    done = run("train", fill(tmp_path / "small"), "-o", tmp_path, "--model", "mlp", "--epochs", 1)
+    told = done.stdout + done.stderr
+    assert "4 write" in told
+    assert "tf.function" not in told
+
+
 def test_a_finished_run_is_not_trained_again(killed_then_finished, data):
     folder = killed_then_finished[0]
     before = (folder / "mlp" / "model.keras").stat().st_mtime_ns
