@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 SMALL_PX = 24
 COMPONENTS = 16
-DISTANCE_QUANTILE = 0.995
+DISTANCE_QUANTILE = 0.991
 UPRIGHT_QUANTILE = 0.999
+"""Together they put one training film of a hundred beyond 1, where films are rejected."""
 LEAST_CONTRAST = 0.02
 PREDICT_BATCH = 256
 
