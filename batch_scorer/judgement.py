@@ -104,7 +104,7 @@ def _with_typicality(row: Score, card: ModelCard, answers: Answers, place: int) 
         )
     refusal = NotRadiograph(
         "Expected an upright frontal chest film like those that the model knows, found an image "
-        "that is farther from them",
+        "that is unlike them.",
         "Look for a photo, a page, a side view, or a film that is inverted, turned or bordered; "
         "--keep-atypical scores it all the same.",
     )
