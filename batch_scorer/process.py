@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import os
 import sys
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A system call of Linux on x86-64, what it is asked, and the register in question.
-_ARCH_PRCTL = 158
-_REQUEST_PERMISSION = 0x1023
-_TILE_DATA = 18
+# As Linux names them on x86-64: a system call, what it is asked, and the registers in question.
+SYS_ARCH_PRCTL = 158
+ARCH_REQ_XCOMP_PERM = 0x1023
+XFEATURE_XTILEDATA = 18
 
 
 def available_cores(system: Path = Path("/")) -> int:
@@ -102,7 +103,7 @@ def _tiles_granted() -> bool:
 
     Source: Linux's documentation, "Using XSTATE features in user space applications".
     """
-    return not ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA)
+    return not ctypes.CDLL(None).syscall(SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
 
 
 def peak_memory_bytes(system: Path = Path("/")) -> int:
@@ -131,8 +132,11 @@ def quiet_import() -> Iterator[None]:
     """Keep a library's native start-up log off the terminal.
 
     TensorFlow writes to file descriptor 2 before its own log level takes effect. Exceptions still
-    reach the caller: only what is written straight to the descriptor is dropped.
+    reach the caller: only what is written straight to the descriptor is dropped. Later TensorFlow
+    tells errors alone, and not that it traces a function again.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr.flush()
     kept = os.dup(2)
     sink = os.open(os.devnull, os.O_WRONLY)

@@ -13,7 +13,6 @@ films, and the cross-validation chooses among settings that all look nearly perf
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +62,6 @@ def main(run: Path, data: Path) -> None:
 
     RUN is the output folder of `cxr train`, DATA what the CNN in it was trained on.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with packages(), quiet_import():
         import keras
 

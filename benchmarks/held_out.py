@@ -18,7 +18,6 @@ This chooses settings, as `cxr train --search` does. A model that is kept learns
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -87,7 +86,6 @@ def main(  # noqa: PLR0913, PLR0917 - click passes every option
 
     Prints AUC and the specificity at a sensitivity of 0.95, with 95 % intervals by patient.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with packages(), quiet_import():
         import keras
 

@@ -13,12 +13,11 @@ import os
 
 import click
 
+from batch_scorer.process import ARCH_REQ_XCOMP_PERM
 from benchmarks.command import Measurement, packages
 
 with packages():
     import pyseccomp as seccomp
-
-REQUEST_PERMISSION = 0x1023
 
 
 @click.command(
@@ -39,7 +38,7 @@ def main(command: tuple[str, ...]) -> None:
 def refuse_tiles() -> None:
     """Refuse tiles to this process and to all that it starts, from now on."""
     rules = seccomp.SyscallFilter(seccomp.ALLOW)
-    refused = seccomp.Arg(0, seccomp.EQ, REQUEST_PERMISSION)
+    refused = seccomp.Arg(0, seccomp.EQ, ARCH_REQ_XCOMP_PERM)
     rules.add_rule(seccomp.ERRNO(errno.EPERM), "arch_prctl", refused)
     rules.load()
 

@@ -71,7 +71,6 @@ def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
     are compared with each other first, on the same films.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with quiet_import():
             from batch_scorer.report.comparison import say_comparison

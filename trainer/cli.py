@@ -166,8 +166,6 @@ def train(
     if trials and normals:
         raise click.UsageError("--search judges on validation films alone: leave --normals out.")
     os.environ["KERAS_BACKEND"] = backend
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of its own retracing
     try:
         with quiet_import():
             from trainer.audit.facts import audit_data, shorten

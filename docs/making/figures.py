@@ -7,7 +7,6 @@ folder of your own.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +89,6 @@ def _draw_cards(cards: Sequence[ModelCard]) -> Iterator[tuple[str, str]]:
 
 def draw_films(folder: Path) -> dict[str, str]:
     """Draw example films, what augmentation makes of them, and the networks."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet_import():
         from trainer import film_figures
         from trainer.architecture import draw_architecture
