@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from batch_scorer.errors import UsageError
+from batch_scorer.errors import ForeignFile, UsageError
+from batch_scorer.files import replace_file
 from batch_scorer.options import model_options
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def bench(films: int, turns: int, json_file: Path | None, **options: Any) -> Non
     from batch_scorer.runner import ScoreJob
     from batch_scorer.speed import measure_speed
 
+    if json_file:
+        _check_own(json_file)
     job = ScoreJob(output="", models=expand_names(options.pop("model")), **options)
     speed = measure_speed(job, films, turns)
     if json_file:
@@ -67,8 +70,26 @@ def say_speed(speed: Speed) -> str:
     return "\n".join(lines)
 
 
+def _check_own(path: Path) -> None:
+    """Make sure that a file that is going to be replaced holds what was measured before.
+
+    Raises:
+        ForeignFile: It holds something else.
+    """
+    from batch_scorer.speed import Speed
+
+    try:
+        msgspec.json.decode(path.read_bytes() if path.exists() else b"", type=Speed)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        if path.exists() and path.stat().st_size:
+            raise ForeignFile(
+                f"Expected {path} to hold measurements of `cxr bench`, found another file.",
+                "Choose another file with --json.",
+            ) from exc
+
+
 def _write(path: Path, speed: Speed) -> None:
     try:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(speed), indent=2) + b"\n")
+        replace_file(path, msgspec.json.format(msgspec.json.encode(speed), indent=2) + b"\n")
     except OSError as exc:
         raise UsageError(f"{path} cannot be written: {exc.strerror or exc}.") from exc

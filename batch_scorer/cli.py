@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from traceback import format_exception
@@ -39,6 +38,7 @@ from batch_scorer.log import (
     set_format,
     speaks_json,
 )
+from batch_scorer.process import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -129,16 +129,16 @@ def cxr() -> None:
 def main() -> None:
     """Run ``cxr``; turn every expected error into one line and an exit code."""
     sys.excepthook = _unexpected
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Ctrl-C
+    STOP_SIGNALS.listen()
     set_format(asked_format(sys.argv[1:], os.environ))
     log.setLevel(logging.INFO)
     try:
-        code = cxr.main(standalone_mode=False) or EXIT_OK
+        with STOP_SIGNALS.heeded():
+            code = cxr.main(standalone_mode=False) or EXIT_OK
     except CxrError as exc:
-        if _debugging():
-            raise
         start = "" if isinstance(exc, Interrupted) else "Error: "
-        _say(f"{start}{scrub(str(exc))}", exc)
+        trace = "".join(format_exception(exc)) if _debugging() else ""
+        _say(f"{scrub(trace)}{start}{scrub(str(exc))}", exc, trace)
         code = exc.exit_code
     except click.ClickException as exc:
         if speaks_json():
@@ -146,7 +146,7 @@ def main() -> None:
         else:
             exc.show()
         code = exc.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         _say(str(_ABORTED), _ABORTED)
         code = EXIT_RETRY
     log_event("exit", exit_code=code)
@@ -172,7 +172,7 @@ def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackT
     if speaks_json():  # without its text, which may quote anything, unless that is asked for
         text = "".join(format_exception(kind, exc, trace)) if _debugging() else ""
         defect = _Defect(f"An unexpected {kind.__name__}.", _ADVICE)
-        _say("", exc if isinstance(exc, CxrError) else defect, text)
+        _say("", defect, text)
         log_event("exit", exit_code=EXIT_FAILED)
         return
     if _debugging():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
+from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK, EXIT_RETRY
 from batch_scorer.log import log_event, render, speaks_json
 from batch_scorer.options import (
     Quantity,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from batch_scorer.gauges import Gauges
+    from batch_scorer.lease import OutputLock
     from batch_scorer.records import BatchMetrics, RunManifest
     from batch_scorer.report.drawing import Drawing
     from batch_scorer.runner import ScoreJob
@@ -68,7 +69,7 @@ def score(
     report: bool,
     dry_run: bool,
     deadline_h: float | None,
-    drawing: Drawing,
+    drawing: Drawing | None,
     gauges: Gauges,
     **options: Any,
 ) -> int:
@@ -77,6 +78,7 @@ def score(
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
     2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
     """
+    from batch_scorer.lease import OutputLock
     from batch_scorer.runner import score_batch
 
     job = job_of(**options)
@@ -84,11 +86,14 @@ def score(
         return _foretell(job, deadline_h)
     if deadline_h:
         raise click.UsageError("--deadline-h goes with --dry-run, which scores nothing.")
-    with Progress() as progress, Stop() as stop:
-        manifest = score_batch(job, progress, stop)
-    if not progress.told:
-        click.echo("New       nothing: every film has its row already")
-    code = _conclude(job.place.url, manifest, drawing if report and not job.shard else None)
+    stop = Stop()
+    with OutputLock(job.place, stop) as lock:
+        with Progress() as progress, stop:
+            manifest = score_batch(job, progress, stop, lock)
+        if not progress.told:
+            click.echo("New       nothing: every film has its row already")
+        drawing = drawing if report and not job.shard else None
+        code = _conclude(job.place.url, manifest, drawing, lock)
     gauges.tell(manifest)
     return code
 
@@ -124,9 +129,13 @@ def merge(output: str, report: bool, drawing: Drawing) -> int:
     The rows are those of a run without shards. A shard that is missing is named, and nothing is
     written. Exit codes as for `cxr score`.
     """
+    from batch_scorer.lease import OutputLock
     from batch_scorer.merge import merge_shards
+    from batch_scorer.output import open_output
 
-    return _conclude(output, merge_shards(output), drawing if report else None)
+    with OutputLock(open_output(output)) as lock:
+        manifest = merge_shards(output, lock)
+        return _conclude(output, manifest, drawing if report else None, lock)
 
 
 @click.command(epilog="Example: cxr report out")
@@ -152,7 +161,7 @@ def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
     return EXIT_OK
 
 
-def _conclude(output: str, manifest: RunManifest, drawing: Drawing | None) -> int:
+def _conclude(output: str, manifest: RunManifest, drawing: Drawing | None, lock: OutputLock) -> int:
     """Say what came of a run, draw its report where that is asked for, choose the exit code."""
     from batch_scorer.ledger import CSV_FILE
 
@@ -161,15 +170,19 @@ def _conclude(output: str, manifest: RunManifest, drawing: Drawing | None) -> in
     if drawing:
         from batch_scorer.report.formats import draw_missing
 
-        for place in draw_missing(output, drawing):
+        for place in draw_missing(output, drawing, lock):
             click.echo(f"Report    {place}")
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 
 
 class Stop:
-    """Whether a signal asked to stop: the first lets the batch be finished, a second does not."""
+    """Whether a signal asked to stop: the first lets the batch be finished, a second does not.
+
+    After the second one the process ends within a second, whatever a read or a thread waits for.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    LAST_S = 1.0
 
     def __init__(self) -> None:
         self._asked = False
@@ -188,6 +201,7 @@ class Stop:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
+            self._end_soon()
             signal.default_int_handler(number, frame)
         self._asked = True
         words = "\nFinishing this batch; once more stops at once."
@@ -195,6 +209,13 @@ class Stop:
             words = render("stopping", "warning", {})
         # Written whole and at once: a handler of signals may not wait for the log's lock.
         os.write(sys.stderr.fileno(), f"{words}\n".encode())
+
+    def _end_soon(self) -> None:
+        """End the process, where the exception of the second signal has not done so by then."""
+        if not hasattr(signal, "setitimer"):  # Windows
+            os._exit(EXIT_RETRY)
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(EXIT_RETRY))
+        signal.setitimer(signal.ITIMER_REAL, self.LAST_S)
 
 
 class Progress:

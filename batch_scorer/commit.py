@@ -121,10 +121,14 @@ def _keep_earlier(output: Output, rows: Sequence[Score], method: str) -> None:
     carried = {row.image for row in rows} if old.method == method else set()
     if all(row.image in carried for row in ledger.read_rows(output, old.method)):
         return
-    for name in ledger.RUN_FILES:
-        data = output.read(name)
-        if data is not None:
-            output.write(f"{EARLIER_FOLDER}/{old.run_id}/{name}", data)
+    contents = {name: output.read(name) for name in ledger.RUN_FILES}
+    output.write_all(
+        {
+            f"{EARLIER_FOLDER}/{old.run_id}/{name}": data
+            for name, data in contents.items()
+            if data is not None
+        }
+    )
 
 
 def _spending(

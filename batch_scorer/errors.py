@@ -4,6 +4,7 @@
 
     CxrError                          exit 1   a code, a sentence, and what to try
     ├── UsageError                    exit 2   the command was called wrongly
+    │   └── ForeignFile                        the output holds files that somebody else wrote
     ├── MissingPackage                exit 1   an optional part is not installed
     ├── ModelFileError                exit 1   a model file cannot be trusted
     │   ├── CardMissing                        no model card in the file
@@ -74,6 +75,12 @@ class UsageError(CxrError):
 
     code = "usage"
     exit_code = EXIT_USAGE
+
+
+class ForeignFile(UsageError):
+    """The output holds a file, or leads through a link, that is not this program's."""
+
+    code = "foreign_file"
 
 
 class MissingPackage(CxrError):

@@ -16,9 +16,11 @@ from batch_scorer.errors import (
     EXIT_NOT_ALL_SCORED,
     EXIT_OK,
     EXIT_RETRY,
+    ForeignFile,
     MissingPackage,
     UsageError,
 )
+from batch_scorer.files import replace_file
 from batch_scorer.storage import retries
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from batch_scorer.records import RunManifest
 
 RETRIES, BYTES_READ = "cxr_retries", "cxr_bytes_read"
+LAST_RUN = "cxr_last_run_timestamp_seconds"
 LAST_SUCCESS = "cxr_last_success_timestamp_seconds"
 log = logging.getLogger("cxr.gauges")
 
@@ -44,6 +47,7 @@ class Gauges:
     Raises:
         MissingPackage: prometheus_client is not installed.
         UsageError: The folder is not there.
+        ForeignFile: The file is there, and holds something else.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -66,6 +70,11 @@ class Gauges:
         if not path.parent.is_dir():
             raise UsageError(
                 f"Expected a folder for the metrics at {path.parent}, found none.", "Make it first."
+            )
+        if not _is_own(path):
+            raise ForeignFile(
+                f"Expected metrics of cxr-batch in {path}, found another file.",
+                "Choose another file with --metrics, or remove it.",
             )
 
     def tell(self, result: RunManifest | None, own: Sequence[RunManifest] | None = None) -> None:
@@ -95,12 +104,12 @@ class Gauges:
             self._write(self._path)
 
     def _write(self, path: Path) -> None:
-        from prometheus_client import CollectorRegistry, write_to_textfile
+        from prometheus_client import CollectorRegistry, generate_latest
 
         registry = CollectorRegistry()
         try:
             registry.register(_Families(list(self._collect(_read_values(path)))))
-            write_to_textfile(str(path), registry)
+            replace_file(path, generate_latest(registry))
         except OSError as exc:
             log.warning("The metrics in %s cannot be written: %s.", path, exc.strerror or exc)
 
@@ -111,7 +120,7 @@ class Gauges:
         done = self._finished and self.exit_code in {EXIT_OK, EXIT_NOT_ALL_SCORED}
         gauges: dict[str, tuple[str, float | None]] = {
             "cxr_exit_code": ("How the last command ended; 0 and 3 are finished.", self.exit_code),
-            "cxr_last_run_timestamp_seconds": ("When the last command ended.", now),
+            LAST_RUN: ("When the last command ended.", now),
             LAST_SUCCESS: (
                 "When a command last did all its work.",
                 now if done else before.get(LAST_SUCCESS),
@@ -180,16 +189,19 @@ def _describe(manifest: RunManifest) -> Iterator[Metric]:
         yield GaugeMetricFamily(name, meaning, value=value)
 
 
+def _is_own(path: Path) -> bool:
+    """Whether a file of metrics may be replaced: this program wrote it, or nothing is in it."""
+    return not path.exists() or (
+        path.is_file() and (not path.stat().st_size or LAST_RUN in _read_values(path))
+    )
+
+
 def _read_values(path: Path) -> dict[str, float]:
-    """The values without labels of the file that is there, by name."""
+    """The values without labels of the file that is there, by name; none of any other file."""
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
-        text = path.read_text(encoding="utf-8")
-        families = list(text_string_to_metric_families(text))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        log.warning("%s was no Prometheus textfile: its counters begin anew.", path)
+        families = list(text_string_to_metric_families(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
         return {}
     return {s.name: s.value for family in families for s in family.samples if not s.labels}

@@ -5,13 +5,13 @@ A reader sees a whole file or none, and ``run.json`` marks a finished run.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from batch_scorer.errors import LedgerError
+from batch_scorer.output import digest
 from batch_scorer.records import RunManifest
 from batch_scorer.tables import as_csv, as_parquet, from_parquet
 
@@ -49,20 +49,20 @@ def thumbnail_stem(row: Score) -> str:
     return row.sha256[:16]
 
 
-def write_thumbnail(output: Output, row: Score, picture: Image.Image) -> None:
-    """Write the small picture of a film."""
-    _write_picture(output, thumbnail_stem(row), picture)
+def encode_thumbnail(row: Score, picture: Image.Image) -> tuple[str, bytes]:
+    """The small picture of a film, as a file: its name and its content."""
+    return _encode(thumbnail_stem(row), picture)
 
 
-def write_evidence_map(output: Output, row: Score, picture: Image.Image) -> None:
-    """Write the evidence map of a film."""
-    _write_picture(output, f"{thumbnail_stem(row)}{EVIDENCE_SUFFIX}", picture)
+def encode_evidence_map(row: Score, picture: Image.Image) -> tuple[str, bytes]:
+    """The evidence map of a film, as a file: its name and its content."""
+    return _encode(f"{thumbnail_stem(row)}{EVIDENCE_SUFFIX}", picture)
 
 
-def _write_picture(output: Output, stem: str, picture: Image.Image) -> None:
+def _encode(stem: str, picture: Image.Image) -> tuple[str, bytes]:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
-    output.write(f"{FILMS_FOLDER}/{stem}.jpg", buffer.getvalue())
+    return f"{FILMS_FOLDER}/{stem}.jpg", buffer.getvalue()
 
 
 def write_rows(
@@ -83,7 +83,7 @@ def write_rows(
 def _write(output: Output, name: str, data: bytes) -> str:
     """Write a table, which may be large and is given up at once; its SHA-256."""
     output.write(name, data)
-    return hashlib.sha256(data).hexdigest()
+    return digest(data)
 
 
 def write_manifest(output: Output, manifest: RunManifest) -> None:
@@ -103,7 +103,7 @@ def read_manifest(output: Output) -> RunManifest | None:
         return None
     try:
         return msgspec.json.decode(data, type=RunManifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise LedgerError(f"The run in {output.url} cannot be read: {exc}.") from exc
 
 
@@ -125,7 +125,7 @@ def read_run(output: Output) -> tuple[RunManifest, list[Score]]:
         (CSV_FILE, table, manifest.rows_sha256),
         (PARQUET_FILE, exact, manifest.parquet_sha256),
     ):
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if digest(data) != sha256:
             raise LedgerError(
                 f"{name} in {output.url} was changed after the run ended.", "Score the films again."
             )

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from batch_scorer import ledger
+from batch_scorer.claim import claim_run
 from batch_scorer.classifier import Classifier, bundled_manifest
 from batch_scorer.commit import commit_run, name_copies
 from batch_scorer.errors import CxrError, LedgerError
+from batch_scorer.lease import OutputLock
 from batch_scorer.output import open_output
 from batch_scorer.shards import SHARDS_FOLDER, Shard
 from batch_scorer.source import open_source
@@ -37,16 +39,22 @@ _SAME = {
 """What must be the same in every shard, and what to call it."""
 
 
-def merge_shards(output: str) -> RunManifest:
+def merge_shards(output: str, lock: OutputLock | None = None) -> RunManifest:
     """Put the rows of all shards together, as one run over the whole source would have.
 
     Args:
         output: The folder that was given to every shard.
+        lock: That of the output; by default one that ends with this call.
 
     Raises:
+        ForeignFile: The output holds something that this program did not write.
+        Occupied: Another run is writing there.
         LedgerError: A shard is missing or does not belong to the others, or cannot be read.
     """
     place = open_output(output)
+    if lock is None:
+        with OutputLock(place) as own:
+            return merge_shards(output, own)
     joined = join_shards(place, _find_shards(place))
     if joined.moved:
         log.warning(
@@ -55,7 +63,9 @@ def merge_shards(output: str) -> RunManifest:
             min(m.taken for m in joined.manifests),
             max(m.taken for m in joined.manifests),
         )
-    return commit_joined(place, joined)
+    claim_run(place)
+    lock.check()
+    return commit_joined(place.guarded(lock.check), joined)
 
 
 @dataclass(frozen=True)

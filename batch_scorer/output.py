@@ -2,60 +2,113 @@
 
 A reader sees a whole file or none: on disk a file is written under another name and renamed, and an
 object store shows an object only when all of it has come.
+
+Nothing that somebody else wrote is replaced or removed. Before a file is written, its name and the
+SHA-256 of its content go into the output's record, and a file is replaced or removed only while its
+content is one of those. The record is a folder of small files that are created and never changed,
+so that several tasks may add to it at once and a stopped one can take nothing back.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import logging
 import os
 import secrets
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from batch_scorer.errors import LedgerError
+import msgspec
+
+from batch_scorer.errors import CxrError, ForeignFile, LedgerError
 from batch_scorer.faults import explain, failures, scrub
-from batch_scorer.storage import call, has_folders, is_local, open_filesystem
+from batch_scorer.files import PARTIAL, partial_file
+from batch_scorer.storage import (
+    REMOTE_READERS,
+    call,
+    has_folders,
+    is_local,
+    open_filesystem,
+)
 
-PARTIAL = ".partial"
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+OWN_FOLDER = ".cxr-batch"
+"""What the program keeps for itself in an output: the record, leases, files half written."""
+CHANGED_FOLDER = "earlier/changed-"
+"""With the first digits of a hash: where a file goes that was changed since it was written."""
+_RECORD = f"{OWN_FOLDER}/record"
+_MOST_PARTS = 8
+"""Files of the record before they are joined into one."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
 """What file systems without hard links answer, such as a mounted bucket."""
+_HINT = "Free some space or choose another place with -o, then run the same command again."
+log = logging.getLogger("cxr.output")
+
+Record = dict[str, list[str]]
+"""By file name, the SHA-256 of every content that the program wrote there."""
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 as the record holds it."""
+    return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True)
 class Output:
-    """A place for results. Names are POSIX paths below it."""
+    """A place for results. Names are POSIX paths below it.
+
+    ``inside`` are the folders that lead here from the place that was opened: none of them may be a
+    link when something is written. ``guard`` is called before files are written or removed, and
+    raises where this process may no longer do so.
+    """
 
     url: str
     root: str
     filesystem: Any
+    inside: tuple[str, ...] = ()
+    guard: Callable[[], None] | None = None
 
     @property
     def local(self) -> bool:
         """Whether it lies on this machine."""
         return is_local(self.filesystem)
 
+    @property
+    def own(self) -> Output:
+        """The folder inside it that the program keeps for itself."""
+        return self.below(OWN_FOLDER)
+
     def below(self, name: str) -> Output:
         """The place of that name inside this one."""
-        return Output(f"{self.url.rstrip('/')}/{name}", self._path(name), self.filesystem)
+        url = f"{self.url.rstrip('/')}/{name}"
+        inside = (*self.inside, *name.split("/"))
+        return Output(url, self._path(name), self.filesystem, inside, self.guard)
+
+    def guarded(self, guard: Callable[[], None]) -> Output:
+        """This place, with a guard."""
+        return replace(self, guard=guard)
 
     def prepare(self) -> None:
         """Make it where it is not there, and prove that it can be written.
 
         Raises:
             LedgerError: It cannot be made or written.
+            ForeignFile: A folder on the way is a link.
         """
+        name = f"{OWN_FOLDER}/{secrets.token_hex(8)}.write-test"  # others may be starting too
         try:
             if has_folders(self.filesystem):
                 self.filesystem.makedirs(self.root, exist_ok=True)
-            name = f".write-test-{secrets.token_hex(4)}"  # other tasks may be starting too
             call(self._put, name, b"")
-            self._remove(name)
+            self._unlink(name)
         except failures() as exc:
-            hint = "Choose another folder with -o, or change its permissions."
-            raise explain(
-                exc, f"The output folder {self.url}", LedgerError, "written", hint
-            ) from exc
+            raise self._explain(exc, name, "written") from exc
 
     def prove_creation(self) -> None:
         """Prove that of several that create a file, one succeeds: some servers do not care.
@@ -63,9 +116,9 @@ class Output:
         Raises:
             LedgerError: It is not so here, or it cannot be written.
         """
-        name = f".create-test-{secrets.token_hex(4)}"
+        name = f"{OWN_FOLDER}/{secrets.token_hex(8)}.create-test"
         first, second = self.create(name, b"first"), self.create(name, b"second")
-        self.remove(name)
+        self._unlink(name)
         if not first or second:
             raise LedgerError(
                 f"Expected storage that creates a file only once (S3's If-None-Match) at "
@@ -84,22 +137,31 @@ class Output:
         except FileNotFoundError:
             return None
         except failures() as exc:
-            raise explain(exc, f"{name} in {self.url}", LedgerError, "read") from exc
+            raise self._explain(exc, name, "read") from exc
         return data
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a whole file, or replace it.
+    def names(self, folder: str) -> list[str]:
+        """Names of the whole files below a folder of it, sorted; none where it is not there.
+
+        The program's own folder, and names that no file of the program has, are left out.
 
         Raises:
-            LedgerError: It cannot be written; what was there before is still there.
+            LedgerError: It cannot be listed.
         """
+        place = self._path(folder)
+        self.filesystem.invalidate_cache(place)
         try:
-            call(self._put, name, data)
+            found = call(self.filesystem.find, place)
+        except FileNotFoundError:
+            return []
         except failures() as exc:
-            hint = (
-                "Free some space or choose another place with -o, then run the same command again."
-            )
-            raise explain(exc, f"{name} in {self.url}", LedgerError, "written", hint) from exc
+            raise self._explain(exc, folder, "listed") from exc
+        inside = [path[len(place) :].strip("/") for path in found if not path.endswith(PARTIAL)]
+        return sorted(
+            f"{folder}/{name}"
+            for name in inside
+            if _is_plain(name) and OWN_FOLDER not in name.split("/")
+        )
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a whole file where there is none: of several that try, one succeeds.
@@ -120,98 +182,331 @@ class Output:
         except FileExistsError:
             return self.read(name) == data
         except failures() as exc:
-            raise explain(exc, f"{name} in {self.url}", LedgerError, "written") from exc
+            raise self._explain(exc, name, "written", _HINT) from exc
         return True
 
-    def names(self, folder: str) -> list[str]:
-        """Names of the whole files below a folder of it, sorted; none where it is not there.
+    def write(self, name: str, data: bytes) -> None:
+        """Write a whole file, or replace one that the program wrote, as `write_all` does."""
+        self.write_all({name: data})
+
+    def write_all(self, files: Mapping[str, bytes]) -> None:
+        """Write whole files, in their order, and enter them in the record first.
+
+        A file that was changed since the program wrote it is kept below ``earlier/``.
 
         Raises:
-            LedgerError: It cannot be listed.
+            ForeignFile: One is there that the program did not write; nothing was written.
+            LedgerError: One cannot be written; what was there before is still there.
         """
-        place = self._path(folder)
-        self.filesystem.invalidate_cache(place)
+        self._ask_guard()
+        record = self.record()
+        for name, data in files.items():
+            self._clear_way(name, record, digest(data))
+        for name, data in files.items():
+            try:
+                if name == next(iter(files)):
+                    self._enter({name: [digest(data)] for name, data in files.items()}, record)
+                call(self._put, name, data)
+            except failures() as exc:
+                raise self._explain(exc, name, "written", _HINT) from exc
+
+    def replace(self, name: str, old: bytes, new: bytes) -> bool:
+        """Replace a file that this process created, while it still holds what was written there.
+
+        Returns:
+            Whether it did.
+
+        Raises:
+            LedgerError: It cannot be read or written.
+        """
+        if self.read(name) != old:
+            return False
         try:
-            found = call(self.filesystem.find, place)
-        except FileNotFoundError:
-            return []
+            call(self._put, name, new)
         except failures() as exc:
-            raise explain(exc, f"{folder} in {self.url}", LedgerError, "listed") from exc
-        return sorted(
-            f"{folder}/{path[len(place) :].lstrip('/')}"
-            for path in found
-            if not path.endswith(PARTIAL)
-        )
+            raise self._explain(exc, name, "written", _HINT) from exc
+        return True
 
     def remove(self, *names: str) -> None:
-        """Remove files, where they are there.
+        """Remove files that the program wrote; one that was changed since is kept in ``earlier/``.
 
         Raises:
             LedgerError: One is there and cannot be removed.
         """
+        self._ask_guard()
+        record = self.record()
         for name in names:
-            try:
-                self._remove(name)
-            except failures() as exc:
-                raise explain(exc, f"{name} in {self.url}", LedgerError, "removed") from exc
+            if name in record and self._clear_way(name, record) is not None:
+                self._take_away(name)
 
     def remove_folder(self, name: str) -> None:
-        """Remove a folder and all below it, where it is there.
+        """Remove what the program wrote below a folder, and the folders that are then empty.
 
         Raises:
-            LedgerError: It is there and cannot be removed.
+            LedgerError: Something cannot be listed or removed.
+        """
+        self.remove(*self.names(name))
+        self.remove_empty(name)
+
+    def discard(self, contents: Mapping[str, str]) -> None:
+        """Remove files, by name, each while its content has the SHA-256 that is given.
+
+        Raises:
+            LedgerError: One is there and cannot be removed.
+        """
+
+        def discard_one(item: tuple[str, str]) -> None:
+            name, sha256 = item
+            data = self.read(name)
+            if data is not None and digest(data) == sha256 and self._is_file(name):
+                self._take_away(name)
+
+        with ThreadPoolExecutor(1 if self.local else REMOTE_READERS) as pool:
+            list(pool.map(discard_one, contents.items()))
+
+    def remove_empty(self, name: str) -> None:
+        """Remove a folder of this machine, and those inside it, where nothing is in them."""
+        if not self.local:
+            return
+        top = self._local(f"{name}/x").parent
+        for folder in (*sorted(top.rglob("*/"), reverse=True), top):
+            if not folder.is_symlink():
+                with suppress(OSError):  # it is not empty, or gone: both are well
+                    folder.rmdir()
+
+    def record(self) -> Record:
+        """What the program wrote here, as far as it is known; see `enter`.
+
+        Raises:
+            LedgerError: The record cannot be read.
+        """
+        return _join(self._parts().values())
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the program has a record here."""
+        return bool(self._part_names())
+
+    def refuse_foreign(self, *names: str) -> None:
+        """Make sure that files and folders of these names are the program's, or not there.
+
+        Raises:
+            ForeignFile: One is not.
+            LedgerError: It cannot be looked at.
+        """
+        record = self.record()
+        for name in names:
+            if name not in record and self._holds(name):
+                raise self._foreign(name)
+
+    def refuse_links(self, *names: str) -> None:
+        """Make sure that no folder of these names is a link, nor one that leads there.
+
+        Raises:
+            ForeignFile: One is.
+        """
+        if self.local:
+            for name in names:
+                self._local(f"{name}/x")
+
+    def _holds(self, name: str) -> bool:
+        """Whether there is a file of that name, or one in a folder of that name."""
+        path = self._path(name)
+        if self.local:
+            place = self._local(name)
+            if not place.is_dir() or place.is_symlink():
+                return os.path.lexists(place)
+            return any(not inner.is_dir() or inner.is_symlink() for inner in place.rglob("*"))
+        self.filesystem.invalidate_cache(path)
+        try:
+            return bool(call(self.filesystem.exists, path))
+        except failures() as exc:
+            raise self._explain(exc, name, "read") from exc
+
+    def enter(self, files: Record) -> None:
+        """Add files to the record, which begins with the first call, even of no file.
+
+        Args:
+            files: By name, the contents that are the program's.
+
+        Raises:
+            LedgerError: It cannot be written.
         """
         try:
-            if self.local:
-                if self.filesystem.exists(self._path(name)):
-                    self.filesystem.rm(self._path(name), recursive=True)
-                return
-            for path in self.names(name):
-                self._remove(path)
+            self._enter(files)
         except failures() as exc:
-            raise explain(exc, f"{name} in {self.url}", LedgerError, "removed") from exc
+            raise self._explain(exc, _RECORD, "written", _HINT) from exc
 
-    def _remove(self, name: str) -> None:
+    def _enter(self, files: Record, known: Record | None = None) -> None:
+        """Add what the record does not hold yet, and join its parts where there are many."""
+        new = {
+            name: contents
+            for name, contents in files.items()
+            if known is None or not set(contents) <= set(known.get(name, ()))
+        }
+        if known is None or new:
+            self._add_part(new)
+        if len(self._part_names()) > _MOST_PARTS:
+            parts = self._parts()
+            self._add_part(_join(parts.values()))
+            for name in parts:
+                self._unlink(name)
+
+    def _ask_guard(self) -> None:
+        if self.guard:
+            self.guard()
+
+    def _add_part(self, files: Record) -> None:
+        name = f"{_RECORD}/{secrets.token_hex(16)}.json"
+        call(self._create, name, msgspec.json.encode(files, order="sorted"))
+
+    def _part_names(self) -> list[str]:
+        return [name for name in self.own.names("record") if name.endswith(".json")]
+
+    def _parts(self) -> dict[str, Record]:
+        """The files of the record by their names; one that vanishes was joined to another."""
+        own, found = self.own, {}
+        for name in self._part_names():
+            data = own.read(name)
+            if data is None:
+                continue
+            try:
+                found[f"{OWN_FOLDER}/{name}"] = msgspec.json.decode(data, type=Record)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+                raise ForeignFile(
+                    f"Expected the record of cxr-batch in {own.url}/{name}, found another file.",
+                    "Choose another folder with -o, or move that file away.",
+                ) from exc
+        return found
+
+    def _clear_way(self, name: str, record: Record, coming: str = "") -> bytes | None:
+        """Make sure that what lies under a name may go; keep it where it was changed.
+
+        Returns:
+            What lies there, None where there is nothing.
+
+        Raises:
+            ForeignFile: The program did not write it.
+        """
+        if not self._is_file(name):
+            return None
+        data = self.read(name)
+        if data is None or digest(data) in (coming, *record.get(name, ())):
+            return data
+        if name not in record:
+            raise self._foreign(name)
+        kept = f"{CHANGED_FOLDER}{digest(data)[:12]}/{name}"
+        self.create(kept, data)
+        log.warning("%s is not as cxr-batch wrote it: it is kept as %s", name, kept)
+        return data
+
+    def _is_file(self, name: str) -> bool:
+        """Whether something lies under a name.
+
+        Raises:
+            ForeignFile: It is no file, such as a folder or a link, or lies behind a link.
+        """
+        if not self.local:
+            return True  # reading it tells
+        path = self._local(name)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise self._foreign(name)
+        return path.exists()
+
+    def _foreign(self, name: str) -> ForeignFile:
+        return ForeignFile(
+            f"{self.url} holds a {name} that cxr-batch did not write, and would replace.",
+            "Choose another folder with -o, or move it away.",
+        )
+
+    def _explain(self, exc: Exception, name: str, done: str, hint: str = "") -> CxrError:
+        """An error at a file; what the program keeps for itself stands for the whole output."""
+        if OWN_FOLDER not in (*self.inside, *name.split("/")):
+            return explain(exc, f"{name} in {self.url}", LedgerError, done, hint)
+        url = self.url.removesuffix(f"/{OWN_FOLDER}")
+        hint = hint or "Choose another folder with -o, or change its permissions."
+        return explain(exc, f"The output folder {url}", LedgerError, "written", hint)
+
+    def _take_away(self, name: str) -> None:
         try:
+            self._unlink(name)
+        except failures() as exc:
+            raise self._explain(exc, name, "removed") from exc
+
+    def _unlink(self, name: str) -> None:
+        with suppress(FileNotFoundError):
             call(self.filesystem.rm_file, self._path(name))
-        except FileNotFoundError:
-            return
 
     def _create(self, name: str, data: bytes) -> None:
-        path = self._path(name)
         if not self.local:
-            self.filesystem.pipe_file(path, data, mode="create")
+            self.filesystem.pipe_file(self._path(name), data, mode="create")
             return
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f"{place.name}.{secrets.token_hex(4)}{PARTIAL}")
-        partial.write_bytes(data)
-        try:
-            os.link(partial, place)
-        except OSError as exc:
-            if exc.errno not in _NO_LINKS:
-                raise
-            with place.open("xb") as file:  # as safe, but a reader may see a part of it
-                file.write(data)
-        finally:
-            partial.unlink()
-
-    def _path(self, name: str) -> str:
-        return f"{self.root.rstrip('/')}/{name}"
+        path = self._local(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial_file(data, self._partials()) as partial:
+            try:
+                os.link(partial, path)
+            except OSError as exc:
+                if exc.errno not in _NO_LINKS:
+                    raise
+                with path.open("xb") as file:  # as safe, but a reader may see a part of it
+                    file.write(data)
 
     def _put(self, name: str, data: bytes) -> None:
-        path = self._path(name)
         if not self.local:
-            self.filesystem.pipe_file(path, data)
+            self.filesystem.pipe_file(self._path(name), data)
             return
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(place.name + PARTIAL)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(place)
+        path = self._local(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial_file(data, self._partials()) as partial:
+            partial.replace(path)
+
+    def _partials(self) -> Path:
+        """Where files lie while they are written: not among those that people look at."""
+        own = self if self.inside[-1:] == (OWN_FOLDER,) else self.own
+        folder = own._local("x").parent  # noqa: SLF001 - another object of its own class
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _path(self, name: str) -> str:
+        """The path of a name in the file system; a name never leads out of the output."""
+        if not _is_plain(name):
+            raise LedgerError(
+                f"Expected the name of a file inside {self.url}, found {name!r}.",
+                "Something wrote that name into the results: choose another output with -o.",
+                [repr(name)],
+            )
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def _local(self, name: str) -> Path:
+        """The path of a file on this machine; no folder below the output may be a link.
+
+        Raises:
+            ForeignFile: One is.
+        """
+        path = Path(self._path(name))
+        below = len(self.inside) + name.count("/")
+        for folder in list(path.parents)[:below]:
+            if folder.is_symlink():
+                raise ForeignFile(
+                    f"Expected a folder of its own at {folder}, found a link.",
+                    "Choose another folder with -o, or remove the link.",
+                )
+        return path
+
+
+def _join(parts: Iterable[Record]) -> Record:
+    """All contents of each name."""
+    joined: Record = {}
+    for part in parts:
+        for name, contents in part.items():
+            joined[name] = list(dict.fromkeys([*joined.get(name, ()), *contents]))
+    return joined
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name leads to a file below its folder, on every system."""
+    return not ({"", ".", ".."} & set(name.split("/"))) and "\0" not in name and "\\" not in name
 
 
 def open_output(url: str | os.PathLike[str]) -> Output:

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import math
 import os
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 # As Linux names them on x86-64: a system call, what it is asked, and the registers in question.
 SYS_ARCH_PRCTL = 158
@@ -106,6 +108,57 @@ def _tiles_granted() -> bool:
     return not ctypes.CDLL(None).syscall(SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
 
 
+def name_process() -> str:
+    """A name for this process that no other one has, or empty where the system tells too little.
+
+    It holds the boot of the machine, the container's process table, the number of the process and
+    when it started.
+
+    Source: the Linux kernel's documentation, proc(5): boot_id, ns/pid, stat.
+    """
+    table = _process_table()
+    started = _started(os.getpid())
+    return f"{table}|{os.getpid()}|{started}" if table and started else ""
+
+
+def has_ended(process: str) -> bool:
+    """Whether a process of this machine and container is known to have ended.
+
+    Args:
+        process: What `name_process` said there.
+
+    Returns:
+        False where it is alive, or cannot be seen from here.
+    """
+    table, _, identity = process.partition("|")
+    number, _, started = identity.partition("|")
+    if not number.isdecimal() or table != _process_table():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is there, and somebody else's
+        return False
+    return _started(int(number)) not in ("", started)
+
+
+def _process_table() -> str:
+    """The machine since its last boot, and the container that numbers the processes."""
+    boot = _read(Path("/proc/sys/kernel/random/boot_id")).strip()
+    try:
+        numbers = Path("/proc/self/ns/pid").readlink()
+    except OSError:
+        return ""
+    return f"{boot} {numbers}" if boot else ""
+
+
+def _started(process: int) -> str:
+    """When a process started, in ticks since the boot; empty where it cannot be seen."""
+    fields = _read(Path(f"/proc/{process}/stat")).rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else ""  # noqa: PLR2004 - the 22nd field of all
+
+
 def peak_memory_bytes(system: Path = Path("/")) -> int:
     """The most memory that this process has had so far (resident set).
 
@@ -125,6 +178,42 @@ def peak_memory_bytes(system: Path = Path("/")) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+class StopSignals:
+    """Whether this process was told to stop (SIGINT, SIGTERM): each signal is a KeyboardInterrupt.
+
+    A library may swallow that exception, or raise another one for it. What counts is the signal.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def listen(self) -> None:
+        """Take both signals from now on."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received += 1
+        signal.default_int_handler(number, frame)
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Raise KeyboardInterrupt at the end of a block in which a signal came, whatever it did.
+
+        Raises:
+            KeyboardInterrupt: A signal came.
+        """
+        before = self.received
+        try:
+            yield
+        finally:
+            if self.received > before:
+                raise KeyboardInterrupt
+
+
+STOP_SIGNALS = StopSignals()
 
 
 @contextmanager

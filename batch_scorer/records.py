@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -33,6 +33,12 @@ def etiology_of(key: str) -> str:
     """Read "bacterial" or "viral" from a Kermany file name; empty where there is none."""
     match = re.match(r"^person\d+_(bacteria|virus)_", PurePosixPath(key).name)
     return {"bacteria": "bacterial", "virus": "viral"}[match[1]] if match else ""
+
+
+RunId = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}-[0-9]{6}(-[0-9a-f]{6})?\Z")]
+"""20260102-030405-a1b2c3: when the run began, and the first digits of its rows' hash."""
+NightName = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{8}-[0-9]{6})?\Z")]
+"""20260102-030405: when a night was opened; empty outside of nights."""
 
 
 class ImageRef(msgspec.Struct, frozen=True, gc=False):
@@ -202,7 +208,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     ``cxr job``; ``since`` says what is new in it, None in the first one and elsewhere.
     """
 
-    run_id: str
+    run_id: RunId
     version: str
     started: str
     finished: str
@@ -240,7 +246,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     identifiers: str = ""
     engine: str = "local"
     gallery: Gallery = Gallery()
-    night: str = ""
+    night: NightName = ""
     since: Since | None = None
     worker_seconds: dict[str, float] = {}
     bytes_read: int = 0

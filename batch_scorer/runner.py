@@ -21,25 +21,29 @@ import msgspec
 import onnxruntime as ort
 
 from batch_scorer import ledger
+from batch_scorer.apart import check_apart
+from batch_scorer.claim import check_run, claim_run
 from batch_scorer.classifier import Classifier, find_model
 from batch_scorer.commit import commit_run, name_copies, name_run
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import Interrupted, LedgerError, Unreadable, UsageError
 from batch_scorer.faults import scrub
 from batch_scorer.identifiers import Identifiers
-from batch_scorer.journal import Journal
+from batch_scorer.journal import Journal, find_own
+from batch_scorer.lease import OutputLock
 from batch_scorer.log import bind, log_event
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores
 from batch_scorer.records import Gallery, ModelUsed
 from batch_scorer.source import open_source, read_labels
-from batch_scorer.storage import lies_within, retries
+from batch_scorer.storage import retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from batch_scorer.output import Output
+    from batch_scorer.lease import Lease
+    from batch_scorer.output import Output, Record
     from batch_scorer.records import Heatmaps, RunManifest, Score
     from batch_scorer.shards import Shard
     from batch_scorer.source import Source
@@ -113,7 +117,7 @@ def score_batch(
     job: ScoreJob,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
-    guard: Callable[[], None] | None = None,
+    held: Lease | OutputLock | None = None,
 ) -> RunManifest:
     """Score every film of the source that has no row yet; put all rows in place.
 
@@ -121,12 +125,25 @@ def score_batch(
         job: What to do.
         progress: Called with (films settled, films found) after every batch.
         stop: Asked after every batch; where it says yes, the run ends there, to be gone on with.
-        guard: Called before rows are put in place; raises where this process may not do so.
+        held: What gives this process alone the right to write there; by default a lock of the
+            output, taken where there is work to do.
 
     Raises:
+        ForeignFile: The output holds something that this program did not write.
+        Occupied: Another run is writing there.
         Interrupted: It was stopped. The same job goes on from there.
         CxrError: The run as a whole cannot go on. A single bad file never raises.
     """
+    with OutputLock(job.place, stop) as own:
+        return _score_batch(job, progress, stop, held or own)
+
+
+def _score_batch(
+    job: ScoreJob,
+    progress: Progress | None,
+    stop: Callable[[], bool] | None,
+    held: Lease | OutputLock,
+) -> RunManifest:
     clock = _Clock()
     bind(run=name_run(clock.started), shard=str(job.shard or ""))
     tried_before = retries()
@@ -134,17 +151,21 @@ def score_batch(
     clock.lap("list")
     finished = _finished(job, plan)
     if finished:
-        plan.journal.clear()
+        if find_own(plan.output):
+            held.check()
+            plan.journal.clear()
         log_event("nothing_new", found=finished.found, run_id=finished.run_id)
         return finished
-    plan.output.prepare()
+    for output, old in plan.outputs:
+        claim_run(output, old)
+    held.check()
+    plan = _look_again(job, plan)  # another run may have ended just before
     rows, models, facts = _score(job, plan, clock, progress, stop)
     films = None if job.shard else plan.source
     facts["retries"] = retries() - tried_before
     first = partial(Classifier.load, job.models[0], job.provider, job.threads)
-    if guard:
-        guard()
-    manifest = commit_run(plan.output, films, name_copies(rows), models, first, job.tariff, **facts)
+    output = plan.output.guarded(held.check)
+    manifest = commit_run(output, films, name_copies(rows), models, first, job.tariff, **facts)
     plan.journal.clear()
     return manifest
 
@@ -220,9 +241,13 @@ def _try_again(job: ScoreJob, plan: _Plan, work: Work, rows: list[Score]) -> lis
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is there to do, and what is done: ``rows`` of films that are still as they were."""
+    """What is there to do, and what is done: ``rows`` of films that are still as they were.
 
-    output: Output
+    ``outputs`` are to be claimed, each with what an older version left there; the last one is the
+    job's own.
+    """
+
+    outputs: list[tuple[Output, Record]]
     source: Source
     labels: dict[str, str]
     taken: int
@@ -231,20 +256,31 @@ class _Plan:
     settled: dict[str, Score]
     rows: list[Score]
 
+    @property
+    def output(self) -> Output:
+        """Where the job's own results go."""
+        return self.outputs[-1][0]
+
 
 def _plan(job: ScoreJob) -> _Plan:
     output = job.place
     source = open_source(job.images, job.limit)
-    _check_apart(job, source)
+    whole = open_output(job.output)
+    check_apart(job.images, whole, source)
+    outputs = [(place, check_run(place)) for place in ([whole, output] if job.shard else [output])]
     labels = read_labels(job.labels, source)
     taken = len(source.refs)
     if job.shard:
         source = replace(source, refs=tuple(r for r in source.refs if job.shard.holds(r.key)))
     method = name_method(job)
-    journal = Journal(output, method)
-    settled = _settled((*job.earlier, output), method)
-    rows = _taken_over(source, labels, settled)
-    return _Plan(output, source, labels, taken, method, journal, settled, rows)
+    plan = _Plan(outputs, source, labels, taken, method, Journal(output, method), {}, [])
+    return _look_again(job, plan)
+
+
+def _look_again(job: ScoreJob, plan: _Plan) -> _Plan:
+    """The plan with the rows that are settled by now."""
+    settled = _settled((*job.earlier, plan.output), plan.method)
+    return replace(plan, settled=settled, rows=_taken_over(plan.source, plan.labels, settled))
 
 
 def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, Any]:
@@ -302,16 +338,6 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[stage] = round(now - self._since, 3)
         self._since = now
-
-
-def _check_apart(job: ScoreJob, source: Source) -> None:
-    """Results written among the films would be scored as films by the next run."""
-    output = open_output(job.output)
-    if lies_within((output.filesystem, output.root), (source.filesystem, source.root)):
-        raise UsageError(
-            f"The output folder {job.output} lies inside the scored folder {source.url}.",
-            "Choose one outside it with -o.",
-        )
 
 
 def load_models(job: ScoreJob) -> list[Classifier]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -83,16 +82,6 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     if not is_local(filesystem):
         _quieten(filesystem, extra)
     return filesystem, root
-
-
-def lies_within(inner: tuple[Any, str], outer: tuple[Any, str]) -> bool:
-    """Whether one place, a file system and a path in it, is the other one or lies inside it."""
-    if inner[0] != outer[0]:
-        return False
-    path, folder = (
-        Path(root).resolve() if is_local(inner[0]) else Path(root) for root in (inner[1], outer[1])
-    )
-    return folder in (path, *path.parents)
 
 
 def is_local(filesystem: Any) -> bool:

@@ -74,11 +74,9 @@ def write_thumbnails(
     classifier = load_model() if wanted else None
     able = classifier if classifier and classifier.card.evidence else None
     size_px = able.card.size_px if able else None
-    mapped = []
-    for film in _read(source, shown, wanted, size_px):
-        ledger.write_thumbnail(output, film.row, film.thumbnail)
-        if film.pixels is not None:
-            mapped.append((film, film.pixels))
+    films = list(_read(source, shown, wanted, size_px))
+    output.write_all(dict(ledger.encode_thumbnail(film.row, film.thumbnail) for film in films))
+    mapped = [(film, film.pixels) for film in films if film.pixels is not None]
     if wanted and able is None:
         return msgspec.structs.replace(asked, no_maps="unanswered" if classifier else "model")
     if not mapped or able is None:
@@ -122,8 +120,12 @@ def _write_maps(
     """Write the maps of films, all on one scale; their peaks by the stem of the thumbnail."""
     evidence = _ask(classifier, [pixels for _, pixels in films])
     top = max(float(places.max()) for places in evidence)
-    for (film, _), places in zip(films, evidence, strict=True):
-        ledger.write_evidence_map(output, film.row, draw_overlay(film.thumbnail, places, top))
+    output.write_all(
+        dict(
+            ledger.encode_evidence_map(film.row, draw_overlay(film.thumbnail, places, top))
+            for (film, _), places in zip(films, evidence, strict=True)
+        )
+    )
     stems = [ledger.thumbnail_stem(film.row) for film, _ in films]
     return dict(zip(stems, map(find_peak, evidence), strict=True))
 

@@ -8,6 +8,7 @@ import msgspec
 
 from batch_scorer.classifier import Manifest
 from batch_scorer.errors import ConversionError
+from batch_scorer.files import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +33,4 @@ def read_manifest(path: Path) -> Manifest:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Replace a folder's manifest at once."""
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-    draft.replace(path)
+    replace_file(path, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")

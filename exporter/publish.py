@@ -15,6 +15,7 @@ import tf2onnx
 
 from batch_scorer.card import SELF_TEST_RECIPE, SELF_TEST_TOLERANCE, SelfTest, self_test_pixels
 from batch_scorer.classifier import MANIFEST, Manifest
+from batch_scorer.errors import ForeignFile
 from exporter import convert
 from exporter.manifest import read_manifest, write_manifest
 from exporter.quantize import keep_halves, to_float16, to_int8
@@ -59,6 +60,7 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
         beside: Call the file NAME.KIND.onnx, since another one is NAME.onnx.
 
     Raises:
+        ForeignFile: A file of that name is there which the folder's manifest does not know.
         PrecisionRefused: The smaller format would lose too much; no file is left.
         ConversionError: The conversion is not right; no file is left.
     """
@@ -68,6 +70,7 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
         card = msgspec.structs.replace(
             card, name=f"{card.name}.{kind}", title=f"{card.title}, {kind}"
         )
+    _check_own(output / f"{card.name}.onnx", manifest)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as hidden:
         draft = Path(hidden) / f"{card.name}.onnx"
@@ -79,6 +82,17 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
     sha256 = hashlib.sha256(data).hexdigest()
     write_manifest(output / MANIFEST, _with_model(manifest, card, sha256, len(data)))
     return Published(path, sha256, len(data), len(run.parity), difference, card.precision)
+
+
+def _check_own(path: Path, manifest: Manifest) -> None:
+    """Make sure that a model file that is going to be replaced is the one that was exported."""
+    entry = manifest.models.get(path.stem, {})
+    known = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry.get("sha256")
+    if path.is_symlink() or (path.exists() and not known):
+        raise ForeignFile(
+            f"{path} is not the file that {MANIFEST} beside it names, and would be replaced.",
+            "Choose another folder with -o, or move the file away.",
+        )
 
 
 def _as_float32(run: Run) -> Draft:

@@ -407,10 +407,11 @@ def write_run(
     gallery = changes.get("gallery", Gallery())
     groups = first_look(rows, models[0].threshold, gallery.review_minutes).values()
     for index, row in enumerate(row for group in groups for row in group):
-        ledger.write_thumbnail(place, row, draw_film(index))
+        place.write(*ledger.encode_thumbnail(row, draw_film(index)))
         if ledger.thumbnail_stem(row) in gallery.maps:
             evidence = np.linspace(-1, 2, 12)[None].repeat(12, axis=0).astype(np.float32)
-            ledger.write_evidence_map(place, row, draw_overlay(draw_film(index), evidence, 2.0))
+            overlay = draw_overlay(draw_film(index), evidence, 2.0)
+            place.write(*ledger.encode_evidence_map(row, overlay))
     manifest = make_manifest(
         rows, models, rows_sha256=rows_sha256, parquet_sha256=parquet_sha256, **changes
     )

@@ -7,7 +7,6 @@ Backend-agnostic Keras 3: see ``trainer.feed`` for how the films get there.
 from __future__ import annotations
 
 import logging
-import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import keras
 import msgspec
 import numpy as np
 
-from batch_scorer.errors import DatasetError
+from batch_scorer.errors import DatasetError, ForeignFile
 from trainer import run_folder
 from trainer.answers import answer
 from trainer.describe import describe
@@ -57,7 +56,7 @@ def fit(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -
         _train(config, dataset, folder)
     log.info("2 train     %s", tell_speed(folder, config.model, len(dataset.train)))
     card = describe(config, dataset, folder, open_test=open_test)
-    shutil.rmtree(folder / run_folder.RESUME_FOLDER, ignore_errors=True)
+    run_folder.remove_resume(folder / run_folder.RESUME_FOLDER)
     return card
 
 
@@ -66,6 +65,7 @@ def claim(folder: Path, config: FitConfig, dataset: Dataset) -> None:
 
     Raises:
         DatasetError: It is another one, or the folder cannot be written.
+        ForeignFile: There is no run, but something else.
     """
     wanted = {
         **asdict(config),
@@ -85,10 +85,16 @@ def claim(folder: Path, config: FitConfig, dataset: Dataset) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        foreign = next(folder.iterdir(), None)
     except OSError as exc:
         raise DatasetError(
             f"The run folder {folder} cannot be written: {exc.strerror}.", "Choose another with -o."
         ) from exc
+    if foreign:
+        raise ForeignFile(
+            f"{folder} holds {foreign.name}, and no run of `cxr train`.",
+            "Choose another output folder, or empty this one.",
+        )
     started = {**wanted, "recipe": asdict(config.recipe), "commit": _commit()}
     run_folder.write_text(
         path, msgspec.json.format(msgspec.json.encode(started), indent=2).decode()

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -26,6 +28,7 @@ import msgspec
 import numpy as np
 
 from batch_scorer.card import CLASSES, ModelCard, write_card
+from batch_scorer.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +49,10 @@ STATE_FOLDER = f"{RESUME_FOLDER}/state"
 STATE_WEIGHTS = "latest.weights.h5"
 STATE_METADATA = "training_metadata.json"
 BEST_WEIGHTS = "epoch-{epoch:03d}.weights.h5"
+_RESUME_FILE = re.compile(
+    rf"epoch-[0-9]{{3,}}\.weights\.h5|{re.escape(STATE_WEIGHTS)}(\.bkp)?"
+    rf"|{re.escape(STATE_METADATA)}(\.bkp)?"
+)
 SECONDS_FILE = "seconds.txt"
 WATCHED = "val_pneumonia_loss"
 """The column of the history whose lowest value marks the best epoch."""
@@ -64,10 +71,20 @@ def write_run_card(folder: Path, card: ModelCard) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file by a temporary name, so that no half file is ever seen."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Write a text file, whole or not at all."""
+    replace_file(path, text.encode())
+
+
+def remove_resume(folder: Path) -> None:
+    """Remove what an interrupted training keeps below a folder; nothing else that lies there."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if _RESUME_FILE.fullmatch(path.name) and not path.is_dir():
+            path.unlink()
+        elif path.is_dir() and not path.is_symlink():
+            with suppress(OSError):  # something else is in it
+                path.rmdir()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def read_history(folder: Path) -> dict[str, list[float]]:
@@ -90,7 +107,7 @@ def resume_from(folder: Path) -> int:
     if done is None:
         done = _saved_epochs(state, ".bkp")
         if done is None:
-            shutil.rmtree(state, ignore_errors=True)
+            remove_resume(state)
         else:
             for name in (STATE_WEIGHTS, STATE_METADATA):
                 shutil.copy(state / f"{name}.bkp", state / name)
@@ -140,24 +157,23 @@ def read_seconds(folder: Path) -> float:
 
 def write_predictions(folder: Path, judged: Mapping[str, Judgement]) -> None:
     """Write one row per validation and test film."""
-    partial = folder / (PREDICTIONS_FILE + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(PREDICTION_COLUMNS)
-        for split, part in judged.items():
-            films = part.films
-            writer.writerows(
-                (split, key, patient, CLASSES[label], f"{logit:.6f}", f"{probability:.6f}")
-                for key, patient, label, logit, probability in zip(
-                    films.keys,
-                    films.patients,
-                    films.labels,
-                    part.logits,
-                    part.probabilities,
-                    strict=True,
-                )
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(PREDICTION_COLUMNS)
+    for split, part in judged.items():
+        films = part.films
+        writer.writerows(
+            (split, key, patient, CLASSES[label], f"{logit:.6f}", f"{probability:.6f}")
+            for key, patient, label, logit, probability in zip(
+                films.keys,
+                films.patients,
+                films.labels,
+                part.logits,
+                part.probabilities,
+                strict=True,
             )
-    partial.replace(folder / PREDICTIONS_FILE)
+        )
+    write_text(folder / PREDICTIONS_FILE, text.getvalue())
 
 
 def write_films(folder: Path, validation: Films, train: Films) -> None:
@@ -168,16 +184,15 @@ def write_films(folder: Path, validation: Films, train: Films) -> None:
     """
     spread = np.unique(np.linspace(0, len(train) - 1, TRAINING_FILMS).astype(int))
     parts = {"validation": validation, "train": train.take(spread)}
-    partial = folder / (FILMS_FILE + ".partial")
-    with partial.open("wb") as file:
-        np.savez(
-            file,
-            pixels=np.concatenate([part.pixels for part in parts.values()]),
-            labels=np.concatenate([part.labels for part in parts.values()]),
-            keys=np.concatenate([part.keys for part in parts.values()]),
-            splits=np.repeat(list(parts), [len(part) for part in parts.values()]),
-        )
-    partial.replace(folder / FILMS_FILE)
+    archive = io.BytesIO()
+    np.savez(
+        archive,
+        pixels=np.concatenate([part.pixels for part in parts.values()]),
+        labels=np.concatenate([part.labels for part in parts.values()]),
+        keys=np.concatenate([part.keys for part in parts.values()]),
+        splits=np.repeat(list(parts), [len(part) for part in parts.values()]),
+    )
+    replace_file(folder / FILMS_FILE, archive.getvalue())
 
 
 def draw_figures(folder: Path, card: ModelCard) -> None:

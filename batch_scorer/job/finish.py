@@ -11,9 +11,9 @@ import msgspec
 
 from batch_scorer.errors import CxrError, LedgerError
 from batch_scorer.job import latest, nights
-from batch_scorer.job.lease import TERM_S, acquire_lease
 from batch_scorer.job.news import date_rows, tell_since
 from batch_scorer.job.notice import announce, check_addresses, describe_night
+from batch_scorer.lease import TERM_S, acquire_lease
 from batch_scorer.ledger import CSV_FILE, REPORT_FILES, read_run
 from batch_scorer.log import bind, log_event
 from batch_scorer.merge import Joined, commit_joined, join_shards
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batch_scorer.classifier import Classifier
-    from batch_scorer.job.lease import Lease
     from batch_scorer.job.nights import Night
+    from batch_scorer.lease import Lease
     from batch_scorer.records import RunManifest, Since
     from batch_scorer.shards import Shard
 
@@ -150,12 +150,16 @@ def end_night(night: Night, ending: Ending, lease: Lease) -> NightOutcome:
             f"The night {night.name} was followed by {newest.night}, which is finished.",
             "Nothing is left to do.",
         )
+    if newest and newest.night == night.name:  # it was published, and then cut off
+        latest.renew(night.output)
+        return tell(night, manifest=newest)
     manifest = _merge(night, ending, lease)
     if manifest.since and manifest.since.same:
+        latest.renew(night.output)
         return tell(night, manifest=manifest)
     if ending.drawing:
-        draw_report(f"{ending.url.rstrip('/')}/{night.folder}", ending.drawing)
-    place = latest.publish(night.output, night.place, lease.check)
+        draw_report(f"{ending.url.rstrip('/')}/{night.folder}", ending.drawing, lease)
+    place = latest.publish(night.output, night.number, night.name, lease.check)
     formats = ending.drawing.formats if ending.drawing else ()
     reports = tuple(f"{place}/{REPORT_FILES[name]}" for name in formats)
     return tell(night, manifest=manifest, reports=reports)
@@ -190,7 +194,7 @@ def _numbers(since: Since | None) -> dict[str, Any]:
 def _merge(night: Night, ending: Ending, lease: Lease) -> RunManifest:
     """Put the night's own run in place, every row dated, and say what is new."""
     joined = join_shards(night.place, night.shards)
-    earlier = latest.read_earlier(night.output, nights.FOLDER)
+    earlier = latest.read_earlier(night.output)
     since = None
     if earlier is None:
         rows = date_rows(joined.rows, [], night.name)
@@ -200,9 +204,8 @@ def _merge(night: Night, ending: Ending, lease: Lease) -> RunManifest:
         since = tell_since(rows, before, manifest, night.name)
         if _alike(joined.manifests[0], manifest) and rows == before:
             since = msgspec.structs.replace(since, same=True)
-    lease.check()
     return commit_joined(
-        night.place,
+        night.place.guarded(lease.check),
         Joined(joined.manifests, rows),
         ending.load_model,
         pictures=since is None or not since.same,

@@ -1,16 +1,29 @@
 """``latest/``: the newest finished night, under a name that does not change.
 
-Every file of it is replaced whole, and run.json last; nothing of the older night is removed before
-the newer one stands. Between the first file and the last, files of two nights lie side by side: the
-report is consistent at every moment, since it carries its rows and its run; who reads the rows and
-run.json together compares the hash, as `ledger.read_run` does, or reads the night's own folder.
+Which night that is, ``published/`` says: one file for each night that was published, numbered like
+the nights, created once and never changed. The highest number counts, so a publisher that was
+paused cannot bring an older night back, whenever it goes on.
+
+``latest/`` holds copies of that night's files. Every night makes them agree with it, also one that
+finds nothing new. Every file is replaced whole, and run.json last; nothing of the older night is
+removed before the newer one stands. Between the first file and the last, files of two nights lie
+side by side: the report is consistent at every moment, since it carries its rows and its run; who
+reads the rows and run.json together compares the hash, as `ledger.read_run` does, or reads the
+night's own folder.
 """
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from batch_scorer import ledger
+from batch_scorer.claim import claim_run
+from batch_scorer.errors import LedgerError, TransientError
+from batch_scorer.records import NightName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,10 +32,61 @@ if TYPE_CHECKING:
     from batch_scorer.records import RunManifest, Score
 
 FOLDER = "latest"
+NIGHTS_FOLDER = "nights"
+PUBLISHED_FOLDER = "published"
+_NUMBERED = re.compile(rf"{PUBLISHED_FOLDER}/([0-9]{{6,}})\.json")
+_MOST_TURNS = 10
+
+
+class Published(msgspec.Struct, frozen=True):
+    """The night that was published under a number."""
+
+    night: NightName
+
+
+def find_published(output: Output) -> str:
+    """The name of the newest published night; empty where none was.
+
+    Raises:
+        LedgerError: It cannot be read.
+    """
+    matches = filter(None, map(_NUMBERED.fullmatch, output.names(PUBLISHED_FOLDER)))
+    newest = max(matches, key=lambda match: int(match[1]), default=None)
+    data = output.read(newest[0]) if newest else None
+    if newest is None or data is None:
+        shown = read_shown(output)  # of a version without published/
+        return shown.night if shown else ""
+    try:
+        return msgspec.json.decode(data, type=Published).night
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise LedgerError(
+            f"{newest[0]} in {output.url} cannot be read: {exc}.",
+            "Remove it: the next night publishes again.",
+        ) from exc
+
+
+def find_place(output: Output) -> Output:
+    """Where the newest published night lies: its own folder, or ``latest/`` once that is gone.
+
+    Raises:
+        LedgerError: It cannot be read.
+    """
+    night = find_published(output)
+    own = output.below(f"{NIGHTS_FOLDER}/{night}") if night else None
+    return own if own and ledger.read_manifest(own) else output.below(FOLDER)
 
 
 def read_latest(output: Output) -> RunManifest | None:
-    """What run.json of the newest finished night says; None where none has finished yet.
+    """What run.json of the newest published night says; None where none was.
+
+    Raises:
+        LedgerError: It cannot be read.
+    """
+    return ledger.read_manifest(find_place(output))
+
+
+def read_shown(output: Output) -> RunManifest | None:
+    """What run.json in ``latest/`` says, whether or not that is the newest published night.
 
     Raises:
         LedgerError: It cannot be read.
@@ -30,49 +94,96 @@ def read_latest(output: Output) -> RunManifest | None:
     return ledger.read_manifest(output.below(FOLDER))
 
 
-def read_earlier(output: Output, nights_folder: str) -> tuple[RunManifest, list[Score]] | None:
-    """The newest finished night with its rows, from its own folder while that is there.
+def read_earlier(output: Output) -> tuple[RunManifest, list[Score]] | None:
+    """The newest published night with its rows.
 
     Raises:
         LedgerError: It cannot be read.
     """
-    newest = read_latest(output)
-    if newest is None:
-        return None
-    own = output.below(f"{nights_folder}/{newest.night}")
-    return ledger.read_run(own if ledger.read_manifest(own) else output.below(FOLDER))
+    place = find_place(output)
+    return ledger.read_run(place) if ledger.read_manifest(place) else None
 
 
-def publish(output: Output, night: Output, guard: Callable[[], None]) -> str:
-    """Put a finished night into ``latest/``.
+def publish(output: Output, number: int, night: str, guard: Callable[[], None]) -> str:
+    """Make a finished night the newest one, and put it into ``latest/``.
 
     Args:
         output: The place of all nights.
-        night: The night's own place.
-        guard: Called before the first and before the last file; raises where this process may not
-            write them.
+        number: The night's number.
+        night: Its name.
+        guard: Called before the night is published and when ``latest/`` has been renewed; raises
+            where this process may not publish it, or another one took its work over.
 
     Returns:
-        Where it is.
+        Where ``latest/`` is.
 
     Raises:
         LedgerError: A file cannot be read or written.
     """
+    guard()
+    data = msgspec.json.encode(Published(night))
+    output.create(f"{PUBLISHED_FOLDER}/{number:06d}.json", data)
+    place = renew(output)
+    guard()
+    return place
+
+
+def renew(output: Output) -> str:
+    """Make ``latest/`` agree with the newest published night, whoever published that meanwhile.
+
+    Returns:
+        Where ``latest/`` is.
+
+    Raises:
+        LedgerError: A file cannot be read or written.
+        TransientError: Others published again and again.
+    """
     place = output.below(FOLDER)
+    for _ in range(_MOST_TURNS):
+        newest = find_published(output)
+        night = output.below(f"{NIGHTS_FOLDER}/{newest}") if newest else None
+        if night is None or ledger.read_manifest(night) is None:
+            return place.url
+        if _copy_all(night, place, partial(_is_newest, output, newest)):
+            return place.url
+    raise TransientError(
+        f"{place.url} could not be renewed: other tasks published {_MOST_TURNS} times meanwhile.",
+        "Run the same command again.",
+    )
+
+
+def _is_newest(output: Output, night: str) -> bool:
+    return find_published(output) == night
+
+
+def _copy_all(night: Output, place: Output, is_newest: Callable[[], bool]) -> bool:
+    """Copy what differs, run.json last, and then remove what the night does not have.
+
+    Args:
+        night: The night's own folder.
+        place: Where the copies lie.
+        is_newest: Asked before each writing: where another night has come, its copies must stay.
+
+    Returns:
+        Whether it still was the newest one when all was done.
+    """
     pictures = night.names(ledger.FILMS_FOLDER)
-    guard()
-    absent = {
-        name for name in pictures + list(ledger.RUN_FILES[:-1]) if not _copy(night, place, name)
-    }
-    guard()
-    _copy(night, place, ledger.RUN_FILE)
-    place.remove(*absent, *sorted(set(place.names(ledger.FILMS_FOLDER)) - set(pictures)))
-    return place.url
-
-
-def _copy(night: Output, place: Output, name: str) -> bool:
-    """Copy a file where it is there; say whether it is."""
-    data = night.read(name)
-    if data is not None:
-        place.write(name, data)
-    return data is not None
+    groups = [pictures, ledger.RUN_FILES[:-1], ledger.RUN_FILES[-1:]]
+    absent = set()
+    for group in groups:
+        contents = {name: night.read(name) for name in group}
+        absent |= {name for name, data in contents.items() if data is None}
+        changed = {
+            name: data
+            for name, data in contents.items()
+            if data is not None and place.read(name) != data
+        }
+        if changed and not is_newest():
+            return False
+        if changed:
+            claim_run(place)
+            place.write_all(changed)
+    gone = absent | (set(place.names(ledger.FILMS_FOLDER)) - set(pictures))
+    if gone and is_newest():
+        place.remove(*sorted(gone))
+    return is_newest()

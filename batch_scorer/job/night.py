@@ -7,26 +7,34 @@ it does then what is not done yet.
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from batch_scorer.apart import check_apart
 from batch_scorer.classifier import Classifier, find_model
-from batch_scorer.errors import Interrupted, LedgerError, ModelFileError, Occupied, UsageError
+from batch_scorer.errors import LedgerError, ModelFileError, Occupied
 from batch_scorer.faults import scrub
 from batch_scorer.film_list import is_list
 from batch_scorer.job import latest
 from batch_scorer.job.finish import Ending, end_night, hold_end, tell, tell_people
-from batch_scorer.job.lease import TERM_S, Lease, Sight, Watch, acquire_lease, pause_s, take_lease
-from batch_scorer.job.nights import Night, Plan, find_given_up, join_night
+from batch_scorer.job.nights import Night, Plan, claim_nights, find_given_up, join_night
 from batch_scorer.job.notice import check_addresses
+from batch_scorer.lease import (
+    TERM_S,
+    Lease,
+    Sight,
+    Watch,
+    acquire_lease,
+    pause_s,
+    pause_unless,
+    take_lease,
+)
 from batch_scorer.log import bind
 from batch_scorer.output import open_output
 from batch_scorer.report.drawing import AS_USUAL, Drawing
 from batch_scorer.runner import name_method, score_batch
-from batch_scorer.source import check_source
-from batch_scorer.storage import lies_within, open_filesystem
+from batch_scorer.source import check_source, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,9 +44,6 @@ if TYPE_CHECKING:
     from batch_scorer.records import RunManifest
     from batch_scorer.runner import Progress, ScoreJob
     from batch_scorer.shards import Shard
-
-SLICE_S = 0.5
-"""How long a wait may take before it is asked whether to stop."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def run_night(
     """
     check_addresses(job.notify)
     output = open_output(job.score.output)
-    pause = partial(_pause, stop=stop)
+    pause = partial(pause_unless, stop)
     night = join_night(output, _prepare(job, output), job.lease_s, pause)
     bind(night=night.name)
     if manifest := night.closed():
@@ -154,7 +159,7 @@ class _Task:
             shard=shard,
             earlier=tuple(self._earlier(shard)),
         )
-        return score_batch(score, self.progress, partial(self._stopped, lease), lease.check)
+        return score_batch(score, self.progress, partial(self._stopped, lease), lease)
 
     def _stopped(self, lease: Lease) -> bool:
         lease.tell_loss()
@@ -163,7 +168,7 @@ class _Task:
     def _earlier(self, shard: Shard) -> Iterator[Output]:
         """Where rows of films lie that need not be scored again."""
         if not self.job.rescore:
-            yield self.night.output.below(latest.FOLDER)
+            yield latest.find_place(self.night.output)
         for night in reversed(find_given_up(self.night)):
             if night.plan.rescore == self.job.rescore:
                 alike = night.plan.tasks == self.night.plan.tasks
@@ -178,7 +183,8 @@ def _lease_name(shard: Shard) -> str:
 def _prepare(job: NightJob, output: Output) -> Plan:
     """Find what is wrong before a night is opened; say what the night is to do."""
     score = job.score
-    _check_apart(score, output)
+    listed = is_list(score.images)
+    check_apart(score.images, output, open_source(score.images, score.limit) if listed else None)
     plan = Plan(
         source=scrub(score.images),
         method=name_method(score),
@@ -189,28 +195,12 @@ def _prepare(job: NightJob, output: Output) -> Plan:
         rescore=job.rescore,
         execution=job.execution,
     )
-    output.prepare()
-    output.prove_creation()
     check_source(score.images)
+    claim_nights(output)
+    output.prove_creation()
     if not job.rescore:
         _check_method(score, plan.method, output)
     return plan
-
-
-def _check_apart(score: ScoreJob, output: Output) -> None:
-    """Films among results, or results among films, would be taken for each other."""
-    films, results = open_filesystem(score.images), (output.filesystem, output.root)
-    if is_list(films[1]):
-        return
-    for inner, outer, words in (
-        (results, films, ("output folder", output.url, "scored folder", scrub(score.images))),
-        (films, results, ("scored folder", scrub(score.images), "output folder", output.url)),
-    ):
-        if lies_within(inner, outer):
-            raise UsageError(
-                "The {} {} lies inside the {} {}.".format(*words),
-                "Choose an output outside it with -o.",
-            )
 
 
 def _check_method(score: ScoreJob, method: str, output: Output) -> None:
@@ -243,16 +233,3 @@ def _check_method(score: ScoreJob, method: str, output: Output) -> None:
 
 def _name_models(models: list[tuple[str, str]]) -> str:
     return " and ".join(f"{name} {sha256[:12]}" for name, sha256 in models)
-
-
-def _pause(seconds: float, stop: Callable[[], bool] | None) -> None:
-    """Wait, in slices.
-
-    Raises:
-        Interrupted: It was asked to stop.
-    """
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        if stop and stop():
-            raise Interrupted("Interrupted while waiting.", "Run the same command again.")
-        time.sleep(min(left, SLICE_S))

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from batch_scorer import ledger
+from batch_scorer import lease, ledger
+from batch_scorer.claim import check_run
 from batch_scorer.errors import LedgerError, Occupied
-from batch_scorer.job import latest, lease
-from batch_scorer.records import Gallery
+from batch_scorer.job import latest
+from batch_scorer.records import Gallery, NightName
 from batch_scorer.shards import Shard
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
     from batch_scorer.output import Output
     from batch_scorer.records import RunManifest
 
-FOLDER = "nights"
+FOLDER = latest.NIGHTS_FOLDER
 PLANS_FOLDER = "plans"
 LOOK_BACK = 7
 """So many plans before the newest are looked at, for a start that comes late."""
 _NAME = "%Y%m%d-%H%M%S"
-_PLAN = re.compile(rf"{PLANS_FOLDER}/(\d+)\.json")
+_PLAN = re.compile(rf"{PLANS_FOLDER}/([0-9]{{6,}})\.json")
 log = logging.getLogger("cxr.job")
 
 
@@ -54,7 +55,7 @@ class Plan(msgspec.Struct, frozen=True):
     gallery: Gallery = Gallery()
     rescore: bool = False
     execution: str = ""
-    night: str = ""
+    night: NightName = ""
     opened_by: str = ""
 
     @property
@@ -113,8 +114,34 @@ class Night:
             return None
         if manifest.since and manifest.since.same:
             return manifest
-        newest = latest.read_latest(self.output)
-        return manifest if newest and newest.night >= self.name else None
+        shown = latest.read_shown(self.output)
+        return manifest if shown and shown.night >= self.name else None
+
+
+def claim_nights(output: Output) -> None:
+    """Claim the place of all nights.
+
+    Raises:
+        ForeignFile: Something under the names of its folders was not written by this program.
+            Nothing was written.
+        LedgerError: It cannot be read or written.
+    """
+    names = (PLANS_FOLDER, FOLDER, latest.FOLDER, latest.PUBLISHED_FOLDER, lease.FOLDER)
+    if not output.claimed and not _has_plan(output):
+        output.refuse_foreign(*names)
+    output.refuse_links(*names)
+    check_run(output.below(latest.FOLDER))
+    output.prepare()
+    if not output.claimed:
+        output.enter({})
+
+
+def _has_plan(output: Output) -> bool:
+    """Whether a version that kept no record opened a night here."""
+    try:
+        return find_night(output) is not None
+    except LedgerError:
+        return False
 
 
 def join_night(output: Output, asked: Plan, term_s: float, pause: Callable[[float], None]) -> Night:
@@ -152,13 +179,14 @@ def find_night(output: Output, number: int | None = None) -> Night | None:
     """
     if number is None:
         matches = filter(None, map(_PLAN.fullmatch, output.names(PLANS_FOLDER)))
-        number = max((int(match[1]) for match in matches), default=0)
+        numbers = [int(match[1]) for match in matches if match[0] == _plan_file(int(match[1]))]
+        number = max(numbers, default=0)
     data = output.read(_plan_file(number)) if number > 0 else None
     if data is None:
         return None
     try:
         return Night(output, number, msgspec.json.decode(data, type=Plan))
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise LedgerError(
             f"The plan {_plan_file(number)} in {output.url} cannot be read: {exc}.",
             "Remove it to open a new night.",

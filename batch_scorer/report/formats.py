@@ -6,6 +6,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batch_scorer import ledger
+from batch_scorer.claim import claim_run
+from batch_scorer.lease import OutputLock
 from batch_scorer.ledger import REPORT_FILES
 from batch_scorer.log import log_event
 from batch_scorer.output import open_output
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from os import PathLike
 
+    from batch_scorer.lease import Lease
     from batch_scorer.output import Output
     from batch_scorer.report.drawing import Drawing
     from batch_scorer.report.render import Material
@@ -29,21 +33,34 @@ WRITERS: dict[str, Callable[[Output, Material], str]] = {
 }
 
 
-def draw_report(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> list[str]:
+def draw_report(
+    url: str | PathLike[str], drawing: Drawing = AS_USUAL, held: Lease | OutputLock | None = None
+) -> list[str]:
     """Draw the report of the finished run in a folder.
 
     Args:
         url: Where run.json, the predictions, and films/ with the pictures to show are.
         drawing: The formats, names from ``WRITERS``, and what they carry.
+        held: What gives this process alone the right to write there; by default a lock of the
+            output.
 
     Returns:
         Where each file is.
 
     Raises:
+        ForeignFile: A file of that name is there, and this program did not write it.
+        Occupied: A run is writing there.
         LedgerError: There is no finished run, or the place cannot be written.
         ReportError: Pango is missing (PDF), or something in the page is wrong.
     """
     output = open_output(url)
+    if held is None:
+        with OutputLock(output) as own:
+            return draw_report(url, drawing, own)
+    ledger.read_run(output)
+    claim_run(output)
+    held.check()
+    output = output.guarded(held.check)
     since = time.perf_counter()
     material = gather(output, drawing)
     places = [WRITERS[name](output, material) for name in drawing.formats]
@@ -52,7 +69,7 @@ def draw_report(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> list[s
     return places
 
 
-def draw_missing(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> list[str]:
+def draw_missing(url: str | PathLike[str], drawing: Drawing, lock: OutputLock) -> list[str]:
     """Draw what is not there yet: a new run has withdrawn the reports of the older one.
 
     Where the drawing asks for something of its own, all is drawn again.
@@ -63,5 +80,5 @@ def draw_missing(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> list[
     output = open_output(url)
     lacking = [n for n in drawing.formats if drawing.given or output.read(REPORT_FILES[n]) is None]
     if lacking:
-        draw_report(url, replace(drawing, formats=tuple(lacking)))
+        draw_report(url, replace(drawing, formats=tuple(lacking)), lock)
     return [f"{output.url}/{REPORT_FILES[name]}" for name in drawing.formats]

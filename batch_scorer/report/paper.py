@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import ImageFile
 
 from batch_scorer.errors import ReportError
+from batch_scorer.process import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -97,7 +98,7 @@ def print_pdf(html: str, resources: Mapping[str, tuple[bytes, str]], imprint: Im
         )
         for file in imprint.attachments
     ]
-    with _no_complaints(), _few_collections():
+    with STOP_SIGNALS.heeded(), _no_complaints(), _few_collections():
         document = weasyprint.HTML(string=html, url_fetcher=_fetcher(resources))
         pdf: bytes = document.write_pdf(
             finisher=_finish,

@@ -15,6 +15,7 @@ import pytest
 
 from batch_scorer.classifier import bundled_names
 from batch_scorer.cli import cxr as commands
+from batch_scorer.output import OWN_FOLDER
 from tests.conftest import EXAMPLES, make_film
 
 BLOCKED = """
@@ -75,7 +76,7 @@ def test_score_prints_six_lines_and_writes_four_files(cxr, folder, tiny_model, t
     assert lines[1] == "Films     6 scored: 3 flagged, 3 clear"
     assert re.search(r"tiny [0-9a-f]{12} on cpu, [\d.]+ films/s", lines[2])
     assert lines[3] == "Labels    6 films with a label: tiny accuracy 1.000 AUC 1.000"
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").iterdir() if path.name != OWN_FOLDER}
     assert names == {"predictions.csv", "predictions.parquet", "run.json", "report.pdf", "films"}
     assert run.stderr == "scored 6 of 6 films\n"
 

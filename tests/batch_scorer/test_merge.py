@@ -10,7 +10,7 @@ import pytest
 from batch_scorer import ledger
 from batch_scorer.errors import LedgerError
 from batch_scorer.merge import merge_shards
-from batch_scorer.output import open_output
+from batch_scorer.output import OWN_FOLDER, open_output
 from batch_scorer.records import Gallery
 from batch_scorer.runner import ScoreJob, score_batch
 from batch_scorer.shards import Shard
@@ -79,7 +79,8 @@ def test_a_missing_shard_is_named_and_nothing_is_written(cxr, films, tmp_path, t
     assert "found 3: missing 3/4." in run.stderr
     assert f"cxr score IMAGES -o {tmp_path / 'out'} --shard 3/4" in run.stderr
     assert run.stderr.count("\n") == 1
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["shards"]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"shards", OWN_FOLDER}
 
 
 def test_the_command_line_scores_shards_and_merges_them_with_a_report(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch_scorer.job.lease import acquire_lease
 from batch_scorer.job.nights import find_night
+from batch_scorer.lease import acquire_lease
 from batch_scorer.output import open_output
 from tests.conftest import save_tiny_model
 from tests.servers import clouds, run_proxy, without_credentials

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from batch_scorer.errors import Occupied
-from batch_scorer.job.lease import Claim, Sight, Watch, acquire_lease, names_of, take_lease
+from batch_scorer.lease import Claim, Sight, Watch, acquire_lease, names_of, take_lease
 from batch_scorer.output import open_output
 
 TERM_S = 0.6
@@ -122,7 +122,7 @@ def test_clocks_that_jump_by_days_change_nothing(place, monkeypatch):
         with pytest.raises(Occupied):
             acquire_lease(place, "end", TERM_S)
         assert set(msgspec.json.decode(place.read("leases/end/000002.json"))) == {
-            *("holder", "term_s", "renewals", "released"),
+            *("holder", "term_s", "renewals", "released", "process"),
         }
 
 

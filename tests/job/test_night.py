@@ -20,9 +20,9 @@ from batch_scorer.errors import (
 )
 from batch_scorer.job import latest, nights
 from batch_scorer.job.finish import Ending, end_night, finish_night
-from batch_scorer.job.lease import Watch, acquire_lease, take_lease
 from batch_scorer.job.night import NightJob, run_night
 from batch_scorer.job.nights import Plan, find_night, join_night, name_night
+from batch_scorer.lease import Watch, acquire_lease, take_lease
 from batch_scorer.output import open_output
 from batch_scorer.runner import ScoreJob
 from batch_scorer.shards import Shard

@@ -12,7 +12,8 @@ import msgspec
 from markupsafe import Markup, escape
 
 from batch_scorer.card import CLASSES
-from batch_scorer.errors import ReportError
+from batch_scorer.errors import LedgerError, ReportError
+from batch_scorer.output import open_output
 from batch_scorer.report.templates import open_template
 from batch_scorer.report.typeface import FONT_FILES, printable
 from batch_scorer.report.wording import count, join_words, show_estimate, show_name
@@ -81,20 +82,19 @@ def write_audit(audit: Audit, output: Path) -> Path:
         The path of the page.
 
     Raises:
+        ForeignFile: A file of that name is there, and this program did not write it.
         ReportError: The folder cannot be written.
     """
     page = render_page(audit)
     facts = msgspec.json.format(msgspec.json.encode(audit), indent=2).decode() + "\n"
+    place = open_output(output)
+    place.refuse_foreign(FACTS_FILE, PAGE_FILE)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, text in ((FACTS_FILE, facts), (PAGE_FILE, page)):
-            partial = output / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(output / name)
-    except OSError as exc:
+        place.prepare()
+        place.write_all({FACTS_FILE: facts.encode(), PAGE_FILE: page.encode()})
+    except LedgerError as exc:
         raise ReportError(
-            f"The audit cannot be written to {output}: {exc.strerror or exc}.",
-            "Choose another folder with -o.",
+            f"The audit cannot be written: {exc.sentence}", "Choose another folder with -o."
         ) from exc
     return output / PAGE_FILE
 

@@ -1,0 +1,95 @@
+"""Make an output this program's own, or refuse it, before anything is written.
+
+An output with a record (see `output`) is the program's. One without is taken where nothing lies
+under the names of a run, or where a version that kept no record left a run there: what that run can
+be shown to have written goes into the record with its content, the rest by its name alone, so that
+it is kept below ``earlier/`` when it is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from batch_scorer import journal, ledger
+from batch_scorer.errors import LedgerError
+from batch_scorer.output import digest
+
+if TYPE_CHECKING:
+    from batch_scorer.output import Output, Record
+
+_PICTURE = re.compile(rf"{ledger.FILMS_FOLDER}/([0-9a-f]{{16}})(?:{ledger.EVIDENCE_SUFFIX})?\.jpg")
+
+
+def claim_run(output: Output, old: Record | None = None) -> None:
+    """Claim the output of a run.
+
+    Args:
+        output: Where the run goes.
+        old: What `check_run` gave, where it was asked before.
+
+    Raises:
+        ForeignFile: Something under a run's names was not written by this program, or a link leads
+            elsewhere. Nothing was written.
+        LedgerError: The output cannot be read or written.
+    """
+    old = check_run(output) if old is None else old
+    output.prepare()
+    if not output.claimed:
+        output.enter(old)
+
+
+def check_run(output: Output) -> Record:
+    """Make sure that a run could claim an output, and write nothing.
+
+    Returns:
+        What a version that kept no record left there.
+
+    Raises:
+        ForeignFile: It could not.
+        LedgerError: The output cannot be read.
+    """
+    output.refuse_links(ledger.FILMS_FOLDER, journal.FOLDER)
+    claimed = output.claimed
+    old = None if claimed else _find_unrecorded_run(output)
+    foreign = set(ledger.RUN_FILES) - (old or {}).keys()
+    if not claimed and old is None:
+        foreign |= {ledger.FILMS_FOLDER, journal.FOLDER}
+    output.refuse_foreign(*sorted(foreign))
+    return old or {}
+
+
+def _find_unrecorded_run(output: Output) -> Record | None:
+    """What a version that kept no record left in an output: a finished run, or a journal."""
+    try:
+        manifest = ledger.read_manifest(output)
+    except LedgerError:
+        manifest = None
+    if manifest is None and not journal.find_own(output):
+        return None
+    contents = {name: output.read(name) for name in ledger.RUN_FILES}
+    found: Record = {name: [] for name, data in contents.items() if data is not None}
+    if manifest is None:
+        return found
+    stated = {
+        ledger.CSV_FILE: manifest.rows_sha256,
+        ledger.PARQUET_FILE: manifest.parquet_sha256,
+        ledger.RUN_FILE: digest(contents[ledger.RUN_FILE] or b""),
+    }
+    found |= {name: [sha256] for name, sha256 in stated.items()}
+    return found | _find_pictures(output)
+
+
+def _find_pictures(output: Output) -> Record:
+    """The pictures that are named after a film of the run."""
+    try:
+        _, rows = ledger.read_run(output)
+    except LedgerError:
+        return {}
+    stems = {ledger.thumbnail_stem(row) for row in rows}
+    names = [
+        name
+        for name in output.names(ledger.FILMS_FOLDER)
+        if (match := _PICTURE.fullmatch(name)) and match[1] in stems
+    ]
+    return {name: [digest(output.read(name) or b"")] for name in names}

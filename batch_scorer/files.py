@@ -1,0 +1,55 @@
+"""Whole files on this machine: written under a random name, then renamed into place.
+
+A reader sees the old file or the new one, never a part. The random name is created, never opened
+where it already exists, and no link is followed: a link that somebody planted is never written
+through.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PARTIAL = ".partial"
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
+_BINARY = getattr(os, "O_BINARY", 0)  # and no file elsewhere is text
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a whole file, or replace it at once.
+
+    Raises:
+        OSError: It cannot be written; what was there before is still there.
+    """
+    with partial_file(data, path.parent) as partial:
+        partial.replace(path)
+
+
+@contextmanager
+def partial_file(data: bytes, folder: Path) -> Iterator[Path]:
+    """Write data to a new file of a random name, on disk when the block begins.
+
+    Args:
+        data: The whole content.
+        folder: Where the file goes, on the file system of the place that it is renamed or linked
+            to.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = folder / f".{secrets.token_hex(16)}{PARTIAL}"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
