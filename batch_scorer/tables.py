@@ -21,6 +21,12 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 PART_ROWS = 1000
 """Rows that are turned into columns, or back, at once: it bounds the memory."""
 _PROBABILITY = "probability_"
+_KNOWN = {*Score.__struct_fields__} - {"probabilities"}
+_LEAST_ROW_BYTES = 4
+"""A row's name and stamp are its own: fewer bytes for each row hold no table of films."""
+_INFLATED_BYTES, _MOST_INFLATED = 10_000_000, 30
+"""How many bytes the texts may have, and how many more for each byte of the file."""
+_CODECS = {"SNAPPY", "UNCOMPRESSED"}
 _METHOD = b"cxr method"
 _REPEATED = ["status", "reason", "label", "prediction", "model"]
 """Columns of few different values: looking for them in the others takes memory, and gains none."""
@@ -83,22 +89,66 @@ def as_parquet(rows: Sequence[Score], models: Sequence[ModelUsed], method: str) 
 
 
 def from_parquet(data: bytes) -> tuple[str, list[Score]]:
-    """The method and the rows of a Parquet file.
+    """The method and the rows of a Parquet file that `as_parquet` wrote.
 
     Raises:
-        OSError, ValueError, KeyError: It is no such file.
+        OSError, ValueError, KeyError: It is no such file, or would take far more memory than its
+            size explains.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(pa.BufferReader(data))
+    described = pq.ParquetFile(pa.BufferReader(data))
+    _check_claims(described, len(data))
+    text = [field.name for field in described.schema_arrow if field.type == pa.string()]
+    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=text)
     names = [name for name in file.schema_arrow.names if name.startswith(_PROBABILITY)]
-    rows = [
-        _as_score(record, names)
-        for part in file.iter_batches(PART_ROWS)
-        for record in part.to_pylist()
-    ]
+    known = [name for name in file.schema_arrow.names if name in _KNOWN or name in names]
+    rows: list[Score] = []
+    left = _INFLATED_BYTES + _MOST_INFLATED * len(data)
+    for part in file.iter_batches(PART_ROWS, columns=known):
+        left -= _text_bytes(part)
+        if left < 0:
+            raise ValueError("its texts take far more room than the file")
+        rows += [_as_score(record, names) for record in _decode(part).to_pylist()]
     return (file.schema_arrow.metadata or {}).get(_METHOD, b"").decode(), rows
+
+
+def _check_claims(file: Any, size_bytes: int) -> None:
+    """Refuse a file whose own description is not that of a table of rows, before it is read."""
+    if file.metadata.num_rows > size_bytes // _LEAST_ROW_BYTES:
+        raise ValueError(f"{file.metadata.num_rows} rows in {size_bytes} bytes")
+    for group in range(file.metadata.num_row_groups):
+        described = file.metadata.row_group(group)
+        codecs = {described.column(at).compression for at in range(described.num_columns)}
+        if not codecs <= _CODECS:
+            raise ValueError(f"it is compressed by {', '.join(sorted(codecs - _CODECS))}")
+    for field in file.schema_arrow:
+        if field.name in _KNOWN and field.type != _kind(field.name):
+            raise ValueError(f"its column {field.name} holds {field.type}")
+
+
+def _decode(part: Any) -> Any:
+    """A part of a table with every text in its own cell."""
+    import pyarrow as pa
+
+    columns = [
+        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        for column in part.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=part.schema.names)
+
+
+def _text_bytes(part: Any) -> int:
+    """How many bytes the texts of a part of a table have once each cell has its own."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return sum(
+        pc.sum(pc.take(pc.binary_length(column.dictionary), column.indices)).as_py() or 0
+        for column in part.columns
+        if pa.types.is_dictionary(column.type)
+    )
 
 
 def _parts(rows: Sequence[Score]) -> Iterator[Sequence[Score]]:

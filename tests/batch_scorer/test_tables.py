@@ -1,0 +1,62 @@
+"""Tables that somebody else put into an output: refused before they fill the memory."""
+
+from __future__ import annotations
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batch_scorer import ledger
+from batch_scorer.errors import LedgerError
+from batch_scorer.output import open_output
+from batch_scorer.tables import as_parquet, from_parquet
+from tests.factories import make_models, make_rows
+
+
+def parquet(compression="snappy", **columns):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression=compression)
+    return buffer.getvalue()
+
+
+def repeated(text, times, kind=None):
+    indices = pa.array([0] * times, pa.int32())
+    values = pa.array([text], kind or pa.string())
+    return pa.DictionaryArray.from_arrays(indices, values)
+
+
+BOMBS = {
+    "rows": lambda: parquet(image=repeated("a", 3_000_000), status=repeated("scored", 3_000_000)),
+    "text": lambda: parquet(
+        image=repeated("ab" * 200_000, 2000),
+        status=repeated("scored", 2000),
+        sha256=pa.array([f"{number:064x}" for number in range(2000)]),
+    ),
+    "codec": lambda: parquet(
+        "zstd", image=pa.array(["a" * 50_000_000]), status=pa.array(["scored"])
+    ),
+    "kind": lambda: parquet(image=pa.array([["a"] * 100_000]), status=pa.array(["scored"])),
+    "nested": lambda: parquet(image=pa.array([{"a": {"b": "c"}}]), status=pa.array(["scored"])),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_table_that_claims_much_is_refused(kind, tmp_path):
+    data = BOMBS[kind]()
+    assert len(data) < 3_000_000
+    with pytest.raises(ValueError, match=r"rows in|far more room|compressed by|column image holds"):
+        from_parquet(data)
+    place = open_output(tmp_path)
+    place.write(ledger.PARQUET_FILE, data)
+    with pytest.raises(LedgerError, match=r"predictions\.parquet in .* cannot be read: "):
+        ledger.read_rows(place, "")
+
+
+def test_what_the_program_wrote_is_read_whatever_its_rows_hold():
+    models = make_models("cnn")
+    rows = make_rows(models, 300, 900, names=["x" * 4000 + f"{n}.png" for n in range(1200)])
+    method, found = from_parquet(as_parquet(rows, models, "a" * 16))
+    assert method == "a" * 16
+    assert [row.image for row in found] == [row.image for row in rows]
