@@ -28,7 +28,7 @@ log = logging.getLogger("cxr.journal")
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Score)
 _HASH_DIGITS = 16
-# Versions before 0.2 wrote no hash into the name.
+# Older versions wrote no hash into the name.
 _NAME = re.compile(
     rf"{FOLDER}/(?P<method>[0-9a-f]{{16}})-[0-9a-f]{{8}}-[0-9]{{6,}}"
     rf"(?:-(?P<sha256>[0-9a-f]{{{_HASH_DIGITS}}}))?\.jsonl"
