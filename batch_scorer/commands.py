@@ -15,6 +15,7 @@ from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
 from batch_scorer.log import log_event, render, speaks_json
 from batch_scorer.options import (
     Quantity,
+    access_options,
     gallery_options,
     metrics_option,
     model_options,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from batch_scorer.gauges import Gauges
+    from batch_scorer.output import Output
     from batch_scorer.records import BatchMetrics, RunManifest
     from batch_scorer.report.drawing import Drawing
     from batch_scorer.runner import ScoreJob
@@ -43,6 +45,7 @@ log = logging.getLogger("cxr")
 @output_option("Place for predictions.csv, predictions.parquet, run.json and the report.")
 @model_options
 @scoring_options
+@access_options
 @click.option(
     "--shard",
     metavar="I/N|auto",
@@ -88,7 +91,7 @@ def score(
         manifest = score_batch(job, progress, stop)
     if not progress.told:
         click.echo("New       nothing: every film has its row already")
-    code = _conclude(job.place.url, manifest, drawing if report and not job.shard else None)
+    code = _conclude(job.output, job.place, manifest, drawing if report and not job.shard else None)
     gauges.tell(manifest)
     return code
 
@@ -125,8 +128,9 @@ def merge(output: str, report: bool, drawing: Drawing) -> int:
     written. Exit codes as for `cxr score`.
     """
     from batch_scorer.merge import merge_shards
+    from batch_scorer.output import open_output
 
-    return _conclude(output, merge_shards(output), drawing if report else None)
+    return _conclude(output, open_output(output), merge_shards(output), drawing if report else None)
 
 
 @click.command(epilog="Example: cxr report out")
@@ -152,17 +156,24 @@ def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
     return EXIT_OK
 
 
-def _conclude(output: str, manifest: RunManifest, drawing: Drawing | None) -> int:
-    """Say what came of a run, draw its report where that is asked for, choose the exit code."""
+def _conclude(output: str, place: Output, manifest: RunManifest, drawing: Drawing | None) -> int:
+    """Say what came of a run, draw its report where that is asked for, choose the exit code.
+
+    Args:
+        output: What the user named; it may hold secrets.
+        place: Where the rows are.
+        manifest: The run.
+        drawing: The report; None for none.
+    """
     from batch_scorer.ledger import CSV_FILE
 
     print_summary(manifest)
-    click.echo(f"Rows      {output}/{CSV_FILE}")
+    click.echo(f"Rows      {place.url}/{CSV_FILE}")
     if drawing:
         from batch_scorer.report.formats import draw_missing
 
-        for place in draw_missing(output, drawing):
-            click.echo(f"Report    {place}")
+        for drawn in draw_missing(output, drawing):
+            click.echo(f"Report    {drawn}")
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 
 

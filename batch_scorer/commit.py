@@ -155,7 +155,7 @@ def _batch_metrics(rows: Sequence[Score], models: list[ModelUsed]) -> list[Batch
     if not labelled:
         return []
     truth = [CLASSES.index(row.label) for row in labelled]
-    patients = [row.patient or row.sha256 for row in labelled]  # copies of a film are no new films
+    patients = [row.known_patient or row.sha256 for row in labelled]  # a copy is no new film
     result = []
     for index, model in enumerate(models):
         answers = [row.probabilities[index] for row in labelled]

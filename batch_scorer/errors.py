@@ -4,6 +4,7 @@
 
     CxrError                          exit 1   a code, a sentence, and what to try
     ├── UsageError                    exit 2   the command was called wrongly
+    │   └── ProtocolRefused                    a URL of a kind that is never opened
     ├── MissingPackage                exit 1   an optional part is not installed
     ├── ModelFileError                exit 1   a model file cannot be trusted
     │   ├── CardMissing                        no model card in the file
@@ -27,7 +28,8 @@
         ├── Unsupported               rejected not a format that is read
         ├── TooLarge                  rejected more pixels than are safe to decode
         ├── TooSmall                  rejected too few pixels to judge
-        └── NotRadiograph             rejected an image, but no single frontal film
+        ├── NotRadiograph             rejected an image, but no single frontal film
+        └── NotAllowed                rejected a place that this run may not read
 
 This module imports the standard library only, so that any other module may raise from it.
 """
@@ -74,6 +76,10 @@ class UsageError(CxrError):
 
     code = "usage"
     exit_code = EXIT_USAGE
+
+
+class ProtocolRefused(UsageError):
+    """A URL has a protocol that is never opened, whoever asks."""
 
 
 class MissingPackage(CxrError):
@@ -224,4 +230,11 @@ class NotRadiograph(ImageError):
     """The file holds something other than one plain radiograph."""
 
     code = "not_radiograph"
+    status = "rejected"
+
+
+class NotAllowed(ImageError):
+    """The image lies where this run may not read: a folder, a host or a protocol."""
+
+    code = "not_allowed"
     status = "rejected"

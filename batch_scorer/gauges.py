@@ -19,6 +19,7 @@ from batch_scorer.errors import (
     MissingPackage,
     UsageError,
 )
+from batch_scorer.regular_file import read_regular_file
 from batch_scorer.storage import retries
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from batch_scorer.records import RunManifest
 
 RETRIES, BYTES_READ = "cxr_retries", "cxr_bytes_read"
+MAX_TEXTFILE_BYTES = 1_000_000
 LAST_SUCCESS = "cxr_last_success_timestamp_seconds"
 log = logging.getLogger("cxr.gauges")
 
@@ -185,7 +187,7 @@ def _read_values(path: Path) -> dict[str, float]:
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular_file(path, MAX_TEXTFILE_BYTES).decode("utf-8")
         families = list(text_string_to_metric_families(text))
     except FileNotFoundError:
         return {}

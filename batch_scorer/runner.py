@@ -21,6 +21,7 @@ import msgspec
 import onnxruntime as ort
 
 from batch_scorer import ledger
+from batch_scorer.access import Access
 from batch_scorer.classifier import Classifier, find_model
 from batch_scorer.commit import commit_run, name_copies, name_run
 from batch_scorer.decoding import DECODE_VERSION
@@ -77,7 +78,8 @@ class ScoreJob:
     ``heatmaps`` says which films of the report get an evidence map: "flagged", "all" or "none";
     ``review_minutes`` is the time for looking at the films it shows. ``tariff`` is what a core
     costs, where the price of the run is to be told. ``earlier`` are other places with rows by the
-    same method, finished or not, that this job takes over too.
+    same method, finished or not, that this job takes over too. ``access`` says what a list and web
+    addresses may lead to.
     """
 
     images: str
@@ -96,6 +98,7 @@ class ScoreJob:
     review_minutes: int | None = None
     tariff: Tariff | None = None
     earlier: tuple[Output, ...] = ()
+    access: Access = field(default_factory=Access)
 
     @property
     def gallery(self) -> Gallery:
@@ -234,7 +237,7 @@ class _Plan:
 
 def _plan(job: ScoreJob) -> _Plan:
     output = job.place
-    source = open_source(job.images, job.limit)
+    source = open_source(job.images, job.limit, job.access)
     _check_apart(job, source)
     labels = read_labels(job.labels, source)
     taken = len(source.refs)
