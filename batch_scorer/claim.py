@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from batch_scorer import journal, ledger
 from batch_scorer.errors import LedgerError
-from batch_scorer.output import digest
+from batch_scorer.output import MOST_TABLE_BYTES, digest
 
 if TYPE_CHECKING:
     from batch_scorer.output import Output, Record
@@ -67,7 +67,7 @@ def _find_unrecorded_run(output: Output) -> Record | None:
         manifest = None
     if manifest is None and not journal.find_own(output):
         return None
-    contents = {name: output.read(name) for name in ledger.RUN_FILES}
+    contents = {name: output.read(name, MOST_TABLE_BYTES) for name in ledger.RUN_FILES}
     found: Record = {name: [] for name, data in contents.items() if data is not None}
     if manifest is None:
         return found

@@ -176,7 +176,7 @@ def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackT
         log_event("exit", exit_code=EXIT_FAILED)
         return
     if _debugging():
-        sys.__excepthook__(kind, exc, trace)
+        sys.stderr.write(scrub("".join(format_exception(kind, exc, trace))))
         return
     text = scrub((str(exc).splitlines() or [""])[0])
     sys.stderr.write(f"Error: an unexpected {kind.__name__}: {text}\n{_ADVICE}\n")

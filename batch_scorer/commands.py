@@ -15,6 +15,7 @@ from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK, EXIT_RETRY
 from batch_scorer.log import log_event, render, speaks_json
 from batch_scorer.options import (
     Quantity,
+    access_options,
     gallery_options,
     metrics_option,
     model_options,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.gauges import Gauges
     from batch_scorer.lease import OutputLock
+    from batch_scorer.output import Output
     from batch_scorer.records import BatchMetrics, RunManifest
     from batch_scorer.report.drawing import Drawing
     from batch_scorer.runner import ScoreJob
@@ -44,6 +46,7 @@ log = logging.getLogger("cxr")
 @output_option("Place for predictions.csv, predictions.parquet, run.json and the report.")
 @model_options
 @scoring_options
+@access_options
 @click.option(
     "--shard",
     metavar="I/N|auto",
@@ -92,8 +95,7 @@ def score(
             manifest = score_batch(job, progress, stop, lock)
         if not progress.told:
             click.echo("New       nothing: every film has its row already")
-        drawing = drawing if report and not job.shard else None
-        code = _conclude(job.place.url, manifest, drawing, lock)
+        code = _conclude(job.place, manifest, drawing if report and not job.shard else None, lock)
     gauges.tell(manifest)
     return code
 
@@ -133,9 +135,8 @@ def merge(output: str, report: bool, drawing: Drawing) -> int:
     from batch_scorer.merge import merge_shards
     from batch_scorer.output import open_output
 
-    with OutputLock(open_output(output)) as lock:
-        manifest = merge_shards(output, lock)
-        return _conclude(output, manifest, drawing if report else None, lock)
+    with OutputLock(place := open_output(output)) as lock:
+        return _conclude(place, merge_shards(output, lock), drawing if report else None, lock)
 
 
 @click.command(epilog="Example: cxr report out")
@@ -161,17 +162,19 @@ def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
     return EXIT_OK
 
 
-def _conclude(output: str, manifest: RunManifest, drawing: Drawing | None, lock: OutputLock) -> int:
+def _conclude(
+    place: Output, manifest: RunManifest, drawing: Drawing | None, lock: OutputLock
+) -> int:
     """Say what came of a run, draw its report where that is asked for, choose the exit code."""
     from batch_scorer.ledger import CSV_FILE
 
     print_summary(manifest)
-    click.echo(f"Rows      {output}/{CSV_FILE}")
+    click.echo(f"Rows      {place.url}/{CSV_FILE}")
     if drawing:
         from batch_scorer.report.formats import draw_missing
 
-        for place in draw_missing(output, drawing, lock):
-            click.echo(f"Report    {place}")
+        for drawn in draw_missing(place, drawing, lock):
+            click.echo(f"Report    {drawn}")
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 
 

@@ -17,6 +17,7 @@ from batch_scorer import __version__, ledger, metrics
 from batch_scorer.card import CLASSES
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.log import log_event
+from batch_scorer.output import MOST_TABLE_BYTES
 from batch_scorer.process import available_cores, peak_memory_bytes
 from batch_scorer.records import BatchMetrics, RunManifest, Score
 from batch_scorer.thumbnails import write_thumbnails
@@ -121,7 +122,7 @@ def _keep_earlier(output: Output, rows: Sequence[Score], method: str) -> None:
     carried = {row.image for row in rows} if old.method == method else set()
     if all(row.image in carried for row in ledger.read_rows(output, old.method)):
         return
-    contents = {name: output.read(name) for name in ledger.RUN_FILES}
+    contents = {name: output.read(name, MOST_TABLE_BYTES) for name in ledger.RUN_FILES}
     output.write_all(
         {
             f"{EARLIER_FOLDER}/{old.run_id}/{name}": data
@@ -159,7 +160,7 @@ def _batch_metrics(rows: Sequence[Score], models: list[ModelUsed]) -> list[Batch
     if not labelled:
         return []
     truth = [CLASSES.index(row.label) for row in labelled]
-    patients = [row.patient or row.sha256 for row in labelled]  # copies of a film are no new films
+    patients = [row.known_patient or row.sha256 for row in labelled]  # a copy is no new film
     result = []
     for index, model in enumerate(models):
         answers = [row.probabilities[index] for row in labelled]

@@ -4,7 +4,8 @@
 
     CxrError                          exit 1   a code, a sentence, and what to try
     ├── UsageError                    exit 2   the command was called wrongly
-    │   └── ForeignFile                        the output holds files that somebody else wrote
+    │   ├── ForeignFile                        the output holds files that somebody else wrote
+    │   └── ProtocolRefused                    a URL of a kind that is never opened
     ├── MissingPackage                exit 1   an optional part is not installed
     ├── ModelFileError                exit 1   a model file cannot be trusted
     │   ├── CardMissing                        no model card in the file
@@ -28,7 +29,8 @@
         ├── Unsupported               rejected not a format that is read
         ├── TooLarge                  rejected more pixels than are safe to decode
         ├── TooSmall                  rejected too few pixels to judge
-        └── NotRadiograph             rejected an image, but no single frontal film
+        ├── NotRadiograph             rejected an image, but no single frontal film
+        └── NotAllowed                rejected a place that this run may not read
 
 This module imports the standard library only, so that any other module may raise from it.
 """
@@ -81,6 +83,10 @@ class ForeignFile(UsageError):
     """The output holds a file, or leads through a link, that is not this program's."""
 
     code = "foreign_file"
+
+
+class ProtocolRefused(UsageError):
+    """A URL has a protocol that is never opened, whoever asks."""
 
 
 class MissingPackage(CxrError):
@@ -231,4 +237,11 @@ class NotRadiograph(ImageError):
     """The file holds something other than one plain radiograph."""
 
     code = "not_radiograph"
+    status = "rejected"
+
+
+class NotAllowed(ImageError):
+    """The image lies where this run may not read: a folder, a host or a protocol."""
+
+    code = "not_allowed"
     status = "rejected"

@@ -15,6 +15,8 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from batch_scorer.addresses import scrub as scrub  # noqa: PLC0414 - most say it after explain
+from batch_scorer.addresses import scrub_url
 from batch_scorer.errors import CxrError, TransientError
 
 if TYPE_CHECKING:
@@ -71,22 +73,11 @@ _LOG_IN = {
     "AZURE_STORAGE_CONNECTION_STRING.",
 }
 _CLOUDS = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
-_PASSWORD = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]*@")
-_SECRET = re.compile(
-    r"(?i)(?<=[?&;])((?:x-(?:amz|goog)-(?:signature|credential|security-token)|sig|signature|key|"
-    r"token|access_token|api_?key|secret|password|accountkey|sharedaccesssignature|"
-    r"awsaccesskeyid)=)[^&;\s'\"]+"
-)
-
-
-def scrub(text: str) -> str:
-    """The text with every password, key, token and signature in its URLs replaced by ``***``."""
-    return _SECRET.sub(r"\1***", _PASSWORD.sub("***@", text))
 
 
 def name_private(url: str) -> tuple[str, ...]:
     """What lies below the bucket in a URL that a blank or a quote makes hard to tell from prose."""
-    path = scrub(url).partition("://")[2].partition("/")[2]
+    path = scrub_url(url).partition("://")[2].partition("/")[2]
     return (path,) if re.search(r"[\s'\",;)]", path) else ()
 
 
@@ -113,6 +104,11 @@ def is_transient(exc: BaseException) -> bool:
     )
 
 
+def is_past_end(exc: BaseException) -> bool:
+    """Whether a part of a file was asked for that begins at its end: it is empty."""
+    return _status(exc) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+
+
 def lacks_bucket(exc: BaseException) -> bool:
     """Whether not only the file, but the whole bucket or container is not there."""
     return _code(exc) in _BUCKET_CODES or "bucket does not exist" in str(exc)
@@ -133,7 +129,8 @@ def explain(exc: Exception, what: str, kind: type[CxrError], done: str, hint: st
         done: "listed", "read" or "written".
         hint: What to try where nothing better is known.
     """
-    sentence = f"{scrub(what)} cannot be {done}: {reason(exc)}."
+    shown = scrub(what)
+    sentence = f"{shown} cannot be {done}: {reason(exc, quote=shown == what)}."
     private = name_private(what)
     if is_transient(exc):
         again = "Check address and network, then run the same command again."
@@ -141,10 +138,17 @@ def explain(exc: Exception, what: str, kind: type[CxrError], done: str, hint: st
     return kind(sentence, _advice(exc, what) or hint, private)
 
 
-def reason(exc: BaseException) -> str:
-    """Why, in plain words, for a row or an error."""
+def reason(exc: BaseException, *, quote: bool = True) -> str:
+    """Why, in plain words, for a row or an error.
+
+    Args:
+        exc: What the client raised.
+        quote: Whether its own words may be repeated. They may tell a piece of a URL that no longer
+            looks like one, so not where the URL holds something to hide.
+    """
     found = _first_rule(exc)
-    return found.reason.replace("TEXT", _text(exc)) if found else _text(exc)
+    text = _text(exc) if quote else type(exc).__name__
+    return found.reason.replace("TEXT", text) if found else text
 
 
 def _advice(exc: BaseException, what: str) -> str:

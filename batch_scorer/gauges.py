@@ -21,6 +21,7 @@ from batch_scorer.errors import (
     UsageError,
 )
 from batch_scorer.files import replace_file
+from batch_scorer.regular_file import read_regular_file
 from batch_scorer.storage import retries
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 RETRIES, BYTES_READ = "cxr_retries", "cxr_bytes_read"
 LAST_RUN = "cxr_last_run_timestamp_seconds"
+MAX_TEXTFILE_BYTES = 1_000_000
 LAST_SUCCESS = "cxr_last_success_timestamp_seconds"
 log = logging.getLogger("cxr.gauges")
 
@@ -201,7 +203,8 @@ def _read_values(path: Path) -> dict[str, float]:
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
-        families = list(text_string_to_metric_families(path.read_text(encoding="utf-8")))
+        text = read_regular_file(path, MAX_TEXTFILE_BYTES).decode("utf-8")
+        families = list(text_string_to_metric_families(text))
     except (FileNotFoundError, ValueError):
         return {}
     return {s.name: s.value for family in families for s in family.samples if not s.labels}

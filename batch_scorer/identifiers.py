@@ -2,8 +2,10 @@
 
 By default a row holds keyed hashes (HMAC-SHA-256): the same key gives the same hash in every run
 and on every machine, so that films of one patient stay together and nobody without the key can
-tell who it is. Without a key both are left out. Nothing else of the program tells an identifier:
-no log, no message, no report, and ``run.json`` says only which way was taken.
+tell who it is. Without a key both are left out. A patient number in a file's name is treated alike,
+though the name itself stands in the row as it is. With "keep", identifiers are wherever the rows
+are, and that is also inside the PDF report, which carries them as attachments. Nothing else of the
+program tells an identifier: no log and no message, and ``run.json`` says only which way was taken.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 from batch_scorer.decoding import sniff
 from batch_scorer.dicom import dicom_errors, open_dicom
 from batch_scorer.errors import UsageError
+from batch_scorer.regular_file import read_regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 MODES = ("hash", "keep", "drop")
 KEY_VARIABLE = "CXR_IDENTIFIERS_KEY"
 MIN_KEY_BYTES = 16
+MAX_KEY_BYTES = 1_000_000
 HASH_DIGITS = 16
 MAX_LENGTH = 64
 """What DICOM allows for either (PS3.5, LO and UI)."""
@@ -108,11 +112,15 @@ class Identifiers:
 
     def apply(self, patient: str, study: str) -> tuple[str, str]:
         """Turn both as they were read into what the row may hold."""
+        if (patient or study) and self.effective != self.mode:
+            _say_that_a_key_is_missing()
         return self._told("patient", patient), self._told("study", study)
 
+    def apply_to_name(self, patient: str) -> str:
+        """Turn the patient number of a file's name into what the column patient may hold."""
+        return self._told("patient", patient)
+
     def _told(self, kind: str, value: str) -> str:
-        if value and self.effective != self.mode:
-            _say_that_a_key_is_missing()
         if not value or self.effective == "drop":
             return ""
         if self.effective == "keep":
@@ -136,7 +144,7 @@ def _say_that_a_key_is_missing() -> None:
 
 def _read_key(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular_file(path, MAX_KEY_BYTES)
     except OSError as exc:
         raise UsageError(f"The key file {path} cannot be read: {exc.strerror or exc}.") from exc
 

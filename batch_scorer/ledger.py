@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batch_scorer.errors import LedgerError
-from batch_scorer.output import digest
+from batch_scorer.output import MOST_TABLE_BYTES, digest
 from batch_scorer.records import RunManifest
 from batch_scorer.tables import as_csv, as_parquet, from_parquet
 
@@ -114,7 +114,7 @@ def read_run(output: Output) -> tuple[RunManifest, list[Score]]:
         LedgerError: There is no finished run, or its files do not belong together.
     """
     manifest = read_manifest(output)
-    table, exact = output.read(CSV_FILE), output.read(PARQUET_FILE)
+    table, exact = (output.read(name, MOST_TABLE_BYTES) for name in (CSV_FILE, PARQUET_FILE))
     if manifest is None or table is None or exact is None:
         missing = RUN_FILE if manifest is None else CSV_FILE if table is None else PARQUET_FILE
         raise LedgerError(
@@ -138,7 +138,7 @@ def read_rows(output: Output, method: str) -> list[Score]:
     Raises:
         LedgerError: The Parquet file is damaged.
     """
-    data = output.read(PARQUET_FILE)
+    data = output.read(PARQUET_FILE, MOST_TABLE_BYTES)
     if data is None:
         return []
     made_by, rows = _from_parquet(data, output.url)

@@ -6,8 +6,8 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from batch_scorer.addresses import scrub_url
 from batch_scorer.errors import SourceError
-from batch_scorer.faults import scrub
 from batch_scorer.records import ImageRef
 from batch_scorer.storage import call, is_local
 
@@ -43,7 +43,7 @@ def _index(entries: Iterable[tuple[str, Any]], base: str, url: str) -> dict[str,
         key = _key(path, base)
         if key in found:
             raise SourceError(
-                f"Two files in {scrub(url)} have names that differ only in bytes that are no "
+                f"Two files in {scrub_url(url)} have names that differ only in bytes that are no "
                 "UTF-8.",
                 "Rename one of them: their rows could not be told apart.",
             )
@@ -84,7 +84,8 @@ def make_ref(key: str, path: str, info: dict[str, Any]) -> ImageRef:
     """One file, as its listing tells of it."""
     size_bytes = int(info.get("size") or 0)
     kind = str(info.get("type") or "file")
-    return ImageRef(key, path, size_bytes, kind, _stamp(size_bytes, info))
+    whole = scrub_url(path) == path  # else the key does not tell which of many images it means
+    return ImageRef(key, path, size_bytes, kind, _stamp(size_bytes, info) if whole else "")
 
 
 def _stamp(size_bytes: int, info: dict[str, Any]) -> str:
@@ -105,7 +106,8 @@ def _stamp(size_bytes: int, info: dict[str, Any]) -> str:
 
 
 def _key(path: str, base: str) -> str:
-    key = path[len(base) :].lstrip("/") if path.startswith(base) else path
+    shown = scrub_url(path)
+    key = shown[len(base) :].removeprefix("/") if shown.startswith(base) else shown
     return key.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

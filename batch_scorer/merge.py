@@ -23,6 +23,7 @@ from batch_scorer.source import open_source
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from batch_scorer.access import Access
     from batch_scorer.output import Output
     from batch_scorer.records import ModelUsed, RunManifest, Score
     from batch_scorer.source import Source
@@ -101,6 +102,7 @@ def commit_joined(
     load_model: Callable[[], Classifier | None] | None = None,
     *,
     pictures: bool = True,
+    access: Access | None = None,
     **facts: Any,
 ) -> RunManifest:
     """Put joined shards in place as one run.
@@ -111,11 +113,12 @@ def commit_joined(
         load_model: Loads the first model, for the evidence maps; without it, that is tried with the
             bundled one of the same file.
         pictures: Whether to write the pictures that a report shows.
+        access: Permissions for reading the images again; none unless given.
         facts: What else run.json says of the whole.
     """
     manifests, rows = joined.manifests, joined.rows
     first = manifests[0]
-    films = _reachable(first.source) if pictures else None
+    films = _reachable(first.source, access) if pictures else None
     limited = any(m.taken < m.listed for m in manifests)
     lost = films is None and first.gallery.heatmaps != "none"
     tariffs = [m.price.tariff if m.price else None for m in manifests if m.found > m.reused]
@@ -224,10 +227,10 @@ def _check_accounts(joined: Joined) -> None:
         )
 
 
-def _reachable(url: str) -> Source | None:
+def _reachable(url: str, access: Access | None) -> Source | None:
     """The source, for the report's pictures; without it the report says that they are missing."""
     try:
-        return open_source(url)
+        return open_source(url, access=access)
     except CxrError:
         return None
 

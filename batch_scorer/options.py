@@ -86,8 +86,8 @@ def scoring_options(command: Command) -> Command:
             type=click.Choice(["hash", "keep", "drop"]),
             default="hash",
             show_default=True,
-            help="Patient and study of a DICOM film in its row: as keyed hashes, as they are, or "
-            "not.",
+            help="Patient and study of a DICOM film, and patient numbers in file names, in the "
+            "rows: as keyed hashes, as they are (in the files attached to report.pdf too), or not.",
         ),
         click.option(
             "--keep-atypical",
@@ -107,6 +107,32 @@ def scoring_options(command: Command) -> Command:
     ):
         command = add(command)
     return command
+
+
+def access_options(command: Command) -> Command:
+    """Add --list-root and --allow-private-hosts, as one ``access``."""
+
+    @click.option(
+        "--list-root",
+        multiple=True,
+        type=click.Path(exists=True, file_okay=False),
+        metavar="FOLDER",
+        help="Also let a list name images below this folder; without it, only below the list's "
+        "own. May be repeated.",
+    )
+    @click.option(
+        "--allow-private-hosts",
+        is_flag=True,
+        help="Also read from http addresses that are not of the public Internet, such as "
+        "127.0.0.1 or 10.0.0.7.",
+    )
+    @wraps(command)
+    def permitted(*, list_root: tuple[str, ...], allow_private_hosts: bool, **options: Any) -> Any:
+        from batch_scorer.access import Access
+
+        return command(access=Access(list_root, allow_private_hosts), **options)
+
+    return permitted
 
 
 def report_options(command: Command) -> Command:

@@ -33,6 +33,7 @@ from batch_scorer.storage import (
     has_folders,
     is_local,
     open_filesystem,
+    read_file,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ OWN_FOLDER = ".cxr-batch"
 """What the program keeps for itself in an output: the record, leases, files half written."""
 CHANGED_FOLDER = "earlier/changed-"
 """With the first digits of a hash: where a file goes that was changed since it was written."""
+MOST_BYTES = 100_000_000
+"""Of a file that is read, but for tables and documents."""
+MOST_TABLE_BYTES = 4_000_000_000
 _RECORD = f"{OWN_FOLDER}/record"
 _MOST_PARTS = 8
 """Files of the record before they are joined into one."""
@@ -126,19 +130,18 @@ class Output:
                 "Choose a folder, or a bucket of S3, Google Cloud Storage or Azure, with -o.",
             )
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, limit_bytes: int = MOST_BYTES) -> bytes | None:
         """The whole content of a file, None where there is none.
 
         Raises:
-            LedgerError: It is there and cannot be read.
+            LedgerError: It is there and cannot be read, or is larger than the limit.
         """
         try:
-            data: bytes = call(self.filesystem.cat_file, self._path(name))
+            return call(read_file, self.filesystem, self._path(name), limit_bytes)
         except FileNotFoundError:
             return None
         except failures() as exc:
             raise self._explain(exc, name, "read") from exc
-        return data
 
     def names(self, folder: str) -> list[str]:
         """Names of the whole files below a folder of it, sorted; none where it is not there.
@@ -257,8 +260,8 @@ class Output:
 
         def discard_one(item: tuple[str, str]) -> None:
             name, sha256 = item
-            data = self.read(name)
-            if data is not None and digest(data) == sha256 and self._is_file(name):
+            data = self.read(name, MOST_TABLE_BYTES) if self._is_file(name) else None
+            if data is not None and digest(data) == sha256:
                 self._take_away(name)
 
         with ThreadPoolExecutor(1 if self.local else REMOTE_READERS) as pool:
@@ -390,7 +393,7 @@ class Output:
         """
         if not self._is_file(name):
             return None
-        data = self.read(name)
+        data = self.read(name, MOST_TABLE_BYTES)
         if data is None or digest(data) in (coming, *record.get(name, ())):
             return data
         if name not in record:

@@ -121,7 +121,7 @@ def decode_film(work: Work, ref: ImageRef, read: Callable[[], bytes] | None = No
         image=ref.key,
         status="scored",
         label=work.labels.get(ref.key, ""),
-        patient=patient_of(ref.key),
+        patient=work.identifiers.apply_to_name(patient_of(ref.key)),
         stamp=ref.stamp,
     )
     try:

@@ -191,7 +191,7 @@ def _open_again(source: Source) -> Source:
     """The source with a connection of this process's own; a list opens each film by its URL."""
     if source.filesystem is None:
         return source
-    return replace(source, filesystem=open_filesystem(source.url)[0])
+    return replace(source, filesystem=open_filesystem(source.address, source.access)[0])
 
 
 def _load_same(model: str, sha256: str, provider: str, batch_size: int) -> Classifier:

@@ -56,6 +56,10 @@ class ImageRef(msgspec.Struct, frozen=True, gc=False):
     kind: str = "file"
     stamp: str = ""
 
+    def __repr__(self) -> str:
+        """Its key alone: a path may be a URL with a password."""
+        return f"ImageRef({self.key!r})"
+
 
 class Score(msgspec.Struct, frozen=True, gc=False):
     """The row of one file: what became of it.
@@ -101,6 +105,11 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     def probability(self) -> float:
         """P(pneumonia) by the run's first model; only for scored rows."""
         return self.probabilities[0]
+
+    @property
+    def known_patient(self) -> str:
+        """What images of one patient have in common: the column, or else the file's own name."""
+        return self.patient or patient_of(self.image)
 
 
 class ModelUsed(msgspec.Struct, frozen=True):

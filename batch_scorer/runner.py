@@ -21,6 +21,7 @@ import msgspec
 import onnxruntime as ort
 
 from batch_scorer import ledger
+from batch_scorer.access import Access
 from batch_scorer.apart import check_apart
 from batch_scorer.claim import check_run, claim_run
 from batch_scorer.classifier import Classifier, find_model
@@ -81,7 +82,8 @@ class ScoreJob:
     ``heatmaps`` says which films of the report get an evidence map: "flagged", "all" or "none";
     ``review_minutes`` is the time for looking at the films it shows. ``tariff`` is what a core
     costs, where the price of the run is to be told. ``earlier`` are other places with rows by the
-    same method, finished or not, that this job takes over too.
+    same method, finished or not, that this job takes over too. ``access`` says what a list and web
+    addresses may lead to.
     """
 
     images: str
@@ -100,6 +102,7 @@ class ScoreJob:
     review_minutes: int | None = None
     tariff: Tariff | None = None
     earlier: tuple[Output, ...] = ()
+    access: Access = field(default_factory=Access)
 
     @property
     def gallery(self) -> Gallery:
@@ -264,7 +267,7 @@ class _Plan:
 
 def _plan(job: ScoreJob) -> _Plan:
     output = job.place
-    source = open_source(job.images, job.limit)
+    source = open_source(job.images, job.limit, job.access)
     whole = open_output(job.output)
     check_apart(job.images, whole, source)
     outputs = [(place, check_run(place)) for place in ([whole, output] if job.shard else [output])]

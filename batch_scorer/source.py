@@ -1,4 +1,4 @@
-"""Where films and their labels come from: any fsspec URL, listed in full before anything is read.
+"""Where films and their labels come from: listed in full before anything is read.
 
 Keys are POSIX paths relative to the root, sorted. Files and folders whose name begins with a dot
 are the operating system's own (``.DS_Store``, ``._film.jpeg``): they are counted, not scored. A
@@ -8,12 +8,25 @@ file whose name ends in .txt or .csv is a list of films (see `film_list`).
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+import msgspec
+
+from batch_scorer.access import Access, end_the_run
+from batch_scorer.addresses import scrub_url
 from batch_scorer.card import CLASSES
-from batch_scorer.errors import SourceError, TooLarge, TransientError, Unreadable
+from batch_scorer.errors import (
+    ImageError,
+    MissingPackage,
+    NotAllowed,
+    ProtocolRefused,
+    SourceError,
+    TooLarge,
+    Unreadable,
+    UsageError,
+)
 from batch_scorer.faults import (
     explain,
     failures,
@@ -22,25 +35,26 @@ from batch_scorer.faults import (
     lacks_bucket,
     name_private,
     reason,
-    scrub,
 )
-from batch_scorer.film_list import FilmList, is_list, parse_list, read_label, read_table
+from batch_scorer.film_list import FilmList, is_list, parse_list
+from batch_scorer.label_table import MAX_TABLE_BYTES, read_label_file
 from batch_scorer.listing import is_hidden, list_files, make_ref
+from batch_scorer.outages import Outages
 from batch_scorer.records import ImageRef
-from batch_scorer.storage import ATTEMPTS, REMOTE_READERS, call, is_local, open_filesystem
+from batch_scorer.regular_file import TooLong
+from batch_scorer.storage import (
+    ATTEMPTS,
+    REMOTE_READERS,
+    call,
+    is_local,
+    open_filesystem,
+    read_file,
+)
 
 _LISTING_HINT = "Change its permissions, or score the other folders."
 SYNTHETIC_MARKER = "SYNTHETIC.txt"
 MAX_FILE_BYTES = 500_000_000
-OUTAGE_FILMS = 2 * REMOTE_READERS
-"""So many films in a row without an answer, each tried ATTEMPTS times: the storage is away."""
-
-
-@dataclass
-class _Outage:
-    """How many films in a row got no answer from their storage."""
-
-    films: int = 0
+MAX_MARKER_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -50,19 +64,26 @@ class Source:
     ``listed`` counts the files there, of which a limit may have left some out of ``refs``;
     ``root`` is the path inside the file system; ``synthetic`` says that the folder, or one above
     it, calls its own films synthetic by a file SYNTHETIC.txt. For a list, ``filesystem`` is None:
-    the path of each of its films is a URL of its own; ``labels`` are those that it tells.
+    the path of each of its films is a URL of its own; ``labels`` are those that it tells, empty
+    where one cannot be used, and ``problems`` says what is wrong with lines that name nothing.
+
+    ``url`` is for people; ``address`` is what to open, and may hold secrets, as ``root`` may.
+    ``access`` says what may be read of what a list names.
     """
 
     url: str
-    root: str
+    root: str = field(repr=False)
     refs: tuple[ImageRef, ...]
     listed: int
     hidden: int
     synthetic: bool
-    filesystem: Any
+    filesystem: Any = field(repr=False)
     local: bool
     labels: dict[str, str] = field(default_factory=dict)
-    _outage: _Outage = field(default_factory=_Outage, compare=False)
+    address: str = field(default="", repr=False)
+    access: Access = field(default_factory=Access)
+    problems: dict[str, str] = field(default_factory=dict)
+    outages: Outages = field(default_factory=Outages, compare=False, repr=False)
 
     @property
     def readers(self) -> int:
@@ -74,96 +95,118 @@ class Source:
 
         Raises:
             Unreadable: It cannot be read, whatever the reason.
+            NotAllowed: It lies where this run may not read.
             TooLarge: It has more bytes than any film.
             TransientError: So many films in a row got no answer that no more is to be expected.
         """
+        if ref.key in self.problems:
+            raise Unreadable(self.problems[ref.key])
         if ref.size_bytes > MAX_FILE_BYTES:
             raise TooLarge(
                 f"Expected at most {MAX_FILE_BYTES // 1_000_000} MB, "
                 f"found {ref.size_bytes // 1_000_000} MB."
             )
+        server = _server(ref.path) if self.filesystem is None else ""
+        quote = scrub_url(ref.path) == ref.path
+        self.outages.check(server)
         try:
             data = call(self._read_once, ref)
+        except TooLong as exc:
+            raise TooLarge(
+                f"Expected at most {MAX_FILE_BYTES // 1_000_000} MB, found more."
+            ) from exc
         except failures() as exc:
-            self._note_outage(exc)
-            tries = f", {ATTEMPTS} times" if is_transient(exc) else ""
-            raise Unreadable(f"The file cannot be read: {reason(exc)}{tries}.") from exc
-        self._outage.films = 0
+            why = reason(exc, quote=quote)
+            tries = ""
+            if is_transient(exc):
+                tries = f", {ATTEMPTS} times"
+                self.outages.note(server, f"films of {self.url}: {why}", exc)
+            raise Unreadable(f"The file cannot be read: {why}{tries}.") from exc
+        self.outages.forget(server)
         return data
 
     def _read_once(self, ref: ImageRef) -> bytes:
-        filesystem, path = _place(self.filesystem, ref.path)
+        filesystem, path = self._open(ref)
         if ref.kind != "file" and not filesystem.isfile(path):
             raise Unreadable("Expected a file, found a folder, a pipe or a device.")
-        data: bytes = filesystem.cat_file(path)
+        data = read_file(filesystem, path, MAX_FILE_BYTES)
         if len(data) < ref.size_bytes and len(data) < (filesystem.info(path)["size"] or 0):
             raise ConnectionError(f"{len(data)} of {ref.size_bytes} bytes")
         return data
 
-    def _note_outage(self, exc: Exception) -> None:
-        if not is_transient(exc):
-            return
-        self._outage.films += 1
-        if self._outage.films >= OUTAGE_FILMS:
-            raise TransientError(
-                f"No answer for the last {self._outage.films} films of {self.url}: {reason(exc)}.",
-                "Check address and network, then run the same command again.",
-            ) from exc
+    def _open(self, ref: ImageRef) -> tuple[Any, str]:
+        """Where a film lies: in the source's one file system, or, of a list, in its own."""
+        if self.filesystem is None:
+            return _open_listed(ref.path, self.access)
+        return self.filesystem, ref.path
 
 
-def open_source(url: str, limit: int | None = None) -> Source:
+def open_source(url: str, limit: int | None = None, access: Access | None = None) -> Source:
     """List every file under a folder or bucket, or take the one file or the list named.
 
     Args:
-        url: A local path, or any URL that fsspec reads.
+        url: A local path, or a URL of a bucket or of a web server.
         limit: Take only the first so many files, in the order of their keys.
+        access: Permissions; none unless given.
 
     Raises:
         SourceError: It is not there, cannot be listed in full, or holds no file.
+        UsageError: It is no path or URL, or may not be read.
         TransientError: Its storage does not answer.
         MissingPackage: The cloud's file system is not installed.
     """
-    filesystem, root = open_filesystem(url)
+    access = access or Access()
+    filesystem, root = open_filesystem(url, access)
     kind = _kind(filesystem, root, url)
     try:
         if kind == "file" and is_list(root):
             place = root if is_local(filesystem) else url
-            return _open_list(parse_list(call(filesystem.cat_file, root), place), url, root, limit)
+            with end_the_run():
+                data = call(read_file, filesystem, root, MAX_TABLE_BYTES)
+            return _open_list(parse_list(data, place), url, root, access, limit)
         single = kind != "directory"
-        base = root.rsplit("/", 1)[0] if single else root.rstrip("/")
-        found = list_files(filesystem, root, base, url, single=single)
+        base = scrub_url(root).rsplit("/", 1)[0] if single else root.rstrip("/")
+        with end_the_run():
+            found = list_files(filesystem, root, base, url, single=single)
     except failures() as exc:
         inside = getattr(exc, "filename", None)
-        error = explain(exc, inside or url, SourceError, "listed", _LISTING_HINT)
+        error = explain(exc, inside or scrub_url(url), SourceError, "listed", _LISTING_HINT)
         error.private += (str(inside),) if inside else ()
         raise error from exc
-    return _as_source(filesystem, url, root, found, base=base, limit=limit)
+    source = _as_source(filesystem, url, root, found, base=base, limit=limit)
+    return replace(source, address=url, access=access)
 
 
-def check_source(url: str) -> None:
+def check_source(url: str, access: Access | None = None) -> None:
     """Ask whether there is anything at a URL, without listing it.
+
+    Args:
+        url: As of `open_source`.
+        access: As of `open_source`.
 
     Raises:
         SourceError: There is not, or it may not be asked.
+        UsageError: It is no path or URL, or may not be read.
         TransientError: Its storage does not answer.
     """
-    _kind(*open_filesystem(url), url)
+    _kind(*open_filesystem(url, access), url)
 
 
 def _kind(filesystem: Any, root: str, url: str) -> str:
     """What the URL names: "directory", "file", or something else that may turn out unreadable."""
     try:
-        kind = str(call(filesystem.info, root)["type"])
+        with end_the_run():
+            kind = str(call(filesystem.info, root)["type"])
         return "directory" if is_local(filesystem) and filesystem.isdir(root) else kind
     except failures() as exc:
         if isinstance(exc, FileNotFoundError) and not lacks_bucket(exc):
             raise SourceError(
-                f"Expected films at {scrub(url)}, found nothing there.",
+                f"Expected films at {scrub_url(url)}, found nothing there.",
                 "Check the path.",
                 name_private(url),
             ) from exc
         told = _ask_why(filesystem, root, exc) if is_wordless(exc) else exc
-        raise explain(told, url, SourceError, "listed", _LISTING_HINT) from exc
+        raise explain(told, scrub_url(url), SourceError, "listed", _LISTING_HINT) from exc
 
 
 def _ask_why(filesystem: Any, root: str, exc: Exception) -> Exception:
@@ -191,12 +234,12 @@ def _as_source(
     visible = sorted(key for key in found if not is_hidden(key))
     if not visible:
         raise SourceError(
-            f"Expected films in {scrub(url)}, found no file in it.",
+            f"Expected films in {scrub_url(url)}, found no file in it.",
             "Check the path.",
             name_private(url),
         )
     return Source(
-        url=scrub(url),
+        url=scrub_url(url),
         root=root,
         refs=tuple(found[key] for key in visible[:limit]),
         listed=len(visible),
@@ -207,37 +250,64 @@ def _as_source(
     )
 
 
-def _open_list(films: FilmList, url: str, root: str, limit: int | None) -> Source:
+def _open_list(films: FilmList, url: str, root: str, access: Access, limit: int | None) -> Source:
     """Ask for each listed film what version it is; many at once where they lie elsewhere."""
     keys = sorted(films.places)[:limit]
-    local = not any("://" in films.places[key] for key in keys)
+    filesystem, path = open_filesystem(url, access)
+    if is_local(filesystem):
+        access = access.with_root(str(PurePosixPath(path).parent))
+    servers = {_server(films.places[key]) for key in keys}
 
     def ask(key: str) -> ImageRef:
         place = films.places[key]
         try:
-            filesystem, path = open_filesystem(place)
-            return make_ref(key, place, call(filesystem.info, path))
+            filesystem, path = _open_listed(place, access)
+            ref = make_ref(key, place, call(filesystem.info, path))
+        except ImageError:
+            return ImageRef(key, place)
         except failures():  # reading it will tell: it gets its row like any other
             return ImageRef(key, place)
+        return msgspec.structs.replace(ref, stamp="") if key in films.ambiguous else ref
 
-    with ThreadPoolExecutor(1 if local else 4 * REMOTE_READERS) as pool:
+    with ThreadPoolExecutor(1 if servers == {""} else 4 * REMOTE_READERS) as pool:
         refs = tuple(pool.map(ask, keys))
     return Source(
-        url=scrub(url),
+        url=scrub_url(url),
         root=root,
         refs=refs,
         listed=len(films.places),
         hidden=0,
         synthetic=False,
         filesystem=None,
-        local=local,
+        local=servers == {""},
         labels=films.labels,
+        address=url,
+        access=access,
+        problems=films.problems,
+        outages=Outages(len(servers)),
     )
 
 
-def _place(filesystem: Any, path: str) -> tuple[Any, str]:
-    """Where a film lies: in the source's one file system, or, of a list, in its own."""
-    return (filesystem, path) if filesystem else open_filesystem(path)
+def _open_listed(place: str, access: Access) -> tuple[Any, str]:
+    """Where a line of a list leads.
+
+    Raises:
+        NotAllowed: To a place that this run may not read.
+        Unreadable: To none.
+        Exception: What the file system raises, one of `faults.failures`.
+    """
+    try:
+        filesystem, path = open_filesystem(place, access)
+    except ProtocolRefused as exc:
+        raise NotAllowed(exc.sentence, exc.hint) from exc
+    except (UsageError, MissingPackage) as exc:
+        raise Unreadable(exc.sentence, exc.hint) from exc
+    return filesystem, access.check_path(path) if is_local(filesystem) else path
+
+
+def _server(place: str) -> str:
+    """Who answers for a place: protocol and host or bucket, empty for this machine."""
+    return "/".join(place.split("/", 3)[:3]) if "://" in place else ""
 
 
 def _marker_places(base: str) -> list[str]:
@@ -249,10 +319,10 @@ def _marker_places(base: str) -> list[str]:
 
 def _calls_synthetic(filesystem: Any, path: str) -> bool:
     try:
-        head: bytes = call(filesystem.cat_file, path, end=400)
+        data = call(read_file, filesystem, path, MAX_MARKER_BYTES)
     except failures():
         return False
-    return b"synthetic" in head.lower()
+    return b"synthetic" in data[:400].lower()
 
 
 def read_labels(labels: str, source: Source) -> dict[str, str]:
@@ -272,31 +342,6 @@ def read_labels(labels: str, source: Source) -> dict[str, str]:
     if labels == "folders":
         parents = {ref.key: PurePosixPath(ref.path).parent.name for ref in source.refs}
         told = {key: parent for key, parent in parents.items() if parent in CLASSES}
-        return told | {key: source.labels[key] for key in parents.keys() & source.labels.keys()}
-    return _read_label_file(labels, {ref.key for ref in source.refs})
-
-
-def _read_label_file(url: str, keys: set[str]) -> dict[str, str]:
-    hint = "--labels takes folders, none, or a CSV file with the columns image and label."
-    filesystem, path = open_filesystem(url)
-    try:
-        text = call(filesystem.cat_file, path).decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise SourceError(f"The label file {scrub(url)} is no UTF-8: {exc.reason}.", hint) from exc
-    except failures() as exc:
-        raise explain(exc, f"The label file {url}", SourceError, "read", hint) from exc
-    labels: dict[str, str] = {}
-    for row, where in read_table(text, url, {"image", "label"}):
-        label = read_label(row["label"], where)
-        if labels.setdefault(row["image"], label) != label:
-            raise SourceError(
-                f"{row['image']} has another label in {where} than before.", private=[row["image"]]
-            )
-    matched = {key: label for key, label in labels.items() if key in keys}
-    if labels and not matched:
-        raise SourceError(
-            f"None of the {len(labels)} images named in {scrub(url)} is among the films.",
-            f"The column image holds paths relative to the scored folder, such as {min(keys)}.",
-            private=[min(keys)],
-        )
-    return matched
+        told |= {key: source.labels[key] for key in parents.keys() & source.labels.keys()}
+        return {key: label for key, label in told.items() if label}
+    return read_label_file(labels, {ref.key for ref in source.refs}, source.access)

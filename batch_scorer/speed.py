@@ -123,7 +123,7 @@ def prepare_work(job: ScoreJob, films: int) -> tuple[Work, int]:
         UsageError: The job's shard holds no file.
         CxrError: The source or a model cannot be used.
     """
-    source = open_source(job.images, job.limit)
+    source = open_source(job.images, job.limit, job.access)
     refs = [ref for ref in source.refs if job.shard is None or job.shard.holds(ref.key)]
     if not refs:
         raise UsageError(f"Shard {job.shard} of {job.images} holds no file.")

@@ -1,4 +1,7 @@
-"""File systems by URL: this machine's, or any that fsspec reads; and calls that are tried again.
+"""File systems by URL, reads that end, and calls that are tried again.
+
+No URL is taken for a chain of file systems, and no protocol is opened but those of `PROTOCOLS`:
+fsspec knows many more, of which some run programs or read files of this machine.
 
 Credentials come from each cloud's usual chain (environment, configuration files, the machine's own
 role); nothing here reads, keeps or passes one on. The clients' own retries are switched off where
@@ -22,8 +25,11 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from batch_scorer.errors import MissingPackage, UsageError
-from batch_scorer.faults import MANUAL_PART, is_transient, scrub
+from batch_scorer.access import Access
+from batch_scorer.addresses import scrub_url
+from batch_scorer.errors import MissingPackage, ProtocolRefused, UsageError
+from batch_scorer.faults import MANUAL_PART, failures, is_past_end, is_transient
+from batch_scorer.regular_file import TooLong, read_regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +40,9 @@ EXTRAS = {
     **dict.fromkeys(("gs", "gcs"), "gcs"),
     **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
 }
+WEB = ("http", "https")
+PROTOCOLS = ("file", "local", "memory", *WEB, *EXTRAS)
+"""All that are opened. ``memory`` is of this process alone."""
 ATTEMPTS = 7
 """How often a call is made at most: eight seconds of waiting on average, sixteen at most."""
 REMOTE_READERS = 16
@@ -54,34 +63,109 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 _CHATTY = ("adlfs", "aiobotocore", "asyncio", "azure", "botocore", "gcsfs", "google", "s3fs")
 
 
-def open_filesystem(url: str) -> tuple[Any, str]:
+def open_filesystem(url: str, access: Access | None = None) -> tuple[Any, str]:
     """The file system that a path or URL names, and the path inside it.
+
+    Args:
+        url: A path of this machine, or a URL of one of `PROTOCOLS`.
+        access: Which hosts a web address may lead to; public ones unless it says more.
 
     Raises:
         UsageError: It is no path or URL, or no account is named.
-        MissingPackage: The cloud's file system is not installed.
+        ProtocolRefused: It is a URL of another protocol.
+        MissingPackage: The file system is not installed.
     """
     if not url.strip():
         raise UsageError("Expected a folder, a URL or a file, found an empty name.")
-    protocol = url.split("://", 1)[0] if "://" in url and "::" not in url else ""
-    extra = EXTRAS.get(protocol, "")
+    protocol, url = _split_protocol(url)
+    extra = EXTRAS.get(protocol, "web" if protocol in WEB else "")
     try:
-        filesystem, root = fsspec.core.url_to_fs(url, **_OPTIONS.get(extra, {}))
+        filesystem, root = _open(protocol, url, extra, access or Access())
     except ImportError as exc:
-        hint = f'Install it with: pip install "cxr-batch[{extra}]"' if extra else str(exc)
+        hint = f'Install it with: pip install "cxr-batch[{extra}]"'
         raise MissingPackage(f"{protocol} support is missing.", hint) from exc
     except ValueError as exc:
+        shown, private = scrub_url(url), (scrub_url(url),)
         if extra == "azure":
             raise UsageError(
-                f"{scrub(url)} names no Azure storage account that can be used: {scrub(str(exc))}.",
+                f"{shown} names no Azure storage account that can be used.",
                 "Set AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING. " + MANUAL_PART,
+                private,
             ) from exc
-        raise UsageError(
-            f"{scrub(url)} is no path or URL that can be read: {exc}.", private=[scrub(url)]
-        ) from exc
-    if not is_local(filesystem):
+        raise UsageError(f"{shown} is no path or URL that can be read.", private=private) from exc
+    if extra in _OPTIONS:
+        if not root.strip("/"):
+            raise UsageError(f"{scrub_url(url)} names no bucket.", "Write it after the //.")
         _quieten(filesystem, extra)
     return filesystem, root
+
+
+def _split_protocol(url: str) -> tuple[str, str]:
+    """The protocol of a URL, and the URL with the protocol in small letters.
+
+    Raises:
+        ProtocolRefused: It is none that is opened.
+    """
+    protocol, mark, rest = url.partition("://")
+    if not mark:
+        return "file", url
+    if protocol.lower() not in PROTOCOLS:
+        raise ProtocolRefused(
+            f"{scrub_url(url)} is no path or URL that can be read.",
+            f"Give a path, or a URL that begins with {', '.join(_SHOWN[:-1])} or {_SHOWN[-1]}.",
+            private=[scrub_url(url)],
+        )
+    return protocol.lower(), f"{protocol.lower()}{mark}{rest}"
+
+
+_SHOWN = ("file://", "http://", "https://", "s3://", "gs://", "az://", "abfs://")
+
+
+def _open(protocol: str, url: str, extra: str, access: Access) -> tuple[Any, str]:
+    """As fsspec does it for a URL without a chain."""
+    if protocol in WEB:
+        from batch_scorer.web import Web, check_url
+
+        check_url(url)
+        return Web(private_hosts=access.private_hosts), url
+    kind = fsspec.get_filesystem_class(protocol)
+    told = kind._get_kwargs_from_urls(url)  # noqa: SLF001 - of the interface for file systems
+    return kind(**_OPTIONS.get(extra, {}) | told), kind._strip_protocol(url)  # noqa: SLF001
+
+
+def read_file(filesystem: Any, path: str, limit_bytes: int) -> bytes:
+    """Read a whole file of any file system, but no more than it may hold, and never without end.
+
+    Every file that the program reads and did not bring along comes through here, or, where only a
+    file of this machine can be meant, straight through `read_regular_file`. It is one attempt:
+    `call` repeats it.
+
+    Args:
+        filesystem: Of `open_filesystem`.
+        path: The path inside it.
+        limit_bytes: The most that the file may hold; no more is fetched or held in memory.
+
+    Returns:
+        Its content.
+
+    Raises:
+        TooLong: It holds more. Like all that follow, one of `faults.failures`: `faults.explain`
+            makes a sentence of it.
+        FileNotFoundError: It is not there.
+        OSError: It is no file (a folder, a pipe, a device), cannot be read, or does not end.
+        Exception: What else the file system raises.
+    """
+    if is_local(filesystem):
+        return read_regular_file(path, limit_bytes)
+    try:
+        data: bytes = filesystem.cat_file(path, start=0, end=limit_bytes + 1)
+    except failures() as exc:
+        if is_past_end(exc):  # an empty file has no first byte
+            return b""
+        raise
+    if len(data) > limit_bytes:
+        raise TooLong(limit_bytes)
+    return data
 
 
 def is_local(filesystem: Any) -> bool:
@@ -128,9 +212,8 @@ class _Counter:
     def add(self, state: RetryCallState) -> None:
         with self._lock:
             self.count += 1
-        logging.getLogger("cxr").debug(
-            "trying again: %s", scrub(repr(state.outcome and state.outcome.exception()))
-        )
+        failed = state.outcome and state.outcome.exception()
+        logging.getLogger("cxr").debug("trying again: %s", type(failed).__name__)
 
 
 _counter = _Counter()

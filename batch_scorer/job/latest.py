@@ -23,6 +23,7 @@ import msgspec
 from batch_scorer import ledger
 from batch_scorer.claim import claim_run
 from batch_scorer.errors import LedgerError, TransientError
+from batch_scorer.output import MOST_TABLE_BYTES
 from batch_scorer.records import NightName
 
 if TYPE_CHECKING:
@@ -171,12 +172,12 @@ def _copy_all(night: Output, place: Output, is_newest: Callable[[], bool]) -> bo
     groups = [pictures, ledger.RUN_FILES[:-1], ledger.RUN_FILES[-1:]]
     absent = set()
     for group in groups:
-        contents = {name: night.read(name) for name in group}
+        contents = {name: night.read(name, MOST_TABLE_BYTES) for name in group}
         absent |= {name for name, data in contents.items() if data is None}
         changed = {
             name: data
             for name, data in contents.items()
-            if data is not None and place.read(name) != data
+            if data is not None and place.read(name, MOST_TABLE_BYTES) != data
         }
         if changed and not is_newest():
             return False

@@ -184,7 +184,8 @@ def _prepare(job: NightJob, output: Output) -> Plan:
     """Find what is wrong before a night is opened; say what the night is to do."""
     score = job.score
     listed = is_list(score.images)
-    check_apart(score.images, output, open_source(score.images, score.limit) if listed else None)
+    source = open_source(score.images, score.limit, score.access) if listed else None
+    check_apart(score.images, output, source)
     plan = Plan(
         source=scrub(score.images),
         method=name_method(score),
@@ -195,7 +196,7 @@ def _prepare(job: NightJob, output: Output) -> Plan:
         rescore=job.rescore,
         execution=job.execution,
     )
-    check_source(score.images)
+    check_source(score.images, score.access)
     claim_nights(output)
     output.prove_creation()
     if not job.rescore:

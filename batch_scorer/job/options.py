@@ -10,6 +10,7 @@ import click
 from batch_scorer.commands import job_of
 from batch_scorer.options import (
     Quantity,
+    access_options,
     gallery_options,
     model_options,
     output_option,
@@ -90,6 +91,7 @@ def night_options(command: Command) -> Command:
             help="This task's share; auto asks the platform, claim takes one free share after "
             "another. Default: auto where the platform numbers its tasks, else everything.",
         ),
+        access_options,
         scoring_options,
         model_options,
         output_option("Place of all nights, for nights/, latest/ and plans/."),

@@ -231,7 +231,7 @@ def _subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Subgroup, 
         if len(ill) < FEW_FILMS:
             continue
         group = [*ill, *well]
-        patients = [row.patient for row in group]
+        patients = [row.known_patient for row in group]
         values = metrics.evaluate(
             [CLASSES.index(row.label) for row in group],
             [row.probability for row in group],

@@ -19,6 +19,7 @@ from xml.parsers import expat
 from PIL import Image
 
 from batch_scorer.errors import UsageError
+from batch_scorer.regular_file import TooLong, read_regular_file
 from batch_scorer.report.wording import show_name
 
 if TYPE_CHECKING:
@@ -115,14 +116,14 @@ def read_branding(
 
 def _read_logo(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise UsageError(f"The logo {path} cannot be read: {exc.strerror}.") from exc
-    if len(data) > MAX_LOGO_BYTES:
+        data = read_regular_file(path, MAX_LOGO_BYTES)
+    except TooLong as exc:
         raise UsageError(
-            f"Expected a logo of at most 2 MB in {path}, found {len(data) / 1e6:.1f} MB.",
-            _WHAT_TO_GIVE,
-        )
+            f"Expected a logo of at most 2 MB in {path}, found more.", _WHAT_TO_GIVE
+        ) from exc
+    except (OSError, ValueError) as exc:
+        why = getattr(exc, "strerror", None) or exc
+        raise UsageError(f"The logo {path} cannot be read: {why}.") from exc
     return _redraw(data if data.startswith(_PNG) else _rasterise(data, path), path)
 
 

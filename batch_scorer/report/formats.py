@@ -11,7 +11,7 @@ from batch_scorer.claim import claim_run
 from batch_scorer.lease import OutputLock
 from batch_scorer.ledger import REPORT_FILES
 from batch_scorer.log import log_event
-from batch_scorer.output import open_output
+from batch_scorer.output import MOST_TABLE_BYTES, Output, open_output
 from batch_scorer.report.drawing import AS_USUAL
 from batch_scorer.report.page import write_page
 from batch_scorer.report.render import gather, write_pdf
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from batch_scorer.lease import Lease
-    from batch_scorer.output import Output
     from batch_scorer.report.drawing import Drawing
     from batch_scorer.report.render import Material
 
@@ -34,7 +33,9 @@ WRITERS: dict[str, Callable[[Output, Material], str]] = {
 
 
 def draw_report(
-    url: str | PathLike[str], drawing: Drawing = AS_USUAL, held: Lease | OutputLock | None = None
+    url: str | PathLike[str] | Output,
+    drawing: Drawing = AS_USUAL,
+    held: Lease | OutputLock | None = None,
 ) -> list[str]:
     """Draw the report of the finished run in a folder.
 
@@ -53,10 +54,10 @@ def draw_report(
         LedgerError: There is no finished run, or the place cannot be written.
         ReportError: Pango is missing (PDF), or something in the page is wrong.
     """
-    output = open_output(url)
+    output = url if isinstance(url, Output) else open_output(url)
     if held is None:
         with OutputLock(output) as own:
-            return draw_report(url, drawing, own)
+            return draw_report(output, drawing, own)
     ledger.read_run(output)
     claim_run(output)
     held.check()
@@ -69,7 +70,7 @@ def draw_report(
     return places
 
 
-def draw_missing(url: str | PathLike[str], drawing: Drawing, lock: OutputLock) -> list[str]:
+def draw_missing(output: Output, drawing: Drawing, lock: OutputLock) -> list[str]:
     """Draw what is not there yet: a new run has withdrawn the reports of the older one.
 
     Where the drawing asks for something of its own, all is drawn again.
@@ -77,8 +78,8 @@ def draw_missing(url: str | PathLike[str], drawing: Drawing, lock: OutputLock) -
     Returns:
         Where each file of the drawing is.
     """
-    output = open_output(url)
-    lacking = [n for n in drawing.formats if drawing.given or output.read(REPORT_FILES[n]) is None]
+    found = {name: output.read(REPORT_FILES[name], MOST_TABLE_BYTES) for name in drawing.formats}
+    lacking = [name for name, data in found.items() if drawing.given or data is None]
     if lacking:
-        draw_report(url, replace(drawing, formats=tuple(lacking)), lock)
+        draw_report(output, replace(drawing, formats=tuple(lacking)), lock)
     return [f"{output.url}/{REPORT_FILES[name]}" for name in drawing.formats]

@@ -34,6 +34,7 @@ REASONS = {
     "too_large": ("Too many pixels to open safely", "Save it at a smaller size."),
     "too_small": ("Too few pixels to judge", "Find the film at its original size."),
     "not_radiograph": ("Not a single plain radiograph", "Leave it out, or send the film alone."),
+    "not_allowed": ("Lies where the run may not read", "Allow it with --list-root FOLDER."),
 }
 
 

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from batch_scorer import ledger
 from batch_scorer.errors import LedgerError
-from batch_scorer.output import open_output
+from batch_scorer.output import MOST_TABLE_BYTES, open_output
 from batch_scorer.overlay import draw_scale
 from batch_scorer.report import figures, plates
 from batch_scorer.report.drawing import AS_USUAL
@@ -135,7 +135,7 @@ def make_imprint(
 
 
 def _attach(output: Output, name: str) -> Attached:
-    data = output.read(name)
+    data = output.read(name, MOST_TABLE_BYTES)
     if data is None:
         raise LedgerError(f"{name} in {output.url} went away while the report was drawn.")
     return Attached(name, ATTACHED[name], data)

@@ -18,19 +18,23 @@ from typing import TYPE_CHECKING
 import msgspec
 import pypdfium2
 
+from batch_scorer.access import end_the_run
+from batch_scorer.addresses import scrub_url
 from batch_scorer.card import CLASSES
 from batch_scorer.errors import ReportError
+from batch_scorer.faults import explain, failures
 from batch_scorer.ledger import CSV_FILE, RUN_FILE
 from batch_scorer.records import RunManifest
 from batch_scorer.report.listing import ATTACHED
 from batch_scorer.report.summary import describe_summary, name_model
 from batch_scorer.report.typeface import printable
 from batch_scorer.report.wording import count, join_words, show_name
-from batch_scorer.storage import open_filesystem
+from batch_scorer.storage import call, open_filesystem, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MAX_REPORT_BYTES = 1_000_000_000
 _NUMBER = r"(\d+(?:,\d{3})*)"
 
 
@@ -107,12 +111,12 @@ def verify_report(url: str) -> Verification:
 def _read(url: str) -> bytes:
     filesystem, path = open_filesystem(url)
     try:
-        data: bytes = filesystem.cat_file(path)
+        with end_the_run():
+            return call(read_file, filesystem, path, MAX_REPORT_BYTES)
     except FileNotFoundError as exc:
-        raise ReportError(f"Expected a report at {url}, found nothing.") from exc
-    except OSError as exc:
-        raise ReportError(f"{url} cannot be read: {exc.strerror or exc}.") from exc
-    return data
+        raise ReportError(f"Expected a report at {scrub_url(url)}, found nothing.") from exc
+    except failures() as exc:
+        raise explain(exc, scrub_url(url), ReportError, "read") from exc
 
 
 def _open_pdf(data: bytes, url: str) -> tuple[dict[str, list[bytes]], str]:

@@ -243,7 +243,7 @@ def test_what_is_bound_stands_in_every_later_line():
     [
         ("film.png in film.png.txt", ["film.png"], "… in ….txt"),
         ("s3://ward/a/b.png cannot be read", [], "s3://ward/… cannot be read"),
-        ('"http://user:word@host:9/ward/b.png?sig=x"', [], '"http://***@host:9/…"'),
+        ('"http://user:word@host:9/ward/b.png?sig=x"', [], '"http://host:9/…"'),
         ("nothing to hide.", [""], "nothing to hide."),
     ],
 )

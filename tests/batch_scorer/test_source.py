@@ -111,10 +111,10 @@ def test_what_cannot_be_listed_is_one_clear_error(tmp_path):
 
 
 def test_a_cloud_that_is_not_installed_names_its_extra(monkeypatch):
-    def missing(url, **options):
+    def missing(protocol):
         raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
     with pytest.raises(
         MissingPackage, match=r's3 support is missing.*pip install "cxr-batch\[s3\]"'
     ):

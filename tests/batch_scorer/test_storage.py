@@ -12,6 +12,7 @@ import pytest
 from tenacity import wait_none
 
 from batch_scorer import faults, storage
+from batch_scorer import source as source_module
 from batch_scorer.errors import LedgerError, SourceError, TransientError, Unreadable
 from batch_scorer.output import open_output
 from batch_scorer.source import open_source
@@ -89,7 +90,7 @@ def test_a_film_shorter_than_the_listing_says_is_read_again(folder, monkeypatch)
     source = open_source(str(folder))
     whole = (folder / source.refs[0].key).read_bytes()
     answers = [whole[:100], b"", whole]
-    monkeypatch.setattr(source.filesystem, "cat_file", lambda _: answers.pop(0))
+    monkeypatch.setattr(source_module, "read_file", lambda *_: answers.pop(0))
     before = storage.retries()
     assert source.read(source.refs[0]) == whole
     assert storage.retries() - before == 2
@@ -97,7 +98,7 @@ def test_a_film_shorter_than_the_listing_says_is_read_again(folder, monkeypatch)
 
 def test_a_film_that_never_comes_whole_is_a_row(folder, monkeypatch):
     source = open_source(str(folder))
-    monkeypatch.setattr(source.filesystem, "cat_file", lambda _: b"half")
+    monkeypatch.setattr(source_module, "read_file", lambda *_: b"half")
     with pytest.raises(Unreadable, match=r"no whole answer came \(4 of \d+ bytes\), 7 times"):
         source.read(source.refs[0])
 
@@ -200,8 +201,8 @@ def test_the_server_s_answer_decides_where_a_client_only_says_input_output_error
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("https://me:pa55@host/a.png", "https://***@host/a.png"),
-        ("https://h/a.png?sv=2&sig=abc%2Fd&se=3", "https://h/a.png?sv=2&sig=***&se=3"),
+        ("https://me:pa55@host/a.png", "https://host/a.png"),
+        ("https://h/a.png?sv=2&sig=abc%2Fd&se=3", "https://h/a.png"),
         (
             "x?X-Amz-Credential=A/b&X-Amz-Signature=f00",
             "x?X-Amz-Credential=***&X-Amz-Signature=***",

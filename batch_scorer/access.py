@@ -1,0 +1,97 @@
+"""Permissions of a run: the folders that a list may name images in, and private hosts.
+
+A list may come from elsewhere. It never makes the program read a file of this machine outside the
+folders meant for it, nor ask a host that only this machine can reach.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batch_scorer.errors import ImageError, NotAllowed, SourceError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NAT64 = IPv6Network("64:ff9b::/96")
+_LOW_32_BITS = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Access:
+    """Permissions of a run.
+
+    ``roots`` are folders of this machine below which a list may name images, beside the list's own
+    folder. ``private_hosts`` lets http URLs lead to hosts that are not of the public Internet.
+    """
+
+    roots: tuple[str, ...] = ()
+    private_hosts: bool = False
+
+    def with_root(self, folder: str) -> Access:
+        """Add a folder below which a list may name images."""
+        return replace(self, roots=(*self.roots, folder))
+
+    def check_path(self, path: str) -> str:
+        """Follow all links of a path that a list names.
+
+        Returns:
+            The path without links, which lies below one of the roots.
+
+        Raises:
+            NotAllowed: It lies below none of them.
+            ValueError: It cannot be a path.
+        """
+        real = os.path.realpath(path)
+        if not any(Path(real).is_relative_to(root) for root in self._real_roots):
+            raise NotAllowed(
+                "Expected a path below the folder of the list, or below a folder that was allowed, "
+                "found one outside.",
+                "Allow its folder with --list-root FOLDER.",
+            )
+        return real
+
+    @cached_property
+    def _real_roots(self) -> tuple[str, ...]:
+        return tuple(map(os.path.realpath, self.roots))
+
+
+@contextmanager
+def end_the_run() -> Iterator[None]:
+    """Turn what would be the row of an image into an error of the run, where no image is read.
+
+    Raises:
+        UsageError: For NotAllowed.
+        SourceError: For any other ImageError.
+    """
+    try:
+        yield
+    except NotAllowed as exc:
+        raise UsageError(exc.sentence, exc.hint) from exc
+    except ImageError as exc:
+        raise SourceError(exc.sentence, exc.hint) from exc
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is of the public Internet, also where it is an IPv4 one in disguise.
+
+    Source: the registries of IANA for special-purpose addresses (RFC 6890), as `ipaddress` has
+    them; RFC 3056 (6to4) and RFC 6052 (NAT64).
+    """
+    found = _plain(ip_address(address))
+    return found.is_global and not (found.is_multicast or found.is_reserved)
+
+
+def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """The IPv4 address that an IPv6 address stands for, if it does."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in _NAT64:
+        return IPv4Address(int(address) & _LOW_32_BITS)
+    return address.ipv4_mapped or address.sixtofour or address
