@@ -12,32 +12,50 @@ refuses every version but its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from batch_scorer.comparison import Comparison
 from batch_scorer.data_audit import DataAudit
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
-from batch_scorer.metrics import Confusion, Curve, Estimate
+from batch_scorer.metrics import METRICS, Confusion, Curve, Estimate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
+
+_T = TypeVar("_T")
 
 CARD_VERSION = 1
 CARD_KEY = "cxr_card"
 CLASSES = ("NORMAL", "PNEUMONIA")
 SELF_TEST_RECIPE = "phantom-1"
+SELF_TEST_IMAGES = 4
 SELF_TEST_TOLERANCE = 1e-3
+FLOAT16_SELF_TEST_TOLERANCE = 5e-3
+"""A GPU adds halves in another order, a CPU rounds less. int8 needs no room: its sums are exact."""
+ROUNDING = 1e-6
+"""By how much a probability may leave 0 to 1: ONNX Runtime's Sigmoid of 17 is 1.0000001."""
+LONGEST_CARD = 1_000_000
+LONGEST_TEXT = 2_000
+"""Characters. Bundled cards have 29,000, and their longest text 171."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+"""A model's name becomes a column of the CSV file."""
 SmallKind = Literal["float16", "int8"]
+Count = Annotated[int, Meta(ge=0, le=10**12)]
+Probability = Annotated[float, Meta(ge=-ROUNDING, le=1 + ROUNDING)]
 
 
 class Threshold(msgspec.Struct, frozen=True):
     """The operating threshold: a film is flagged at or above ``value``."""
 
-    value: float
+    value: Annotated[float, Meta(gt=0, lt=1)]
     rule: str
     chosen_on: str
 
@@ -73,6 +91,11 @@ class Reference(msgspec.Struct, frozen=True):
     roc: Curve
     reliability: Curve
     score_quantiles: list[float]
+
+    def __post_init__(self) -> None:
+        """Check what msgspec cannot; it turns a ValueError into its own error."""
+        if missing := sorted(set(METRICS) - self.metrics.keys()):
+            raise ValueError(f"the figures of the {self.split} films lack {missing}")
 
 
 class History(msgspec.Struct, frozen=True):
@@ -114,8 +137,10 @@ class SelfTest(msgspec.Struct, frozen=True):
     """
 
     recipe: str
-    probabilities: list[float]
-    tolerance: float
+    probabilities: Annotated[
+        list[Probability], Meta(min_length=SELF_TEST_IMAGES, max_length=SELF_TEST_IMAGES)
+    ]
+    tolerance: Annotated[float, Meta(gt=0, le=FLOAT16_SELF_TEST_TOLERANCE)]
 
 
 class Band(msgspec.Struct, frozen=True):
@@ -125,11 +150,16 @@ class Band(msgspec.Struct, frozen=True):
     fall into it.
     """
 
-    low: float
-    high: float
+    low: Probability
+    high: Probability
     rule: str
     chosen_on: str
     share: Estimate
+
+    def __post_init__(self) -> None:
+        """Check what msgspec cannot; it turns a ValueError into its own error."""
+        if not self.low < self.high:
+            raise ValueError(f"a band from {self.low} up to {self.high} holds nothing")
 
     def holds(self, probability: float) -> bool:
         """Whether an answer is uncertain."""
@@ -176,9 +206,16 @@ class Typicality(msgspec.Struct, frozen=True):
     flag_above: float
     reject_above: float
     chosen_on: str
-    quantiles: list[float]
+    quantiles: Annotated[list[float], Meta(min_length=2)]
     flagged: dict[str, Estimate]
     rejected: dict[str, Estimate]
+
+    def __post_init__(self) -> None:
+        """Check what msgspec cannot; it turns a ValueError into its own error."""
+        if sorted(self.quantiles) != self.quantiles:
+            raise ValueError("the quantiles of the typicality are not in order")
+        if not self.flag_above <= self.reject_above:
+            raise ValueError("the typicality flags nothing that it does not reject")
 
     def share_stranger(self, atypicality: float) -> float:
         """The share of training films that are at least as strange."""
@@ -210,8 +247,8 @@ class Evidence(msgspec.Struct, frozen=True):
     """The map of evidence: output ``evidence`` (N, height, width), in units of the logit."""
 
     method: str
-    height: int
-    width: int
+    height: Annotated[int, Meta(ge=1, le=1024)]
+    width: Annotated[int, Meta(ge=1, le=1024)]
     faithfulness: Faithfulness
 
 
@@ -247,7 +284,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     summary: str
     decode_version: int
     classes: tuple[str, str]
-    size_px: int
+    size_px: Annotated[int, Meta(ge=16, le=1024)]
     threshold: Threshold
     calibration: Calibration
     references: dict[str, Reference]
@@ -265,20 +302,38 @@ class ModelCard(msgspec.Struct, frozen=True):
     precision: Precision | None = None
     withheld: str = ""
 
+    def __post_init__(self) -> None:
+        """Check what msgspec cannot; it turns a ValueError into its own error."""
+        if self.classes != CLASSES:
+            raise ValueError(f"expected the classes {CLASSES}, found {self.classes}")
+        if "validation" not in self.references:
+            raise ValueError("it has no figures of the validation films")
+        float16 = self.precision is not None and self.precision.kind == "float16"
+        limit = FLOAT16_SELF_TEST_TOLERANCE if float16 else SELF_TEST_TOLERANCE
+        if self.self_test and self.self_test.tolerance > limit:
+            raise ValueError(f"the self-test allows more than {limit}: {self.self_test.tolerance}")
+
     @property
     def reference(self) -> Reference:
         """The split to quote: the test films where they were opened, else validation."""
         return self.references.get("test") or self.references["validation"]
 
 
+def output_shapes(card: ModelCard, images: int) -> dict[str, tuple[int, ...]]:
+    """What the model file of this card gives for a number of images: outputs and their shapes."""
+    shapes: dict[str, tuple[int, ...]] = {"probability": (images,)}
+    if card.evidence:
+        shapes["evidence"] = (images, card.evidence.height, card.evidence.width)
+    if card.typicality:
+        shapes["atypicality"] = (images,)
+    if card.etiology:
+        shapes["viral"] = (images,)
+    return shapes
+
+
 def output_names(card: ModelCard) -> set[str]:
     """What the model file of this card answers."""
-    described = {
-        "evidence": card.evidence,
-        "atypicality": card.typicality,
-        "viral": card.etiology,
-    }
-    return {"probability", *(name for name, part in described.items() if part)}
+    return set(output_shapes(card, 1))
 
 
 def write_card(card: ModelCard, *, indent: int = 0) -> str:
@@ -304,26 +359,59 @@ def read_card(text: str | None, where: str) -> ModelCard:
             f"{where} is an ONNX file without a model card.",
             "Use a model that `cxr export` made.",
         )
-    try:
-        version = msgspec.json.decode(text, type=_CardVersion).card_version
-    except msgspec.DecodeError as exc:
-        raise CardVersionUnsupported(f"The model card of {where} is broken: {exc}.") from exc
+    if len(text) > LONGEST_CARD:
+        raise CardVersionUnsupported(
+            f"Expected a model card of at most {LONGEST_CARD:,} characters in {where}, "
+            f"found {len(text):,}.",
+            "Use a model that `cxr export` made.",
+        )
+    version = _decode(text, _CardVersion, where).card_version
     if version != CARD_VERSION:
         raise CardVersionUnsupported(
             f"Expected model card version {CARD_VERSION}, found {version} in {where}.",
             "Export the model again with this release, or use the release that made it.",
         )
-    try:
-        card = msgspec.json.decode(text, type=ModelCard)
-    except msgspec.DecodeError as exc:
-        raise CardVersionUnsupported(f"The model card of {where} is broken: {exc}.") from exc
+    card = _decode(text, ModelCard, where)
     if card.decode_version != DECODE_VERSION:
         raise DecodeVersionMismatch(
             f"Expected a model for decode version {DECODE_VERSION}, "
             f"found {card.decode_version} in {where}.",
             "Train and export the model again with this release.",
         )
+    _check_texts(card, where)
     return card
+
+
+def _decode(text: str, kind: type[_T], where: str) -> _T:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, RecursionError, OverflowError) as exc:
+        raise CardVersionUnsupported(
+            f"The model card of {where} is broken: {exc}.", "Use a model that `cxr export` made."
+        ) from exc
+
+
+def _check_texts(card: ModelCard, where: str) -> None:
+    """Refuse texts that no table or page has room for; older runs may hold such a card."""
+    longest = max(map(len, _find_texts(msgspec.to_builtins(card))))
+    if longest > LONGEST_TEXT or not _NAME.fullmatch(card.name):
+        raise CardVersionUnsupported(
+            f"Expected a model card with a name of up to 40 letters, digits, dots, hyphens and "
+            f"underscores, and texts of up to {LONGEST_TEXT:,} characters, found the name "
+            f"{card.name[:40]!a} and a text of {longest:,} in {where}.",
+            "Use a model that `cxr export` made.",
+        )
+
+
+def _find_texts(part: Any) -> Iterator[str]:
+    """All texts of a card, and the keys of its tables."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, dict):
+        yield from part
+        yield from (text for value in part.values() for text in _find_texts(value))
+    elif isinstance(part, (list, tuple)):
+        yield from (text for value in part for text in _find_texts(value))
 
 
 class _CardVersion(msgspec.Struct):
