@@ -17,14 +17,14 @@ import logging
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from batch_scorer.errors import CxrError, ForeignFile, LedgerError
+from batch_scorer.errors import ForeignFile, LedgerError
 from batch_scorer.faults import explain, failures, scrub
 from batch_scorer.files import PARTIAL, partial_file
 from batch_scorer.storage import (
@@ -37,7 +37,7 @@ from batch_scorer.storage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 OWN_FOLDER = ".cxr-batch"
 """What the program keeps for itself in an output: the record, leases, files half written."""
@@ -106,13 +106,11 @@ class Output:
             ForeignFile: A folder on the way is a link.
         """
         name = f"{OWN_FOLDER}/{secrets.token_hex(8)}.write-test"  # others may be starting too
-        try:
+        with self._explaining(name, ""):
             if has_folders(self.filesystem):
                 self.filesystem.makedirs(self.root, exist_ok=True)
             call(self._put, name, b"")
             self._unlink(name)
-        except failures() as exc:
-            raise self._explain(exc, name, "written") from exc
 
     def prove_creation(self) -> None:
         """Prove that of several that create a file, one succeeds: some servers do not care.
@@ -136,12 +134,9 @@ class Output:
         Raises:
             LedgerError: It is there and cannot be read, or is larger than the limit.
         """
-        try:
+        with self._explaining(name, "read"), suppress(FileNotFoundError):
             return call(read_file, self.filesystem, self._path(name), limit_bytes)
-        except FileNotFoundError:
-            return None
-        except failures() as exc:
-            raise self._explain(exc, name, "read") from exc
+        return None
 
     def names(self, folder: str) -> list[str]:
         """Names of the whole files below a folder of it, sorted; none where it is not there.
@@ -153,12 +148,9 @@ class Output:
         """
         place = self._path(folder)
         self.filesystem.invalidate_cache(place)
-        try:
+        found: Iterable[str] = ()
+        with self._explaining(folder, "listed"), suppress(FileNotFoundError):
             found = call(self.filesystem.find, place)
-        except FileNotFoundError:
-            return []
-        except failures() as exc:
-            raise self._explain(exc, folder, "listed") from exc
         inside = [path[len(place) :].strip("/") for path in found if not path.endswith(PARTIAL)]
         return sorted(
             f"{folder}/{name}"
@@ -180,12 +172,11 @@ class Output:
         Raises:
             LedgerError: It cannot be written.
         """
-        try:
-            call(self._create, name, data)
-        except FileExistsError:
-            return self.read(name) == data
-        except failures() as exc:
-            raise self._explain(exc, name, "written", _HINT) from exc
+        with self._explaining(name, "written"):
+            try:
+                call(self._create, name, data)
+            except FileExistsError:
+                return self.read(name) == data
         return True
 
     def write(self, name: str, data: bytes) -> None:
@@ -205,13 +196,11 @@ class Output:
         record = self.record()
         for name, data in files.items():
             self._clear_way(name, record, digest(data))
+        with self._explaining(", ".join(files), "written"):
+            self._enter({name: [digest(data)] for name, data in files.items()}, record)
         for name, data in files.items():
-            try:
-                if name == next(iter(files)):
-                    self._enter({name: [digest(data)] for name, data in files.items()}, record)
+            with self._explaining(name, "written"):
                 call(self._put, name, data)
-            except failures() as exc:
-                raise self._explain(exc, name, "written", _HINT) from exc
 
     def replace(self, name: str, old: bytes, new: bytes) -> bool:
         """Replace a file that this process created, while it still holds what was written there.
@@ -224,10 +213,8 @@ class Output:
         """
         if self.read(name) != old:
             return False
-        try:
+        with self._explaining(name, "written"):
             call(self._put, name, new)
-        except failures() as exc:
-            raise self._explain(exc, name, "written", _HINT) from exc
         return True
 
     def remove(self, *names: str) -> None:
@@ -321,10 +308,8 @@ class Output:
                 return os.path.lexists(place)
             return any(not inner.is_dir() or inner.is_symlink() for inner in place.rglob("*"))
         self.filesystem.invalidate_cache(path)
-        try:
+        with self._explaining(name, "read"):
             return bool(call(self.filesystem.exists, path))
-        except failures() as exc:
-            raise self._explain(exc, name, "read") from exc
 
     def enter(self, files: Record) -> None:
         """Add files to the record, which begins with the first call, even of no file.
@@ -335,10 +320,8 @@ class Output:
         Raises:
             LedgerError: It cannot be written.
         """
-        try:
+        with self._explaining(_RECORD, "written"):
             self._enter(files)
-        except failures() as exc:
-            raise self._explain(exc, _RECORD, "written", _HINT) from exc
 
     def _enter(self, files: Record, known: Record | None = None) -> None:
         """Add what the record does not hold yet, and join its parts where there are many."""
@@ -422,19 +405,26 @@ class Output:
             "Choose another folder with -o, or move it away.",
         )
 
-    def _explain(self, exc: Exception, name: str, done: str, hint: str = "") -> CxrError:
-        """An error at a file; what the program keeps for itself stands for the whole output."""
-        if OWN_FOLDER not in (*self.inside, *name.split("/")):
-            return explain(exc, f"{name} in {self.url}", LedgerError, done, hint)
-        url = self.url.removesuffix(f"/{OWN_FOLDER}")
-        hint = hint or "Choose another folder with -o, or change its permissions."
-        return explain(exc, f"The output folder {url}", LedgerError, "written", hint)
+    @contextmanager
+    def _explaining(self, name: str, done: str) -> Iterator[None]:
+        """Turn a failure at a file into an error of the program.
+
+        What the program keeps for itself stands for the whole output.
+        """
+        try:
+            yield
+        except failures() as exc:
+            what = f"{name} in {self.url}"
+            hint = _HINT if done == "written" else ""
+            if OWN_FOLDER in (*self.inside, *name.split("/")):
+                what = f"The output folder {self.url.removesuffix(f'/{OWN_FOLDER}')}"
+                hint = hint or "Choose another folder with -o, or change its permissions."
+                done = "written"
+            raise explain(exc, what, LedgerError, done, hint) from exc
 
     def _take_away(self, name: str) -> None:
-        try:
+        with self._explaining(name, "removed"):
             self._unlink(name)
-        except failures() as exc:
-            raise self._explain(exc, name, "removed") from exc
 
     def _unlink(self, name: str) -> None:
         with suppress(FileNotFoundError):
