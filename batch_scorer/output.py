@@ -383,7 +383,7 @@ class Output:
             raise self._foreign(name)
         kept = f"{CHANGED_FOLDER}{digest(data)[:12]}/{name}"
         self.create(kept, data)
-        log.warning("%s is not as cxr-batch wrote it: it is kept as %s", name, kept)
+        log.warning("%s may hold changes of yours: it is kept as %s", name, kept)
         return data
 
     def _is_file(self, name: str) -> bool:

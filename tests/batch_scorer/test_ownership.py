@@ -209,7 +209,7 @@ def test_what_was_changed_after_a_run_is_kept_beside(folder, tmp_path, tiny_mode
     for name, data in changed.items():
         (kept,) = (tmp_path / "out" / "earlier").glob(f"changed-*/{name}")
         assert kept.read_bytes() == data
-        assert f"{name} is not as cxr-batch wrote it: it is kept as earlier/changed-" in caplog.text
+        assert f"{name} may hold changes of yours: it is kept as earlier/changed-" in caplog.text
 
 
 def test_a_run_that_was_made_before_there_were_records_is_taken_over(
