@@ -10,7 +10,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 _LOW_32_BITS = 2**32 - 1
+_ALSO_PRIVATE = tuple(
+    map(ip_network, ("192.0.0.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16", "fec0::/10"))
+)
+"""What older versions of Python take for public."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ def is_public(address: str) -> bool:
     them; RFC 3056 (6to4) and RFC 6052 (NAT64).
     """
     found = _plain(ip_address(address))
+    if any(found in network for network in _ALSO_PRIVATE):
+        return False
     return found.is_global and not (found.is_multicast or found.is_reserved)
 
 

@@ -86,8 +86,9 @@ def failures() -> tuple[type[Exception], ...]:
 
     ValueError is what they make of names that cannot be: a zero byte, a container without a blob.
     """
-    loaded = ((sys.modules.get(module), name) for module, name in _CLIENT_ERRORS)
-    return (OSError, ValueError, *(getattr(module, name) for module, name in loaded if module))
+    # Another thread may be importing a module: it is there then, but not all of it.
+    found = (getattr(sys.modules.get(module), name, None) for module, name in _CLIENT_ERRORS)
+    return (OSError, ValueError, *filter(None, found))
 
 
 def is_transient(exc: BaseException) -> bool:
@@ -240,7 +241,7 @@ def _status(exc: BaseException) -> int | None:
         found = (
             [response.get("ResponseMetadata", {}).get("HTTPStatusCode")]
             if isinstance(response, dict)
-            else [getattr(error, name, None) for name in ("status_code", "status", "code")]
+            else (getattr(error, name, None) for name in ("status_code", "status", "code"))
         )
         for value in found:
             if str(value).isdecimal() and 100 <= int(str(value)) <= 599:  # noqa: PLR2004 - HTTP's

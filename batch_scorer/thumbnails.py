@@ -1,4 +1,7 @@
-"""Small pictures of the films that the report shows first, and their evidence maps."""
+"""Small pictures of the films that the report shows first, and their evidence maps.
+
+Where a border may show a patient's name, it is painted over in both.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from batch_scorer import ledger
+from batch_scorer.burned_in import hides_border, paint_border
 from batch_scorer.card import CLASSES
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import ImageError
@@ -101,9 +105,12 @@ def _read(
                 continue
             small = decode_radiograph(data, LONGEST_SIDE_PX)
             pixels = decode_radiograph(data, size_px) if size_px and row.image in wanted else None
+            thumbnail = _unstretch(small, row)
+            if hides_border(data):
+                thumbnail = paint_border(thumbnail)
         except (ImageError, KeyError):
             continue
-        yield _Shown(row, _unstretch(small, row), pixels)
+        yield _Shown(row, thumbnail, pixels)
 
 
 def _unstretch(pixels: NDArray[np.uint8], row: Score) -> Image.Image:

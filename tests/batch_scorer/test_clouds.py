@@ -27,6 +27,7 @@ from batch_scorer.errors import (
 )
 from batch_scorer.outages import OUTAGE_FILMS
 from batch_scorer.output import open_output
+from batch_scorer.regular_file import TooLong
 from batch_scorer.runner import ScoreJob, score_batch
 from batch_scorer.source import open_source
 from tests.conftest import make_film
@@ -295,3 +296,23 @@ def test_a_list_of_signed_urls_never_shows_a_signature(clouds, films, tiny_model
         if path.is_file()
     )
     assert SECRET not in told
+
+
+def test_an_object_is_read_whole_or_not_at_all_and_an_empty_one_is_empty(here, films):
+    url = here.fill("limits-bucket", films / "NORMAL", "limits")
+    filesystem, root = storage.open_filesystem(url)
+    for name, size in (("empty", 0), ("fitting", 10), ("longer", 11)):
+        here.filesystem().pipe_file(f"{root}/{name}", b"x" * size)
+    assert storage.read_file(filesystem, f"{root}/empty", 10) == b""
+    assert storage.read_file(filesystem, f"{root}/fitting", 10) == b"x" * 10
+    with pytest.raises(TooLong, match="more than 10 bytes"):
+        storage.read_file(filesystem, f"{root}/longer", 10)
+    with pytest.raises(FileNotFoundError):
+        storage.read_file(filesystem, f"{root}/nothing", 10)
+
+
+def test_a_key_with_two_colons_is_no_chain_of_file_systems(here, films):
+    url = here.fill("colons-bucket", films / "NORMAL", "ward/7::2026::11")
+    source = open_source(url)
+    assert len(source.refs) == FILMS // 2
+    assert source.read(source.refs[0]) == (films / "NORMAL" / "film_00.png").read_bytes()
