@@ -10,6 +10,7 @@
     │   ├── CardVersionUnsupported             a card of another version, or a broken one
     │   ├── DecodeVersionMismatch              trained on pixels decoded by other rules
     │   └── SelfTestFailed                     known inputs give other answers than they should
+    ├── DecoderUnavailable            exit 1   no process can be started to decode images
     ├── ProviderUnavailable           exit 1   asked to run on a device that is not there
     ├── SourceError                   exit 1   films or labels cannot be listed or read
     ├── LedgerError                   exit 1   results cannot be written or read
@@ -24,8 +25,9 @@
     └── ImageError                    never ends a run: it becomes a row
         ├── Unreadable                failed   the bytes could not be read
         ├── Truncated                 failed   the file ends too early
+        ├── DecoderKilled             failed   decoding took too much time or memory, twice
         ├── Unsupported               rejected not a format that is read
-        ├── TooLarge                  rejected more pixels than are safe to decode
+        ├── TooLarge                  rejected more pixels or parts than are safe to decode
         ├── TooSmall                  rejected too few pixels to judge
         └── NotRadiograph             rejected an image, but no single frontal film
 
@@ -110,6 +112,12 @@ class SelfTestFailed(ModelFileError):
     """Known inputs give other answers than the model file says they should."""
 
     code = "self_test_failed"
+
+
+class DecoderUnavailable(CxrError):
+    """No process can be started to decode images in."""
+
+    code = "decoder_unavailable"
 
 
 class ProviderUnavailable(CxrError):
@@ -199,6 +207,12 @@ class Truncated(ImageError):
     code = "truncated"
 
 
+class DecoderKilled(ImageError):
+    """Two processes ended, or had to be ended, while they decoded the image."""
+
+    code = "decoder_killed"
+
+
 class Unsupported(ImageError):
     """The file is in no format that is read."""
 
@@ -207,7 +221,7 @@ class Unsupported(ImageError):
 
 
 class TooLarge(ImageError):
-    """The image has more pixels than are safe to decode."""
+    """The image has more pixels, or more parts, than are safe to decode."""
 
     code = "too_large"
     status = "rejected"
