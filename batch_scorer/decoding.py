@@ -33,17 +33,22 @@ stored bits (lost their upper bits), compressed frames without an end (were fill
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from batch_scorer.dicom import is_dicom, open_dicom
+from batch_scorer.dicom import is_dicom, open_dicom, read_identifiers
 from batch_scorer.dicom_pixels import decode_dicom
-from batch_scorer.errors import NotRadiograph, Unreadable, Unsupported
+from batch_scorer.errors import ImageError, NotRadiograph, Unreadable, Unsupported
+from batch_scorer.limits import out_of_memory, reserve_pixels
 from batch_scorer.pictures import decode_picture, measure_picture, refuse_half_films
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from contextlib import AbstractContextManager
+
     from numpy.typing import NDArray
 
 DECODE_VERSION = 1
@@ -51,6 +56,50 @@ FILTER = Image.Resampling.BILINEAR
 HEADER_BYTES = 1024
 """As much of a file as ``sniff`` looks at."""
 _BITMAP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
+
+
+@dataclass(frozen=True)
+class ImageContent:
+    """What one reading of an image has found.
+
+    ``patient_id`` and ``study_uid`` are the texts of a DICOM header, empty where it has none.
+    ``pixels`` holds one plane for each size asked for, as ``decode_radiograph`` makes it, unless
+    there is a ``problem``. Width and height are those of the image before it is stretched, after
+    EXIF orientation; 0 where it was not decoded.
+    """
+
+    patient_id: str = ""
+    study_uid: str = ""
+    width_px: int = 0
+    height_px: int = 0
+    pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    problem: ImageError | None = None
+
+
+def read_image(
+    data: bytes | memoryview,
+    sizes_px: Collection[int],
+    reserve: Callable[[int], AbstractContextManager[None]] = reserve_pixels,
+) -> ImageContent:
+    """Read all of one image that the scorer wants, in one pass over its header.
+
+    Args:
+        data: The whole file.
+        sizes_px: Sides of the squares to make; with none, no pixel is decoded.
+        reserve: Waits until so many pixels may be decoded.
+
+    Returns:
+        What was found, and what is wrong with the image.
+    """
+    refuse_half_films()
+    try:
+        if sniff(data) == "DICOM":
+            return _read_dicom(data, sizes_px, reserve)
+        return _read_picture(bytes(data), sizes_px, reserve) if sizes_px else ImageContent()
+    except ImageError as exc:
+        return ImageContent(problem=exc)
+    except MemoryError:
+        return ImageContent(problem=out_of_memory())
 
 
 def decode_radiograph(data: bytes, size_px: int) -> NDArray[np.uint8]:
@@ -68,10 +117,43 @@ def decode_radiograph(data: bytes, size_px: int) -> NDArray[np.uint8]:
 
     Source: DECODE_VERSION 1; DICOM PS3.3 C.7.6.3 and C.11.
     """
-    refuse_half_films()
-    if sniff(data) == "DICOM":
-        return _stretch(Image.fromarray(decode_dicom(open_dicom(data))), size_px)
-    return _stretch(decode_picture(data, size_px), size_px)
+    content = read_image(data, [size_px])
+    if content.problem:
+        raise content.problem
+    return content.pixels[size_px]
+
+
+def _read_dicom(
+    data: bytes | memoryview,
+    sizes_px: Collection[int],
+    reserve: Callable[[int], AbstractContextManager[None]],
+) -> ImageContent:
+    dataset = None
+    try:
+        dataset = open_dicom(data, header_only=not sizes_px)
+        if not sizes_px:
+            return ImageContent(*read_identifiers(dataset))
+        image = Image.fromarray(decode_dicom(dataset, reserve))
+        pixels = {size_px: _stretch(image, size_px) for size_px in sizes_px}
+    except ImageError as exc:
+        if dataset is None and sizes_px:  # the header may be sound where the pixels are cut short
+            return replace(_read_dicom(data, (), reserve), problem=exc)
+        return ImageContent(*read_identifiers(dataset), problem=exc)
+    return ImageContent(*read_identifiers(dataset), *image.size, pixels)
+
+
+def _read_picture(
+    data: bytes,
+    sizes_px: Collection[int],
+    reserve: Callable[[int], AbstractContextManager[None]],
+) -> ImageContent:
+    pixels: dict[int, NDArray[np.uint8]] = {}
+    reducible = sniff(data) == "JPEG"  # each size by its own reduced scale
+    for size_px in sizes_px:
+        if reducible or not pixels:
+            grey, size = decode_picture(data, size_px, reserve)
+        pixels[size_px] = _stretch(grey, size_px)
+    return ImageContent(width_px=size[0], height_px=size[1], pixels=pixels)
 
 
 def measure_radiograph(data: bytes) -> tuple[int, int]:
@@ -89,7 +171,7 @@ def measure_radiograph(data: bytes) -> tuple[int, int]:
     return measure_picture(data)
 
 
-def sniff(data: bytes) -> str:
+def sniff(data: bytes | memoryview) -> str:
     """Name the format of a file by its first bytes, never by its name.
 
     Args:

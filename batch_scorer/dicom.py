@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import struct
 import warnings
 import zlib
+from functools import cache
 from typing import Any, NoReturn
 
-from batch_scorer.errors import NotRadiograph, TooLarge, Truncated, Unreadable
+from batch_scorer.errors import ImageError, NotRadiograph, TooLarge, Truncated, Unreadable
 from batch_scorer.greyscale import check_size
+from batch_scorer.limits import Steps, out_of_memory
 
 PREFIX = b"DICM"
 PREAMBLE_BYTES = 128
@@ -24,6 +27,26 @@ HEAD_BYTES = 4096
 """How much of a file without prefix is parsed to tell whether it is DICOM."""
 MAX_INFLATED_BYTES = 200_000_000
 """More than the largest film that is read."""
+MAX_INFLATION = 300
+"""Bytes from one deflated byte; a film gives 10 or so, zeros 1,030."""
+SMALL_BYTES = 1_000_000
+"""Whatever was deflated may inflate to so much."""
+MAX_VALUE_BYTES = 65_536
+"""Of an element that is converted to numbers or text: what an explicit length may say."""
+MAX_LUT_BYTES = 262_144
+MAX_ITEMS = 64
+VALUES = (
+    *("SOPClassUID", "Modality", "PatientID", "StudyInstanceUID", "BodyPartExamined"),
+    *("ViewPosition", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
+    *("NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelRepresentation", "WindowCenter", "WindowWidth", "VOILUTFunction"),
+    *("RescaleIntercept", "RescaleSlope"),
+)
+SEQUENCES = (
+    *("AnatomicRegionSequence", "ViewCodeSequence", "ModalityLUTSequence", "VOILUTSequence"),
+)
+ITEM_VALUES = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning", "LUTDescriptor")
+"""All that is read of a file; whatever else is in it is skipped."""
 RADIOGRAPH_MODALITIES = ("", "CR", "DX", "RG", "OT")
 RADIOGRAPH_CLASSES = (
     *("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"),  # CR; DX for presentation
@@ -43,6 +66,10 @@ OTHER_PARTS = re.compile(
 _IDENTIFICATION_GROUP = 0x0008
 _FILE_META_GROUP = 0x0002
 _PIXEL_DATA = 0x7FE00010
+_PIXEL_VRS = (None, "OB", "OW", "UN", "OB or OW")
+_ELEMENT_HEADER_BYTES = 8
+_CHARACTER_SET = (b"\x08\0\x05\0", b"\0\x08\0\x05")
+_CONVERTED_GROUPS = (b"\0\0", b"\x02\0")
 
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 for _name in ("pydicom", "pylibjpeg"):  # with all below them; a level would be set anew by import
@@ -72,12 +99,12 @@ def dicom_errors() -> tuple[type[BaseException], ...]:
     )
 
 
-def is_dicom(data: bytes) -> bool:
+def is_dicom(data: bytes | memoryview) -> bool:
     """Tell a DICOM file by its content; the first 1024 bytes are enough."""
     return _start_of_elements(data) is not None
 
 
-def open_dicom(data: bytes, *, header_only: bool = False) -> Any:
+def open_dicom(data: bytes | memoryview, *, header_only: bool = False) -> Any:
     """Parse a DICOM file.
 
     Args:
@@ -91,12 +118,37 @@ def open_dicom(data: bytes, *, header_only: bool = False) -> Any:
         ImageError: It cannot be parsed, or is too large once inflated.
     """
     try:
-        return _parse(data, header_only=header_only)
+        dataset = _parse(data, header_only=header_only)
+        _check_lengths(dataset)
+    except ImageError:
+        raise
     except dicom_errors() as exc:
+        if isinstance(exc.__context__, TooLarge):  # pydicom takes it for damage
+            raise exc.__context__ from None
+        if isinstance(exc, MemoryError):
+            raise out_of_memory() from exc
         # What pydicom says may quote the file, and with it a patient: only the kind is told.
         raise Unreadable(
             f"The DICOM header cannot be read ({type(exc).__name__}).", "Send the file again."
         ) from exc
+    return dataset
+
+
+def read_identifiers(dataset: Any) -> tuple[str, str]:
+    """Read PatientID and StudyInstanceUID as texts; empty where absent or unreadable.
+
+    Args:
+        dataset: What ``open_dicom`` returns; None where it could not.
+    """
+    return _text(dataset, "PatientID"), _text(dataset, "StudyInstanceUID")
+
+
+def _text(dataset: Any, name: str) -> str:
+    try:
+        value = getattr(dataset, name, None)
+        return "" if value is None else str(value).strip("\0 ")
+    except dicom_errors():
+        return ""
 
 
 def check_film(dataset: Any) -> None:
@@ -178,7 +230,7 @@ def _code(text: str) -> str:
     return text if re.fullmatch(r"[A-Z0-9_ ]{1,16}", text) else "that is none of DICOM's"
 
 
-def _start_of_elements(data: bytes) -> int | None:
+def _start_of_elements(data: bytes | memoryview) -> int | None:
     """Where the elements begin; None where the content is not DICOM."""
     if data[PREAMBLE_BYTES:_AFTER_PREFIX] == PREFIX:
         return _AFTER_PREFIX
@@ -190,7 +242,7 @@ def _start_of_elements(data: bytes) -> int | None:
     return None
 
 
-def _reads_as_elements(head: bytes) -> bool:
+def _reads_as_elements(head: bytes | memoryview) -> bool:
     """Whether the first two elements are DICOM's own, of the groups that stand first."""
     if head[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
         return False
@@ -209,25 +261,103 @@ def _after_identification(tag: int, vr: str | None, length: int) -> bool:  # noq
     return tag >> 16 > _IDENTIFICATION_GROUP
 
 
-def _parse(data: bytes, *, header_only: bool) -> Any:
+class _Elements:
+    """Elements as a file for pydicom, not copied, with its steps counted.
+
+    pydicom converts character sets and the file meta information while it reads: each byte of
+    those is a step.
+    """
+
+    def __init__(self, data: bytes | memoryview, start: int = 0) -> None:
+        self._data = memoryview(data)[start:]
+        self._place = 0
+        self._tag = b""
+        self._steps = Steps()
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self._data) if size < 0 else self._place + size
+        found = bytes(self._data[self._place : end])
+        self._place += len(found)
+        self._steps.count_read(len(found))
+        if len(found) == _ELEMENT_HEADER_BYTES:
+            self._tag = found[:4]
+        elif self._tag in _CHARACTER_SET or self._tag[:2] in _CONVERTED_GROUPS:
+            self._steps.spend(len(found))
+        return found
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: len(self._data)}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+
+@cache
+def _tags() -> list[int]:
+    from pydicom.datadict import tag_for_keyword
+
+    names = (*VALUES, *SEQUENCES, "PixelData")
+    return [tag for name in names if (tag := tag_for_keyword(name)) is not None]
+
+
+def _check_lengths(dataset: Any) -> None:
+    """Refuse values and sequences that would fill the memory once pydicom converts them."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.filereader import read_sequence
+
+    _check_values(dataset, VALUES)
+    if "PixelData" in dataset and dataset.get_item("PixelData").VR not in _PIXEL_VRS:
+        raise Unreadable("Expected DICOM pixels as bytes, found another kind of value.")
+    for name in SEQUENCES:
+        raw = dataset.get_item(name) if name in dataset else None
+        if isinstance(raw, RawDataElement) and raw.value and raw.VR != "UN":  # short, if it is UN
+            read_sequence(
+                _Elements(raw.value),
+                raw.is_implicit_VR,
+                raw.is_little_endian,
+                len(raw.value),
+                "iso8859",
+            )
+        items = dataset.get(name) or ()
+        if len(items) > MAX_ITEMS:
+            raise TooLarge(f"Expected at most {MAX_ITEMS} items in {name}, found {len(items)}.")
+        for item in items:
+            _check_values(item, ITEM_VALUES)
+            _check_values(item, ("LUTData",), MAX_LUT_BYTES)
+
+
+def _check_values(dataset: Any, names: tuple[str, ...], limit: int = MAX_VALUE_BYTES) -> None:
+    for name in names:
+        length = getattr(dataset.get_item(name), "length", 0) if name in dataset else 0
+        if length > limit:
+            raise TooLarge(
+                f"Expected at most {limit:,} bytes in the DICOM element {name}, found {length:,}."
+            )
+
+
+def _parse(data: bytes | memoryview, *, header_only: bool) -> Any:
     import pydicom
     from pydicom.filereader import read_dataset
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
     start = _start_of_elements(data) or 0
-    elements = io.BytesIO(data)
-    elements.seek(start)
+    elements = _Elements(data, start)
     meta = read_dataset(elements, False, True, stop_when=_after_file_meta)  # noqa: FBT003 - pydicom's
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        inflated = io.BytesIO(_inflate(elements.read()))
+        inflated = _Elements(_inflate(memoryview(data)[start + elements.tell() :]))
         stop_when = _at_pixels if header_only else None
-        dataset = read_dataset(inflated, False, True, stop_when=stop_when)  # noqa: FBT003
+        dataset = read_dataset(inflated, False, True, stop_when, specific_tags=_tags())  # noqa: FBT003
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.file_meta = meta
         return dataset
     whole = start in (0, _AFTER_PREFIX)
     dataset = pydicom.dcmread(
-        io.BytesIO(data if whole else data[start:]), stop_before_pixels=header_only, force=True
+        _Elements(data, 0 if whole else start),
+        stop_before_pixels=header_only,
+        force=True,
+        specific_tags=_tags(),
     )
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = _plain_syntax(*dataset.original_encoding)
@@ -251,14 +381,13 @@ def _plain_syntax(implicit: bool, little_endian: bool) -> Any:  # noqa: FBT001 -
     return ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
 
 
-def _inflate(data: bytes) -> bytes:
+def _inflate(data: bytes | memoryview) -> bytes:
     """Inflate a deflated data set, but not one that was made to fill the memory."""
+    limit = min(MAX_INFLATED_BYTES, max(SMALL_BYTES, MAX_INFLATION * len(data)))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = inflater.decompress(data, MAX_INFLATED_BYTES)
+    inflated = inflater.decompress(data, limit)
     if inflater.unconsumed_tail:
-        raise TooLarge(
-            f"Expected at most {MAX_INFLATED_BYTES // 1_000_000} MB once inflated, found more."
-        )
+        raise TooLarge(f"Expected at most {limit / 1e6:.0f} MB once inflated, found more.")
     if not inflater.eof:
         raise EOFError("deflated data end too early")
     return inflated

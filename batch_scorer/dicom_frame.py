@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from batch_scorer.errors import Truncated, Unreadable
+from batch_scorer.errors import TooLarge, Truncated, Unreadable
+from batch_scorer.greyscale import check_density
+from batch_scorer.jpeg_2000 import MAX_TILES, check_parts, read_grid
+from batch_scorer.limits import check_scans, count_scans
 
-MAX_TILES = 4096
-"""Decoders keep some kilobytes for each tile; a film in tiles of 256 pixels has 1,220 at most."""
+MAX_FRAGMENTS = 10_000
+"""Of one frame; a writer that cuts 80 megapixels into pieces of 16 KB makes 10,000 at most."""
+MAX_OFFSETS_BYTES = 4096
+"""One frame has one offset, of 4 bytes."""
+MAX_MARKERS = 10_000
 _END_OF_IMAGE = b"\xff\xd9"
 _END_WITHIN_BYTES = 16
 """Zeros may pad a frame after its end."""
@@ -19,9 +25,7 @@ _TYPICAL_BITS = 8
 _NO_RUN = 128
 _MARKER = 0xFF
 _FRAME_HEADERS = {0xF7} | {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
-_BOXED = b"\0\0\0\x0cjP  "
-_BOX_HEADER_BYTES = 8
+_ITEM = b"\xfe\xff\x00\xe0"
 
 
 @dataclass(frozen=True)
@@ -56,20 +60,43 @@ def check_frame(dataset: Any) -> str:
     )
 
     syntax = dataset.file_meta.TransferSyntaxUID
+    _check_fragments(dataset.PixelData)
     frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
     if syntax == RLELossless:
         _check_run_lengths(dataset, frame)
         return ""
     if syntax in JPEG2000TransferSyntaxes:
-        _check_claims(dataset, _read_jpeg_2000_claims(frame))
+        grid = read_grid(frame)
+        size = grid.width_px, grid.height_px
+        _check_claims(dataset, Claims(*size, grid.components, tiles=grid.tiles))
+        if grid.sampling != (1, 1):
+            raise Unreadable(
+                "Expected a JPEG 2000 image that has every pixel, found a thinned one."
+            )
+        check_density(*size, len(frame))
+        check_parts(frame, grid)
         return ""
     claims = _read_jpeg_claims(frame)
     _check_claims(dataset, claims)
+    check_density(claims.width_px, claims.height_px, len(frame))
+    check_scans(count_scans(frame), claims.width_px * claims.height_px)
     if _END_OF_IMAGE not in frame[-_END_WITHIN_BYTES:]:  # one decoder fills the rest with grey
         raise Truncated("The DICOM pixel data end too early.", "Send the file again.")
     eight_bits = claims.bits == _TYPICAL_BITS
     extended = syntax == JPEGExtended12Bit and dataset.BitsStored == _TYPICAL_BITS
     return "pillow" if eight_bits and (syntax == JPEGBaseline8Bit or extended) else "pylibjpeg"
+
+
+def _check_fragments(pixel_data: bytes) -> None:
+    """Refuse pixels in more pieces than one frame has, before each becomes an object.
+
+    Source: DICOM PS3.5 A.4.
+    """
+    offsets_bytes = int.from_bytes(pixel_data[4:8], "little")
+    if offsets_bytes > MAX_OFFSETS_BYTES or pixel_data.count(_ITEM) > MAX_FRAGMENTS:
+        raise TooLarge(
+            f"Expected one compressed image in at most {MAX_FRAGMENTS:,} fragments, found more."
+        )
 
 
 def _check_claims(dataset: Any, claims: Claims) -> None:
@@ -93,7 +120,9 @@ def _read_jpeg_claims(frame: bytes) -> Claims:
     Source: ITU-T T.81 B.1.1 and B.2.2; T.87 C.2.2.
     """
     place = 2  # after the start of image
-    while frame[place] == _MARKER:
+    for _ in range(MAX_MARKERS):
+        if frame[place] != _MARKER:
+            break
         marker, length = frame[place + 1], int.from_bytes(frame[place + 2 : place + 4], "big")
         if marker in _FRAME_HEADERS:
             bits, rows, columns, components = struct.unpack_from(">BHHB", frame, place + 4)
@@ -102,39 +131,15 @@ def _read_jpeg_claims(frame: bytes) -> Claims:
     raise Unreadable("Expected a JPEG image in the DICOM file, found none.")
 
 
-def _read_jpeg_2000_claims(frame: bytes) -> Claims:
-    """Read the size segment of a JPEG 2000 codestream.
-
-    Source: ITU-T T.800 A.5.1.
-    """
-    start = _codestream_start(frame)
-    if frame[start : start + 4] != _START_OF_CODESTREAM:
-        raise Unreadable("Expected a JPEG 2000 image in the DICOM file, found none.")
-    right, bottom, left, top, tile_width, tile_height, *_, components = struct.unpack_from(
-        ">8IH", frame, start + 8
-    )
-    columns, rows = right - left, bottom - top
-    tiles = -(-right // tile_width) * -(-bottom // tile_height)
-    return Claims(columns, rows, components, tiles=tiles)
-
-
-def _codestream_start(frame: bytes) -> int:
-    """Where the codestream begins: at once, as DICOM wants it, or in a box of a JP2 file."""
-    place = 0
-    while frame.startswith(_BOXED) and place + _BOX_HEADER_BYTES <= len(frame):
-        length, kind = struct.unpack_from(">I4s", frame, place)
-        if kind == b"jp2c":
-            return place + _BOX_HEADER_BYTES * (2 if length == 1 else 1)
-        place += max(length, _BOX_HEADER_BYTES)
-    return 0
-
-
 def _check_run_lengths(dataset: Any, frame: bytes) -> None:
     """Count what the runs of an RLE frame unpack to: 64 times its size, if made to.
 
     Source: DICOM PS3.5 annex G: 16 numbers, the count of segments and where each begins; then runs.
     """
     count, *starts = np.frombuffer(frame[:64], "<u4").tolist()
+    expected = -(-int(dataset.BitsAllocated) // 8)
+    if count != expected:
+        raise Unreadable(f"Expected {expected} segments in the RLE image, found {count}.")
     limit = int(dataset.Rows) * int(dataset.Columns)
     ends = [*starts[1:count], len(frame)]
     for start, end in zip(starts[:count], ends, strict=True):

@@ -14,19 +14,26 @@ from batch_scorer.dicom import check_film, dicom_errors
 from batch_scorer.dicom_frame import check_frame
 from batch_scorer.errors import ImageError, Truncated, Unreadable, Unsupported
 from batch_scorer.greyscale import map_stored, stretch_range
+from batch_scorer.limits import out_of_memory, reserve_pixels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from numpy.typing import NDArray
 
 MAX_BITS = 16
 _TYPICAL_BITS = 8
 
 
-def decode_dicom(dataset: Any) -> NDArray[np.uint8]:
+def decode_dicom(
+    dataset: Any, reserve: Callable[[int], AbstractContextManager[None]] = reserve_pixels
+) -> NDArray[np.uint8]:
     """Decode one DICOM film to grey.
 
     Args:
         dataset: What ``open_dicom`` returns, pixels included.
+        reserve: Waits until so many pixels may be decoded.
 
     Returns:
         Shape (height, width), 0 black to 255 white.
@@ -38,12 +45,15 @@ def decode_dicom(dataset: Any) -> NDArray[np.uint8]:
     """
     try:
         check_film(dataset)
-        return _grey(dataset)
+        with reserve(int(dataset.Columns) * int(dataset.Rows)):
+            return _grey(dataset)
     except ImageError:
         raise
     except dicom_errors() as exc:
         if isinstance(exc, ValueError) and "less than expected" in str(exc):
             raise Truncated("The DICOM pixel data end too early.", "Send the file again.") from exc
+        if isinstance(exc, MemoryError) or "Unable to allocate" in str(exc):  # NumPy, by pydicom
+            raise out_of_memory() from exc
         raise Unreadable(
             f"The DICOM pixels cannot be read ({type(exc).__name__}).", "Send the file again."
         ) from exc

@@ -12,6 +12,7 @@
     │   ├── CardVersionUnsupported             a card of another version, or a broken one
     │   ├── DecodeVersionMismatch              trained on pixels decoded by other rules
     │   └── SelfTestFailed                     known inputs give other answers than they should
+    ├── DecoderUnavailable            exit 1   no process can be started to decode images
     ├── ProviderUnavailable           exit 1   asked to run on a device that is not there
     ├── SourceError                   exit 1   films or labels cannot be listed or read
     ├── LedgerError                   exit 1   results cannot be written or read
@@ -27,8 +28,9 @@
         ├── Unreadable                failed   the bytes could not be read
         ├── Truncated                 failed   the file ends too early
         ├── ModelOutputInvalid        failed   a model gave something else than probabilities
+        ├── DecoderKilled             failed   decoding took too much time or memory, twice
         ├── Unsupported               rejected not a format that is read
-        ├── TooLarge                  rejected more pixels than are safe to decode
+        ├── TooLarge                  rejected more pixels or parts than are safe to decode
         ├── TooSmall                  rejected too few pixels to judge
         ├── NotRadiograph             rejected an image, but no single frontal film
         └── NotAllowed                rejected a place that this run may not read
@@ -126,6 +128,12 @@ class SelfTestFailed(ModelFileError):
     code = "self_test_failed"
 
 
+class DecoderUnavailable(CxrError):
+    """No process can be started to decode images in."""
+
+    code = "decoder_unavailable"
+
+
 class ProviderUnavailable(CxrError):
     """The execution provider that was asked for cannot run here."""
 
@@ -219,6 +227,12 @@ class ModelOutputInvalid(ImageError):
     code = "model_output_invalid"
 
 
+class DecoderKilled(ImageError):
+    """Two processes ended, or had to be ended, while they decoded the image."""
+
+    code = "decoder_killed"
+
+
 class Unsupported(ImageError):
     """The file is in no format that is read."""
 
@@ -227,7 +241,7 @@ class Unsupported(ImageError):
 
 
 class TooLarge(ImageError):
-    """The image has more pixels than are safe to decode."""
+    """The image has more pixels, or more parts, than are safe to decode."""
 
     code = "too_large"
     status = "rejected"

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 MIN_SIDE_PX = 64
 MAX_PIXELS = 80_000_000
+MAX_PIXELS_PER_BYTE = 2000
+"""Of chest films, the smallest JPEG has 18; deflate cannot pass 1,032, with pixels of one value."""
+_CHUNK_VALUES = 1_000_000
 
 
 def check_size(width_px: int, height_px: int) -> None:
@@ -22,14 +25,41 @@ def check_size(width_px: int, height_px: int) -> None:
         TooLarge: More than ``MAX_PIXELS``.
         TooSmall: A side shorter than ``MIN_SIDE_PX``.
     """
+    check_area(width_px, height_px)
+    if min(width_px, height_px) < MIN_SIDE_PX:
+        raise TooSmall(
+            f"Expected at least {MIN_SIDE_PX} pixels a side, found {width_px} by {height_px}."
+        )
+
+
+def check_area(width_px: int, height_px: int) -> None:
+    """Refuse a film that is too large.
+
+    Raises:
+        TooLarge: More than ``MAX_PIXELS``.
+    """
     if width_px * height_px > MAX_PIXELS:
         raise TooLarge(
             f"Expected at most {MAX_PIXELS // 1_000_000} megapixels, "
             f"found {width_px} by {height_px}."
         )
-    if min(width_px, height_px) < MIN_SIDE_PX:
-        raise TooSmall(
-            f"Expected at least {MIN_SIDE_PX} pixels a side, found {width_px} by {height_px}."
+
+
+def check_density(width_px: int, height_px: int, size_bytes: int) -> None:
+    """Refuse a header whose pixels cannot be in the file: memory would be reserved for nothing.
+
+    Args:
+        width_px: As the header says.
+        height_px: As the header says.
+        size_bytes: Of the compressed image.
+
+    Raises:
+        TooLarge: More than ``MAX_PIXELS_PER_BYTE``.
+    """
+    if width_px * height_px > MAX_PIXELS_PER_BYTE * size_bytes:
+        raise TooLarge(
+            f"Expected at most {MAX_PIXELS_PER_BYTE:,} pixels for each byte of the image, "
+            f"found {width_px} by {height_px} in {size_bytes:,} bytes."
         )
 
 
@@ -56,10 +86,13 @@ def stretch_range(
         raise Unreadable("The film holds values that are not numbers.")
     if high <= low:  # a window of width 1, or one flat value
         return np.where(values > low, 255, 0).astype(np.uint8)
-    with np.errstate(over="ignore"):  # beyond the largest number is beyond white
-        share = np.clip((values - low) / (high - low), 0, 1)
-    grey: NDArray[np.uint8] = np.rint(share * 255).astype(np.uint8)
-    return grey
+    grey = np.empty(values.size, np.uint8)
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, _CHUNK_VALUES):
+        with np.errstate(over="ignore"):  # beyond the largest number is beyond white
+            share = np.clip((flat[start : start + _CHUNK_VALUES] - low) / (high - low), 0, 1)
+        grey[start : start + _CHUNK_VALUES] = np.rint(share * 255)
+    return grey.reshape(values.shape)
 
 
 def map_stored(stored: NDArray[np.integer], low: int, grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

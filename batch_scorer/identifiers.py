@@ -18,8 +18,6 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from batch_scorer.decoding import sniff
-from batch_scorer.dicom import dicom_errors, open_dicom
 from batch_scorer.errors import UsageError
 from batch_scorer.regular_file import read_regular_file
 
@@ -36,33 +34,6 @@ MAX_LENGTH = 64
 
 log = logging.getLogger("cxr")
 _unsaid = threading.Lock()  # taken by the first who says it, and kept
-
-
-def read_identifiers(data: bytes) -> tuple[str, str]:
-    """Read PatientID and StudyInstanceUID from a film.
-
-    Args:
-        data: The whole file.
-
-    Returns:
-        (patient, study); empty where the header has none, or the file is no DICOM.
-
-    Raises:
-        ImageError: The file is of no kind that is read, or its header is damaged.
-    """
-    if sniff(data) != "DICOM":
-        return "", ""
-    header = open_dicom(data, header_only=True)
-    return _text(header, "PatientID"), _text(header, "StudyInstanceUID")
-
-
-def _text(header: object, name: str) -> str:
-    """One identifier as text; empty where it cannot be read, for the film itself may be sound."""
-    try:
-        value = getattr(header, name, None)
-        return "" if value is None else str(value).strip("\0 ")
-    except dicom_errors():
-        return ""
 
 
 @dataclass(frozen=True)

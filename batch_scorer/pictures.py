@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import io
 import logging
 import struct
 import warnings
@@ -11,7 +10,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, _imaging
+from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
+from PIL.JpegImagePlugin import JpegImageFile
 
 from batch_scorer.errors import (
     ImageError,
@@ -21,10 +21,26 @@ from batch_scorer.errors import (
     Unreadable,
     Unsupported,
 )
-from batch_scorer.greyscale import MAX_PIXELS, check_size, map_stored, stretch_range
+from batch_scorer.greyscale import (
+    MAX_PIXELS,
+    check_area,
+    check_density,
+    check_size,
+    map_stored,
+    stretch_range,
+)
+from batch_scorer.limits import MAX_STEPS, LimitedBytes, check_scans, count_scans, out_of_memory
+from batch_scorer.picture_headers import (
+    MAX_RUN_LENGTH_BYTES,
+    MAX_TAG_VALUES,
+    check_bitmap,
+    check_tiff,
+    read_webp_size,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -32,7 +48,20 @@ PICTURE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 REDUCED_SCALE_MARGIN = 2
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
+BAND_PIXELS = 4_000_000
+"""Converted at a time, so that a large picture in colour needs little more memory."""
 _ORIENTATION = 0x0112
+_TRANSPOSED = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_START_OF_SCAN = b"\xff\xda"
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 _TABLE_BYTES = 2
@@ -63,25 +92,35 @@ _PILLOW_ERRORS = (
 )
 
 
-def decode_picture(data: bytes, size_px: int) -> Image.Image:
+def decode_picture(
+    data: bytes, size_px: int, reserve: Callable[[int], AbstractContextManager[None]]
+) -> tuple[Image.Image, tuple[int, int]]:
     """Decode one picture to grey, a JPEG no larger than a square of ``size_px`` needs.
 
+    Args:
+        data: The whole file.
+        size_px: Side of the square.
+        reserve: Waits until so many pixels may be decoded.
+
     Returns:
-        Mode L, after EXIF orientation, at the picture's own proportions.
+        Mode L, after EXIF orientation, at the picture's own proportions; and the width and height
+        that it has before it is reduced.
 
     Raises:
         ImageError: It cannot be decoded, or it is several pictures.
     """
     with _opened(data) as image:
-        check_size(*image.size)
-        if image.format != "MPO" and getattr(image, "is_animated", False):
-            raise NotRadiograph(
-                "Expected one film, found a file of several pages or pictures.",
-                "Save each page as a file of its own.",
-            )
-        image.draft("L", (REDUCED_SCALE_MARGIN * size_px, REDUCED_SCALE_MARGIN * size_px))
-        image.load()
-        return _to_grey(_upright(image))
+        _check_header(image, data)
+        width_px, height_px = image.size
+        with reserve(width_px * height_px):
+            image.draft("L", (REDUCED_SCALE_MARGIN * size_px, REDUCED_SCALE_MARGIN * size_px))
+            image.load()
+            turn = _orientation(image)
+            grey = _to_grey(image)
+        if turn in _TURNS:
+            grey = grey.transpose(_TURNS[turn])
+        swapped = turn in _TRANSPOSED and image.format != "TIFF"  # whose size Pillow has turned
+        return grey, (height_px, width_px) if swapped else (width_px, height_px)
 
 
 def measure_picture(data: bytes) -> tuple[int, int]:
@@ -93,17 +132,52 @@ def measure_picture(data: bytes) -> tuple[int, int]:
     with _opened(data) as image:
         if image.format == "TIFF":  # Pillow has turned its size already
             return image.size
-        return image.size[::-1] if _orientation(image) in (5, 6, 7, 8) else image.size
+        return image.size[::-1] if _orientation(image) in _TRANSPOSED else image.size
+
+
+def _check_header(image: Image.Image, data: bytes) -> None:
+    """Refuse what is too large, too small, several pictures, or costly for its size."""
+    check_size(*image.size)
+    check_density(*image.size, len(data))
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise NotRadiograph(
+            "Expected one film, found a file of several pages or pictures.",
+            "Save each page as a file of its own.",
+        )
+    if isinstance(image, JpegImageFile) and not _has_one_scan(image, data):
+        check_scans(count_scans(data), image.size[0] * image.size[1])
+
+
+def _has_one_scan(image: JpegImageFile, data: bytes) -> bool:
+    """Tell whether the first scan, which Pillow has just passed, is all that libjpeg will read."""
+    if image.format != "JPEG" or image.fp is None or "progressive" in image.info:
+        return False
+    header = _START_OF_SCAN + bytes([0, 2 * image.layers + 6, image.layers])
+    place = image.fp.tell() - 2 * image.layers - 8
+    return data.startswith(header, place)
 
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
+    max_steps = MAX_STEPS
+    if data[:4] == b"RIFF":
+        size = read_webp_size(data)
+        check_area(*size)
+        check_density(*size, len(data))
+    elif data[:2] == b"BM":
+        check_bitmap(data)
+        max_steps += MAX_RUN_LENGTH_BYTES
+    elif data[:2] in {b"II", b"MM"}:
+        check_tiff(data)
+        max_steps += MAX_TAG_VALUES
+    file = LimitedBytes(data, max_steps)
     try:
-        with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as image:
+        with Image.open(file, formats=PICTURE_FORMATS) as image:
             yield image
     except ImageError:
         raise
     except _PILLOW_ERRORS as exc:
+        file.steps.check()
         raise _translate(exc) from exc
 
 
@@ -115,10 +189,6 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
-
-
 def _to_grey(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_deep_grey(image))
@@ -126,6 +196,18 @@ def _to_grey(image: Image.Image) -> Image.Image:
         raise Unsupported(
             f"Expected a grey or RGB picture, found one in {image.mode}.", "Save it as grey."
         )
+    if image.mode == "L":
+        return image
+    width, height = image.size
+    rows = max(1, BAND_PIXELS // width)
+    grey = Image.new("L", image.size)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        grey.paste(_plain_grey(band), (0, top))
+    return grey
+
+
+def _plain_grey(image: Image.Image) -> Image.Image:
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode in ALPHA_MODES:
@@ -144,7 +226,7 @@ def _deep_grey(image: Image.Image) -> NDArray[np.uint8]:
         levels = np.arange(low, high + 1, dtype=np.float32)
         grey = map_stored(values, low, stretch_range(levels))
     else:
-        grey = stretch_range(values.astype(np.float32))
+        grey = stretch_range(values.astype(np.float32, copy=False))
     tags = getattr(image, "tag_v2", {})
     return 255 - grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
 
@@ -158,6 +240,8 @@ def refuse_half_films() -> None:
 def _translate(exc: BaseException) -> ImageError:
     """One border for everything that Pillow raises."""
     text = str(exc).lower()
+    if isinstance(exc, MemoryError):
+        return out_of_memory()
     if isinstance(exc, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return TooLarge(f"Expected at most {MAX_PIXELS // 1_000_000} megapixels, found far more.")
     if "truncated" in text or "unrecognized data stream" in text or isinstance(exc, EOFError):

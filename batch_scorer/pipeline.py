@@ -10,15 +10,15 @@ import hashlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from batch_scorer.decoding import decode_radiograph, measure_radiograph
-from batch_scorer.errors import ImageError
-from batch_scorer.identifiers import Identifiers, read_identifiers
+from batch_scorer.decoder import Decoder
+from batch_scorer.errors import DecoderKilled, ImageError
+from batch_scorer.identifiers import Identifiers
 from batch_scorer.judgement import Film, Judged, choose_fresh, classify_films, settle_batch
 from batch_scorer.reading import read_ahead
 from batch_scorer.records import Score, patient_of
@@ -42,7 +42,9 @@ class Work:
 
     ``known`` holds rows by content hash, of films that were scored before: what has the same
     content takes their answers and is not decoded. An engine may add to it. ``meter`` counts what
-    the engine spends.
+    the engine spends. ``suspects`` are keys of images that may have ended an earlier run: of
+    whatever kind, they are decoded in processes of their own by ``decoder``, which whoever makes
+    the work closes at its end.
     """
 
     source: Source
@@ -55,6 +57,8 @@ class Work:
     keep_atypical: bool
     identifiers: Identifiers = field(default_factory=Identifiers)
     meter: Meter = field(default_factory=Meter)
+    suspects: frozenset[str] = frozenset()
+    decoder: Decoder = field(default_factory=Decoder)
 
     def read(self, ref: ImageRef) -> bytes:
         """Read one whole film, as `Source.read` does."""
@@ -70,7 +74,16 @@ class Work:
 
 
 def score_locally(work: Work) -> Generator[list[Score]]:
-    """Rows in the order of the films, a batch at a time, each as soon as its turn has come."""
+    """Rows in the order of the films, a batch at a time, each as soon as its turn has come.
+
+    The processes that decode are ended with it.
+    """
+    with Decoder() as decoder:
+        yield from score_batches(replace(work, decoder=decoder))
+
+
+def score_batches(work: Work) -> Generator[list[Score]]:
+    """Rows as of ``score_locally``; the work's decoder stays open for more."""
     seen = set(work.known)
     under_way: deque[_UnderWay] = deque()
     with ThreadPoolExecutor(work.threads, thread_name_prefix="cxr") as pool:
@@ -86,6 +99,7 @@ def score_locally(work: Work) -> Generator[list[Score]]:
                 yield under_way.popleft().settle(work)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            work.meter.note_memory(work.decoder.peak_memory_bytes)
 
 
 @dataclass(frozen=True)
@@ -128,18 +142,31 @@ def decode_film(work: Work, ref: ImageRef, read: Callable[[], bytes] | None = No
         data = read() if read else work.read(ref)
         with work.meter.timing(DECODE):
             row = msgspec.structs.replace(row, sha256=hashlib.sha256(data).hexdigest())
-            patient, study = work.identifiers.apply(*read_identifiers(data))
-            row = msgspec.structs.replace(row, patient=patient or row.patient, study=study)
-            if row.sha256 in work.known:
+            first = work.known.get(row.sha256)
+            if first and first.reason == DecoderKilled.code:  # not even its header is safe
                 return Film(row)
-            sizes_px = {c.card.size_px for c in work.classifiers}
-            pixels = {size: decode_radiograph(data, size) for size in sorted(sizes_px)}
-            width_px, height_px = measure_radiograph(data)
-    except ImageError as exc:
-        return Film(
-            msgspec.structs.replace(row, status=exc.status, reason=exc.code, detail=str(exc))
-        )
-    return Film(msgspec.structs.replace(row, width_px=width_px, height_px=height_px), pixels)
+            known = row.sha256 in work.known
+            sizes_px = () if known else sorted({c.card.size_px for c in work.classifiers})
+            content = work.decoder.read(data, sizes_px, careful=ref.key in work.suspects)
+            patient, study = work.identifiers.apply(content.patient_id, content.study_uid)
+            row = msgspec.structs.replace(row, patient=patient or row.patient, study=study)
+    except ImageError as exc:  # it cannot be read
+        return Film(_refused(row, exc))
+    if content.problem:
+        row = _refused(row, content.problem)
+        if row.reason == DecoderKilled.code:
+            work.known.setdefault(row.sha256, row)
+        return Film(row)
+    if known:
+        return Film(row)
+    row = msgspec.structs.replace(row, width_px=content.width_px, height_px=content.height_px)
+    return Film(row, content.pixels)
+
+
+def _refused(row: Score, problem: ImageError) -> Score:
+    return msgspec.structs.replace(
+        row, status=problem.status, reason=problem.code, detail=str(problem)
+    )
 
 
 def _decode_ahead(work: Work, pool: ThreadPoolExecutor) -> Iterator[Film]:

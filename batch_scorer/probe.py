@@ -30,8 +30,9 @@ class Forecast(msgspec.Struct, frozen=True):
     """What a run of ``films`` would need on a machine like this one.
 
     ``start_s`` is what every task spends before its first film, ``peak_bytes`` the most memory that
-    this process had while it probed, ``unread`` the probed files that were not scored, ``cores``
-    what this process may use, whether or not its threads do.
+    this process had while it probed, with that of the processes that decode for it, ``unread`` the
+    probed files that were not scored, ``cores`` what this process may use, whether or not its
+    threads do.
     """
 
     films: int
@@ -92,7 +93,7 @@ def probe(job: ScoreJob) -> Forecast:
         films_per_second=len(rows) / (ended - started),
         start_s=started - begun,
         threads=work.threads,
-        peak_bytes=peak_memory_bytes(),
+        peak_bytes=peak_memory_bytes() + work.threads * work.meter.peak_memory_bytes,
         cores=work.meter.cores,
     )
 

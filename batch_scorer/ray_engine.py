@@ -25,7 +25,7 @@ import numpy as np
 from batch_scorer.classifier import Classifier
 from batch_scorer.errors import CxrError, MissingPackage, ModelFileError, TransientError, UsageError
 from batch_scorer.judgement import with_answers
-from batch_scorer.pipeline import Work, score_locally
+from batch_scorer.pipeline import Work, score_batches
 from batch_scorer.process import available_cores, quiet_import
 from batch_scorer.records import Score
 from batch_scorer.spending import Meter, Spent
@@ -77,7 +77,7 @@ class Settled(dict[str, Score]):
 
 
 class Worker:
-    """One process of the cluster, with its own sessions."""
+    """One process of the cluster, with its own sessions, and its own processes that decode."""
 
     def __init__(self, work: Work, models: list[tuple[str, str, str]], hashes: Any) -> None:
         import ray
@@ -104,7 +104,7 @@ class Worker:
         work = replace(
             self._work, refs=refs, labels=labels, known=Settled(self._hashes), meter=Meter()
         )
-        rows = [row for part in score_locally(work) for row in part]
+        rows = [row for part in score_batches(work) for row in part]
         return {
             "rows": msgspec.json.encode(rows),
             "spent": msgspec.json.encode(work.meter.tell()),

@@ -26,7 +26,7 @@ from batch_scorer.claim import check_run, claim_run
 from batch_scorer.classifier import Classifier, find_model
 from batch_scorer.commit import commit_run, name_copies, name_run
 from batch_scorer.decoding import DECODE_VERSION
-from batch_scorer.errors import Interrupted, LedgerError, Unreadable, UsageError
+from batch_scorer.errors import DecoderKilled, Interrupted, LedgerError, Unreadable, UsageError
 from batch_scorer.faults import scrub
 from batch_scorer.identifiers import Identifiers
 from batch_scorer.journal import Journal, find_own
@@ -191,7 +191,7 @@ def _score(
         refs=[ref for ref in plan.source.refs if ref.key not in have],
         labels=plan.labels,
         classifiers=classifiers,
-        known={row.sha256: row for row in plan.settled.values() if row.sha256},
+        known={r.sha256: r for r in plan.settled.values() if r.sha256 and r.status != "failed"},
         threads=job.threads or (available_cores() if job.engine == "local" else 1),
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
@@ -373,10 +373,11 @@ def name_method(job: ScoreJob) -> str:
 def _settled(places: Sequence[Output], method: str) -> dict[str, Score]:
     """Rows of earlier runs by the same method, by image; a later place's before an earlier one's.
 
-    What failed is tried again.
+    What failed is tried again, but for an image that killed its decoder twice.
     """
     rows = [row for place in places for row in _rows_in(place, method)]
-    return {row.image: row for row in rows if row.status != "failed"}
+    kept = [row for row in rows if row.status != "failed" or row.reason == DecoderKilled.code]
+    return {row.image: row for row in kept}
 
 
 def _rows_in(place: Output, method: str) -> list[Score]:

@@ -25,7 +25,7 @@ import numpy as np
 from batch_scorer import __version__
 from batch_scorer.errors import UsageError
 from batch_scorer.judgement import choose_fresh, classify_films
-from batch_scorer.pipeline import Work, decode_film, score_locally
+from batch_scorer.pipeline import Work, decode_film, score_batches
 from batch_scorer.process import available_cores
 from batch_scorer.runner import ScoreJob, load_models
 from batch_scorer.source import open_source
@@ -95,6 +95,11 @@ def measure_speed(job: ScoreJob, films: int, turns: int) -> Speed:
         CxrError: The source or a model cannot be used.
     """
     work, _ = prepare_work(job, films)
+    with work.decoder:
+        return _measure(job, work, turns)
+
+
+def _measure(job: ScoreJob, work: Work, turns: int) -> Speed:
     decoded = _decode_all(work)
     fresh = choose_fresh(decoded, set())
     if not fresh:
@@ -103,7 +108,7 @@ def measure_speed(job: ScoreJob, films: int, turns: int) -> Speed:
         READ: lambda: _in_threads(work, work.refs, work.read),
         DECODE: lambda: _in_threads(work, work.refs, lambda ref: decode_film(work, ref)),
         JUDGE: lambda: _judge(work, fresh),
-        ALL: lambda: (len(rows) for rows in score_locally(replace(work, known={}))),
+        ALL: lambda: (len(rows) for rows in score_batches(replace(work, known={}))),
     }
     times = _take_turns(stages, turns)
     return _tell(work, times, turns, sum(not film.pixels for film in decoded))

@@ -106,9 +106,15 @@ class Meter:
         with _LOCK:
             self.bytes_read += number
 
+    def note_memory(self, peak_bytes: int) -> None:
+        """Note the most memory that another process has had."""
+        with _LOCK:
+            self.peak_memory_bytes = max(self.peak_memory_bytes, peak_bytes)
+
     def tell(self) -> Spent:
-        """What was spent so far, with the memory of this process."""
-        return Spent(self.worker_seconds, self.bytes_read, peak_memory_bytes())
+        """What was spent so far, with the most memory that this or another process has had."""
+        peak_bytes = max(self.peak_memory_bytes, peak_memory_bytes())
+        return Spent(self.worker_seconds, self.bytes_read, peak_bytes)
 
     def add(self, spent: Spent) -> None:
         """Count what another process spent."""

@@ -20,9 +20,8 @@ import numpy as np
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless
 
-from batch_scorer.decoding import decode_radiograph, measure_radiograph
+from batch_scorer.decoding import measure_radiograph, read_image
 from batch_scorer.errors import ImageError
-from batch_scorer.identifiers import read_identifiers
 from tests.batch_scorer.pixel_table import ROWS, dicom
 from tests.conftest import encode
 
@@ -147,11 +146,14 @@ def mutants(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
 def outcome(data: bytes) -> str:
     """ "pixels", or the code of the ImageError; any other exception goes through."""
     try:
-        read_identifiers(data)
-        pixels = decode_radiograph(data, 32)
+        content = read_image(data, [32])
+        if content.problem:
+            return content.problem.code
         width_px, height_px = measure_radiograph(data)
     except ImageError as exc:
         return exc.code
+    pixels = content.pixels[32]
+    assert (content.width_px, content.height_px) == (width_px, height_px)
     assert pixels.shape == (32, 32)
     assert pixels.dtype == np.uint8
     assert min(width_px, height_px) > 0

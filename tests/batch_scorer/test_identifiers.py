@@ -10,8 +10,9 @@ import pypdfium2
 import pytest
 
 from batch_scorer import ledger
+from batch_scorer.decoding import read_image
 from batch_scorer.errors import UsageError
-from batch_scorer.identifiers import KEY_VARIABLE, Identifiers, read_identifiers
+from batch_scorer.identifiers import KEY_VARIABLE, Identifiers
 from tests.batch_scorer.pixel_table import GREY, dicom
 from tests.conftest import make_film
 
@@ -21,6 +22,12 @@ KEY = b"a key of the test's own"
 
 def film_of(patient=PATIENT, study=STUDY, **attributes):
     return dicom(GREY, PatientID=patient, StudyInstanceUID=study, **attributes)
+
+
+def read_identifiers(data):
+    content = read_image(data, ())
+    assert content.problem is None
+    return content.patient_id, content.study_uid
 
 
 def test_a_dicom_film_tells_both_and_a_picture_neither():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch_scorer import pipeline
+from batch_scorer.decoding import decode_radiograph
 from batch_scorer.pipeline import score_locally
 from batch_scorer.runner import ScoreJob
 from batch_scorer.speed import prepare_work
@@ -63,7 +64,7 @@ def test_copies_are_judged_once_while_the_first_is_still_under_way(work):
     for row, film in zip(
         rows[1::4], [make_film(90 + i, seed=i) for i in range(1, 40, 4)], strict=True
     ):
-        pixels = pipeline.decode_radiograph(film, 32)[None]
+        pixels = decode_radiograph(film, 32)[None]
         assert row.probability == pytest.approx(tiny_probability(pixels, 8.0)[0], abs=1e-5)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_scorer import ledger, pipeline
+from batch_scorer import decoder, ledger
 from batch_scorer.errors import Interrupted, LedgerError
 from batch_scorer.journal import FOLDER, Journal
 from batch_scorer.output import open_output
@@ -44,13 +44,14 @@ def films(tmp_path_factory):
 def decoded(monkeypatch):
     """The content of every film that was decoded."""
     contents = []
-    decode = pipeline.decode_radiograph
+    read = decoder.read_image
 
-    def watch(data, size_px):
-        contents.append(data)
-        return decode(data, size_px)
+    def watch(data, sizes_px):
+        if sizes_px:
+            contents.append(data)
+        return read(data, sizes_px)
 
-    monkeypatch.setattr(pipeline, "decode_radiograph", watch)
+    monkeypatch.setattr(decoder, "read_image", watch)
     return contents
 
 

@@ -306,9 +306,15 @@ def test_no_secret_of_a_url_leaves_the_program(url, cxr, tiny_model, tmp_path, s
         )
         assert run.returncode == 3, run.stderr
         told += [run.stdout, run.stderr]
-    for single in (f"{url}/forbidden?code={SECRET}", f"{url}/to?//{SECRET}@h", f"{url}/film?{SECRET}"):
+    for single in (
+        f"{url}/forbidden?code={SECRET}",
+        f"{url}/to?//{SECRET}@h",
+        f"{url}/film?{SECRET}",
+    ):
         for options in ([], ["--debug"], ["--log-format=json"], ["--log-format=json", "--debug"]):
-            run = cxr("score", single, "-o", "out2", "--allow-private-hosts", "--no-report", *options)
+            run = cxr(
+                "score", single, "-o", "out2", "--allow-private-hosts", "--no-report", *options
+            )
             told += [run.stdout, run.stderr]
     told += [
         path.read_bytes().decode("latin-1")

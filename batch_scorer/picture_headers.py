@@ -1,0 +1,136 @@
+"""Headers of WebP, BMP and TIFF files, looked at before Pillow or a C library reads them."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from batch_scorer.errors import NotRadiograph, TooLarge, Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_RUN_LENGTH_BYTES = 4_000_000
+"""Of a BMP in run lengths, which Pillow decodes in Python."""
+MAX_TAGS = 1000
+"""Of a TIFF page; a plain one has 10 to 20, one of a microscope 100."""
+MAX_TAG_VALUES = 200_000
+"""A palette has 196,608; each value becomes an object of Python's."""
+MAX_REPEATS = 2
+"""How often all tags, or all strips, may hold as many bytes as the file has."""
+_UNCOMPRESSED_BITMAPS = (0, 3, 6)
+_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_VALUE_BYTES |= {16: 8, 17: 8, 18: 8}
+_ONE_OBJECT = (1, 2, 6, 7)
+_INTEGERS = (3, 4, 16)
+_STRIP_BYTES = (279, 325)
+
+
+class _Form(NamedTuple):
+    """How a TIFF or BigTIFF is laid out: where its first page is told, and formats of numbers."""
+
+    first: int
+    offset: str
+    number: str
+    tag: str
+
+
+_CLASSIC = _Form(4, "I", "H", "HHII")
+_BIG = _Form(8, "Q", "Q", "HHQQ")
+
+
+def read_webp_size(data: bytes) -> tuple[int, int]:
+    """Read (width_px, height_px) of the canvas, which libwebp reserves when a file is opened.
+
+    Raises:
+        Unreadable: The first chunk is not one that a WebP file begins with.
+
+    Source: RFC 9649, 2.5 to 2.7; RFC 6386, 9.1.
+    """
+    chunk, body = data[12:16], data[20:30].ljust(10, b"\0")
+    if chunk == b"VP8X":
+        width, height = (1 + int.from_bytes(body[at : at + 3], "little") for at in (4, 7))
+        return width, height
+    if chunk == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if chunk == b"VP8 ":
+        width, height = struct.unpack_from("<HH", body, 6)
+        return width & 0x3FFF, height & 0x3FFF
+    raise Unreadable("The image header is damaged.", "Copy the file again.")
+
+
+def check_bitmap(data: bytes) -> None:
+    """Refuse a large BMP in run lengths.
+
+    Raises:
+        TooLarge: It has more than ``MAX_RUN_LENGTH_BYTES``.
+    """
+    compressed = int.from_bytes(data[30:34], "little") not in _UNCOMPRESSED_BITMAPS
+    if compressed and len(data) > MAX_RUN_LENGTH_BYTES:
+        raise TooLarge(
+            f"Expected a compressed BMP of at most {MAX_RUN_LENGTH_BYTES // 1_000_000} MB, "
+            f"found {len(data) / 1e6:.0f} MB.",
+            "Save it as PNG.",
+        )
+
+
+def check_tiff(data: bytes) -> None:
+    """Refuse a TIFF of several pages, or one whose tags cost more than its size allows.
+
+    What is damaged in any other way is left to Pillow to judge.
+
+    Raises:
+        NotRadiograph: There is a second page.
+        TooLarge: A page has too many tags, or tags and strips say that they hold far more bytes
+            than there are.
+
+    Source: TIFF 6.0, section 2; the BigTIFF design.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    form = _BIG if data[2:4] in {b"+\0", b"\0+"} else _CLASSIC
+    try:
+        (place,) = struct.unpack_from(order + form.offset, data, form.first)
+        (count,) = struct.unpack_from(order + form.number, data, place)
+        if count > MAX_TAGS:
+            raise TooLarge(f"Expected at most {MAX_TAGS:,} tags in the TIFF, found {count:,}.")
+        tags = place + struct.calcsize(order + form.number)
+        end = tags + count * struct.calcsize(order + form.tag)
+        _check_tags(data, [*_read_tags(data[tags:end], order, form, tags)], order)
+        (following,) = struct.unpack_from(order + form.offset, data, end)
+    except struct.error:  # it ends too early
+        return
+    if following not in (0, place) and following + 2 <= len(data):
+        raise NotRadiograph(
+            "Expected one film, found a file of several pages or pictures.",
+            "Save each page as a file of its own.",
+        )
+
+
+def _check_tags(data: bytes, tags: list[tuple[int, int, int, int]], order: str) -> None:
+    for tag, kind, count, place in tags:
+        if kind not in _ONE_OBJECT and count > MAX_TAG_VALUES:
+            raise TooLarge(f"Expected at most {MAX_TAG_VALUES:,} values in a TIFF tag.")
+        size = _VALUE_BYTES.get(kind, 0) * count
+        if tag in _STRIP_BYTES and kind in _INTEGERS and place + size <= len(data):
+            lengths = np.frombuffer(data, f"{order}u{_VALUE_BYTES[kind]}", count, place)
+            if lengths.sum(dtype=np.float64) > MAX_REPEATS * len(data):
+                raise TooLarge("Expected strips that share no bytes in the TIFF, found others.")
+    total = sum(_VALUE_BYTES.get(kind, 0) * count for _, kind, count, _ in tags)
+    if total > MAX_REPEATS * len(data):
+        raise TooLarge("Expected tags that share no bytes in the TIFF, found others.")
+
+
+def _read_tags(
+    data: bytes, order: str, form: _Form, place: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Give tag, kind, number of values, and where these are; ``data`` begins at ``place``."""
+    layout = struct.Struct(order + form.tag)
+    slot_bytes = struct.calcsize(order + form.offset)
+    whole = len(data) - len(data) % layout.size
+    for tag, kind, count, offset in layout.iter_unpack(data[:whole]):
+        place += layout.size
+        within = _VALUE_BYTES.get(kind, 0) * count <= slot_bytes
+        yield tag, kind, count, place - slot_bytes if within else offset

@@ -1,0 +1,145 @@
+"""What it costs to decode DICOM images in worker processes, against this process itself.
+
+Both ways read the same generated images on the same threads, in turns, every second turn backwards.
+What is told are medians over turns: of images a second, and of each turn's own ratio.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+
+from batch_scorer.decoder import Decoder
+from batch_scorer.decoding import read_image
+from batch_scorer.process import available_cores
+from benchmarks.command import Measurement, packages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from batch_scorer.decoding import ImageContent
+
+HEIGHT_PX, WIDTH_PX = 1760, 2140
+SIZES_PX = (224,)
+MOST_COST = 0.03
+
+
+@click.command(cls=Measurement, epilog="Example: python benchmarks/decoder_cost.py --turns 5")
+@click.option("--images", type=click.IntRange(1), default=40, show_default=True, help="Per turn.")
+@click.option("--turns", type=click.IntRange(1), default=9, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Default: every core.")
+@click.option("--kind", multiple=True, help="Only these; may be repeated.  [default: all]")
+@click.pass_context
+def main(
+    ctx: click.Context, images: int, turns: int, threads: int | None, kind: tuple[str, ...]
+) -> None:
+    """Measure images a second, by workers and in this process, for each way of compressing.
+
+    Exit code 1: workers cost more than 3 % for any of them.
+    """
+    threads = threads or available_cores()
+    good = True
+    with TemporaryDirectory(prefix="cxr-decoder-") as folder, Decoder() as decoder:
+        for name, path in write_images(Path(folder)).items():
+            if kind and name not in kind:
+                continue
+            data = path.read_bytes()
+            ways: list[Callable[[], ImageContent]] = [
+                partial(decoder.read, data, SIZES_PX),
+                partial(read_image, data, SIZES_PX),
+            ]
+            rates = take_turns(ways, images, turns, threads)
+            workers, here = np.median(rates, axis=1)
+            low, cost, high = np.quantile(1 - rates[0] / rates[1], (0.25, 0.5, 0.75))
+            good &= bool(cost <= MOST_COST)
+            click.echo(
+                f"{name:14} {len(data) / 1e6:5.1f} MB  workers {workers:6.1f} images/s, "
+                f"this process {here:6.1f}: cost {cost:+6.1%} (quartiles {low:+.1%}, {high:+.1%}; "
+                f"{threads} threads, {turns} turns)"
+            )
+    ctx.exit(0 if good else 1)
+
+
+def write_images(folder: Path) -> dict[str, Path]:
+    """Write one image of 3.8 megapixels of 12 bits, plain and compressed, for each way."""
+    with packages():
+        import imagecodecs
+    from pydicom.uid import (
+        ExplicitVRLittleEndian,
+        JPEG2000Lossless,
+        JPEGLosslessSV1,
+        JPEGLSLossless,
+    )
+
+    y, x = np.mgrid[0:HEIGHT_PX, 0:WIDTH_PX]
+    noise = np.random.default_rng(1).normal(0, 6, (HEIGHT_PX, WIDTH_PX))
+    pixels = (2048 + 1200 * np.sin(x / 300) * np.cos(y / 400) + noise).astype(np.uint16)
+    frames = {
+        "plain": (ExplicitVRLittleEndian, None),
+        "JPEG lossless": (JPEGLosslessSV1, imagecodecs.ljpeg_encode(pixels, bitspersample=12)),
+        "JPEG-LS": (JPEGLSLossless, imagecodecs.jpegls_encode(pixels)),
+        "JPEG 2000": (
+            JPEG2000Lossless,
+            imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="j2k", bitspersample=12),
+        ),
+    }
+    paths = {name: folder / f"{name}.dcm" for name in frames}
+    for name, (syntax, frame) in frames.items():
+        write_image(paths[name], pixels, syntax, frame)
+    return paths
+
+
+def write_image(
+    path: Path, pixels: np.ndarray, syntax: str, frame: bytes | bytearray | None
+) -> None:
+    """Write a DICOM file with the elements that a computed radiograph needs."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import ComputedRadiographyImageStorage, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = syntax
+    dataset = FileDataset("", {}, bytes(128), meta)
+    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    dataset.Modality, dataset.SamplesPerPixel = "CR", 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation = 0
+    dataset.WindowCenter, dataset.WindowWidth = 2048, 4096
+    dataset.PixelData = pixels.tobytes() if frame is None else encapsulate([bytes(frame)])
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def take_turns(
+    ways: list[Callable[[], ImageContent]], images: int, turns: int, threads: int
+) -> NDArray[np.float64]:
+    """Images a second, shape (ways, turns), after one turn that is not counted."""
+    rates = np.zeros((len(ways), turns + 1))
+    order = list(range(len(ways)))
+    with ThreadPoolExecutor(threads) as pool:
+        for turn in range(turns + 1):
+            order.reverse()
+            for way in order:
+                start = time.perf_counter()
+                for content in pool.map(lambda _, way=way: ways[way](), range(images)):
+                    if content.problem:
+                        raise content.problem
+                rates[way, turn] = images / (time.perf_counter() - start)
+    return rates[:, 1:]
+
+
+if __name__ == "__main__":
+    main()
