@@ -34,7 +34,7 @@ from batch_scorer.lease import OutputLock
 from batch_scorer.log import bind, log_event
 from batch_scorer.onnx_runtime import ort
 from batch_scorer.output import open_output
-from batch_scorer.pipeline import Work, score_locally
+from batch_scorer.pipeline import PREFETCH_BATCHES, Work, score_locally
 from batch_scorer.process import available_cores
 from batch_scorer.records import Gallery, ModelUsed
 from batch_scorer.source import open_source, read_labels
@@ -163,7 +163,7 @@ def _score_batch(
         claim_run(output, old)
     held.check()
     plan = _look_again(job, plan)  # another run may have ended just before
-    rows, models, facts = _score(job, plan, clock, progress, stop)
+    rows, models, facts = _score(job, plan, clock, progress, stop, suspicious=held.inherited)
     films = None if job.shard else plan.source
     facts["retries"] = retries() - tried_before
     first = partial(Classifier.load, job.models[0], job.provider, job.threads)
@@ -179,6 +179,8 @@ def _score(
     clock: _Clock,
     progress: Progress | None,
     stop: Callable[[], bool] | None,
+    *,
+    suspicious: bool,
 ) -> tuple[list[Score], list[ModelUsed], dict[str, Any]]:
     """Let the engine score what has no row yet: all rows, the models, and facts for run.json.
 
@@ -197,6 +199,8 @@ def _score(
         keep_atypical=job.keep_atypical,
         identifiers=job.identifiers,
     )
+    if suspicious:
+        work = replace(work, suspects=_find_suspects(job, work))
     clock.lap("start")
     log_event(
         "run_started",
@@ -219,6 +223,16 @@ def _score(
     clock.lap("score")
     models = [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers]
     return rows, models, _facts(job, plan, work, clock)
+
+
+def _find_suspects(job: ScoreJob, work: Work) -> frozenset[str]:
+    """The images that the run before this one may have had in hand when it was killed.
+
+    One of them may have killed it: in a process of its own it cannot do so again.
+    """
+    in_hand = (PREFETCH_BATCHES + work.threads + 1) * work.batch_size
+    refs = work.refs[:in_hand] if job.engine == "local" else work.refs
+    return frozenset(ref.key for ref in refs)
 
 
 def _journaled(job: ScoreJob, plan: _Plan, work: Work) -> Generator[list[Score]]:

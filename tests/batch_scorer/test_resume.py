@@ -305,3 +305,39 @@ def test_a_disk_that_is_full_or_read_only_ends_the_run_and_the_next_goes_on(
     assert second == "exit 3"
     score_batch(job_of(films, tmp_path / "whole", tiny_model))
     assert (tmp_path / "kept.csv").read_bytes() == csv_of(tmp_path / "whole")
+
+
+KILLER = """
+import os, signal
+from batch_scorer import decoder
+from batch_scorer.cli import main
+
+real = decoder.read_image
+
+def read_image(data, *arguments):
+    if data == open(os.environ["KILLER"], "rb").read():
+        os.kill(os.getpid(), signal.SIGKILL)  # as a system does that has no memory left
+    return real(data, *arguments)
+
+decoder.read_image = read_image
+main()
+"""
+
+
+def test_an_image_that_killed_a_run_meets_the_next_one_in_a_process_of_its_own(
+    films, tmp_path, tiny_model
+):
+    killer = films / "film_100.png"
+    command = ("score", films, "-o", tmp_path / "out", "--model", tiny_model, "--no-report")
+    codes = []
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, "-c", KILLER, *map(str, command), "--batch-size", "4"],
+            check=False,
+            capture_output=True,
+            env={**os.environ, "KILLER": str(killer)},
+        )
+        codes.append(run.returncode)
+    assert codes == [-9, 3], run.stderr
+    rows = {row.image: row for row in ledger.read_run(open_output(tmp_path / "out"))[1]}
+    assert rows[killer.name].status == "scored"
