@@ -14,7 +14,15 @@ from batch_scorer.errors import NotAllowed
     "address",
     [
         *("127.0.0.1", "127.8.9.1", "0.0.0.0", "10.0.0.7", "172.16.0.1", "192.168.1.1"),
-        *("169.254.169.254", "100.64.0.1", "192.0.0.8", "192.0.0.170", "192.0.2.1", "198.18.0.1", "203.0.113.9"),
+        *(
+            "169.254.169.254",
+            "100.64.0.1",
+            "192.0.0.8",
+            "192.0.0.170",
+            "192.0.2.1",
+            "198.18.0.1",
+            "203.0.113.9",
+        ),
         *("224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255"),
         *("::", "::1", "::7f00:1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd12::1", "fec0::1"),
         *("ff02::1", "100::1", "2001:db8::1", "3fff::1", "5f00::1"),
@@ -51,7 +59,12 @@ def test_only_what_lies_below_a_root_after_all_links_is_allowed(tmp_path):
     (inside / "loop").symlink_to("loop")
     access = Access((str(tmp_path / "root"),))
     real = str(inside / "film.png")
-    for path in ("root/film.png", "inside/film.png", "inside/within.png", "root/../inside/film.png"):
+    for path in (
+        "root/film.png",
+        "inside/film.png",
+        "inside/within.png",
+        "root/../inside/film.png",
+    ):
         assert access.check_path(str(tmp_path / path)) == real
     assert access.check_path(str(inside / "nothing"))
     assert access.check_path(str(inside / "loop"))
