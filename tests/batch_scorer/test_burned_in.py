@@ -11,11 +11,10 @@ from batch_scorer.burned_in import BORDER_SHARE, SIDE_PX, find_text, hides_borde
 from batch_scorer.output import open_output
 from batch_scorer.runner import ScoreJob, score_batch
 from tests.batch_scorer.pixel_table import GREY, dicom
-from tests.conftest import encode
+from tests.conftest import encode, save_tiny_model
 
 WIDTH, HEIGHT = 1200, 960
 NAME = "MUSTERMANN, ERIKA 1964"
-SCRIPTS = (NAME, "Doe, Jane F 047Y", "ID 4711-0815", "ИВАНОВА АННА", "ΠΑΠΑΔΟΠΟΥΛΟΣ Ν")
 
 
 def draw_chest(seed: int = 0) -> Image.Image:
@@ -47,10 +46,8 @@ def square(image: Image.Image) -> np.ndarray:
     return np.asarray(image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR))
 
 
-@pytest.mark.parametrize("text", SCRIPTS[:3])
-@pytest.mark.parametrize(
-    "place", ["top left", "top right", "bottom left", "bottom right", "upright"]
-)
+@pytest.mark.parametrize("text", [NAME, "Doe, Jane F 047Y", "ID 4711-0815"])
+@pytest.mark.parametrize("place", ["top left", "bottom right", "upright"])
 @pytest.mark.parametrize("letters_px", [22, 30, 45])
 def test_a_line_of_text_in_the_border_is_found(text, place, letters_px):
     assert find_text(square(write_on(draw_chest(), text, place, letters_px)))
@@ -63,7 +60,7 @@ def test_dark_text_on_a_bright_border_is_found():
 
 @pytest.mark.parametrize("marker", ["", "L", "R", "AP", "R.", "|", "---"])
 def test_a_film_without_text_keeps_its_border(marker):
-    for seed in range(5):
+    for seed in range(2):
         image = draw_chest(seed)
         if marker:
             write_on(image, marker, "top right", 60)
@@ -97,7 +94,8 @@ def test_a_header_that_says_so_hides_the_border(value, hidden):
     assert hides_border(dicom(GREY, **header)) is hidden
 
 
-def test_the_name_is_on_no_picture_of_the_report(tmp_path, tiny_model):
+def test_the_name_is_on_no_picture_of_the_report(tmp_path):
+    model = save_tiny_model(tmp_path / "dark.onnx", slope=-8.0)  # flags what is dark, as all is
     (tmp_path / "films").mkdir()
     for name, image in (
         ("named.png", write_on(draw_chest(), NAME, "top left", 30)),
@@ -105,10 +103,10 @@ def test_the_name_is_on_no_picture_of_the_report(tmp_path, tiny_model):
     ):
         (tmp_path / "films" / name).write_bytes(encode(np.asarray(image)))
     output = open_output(tmp_path / "out")
-    score_batch(ScoreJob(str(tmp_path / "films"), output.root, (str(tiny_model),)))
+    score_batch(ScoreJob(str(tmp_path / "films"), output.root, (str(model),)))
     rows = {row.image: row for row in ledger.read_run(output)[1]}
     for name, hidden in (("named.png", True), ("plain.png", False)):
         stem = ledger.thumbnail_stem(rows[name])
         with Image.open(tmp_path / "out" / "films" / f"{stem}.jpg") as picture:
             top = np.asarray(picture)[: round(picture.height / 8) - 8]
-        assert (top.max() < 10) is hidden
+        assert bool(top.max() < 10) is hidden
