@@ -219,7 +219,8 @@ def _is_missing(exc: BaseException) -> bool:
 
 def _text(exc: BaseException) -> str:
     text = str(getattr(exc, "strerror", None) or exc) or type(exc).__name__
-    line = scrub(text).splitlines()[0].strip().rstrip(".")
+    line = scrub(text).splitlines()[0].strip().rstrip(".: ")
+    line = line.encode("utf-8", "backslashreplace").decode("utf-8")
     return line if len(line) <= 200 else f"{line[:200]}..."  # noqa: PLR2004 - one line of a row
 
 

@@ -298,9 +298,11 @@ def _open_listed(place: str, access: Access) -> tuple[Any, str]:
     """
     try:
         filesystem, path = open_filesystem(place, access)
-    except ProtocolRefused as exc:
-        raise NotAllowed(exc.sentence, exc.hint) from exc
-    except (UsageError, MissingPackage) as exc:
+    except ProtocolRefused as exc:  # without its sentence, which names what the row names too
+        raise NotAllowed("It is no path or URL that may be read.", exc.hint) from exc
+    except UsageError as exc:
+        raise Unreadable("It is no path or URL that can be used.", exc.hint) from exc
+    except MissingPackage as exc:
         raise Unreadable(exc.sentence, exc.hint) from exc
     return filesystem, access.check_path(path) if is_local(filesystem) else path
 

@@ -79,6 +79,8 @@ def open_filesystem(url: str, access: Access | None = None) -> tuple[Any, str]:
         raise UsageError("Expected a folder, a URL or a file, found an empty name.")
     protocol, url = _split_protocol(url)
     extra = EXTRAS.get(protocol, "web" if protocol in WEB else "")
+    if extra in _OPTIONS and not url.partition("://")[2].strip("/"):
+        raise UsageError(f"{url} names no bucket.", "Write its name after the two slashes.")
     try:
         filesystem, root = _open(protocol, url, extra, access or Access())
     except ImportError as exc:
@@ -94,8 +96,6 @@ def open_filesystem(url: str, access: Access | None = None) -> tuple[Any, str]:
             ) from exc
         raise UsageError(f"{shown} is no path or URL that can be read.", private=private) from exc
     if extra in _OPTIONS:
-        if not root.strip("/"):
-            raise UsageError(f"{scrub_url(url)} names no bucket.", "Write it after the //.")
         _quieten(filesystem, extra)
     return filesystem, root
 

@@ -13,6 +13,8 @@ from batch_scorer import ledger
 from batch_scorer.decoding import read_image
 from batch_scorer.errors import UsageError
 from batch_scorer.identifiers import KEY_VARIABLE, Identifiers
+from batch_scorer.output import open_output
+from batch_scorer.runner import ScoreJob, score_batch
 from tests.batch_scorer.pixel_table import GREY, dicom
 from tests.conftest import make_film
 
@@ -173,3 +175,50 @@ def test_without_a_key_one_line_says_that_they_are_left_out(cxr, ward, tiny_mode
     assert json.loads((out / ledger.RUN_FILE).read_text())["identifiers"] == "drop"
     silent = cxr("score", ward, "-o", out, "--model", tiny_model, "--identifiers", "drop")
     assert "left out" not in silent.stderr
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "column"),
+    [
+        ("keep", b"", "person7"),
+        ("drop", KEY, ""),
+        ("hash", b"", ""),
+        ("hash", KEY, Identifiers("hash", KEY).apply("person7", "")[0]),
+    ],
+)
+def test_a_patient_number_in_a_file_s_name_is_treated_as_one_in_a_header(
+    folder, tiny_model, tmp_path, mode, key, column
+):
+    (folder / "person7_virus_1.png").write_bytes(make_film())
+    job = ScoreJob(
+        str(folder), str(tmp_path / "out"), (str(tiny_model),), identifiers=Identifiers(mode, key)
+    )
+    score_batch(job)
+    rows = {row.image: row for row in ledger.read_run(open_output(tmp_path / "out"))[1]}
+    assert rows["person7_virus_1.png"].patient == column
+    assert rows["NORMAL/film_0.png"].patient == ""
+    assert "person7" not in rows["person7_virus_1.png"].patient or mode == "keep"
+
+
+def test_films_of_one_patient_stay_together_whatever_the_column_holds(tiny_model, tmp_path):
+    for number in range(40):
+        label = "PNEUMONIA" if number % 2 else "NORMAL"
+        name = f"person{number // 8 * 2 + number % 2}_bacteria_{number}.png"
+        path = tmp_path / "films" / label / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make_film(60 + 3 * number, seed=number))
+    metrics = []
+    for mode, key in (("keep", b""), ("hash", b""), ("hash", KEY)):
+        output = str(tmp_path / f"{mode}{len(key)}")
+        job = ScoreJob(
+            str(tmp_path / "films"),
+            output,
+            (str(tiny_model),),
+            identifiers=Identifiers(mode, key),
+        )
+        metrics.append(score_batch(job).metrics)
+    kept, dropped, hashed = metrics
+    assert kept == dropped
+    before, after = (found[0].metrics["accuracy"] for found in (kept, hashed))
+    assert after.value == before.value  # hashes sort otherwise, and so are drawn otherwise
+    assert (after.low, after.high) == pytest.approx((before.low, before.high), abs=0.05)
