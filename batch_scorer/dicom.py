@@ -330,7 +330,8 @@ def _check_lengths(dataset: Any) -> None:
 
 def _check_values(dataset: Any, names: tuple[str, ...], limit: int = MAX_VALUE_BYTES) -> None:
     for name in names:
-        length = getattr(dataset.get_item(name), "length", 0) if name in dataset else 0
+        value = dataset.get_item(name).value if name in dataset else None
+        length = len(value) if isinstance(value, bytes) else 0
         if length > limit:
             raise TooLarge(
                 f"Expected at most {limit:,} bytes in the DICOM element {name}, found {length:,}."
@@ -348,7 +349,13 @@ def _parse(data: bytes | memoryview, *, header_only: bool) -> Any:
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         inflated = _Elements(_inflate(memoryview(data)[start + elements.tell() :]))
         stop_when = _at_pixels if header_only else None
-        dataset = read_dataset(inflated, False, True, stop_when, specific_tags=_tags())  # noqa: FBT003
+        dataset = read_dataset(
+            inflated,
+            is_implicit_VR=False,
+            is_little_endian=True,
+            stop_when=stop_when,
+            specific_tags=_tags(),
+        )
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.file_meta = meta
         return dataset

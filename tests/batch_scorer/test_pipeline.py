@@ -7,19 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-from batch_scorer import pipeline
+from batch_scorer import decoder, pipeline
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.pipeline import score_locally
 from batch_scorer.runner import ScoreJob
 from batch_scorer.speed import prepare_work
+from tests.batch_scorer.fake_workers import options_of
+from tests.batch_scorer.pixel_table import GREY, dicom
 from tests.cards import tiny_probability
-from tests.conftest import make_film
+from tests.conftest import encode, make_film
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from batch_scorer.classifier import Answers, Classifier
 
 
@@ -111,3 +112,60 @@ def test_an_engine_that_is_closed_early_stops_decoding(work, monkeypatch):
     next(engine)
     engine.close()
     assert 2 <= len(read) < 40
+
+
+def work_on(folder, model, **changes):
+    job = ScoreJob(str(folder), "", (str(model),), batch_size=2, threads=1)
+    return replace(prepare_work(job, 40)[0], **changes)
+
+
+def test_an_image_under_suspicion_cannot_end_the_run_whatever_its_kind(
+    tmp_path, tiny_model, monkeypatch
+):
+    monkeypatch.setattr(decoder, "_COMMAND", options_of("die_of_everything"))
+    for seed in range(4):
+        pixels = np.random.default_rng(seed).integers(90, 160, (90, 120), np.uint8)
+        (tmp_path / f"{seed}.jpeg").write_bytes(encode(pixels, "JPEG"))
+    work = work_on(tmp_path, tiny_model, suspects=frozenset({"1.jpeg"}))
+    rows = [row for batch in score_locally(work) for row in batch]
+    assert [row.reason for row in rows] == ["", "decoder_killed", "", ""]
+    assert [row.status for row in rows] == ["scored", "failed", "scored", "scored"]
+
+
+def test_copies_of_an_image_that_killed_its_decoder_kill_no_more(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr(decoder, "_COMMAND", options_of("die_of_patients"))
+    started = []
+    start = decoder.Decoder._start
+    monkeypatch.setattr(decoder.Decoder, "_start", lambda self: started.append(self) or start(self))
+    for name in "abcd":
+        (tmp_path / name).write_bytes(dicom(GREY, PatientID="FATAL"))
+    rows = [row for batch in score_locally(work_on(tmp_path, tiny_model)) for row in batch]
+    assert [row.image for row in rows] == ["a", "b", "c", "d"]
+    assert {row.reason for row in rows} == {"decoder_killed"}
+    assert len(started) == 2
+
+
+def test_no_process_is_left_when_a_run_ends_early(tmp_path, tiny_model, monkeypatch):
+    started = []
+    start = decoder.Decoder._start
+
+    def start_and_note(self):
+        worker = start(self)
+        started.append(worker._process)
+        return worker
+
+    monkeypatch.setattr(decoder.Decoder, "_start", start_and_note)
+    for index in range(20):
+        (tmp_path / f"{index:02}").write_bytes(dicom(GREY, PatientID=str(index)))
+    engine = score_locally(work_on(tmp_path, tiny_model))
+    next(engine)
+    engine.close()
+    assert len(started) == 1
+    assert started[0].returncode is not None
+
+
+def test_a_run_says_how_much_memory_its_workers_took(tmp_path, tiny_model):
+    (tmp_path / "film").write_bytes(dicom(GREY))
+    work = work_on(tmp_path, tiny_model)
+    list(score_locally(work))
+    assert work.meter.peak_memory_bytes > 10_000_000

@@ -20,6 +20,8 @@ from batch_scorer.errors import Interrupted, LedgerError
 from batch_scorer.journal import FOLDER, Journal
 from batch_scorer.output import open_output
 from batch_scorer.runner import ScoreJob, name_method, score_batch
+from tests.batch_scorer.fake_workers import options_of
+from tests.batch_scorer.pixel_table import GREY, dicom
 from tests.conftest import make_film, save_tiny_model
 
 KILLS = 30
@@ -341,3 +343,53 @@ def test_an_image_that_killed_a_run_meets_the_next_one_in_a_process_of_its_own(
     assert codes == [-9, 3], run.stderr
     rows = {row.image: row for row in ledger.read_run(open_output(tmp_path / "out"))[1]}
     assert rows[killer.name].status == "scored"
+
+
+def test_an_image_that_killed_its_decoder_is_not_tried_again_until_it_changes(
+    tmp_path, tiny_model, monkeypatch
+):
+    films, output = tmp_path / "films", tmp_path / "out"
+    films.mkdir()
+    (films / "fatal").write_bytes(dicom(GREY, PatientID="FATAL"))
+    (films / "sound").write_bytes(make_film())
+    (films / "cut.png").write_bytes(make_film(seed=3)[:300])
+    job = job_of(films, output, tiny_model)
+    reasons = {"fatal": "decoder_killed", "sound": "", "cut.png": "truncated"}
+    with monkeypatch.context() as patched:
+        patched.setattr(decoder, "_COMMAND", options_of("die_of_patients"))
+        score_batch(job)
+    assert reasons_in(output) == reasons
+
+    (films / "new").write_bytes(make_film(seed=1))
+    score_batch(job)  # today's decoders would read it
+    assert reasons_in(output) == reasons | {"new": ""}
+
+    night = replace(job, output=str(tmp_path / "night"), earlier=(open_output(output),))
+    score_batch(night)
+    assert reasons_in(night.output) == reasons | {"new": ""}
+
+    os.utime(films / "fatal", (1, 1))
+    score_batch(job)
+    assert reasons_in(output) == reasons | {"new": "", "fatal": ""}
+
+
+def reasons_in(output):
+    return {row.image: row.reason for row in ledger.read_run(open_output(output))[1]}
+
+
+def test_where_images_cannot_be_decoded_the_run_fails_in_one_sentence(cxr, tmp_path, tiny_model):
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "film").write_bytes(dicom(GREY))
+    (tmp_path / "no_workers").mkdir()
+    (tmp_path / "no_workers" / "sitecustomize.py").write_text(
+        "import subprocess\n"
+        "def refuse(*_, **__):\n    raise PermissionError(1, 'Operation not permitted')\n"
+        "subprocess.Popen = refuse\n"
+    )
+    path = os.pathsep.join([str(tmp_path / "no_workers"), os.environ.get("PYTHONPATH", "")])
+    run = cxr("score", films, "-o", tmp_path / "out", "--model", tiny_model, PYTHONPATH=path)
+    assert run.returncode == 1
+    assert run.stderr.count("No process can be started to decode images in") == 1
+    assert "Traceback" not in run.stderr
+    assert not (tmp_path / "out" / ledger.CSV_FILE).exists()
