@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import threading
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ MAX_STEPS = 50_000
 the largest headers has some thousand."""
 LARGE_PIXELS = 20_000_000
 """More than the largest plain chest film has; smaller images never wait for each other."""
+MAX_HEADER_BYTES = 8_000_000
+"""Of a JPEG or PNG file, before its pixels: Pillow puts some of its pieces together one by one."""
 MAX_SCANS = 100
 """Progressive JPEG writers make 10 or so; those that try to save every byte, 20."""
 MAX_SCANNED_PIXELS = 2_000_000_000
@@ -80,21 +83,32 @@ class LimitedBytes(io.BytesIO):
     Args:
         data: The whole file.
         max_steps: How many there may be.
+        max_header_bytes: How much may be read before ``pass_header`` is called.
     """
 
-    def __init__(self, data: bytes, max_steps: int = MAX_STEPS) -> None:
+    def __init__(
+        self, data: bytes, max_steps: int = MAX_STEPS, max_header_bytes: float = math.inf
+    ) -> None:
         super().__init__(data)
         self.steps = Steps(max_steps)
+        self._header_bytes_left = max_header_bytes
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read as from any file.
 
         Raises:
-            TooLarge: There have been too many reads.
+            TooLarge: There have been too many reads, or the header is too long.
         """
         found = super().read(size)
         self.steps.count_read(len(found))
+        self._header_bytes_left -= len(found)
+        if self._header_bytes_left < 0:
+            self.steps.spend(self.steps.left + 1)
         return found
+
+    def pass_header(self) -> None:
+        """Allow reads of any length from here on."""
+        self._header_bytes_left = math.inf
 
 
 def count_scans(data: bytes) -> int:

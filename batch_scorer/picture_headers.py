@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_RUN_LENGTH_BYTES = 4_000_000
-"""Of a BMP in run lengths, which Pillow decodes in Python."""
+MAX_RUN_LENGTH_PIXELS = 10_000_000
 MAX_TAGS = 1000
 """Of a TIFF page; a plain one has 10 to 20, one of a microscope 100."""
 MAX_TAG_VALUES = 200_000
 """A palette has 196,608; each value becomes an object of Python's."""
 MAX_REPEATS = 8
 """How often all tags, or all strips, may hold as many bytes as the file has."""
+_COMPRESSIBLE_HEADER_BYTES = 40
 _UNCOMPRESSED_BITMAPS = (0, 3, 6)
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _VALUE_BYTES |= {16: 8, 17: 8, 18: 8}
@@ -63,16 +64,20 @@ def read_webp_size(data: bytes) -> tuple[int, int]:
 
 
 def check_bitmap(data: bytes) -> None:
-    """Refuse a large BMP in run lengths.
+    """Refuse a large BMP in run lengths, which Pillow decodes in Python.
 
     Raises:
-        TooLarge: It has more than ``MAX_RUN_LENGTH_BYTES``.
+        TooLarge: It has more than ``MAX_RUN_LENGTH_BYTES`` or ``MAX_RUN_LENGTH_PIXELS``.
     """
-    compressed = int.from_bytes(data[30:34], "little") not in _UNCOMPRESSED_BITMAPS
-    if compressed and len(data) > MAX_RUN_LENGTH_BYTES:
+    header_bytes, compression = (int.from_bytes(data[at : at + 4], "little") for at in (14, 30))
+    if header_bytes < _COMPRESSIBLE_HEADER_BYTES or compression in _UNCOMPRESSED_BITMAPS:
+        return
+    width, height = (int.from_bytes(data[at : at + 4], "little", signed=True) for at in (18, 22))
+    if len(data) > MAX_RUN_LENGTH_BYTES or abs(width * height) > MAX_RUN_LENGTH_PIXELS:
         raise TooLarge(
-            f"Expected a compressed BMP of at most {MAX_RUN_LENGTH_BYTES // 1_000_000} MB, "
-            f"found {len(data) / 1e6:.0f} MB.",
+            f"Expected a compressed BMP of at most {MAX_RUN_LENGTH_BYTES // 1_000_000} MB and "
+            f"{MAX_RUN_LENGTH_PIXELS // 1_000_000} megapixels, found {len(data) / 1e6:.1f} MB and "
+            f"{abs(width * height) / 1e6:.1f}.",
             "Save it as PNG.",
         )
 

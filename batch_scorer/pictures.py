@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import struct
 import warnings
 from contextlib import contextmanager, suppress
@@ -29,7 +30,14 @@ from batch_scorer.greyscale import (
     map_stored,
     stretch_range,
 )
-from batch_scorer.limits import MAX_STEPS, LimitedBytes, check_scans, count_scans, out_of_memory
+from batch_scorer.limits import (
+    MAX_HEADER_BYTES,
+    MAX_STEPS,
+    LimitedBytes,
+    check_scans,
+    count_scans,
+    out_of_memory,
+)
 from batch_scorer.picture_headers import (
     MAX_RUN_LENGTH_BYTES,
     MAX_TAG_VALUES,
@@ -159,7 +167,7 @@ def _has_one_scan(image: JpegImageFile, data: bytes) -> bool:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    max_steps = MAX_STEPS
+    max_steps, max_header_bytes = MAX_STEPS, math.inf
     if data[:4] == b"RIFF":
         size = read_webp_size(data)
         check_area(*size)
@@ -170,9 +178,12 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     elif data[:2] in {b"II", b"MM"}:
         check_tiff(data)
         max_steps += MAX_TAG_VALUES
-    file = LimitedBytes(data, max_steps)
+    else:
+        max_header_bytes = MAX_HEADER_BYTES
+    file = LimitedBytes(data, max_steps, max_header_bytes)
     try:
         with Image.open(file, formats=PICTURE_FORMATS) as image:
+            file.pass_header()
             yield image
     except ImageError:
         raise

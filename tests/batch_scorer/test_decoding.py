@@ -26,8 +26,10 @@ from pydicom.uid import (
 from batch_scorer import dicom_pixels
 from batch_scorer.decoding import (
     HEADER_BYTES,
+    ImageContent,
     decode_radiograph,
     measure_radiograph,
+    read_image,
     sniff,
 )
 from batch_scorer.dicom import open_dicom
@@ -379,6 +381,33 @@ def test_a_full_size_film_decodes_to_nearly_its_published_small_copy():
         copy = REAL_DATA / "chest_xray" / "train" / path.parent.name / path.name
         full, small = (decode_radiograph(p.read_bytes(), 224).astype(float) for p in (path, copy))
         assert np.abs(full - small).mean() < 4
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_one_reading_gives_all_that_several_would(row):
+    content = read_image(row.data, [48, SIZE_PX])
+    assert content.problem is None
+    assert sorted(content.pixels) == [48, SIZE_PX]
+    for size_px, pixels in content.pixels.items():
+        assert np.array_equal(pixels, decode_radiograph(row.data, size_px))
+    assert (content.width_px, content.height_px) == measure_radiograph(row.data)
+
+
+def test_large_pictures_come_out_the_same_though_they_are_converted_in_pieces(monkeypatch):
+    pictures = [row.data for row in ROWS if not row.name.startswith("DICOM")]
+    whole = [decode_radiograph(data, SIZE_PX) for data in pictures]
+    monkeypatch.setattr("batch_scorer.pictures.BAND_PIXELS", 777)
+    monkeypatch.setattr("batch_scorer.greyscale._CHUNK_VALUES", 777)
+    for data, expected in zip(pictures, whole, strict=True):
+        assert np.array_equal(decode_radiograph(data, SIZE_PX), expected)
+
+
+def test_a_header_is_read_though_the_pixels_are_cut_short():
+    film = dicom(GREY, PatientID="7", StudyInstanceUID="1.2")
+    content = read_image(film[:-4000], [SIZE_PX])
+    assert isinstance(content.problem, Truncated)
+    assert (content.patient_id, content.study_uid) == ("7", "1.2")
+    assert read_image(film[:-4000], ()) == ImageContent("7", "1.2")
 
 
 def test_pillow_is_the_filter_s_reference():

@@ -93,7 +93,7 @@ def test_files_without_further_outputs_are_refused(tiny_model):
 
 SCRIPTS = (
     *("evidence", "typicality", "features_svm", "seeds"),
-    *("cold_start", "end_to_end", "memory", "notebook_way", "report_scale"),
+    *("cold_start", "decoder_cost", "end_to_end", "memory", "notebook_way", "report_scale"),
 )
 
 

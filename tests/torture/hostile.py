@@ -195,11 +195,11 @@ def webp(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
 
 
-def run_lengths() -> bytes:
-    """A BMP in run lengths of one pixel each."""
+def run_lengths(side: int, runs: bytes) -> bytes:
+    """A BMP in run lengths."""
     head = struct.pack("<2sIHHI", b"BM", 0, 0, 0, 14 + 40 + 1024)
-    info = struct.pack("<IiiHHIIiiII", 40, 5000, 5000, 1, 8, 1, 0, 0, 0, 256, 0)
-    return head + info + bytes(1024) + b"\1\7" * 25_000_000
+    info = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, 0, 0, 0, 256, 0)
+    return head + info + bytes(1024) + runs
 
 
 def tiff_with(entries: list[tuple[int, int, int, int]], behind: bytes = b"") -> bytes:
@@ -231,7 +231,15 @@ def picture_files() -> Files:
         "png of chunks": (film[:33] + png_chunk(b"abCd", b"") * 1_000_000 + film[33:], TOO_LARGE),
         "webp of 268 megapixels": (webp(16_384, 16_384), TOO_LARGE),
         "webp of 79 megapixels": (webp(8_888, 8_888), TOO_LARGE),
-        "bmp of run lengths": (run_lengths(), TOO_LARGE),
+        "jpeg of exif": (
+            jpeg[:2] + segment(0xFFE1, b"Exif\0\0" + bytes(65_000)) * 2000 + jpeg[2:],
+            TOO_LARGE,
+        ),
+        "bmp of run lengths": (run_lengths(3000, b"\1\7" * 4_500_000), TOO_LARGE),
+        "bmp of lines without pixels": (
+            run_lengths(8888, b"\1\7\0\0" * 8888 + bytes(5000)),
+            TOO_LARGE,
+        ),
         "tiff of 60,000 tags": (tiff_with([(256 + n, 4, 1, 0) for n in range(60_000)]), TOO_LARGE),
         "tiff of shared strips": (tiff_of_shared_strips(), TOO_LARGE),
     }
