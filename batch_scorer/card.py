@@ -12,32 +12,50 @@ refuses every version but its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
+from batch_scorer.card_checks import (
+    LONGEST_CARD,
+    ROUNDING,
+    check_curves,
+    check_lengths,
+    check_metrics,
+    check_order,
+    check_shares,
+    check_texts,
+)
 from batch_scorer.comparison import Comparison
 from batch_scorer.data_audit import DataAudit
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
-from batch_scorer.metrics import Confusion, Curve, Estimate
+from batch_scorer.metrics import METRICS, Confusion, Curve, Estimate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_T = TypeVar("_T")
 
 CARD_VERSION = 1
 CARD_KEY = "cxr_card"
 CLASSES = ("NORMAL", "PNEUMONIA")
 SELF_TEST_RECIPE = "phantom-1"
+SELF_TEST_IMAGES = 4
 SELF_TEST_TOLERANCE = 1e-3
+FLOAT16_SELF_TEST_TOLERANCE = 5e-3
+"""A GPU adds halves in another order, a CPU rounds less. int8 needs no room: its sums are exact."""
 SmallKind = Literal["float16", "int8"]
+Loss = Annotated[float, Meta(ge=0, le=1e6)]
+Probability = Annotated[float, Meta(ge=-ROUNDING, le=1 + ROUNDING)]
 
 
 class Threshold(msgspec.Struct, frozen=True):
     """The operating threshold: a film is flagged at or above ``value``."""
 
-    value: float
+    value: Annotated[float, Meta(gt=0, lt=1)]
     rule: str
     chosen_on: str
 
@@ -72,16 +90,26 @@ class Reference(msgspec.Struct, frozen=True):
     confusion: Confusion
     roc: Curve
     reliability: Curve
-    score_quantiles: list[float]
+    score_quantiles: Annotated[list[float], Meta(min_length=2)]
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        check_metrics(self.metrics, METRICS)
+        check_curves(self.roc, self.reliability)
+        check_order(self.score_quantiles)
 
 
 class History(msgspec.Struct, frozen=True):
     """One value per epoch."""
 
-    loss: list[float]
-    val_loss: list[float]
-    accuracy: list[float]
-    val_accuracy: list[float]
+    loss: list[Loss]
+    val_loss: list[Loss]
+    accuracy: list[Probability]
+    val_accuracy: list[Probability]
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        check_lengths(self.loss, self.val_loss, self.accuracy, self.val_accuracy)
 
 
 class Training(msgspec.Struct, frozen=True):
@@ -89,7 +117,7 @@ class Training(msgspec.Struct, frozen=True):
 
     data: str
     data_fingerprint: str
-    films: dict[str, int]
+    films: Annotated[dict[str, int], Meta(min_length=1)]
     split_policy: str
     seed: int
     epochs: int
@@ -114,8 +142,10 @@ class SelfTest(msgspec.Struct, frozen=True):
     """
 
     recipe: str
-    probabilities: list[float]
-    tolerance: float
+    probabilities: Annotated[
+        list[Probability], Meta(min_length=SELF_TEST_IMAGES, max_length=SELF_TEST_IMAGES)
+    ]
+    tolerance: Annotated[float, Meta(gt=0, le=FLOAT16_SELF_TEST_TOLERANCE)]
 
 
 class Band(msgspec.Struct, frozen=True):
@@ -125,11 +155,17 @@ class Band(msgspec.Struct, frozen=True):
     fall into it.
     """
 
-    low: float
-    high: float
+    low: Probability
+    high: Probability
     rule: str
     chosen_on: str
     share: Estimate
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        if not self.low < self.high:
+            raise ValueError(f"expected a band, found one from {self.low} up to {self.high}")
+        check_shares([self.share])
 
     def holds(self, probability: float) -> bool:
         """Whether an answer is uncertain."""
@@ -150,6 +186,10 @@ class ExternalSet(msgspec.Struct, frozen=True):
     note: str
     rejected: int = 0
 
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        check_shares([self.share])
+
 
 class Etiology(msgspec.Struct, frozen=True):
     """The second question: what caused a pneumonia. Weaker than the first, and only for study.
@@ -160,7 +200,12 @@ class Etiology(msgspec.Struct, frozen=True):
 
     classes: tuple[str, str]
     calibration: Calibration
-    references: dict[str, dict[str, Estimate]]
+    references: Annotated[dict[str, dict[str, Estimate]], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        for figures in self.references.values():
+            check_metrics(figures, METRICS)
 
 
 class Typicality(msgspec.Struct, frozen=True):
@@ -176,9 +221,23 @@ class Typicality(msgspec.Struct, frozen=True):
     flag_above: float
     reject_above: float
     chosen_on: str
-    quantiles: list[float]
+    quantiles: Annotated[list[float], Meta(min_length=2)]
     flagged: dict[str, Estimate]
     rejected: dict[str, Estimate]
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        if not self.flag_above <= self.reject_above:
+            raise ValueError(
+                f"expected to flag what is less strange than what is rejected, found "
+                f"{self.flag_above} and {self.reject_above}"
+            )
+        if self.flagged.keys() != self.rejected.keys():
+            raise ValueError(
+                "expected what is flagged and rejected of the same images, found others"
+            )
+        check_order(self.quantiles)
+        check_shares([*self.flagged.values(), *self.rejected.values()])
 
     def share_stranger(self, atypicality: float) -> float:
         """The share of training films that are at least as strange."""
@@ -195,10 +254,14 @@ class Faithfulness(msgspec.Struct, frozen=True):
     """
 
     films: int
-    steps: list[float]
+    steps: Annotated[list[float], Meta(min_length=2)]
     deletion: list[float]
     random_deletion: list[float]
     randomised_correlation: float
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        check_lengths(self.steps, self.deletion, self.random_deletion)
 
     @property
     def beats_random(self) -> bool:
@@ -210,8 +273,8 @@ class Evidence(msgspec.Struct, frozen=True):
     """The map of evidence: output ``evidence`` (N, height, width), in units of the logit."""
 
     method: str
-    height: int
-    width: int
+    height: Annotated[int, Meta(ge=1, le=1024)]
+    width: Annotated[int, Meta(ge=1, le=1024)]
     faithfulness: Faithfulness
 
 
@@ -247,7 +310,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     summary: str
     decode_version: int
     classes: tuple[str, str]
-    size_px: int
+    size_px: Annotated[int, Meta(ge=16, le=1024)]
     threshold: Threshold
     calibration: Calibration
     references: dict[str, Reference]
@@ -265,20 +328,40 @@ class ModelCard(msgspec.Struct, frozen=True):
     precision: Precision | None = None
     withheld: str = ""
 
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        if self.classes != CLASSES:
+            raise ValueError(f"expected the classes {CLASSES}, found {self.classes}")
+        if "validation" not in self.references:
+            raise ValueError("expected figures of the validation films, found none")
+        float16 = self.precision is not None and self.precision.kind == "float16"
+        limit = FLOAT16_SELF_TEST_TOLERANCE if float16 else SELF_TEST_TOLERANCE
+        if self.self_test and self.self_test.tolerance > limit:
+            raise ValueError(
+                f"expected a self-test to within {limit}, found {self.self_test.tolerance}"
+            )
+
     @property
     def reference(self) -> Reference:
         """The split to quote: the test films where they were opened, else validation."""
         return self.references.get("test") or self.references["validation"]
 
 
+def output_shapes(card: ModelCard, images: int) -> dict[str, tuple[int, ...]]:
+    """What the model file of this card gives for a number of images: outputs and their shapes."""
+    shapes: dict[str, tuple[int, ...]] = {"probability": (images,)}
+    if card.evidence:
+        shapes["evidence"] = (images, card.evidence.height, card.evidence.width)
+    if card.typicality:
+        shapes["atypicality"] = (images,)
+    if card.etiology:
+        shapes["viral"] = (images,)
+    return shapes
+
+
 def output_names(card: ModelCard) -> set[str]:
     """What the model file of this card answers."""
-    described = {
-        "evidence": card.evidence,
-        "atypicality": card.typicality,
-        "viral": card.etiology,
-    }
-    return {"probability", *(name for name, part in described.items() if part)}
+    return set(output_shapes(card, 1))
 
 
 def write_card(card: ModelCard, *, indent: int = 0) -> str:
@@ -304,26 +387,43 @@ def read_card(text: str | None, where: str) -> ModelCard:
             f"{where} is an ONNX file without a model card.",
             "Use a model that `cxr export` made.",
         )
-    try:
-        version = msgspec.json.decode(text, type=_CardVersion).card_version
-    except msgspec.DecodeError as exc:
-        raise CardVersionUnsupported(f"The model card of {where} is broken: {exc}.") from exc
+    if len(text) > LONGEST_CARD:
+        raise CardVersionUnsupported(
+            f"Expected a model card of at most {LONGEST_CARD:,} characters in {where}, "
+            f"found {len(text):,}.",
+            "Use a model that `cxr export` made.",
+        )
+    version = _decode(text, _CardVersion, where).card_version
     if version != CARD_VERSION:
         raise CardVersionUnsupported(
             f"Expected model card version {CARD_VERSION}, found {version} in {where}.",
             "Export the model again with this release, or use the release that made it.",
         )
-    try:
-        card = msgspec.json.decode(text, type=ModelCard)
-    except msgspec.DecodeError as exc:
-        raise CardVersionUnsupported(f"The model card of {where} is broken: {exc}.") from exc
+    card = _decode(text, ModelCard, where)
     if card.decode_version != DECODE_VERSION:
         raise DecodeVersionMismatch(
             f"Expected a model for decode version {DECODE_VERSION}, "
             f"found {card.decode_version} in {where}.",
             "Train and export the model again with this release.",
         )
+    try:
+        check_texts(msgspec.to_builtins(card))
+    except ValueError as exc:
+        raise _broken(where, exc) from exc
     return card
+
+
+def _decode(text: str, kind: type[_T], where: str) -> _T:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, RecursionError, OverflowError) as exc:
+        raise _broken(where, exc) from exc
+
+
+def _broken(where: str, error: Exception) -> CardVersionUnsupported:
+    return CardVersionUnsupported(
+        f"The model card of {where} is broken: {error}.", "Use a model that `cxr export` made."
+    )
 
 
 class _CardVersion(msgspec.Struct):

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import onnx
-import onnxruntime
 import tf2onnx
 
-from batch_scorer.card import SELF_TEST_RECIPE, SELF_TEST_TOLERANCE, SelfTest, self_test_pixels
+from batch_scorer.card import (
+    FLOAT16_SELF_TEST_TOLERANCE,
+    SELF_TEST_RECIPE,
+    SELF_TEST_TOLERANCE,
+    SelfTest,
+    self_test_pixels,
+)
 from batch_scorer.classifier import MANIFEST, Manifest
+from batch_scorer.onnx_runtime import ort
 from exporter import convert
 from exporter.manifest import read_manifest, write_manifest
 from exporter.quantize import keep_halves, to_float16, to_int8
@@ -32,9 +38,6 @@ if TYPE_CHECKING:
 
     Kind = Literal["float32"] | SmallKind
     Draft = tuple[onnx.ModelProto, ModelCard, NDArray[np.float64]]
-
-# A GPU adds halves in another order, a CPU rounds less. int8 needs no room: its sums are exact.
-FLOAT16_SELF_TEST_TOLERANCE = 5e-3
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def _as_smaller(run: Run, kind: SmallKind) -> Draft:
         judged, tolerance = keep_halves(graph), FLOAT16_SELF_TEST_TOLERANCE
     precision = judge(kind, graph_probabilities(judged, run.validation.pixels), run)
     answers = graph_probabilities(judged, self_test_pixels(card.size_px))
-    card = msgspec.structs.replace(_with_self_test(card, answers, tolerance), precision=precision)
+    card = msgspec.structs.replace(card, precision=precision)
+    card = _with_self_test(card, answers, tolerance)
     return graph, card, graph_probabilities(graph, run.parity)
 
 
@@ -118,7 +122,7 @@ def _with_self_test(card: ModelCard, answers: NDArray[np.float64], tolerance: fl
             **card.versions,
             "tf2onnx": tf2onnx.__version__,
             "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": ort.__version__,
             "opset": str(convert.OPSET),
         },
     )
