@@ -24,6 +24,7 @@
     └── ImageError                    never ends a run: it becomes a row
         ├── Unreadable                failed   the bytes could not be read
         ├── Truncated                 failed   the file ends too early
+        ├── ModelOutputInvalid        failed   a model gave something else than probabilities
         ├── Unsupported               rejected not a format that is read
         ├── TooLarge                  rejected more pixels than are safe to decode
         ├── TooSmall                  rejected too few pixels to judge
@@ -197,6 +198,12 @@ class Truncated(ImageError):
     """The file ends before the image does."""
 
     code = "truncated"
+
+
+class ModelOutputInvalid(ImageError):
+    """A model gave something for the image that cannot be what it is meant to be."""
+
+    code = "model_output_invalid"
 
 
 class Unsupported(ImageError):

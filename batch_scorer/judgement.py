@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from batch_scorer.card import CLASSES
-from batch_scorer.errors import NotRadiograph
+from batch_scorer.card_checks import ROUNDING
+from batch_scorer.errors import ImageError, ModelOutputInvalid, NotRadiograph
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,9 +75,15 @@ def settle_batch(
     """
     for place, film in enumerate(judged.fresh):
         row = _measured(film, classifiers[0].card.size_px)
-        row = _with_typicality(row, classifiers[0].card, judged.answers[0], place)
-        if row.status == "scored" or keep_atypical:
-            row = _scored(row, classifiers, judged.answers, place)
+        try:
+            for classifier, answers in zip(classifiers, judged.answers, strict=True):
+                _check_outputs(classifier.card.name, answers, place)
+        except ModelOutputInvalid as exc:
+            row = _refused(film.row, exc)
+        else:
+            row = _with_typicality(row, classifiers[0].card, judged.answers[0], place)
+            if row.status == "scored" or keep_atypical:
+                row = _scored(row, classifiers, judged.answers, place)
         known[row.sha256] = row
     for film in judged.films:
         first = known.get(film.row.sha256)
@@ -88,6 +95,33 @@ def _measured(film: Film, size_px: int) -> Score:
     return msgspec.structs.replace(
         film.row, brightness=float(pixels.mean()), contrast=float(pixels.std())
     )
+
+
+def _check_outputs(model: str, answers: Answers, place: int) -> None:
+    """Refuse what no model may give for an image, whether or not its row would hold it.
+
+    Raises:
+        ModelOutputInvalid: A probability is no number from 0 to 1, or an atypicality or a place of
+            the evidence map is no finite number.
+    """
+    for name in ("probability", "viral", "atypicality", "evidence"):
+        if (values := getattr(answers, name)) is None:
+            continue
+        given = np.atleast_1d(values[place])
+        expected, valid = "a finite number", np.isfinite(given)
+        if name in {"probability", "viral"}:
+            expected = "a number from 0 to 1"
+            valid = (given >= -ROUNDING) & (given <= 1 + ROUNDING)
+        if not valid.all():
+            raise ModelOutputInvalid(
+                f"Expected {expected} as {name} from the model {model}, "
+                f"found {given[~valid][0]:g}.",
+                "Score the image with another model, and tell whoever made this one.",
+            )
+
+
+def _refused(row: Score, error: ImageError) -> Score:
+    return msgspec.structs.replace(row, status=error.status, reason=error.code, detail=str(error))
 
 
 def _with_typicality(row: Score, card: ModelCard, answers: Answers, place: int) -> Score:
@@ -108,18 +142,11 @@ def _with_typicality(row: Score, card: ModelCard, answers: Answers, place: int) 
         "Look for a photo, a page, a side view, or a film that is inverted, turned or bordered; "
         "--keep-atypical scores it all the same.",
     )
-    return msgspec.structs.replace(
-        row,
-        status=refusal.status,
-        reason=refusal.code,
-        detail=str(refusal),
-        typicality=0.0,
-        atypical=True,
-    )
+    return msgspec.structs.replace(_refused(row, refusal), typicality=0.0, atypical=True)
 
 
 def _scored(row: Score, classifiers: list[Classifier], answers: list[Answers], place: int) -> Score:
-    probabilities = [float(found.probability[place]) for found in answers]
+    probabilities = [_rounded(found.probability[place]) for found in answers]
     band = classifiers[0].card.band
     flags = [p >= c.card.threshold.value for p, c in zip(probabilities, classifiers, strict=True)]
     viral = answers[0].viral
@@ -131,10 +158,15 @@ def _scored(row: Score, classifiers: list[Classifier], answers: list[Answers], p
         probabilities=tuple(probabilities),
         prediction=CLASSES[flags[0]],
         uncertain=band.holds(probabilities[0]) if band else None,
-        viral=None if viral is None else float(viral[place]),
+        viral=None if viral is None else _rounded(viral[place]),
         agreement=flags.count(flags[0]) / len(flags),
         spread=max(probabilities) - min(probabilities) if len(probabilities) > 1 else None,
     )
+
+
+def _rounded(probability: np.float32) -> float:
+    """A probability without what rounding put it above 1 or below 0."""
+    return min(1.0, max(0.0, float(probability)))
 
 
 def with_answers(row: Score, first: Score) -> Score:

@@ -119,13 +119,20 @@ def _unstretch(pixels: NDArray[np.uint8], row: Score) -> Image.Image:
 def _write_maps(
     output: Output, films: list[tuple[_Shown, NDArray[np.uint8]]], classifier: Classifier
 ) -> dict[str, Peak]:
-    """Write the maps of films, all on one scale; their peaks by the stem of the thumbnail."""
+    """Write the maps of films, all on one scale; their peaks by the stem of the thumbnail.
+
+    An image whose evidence is not all finite numbers gets none.
+    """
     evidence = _ask(classifier, [pixels for _, pixels in films])
-    top = max(float(places.max()) for places in evidence)
-    for (film, _), places in zip(films, evidence, strict=True):
+    drawn = [
+        (film, places)
+        for (film, _), places in zip(films, evidence, strict=True)
+        if np.isfinite(places).all()
+    ]
+    top = max((float(places.max()) for _, places in drawn), default=0.0)
+    for film, places in drawn:
         ledger.write_evidence_map(output, film.row, draw_overlay(film.thumbnail, places, top))
-    stems = [ledger.thumbnail_stem(film.row) for film, _ in films]
-    return dict(zip(stems, map(find_peak, evidence), strict=True))
+    return {ledger.thumbnail_stem(film.row): find_peak(places) for film, places in drawn}
 
 
 def _ask(classifier: Classifier, pixels: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:

@@ -30,6 +30,7 @@ ATTACHED = {
 REASONS = {
     "unreadable": ("Could not be read", "Copy the file again from where it came from."),
     "truncated": ("Ends too early", "Copy the file again; part of it is missing."),
+    "model_output_invalid": ("A model gave no valid probability", "Score it with another model."),
     "unsupported": ("Not a format that is read", "Convert it to JPEG, PNG or DICOM."),
     "too_large": ("Too many pixels to open safely", "Save it at a smaller size."),
     "too_small": ("Too few pixels to judge", "Find the film at its original size."),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
+from batch_scorer import ledger
 from batch_scorer.card import CARD_KEY, write_card
 from batch_scorer.classifier import Classifier
 from batch_scorer.errors import ModelFileError
+from batch_scorer.output import open_output
 from batch_scorer.runner import ScoreJob, score_batch
 from tests.cards import make_tiny_card
 from tests.conftest import make_film, save_tiny_model
@@ -100,6 +103,75 @@ def test_a_file_that_lacks_an_answer_that_its_card_promises_is_refused(tmp_path)
     onnx.save(model, path)
     with pytest.raises(ModelFileError, match=r"it lacks \['evidence'\]"):
         Classifier.load(path)
+
+
+def without_number(path, output, bright, value):
+    """The model, with another value as one output of images brighter than a limit."""
+    model = onnx.load(path)
+    graph = model.graph
+    (node,) = (node for node in graph.node if output in node.output)
+    node.output[0] = "before"
+    condition = "white_image"
+    if output == "evidence":
+        graph.initializer.append(helper.make_tensor("places", TensorProto.INT64, [2], [1, 2]))
+        graph.node.append(helper.make_node("Unsqueeze", ["white_image", "places"], ["each_place"]))
+        condition = "each_place"
+    graph.initializer.append(helper.make_tensor("limit", TensorProto.FLOAT, [], [bright]))
+    graph.initializer.append(helper.make_tensor("wrong", TensorProto.FLOAT, [], [value]))
+    at = len(graph.node) - (output == "evidence")
+    graph.node.insert(at, helper.make_node("Greater", ["mean", "limit"], ["white_image"]))
+    graph.node.append(helper.make_node("Where", [condition, "wrong", "before"], [output]))
+    onnx.save(model, path)
+    return path
+
+
+WRONG = [
+    *(("probability", value) for value in (math.nan, math.inf, 7, -5, -0.01, 1.01)),
+    *(("viral", value) for value in (math.nan, 2)),
+    *(("atypicality", value) for value in (math.nan, math.inf, -math.inf)),
+    *(("evidence", value) for value in (math.nan, math.inf)),
+]
+
+
+@pytest.mark.parametrize("keep_atypical", [False, True])
+@pytest.mark.parametrize("primary", [True, False])
+@pytest.mark.parametrize(("output", "value"), WRONG)
+def test_an_output_that_cannot_be_fails_its_image_alone(
+    xrays, tmp_path, output, value, primary, keep_atypical
+):
+    parts = {"typicality": make_typicality(0.8, 1.5), "etiology": make_etiology()}
+    wrong = save_tiny_model(tmp_path / "wrong.onnx", "wrong", evidence=make_evidence(4), **parts)
+    without_number(wrong, output, 200, value)
+    models = [str(wrong), str(save_tiny_model(tmp_path / "tiny.onnx"))]
+    job = ScoreJob(
+        str(xrays),
+        tmp_path / "out",
+        tuple(models if primary else models[::-1]),
+        keep_atypical=keep_atypical,
+    )
+    manifest = score_batch(job)
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = {row["image"].removesuffix(".png"): row for row in csv.DictReader(file)}
+    for name in ("strange", "strange_copy"):
+        assert rows[name]["status"] == "failed"
+        assert rows[name]["reason"] == "model_output_invalid"
+        sentence = f"as {output} from the model wrong, found {value:g}. Score the image with"
+        assert sentence in rows[name]["detail"]
+        assert {rows[name][cell] for cell in ("prediction", "probability", "typicality")} == {""}
+    assert {rows[name]["status"] for name in ("typical", "edge")} == {"scored"}
+    assert (manifest.scored, manifest.rejected, manifest.failed) == (2, 0, 2)
+    assert manifest.reasons == {"model_output_invalid": 2}
+    assert manifest.flagged == 2
+
+
+def test_rounding_above_one_is_no_fault_and_is_not_shown(xrays, tmp_path):
+    model = save_tiny_model(tmp_path / "tiny.onnx")
+    without_number(model, "probability", 200, 1.0000001)
+    rows, run = score(xrays, model, tmp_path / "out")
+    assert run["failed"] == 0
+    assert rows["strange"]["probability"] == "1.000000"
+    _, stored = ledger.read_run(open_output(tmp_path / "out"))
+    assert max(row.probability for row in stored) == 1.0
 
 
 def test_every_answer_comes_back_by_name(model):

@@ -110,6 +110,28 @@ def test_only_films_that_get_a_map_go_through_the_model_again(
     assert asked[2:] == [*scoring, 4, 3]
 
 
+def test_evidence_that_is_no_number_draws_no_map(folder, tmp_path, telling_model, monkeypatch):
+    first = run(folder, tmp_path / "first", telling_model)
+    predict, times = Classifier.predict, []
+
+    def wrong(self: Classifier, pixels: np.ndarray) -> Answers:
+        times.append(len(pixels))
+        answers = predict(self, pixels)
+        if times == [4, 6, 4, 3]:  # the images that get a map, as they go through it once more
+            answers.evidence[0, 1, 2] = np.inf
+            answers.evidence[1, 3, 0] = np.nan
+        return answers
+
+    monkeypatch.setattr(Classifier, "predict", wrong)
+    manifest = run(folder, tmp_path / "out", telling_model)
+    assert manifest.scored == 6
+    ((stem, peak),) = manifest.gallery.maps.items()
+    assert peak == first.gallery.maps[stem]
+    assert [name for name in pictures(tmp_path / "out") if "evidence" in name] == [
+        f"{stem}-evidence.jpg"
+    ]
+
+
 def test_minutes_choose_the_films_and_another_choice_draws_them_again(
     folder, tmp_path, telling_model
 ):
