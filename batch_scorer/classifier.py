@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from batch_scorer.card import (
     CARD_KEY,
     SELF_TEST_RECIPE,
-    output_names,
+    output_shapes,
     read_card,
     self_test_pixels,
 )
 from batch_scorer.comparison import Comparison
+from batch_scorer.deadline import run_within
 from batch_scorer.errors import (
     CardVersionUnsupported,
     ModelFileError,
@@ -27,7 +27,9 @@ from batch_scorer.errors import (
     SelfTestFailed,
     UsageError,
 )
+from batch_scorer.onnx_runtime import ort
 from batch_scorer.process import available_cores, has_tiles
+from batch_scorer.session import OF_EXPORT, cancel_opening, infer, open_session, session_options
 from batch_scorer.tiles import raise_weights
 
 if TYPE_CHECKING:
@@ -43,17 +45,14 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TF32 would round a float32 model by more than its self-test allows, unasked; speed is what float16
 # files are for. Every batch has one shape, so memory is asked for as it is needed.
 _SETTINGS = {"cuda": {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}}
-_ORT_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-    RuntimeError,
-    ValueError,
-)
+SELF_TEST_LIMIT_S = {"cpu": 15.0, "cuda": 100.0}
+"""For a self-test in a batch of up to 64, which takes a second, and CUDA has to start: a graph may
+never end."""
+OPENING_S = 5.0
+"""What opening a session may add to that: ONNX Runtime then computes whatever is constant."""
+INFERENCE_LIMIT_S = 600.0
+"""For one batch of any size on a slow machine."""
+_FLOAT32 = "tensor(float)"
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -90,6 +89,8 @@ class Classifier:
     provider: str
     session: Any
     batch_size: int | None = None
+    limit_s: float = INFERENCE_LIMIT_S
+    """Seconds that one inference may take."""
 
     @classmethod
     def load(
@@ -120,15 +121,29 @@ class Classifier:
             raise ModelFileError(f"The model {path} cannot be read: {exc.strerror}.") from exc
         sha256 = hashlib.sha256(data).hexdigest()
         _check_bundled(path, sha256)
-        session = _open_session(data, path, provider, threads or available_cores())
-        metadata = session.get_modelmeta().custom_metadata_map
-        card = read_card(metadata.get(CARD_KEY), str(path))
-        _check_outputs(session, card, path)
-        used = session.get_providers()[0]
-        name = next(name for name, full in PROVIDERS.items() if full == used)
-        classifier = cls(card, path, sha256, name, session, batch_size)
-        classifier.self_test()
-        return classifier
+        providers = _choose_providers(provider)
+        limit_s = SELF_TEST_LIMIT_S[providers[0]] * max(1.0, (batch_size or 0) / 64)
+        options = session_options(threads or available_cores())
+
+        def open_and_test() -> Classifier:
+            tiles = providers == ["cpu"] and has_tiles()
+            named = [(PROVIDERS[name], _SETTINGS.get(name, {})) for name in providers]
+            session = open_session(
+                raise_weights(data) if tiles else data, str(path), options, named
+            )
+            used = _provider_of(session, provider)
+            card = _read_card(session, path)
+            tested = cls(card, path, sha256, used, session, batch_size, limit_s)
+            tested.self_test()
+            return replace(tested, limit_s=INFERENCE_LIMIT_S)
+
+        try:
+            return run_within(limit_s + OPENING_S, open_and_test, partial(cancel_opening, options))
+        except TimeoutError as exc:
+            raise ModelFileError(
+                f"Expected {path} to load in {limit_s + OPENING_S:g} seconds, found it not ready.",
+                OF_EXPORT,
+            ) from exc
 
     def predict(self, pixels: NDArray[np.uint8]) -> Answers:
         """Everything that the model says of decoded films.
@@ -150,19 +165,10 @@ class Classifier:
         if films < whole:
             blank = np.zeros((whole - films, *pixels.shape[1:]), np.uint8)
             pixels = np.concatenate([pixels, blank])
-        names = sorted(output_names(self.card))
+        shapes = output_shapes(self.card, len(pixels))
         device = "cuda" if self.provider == "cuda" else "cpu"
-        try:
-            # Bound, so that nothing leaves the device before all of it is there.
-            binding = self.session.io_binding()
-            binding.bind_cpu_input("pixels", np.ascontiguousarray(pixels))
-            for name in names:
-                binding.bind_output(name, device)
-            self.session.run_with_iobinding(binding)
-            found = binding.copy_outputs_to_cpu()
-        except _ORT_ERRORS as exc:
-            raise ModelFileError(f"The model {self.path} failed: {exc}.") from exc
-        return {name: part[:films] for name, part in zip(names, found, strict=True)}
+        found = infer(self.session, pixels, shapes, device, self.limit_s, str(self.path))
+        return {name: part[:films] for name, part in found.items()}
 
     def self_test(self) -> float:
         """Replay the card's fixed inputs.
@@ -237,48 +243,67 @@ def _check_bundled(path: Path, sha256: str) -> None:
         )
 
 
-def _check_outputs(session: Any, card: ModelCard, path: Path) -> None:
-    missing = output_names(card) - {output.name for output in session.get_outputs()}
-    if missing:
-        raise ModelFileError(
-            f"Expected {path} to answer {sorted(output_names(card))}, as its card says; it lacks "
-            f"{sorted(missing)}.",
-            "Use a model that `cxr export` made.",
-        )
+def _choose_providers(provider: str) -> list[str]:
+    """Short names of the providers to try, the best one first.
 
-
-def _open_session(data: bytes, path: Path, provider: str, threads: int) -> Any:
+    Raises:
+        ProviderUnavailable: CUDA was asked for by name, and this ONNX Runtime has none.
+    """
     available = available_providers()
     if provider == "cuda" and "cuda" not in available:
         raise ProviderUnavailable(
             "The CUDA provider was asked for, but this ONNX Runtime has none.",
             'Install it with: pip install "cxr-batch[gpu]", or use --provider cpu.',
         )
-    wanted = (
-        ["cuda", "cpu"]
-        if provider == "cuda" or (provider == "auto" and "cuda" in available)
-        else ["cpu"]
-    )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # A thread that spins while it waits takes its core from one that decodes.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # errors reach the user through exceptions, once
-    if wanted == ["cpu"] and has_tiles():
-        data = raise_weights(data)
-    try:
-        session = ort.InferenceSession(
-            data, options, providers=[(PROVIDERS[name], _SETTINGS.get(name, {})) for name in wanted]
-        )
-    except _ORT_ERRORS as exc:
-        raise ModelFileError(
-            f"{path} is no ONNX model that can be run: {str(exc).splitlines()[0][:200]}",
-            "Use a model that `cxr export` made.",
-        ) from exc
-    if provider == "cuda" and session.get_providers()[0] != PROVIDERS["cuda"]:
+    return ["cuda", "cpu"] if provider != "cpu" and "cuda" in available else ["cpu"]
+
+
+def _provider_of(session: Any, asked: str) -> str:
+    """The short name of the provider that a session really runs on.
+
+    Raises:
+        ProviderUnavailable: CUDA was asked for by name, and it is another one.
+    """
+    used = session.get_providers()[0]
+    if asked == "cuda" and used != PROVIDERS["cuda"]:
         raise ProviderUnavailable(
             "The CUDA provider was asked for, but it did not start on this machine.",
             "`cxr doctor` says what is missing; --provider cpu runs without it.",
         )
-    return session
+    return next(name for name, full in PROVIDERS.items() if full == used)
+
+
+def _read_card(session: Any, path: Path) -> ModelCard:
+    """The card of an open model, once its outputs can be those that the card describes."""
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+        found = {output.name: (output.type, output.shape) for output in session.get_outputs()}
+    except UnicodeDecodeError as exc:
+        raise ModelFileError(
+            f"Expected UTF-8 in the names and metadata of {path}, found other bytes.", OF_EXPORT
+        ) from exc
+    card = read_card(text, str(path))
+    promised = output_shapes(card, 1)
+    if missing := sorted(promised.keys() - found):
+        raise ModelFileError(
+            f"Expected {path} to answer {sorted(promised)}, as its card says; it lacks {missing}.",
+            OF_EXPORT,
+        )
+    for name, shape in promised.items():
+        kind, dimensions = found[name]
+        # ONNX Runtime gives no dimensions where it knows none; the self-test finds them.
+        if kind != _FLOAT32 or (dimensions and not _can_be(dimensions[1:], shape[1:])):
+            raise ModelFileError(
+                f"Expected the output {name} of {path} as {_FLOAT32} with the shape "
+                f"{['N', *shape[1:]]}, found {kind} with {dimensions}.",
+                OF_EXPORT,
+            )
+    return card
+
+
+def _can_be(dimensions: list[int | str | None], shape: tuple[int, ...]) -> bool:
+    """Whether dimensions, of which only numbers are fixed, can become a shape."""
+    return len(dimensions) == len(shape) and all(
+        found == size or not isinstance(found, int)
+        for found, size in zip(dimensions, shape, strict=True)
+    )

@@ -111,9 +111,8 @@ def verify(report: str) -> int:
 @click.command(epilog="Example: cxr doctor")
 def doctor() -> int:
     """Say what is installed, which provider really runs, and how to add what is missing."""
-    import onnxruntime as ort
-
     from batch_scorer.classifier import Classifier, bundled_names
+    from batch_scorer.onnx_runtime import ort
     from batch_scorer.process import available_cores
     from batch_scorer.report.paper import missing_system_library
 

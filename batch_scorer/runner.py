@@ -18,7 +18,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import onnxruntime as ort
 
 from batch_scorer import ledger
 from batch_scorer.classifier import Classifier, find_model
@@ -29,6 +28,7 @@ from batch_scorer.faults import scrub
 from batch_scorer.identifiers import Identifiers
 from batch_scorer.journal import Journal
 from batch_scorer.log import bind, log_event
+from batch_scorer.onnx_runtime import ort
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores

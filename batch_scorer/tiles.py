@@ -8,7 +8,7 @@ bit. Without tiles the kernel for vectors is the faster one.
 
 Of the model file, a protobuf message, only the fields are read that this needs.
 
-Source: Protocol Buffers' documentation, "Encoding"; onnx.proto3 of ONNX.
+Source: onnx.proto3 of ONNX.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from batch_scorer.protobuf import read_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,17 +31,6 @@ _GRAPH = 7
 _NODE, _INITIALIZER = 1, 5
 _INPUT, _OUTPUT, _OPERATION = 1, 2, 4
 _TYPE, _NUMBERS, _NAME, _DATA = 2, 5, 8, 9
-# Kinds of fields, and the bytes that numbers of a fixed size have.
-_VARINT, _BYTES = 0, 2
-_FIXED = {1: 8, 5: 4}
-
-
-class _Field(NamedTuple):
-    """A field of a message: a number, or bytes and where they lie in the file."""
-
-    name: int
-    number: int
-    place: slice
 
 
 class _Node(NamedTuple):
@@ -95,9 +86,11 @@ def _read(model: bytes) -> tuple[list[_Node], dict[bytes, slice], dict[bytes, sl
     """
     nodes: list[_Node] = []
     stored, zeros = {}, {}
-    (graph,) = (field.place for field in _fields(model, slice(len(model))) if field.name == _GRAPH)
-    for field in _fields(model, graph):
-        parts = list(_fields(model, field.place)) if field.name in {_NODE, _INITIALIZER} else []
+    (graph,) = (
+        field.place for field in read_fields(model, slice(len(model))) if field.name == _GRAPH
+    )
+    for field in read_fields(model, graph):
+        parts = list(read_fields(model, field.place)) if field.name in {_NODE, _INITIALIZER} else []
         if field.name == _NODE:
             inputs, outputs, (operation,) = (
                 [model[part.place] for part in parts if part.name == name]
@@ -113,28 +106,3 @@ def _read(model: bytes) -> tuple[list[_Node], dict[bytes, slice], dict[bytes, sl
             if model[place] and not any(model[place]):
                 zeros[name] = place
     return nodes, stored, zeros
-
-
-def _fields(model: bytes, message: slice) -> Iterator[_Field]:
-    """The fields of a message, in order."""
-    place = message.start or 0
-    while place < message.stop:
-        key, place = _varint(model, place)
-        name, kind = key >> 3, key & 7
-        number, size = 0, _FIXED.get(kind, 0)
-        if kind in {_VARINT, _BYTES}:
-            number, place = _varint(model, place)
-            size = number if kind == _BYTES else 0
-        yield _Field(name, number, slice(place, place + size))
-        place += size
-
-
-def _varint(model: bytes, place: int) -> tuple[int, int]:
-    """A number of any length, lowest seven bits first, and the place after it."""
-    number = shift = 0
-    while True:
-        byte = model[place]
-        number |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 128:  # noqa: PLR2004
-            return number, place

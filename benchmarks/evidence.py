@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import onnxruntime as ort
 
 from batch_scorer.card import CARD_KEY, read_card
+from batch_scorer.onnx_runtime import ort
 from benchmarks.command import Measurement, packages
 from benchmarks.precision import read_films, take_turns
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import onnxruntime as ort
 
 from batch_scorer.classifier import PROVIDERS, Classifier
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import ImageError
+from batch_scorer.onnx_runtime import ort
 from batch_scorer.process import available_cores
 from benchmarks.command import Measurement, packages
 

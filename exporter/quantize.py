@@ -18,29 +18,23 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import helper
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quant_pre_process,
-    quantize_static,
-)
-from onnxruntime.transformers.float16 import convert_float_to_float16
-from onnxruntime.transformers.onnx_model import OnnxModel
 
 from batch_scorer.errors import ConversionError, PrecisionRefused
+from batch_scorer.onnx_runtime import import_part, ort_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH_FILMS = 20
+_quantization = import_part("quantization")
+_float16 = import_part("transformers.float16")
+_DataReader: Any = _quantization.CalibrationDataReader
+_onnx_model = import_part("transformers.onnx_model")
 
 
 def to_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.ModelProto:
@@ -59,20 +53,26 @@ def to_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.ModelProto
         onnx.save(graph, given)
         try:
             # Without its symbolic shapes, which need sympy: the plain ones reach every convolution.
-            quant_pre_process(given, prepared, skip_symbolic_shape=True)
-            quantize_static(
+            _quantization.quant_pre_process(given, prepared, skip_symbolic_shape=True)
+            _quantization.quantize_static(
                 prepared,
                 quantised,
                 _Films(films),
-                quant_format=QuantFormat.QDQ,
+                quant_format=_quantization.QuantFormat.QDQ,
                 nodes_to_quantize=_body(onnx.load(prepared)),
                 per_channel=True,
                 reduce_range=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=CalibrationMethod.MinMax,
+                activation_type=_quantization.QuantType.QUInt8,
+                weight_type=_quantization.QuantType.QInt8,
+                calibrate_method=_quantization.CalibrationMethod.MinMax,
             )
-        except (Fail, InvalidArgument, InvalidGraph, ValueError, RuntimeError) as exc:
+        except (
+            ort_errors.Fail,
+            ort_errors.InvalidArgument,
+            ort_errors.InvalidGraph,
+            ValueError,
+            RuntimeError,
+        ) as exc:
             raise ConversionError(f"ONNX Runtime cannot quantise this network: {exc}.") from exc
         return onnx.load(quantised)
 
@@ -90,8 +90,10 @@ def to_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(graph)
     body = set(_body(copy))
     kept = [node.name for node in copy.graph.node if node.name not in body]
-    mixed = OnnxModel(
-        convert_float_to_float16(copy, keep_io_types=True, op_block_list=[], node_block_list=kept)
+    mixed = _onnx_model.OnnxModel(
+        _float16.convert_float_to_float16(
+            copy, keep_io_types=True, op_block_list=[], node_block_list=kept
+        )
     )
     # It rounds every number between two float32 operations too; this takes such pairs out again.
     mixed.remove_cascaded_cast_nodes()
@@ -142,7 +144,7 @@ def _body(model: onnx.ModelProto) -> list[str]:
     return body
 
 
-class _Films(CalibrationDataReader):  # type: ignore[misc]
+class _Films(_DataReader):  # type: ignore[misc]
     """Hands calibration films to ONNX Runtime, some at a time."""
 
     def __init__(self, films: NDArray[np.uint8]) -> None:

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from batch_scorer import metrics
 from batch_scorer.card import Precision
 from batch_scorer.classifier import Classifier
 from batch_scorer.errors import ConversionError, ParityError, PrecisionRefused
+from batch_scorer.onnx_runtime import ort, ort_errors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from batch_scorer import classifier, process
 from batch_scorer.classifier import Classifier, bundled_names, find_model
+from batch_scorer.onnx_runtime import ort
 from batch_scorer.process import has_tiles
 from batch_scorer.tiles import raise_weights
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from batch_scorer.card import CARD_KEY, write_card
+from batch_scorer.onnx_runtime import ort
 from benchmarks.evidence import main, strip
 from tests.cards import make_tiny_card
 
@@ -66,7 +66,7 @@ def test_the_stripped_graph_has_one_output_the_same_answers_and_no_unused_parts(
     assert model.SerializeToString() == before, "the model that was given was changed"
     films = np.random.default_rng(0).integers(256, size=(5, 32, 32, 1), dtype=np.uint8)
     whole, part = (
-        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+        ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
             ["probability"], {"pixels": films}
         )[0]
         for m in (model, stripped)

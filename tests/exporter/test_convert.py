@@ -8,12 +8,12 @@ import keras
 import msgspec
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
 from batch_scorer.card import SelfTest
 from batch_scorer.errors import ConversionError, ParityError, SelfTestFailed
+from batch_scorer.onnx_runtime import ort
 from exporter import convert, publish
 from exporter.run import read_run
 from exporter.verify import verify
@@ -54,9 +54,7 @@ def test_a_network_converts_and_answers_as_in_keras(name):
     if name == "mlp":  # tf2onnx folds normalisation into weights that then need all 32 bits
         assert graph.ByteSize() < 0.7 * whole
     assert graph.opset_import[0].version == convert.OPSET
-    session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     expected = model.predict(PIXELS, verbose=0)
     logits = expected["logit"][:, 0].astype(float)
     names = ["probability", "viral", "atypicality", "evidence"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper
 
+from batch_scorer.onnx_runtime import ort
 from exporter.entrance import scale_bytes
 
 FILMS = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)

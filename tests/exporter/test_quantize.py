@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
@@ -15,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from batch_scorer.classifier import Classifier
 from batch_scorer.errors import ConversionError, PrecisionRefused
 from batch_scorer.inspection import models as models_command
+from batch_scorer.onnx_runtime import ort
 from exporter.cli import export
 from exporter.publish import publish
 from exporter.quantize import to_float16, to_int8
@@ -89,7 +89,7 @@ def test_only_the_convolutional_body_changes_and_every_output_stays(kind):
     assert [node.input[0].split("_")[0] for node in entries] == ["scaled"], "into the body only"
 
     def answer(model):
-        session = onnxruntime.InferenceSession(
+        session = ort.InferenceSession(
             model.SerializeToString(), providers=["CPUExecutionProvider"]
         )
         return session.run(["probability", "evidence", "atypicality"], {"pixels": films})

@@ -7,13 +7,13 @@ import shutil
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from batch_scorer.classifier import BUNDLED, MANIFEST, Classifier
 from batch_scorer.errors import ParityError
+from batch_scorer.onnx_runtime import ort
 from exporter import convert, publish, renewal
 from exporter.rewrites import make_cheaper
 from exporter.run import read_run
