@@ -12,13 +12,22 @@ refuses every version but its own.
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
+from batch_scorer.card_checks import (
+    LONGEST_CARD,
+    ROUNDING,
+    check_curves,
+    check_lengths,
+    check_metrics,
+    check_order,
+    check_shares,
+    check_texts,
+)
 from batch_scorer.comparison import Comparison
 from batch_scorer.data_audit import DataAudit
 from batch_scorer.decoding import DECODE_VERSION
@@ -26,8 +35,6 @@ from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersi
 from batch_scorer.metrics import METRICS, Confusion, Curve, Estimate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 _T = TypeVar("_T")
@@ -40,15 +47,8 @@ SELF_TEST_IMAGES = 4
 SELF_TEST_TOLERANCE = 1e-3
 FLOAT16_SELF_TEST_TOLERANCE = 5e-3
 """A GPU adds halves in another order, a CPU rounds less. int8 needs no room: its sums are exact."""
-ROUNDING = 1e-6
-"""By how much a probability may leave 0 to 1: ONNX Runtime's Sigmoid of 17 is 1.0000001."""
-LONGEST_CARD = 1_000_000
-LONGEST_TEXT = 2_000
-"""Characters. Bundled cards have 29,000, and their longest text 171."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-"""A model's name becomes a column of the CSV file."""
 SmallKind = Literal["float16", "int8"]
-Count = Annotated[int, Meta(ge=0, le=10**12)]
+Loss = Annotated[float, Meta(ge=0, le=1e6)]
 Probability = Annotated[float, Meta(ge=-ROUNDING, le=1 + ROUNDING)]
 
 
@@ -90,21 +90,26 @@ class Reference(msgspec.Struct, frozen=True):
     confusion: Confusion
     roc: Curve
     reliability: Curve
-    score_quantiles: list[float]
+    score_quantiles: Annotated[list[float], Meta(min_length=2)]
 
     def __post_init__(self) -> None:
-        """Check what msgspec cannot; it turns a ValueError into its own error."""
-        if missing := sorted(set(METRICS) - self.metrics.keys()):
-            raise ValueError(f"the figures of the {self.split} films lack {missing}")
+        """Check what msgspec's constraints cannot say."""
+        check_metrics(self.metrics, METRICS)
+        check_curves(self.roc, self.reliability)
+        check_order(self.score_quantiles)
 
 
 class History(msgspec.Struct, frozen=True):
     """One value per epoch."""
 
-    loss: list[float]
-    val_loss: list[float]
-    accuracy: list[float]
-    val_accuracy: list[float]
+    loss: list[Loss]
+    val_loss: list[Loss]
+    accuracy: list[Probability]
+    val_accuracy: list[Probability]
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        check_lengths(self.loss, self.val_loss, self.accuracy, self.val_accuracy)
 
 
 class Training(msgspec.Struct, frozen=True):
@@ -112,7 +117,7 @@ class Training(msgspec.Struct, frozen=True):
 
     data: str
     data_fingerprint: str
-    films: dict[str, int]
+    films: Annotated[dict[str, int], Meta(min_length=1)]
     split_policy: str
     seed: int
     epochs: int
@@ -157,9 +162,10 @@ class Band(msgspec.Struct, frozen=True):
     share: Estimate
 
     def __post_init__(self) -> None:
-        """Check what msgspec cannot; it turns a ValueError into its own error."""
+        """Check what msgspec's constraints cannot say."""
         if not self.low < self.high:
-            raise ValueError(f"a band from {self.low} up to {self.high} holds nothing")
+            raise ValueError(f"expected a band, found one from {self.low} up to {self.high}")
+        check_shares([self.share])
 
     def holds(self, probability: float) -> bool:
         """Whether an answer is uncertain."""
@@ -180,6 +186,10 @@ class ExternalSet(msgspec.Struct, frozen=True):
     note: str
     rejected: int = 0
 
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        check_shares([self.share])
+
 
 class Etiology(msgspec.Struct, frozen=True):
     """The second question: what caused a pneumonia. Weaker than the first, and only for study.
@@ -190,7 +200,12 @@ class Etiology(msgspec.Struct, frozen=True):
 
     classes: tuple[str, str]
     calibration: Calibration
-    references: dict[str, dict[str, Estimate]]
+    references: Annotated[dict[str, dict[str, Estimate]], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        for figures in self.references.values():
+            check_metrics(figures, METRICS)
 
 
 class Typicality(msgspec.Struct, frozen=True):
@@ -211,11 +226,18 @@ class Typicality(msgspec.Struct, frozen=True):
     rejected: dict[str, Estimate]
 
     def __post_init__(self) -> None:
-        """Check what msgspec cannot; it turns a ValueError into its own error."""
-        if sorted(self.quantiles) != self.quantiles:
-            raise ValueError("the quantiles of the typicality are not in order")
+        """Check what msgspec's constraints cannot say."""
         if not self.flag_above <= self.reject_above:
-            raise ValueError("the typicality flags nothing that it does not reject")
+            raise ValueError(
+                f"expected to flag what is less strange than what is rejected, found "
+                f"{self.flag_above} and {self.reject_above}"
+            )
+        if self.flagged.keys() != self.rejected.keys():
+            raise ValueError(
+                "expected what is flagged and rejected of the same images, found others"
+            )
+        check_order(self.quantiles)
+        check_shares([*self.flagged.values(), *self.rejected.values()])
 
     def share_stranger(self, atypicality: float) -> float:
         """The share of training films that are at least as strange."""
@@ -232,10 +254,14 @@ class Faithfulness(msgspec.Struct, frozen=True):
     """
 
     films: int
-    steps: list[float]
+    steps: Annotated[list[float], Meta(min_length=2)]
     deletion: list[float]
     random_deletion: list[float]
     randomised_correlation: float
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        check_lengths(self.steps, self.deletion, self.random_deletion)
 
     @property
     def beats_random(self) -> bool:
@@ -303,15 +329,17 @@ class ModelCard(msgspec.Struct, frozen=True):
     withheld: str = ""
 
     def __post_init__(self) -> None:
-        """Check what msgspec cannot; it turns a ValueError into its own error."""
+        """Check what msgspec's constraints cannot say."""
         if self.classes != CLASSES:
             raise ValueError(f"expected the classes {CLASSES}, found {self.classes}")
         if "validation" not in self.references:
-            raise ValueError("it has no figures of the validation films")
+            raise ValueError("expected figures of the validation films, found none")
         float16 = self.precision is not None and self.precision.kind == "float16"
         limit = FLOAT16_SELF_TEST_TOLERANCE if float16 else SELF_TEST_TOLERANCE
         if self.self_test and self.self_test.tolerance > limit:
-            raise ValueError(f"the self-test allows more than {limit}: {self.self_test.tolerance}")
+            raise ValueError(
+                f"expected a self-test to within {limit}, found {self.self_test.tolerance}"
+            )
 
     @property
     def reference(self) -> Reference:
@@ -378,7 +406,10 @@ def read_card(text: str | None, where: str) -> ModelCard:
             f"found {card.decode_version} in {where}.",
             "Train and export the model again with this release.",
         )
-    _check_texts(card, where)
+    try:
+        check_texts(msgspec.to_builtins(card))
+    except ValueError as exc:
+        raise _broken(where, exc) from exc
     return card
 
 
@@ -386,32 +417,13 @@ def _decode(text: str, kind: type[_T], where: str) -> _T:
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, RecursionError, OverflowError) as exc:
-        raise CardVersionUnsupported(
-            f"The model card of {where} is broken: {exc}.", "Use a model that `cxr export` made."
-        ) from exc
+        raise _broken(where, exc) from exc
 
 
-def _check_texts(card: ModelCard, where: str) -> None:
-    """Refuse texts that no table or page has room for; older runs may hold such a card."""
-    longest = max(map(len, _find_texts(msgspec.to_builtins(card))))
-    if longest > LONGEST_TEXT or not _NAME.fullmatch(card.name):
-        raise CardVersionUnsupported(
-            f"Expected a model card with a name of up to 40 letters, digits, dots, hyphens and "
-            f"underscores, and texts of up to {LONGEST_TEXT:,} characters, found the name "
-            f"{card.name[:40]!a} and a text of {longest:,} in {where}.",
-            "Use a model that `cxr export` made.",
-        )
-
-
-def _find_texts(part: Any) -> Iterator[str]:
-    """All texts of a card, and the keys of its tables."""
-    if isinstance(part, str):
-        yield part
-    elif isinstance(part, dict):
-        yield from part
-        yield from (text for value in part.values() for text in _find_texts(value))
-    elif isinstance(part, (list, tuple)):
-        yield from (text for value in part for text in _find_texts(value))
+def _broken(where: str, error: Exception) -> CardVersionUnsupported:
+    return CardVersionUnsupported(
+        f"The model card of {where} is broken: {error}.", "Use a model that `cxr export` made."
+    )
 
 
 class _CardVersion(msgspec.Struct):

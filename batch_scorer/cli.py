@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_scorer import __version__
+from batch_scorer.deadline import end_process
 from batch_scorer.errors import (
     EXIT_FAILED,
     EXIT_OK,
@@ -150,7 +151,7 @@ def main() -> None:
         _say(str(_ABORTED), _ABORTED)
         code = EXIT_RETRY
     log_event("exit", exit_code=code)
-    sys.exit(code)
+    end_process(code)
 
 
 def _say(text: str, error: CxrError, trace: str = "") -> None:

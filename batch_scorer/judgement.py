@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from batch_scorer.card import CLASSES, ROUNDING
+from batch_scorer.card import CLASSES
+from batch_scorer.card_checks import ROUNDING
 from batch_scorer.errors import ImageError, ModelOutputInvalid, NotRadiograph
 
 if TYPE_CHECKING:

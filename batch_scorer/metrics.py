@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -36,6 +36,8 @@ COMPARISON_RESAMPLES = 10_000
 BLOCK_WEIGHTS = 4_000_000
 CONFIDENCE = 0.95
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
 
 class Estimate(msgspec.Struct, frozen=True):
     """A number with its 95 % interval. ``None`` where the films do not define it."""
@@ -49,10 +51,10 @@ class Estimate(msgspec.Struct, frozen=True):
 class Confusion(msgspec.Struct, frozen=True):
     """Counts of films; pneumonia is the positive class."""
 
-    true_positive: int
-    false_positive: int
-    true_negative: int
-    false_negative: int
+    true_positive: Count
+    false_positive: Count
+    true_negative: Count
+    false_negative: Count
 
     @property
     def total(self) -> int:

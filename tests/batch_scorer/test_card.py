@@ -24,6 +24,7 @@ from tests.cards import make_tiny_card
 from tests.factories import (
     make_band,
     make_comparison,
+    make_etiology,
     make_evidence,
     make_external,
     make_typicality,
@@ -35,7 +36,9 @@ CARD = make_tiny_card(
     comparison=make_comparison(tiny_other=0.01),
 )
 
-FULL = msgspec.structs.replace(CARD, typicality=make_typicality(), evidence=make_evidence())
+FULL = msgspec.structs.replace(
+    CARD, typicality=make_typicality(), evidence=make_evidence(), etiology=make_etiology()
+)
 
 
 @given(
@@ -81,9 +84,9 @@ def _changed(**changes: object) -> str:
         (
             _changed(title="x" * 2_001),
             CardVersionUnsupported,
-            "found the name 'tiny' and a text of",
+            "texts of up to 2,000 characters, found one of 2,001",
         ),
-        (_changed(versions={"x" * 2_001: ""}), CardVersionUnsupported, "a text of 2,001"),
+        (_changed(versions={"x" * 2_001: ""}), CardVersionUnsupported, "found one of 2,001"),
         (_changed(precision={"kind": "int4"}), CardVersionUnsupported, "'int4'.*precision.kind"),
         (
             _changed(decode_version=99),
@@ -108,7 +111,7 @@ def test_a_name_that_is_no_plain_word_is_refused(name):
 def _put(place: str, value: object) -> str:
     """The card with another value at a place such as "threshold.value"."""
     card = json.loads(write_card(FULL))
-    *path, last = place.split(".")
+    *path, last = (int(name) if name.isdigit() else name for name in place.split("."))
     part = card
     for name in path:
         part = part[name]
@@ -126,8 +129,23 @@ def _put(place: str, value: object) -> str:
         ("size_px", [-1, 0, 15, 1025, 10**9]),
         ("references", [{}, {"test": json.loads(write_card(CARD))["references"]["validation"]}]),
         ("references.validation.metrics", [{}]),
+        ("references.validation.metrics.recall.low", [-1, 1e308]),
+        ("references.validation.reliability.x", [[], [0.5]]),
+        ("references.validation.roc.y", [[]]),
+        ("references.validation.score_quantiles", [[], [0.5], [1, 0]]),
+        ("references.validation.confusion.true_negative", [-1]),
+        ("history.val_accuracy", [[], [0.5]]),
+        ("history.loss.0", [1e308, -1e308]),
+        ("training.films", [{}]),
+        ("etiology.references", [{}, {"test": {}}]),
+        ("etiology.references.test.accuracy.high", [1.5]),
+        ("external.0.share.low", [-0.5]),
         ("typicality.quantiles", [[], [1], [2, 1], [0, 1, 0.5]]),
         ("typicality.flag_above", [9]),
+        ("typicality.flagged.validation.value", [1.5]),
+        ("typicality.rejected", [{}]),
+        ("evidence.faithfulness.steps", [[], [0.5]]),
+        ("band.share.value", [1e308]),
         ("band.low", [-0.1, 0.6, 0.7]),
         ("band.high", [0.3, 0.1, 1.1]),
         ("evidence.height", [-1, 0, 1025]),
@@ -156,7 +174,7 @@ def test_half_precision_may_be_off_by_more_and_by_how_much():
     text = write_card(card).replace('"tolerance":0.005', '"tolerance":0.0051')
     with pytest.raises(CardVersionUnsupported, match="tolerance"):
         read_card(text, "m.onnx")
-    with pytest.raises(CardVersionUnsupported, match=r"allows more than 0\.001: 0\.005"):
+    with pytest.raises(CardVersionUnsupported, match=r"to within 0\.001, found 0\.005"):
         read_card(write_card(card).replace('"float16"', '"int8"'), "m.onnx")
 
 

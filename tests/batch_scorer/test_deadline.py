@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from threading import Event
 
 import pytest
@@ -27,6 +29,30 @@ def test_work_that_takes_too_long_is_asked_to_stop_and_left_alone(monkeypatch):
         run_within(0.01, let_go.wait, asked.set)
     assert asked.is_set()
     let_go.set()
+
+
+@pytest.mark.parametrize(("left", "cleared"), [(True, ""), (False, "cleared up")])
+def test_a_process_ends_with_its_code_whether_or_not_work_still_runs(left, cleared):
+    program = f"""
+import atexit, threading
+from batch_scorer import deadline
+deadline._GRACE_S = 0
+atexit.register(print, "cleared up")
+let_go = threading.Event()
+try:
+    deadline.run_within(0.01, let_go.wait, lambda: None)
+except TimeoutError:
+    print("late")
+if not {left}:
+    let_go.set()
+    deadline._LEFT_ALONE[0].join()
+deadline.end_process(75)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (75, "")
+    assert done.stdout.split("\n", 1) == ["late", f"{cleared}\n" if cleared else ""]
 
 
 def test_a_watchdog_stops_what_is_late_and_nothing_else(monkeypatch):

@@ -21,6 +21,16 @@ def test_a_graph_that_never_ends_is_refused_as_it_is_loaded(tmp_path, monkeypatc
         Classifier.load(path, "cpu")
 
 
+def test_a_large_batch_may_take_longer(tiny_model, monkeypatch):
+    limits = []
+    monkeypatch.setattr(
+        module, "run_within", lambda limit_s, work, stop: limits.append(limit_s) or work()
+    )
+    for batch_size in (None, 16, 64, 1024):
+        assert Classifier.load(tiny_model, "cpu", batch_size=batch_size).limit_s == 600
+    assert limits == [20, 20, 20, 245]
+
+
 def test_so_is_one_whose_constants_take_too_long_to_compute(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SELF_TEST_LIMIT_S", {"cpu": 0.05})
     monkeypatch.setattr(module, "OPENING_S", 0.0)
@@ -33,6 +43,9 @@ def test_so_is_one_whose_constants_take_too_long_to_compute(tmp_path, monkeypatc
     with pytest.raises(ModelFileError, match=r"to load in 0\.05 seconds, found it not ready"):
         Classifier.load(path, "cpu")
     assert len(cancelled) == 1
+    for thread in deadline._LEFT_ALONE:
+        thread.join(120)
+        assert not thread.is_alive()
 
 
 def test_a_batch_that_never_ends_is_refused_too(tmp_path):

@@ -99,6 +99,11 @@ def test_the_image_runs_cxr_as_another_user_than_root_and_writes_below_tmp_alone
     assert settings.labels["org.opencontainers.image.base.digest"] == "sha256:0123"
 
 
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_the_image_sends_no_telemetry_whatever_is_started_in_it(target):
+    assert settings_of(target).environment["ORT_DISABLE_TELEMETRY"] == "1"
+
+
 def test_a_base_without_digest_is_refused():
     with pytest.raises(recipe.RecipeError, match="DEBIAN_DIGEST must be given"):
         recipe.read_stages(DOCKERFILE, {})
