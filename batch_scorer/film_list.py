@@ -56,7 +56,7 @@ class _Entry:
     """One line: ``place`` is empty where it names nothing, ``label`` is the cell of a table."""
 
     line: int
-    place: str
+    place: str = field(repr=False)
     label: str = ""
 
     @property

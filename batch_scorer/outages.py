@@ -20,7 +20,7 @@ class Outages:
     """
 
     servers: int = 1
-    _images: dict[str, int] = field(default_factory=dict)
+    _images: dict[str, int] = field(default_factory=dict, repr=False)  # names may hold secrets
 
     def check(self, server: str) -> None:
         """See whether it is worth asking.

@@ -131,7 +131,7 @@ def prepare_work(job: ScoreJob, films: int) -> tuple[Work, int]:
     source = open_source(job.images, job.limit, job.access)
     refs = [ref for ref in source.refs if job.shard is None or job.shard.holds(ref.key)]
     if not refs:
-        raise UsageError(f"Shard {job.shard} of {job.images} holds no file.")
+        raise UsageError(f"Shard {job.shard} of {source.url} holds no file.")
     places = np.linspace(0, len(refs) - 1, min(films, len(refs))).round().astype(int)
     classifiers = load_models(job)
     for classifier in classifiers:

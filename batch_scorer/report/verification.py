@@ -80,12 +80,13 @@ def verify_report(url: str) -> Verification:
     """Take the attachments out of a report and compare them with each other and with page 1.
 
     Args:
-        url: A PDF, as a path or any fsspec URL.
+        url: A PDF, as a path or URL.
 
     Raises:
         ReportError: It is no PDF, is encrypted, or does not carry the rows and the run.
     """
-    attachments, page = _open_pdf(_read(url), url)
+    data, url = _read(url), scrub_url(url)
+    attachments, page = _open_pdf(data, url)
     for name in ATTACHED:
         if len(attachments.get(name, [])) != 1:
             raise ReportError(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 import threading
+from types import ModuleType
+from unittest.mock import Mock
 
 import fsspec
 import pytest
@@ -13,9 +16,17 @@ from tenacity import wait_none
 
 from batch_scorer import faults, storage
 from batch_scorer import source as source_module
-from batch_scorer.errors import LedgerError, SourceError, TransientError, Unreadable
+from batch_scorer.errors import (
+    LedgerError,
+    ProtocolRefused,
+    SourceError,
+    TransientError,
+    Unreadable,
+    UsageError,
+)
+from batch_scorer.listing import list_files
 from batch_scorer.output import open_output
-from batch_scorer.source import open_source
+from batch_scorer.source import open_source, read_labels
 
 
 @pytest.fixture(autouse=True)
@@ -246,3 +257,70 @@ def test_the_stamp_changes_with_the_file_even_where_size_and_date_stay(folder):
     after = {ref.key: ref.stamp for ref in open_source(str(folder)).refs}
     changed = [key for key in before if before[key] != after[key]]
     assert changed == ["NORMAL/film_0.png"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("reference://x", "simplecache::s3://b/k", "file:///x::zip://y", "zip://a::file:///b"),
+        *("sftp://h/x", "ftp://h/x", "github://a:b@c/d", "nonsense://films", "data://x", "://x"),
+    ],
+)
+def test_no_other_protocol_and_no_chain_is_opened_whatever_it_is_for(url, folder, tmp_path):
+    hint = r"that begins with file://, http://, https://, s3://, gs://, az:// or abfs://"
+    source = open_source(str(folder))
+    if not url.startswith("file"):
+        for use in (open_source, open_output, lambda place: read_labels(place, source)):
+            with pytest.raises(ProtocolRefused, match=hint) as error:
+                use(url)
+            assert error.value.exit_code == 2
+    else:  # a path with colons, of which no part is opened for itself
+        with pytest.raises(SourceError, match="found nothing there"):
+            open_source(url)
+
+
+def test_a_path_with_two_colons_is_a_path(folder, monkeypatch):
+    (folder / "zip::x.png").write_bytes(b"film")
+    monkeypatch.chdir(folder)
+    source = open_source("zip::x.png")
+    assert source.read(source.refs[0]) == b"film"
+
+
+def test_the_letters_of_a_protocol_may_be_large():
+    bucket = fsspec.filesystem("memory")
+    bucket.pipe_file("/Large/a.png", b"film")
+    assert [ref.key for ref in open_source("MEMORY://Large").refs] == ["a.png"]
+    bucket.rm("/Large", recursive=True)
+
+
+def test_keys_that_differ_only_in_slashes_are_two_films():
+    found = {"/slashes/x.png": {"size": 1, "type": "file"}}
+    found["/slashes//x.png"] = {"size": 2, "type": "file"}
+    index = list_files(
+        Mock(protocol="memory", find=lambda *_, **__: found),
+        "/slashes",
+        "/slashes",
+        "",
+        single=False,
+    )
+    assert set(index) == {"x.png", "/x.png"}
+    assert index["/x.png"].path == "/slashes//x.png"
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///", "gs://", "az:///"])
+def test_a_bucket_has_a_name(url):
+    with pytest.raises(UsageError, match=f"{url} names no bucket"):
+        open_source(url)
+
+
+def test_an_error_of_a_url_with_something_to_hide_is_told_without_the_client_s_words():
+    exc = OSError("Cannot connect to host user:12")
+    told = faults.explain(exc, "http://user:12/34@host/x", SourceError, "listed")
+    assert told.sentence == "http://host/x cannot be listed: OSError."
+    told = faults.explain(exc, "http://host/x", SourceError, "listed")
+    assert told.sentence == "http://host/x cannot be listed: Cannot connect to host user:12."
+
+
+def test_the_classes_of_a_module_that_is_only_half_imported_are_left_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "aiohttp", ModuleType("aiohttp"))
+    assert set(faults.failures()) >= {OSError, ValueError}
