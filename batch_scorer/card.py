@@ -163,7 +163,7 @@ class Band(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
-        if not self.low < self.high:
+        if not self.low <= self.high:  # equal where validation separates all
             raise ValueError(f"expected a band, found one from {self.low} up to {self.high}")
         check_shares([self.share])
 

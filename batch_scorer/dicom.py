@@ -40,7 +40,7 @@ VALUES = (
     *("ViewPosition", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
     *("NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "WindowCenter", "WindowWidth", "VOILUTFunction"),
-    *("RescaleIntercept", "RescaleSlope"),
+    *("RescaleIntercept", "RescaleSlope", "BurnedInAnnotation"),
 )
 SEQUENCES = (
     *("AnatomicRegionSequence", "ViewCodeSequence", "ModalityLUTSequence", "VOILUTSequence"),

@@ -35,8 +35,6 @@ def etiology_of(key: str) -> str:
     return {"bacteria": "bacterial", "virus": "viral"}[match[1]] if match else ""
 
 
-RunId = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{8}-[0-9]{6}(-[0-9a-f]{6})?\Z")]
-"""20260102-030405-a1b2c3: when the run began, and the first digits of its rows' hash."""
 NightName = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{8}-[0-9]{6})?\Z")]
 """20260102-030405: when a night was opened; empty outside of nights."""
 
@@ -217,7 +215,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     ``cxr job``; ``since`` says what is new in it, None in the first one and elsewhere.
     """
 
-    run_id: RunId
+    run_id: str
     version: str
     started: str
     finished: str

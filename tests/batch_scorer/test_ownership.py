@@ -295,7 +295,7 @@ def test_half_written_files_are_never_opened_where_somebody_put_a_link(
     assert victim.read_bytes() == DIARY
 
 
-@pytest.mark.parametrize("run_id", ["../../target", "/etc", "20260101-000000-abcdef\n", "a\0b"])
+@pytest.mark.parametrize("run_id", ["../../target", "/etc", "..", "a\0b"])
 def test_a_name_that_was_read_leads_nowhere_else(folder, tmp_path, tiny_model, run_id):
     target = tmp_path / "target"
     target.mkdir()
@@ -306,7 +306,7 @@ def test_a_name_that_was_read_leads_nowhere_else(folder, tmp_path, tiny_model, r
     escaped = run_id.replace("\n", "\\n").replace("\0", "\\u0000")
     (tmp_path / "out" / ledger.RUN_FILE).write_text(text.replace(manifest.run_id, escaped))
     (folder / "NORMAL" / "film_0.png").unlink()
-    with pytest.raises(CxrError, match="cannot be read"):
+    with pytest.raises(CxrError, match="Expected the name of a file inside"):
         score_batch(job)
     assert (target / ledger.REPORT_FILE).read_bytes() == DIARY
 
