@@ -8,6 +8,7 @@ import time
 import fsspec
 import pytest
 
+from batch_scorer import source as source_module
 from batch_scorer.errors import Unreadable
 from batch_scorer.reading import UNDECODED_PER_READER, read_ahead
 from batch_scorer.source import open_source
@@ -25,12 +26,12 @@ def remote():
     bucket.rm("/ahead", recursive=True)
 
 
-def slow(monkeypatch, source, seconds):
+def slow(monkeypatch, seconds):
     """Make each read take its time; return how many were in flight at once, and how many began."""
     told = {"now": 0, "most": 0, "begun": 0}
-    lock, read = threading.Lock(), source.filesystem.cat_file
+    lock, read = threading.Lock(), source_module.read_file
 
-    def cat_file(path):
+    def read_file(*arguments):
         with lock:
             told["begun"] += 1
             told["now"] += 1
@@ -38,14 +39,14 @@ def slow(monkeypatch, source, seconds):
         time.sleep(seconds)
         with lock:
             told["now"] -= 1
-        return read(path)
+        return read(*arguments)
 
-    monkeypatch.setattr(source.filesystem, "cat_file", cat_file)
+    monkeypatch.setattr(source_module, "read_file", read_file)
     return told
 
 
 def test_films_from_elsewhere_are_read_many_at_once_and_come_in_order(remote, monkeypatch):
-    told = slow(monkeypatch, remote, 0.02)
+    told = slow(monkeypatch, 0.02)
     started = time.perf_counter()
     waiting = []
     got = []
@@ -61,14 +62,14 @@ def test_films_from_elsewhere_are_read_many_at_once_and_come_in_order(remote, mo
 
 
 def test_the_last_films_come_although_no_further_one_is_asked_for(remote, monkeypatch):
-    slow(monkeypatch, remote, 0.05)
+    slow(monkeypatch, 0.05)
     refs = remote.refs[: UNDECODED_PER_READER * REMOTE_READERS]
     films = list(read_ahead(remote, refs))
     assert [read() for _, read in films] == [bytes([index]) for index in range(len(refs))]
 
 
 def test_no_more_bytes_wait_than_there_is_room_for(remote, monkeypatch):
-    told = slow(monkeypatch, remote, 0)
+    told = slow(monkeypatch, 0)
     films = read_ahead(remote, remote.refs)
     room = UNDECODED_PER_READER * REMOTE_READERS
     begun = [next(films) for _ in range(room)]
@@ -85,7 +86,7 @@ def test_no_more_bytes_wait_than_there_is_room_for(remote, monkeypatch):
 
 def test_from_disk_the_one_who_asks_reads(folder, monkeypatch):
     source = open_source(str(folder))
-    told = slow(monkeypatch, source, 0)
+    told = slow(monkeypatch, 0)
     films = list(read_ahead(source, source.refs))
     assert told["begun"] == 0
     assert films[0][1]() == (folder / films[0][0].key).read_bytes()
