@@ -57,11 +57,14 @@ def check_order(quantiles: Sequence[float]) -> None:
         raise ValueError("expected quantiles in ascending order, found one below that before it")
 
 
-def check_texts(card: Mapping[str, Any]) -> None:
-    """Refuse a card, as plain dicts and lists, whose name is no plain word or whose texts are long.
+def check_contents(card: Mapping[str, Any]) -> None:
+    """Refuse a card, as plain dicts and lists, that a run could not use.
 
-    Not a check of the card's own types: the texts of older runs, whatever they are, can be read.
+    It has no figures of validation images, its name is no plain word, or a text is long. Not a
+    check of the card's own types: older runs may hold such a card.
     """
+    if "validation" not in card["references"]:
+        raise ValueError("expected figures of the validation images, found none")
     if not _NAME.fullmatch(card["name"]):
         raise ValueError(
             "expected a name of up to 40 letters, digits, dots, hyphens and underscores, "
