@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batch_scorer.addresses import scrub_url
 from batch_scorer.errors import CxrError, UsageError
-from batch_scorer.faults import scrub
 from batch_scorer.storage import is_local, open_filesystem
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check_apart(images: str, output: Output, source: Source | None = None) -> No
     results = output.filesystem, output.root
     listed = source is not None and source.filesystem is None
     where = open_filesystem(images)
-    places = [(where, scrub(images)), *(_folders(source) if source and listed else ())]
+    places = [(where, scrub_url(images)), *(_folders(source) if source and listed else ())]
     for place, url in places:
         if lies_within(place, results):
             raise UsageError(
@@ -42,7 +42,7 @@ def check_apart(images: str, output: Output, source: Source | None = None) -> No
             )
     if lies_within(results, where):
         raise UsageError(
-            f"The output folder {output.url} lies inside the scored folder {scrub(images)}.",
+            f"The output folder {output.url} lies inside the scored folder {scrub_url(images)}.",
             "Choose one outside it with -o.",
         )
 
@@ -52,7 +52,7 @@ def _folders(source: Source) -> list[tuple[Place, str]]:
     found = []
     for url in sorted({ref.path.rpartition("/")[0] or "/" for ref in source.refs}):
         with suppress(CxrError, ValueError, OSError):
-            found.append((open_filesystem(url), scrub(url)))
+            found.append((open_filesystem(url), scrub_url(url)))
     return found
 
 

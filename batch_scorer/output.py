@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from batch_scorer.addresses import scrub_url
 from batch_scorer.errors import ForeignFile, LedgerError
-from batch_scorer.faults import explain, failures, scrub
+from batch_scorer.faults import explain, failures
 from batch_scorer.files import PARTIAL, partial_file
 from batch_scorer.storage import (
     REMOTE_READERS,
@@ -510,4 +511,4 @@ def open_output(url: str | os.PathLike[str]) -> Output:
         MissingPackage: The cloud's file system is not installed.
     """
     filesystem, root = open_filesystem(os.fspath(url))
-    return Output(scrub(os.fspath(url)), root, filesystem)
+    return Output(scrub_url(os.fspath(url)), root, filesystem)

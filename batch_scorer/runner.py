@@ -21,13 +21,13 @@ import msgspec
 
 from batch_scorer import ledger
 from batch_scorer.access import Access
+from batch_scorer.addresses import scrub_url
 from batch_scorer.apart import check_apart
 from batch_scorer.claim import check_run, claim_run
 from batch_scorer.classifier import Classifier, find_model
 from batch_scorer.commit import commit_run, name_copies, name_run
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import DecoderKilled, Interrupted, LedgerError, Unreadable, UsageError
-from batch_scorer.faults import scrub
 from batch_scorer.identifiers import Identifiers
 from batch_scorer.journal import Journal, find_own
 from batch_scorer.lease import OutputLock
@@ -310,7 +310,7 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "synthetic": plan.source.synthetic,
         "listed": plan.source.listed,
         "hidden": plan.source.hidden,
-        "labels": scrub(job.labels),
+        "labels": scrub_url(job.labels),
         "provider": work.classifiers[0].provider,
         "batch_size": work.batch_size,
         "threads": work.threads,
@@ -416,7 +416,14 @@ def _finished(job: ScoreJob, plan: _Plan) -> RunManifest | None:
     old = ledger.read_manifest(plan.output) if len(rows) == len(source.refs) else None
     if old is None:
         return None
-    asked = (plan.method, source.url, scrub(job.labels), source.listed, source.hidden, len(rows))
+    asked = (
+        plan.method,
+        source.url,
+        scrub_url(job.labels),
+        source.listed,
+        source.hidden,
+        len(rows),
+    )
     if asked != (old.method, old.source, old.labels, old.listed, old.hidden, old.found):
         return None
     if job.gallery != msgspec.structs.replace(old.gallery, maps={}, no_maps=""):

@@ -24,6 +24,7 @@ from batch_scorer.report.formats import draw_report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from batch_scorer.access import Access
     from batch_scorer.classifier import Classifier
     from batch_scorer.job.nights import Night
     from batch_scorer.lease import Lease
@@ -72,7 +73,7 @@ class Ending:
     ``url`` is the place of all nights; ``drawing`` says how the report is drawn (None: not at all).
     ``load_model`` loads the first model, for the evidence maps; without it, that is tried with the
     bundled one. ``pause`` waits for so many seconds. ``notify`` are the addresses that learn what
-    the night came to.
+    the night came to. ``access`` is what the run may read.
     """
 
     url: str
@@ -81,6 +82,7 @@ class Ending:
     load_model: Callable[[], Classifier | None] | None = None
     pause: Callable[[float], None] = time.sleep
     notify: tuple[str, ...] = ()
+    access: Access | None = None
 
 
 def tell(night: Night, **found: Any) -> NightOutcome:
@@ -208,6 +210,7 @@ def _merge(night: Night, ending: Ending, lease: Lease) -> RunManifest:
         night.place.guarded(lease.check),
         Joined(joined.manifests, rows),
         ending.load_model,
+        access=ending.access,
         pictures=since is None or not since.same,
         night=night.name,
         since=since,

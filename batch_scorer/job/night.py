@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from batch_scorer.addresses import scrub_url
 from batch_scorer.apart import check_apart
 from batch_scorer.classifier import Classifier, find_model
 from batch_scorer.errors import LedgerError, ModelFileError, Occupied
-from batch_scorer.faults import scrub
 from batch_scorer.film_list import is_list
 from batch_scorer.job import latest
 from batch_scorer.job.finish import Ending, end_night, hold_end, tell, tell_people
@@ -97,7 +97,9 @@ def run_night(
     if missing or not job.finish:
         return tell(night, own=own, missing=missing)
     first = partial(Classifier.load, job.score.models[0], job.score.provider, job.score.threads)
-    ending = Ending(job.score.output, job.drawing, job.lease_s, first, pause, job.notify)
+    ending = Ending(
+        job.score.output, job.drawing, job.lease_s, first, pause, job.notify, job.score.access
+    )
     try:
         held = hold_end(night, ending)
     except Occupied:  # this task's own share is done
@@ -187,10 +189,10 @@ def _prepare(job: NightJob, output: Output) -> Plan:
     source = open_source(score.images, score.limit, score.access) if listed else None
     check_apart(score.images, output, source)
     plan = Plan(
-        source=scrub(score.images),
+        source=scrub_url(score.images),
         method=name_method(score),
         tasks=job.tasks,
-        labels=scrub(score.labels),
+        labels=scrub_url(score.labels),
         limit=score.limit,
         gallery=score.gallery,
         rescore=job.rescore,

@@ -64,7 +64,8 @@ def draw_weights(lowest=-64, highest=64):
 
 def answer(model):
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    films = np.random.default_rng(2).integers(0, 256, (3, 4, SIDE, SIDE), np.uint8)
+    # Up to 127: without VNNI, a CPU adds products of bytes in pairs to 16 bits, and cuts off above.
+    films = np.random.default_rng(2).integers(0, 128, (3, 4, SIDE, SIDE), np.uint8)
     return session.run(None, {"pixels": films})[0]
 
 

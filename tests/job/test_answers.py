@@ -62,7 +62,12 @@ def test_a_night_that_is_asked_to_stop_is_gone_on_with(place, folder, monkeypatc
         ("SHARD", "5/4", 2, "Expected a shard from 1 to 4, found 5/4"),
         ("MODEL", "no-such-model", 2, "no-such-model"),
         ("IMAGES", "/no/such/folder", 1, "/no/such/folder"),
-        ("IMAGES", f"http://me:{SECRET}@127.0.0.1:9/films?sig={SECRET}", 1, "***@127.0.0.1"),
+        (
+            "IMAGES",
+            f"http://me:{SECRET}@127.0.0.1:9/films?sig={SECRET}",
+            2,
+            "--allow-private-hosts",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_with_the_exit_code_of_the_command(
