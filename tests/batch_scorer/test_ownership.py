@@ -66,6 +66,18 @@ def arguments_of(name, source, output, more, model):
     }[name]
 
 
+@pytest.fixture(autouse=True)
+def forget_help():
+    """Click keeps a command's --help as it was first called for: another test prints them all."""
+    yield
+    waiting = [command, *(command.get_command(None, name) for name in ("score", "job", "merge"))]
+    waiting.append(command.get_command(None, "audit"))
+    while waiting:
+        one = waiting.pop()
+        one._help_option = None
+        waiting += getattr(one, "commands", {}).values()
+
+
 def run(arguments):
     """The exit code of a command line, run in this process."""
     try:
