@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from batch_scorer.metrics import Estimate
+from batch_scorer.output import OWN_FOLDER
 from tests.conftest import EXAMPLES
 from trainer.audit import figures
 from trainer.audit.facts import Count, SharedPatients, StrayFiles, audit_data
@@ -139,7 +140,8 @@ def test_a_poor_set_has_a_page_too(examples):
 def test_the_same_facts_give_the_same_page(examples, tmp_path):
     assert write_audit(examples, tmp_path / "a").read_bytes() == render_page(examples).encode()
     assert render_page(examples) == render_page(examples)
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {"audit.html", "audit.json"}
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert names == {"audit.html", "audit.json", OWN_FOLDER}
 
 
 def test_figures_have_the_numbers_of_the_facts(rich):
