@@ -78,14 +78,15 @@ def _check_own(path: Path) -> None:
     """
     from batch_scorer.speed import Speed
 
+    if not path.exists() or not path.stat().st_size:
+        return
     try:
-        msgspec.json.decode(path.read_bytes() if path.exists() else b"", type=Speed)
+        msgspec.json.decode(path.read_bytes(), type=Speed)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        if path.exists() and path.stat().st_size:
-            raise ForeignFile(
-                f"Expected {path} to hold measurements of `cxr bench`, found another file.",
-                "Choose another file with --json.",
-            ) from exc
+        raise ForeignFile(
+            f"Expected {path} to hold measurements of `cxr bench`, found another file.",
+            "Choose another file with --json.",
+        ) from exc
 
 
 def _write(path: Path, speed: Speed) -> None:

@@ -72,7 +72,7 @@ def score(
     report: bool,
     dry_run: bool,
     deadline_h: float | None,
-    drawing: Drawing | None,
+    drawing: Drawing,
     gauges: Gauges,
     **options: Any,
 ) -> int:

@@ -8,8 +8,9 @@ through.
 from __future__ import annotations
 
 import os
+import re
 import secrets
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PARTIAL = ".partial"
+_NAME = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(PARTIAL)}")
+_ABANDONED_S = 24 * 3600
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
 _BINARY = getattr(os, "O_BINARY", 0)  # and no file elsewhere is text
 
@@ -53,3 +56,17 @@ def partial_file(data: bytes, folder: Path) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left half written a day ago or longer, by the folder's own time.
+
+    Raises:
+        OSError: The folder cannot be listed.
+    """
+    now = folder.stat().st_mtime
+    for path in folder.iterdir():
+        if _NAME.fullmatch(path.name):
+            with suppress(FileNotFoundError):  # another process was faster
+                if now - path.lstat().st_mtime > _ABANDONED_S:
+                    path.unlink()

@@ -7,6 +7,7 @@ the time of the last success.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -193,9 +194,10 @@ def _describe(manifest: RunManifest) -> Iterator[Metric]:
 
 def _is_own(path: Path) -> bool:
     """Whether a file of metrics may be replaced: this program wrote it, or nothing is in it."""
-    return not path.exists() or (
-        path.is_file() and (not path.stat().st_size or LAST_RUN in _read_values(path))
-    )
+    if not os.path.lexists(path):
+        return True
+    whole = path.is_file() and not path.is_symlink()
+    return whole and (not path.stat().st_size or LAST_RUN in _read_values(path))
 
 
 def _read_values(path: Path) -> dict[str, float]:

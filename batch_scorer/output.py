@@ -27,7 +27,7 @@ import msgspec
 from batch_scorer.addresses import scrub_url
 from batch_scorer.errors import ForeignFile, LedgerError
 from batch_scorer.faults import explain, failures
-from batch_scorer.files import PARTIAL, partial_file
+from batch_scorer.files import PARTIAL, partial_file, remove_abandoned
 from batch_scorer.storage import (
     REMOTE_READERS,
     call,
@@ -112,6 +112,8 @@ class Output:
                 self.filesystem.makedirs(self.root, exist_ok=True)
             call(self._put, name, b"")
             self._unlink(name)
+            if self.local:
+                remove_abandoned(self._partials())
 
     def prove_creation(self) -> None:
         """Prove that of several that create a file, one succeeds: some servers do not care.
@@ -351,20 +353,24 @@ class Output:
         return [name for name in self.own.names("record") if name.endswith(".json")]
 
     def _parts(self) -> dict[str, Record]:
-        """The files of the record by their names; one that vanishes was joined to another."""
-        own, found = self.own, {}
-        for name in self._part_names():
-            data = own.read(name)
-            if data is None:
-                continue
-            try:
-                found[f"{OWN_FOLDER}/{name}"] = msgspec.json.decode(data, type=Record)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-                raise ForeignFile(
-                    f"Expected the record of cxr-batch in {own.url}/{name}, found another file.",
-                    "Choose another folder with -o, or move that file away.",
-                ) from exc
-        return found
+        """The files of the record by their names."""
+        while True:
+            contents = {name: self.own.read(name) for name in self._part_names()}
+            if None not in contents.values():  # else it was joined to one that is not listed here
+                return {
+                    f"{OWN_FOLDER}/{name}": self._decode_part(name, data)
+                    for name, data in contents.items()
+                    if data is not None
+                }
+
+    def _decode_part(self, name: str, data: bytes) -> Record:
+        try:
+            return msgspec.json.decode(data, type=Record)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise ForeignFile(
+                f"Expected the record of cxr-batch in {self.own.url}/{name}, found another file.",
+                "Choose another folder with -o, or move that file away.",
+            ) from exc
 
     def _clear_way(self, name: str, record: Record, coming: str = "") -> bytes | None:
         """Make sure that what lies under a name may go; keep it where it was changed.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from batch_scorer import storage
-from batch_scorer.errors import LedgerError, TransientError, UsageError
+from batch_scorer.errors import ForeignFile, LedgerError, TransientError, UsageError
 from batch_scorer.gauges import Gauges, _read_values
 from batch_scorer.spending import Tariff
 from tests.conftest import make_film
@@ -141,19 +141,32 @@ def test_a_place_that_cannot_be_written_is_said_first_or_costs_no_result(
     assert run.returncode == 2
     assert f"Expected a folder for the metrics at {tmp_path}/none, found none." in run.stderr
     assert not (tmp_path / "out").exists()
-    long = tmp_path / ("x" * 250 + ".prom")  # its name is too long once it is written beside
+    long = tmp_path / ("x" * 255 + ".prom")
     run = cxr(*arguments, "--metrics", long)
     assert run.returncode == 0
     assert "cannot be written: File name too long." in run.stderr
     assert (tmp_path / "out" / "run.json").exists()
 
 
-def test_a_file_that_is_something_else_is_replaced_and_said(tmp_path, caplog):
+@pytest.mark.parametrize("text", ['a{b="c} 1\n', "up 1\n", "Dear diary"])
+def test_a_file_that_is_something_else_is_refused_and_stays(tmp_path, text):
     file = tmp_path / "cxr.prom"
-    file.write_text('a{b="c} 1\n')
-    end(file, manifest_of(bytes_read=10))
-    assert "was no Prometheus textfile" in caplog.text
-    assert read(file)["cxr_bytes_read_total",] == 10
+    file.write_text(text)
+    with pytest.raises(ForeignFile, match=r"Expected metrics of cxr-batch in .*, found another"):
+        end(file, manifest_of(bytes_read=10))
+    assert file.read_text() == text
+
+
+def test_a_link_or_an_empty_file_in_place_of_the_metrics(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("Dear diary")
+    (tmp_path / "link.prom").symlink_to(victim)
+    with pytest.raises(ForeignFile):
+        end(tmp_path / "link.prom", manifest_of())
+    assert victim.read_text() == "Dear diary"
+    (tmp_path / "empty.prom").touch()
+    end(tmp_path / "empty.prom", manifest_of(bytes_read=10))
+    assert read(tmp_path / "empty.prom")["cxr_bytes_read_total",] == 10
 
 
 @settings(deadline=None)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batch_scorer import journal, ledger
+from batch_scorer import journal, lease, ledger
 from batch_scorer.cli import cxr as command
-from batch_scorer.errors import CxrError, ForeignFile, UsageError
+from batch_scorer.errors import CxrError, ForeignFile, Occupied, UsageError
 from batch_scorer.journal import Journal
 from batch_scorer.lease import OutputLock
 from batch_scorer.merge import merge_shards
@@ -348,6 +350,19 @@ def test_the_record_joins_its_parts_and_forgets_nothing(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == [OWN_FOLDER]
 
 
+def test_what_a_killed_process_left_half_written_goes_after_a_day(tmp_path):
+    place = open_output(tmp_path / "out")
+    place.prepare()
+    own = tmp_path / "out" / OWN_FOLDER
+    old, new, foreign = (own / f".{letter * 32}.partial" for letter in "abz")
+    for path in (old, new, foreign):
+        path.touch()
+    for path in (old, foreign):
+        os.utime(path, (0, time.time() - 2 * 24 * 3600))
+    place.prepare()
+    assert set(own.iterdir()) == {new, foreign}
+
+
 def test_a_journal_file_that_is_not_what_its_name_says_stays(tmp_path, caplog):
     place = open_output(tmp_path / "out")
     place.prepare()
@@ -361,6 +376,16 @@ def test_a_journal_file_that_is_not_what_its_name_says_stays(tmp_path, caplog):
     assert "is damaged" in caplog.text
     own.clear()
     assert list(forged.parent.iterdir()) == [forged]
+
+
+def test_a_run_that_is_at_work_keeps_another_one_out(folder, tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr(lease, "LONGEST_RENEWAL_S", 0.2)
+    job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
+    with OutputLock(open_output(job.output)) as lock:
+        lock.check()
+        with pytest.raises(Occupied, match=r"is working on the results in .*/out\."):
+            score_batch(job)
+    assert not (tmp_path / "out" / ledger.CSV_FILE).exists()
 
 
 def test_two_runs_take_turns(folder, tmp_path, tiny_model):

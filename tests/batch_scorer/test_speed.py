@@ -89,6 +89,18 @@ def test_the_command_prints_a_table_and_writes_json(cxr, folder, tiny_model, tmp
     assert found["formula"] in lines[-1]
 
 
+def test_measurements_replace_their_like_and_nothing_else(cxr, folder, tiny_model, tmp_path):
+    file = tmp_path / "speed.json"
+    arguments = ("bench", folder, "--model", tiny_model, "--turns", 1, "--json", file)
+    file.write_text('{"dear": "diary"}')
+    refused = cxr(*arguments)
+    assert refused.returncode == 2
+    assert "to hold measurements of `cxr bench`, found another file" in refused.stderr
+    assert file.read_text() == '{"dear": "diary"}'
+    file.unlink()
+    assert (cxr(*arguments).returncode, cxr(*arguments).returncode) == (0, 0)
+
+
 def test_a_forecast_divides_what_was_probed():
     told = Forecast(
         films=36_000,

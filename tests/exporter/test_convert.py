@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from batch_scorer.card import SelfTest
-from batch_scorer.errors import ConversionError, ParityError, SelfTestFailed
+from batch_scorer.errors import ConversionError, ForeignFile, ParityError, SelfTestFailed
 from batch_scorer.onnx_runtime import ort
 from exporter import convert, publish
 from exporter.run import read_run
@@ -128,6 +128,19 @@ def test_a_check_that_fails_leaves_no_file(tmp_path, monkeypatch):
     with pytest.raises(SelfTestFailed, match="is off by"):
         publish.publish(run, tmp_path / "models")
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_model_file_that_was_not_exported_here_stays(tmp_path):
+    run = read_run(save_run(tmp_path / "run", make_network()))
+    folder = tmp_path / "models"
+    folder.mkdir()
+    file = folder / f"{run.card.name}.onnx"
+    file.write_bytes(b"mine")
+    with pytest.raises(ForeignFile, match=r"is not the file that manifest\.json beside it names"):
+        publish.publish(run, folder)
+    assert file.read_bytes() == b"mine"
+    file.unlink()
+    assert publish.publish(run, folder).path == publish.publish(run, folder).path == file
 
 
 def test_an_answer_beside_the_probability_that_is_not_keras_s_is_an_error(tmp_path):
