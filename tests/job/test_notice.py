@@ -133,7 +133,7 @@ def test_a_night_is_described_by_its_numbers_and_whether_it_looks_like_the_train
     assert told.title == "Ward‹U+202E›7"
     assert (told.found, told.scored, told.not_scored) == (63, 60, 3)
     assert (told.since, told.new, told.new_flagged) == ("20261126-020000", 9, 4)
-    assert told.report == "s3://***@results/report.pdf"
+    assert told.report == "s3://results/report.pdf"
     assert told.news == describe_news(manifest)
     assert told.likeness == build_facts(manifest, rows).drift.sentences[0]
     manifest = make_manifest(rows, models, night="20261127-020000")

@@ -312,7 +312,7 @@ def test_the_command_says_what_cannot_be_used(tmp_path, cxr):
     (tmp_path / "file").write_text("in the way")
     blocked = cxr("audit", EXAMPLES, "-o", tmp_path / "file" / "out")
     assert blocked.returncode == 1
-    assert "The audit cannot be written to" in blocked.stderr
+    assert "cannot be written: Not a directory. Choose another folder with -o." in blocked.stderr
     assert "Traceback" not in blocked.stderr
 
 
