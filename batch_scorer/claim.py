@@ -8,7 +8,7 @@ it is kept below ``earlier/`` when it is replaced.
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batch_scorer import journal, ledger
@@ -17,8 +17,6 @@ from batch_scorer.output import MOST_TABLE_BYTES, digest
 
 if TYPE_CHECKING:
     from batch_scorer.output import Output, Record
-
-_PICTURE = re.compile(rf"{ledger.FILMS_FOLDER}/([0-9a-f]{{16}})(?:{ledger.EVIDENCE_SUFFIX})?\.jpg")
 
 
 def claim_run(output: Output, old: Record | None = None) -> None:
@@ -52,10 +50,9 @@ def check_run(output: Output) -> Record:
     output.refuse_links(ledger.FILMS_FOLDER, journal.FOLDER)
     claimed = output.claimed
     old = None if claimed else _find_unrecorded_run(output)
-    foreign = set(ledger.RUN_FILES) - (old or {}).keys()
     if not claimed and old is None:
-        foreign |= {ledger.FILMS_FOLDER, journal.FOLDER}
-    output.refuse_foreign(*sorted(foreign))
+        output.refuse_foreign_folders(ledger.FILMS_FOLDER, journal.FOLDER)
+    output.refuse_foreign_files(ledger.RUN_FILES, old or {})
     return old or {}
 
 
@@ -65,12 +62,10 @@ def _find_unrecorded_run(output: Output) -> Record | None:
         manifest = ledger.read_manifest(output)
     except LedgerError:
         manifest = None
-    if manifest is None and not journal.find_own(output):
-        return None
+    if manifest is None:
+        return {} if journal.find_own(output) else None
     contents = {name: output.read(name, MOST_TABLE_BYTES) for name in ledger.RUN_FILES}
     found: Record = {name: [] for name, data in contents.items() if data is not None}
-    if manifest is None:
-        return found
     stated = {
         ledger.CSV_FILE: manifest.rows_sha256,
         ledger.PARQUET_FILE: manifest.parquet_sha256,
@@ -87,9 +82,5 @@ def _find_pictures(output: Output) -> Record:
     except LedgerError:
         return {}
     stems = {ledger.thumbnail_stem(row) for row in rows}
-    names = [
-        name
-        for name in output.names(ledger.FILMS_FOLDER)
-        if (match := _PICTURE.fullmatch(name)) and match[1] in stems
-    ]
+    names = [name for name in ledger.find_pictures(output) if Path(name).stem[:16] in stems]
     return {name: [digest(output.read(name) or b"")] for name in names}

@@ -103,6 +103,7 @@ def _read_part(output: Output, name: str) -> _Part | None:
     if match["sha256"] and not sha256.startswith(match["sha256"]):
         return None
     try:
-        return _Part(_DECODER.decode_lines(data), sha256)
+        rows = _DECODER.decode_lines(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    return _Part(rows, sha256) if rows or match["sha256"] else None

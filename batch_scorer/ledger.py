@@ -6,6 +6,7 @@ A reader sees a whole file or none, and ``run.json`` marks a finished run.
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,12 +37,21 @@ RUN_FILES = (CSV_FILE, PARQUET_FILE, *DRAWN_FILES, RUN_FILE)
 """What a finished run may have beside its pictures, the mark of its end last."""
 FILMS_FOLDER = "films"
 EVIDENCE_SUFFIX = "-evidence"
+PICTURE_NAME = rf"[0-9a-f]{{16}}(?:{EVIDENCE_SUFFIX})?"
+"""What a picture's name looks like, without its ending: a film's, or its evidence map's."""
+_PICTURE_FILE = re.compile(rf"{FILMS_FOLDER}/{PICTURE_NAME}\.jpg")
 
 
 def withdraw_run(output: Output) -> None:
     """Remove a run's marker, reports and pictures, before its rows are replaced."""
-    output.remove(RUN_FILE, *DRAWN_FILES)
-    output.remove_folder(FILMS_FOLDER)
+    output.remove(RUN_FILE, *DRAWN_FILES, *find_pictures(output))
+    output.remove_empty(FILMS_FOLDER)
+
+
+def find_pictures(output: Output) -> list[str]:
+    """The files of an output whose names are those of pictures of films."""
+    names = output.names(FILMS_FOLDER)
+    return [name for name in names if _PICTURE_FILE.fullmatch(name)]
 
 
 def thumbnail_stem(row: Score) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import secrets
@@ -232,15 +233,6 @@ class Output:
             if name in record and self._clear_way(name, record) is not None:
                 self._take_away(name)
 
-    def remove_folder(self, name: str) -> None:
-        """Remove what the program wrote below a folder, and the folders that are then empty.
-
-        Raises:
-            LedgerError: Something cannot be listed or removed.
-        """
-        self.remove(*self.names(name))
-        self.remove_empty(name)
-
     def discard(self, contents: Mapping[str, str]) -> None:
         """Remove files, by name, each while its content has the SHA-256 that is given.
 
@@ -280,20 +272,35 @@ class Output:
         """Whether the program has a record here."""
         return bool(self._part_names())
 
-    def refuse_foreign(self, *names: str) -> None:
-        """Make sure that files and folders of these names are the program's, or not there.
+    def refuse_foreign_files(self, names: Iterable[str], own: Iterable[str] = ()) -> None:
+        """Make sure that what lies under these names are files of the program, or nothing.
+
+        Args:
+            names: The names.
+            own: Those that are the program's, whatever the record says.
 
         Raises:
             ForeignFile: One is not.
             LedgerError: It cannot be looked at.
         """
-        record = self.record()
+        known = {*self.record(), *own}
         for name in names:
-            if name not in record and self._holds(name):
+            if self._is_file(name) and name not in known and self._exists(name):
+                raise self._foreign(name)
+
+    def refuse_foreign_folders(self, *names: str) -> None:
+        """Make sure that no file lies in folders of these names.
+
+        Raises:
+            ForeignFile: One does, or a file has the folder's name.
+            LedgerError: It cannot be looked at.
+        """
+        for name in names:
+            if self._holds(name):
                 raise self._foreign(name)
 
     def refuse_links(self, *names: str) -> None:
-        """Make sure that no folder of these names is a link, nor one that leads there.
+        """Make sure that no folder of these names is a link or a file, nor one that leads there.
 
         Raises:
             ForeignFile: One is.
@@ -304,12 +311,16 @@ class Output:
 
     def _holds(self, name: str) -> bool:
         """Whether there is a file of that name, or one in a folder of that name."""
+        if not self.local:
+            return self._exists(name)
+        place = self._local(name)
+        if not place.is_dir() or place.is_symlink():
+            return os.path.lexists(place)
+        return any(not inner.is_dir() or inner.is_symlink() for inner in place.rglob("*"))
+
+    def _exists(self, name: str) -> bool:
+        """Whether there is anything of that name."""
         path = self._path(name)
-        if self.local:
-            place = self._local(name)
-            if not place.is_dir() or place.is_symlink():
-                return os.path.lexists(place)
-            return any(not inner.is_dir() or inner.is_symlink() for inner in place.rglob("*"))
         self.filesystem.invalidate_cache(path)
         with self._explaining(name, "read"):
             return bool(call(self.filesystem.exists, path))
@@ -388,8 +399,8 @@ class Output:
             return data
         if name not in record:
             raise self._foreign(name)
-        kept = f"{CHANGED_FOLDER}{digest(data)[:12]}/{name}"
-        self.create(kept, data)
+        places = (f"{CHANGED_FOLDER}{digest(data)[:12]}{more}" for more in _name_copies())
+        kept = next(kept for place in places if self.create(kept := f"{place}/{name}", data))
         log.warning("%s may hold changes of yours: it is kept as %s", name, kept)
         return data
 
@@ -482,15 +493,16 @@ class Output:
         """The path of a file on this machine; no folder below the output may be a link.
 
         Raises:
-            ForeignFile: One is.
+            ForeignFile: One is, or is a file.
         """
         path = Path(self._path(name))
         below = len(self.inside) + name.count("/")
         for folder in list(path.parents)[:below]:
-            if folder.is_symlink():
+            if folder.is_symlink() or folder.is_file():
+                found = "link" if folder.is_symlink() else "file"
                 raise ForeignFile(
-                    f"Expected a folder of its own at {folder}, found a link.",
-                    "Choose another folder with -o, or remove the link.",
+                    f"Expected a folder of its own at {folder}, found a {found}.",
+                    f"Choose another folder with -o, or move the {found} away.",
                 )
         return path
 
@@ -502,6 +514,12 @@ def _join(parts: Iterable[Record]) -> Record:
         for name, contents in part.items():
             joined[name] = list(dict.fromkeys([*joined.get(name, ()), *contents]))
     return joined
+
+
+def _name_copies() -> Iterator[str]:
+    """Endings that tell copies of one name apart; the first is empty."""
+    yield ""
+    yield from (f"-{number}" for number in itertools.count(2))
 
 
 def _is_plain(name: str) -> bool:

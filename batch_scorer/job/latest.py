@@ -168,9 +168,10 @@ def _copy_all(night: Output, place: Output, is_newest: Callable[[], bool]) -> bo
     Returns:
         Whether it still was the newest one when all was done.
     """
-    pictures = night.names(ledger.FILMS_FOLDER)
+    pictures = ledger.find_pictures(night)
     groups = [pictures, ledger.RUN_FILES[:-1], ledger.RUN_FILES[-1:]]
-    absent = set()
+    absent: set[str] = set()
+    claimed = False
     for group in groups:
         contents = {name: night.read(name, MOST_TABLE_BYTES) for name in group}
         absent |= {name for name, data in contents.items() if data is None}
@@ -182,9 +183,11 @@ def _copy_all(night: Output, place: Output, is_newest: Callable[[], bool]) -> bo
         if changed and not is_newest():
             return False
         if changed:
-            claim_run(place)
+            if not claimed:
+                claim_run(place)
+                claimed = True
             place.write_all(changed)
-    gone = absent | (set(place.names(ledger.FILMS_FOLDER)) - set(pictures))
+    gone = absent | (set(ledger.find_pictures(place)) - set(pictures))
     if gone and is_newest():
         place.remove(*sorted(gone))
     return is_newest()

@@ -128,7 +128,7 @@ def claim_nights(output: Output) -> None:
     """
     names = (PLANS_FOLDER, FOLDER, latest.FOLDER, latest.PUBLISHED_FOLDER, lease.FOLDER)
     if not output.claimed and not _has_plan(output):
-        output.refuse_foreign(*names)
+        output.refuse_foreign_folders(*names)
     output.refuse_links(*names)
     check_run(output.below(latest.FOLDER))
     output.prepare()

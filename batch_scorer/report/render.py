@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from batch_scorer.report.performance import Performance
 
 TEMPLATE = "report.html.j2"
-_PICTURE_NAME = re.compile(rf"[0-9a-f]{{16}}(?:{ledger.EVIDENCE_SUFFIX})?")
+_PICTURE_NAME = re.compile(ledger.PICTURE_NAME)
 
 
 @dataclass(frozen=True)

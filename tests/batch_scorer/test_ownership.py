@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from batch_scorer.errors import CxrError, ForeignFile, Occupied, UsageError
 from batch_scorer.journal import Journal
 from batch_scorer.lease import OutputLock
 from batch_scorer.merge import merge_shards
-from batch_scorer.output import OWN_FOLDER, open_output
+from batch_scorer.output import OWN_FOLDER, digest, open_output
 from batch_scorer.report.formats import draw_report
 from batch_scorer.runner import ScoreJob, name_method, score_batch
 from batch_scorer.shards import Shard
@@ -226,6 +227,53 @@ def test_what_was_changed_after_a_run_is_kept_beside(folder, tmp_path, tiny_mode
         assert f"{name} may hold changes of yours: it is kept as earlier/changed-" in caplog.text
 
 
+def test_a_kept_copy_that_was_changed_too_is_kept_beside(tmp_path):
+    output = open_output(tmp_path / "out")
+    output.write("a.csv", b"the program's")
+    for later in (b"later notes", b"later still"):
+        (tmp_path / "out" / "a.csv").write_bytes(b"notes")
+        output.write("a.csv", b"the program's, " + later)
+        newest = max((tmp_path / "out" / "earlier").iterdir(), key=lambda path: len(path.name))
+        (newest / "a.csv").write_bytes(later)
+    (tmp_path / "out" / "a.csv").write_bytes(b"notes")
+    output.write("a.csv", b"the program's again")
+    kept = sorted(path.read_bytes() for path in (tmp_path / "out" / "earlier").rglob("*.csv"))
+    assert kept == [b"later notes", b"later still", b"notes"]
+
+
+@pytest.mark.parametrize("name", [*ledger.RUN_FILES, "films", "journal"])
+@pytest.mark.parametrize("before", [False, True], ids=["new", "after a run"])
+def test_a_folder_in_place_of_a_file_is_refused_before_anything_is_scored(
+    folder, tmp_path, tiny_model, name, before
+):
+    job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
+    if before:
+        score_batch(job)
+        shutil.rmtree(tmp_path / "out" / name, ignore_errors=True)
+        (tmp_path / "out" / name).unlink(missing_ok=True)
+    path = tmp_path / "out" / name
+    if name in ledger.RUN_FILES:
+        path.mkdir(parents=True)
+    else:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(DIARY)
+    there = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ForeignFile):
+        score_batch(job)
+    assert sorted(tmp_path.rglob("*")) == there
+
+
+def test_a_record_that_names_more_than_pictures_removes_pictures_only(folder, tmp_path, tiny_model):
+    job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
+    score_batch(job)
+    holiday = tmp_path / "out" / "films" / "holiday.mp4"
+    holiday.write_bytes(DIARY)
+    open_output(job.output).enter({"films/holiday.mp4": [digest(DIARY)]})
+    (folder / "new.png").write_bytes(make_film(200, seed=93))
+    score_batch(job)
+    assert holiday.read_bytes() == DIARY
+
+
 def test_a_run_that_was_made_before_there_were_records_is_taken_over(
     folder, tmp_path, tiny_model, caplog
 ):
@@ -259,6 +307,20 @@ def test_a_journal_of_a_version_without_records_is_gone_on_with(folder, tmp_path
     part.rename(part.with_name(f"{part.name.rpartition('-')[0]}.jsonl"))
     assert score_batch(job).reused == 4
     assert not (tmp_path / "out" / "journal").exists()
+
+
+@pytest.mark.parametrize("beside", ["predictions.csv", "report.pdf", "films/a.jpg"])
+def test_a_journal_claims_nothing_but_itself(folder, tmp_path, tiny_model, beside):
+    job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
+    path = tmp_path / "out" / beside
+    path.parent.mkdir(parents=True)
+    path.write_bytes(DIARY)
+    empty = tmp_path / "out" / "journal" / "0123456789abcdef-01234567-000001.jsonl"
+    empty.parent.mkdir()
+    empty.touch()
+    with pytest.raises(ForeignFile):
+        score_batch(job)
+    assert (path.read_bytes(), empty.read_bytes()) == (DIARY, b"")
 
 
 def test_merging_beside_films_refuses(folder, tmp_path, tiny_model):

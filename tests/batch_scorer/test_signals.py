@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from batch_scorer import ledger
 
 DRAWING = """
@@ -55,17 +53,18 @@ def start(script, *arguments):
     )
 
 
-@pytest.mark.parametrize("reaction", ["swallows", "complains", "raises", "passes"])
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_while_the_report_is_drawn(cxr, folder, tiny_model, tmp_path, reaction, name):
+def test_a_signal_while_the_report_is_drawn(cxr, folder, tiny_model, tmp_path):
     out = tmp_path / "out"
-    more = ("--debug",) if reaction == "passes" else ()
     command = ("score", folder, "-o", out, "--model", tiny_model)
-    with start(DRAWING, name, reaction, *command, *more) as run:
-        error = run.communicate(timeout=60)[1]
-    assert run.returncode == 75, error
-    assert error.endswith("Interrupted. Run the same command again.\n")
-    assert not (out / ledger.REPORT_FILE).exists()
+    for name, reaction, *more in (
+        *(("SIGTERM", "swallows"), ("SIGTERM", "complains"), ("SIGTERM", "raises")),
+        *(("SIGTERM", "passes", "--debug"), ("SIGINT", "passes"), ("SIGINT", "raises", "--debug")),
+    ):
+        with start(DRAWING, name, reaction, *command, *more) as run:
+            error = run.communicate(timeout=60)[1]
+        assert run.returncode == 75, error
+        assert error.endswith("Interrupted. Run the same command again.\n")
+        assert not (out / ledger.REPORT_FILE).exists()
     again = cxr(*command)
     assert again.returncode == 0, again.stderr
     assert (out / ledger.REPORT_FILE).read_bytes()[-6:] == b"%%EOF\n"

@@ -88,7 +88,7 @@ def write_audit(audit: Audit, output: Path) -> Path:
     page = render_page(audit)
     facts = msgspec.json.format(msgspec.json.encode(audit), indent=2).decode() + "\n"
     place = open_output(output)
-    place.refuse_foreign(FACTS_FILE, PAGE_FILE)
+    place.refuse_foreign_files([FACTS_FILE, PAGE_FILE])
     try:
         place.prepare()
         place.write_all({FACTS_FILE: facts.encode(), PAGE_FILE: page.encode()})
