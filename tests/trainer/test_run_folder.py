@@ -17,7 +17,9 @@ from tests.cards import make_tiny_card
 from trainer import run_folder
 from trainer.audit import page
 from trainer.audit.cli import audit
-from trainer.fit import _finish, _Keeper, claim
+from trainer.dataset import Films
+from trainer.fit import _finish, _Keeper, _train, claim
+from trainer.models import SIZE_PX
 from trainer.recipes import FitConfig
 from trainer.search import FILES as SEARCH_FILES
 from trainer.search import JOURNAL_FILE, _Journal
@@ -254,3 +256,23 @@ def test_an_audit_asks_before_it_begins(tmp_path, monkeypatch):
     with pytest.raises(ForeignFile):
         audit.main([str(tmp_path), "-o", str(tmp_path)], standalone_mode=False)
     assert look(tmp_path) == {page.PAGE_FILE: DIARY.encode()}
+
+
+def test_a_training_that_was_stopped_after_its_last_epoch_repeats_none(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(1).integers(0, 255, (20, SIZE_PX, SIZE_PX, 1), np.uint8)
+    names = np.arange(20).astype(str)
+    films = Films(pixels, np.arange(20) % 2, np.array([""] * 20), names)
+    dataset = SimpleNamespace(train=films, validation=films, fingerprint="0", withheld="")
+    claim(tmp_path, CONFIG, dataset)
+    stopped = []
+
+    def stop(model, *_):
+        stopped.append([*model.get_weights(), *model.optimizer.variables])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.fit._finish", stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            _train(CONFIG, dataset, tmp_path)
+    assert len(run_folder.history_rows(tmp_path)) == CONFIG.epochs
+    assert all(map(np.array_equal, *stopped)), "weights and optimiser go on where they were"
