@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from batch_scorer.errors import ForeignFile, UsageError
-from batch_scorer.files import replace_file
+from batch_scorer.errors import UsageError
 from batch_scorer.options import model_options
+from batch_scorer.own_file import OwnFile
 
 if TYPE_CHECKING:
     from batch_scorer.speed import Speed
+
+MAX_JSON_BYTES = 1_000_000
 
 
 @click.command(epilog="Example: cxr bench my-xrays --model all --json speed.json")
@@ -37,13 +39,14 @@ def bench(films: int, turns: int, json_file: Path | None, **options: Any) -> Non
     from batch_scorer.runner import ScoreJob
     from batch_scorer.speed import measure_speed
 
-    if json_file:
-        _check_own(json_file)
+    file = _own_file(json_file) if json_file else None
+    if file:
+        file.read()
     job = ScoreJob(output="", models=expand_names(options.pop("model")), **options)
     speed = measure_speed(job, films, turns)
-    if json_file:
-        _write(json_file, speed)
     click.echo(say_speed(speed))
+    if file:
+        _write(file, speed)
 
 
 def say_speed(speed: Speed) -> str:
@@ -70,27 +73,22 @@ def say_speed(speed: Speed) -> str:
     return "\n".join(lines)
 
 
-def _check_own(path: Path) -> None:
-    """Make sure that a file that is going to be replaced holds what was measured before.
-
-    Raises:
-        ForeignFile: It holds something else.
-    """
+def _own_file(path: Path) -> OwnFile:
+    """The file of what was measured before, if anything."""
     from batch_scorer.speed import Speed
 
-    if not path.exists() or not path.stat().st_size:
-        return
-    try:
-        msgspec.json.decode(path.read_bytes(), type=Speed)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise ForeignFile(
-            f"Expected {path} to hold measurements of `cxr bench`, found another file.",
-            "Choose another file with --json.",
-        ) from exc
+    def recognises(data: bytes) -> bool:
+        try:
+            msgspec.json.decode(data, type=Speed)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        return True
+
+    return OwnFile(path, "--json", "measurements of `cxr bench`", MAX_JSON_BYTES, recognises)
 
 
-def _write(path: Path, speed: Speed) -> None:
+def _write(file: OwnFile, speed: Speed) -> None:
     try:
-        replace_file(path, msgspec.json.format(msgspec.json.encode(speed), indent=2) + b"\n")
+        file.replace(msgspec.json.format(msgspec.json.encode(speed), indent=2) + b"\n")
     except OSError as exc:
-        raise UsageError(f"{path} cannot be written: {exc.strerror or exc}.") from exc
+        raise UsageError(f"{file.path} cannot be written: {exc.strerror or exc}.") from exc

@@ -55,7 +55,7 @@ INFERENCE_LIMIT_S = 600.0
 _FLOAT32 = "tensor(float)"
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What lies in a folder of models: each one's figures by name, the best on validation first.
 
     ``comparison`` is that of all of them, where they were exported together.

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from batch_scorer.errors import (
@@ -17,17 +18,14 @@ from batch_scorer.errors import (
     EXIT_NOT_ALL_SCORED,
     EXIT_OK,
     EXIT_RETRY,
-    ForeignFile,
     MissingPackage,
     UsageError,
 )
-from batch_scorer.files import replace_file
-from batch_scorer.regular_file import read_regular_file
-from batch_scorer.storage import retries
+from batch_scorer.own_file import OwnFile
+from batch_scorer.storage import is_local, open_filesystem, retries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     from prometheus_client.core import Metric
@@ -46,16 +44,17 @@ class Gauges:
 
     Args:
         path: Where it goes; None where it is not asked for.
+        output: Where the command writes its results; None where it writes none.
 
     Raises:
         MissingPackage: prometheus_client is not installed.
-        UsageError: The folder is not there.
+        UsageError: The folder is not there, or is one of the results.
         ForeignFile: The file is there, and holds something else.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, output: str | None = None) -> None:
         self.exit_code: int | None = None
-        self._path = path
+        self._file: OwnFile | None = None
         self._started = datetime.now(UTC).replace(microsecond=0)
         self._retries = retries()
         self._finished = False
@@ -70,15 +69,23 @@ class Gauges:
                 "--metrics needs prometheus_client, which is not installed.",
                 'Install it with: pip install "cxr-batch[metrics]"',
             ) from exc
+        if output is not None and _is_inside(path, output):
+            raise UsageError(
+                f"Expected a file outside the output for the metrics, found {path}.",
+                "Choose another file with --metrics: the results go there.",
+            )
         if not path.parent.is_dir():
             raise UsageError(
                 f"Expected a folder for the metrics at {path.parent}, found none.", "Make it first."
             )
-        if not _is_own(path):
-            raise ForeignFile(
-                f"Expected metrics of cxr-batch in {path}, found another file.",
-                "Choose another file with --metrics, or remove it.",
-            )
+        self._file = OwnFile(
+            path,
+            "--metrics",
+            "metrics of cxr-batch",
+            MAX_TEXTFILE_BYTES,
+            lambda data: LAST_RUN in _parse_values(data),
+        )
+        self._file.read()
 
     def tell(self, result: RunManifest | None, own: Sequence[RunManifest] | None = None) -> None:
         """Say that the command has done its work.
@@ -103,18 +110,22 @@ class Gauges:
         if exc is not None:
             stopped = isinstance(exc, KeyboardInterrupt)
             self.exit_code = getattr(exc, "exit_code", EXIT_RETRY if stopped else EXIT_FAILED)
-        if self._path:
-            self._write(self._path)
+        if self._file:
+            self._write(self._file)
 
-    def _write(self, path: Path) -> None:
+    def _write(self, file: OwnFile) -> None:
+        """Write the file; where that fails, say so: the command's own end counts for more."""
         from prometheus_client import CollectorRegistry, generate_latest
 
         registry = CollectorRegistry()
         try:
-            registry.register(_Families(list(self._collect(_read_values(path)))))
-            replace_file(path, generate_latest(registry))
+            before = _parse_values(file.read())
+            registry.register(_Families(list(self._collect(before))))
+            file.replace(generate_latest(registry))
+        except UsageError as exc:
+            log.warning("The metrics are not written. %s", exc)
         except OSError as exc:
-            log.warning("The metrics in %s cannot be written: %s.", path, exc.strerror or exc)
+            log.warning("The metrics in %s cannot be written: %s.", file.path, exc.strerror or exc)
 
     def _collect(self, before: dict[str, float]) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -192,21 +203,20 @@ def _describe(manifest: RunManifest) -> Iterator[Metric]:
         yield GaugeMetricFamily(name, meaning, value=value)
 
 
-def _is_own(path: Path) -> bool:
-    """Whether a file of metrics may be replaced: this program wrote it, or nothing is in it."""
-    if not os.path.lexists(path):
-        return True
-    whole = path.is_file() and not path.is_symlink()
-    return whole and (not path.stat().st_size or LAST_RUN in _read_values(path))
+def _is_inside(path: Path, output: str) -> bool:
+    """Whether a file lies in an output of this machine, by whatever spelling or link."""
+    filesystem, root = open_filesystem(output)
+    folder = Path(os.path.realpath(path.parent))
+    place = Path(os.path.realpath(root))
+    return is_local(filesystem) and place in (folder / path.name, folder, *folder.parents)
 
 
-def _read_values(path: Path) -> dict[str, float]:
-    """The values without labels of the file that is there, by name; none of any other file."""
+def _parse_values(data: bytes) -> dict[str, float]:
+    """The values without labels of a textfile, by name; none of any other file."""
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
-        text = read_regular_file(path, MAX_TEXTFILE_BYTES).decode("utf-8")
-        families = list(text_string_to_metric_families(text))
-    except (FileNotFoundError, ValueError):
+        families = list(text_string_to_metric_families(data.decode("utf-8")))
+    except ValueError:
         return {}
     return {s.name: s.value for family in families for s in family.samples if not s.labels}

@@ -236,7 +236,7 @@ def metrics_option(command: Command) -> Command:
     def measured(*, metrics: Path | None, **options: Any) -> int | None:
         from batch_scorer.gauges import Gauges
 
-        with Gauges(metrics) as gauges:
+        with Gauges(metrics, options["output"]) as gauges:
             gauges.exit_code = command(gauges=gauges, **options)
         return gauges.exit_code
 

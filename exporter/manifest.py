@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,6 +10,8 @@ import msgspec
 from batch_scorer.classifier import Manifest
 from batch_scorer.errors import ConversionError
 from batch_scorer.files import replace_file
+from batch_scorer.output import MOST_BYTES
+from batch_scorer.regular_file import read_regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,11 +23,11 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         ConversionError: It is no manifest of this release.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return Manifest({})
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except msgspec.DecodeError as exc:
+        return msgspec.json.decode(read_regular_file(path, MOST_BYTES), type=Manifest)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ConversionError(
             f"{path} is no manifest of this release: {exc}.",
             "Export into another folder, or remove it and export every model again.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
         beside: Call the file NAME.KIND.onnx, since another one is NAME.onnx.
 
     Raises:
-        ForeignFile: A file of that name is there which the folder's manifest does not know.
+        ForeignFile: The model file or the manifest that is there was not exported.
         PrecisionRefused: The smaller format would lose too much; no file is left.
         ConversionError: The conversion is not right; no file is left.
     """
@@ -73,7 +74,7 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
         card = msgspec.structs.replace(
             card, name=f"{card.name}.{kind}", title=f"{card.title}, {kind}"
         )
-    _check_own(output / f"{card.name}.onnx", manifest)
+    _check_own(output, card.name, manifest)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as hidden:
         draft = Path(hidden) / f"{card.name}.onnx"
@@ -87,15 +88,33 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
     return Published(path, sha256, len(data), len(run.parity), difference, card.precision)
 
 
-def _check_own(path: Path, manifest: Manifest) -> None:
-    """Make sure that a model file that is going to be replaced is the one that was exported."""
-    entry = manifest.models.get(path.stem, {})
-    known = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry.get("sha256")
-    if path.is_symlink() or (path.exists() and not known):
+def _check_own(output: Path, name: str, manifest: Manifest) -> None:
+    """Make sure that what is going to be replaced was exported: model file and manifest."""
+    path, listing = _model_file(output, name), output / MANIFEST
+    if os.path.lexists(path) and not _is_listed(path, manifest):
         raise ForeignFile(
             f"{path} is not the file that {MANIFEST} beside it names, and would be replaced.",
             "Choose another folder with -o, or move the file away.",
         )
+    listed = any(_is_listed(_model_file(output, name), manifest) for name in manifest.models)
+    if listing.is_symlink() or (listing.exists() and not listed):
+        raise ForeignFile(
+            f"Expected the manifest of the models in {output}, found that {listing} names none.",
+            "Choose another folder with -o, or move the file away.",
+        )
+
+
+def _model_file(output: Path, name: str) -> Path:
+    return output / f"{Path(name).name}.onnx"
+
+
+def _is_listed(path: Path, manifest: Manifest) -> bool:
+    """Whether a manifest names a model file with its hash."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return manifest.models.get(path.stem, {}).get("sha256") == sha256
 
 
 def _as_float32(run: Run) -> Draft:

@@ -159,7 +159,7 @@ def _training(config: FitConfig, dataset: Dataset, folder: Path, parameters: int
         parameters=parameters,
         backend=config.backend,
         command=config.command,
-        commit=run_folder.read_config(folder)["commit"],
+        commit=(run_folder.read_config(folder) or {}).get("commit", "unknown"),
         imbalance=IMBALANCE,
         initial_weights="ImageNet" if config.vgg16_weights != "none" else "He initialisation",
         brightness_mean=float(brightness.mean()),

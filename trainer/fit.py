@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,9 @@ import keras
 import msgspec
 import numpy as np
 
-from batch_scorer.errors import DatasetError, ForeignFile
+from batch_scorer.card import read_card
+from batch_scorer.errors import DatasetError, ForeignFile, ModelFileError
+from batch_scorer.output import OWN_FOLDER
 from trainer import run_folder
 from trainer.answers import answer
 from trainer.describe import describe
@@ -29,7 +32,10 @@ from trainer.speed import tell_speed
 from trainer.typicality import fit_typical
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batch_scorer.card import ModelCard
+    from batch_scorer.output import Record
     from trainer.dataset import Dataset, Films
     from trainer.recipes import FitConfig
 
@@ -50,55 +56,99 @@ def fit(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -
 
     Raises:
         DatasetError: The folder holds a run of another config or of other films.
+        ForeignFile: The folder holds something that the program did not write.
+        LedgerError: The folder cannot be written.
     """
     claim(folder, config, dataset)
     if not (folder / run_folder.MODEL_FILE).is_file():
         _train(config, dataset, folder)
     log.info("2 train     %s", tell_speed(folder, config.model, len(dataset.train)))
     card = describe(config, dataset, folder, open_test=open_test)
-    run_folder.remove_resume(folder / run_folder.RESUME_FOLDER)
+    run_folder.remove_resume(folder)
     return card
 
 
-def claim(folder: Path, config: FitConfig, dataset: Dataset) -> None:
+def claim(
+    folder: Path,
+    config: FitConfig,
+    dataset: Dataset,
+    files: tuple[str, ...] = run_folder.FILES,
+) -> None:
     """Write the config of a new run, or check that an old run is the same one.
 
+    Args:
+        folder: Made where needed.
+        config: What is asked for.
+        dataset: What it is asked for on.
+        files: What the run is going to write, its config among them.
+
     Raises:
-        DatasetError: It is another one, or the folder cannot be written.
-        ForeignFile: There is no run, but something else.
+        DatasetError: It is another one, or the folder cannot be read.
+        ForeignFile: Something under a name of the run was not written by this program, or there is
+            no run, but something else. Nothing was written.
+        LedgerError: The folder cannot be written.
     """
+    place = run_folder.open_run(folder)
+    place.refuse_links(run_folder.RESUME_FOLDER)
     wanted = {
         **asdict(config),
         "data_fingerprint": dataset.fingerprint,
         "withheld": dataset.withheld,
     }
-    path = folder / run_folder.CONFIG_FILE
-    if path.is_file():
-        usual = {"changes": {}, "withheld": ""}  # of runs that are older than these
-        found = {**usual, **run_folder.read_config(folder)}
-        for name, value in wanted.items():
-            if found.get(name) != value:
-                raise DatasetError(
-                    f"{folder} holds a run with {name} {found.get(name)}, not {value}.",
-                    "Choose another output folder, or remove this one.",
-                )
-        return
+    found = run_folder.read_config(folder)
+    if found is not None:
+        _check_same(folder, wanted, found)
+    claimed = place.claimed
+    old: Record = {} if found is None else {run_folder.CONFIG_FILE: []}
+    if not claimed and found is not None and _is_finished(folder, config):
+        old = {name: [] for name in files if (folder / name).is_file()}
+    elif found is None or not claimed:
+        _refuse_others(folder, {OWN_FOLDER, *old})
+    weights = [run_folder.weights_name(epoch) for epoch in range(1, config.epochs + 1)]
+    place.refuse_foreign_files([*files, *weights], old)
+    place.prepare()
+    if not claimed:
+        place.enter(old)
+    if found is None:
+        started = {**wanted, "recipe": asdict(config.recipe), "commit": _commit()}
+        text = msgspec.json.format(msgspec.json.encode(started), indent=2)
+        place.write(run_folder.CONFIG_FILE, text)
+
+
+def _check_same(folder: Path, wanted: dict[str, object], found: dict[str, object]) -> None:
+    found = {"changes": {}, "withheld": "", **found}  # runs may be older than these
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise DatasetError(
+                f"{folder} holds a run with {name} {found.get(name)}, not {value}.",
+                "Choose another output folder, or remove this one.",
+            )
+
+
+def _is_finished(folder: Path, config: FitConfig) -> bool:
+    """Whether a version that kept no record left a finished run in a folder."""
+    if not all((folder / name).is_file() for name in (run_folder.CARD_FILE, run_folder.MODEL_FILE)):
+        return False
+    card = run_folder.open_run(folder).read(run_folder.CARD_FILE) or b""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        foreign = next(folder.iterdir(), None)
+        return read_card(card.decode(), run_folder.CARD_FILE).name == config.model
+    except (UnicodeDecodeError, ModelFileError):
+        return False
+
+
+def _refuse_others(folder: Path, own: set[str]) -> None:
+    """Make sure that nothing but these names is in a folder."""
+    try:
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     except OSError as exc:
         raise DatasetError(
-            f"The run folder {folder} cannot be written: {exc.strerror}.", "Choose another with -o."
+            f"The run folder {folder} cannot be read: {exc.strerror}.", "Choose another with -o."
         ) from exc
-    if foreign:
+    for name in sorted(names - own):
         raise ForeignFile(
-            f"{folder} holds {foreign.name}, and no run of `cxr train`.",
+            f"{folder} holds {name}, and no run of `cxr train` that has it in its record.",
             "Choose another output folder, or empty this one.",
         )
-    started = {**wanted, "recipe": asdict(config.recipe), "commit": _commit()}
-    run_folder.write_text(
-        path, msgspec.json.format(msgspec.json.encode(started), indent=2).decode()
-    )
 
 
 def _commit() -> str:
@@ -122,13 +172,18 @@ def _train(config: FitConfig, dataset: Dataset, folder: Path) -> None:
     done = run_folder.resume_from(folder)
     where = f", going on after epoch {done}" if done else ""
     log.info("2 train     %s: %d epochs%s", config.model, config.epochs, where)
-    model = train_network(config, dataset, _callbacks(folder))
-    model.load_weights(run_folder.best_weights(folder))
+    state = folder / run_folder.weights_name(done) if done else None
+    model = train_network(config, dataset, [_Keeper(folder)], done, state)
+    model.load_weights(folder / run_folder.weights_name(run_folder.best_epoch(folder)))
     _finish(model, config, dataset.train, folder)
 
 
 def train_network(
-    config: FitConfig, dataset: Dataset, callbacks: list[keras.callbacks.Callback]
+    config: FitConfig,
+    dataset: Dataset,
+    callbacks: list[keras.callbacks.Callback],
+    done: int = 0,
+    state: Path | None = None,
 ) -> keras.Model:
     """Train one network to its last epoch, and judge it on the validation films after each.
 
@@ -136,6 +191,8 @@ def train_network(
         config: What to train.
         dataset: Its test films are not looked at.
         callbacks: What else happens after each epoch.
+        done: Epochs that are done already.
+        state: The weights of network and optimiser after them.
 
     Raises:
         DatasetError: The first weights cannot be had.
@@ -145,12 +202,16 @@ def train_network(
     if config.pretrained:
         load_vgg16_convolutions(model, config.vgg16_weights)
     _compile(model, config, len(dataset.train))
+    if state:
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(state)
     train, validation = (
         (films.pixels, _truth(films), _weights(films))
         for films in (dataset.train, dataset.validation)
     )
     model.fit(
         **feed(train, validation, config.batch_size, config.seed),
+        initial_epoch=done,
         epochs=config.epochs,
         callbacks=callbacks,
         verbose=1 if sys.stdout.isatty() else 2,
@@ -213,56 +274,50 @@ def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
     )
 
 
-def _callbacks(folder: Path) -> list[keras.callbacks.Callback]:
-    """What happens after each epoch: note it, keep the best, and save where to go on from.
+class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps, after each epoch, what a later run goes on from.
 
     The best epoch is the one of the lowest validation loss: nearly every epoch separates the
     validation films, so the highest AUC is an accident. Training goes on to the last epoch, where
-    the learning rate has come to rest.
-
-    The state that a resumed run starts from is written last, so that a kill in between repeats an
-    epoch and loses none. Each best epoch has a file of its own: a torn one is never the best.
+    the learning rate has come to rest. Seconds add up over all resumed parts.
     """
-    past = run_folder.read_history(folder).get(run_folder.WATCHED, [])
-    return [
-        keras.callbacks.CSVLogger(str(folder / run_folder.HISTORY_FILE), append=bool(past)),
-        keras.callbacks.ModelCheckpoint(
-            str(folder / run_folder.RESUME_FOLDER / run_folder.BEST_WEIGHTS),
-            monitor=run_folder.WATCHED,
-            mode="min",
-            save_best_only=True,
-            save_weights_only=True,
-            initial_value_threshold=min(past, default=None),
-        ),
-        _Clock(folder),
-        keras.callbacks.BackupAndRestore(
-            str(folder / run_folder.STATE_FOLDER), double_checkpoint=True, delete_checkpoint=False
-        ),
-    ]
-
-
-class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
-    """Adds up the seconds spent training over all resumed parts."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self._path = folder / run_folder.SECONDS_FILE
+        self._folder = folder
+        self._rows = run_folder.history_rows(folder)
+        self._seconds = run_folder.read_seconds(folder)
         self._since = time.monotonic()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
-        now = time.monotonic()
-        seconds = run_folder.read_seconds(self._path.parent) + now - self._since
-        run_folder.write_text(self._path, f"{seconds:.1f}\n")
-        self._since = now
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Write history, time and weights."""
+        figures = {name: str(float(value)) for name, value in sorted((logs or {}).items())}
+        self._rows.append({"epoch": str(epoch), **figures})
+        weights = _save(self.model.save_weights, "epoch.weights.h5")
+        seconds = self._seconds + time.monotonic() - self._since
+        run_folder.keep_epoch(self._folder, self._rows, seconds, weights)
+
+
+def _save(write: Callable[[Path], None], name: str) -> bytes:
+    """What Keras writes into a file: it opens whatever lies there, so never in the run folder."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            write(path)
+            return path.read_bytes()
+    except OSError as exc:
+        raise DatasetError(
+            f"The network cannot be saved in {tempfile.gettempdir()}: {exc.strerror or exc}.",
+            "Free some space there or set TMPDIR, then run the same command again.",
+        ) from exc
 
 
 def _finish(model: keras.Model, config: FitConfig, train: Films, folder: Path) -> None:
     """Save the network that is kept, with everything that it answers."""
     final = keep(model, config)
     whole = answer(final, fit_typical(train.pixels), both_ways=config.recipe.both_ways)
-    partial = folder / f"partial.{run_folder.MODEL_FILE}"
-    whole.save(partial)
-    partial.replace(folder / run_folder.MODEL_FILE)
+    saved = _save(whole.save, run_folder.MODEL_FILE)
+    run_folder.open_run(folder).write(run_folder.MODEL_FILE, saved)
 
 
 def keep(model: keras.Model, config: FitConfig) -> keras.Model:

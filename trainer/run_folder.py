@@ -11,7 +11,11 @@
                               training films, for the exporter's checks and calibration
             training.svg, roc.svg
             seconds.txt       spent training
-            resume/           while training goes on: what a later run continues from
+            resume/           while training goes on: the weights of the newest and of the best
+                              epoch, which a later run continues from
+            .cxr-batch/       the record of these files, as in the output of a score
+
+A file that the record does not name is somebody else's: it is never replaced or removed.
 """
 
 from __future__ import annotations
@@ -19,21 +23,20 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shutil
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import msgspec
 import numpy as np
 
 from batch_scorer.card import CLASSES, ModelCard, write_card
-from batch_scorer.files import replace_file
+from batch_scorer.errors import DatasetError, ForeignFile
+from batch_scorer.output import MOST_TABLE_BYTES, digest, open_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from batch_scorer.output import Output
     from trainer.dataset import Films
     from trainer.evaluate import Judgement
 
@@ -45,114 +48,206 @@ CONFIG_FILE = "config.json"
 RESUME_FOLDER = "resume"
 FILMS_FILE = "films.npz"
 TRAINING_FILMS = 200
-STATE_FOLDER = f"{RESUME_FOLDER}/state"
-STATE_WEIGHTS = "latest.weights.h5"
-STATE_METADATA = "training_metadata.json"
-BEST_WEIGHTS = "epoch-{epoch:03d}.weights.h5"
-_RESUME_FILE = re.compile(
-    rf"epoch-[0-9]{{3,}}\.weights\.h5|{re.escape(STATE_WEIGHTS)}(\.bkp)?"
-    rf"|{re.escape(STATE_METADATA)}(\.bkp)?"
-)
+_WEIGHTS = re.compile(rf"{RESUME_FOLDER}/epoch-([0-9]{{3,9}})\.weights\.h5")
 SECONDS_FILE = "seconds.txt"
+TRAINING_FIGURE, ROC_FIGURE = "training.svg", "roc.svg"
+FILES = (
+    *(CONFIG_FILE, MODEL_FILE, CARD_FILE, HISTORY_FILE, PREDICTIONS_FILE, FILMS_FILE),
+    *(SECONDS_FILE, TRAINING_FIGURE, ROC_FIGURE),
+)
+"""What a finished training leaves."""
 WATCHED = "val_pneumonia_loss"
 """The column of the history whose lowest value marks the best epoch."""
 PREDICTION_COLUMNS = ("split", "image", "patient", "label", "logit", "probability")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """What a run was started with."""
-    config: dict[str, Any] = msgspec.json.decode((folder / CONFIG_FILE).read_bytes())
-    return config
+def open_run(folder: Path) -> Output:
+    """The run folder as a place that keeps a record of its files."""
+    return open_output(folder.absolute())
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """What a run was started with, None where there is none.
+
+    Raises:
+        ForeignFile: The file holds something else.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    try:
+        return msgspec.json.decode(open_run(folder).read(CONFIG_FILE) or b"", type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise ForeignFile(
+            f"Expected what a run was started with in {folder / CONFIG_FILE}, found another file.",
+            "Choose another output folder, or move that file away.",
+        ) from exc
 
 
 def write_run_card(folder: Path, card: ModelCard) -> None:
     """Write the card, whole or not at all."""
-    write_text(folder / CARD_FILE, write_card(card, indent=2) + "\n")
+    write_text(folder, CARD_FILE, write_card(card, indent=2) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    replace_file(path, text.encode())
+def write_text(folder: Path, name: str, text: str) -> None:
+    """Write a text file of a run, whole or not at all.
+
+    Raises:
+        ForeignFile: Somebody else's file is there.
+        LedgerError: It cannot be written.
+    """
+    open_run(folder).write(name, text.encode())
 
 
-def remove_resume(folder: Path) -> None:
-    """Remove what an interrupted training keeps below a folder; nothing else that lies there."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if _RESUME_FILE.fullmatch(path.name) and not path.is_dir():
-            path.unlink()
-        elif path.is_dir() and not path.is_symlink():
-            with suppress(OSError):  # something else is in it
-                path.rmdir()
-    with suppress(OSError):
-        folder.rmdir()
+def read_own(place: Output, name: str) -> bytes | None:
+    """The content of a file, None where it is not there or not as it was written."""
+    data = place.read(name, MOST_TABLE_BYTES)
+    own = data is not None and digest(data) in place.record().get(name, ())
+    return data if own else None
 
 
 def read_history(folder: Path) -> dict[str, list[float]]:
-    """History by column, one value per epoch; empty before the first epoch ends."""
-    rows = _history_rows(folder)
+    """History by column, one value per epoch; empty before the first epoch ends.
+
+    Raises:
+        DatasetError: The file holds something else.
+    """
+    rows = history_rows(folder)
     return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else {})}
+
+
+def keep_epoch(folder: Path, rows: list[dict[str, str]], seconds: float, weights: bytes) -> None:
+    """Keep what a later run needs to go on after an epoch, and what the best one needs.
+
+    The weights are written last: a kill in between repeats an epoch and loses none.
+
+    Args:
+        folder: The run folder.
+        rows: Loss and accuracy of every epoch until now.
+        seconds: Spent training so far.
+        weights: Of the network and its optimiser.
+
+    Raises:
+        ForeignFile: Something came under a name of the run that the program did not write.
+        LedgerError: It cannot be written.
+    """
+    place = open_run(folder)
+    newest = weights_name(len(rows))
+    place.write_all(
+        {
+            HISTORY_FILE: _history_text(rows),
+            SECONDS_FILE: f"{seconds:.1f}\n".encode(),
+            newest: weights,
+        }
+    )
+    needed = {newest, weights_name(_best(rows))}
+    place.remove(*(name for name in _weights_names(place) if name not in needed))
 
 
 def resume_from(folder: Path) -> int:
     """Prepare an interrupted training to go on.
 
-    History rows beyond the saved state are dropped, since their epochs are repeated. A state that
-    was torn by the kill, with none before it to fall back on, is dropped whole.
+    It goes on after the newest epoch whose weights are as they were written, and those of the best
+    epoch until then too. Later rows of the history are dropped, since their epochs are repeated.
 
     Returns:
         How many epochs are done.
     """
-    state = folder / STATE_FOLDER
-    done = _saved_epochs(state, "")
-    if done is None:
-        done = _saved_epochs(state, ".bkp")
-        if done is None:
-            remove_resume(state)
-        else:
-            for name in (STATE_WEIGHTS, STATE_METADATA):
-                shutil.copy(state / f"{name}.bkp", state / name)
-    done = done or 0
-    rows = [row for row in _history_rows(folder) if int(row["epoch"]) < done]
-    (folder / RESUME_FOLDER).mkdir(exist_ok=True)
-    if rows:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(folder / HISTORY_FILE, text.getvalue())
-    else:
-        (folder / HISTORY_FILE).unlink(missing_ok=True)
+    place = open_run(folder)
+    rows = history_rows(folder)
+    whole = {
+        epoch
+        for epoch in range(1, len(rows) + 1)
+        if read_own(place, weights_name(epoch)) is not None
+    }
+    done = max((epoch for epoch in whole if _best(rows[:epoch]) in whole), default=0)
+    if not done:
+        place.remove(HISTORY_FILE)
+    elif done < len(rows):
+        place.write(HISTORY_FILE, _history_text(rows[:done]))
     return done
 
 
-def best_weights(folder: Path) -> Path:
-    """The weights of the epoch with the lowest validation loss."""
-    losses = read_history(folder)[WATCHED]
-    return folder / RESUME_FOLDER / BEST_WEIGHTS.format(epoch=int(np.argmin(losses)) + 1)
+def remove_resume(folder: Path) -> None:
+    """Remove the weights that a finished training no longer needs."""
+    place = open_run(folder)
+    place.remove(*_weights_names(place))
+    place.remove_empty(RESUME_FOLDER)
 
 
-def _history_rows(folder: Path) -> list[dict[str, str]]:
+def best_epoch(folder: Path) -> int:
+    """The number of the epoch with the lowest validation loss, from 1."""
+    return _best(history_rows(folder))
+
+
+def weights_name(epoch: int) -> str:
+    """Where the weights after an epoch are, while training goes on."""
+    return f"{RESUME_FOLDER}/epoch-{epoch:03d}.weights.h5"
+
+
+def _weights_names(place: Output) -> list[str]:
+    return [name for name in place.names(RESUME_FOLDER) if _WEIGHTS.fullmatch(name)]
+
+
+def _best(rows: list[dict[str, str]]) -> int:
+    return int(np.argmin([float(row[WATCHED]) for row in rows])) + 1
+
+
+def history_rows(folder: Path) -> list[dict[str, str]]:
+    """Loss and accuracy of every epoch that is over.
+
+    Raises:
+        DatasetError: The file holds something else.
+    """
     path = folder / HISTORY_FILE
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def _saved_epochs(state: Path, end: str) -> int | None:
-    """Epochs done by a state that Keras saved, or None where the kill tore it."""
     try:
-        h5py.File(state / f"{STATE_WEIGHTS}{end}", "r").close()
-        metadata = msgspec.json.decode((state / f"{STATE_METADATA}{end}").read_bytes())
-    except (OSError, msgspec.DecodeError):
-        return None
-    return int(metadata["epoch"])
+        with path.open(newline="", encoding="utf-8") as file:
+            rows: list[dict[str, str]] = list(csv.DictReader(file))
+        if all(WATCHED in row and all(map(_is_number, row.values())) for row in rows):
+            return rows
+    except (UnicodeDecodeError, csv.Error) as exc:
+        raise _changed(path, "history") from exc
+    raise _changed(path, "history")
+
+
+def _is_number(text: object) -> bool:
+    """Whether the cell of a table is one; a row that is too long or too short has other cells."""
+    try:
+        float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _changed(path: Path, what: str) -> DatasetError:
+    return DatasetError(
+        f"Expected the {what} of a training in {path}, found something else.",
+        "Put the file back as it was, or train in another output folder.",
+    )
+
+
+def _history_text(rows: list[dict[str, str]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def read_seconds(folder: Path) -> float:
-    """Seconds spent training so far, over all resumed parts."""
+    """Seconds spent training so far, over all resumed parts.
+
+    Raises:
+        DatasetError: The file holds something else.
+    """
     path = folder / SECONDS_FILE
-    return float(path.read_text(encoding="utf-8")) if path.is_file() else 0.0
+    if not path.is_file():
+        return 0.0
+    try:
+        return float(path.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise _changed(path, "seconds") from exc
 
 
 def write_predictions(folder: Path, judged: Mapping[str, Judgement]) -> None:
@@ -173,7 +268,7 @@ def write_predictions(folder: Path, judged: Mapping[str, Judgement]) -> None:
                 strict=True,
             )
         )
-    write_text(folder / PREDICTIONS_FILE, text.getvalue())
+    write_text(folder, PREDICTIONS_FILE, text.getvalue())
 
 
 def write_films(folder: Path, validation: Films, train: Films) -> None:
@@ -192,12 +287,12 @@ def write_films(folder: Path, validation: Films, train: Films) -> None:
         keys=np.concatenate([part.keys for part in parts.values()]),
         splits=np.repeat(list(parts), [len(part) for part in parts.values()]),
     )
-    replace_file(folder / FILMS_FILE, archive.getvalue())
+    open_run(folder).write(FILMS_FILE, archive.getvalue())
 
 
 def draw_figures(folder: Path, card: ModelCard) -> None:
     """Draw training and ROC curves with the report's own figures."""
     from batch_scorer.report import figures
 
-    write_text(folder / "training.svg", figures.draw_training([card]))
-    write_text(folder / "roc.svg", figures.draw_roc([card]))
+    write_text(folder, TRAINING_FIGURE, figures.draw_training([card]))
+    write_text(folder, ROC_FIGURE, figures.draw_roc([card]))

@@ -4,7 +4,7 @@ Every trial is a whole training, judged as the network that would be kept. Its s
 two log losses, on the validation films and on the shifted ones, both after calibration, so that
 settings that only move or stretch the logits gain nothing. The first trial is the recipe as it is.
 
-Trials are kept in a database in the search's folder: after a kill the same command goes on, and the
+Trials are kept in a journal in the search's folder: after a kill the same command goes on, and the
 trial that was cut off is tried again.
 """
 
@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import optuna
+from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 from sklearn.metrics import log_loss
 
-from batch_scorer.errors import DatasetError
+from batch_scorer.errors import DatasetError, ForeignFile
 from trainer import run_folder
 from trainer.answers import answer
 from trainer.evaluate import apply_calibration, calibrate
@@ -38,8 +40,9 @@ if TYPE_CHECKING:
     from trainer.recipes import FitConfig
 
 log = logging.getLogger("cxr")
-DATABASE = "search.db"
+JOURNAL_FILE = "search.jsonl"
 TABLE_FILE = "search.csv"
+FILES = (run_folder.CONFIG_FILE, JOURNAL_FILE, TABLE_FILE)
 COLUMNS = ("trial", "state", "score", "validation", "shifted", "minutes", *SETTINGS)
 PREDICT_BATCH = 32
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -64,17 +67,19 @@ def search(config: FitConfig, dataset: Dataset, folder: Path, trials: int) -> Fo
     Args:
         config: What every trial has in common; settings that it changes stay as they are there.
         dataset: Its test films are not looked at.
-        folder: Of the search: ``search.db`` to go on from and the table ``search.csv``.
+        folder: Of the search: ``search.jsonl`` to go on from and the table ``search.csv``.
         trials: How many there shall be in all, those of earlier calls among them.
 
     Raises:
         DatasetError: The folder holds a search of another config or of other films, every setting
             is fixed, or every trial diverged.
+        ForeignFile: The folder holds something that the program did not write.
+        LedgerError: The folder cannot be written.
     """
     free = [name for name in SETTINGS if name not in config.changes]
     if not free:
         raise DatasetError("Every setting is fixed by --set, so there is nothing to search.")
-    claim(folder, config, dataset)
+    claim(folder, config, dataset, FILES)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _open(folder, config, free)
     validation = [dataset.validation, shift_films(dataset.validation)]
@@ -88,15 +93,14 @@ def search(config: FitConfig, dataset: Dataset, folder: Path, trials: int) -> Fo
     while (missing := trials - len(study.get_trials(deepcopy=False, states=DONE))) > 0:
         log.info("            %d of %d trials left", missing, trials)
         study.optimize(run, n_trials=1)
-        run_folder.write_text(folder / TABLE_FILE, _table(study, config))
+        run_folder.write_text(folder, TABLE_FILE, _table(study, config))
     return _best(study, config)
 
 
 def _open(folder: Path, config: FitConfig, free: list[str]) -> optuna.Study:
     """The study of a folder, new or as an earlier call left it."""
-    storage = f"sqlite:///{(folder / DATABASE).resolve()}"
     study = optuna.create_study(
-        storage=storage,
+        storage=optuna.storages.JournalStorage(_Journal(folder)),
         study_name=config.model,
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_warmup_steps=config.epochs // 3),
@@ -111,6 +115,35 @@ def _open(folder: Path, config: FitConfig, free: list[str]) -> optuna.Study:
     if not earlier:
         study.enqueue_trial(_usual(config, free))
     return study
+
+
+class _Journal(BaseJournalBackend):  # type: ignore[misc]
+    """What Optuna notes of a search, one JSON object a line. One command at a time writes it.
+
+    Raises:
+        ForeignFile: The file was changed since it was written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._place = run_folder.open_run(folder)
+        data = run_folder.read_own(self._place, JOURNAL_FILE)
+        if data is None and (folder / JOURNAL_FILE).exists():
+            raise ForeignFile(
+                f"Expected the trials of this search in {folder / JOURNAL_FILE}, found that it was "
+                "changed since.",
+                "Search again in another folder.",
+            )
+        self._logs: list[dict[str, Any]] = [json.loads(line) for line in (data or b"").splitlines()]
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """Everything from that number on."""
+        return self._logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Note more."""
+        self._logs += logs
+        text = "".join(f"{json.dumps(log)}\n" for log in self._logs)
+        self._place.write(JOURNAL_FILE, text.encode())
 
 
 def _usual(config: FitConfig, names: Iterable[str]) -> dict[str, float]:

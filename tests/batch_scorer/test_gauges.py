@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from batch_scorer import storage
-from batch_scorer.errors import ForeignFile, LedgerError, TransientError, UsageError
-from batch_scorer.gauges import Gauges, _read_values
+from batch_scorer.errors import LedgerError, TransientError, UsageError
+from batch_scorer.gauges import Gauges, _parse_values
 from batch_scorer.spending import Tariff
 from tests.conftest import make_film
 from tests.factories import make_manifest, make_models, make_rows, make_unscored
@@ -148,33 +149,45 @@ def test_a_place_that_cannot_be_written_is_said_first_or_costs_no_result(
     assert (tmp_path / "out" / "run.json").exists()
 
 
-@pytest.mark.parametrize("text", ['a{b="c} 1\n', "up 1\n", "Dear diary"])
-def test_a_file_that_is_something_else_is_refused_and_stays(tmp_path, text):
-    file = tmp_path / "cxr.prom"
-    file.write_text(text)
-    with pytest.raises(ForeignFile, match=r"Expected metrics of cxr-batch in .*, found another"):
-        end(file, manifest_of(bytes_read=10))
-    assert file.read_text() == text
-
-
-def test_a_link_or_an_empty_file_in_place_of_the_metrics(tmp_path):
-    victim = tmp_path / "victim"
-    victim.write_text("Dear diary")
-    (tmp_path / "link.prom").symlink_to(victim)
-    with pytest.raises(ForeignFile):
-        end(tmp_path / "link.prom", manifest_of())
-    assert victim.read_text() == "Dear diary"
-    (tmp_path / "empty.prom").touch()
-    end(tmp_path / "empty.prom", manifest_of(bytes_read=10))
-    assert read(tmp_path / "empty.prom")["cxr_bytes_read_total",] == 10
-
-
 @settings(deadline=None)
 @given(st.binary(max_size=60) | st.text('a_{}="\\,# \n1.eE+-NanInf', max_size=60).map(str.encode))
-def test_whatever_stood_there_before_ends_no_run(tmp_path_factory, data):
-    file = tmp_path_factory.mktemp("before") / "cxr.prom"
-    file.write_bytes(data)
-    assert isinstance(_read_values(file), dict)
+def test_whatever_stood_there_before_ends_no_run(data):
+    assert isinstance(_parse_values(data), dict)
+
+
+@pytest.mark.parametrize(
+    "path", ["out", "out/predictions.csv", "out/films/cxr.prom", "link/cxr.prom", "./x/../out/new"]
+)
+def test_metrics_never_lie_among_the_results(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out" / "films").mkdir(parents=True)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to("out")
+    for output in ("out", f"file://{tmp_path}/out"):
+        with pytest.raises(UsageError, match="Expected a file outside the output"):
+            Gauges(Path(path), output)
+    Gauges(Path("out.prom"), "out")
+    Gauges(Path("x/cxr.prom"), "memory://out")
+
+
+def test_a_score_refuses_metrics_among_its_results_and_writes_nothing(
+    cxr, folder, tiny_model, tmp_path
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = ("score", folder, "-o", out, "--model", tiny_model, "--no-report")
+    refused = cxr(*arguments, "--metrics", out / "predictions.csv")
+    assert refused.returncode == 2, refused.stderr
+    assert not list(out.iterdir())
+
+
+def test_metrics_ask_again_before_they_are_written(tmp_path, caplog):
+    file = tmp_path / "cxr.prom"
+    with Gauges(file) as gauges:
+        gauges.exit_code = 0
+        file.write_text("Dear diary")
+    assert "found another file" in caplog.text
+    assert file.read_text() == "Dear diary"
 
 
 def test_a_price_is_a_gauge_of_its_currency(tmp_path):

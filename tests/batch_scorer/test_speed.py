@@ -95,7 +95,7 @@ def test_measurements_replace_their_like_and_nothing_else(cxr, folder, tiny_mode
     file.write_text('{"dear": "diary"}')
     refused = cxr(*arguments)
     assert refused.returncode == 2
-    assert "to hold measurements of `cxr bench`, found another file" in refused.stderr
+    assert "Expected measurements of `cxr bench` in" in refused.stderr
     assert file.read_text() == '{"dear": "diary"}'
     file.unlink()
     assert (cxr(*arguments).returncode, cxr(*arguments).returncode) == (0, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import keras
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from batch_scorer.card import SelfTest
+from batch_scorer.classifier import MANIFEST
 from batch_scorer.errors import ConversionError, ForeignFile, ParityError, SelfTestFailed
 from batch_scorer.onnx_runtime import ort
 from exporter import convert, publish
@@ -141,6 +143,45 @@ def test_a_model_file_that_was_not_exported_here_stays(tmp_path):
     assert file.read_bytes() == b"mine"
     file.unlink()
     assert publish.publish(run, folder).path == publish.publish(run, folder).path == file
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b'{"models": {}}',
+        b'{"models": {}, "notes": "mine"}',
+        b'{"models": {}, "notes": "\xff\xfe"}',
+        b'{"models": {"small": {"sha256": "0"}}}',
+        b'{"models": {"../run/model": {"sha256": "0"}}}',
+        b"[" * 100_000,
+        b"",
+        "link",
+        "dangling link",
+        "folder",
+        "pipe",
+    ],
+)
+def test_a_manifest_that_was_not_exported_here_stays(tmp_path, manifest):
+    run = read_run(save_run(tmp_path / "run", make_network()))
+    folder = tmp_path / "models"
+    path = folder / MANIFEST
+    folder.mkdir()
+    if isinstance(manifest, bytes):
+        path.write_bytes(manifest)
+    elif manifest == "folder":
+        path.mkdir()
+    elif manifest == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "mine")
+        if manifest == "link":
+            (tmp_path / "mine").write_text('{"models": {}}')
+    before = path.lstat()
+    with pytest.raises((ForeignFile, ConversionError)):
+        publish.publish(run, folder)
+    assert (list(folder.iterdir()), path.lstat()) == ([path], before)
+    if isinstance(manifest, bytes):
+        assert path.read_bytes() == manifest
 
 
 def test_an_answer_beside_the_probability_that_is_not_keras_s_is_an_error(tmp_path):

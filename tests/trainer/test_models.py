@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
-import h5py
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import evaluate, run_folder
+from trainer import evaluate
 from trainer.augmentation import BorrowedTone, RandomTone, RandomView, _look_up
 from trainer.dataset import Films
 from trainer.fit import _build, _finish
@@ -133,37 +130,6 @@ def _float32_copy(model, config):
     copy = _build(config, "float32")
     copy.set_weights(model.get_weights())
     return copy
-
-
-def test_a_torn_resume_state_starts_over_and_a_whole_one_goes_on(tmp_path):
-    (tmp_path / "resume" / "state").mkdir(parents=True)
-    latest = tmp_path / "resume" / "state" / "latest.weights.h5"
-    history = tmp_path / "history.csv"
-    metadata = latest.with_name("training_metadata.json")
-
-    def interrupted_after(epochs, weights):
-        latest.parent.mkdir(parents=True, exist_ok=True)
-        latest.write_bytes(weights)
-        metadata.write_text(json.dumps({"epoch": epochs, "batch": 0}))
-        history.write_text("epoch,val_pneumonia_loss\n0,0.7\n1,0.2\n2,0.8\n")
-
-    with h5py.File(tmp_path / "whole.h5", "w") as file:
-        file["weights"] = np.zeros(1000)
-    whole = (tmp_path / "whole.h5").read_bytes()
-    interrupted_after(2, whole)
-    assert run_folder.resume_from(tmp_path) == 2
-    assert run_folder.read_history(tmp_path)["val_pneumonia_loss"] == [0.7, 0.2]
-    assert run_folder.best_weights(tmp_path).name == "epoch-002.weights.h5"
-    metadata.write_text("")
-    latest.with_name("latest.weights.h5.bkp").write_bytes(whole)
-    metadata.with_name("training_metadata.json.bkp").write_text('{"epoch": 1, "batch": 0}')
-    assert run_folder.resume_from(tmp_path) == 1
-    assert run_folder.read_history(tmp_path)["val_pneumonia_loss"] == [0.7]
-    latest.with_name("latest.weights.h5.bkp").unlink()
-    interrupted_after(2, whole[: len(whole) // 2])
-    assert run_folder.resume_from(tmp_path) == 0
-    assert run_folder.read_history(tmp_path) == {}
-    assert not latest.exists()
 
 
 def test_calibration_recovers_the_slope_of_overconfident_logits():

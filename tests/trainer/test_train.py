@@ -55,7 +55,7 @@ def killed_then_finished(data, tmp_path_factory):
     """A run that was killed by SIGKILL after its first epoch, then started again."""
     folder = tmp_path_factory.mktemp("runs") / "first"
     history = folder / "mlp" / "history.csv"
-    state = folder / "mlp" / "resume" / "state" / "training_metadata.json"
+    state = folder / "mlp" / "resume" / "epoch-001.weights.h5"
     with subprocess.Popen(
         command(*train(data, folder)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:

@@ -37,13 +37,14 @@ def audit(data: Path, output: Path, *, open_test: bool) -> int:
     try:
         from trainer.audit.facts import audit_data
         from trainer.audit.findings import NOTHING, find_faults
-        from trainer.audit.page import WORST, write_audit
+        from trainer.audit.page import WORST, refuse_foreign, write_audit
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"The audit needs the package {exc.name}, which is not installed.",
             'Install it with: pip install "cxr-batch[audit]"',
         ) from exc
 
+    refuse_foreign(output)
     log.info("1 read      %s", data)
     found = audit_data(data, open_test=open_test)
     log.info("2 write     %s", output)

@@ -26,6 +26,7 @@ from trainer.audit.shortcut import TOGETHER
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from batch_scorer.output import Output
     from trainer.audit.facts import Audit, CopyFacts
     from trainer.audit.findings import Finding
 
@@ -75,6 +76,20 @@ class PageFacts:
     version: str
 
 
+def refuse_foreign(output: Path) -> Output:
+    """Make sure that an audit could be written into a folder, and write nothing.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ForeignFile: A file of an audit's name is there, and this program did not write it.
+    """
+    place = open_output(output.absolute())
+    place.refuse_foreign_files([FACTS_FILE, PAGE_FILE])
+    return place
+
+
 def write_audit(audit: Audit, output: Path) -> Path:
     """Write ``audit.html`` and ``audit.json``.
 
@@ -87,8 +102,7 @@ def write_audit(audit: Audit, output: Path) -> Path:
     """
     page = render_page(audit)
     facts = msgspec.json.format(msgspec.json.encode(audit), indent=2).decode() + "\n"
-    place = open_output(output)
-    place.refuse_foreign_files([FACTS_FILE, PAGE_FILE])
+    place = refuse_foreign(output)
     try:
         place.prepare()
         place.write_all({FACTS_FILE: facts.encode(), PAGE_FILE: page.encode()})
