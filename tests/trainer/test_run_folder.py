@@ -203,10 +203,10 @@ def test_of_an_interrupted_training_only_its_own_files_go(tmp_path):
     diary = tmp_path / run_folder.RESUME_FOLDER / "diary.txt"
     diary.write_text(DIARY)
     claim(tmp_path, CONFIG, DATASET)
-    run_folder.open_run(tmp_path).remove_folder(run_folder.RESUME_FOLDER)
+    run_folder.remove_resume(tmp_path)
     assert kept(tmp_path) == ["diary.txt"]
     diary.unlink()
-    run_folder.open_run(tmp_path).remove_folder(run_folder.RESUME_FOLDER)
+    run_folder.remove_resume(tmp_path)
     assert not diary.parent.exists()
 
 
