@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from batch_scorer.metrics import Estimate
 from batch_scorer.stored import Count, Number
@@ -51,7 +54,7 @@ class DataAudit(msgspec.Struct, frozen=True):
     films: dict[str, Count]
     patients: Count
     films_without_patient: Count
-    films_per_patient: dict[str, Count]
+    films_per_patient: dict[Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")], Count]
     shared_patients: dict[str, Count]
     shared_with_same_cause: dict[str, Count]
     identical: CopyCounts
