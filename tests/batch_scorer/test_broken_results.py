@@ -131,7 +131,7 @@ def test_cells_that_take_far_more_room_than_the_file_are_refused(run):
     wide = pa.concat_tables([table] * 500).combine_chunks()
     write_table(run, wide)
     assert (run / "predictions.parquet").stat().st_size < 1_000_000
-    with pytest.raises(LedgerError, match="more room than the file|rows in"):
+    with pytest.raises(LedgerError, match=r"more room than the file|rows in"):
         ledger.read_run(open_output(run))
 
 
@@ -141,7 +141,7 @@ def test_a_probability_that_is_no_number_is_refused_before_it_is_read(kind, run)
     cell = ["ab" * 500_000] if pa.types.is_list(kind) else "ab" * 500_000
     at = table.column_names.index("probability_cnn")
     write_table(run, table.set_column(at, "probability_cnn", pa.array([cell] * len(table), kind)))
-    with pytest.raises(LedgerError, match="column probability_cnn holds .*, expected double"):
+    with pytest.raises(LedgerError, match=r"column probability_cnn holds .*, expected double"):
         ledger.read_run(open_output(run))
 
 
