@@ -154,6 +154,13 @@ def read_rows(output: Output, method: str) -> list[Score]:
 def _check_together(manifest: RunManifest, table: Table, url: str) -> None:
     """Refuse rows that are not of the models and the number of files that run.json tells of."""
     models = tuple(model.name for model in manifest.models)
+    judged = tuple(part.model for part in manifest.metrics)
+    if len(set(models)) < len(models) or judged not in ((), models):
+        raise LedgerError(
+            f"Expected models of different names and metrics of each in {RUN_FILE} of {url}, found "
+            f"the models {', '.join(models)[:200]} and metrics of {', '.join(judged)[:200]}.",
+            f"Remove {RUN_FILE} there, and the next run puts its rows in place again.",
+        )
     if (models, manifest.found) == (table.models, len(table.rows)):
         return
     raise LedgerError(
