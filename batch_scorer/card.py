@@ -33,6 +33,7 @@ from batch_scorer.data_audit import DataAudit
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
 from batch_scorer.metrics import METRICS, Confusion, Curve, Estimate
+from batch_scorer.stored import Count, Number, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,13 +68,13 @@ class Calibration(msgspec.Struct, frozen=True):
     """
 
     method: str
-    slope: float
-    intercept: float
+    slope: Number
+    intercept: Number
     fitted_on: str
-    brier_before: float
-    ece_before: float
-    brier_after: float | None = None
-    ece_after: float | None = None
+    brier_before: Number
+    ece_before: Number
+    brier_after: Number | None = None
+    ece_after: Number | None = None
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -83,14 +84,14 @@ class Reference(msgspec.Struct, frozen=True):
     """
 
     split: str
-    films: int
-    patients: int
-    pneumonia: int
+    films: Count
+    patients: Count
+    pneumonia: Count
     metrics: dict[str, Estimate]
     confusion: Confusion
     roc: Curve
     reliability: Curve
-    score_quantiles: Annotated[list[float], Meta(min_length=2)]
+    score_quantiles: Annotated[list[Number], Meta(min_length=2)]
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
@@ -117,22 +118,22 @@ class Training(msgspec.Struct, frozen=True):
 
     data: str
     data_fingerprint: str
-    films: Annotated[dict[str, int], Meta(min_length=1)]
+    films: Annotated[dict[str, Count], Meta(min_length=1)]
     split_policy: str
-    seed: int
-    epochs: int
-    best_epoch: int
-    minutes: float
-    parameters: int
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    epochs: Count
+    best_epoch: Count
+    minutes: Number
+    parameters: Size
     backend: str
     command: str
     commit: str
     imbalance: str
     initial_weights: str
-    brightness_mean: float
-    brightness_sd: float
-    contrast_mean: float
-    contrast_sd: float
+    brightness_mean: Number
+    brightness_sd: Number
+    contrast_mean: Number
+    contrast_sd: Number
 
 
 class SelfTest(msgspec.Struct, frozen=True):
@@ -180,11 +181,11 @@ class ExternalSet(msgspec.Struct, frozen=True):
     """
 
     name: str
-    films: int
-    flagged: int
+    films: Count
+    flagged: Count
     share: Estimate
     note: str
-    rejected: int = 0
+    rejected: Count = 0
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
@@ -218,10 +219,10 @@ class Typicality(msgspec.Struct, frozen=True):
     """
 
     method: str
-    flag_above: float
-    reject_above: float
+    flag_above: Number
+    reject_above: Number
     chosen_on: str
-    quantiles: Annotated[list[float], Meta(min_length=2)]
+    quantiles: Annotated[list[Number], Meta(min_length=2)]
     flagged: dict[str, Estimate]
     rejected: dict[str, Estimate]
 
@@ -248,11 +249,11 @@ class Faithfulness(msgspec.Struct, frozen=True):
     ``randomised_correlation`` is the mean rank correlation with the map of shuffled weights.
     """
 
-    films: int
-    steps: Annotated[list[float], Meta(min_length=2)]
-    deletion: list[float]
-    random_deletion: list[float]
-    randomised_correlation: float
+    films: Count
+    steps: Annotated[list[Number], Meta(min_length=2)]
+    deletion: list[Number]
+    random_deletion: list[Number]
+    randomised_correlation: Number
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
@@ -281,10 +282,10 @@ class Precision(msgspec.Struct, frozen=True):
     """
 
     kind: SmallKind
-    films: int
-    auc: float
-    auc_difference: float
-    largest_difference: float
+    films: Count
+    auc: Number
+    auc_difference: Number
+    largest_difference: Number
     flips: list[str]
     calibrated_on: str
 
@@ -299,11 +300,11 @@ class ModelCard(msgspec.Struct, frozen=True):
     model may not leave its run folder; it is empty in every model file.
     """
 
-    card_version: int
+    card_version: Count
     name: str
     title: str
     summary: str
-    decode_version: int
+    decode_version: Count
     classes: tuple[str, str]
     size_px: Annotated[int, Meta(ge=16, le=1024)]
     threshold: Threshold
@@ -420,7 +421,7 @@ def _broken(where: str, error: Exception) -> CardVersionUnsupported:
 
 
 class _CardVersion(msgspec.Struct):
-    card_version: int
+    card_version: Count
 
 
 def self_test_pixels(size_px: int) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from batch_scorer.metrics import Estimate
+from batch_scorer.stored import Count, Number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +23,8 @@ class PairedDifference(msgspec.Struct, frozen=True):
     second: str
     metric: str
     difference: Estimate
-    p: float
-    p_holm: float
+    p: Number
+    p_holm: Number
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -33,8 +34,8 @@ class Comparison(msgspec.Struct, frozen=True):
     """
 
     split: str
-    films: int
-    patients: int
+    films: Count
+    patients: Count
     films_sha256: str
     method: str
     pairs: list[PairedDifference]

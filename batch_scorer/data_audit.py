@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from batch_scorer.metrics import Estimate
+from batch_scorer.stored import Count, Number
 
 
 class CopyCounts(msgspec.Struct, frozen=True):
@@ -15,12 +19,12 @@ class CopyCounts(msgspec.Struct, frozen=True):
     file names tell different patients.
     """
 
-    groups: int
-    films: int
-    within: dict[str, int]
-    across: dict[str, int]
-    mixed_labels: int
-    mixed_patients: int
+    groups: Count
+    films: Count
+    within: dict[str, Count]
+    across: dict[str, Count]
+    mixed_labels: Count
+    mixed_patients: Count
 
 
 class Looks(msgspec.Struct, frozen=True):
@@ -28,10 +32,10 @@ class Looks(msgspec.Struct, frozen=True):
 
     part: str
     label: str
-    width_px: float
-    height_px: float
-    brightness: float
-    contrast: float
+    width_px: Number
+    height_px: Number
+    brightness: Number
+    contrast: Number
 
 
 class DataAudit(msgspec.Struct, frozen=True):
@@ -47,12 +51,12 @@ class DataAudit(msgspec.Struct, frozen=True):
     opened, "test".
     """
 
-    films: dict[str, int]
-    patients: int
-    films_without_patient: int
-    films_per_patient: dict[str, int]
-    shared_patients: dict[str, int]
-    shared_with_same_cause: dict[str, int]
+    films: dict[str, Count]
+    patients: Count
+    films_without_patient: Count
+    films_per_patient: dict[Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")], Count]
+    shared_patients: dict[str, Count]
+    shared_with_same_cause: dict[str, Count]
     identical: CopyCounts
     alike: CopyCounts
     looks: list[Looks]

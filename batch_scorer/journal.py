@@ -17,6 +17,7 @@ import msgspec
 
 from batch_scorer.output import digest
 from batch_scorer.records import Score
+from batch_scorer.stored import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,6 +105,6 @@ def _read_part(output: Output, name: str) -> _Part | None:
         return None
     try:
         rows = _DECODER.decode_lines(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     return _Part(rows, sha256) if rows or match["sha256"] else None

@@ -24,13 +24,15 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import msgspec
+from msgspec import Meta
 
 from batch_scorer.errors import CxrError, Interrupted, Occupied
 from batch_scorer.output import digest
 from batch_scorer.process import has_ended, name_process
+from batch_scorer.stored import LONGEST_TERM_S, UNREADABLE, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -46,7 +48,7 @@ LONGEST_PAUSE_S = 2.0
 SLICE_S = 0.5
 """How long a wait may take before it is asked whether to stop."""
 _RUN = "run"
-_NUMBERED = re.compile(r"([0-9]{6})\.json")
+_NUMBERED = re.compile(r"([0-9]{6}|[1-9][0-9]{6,17})\.json")
 log = logging.getLogger("cxr.job")
 
 
@@ -57,8 +59,8 @@ class Claim(msgspec.Struct, frozen=True):
     """
 
     holder: str
-    term_s: float
-    renewals: int = 0
+    term_s: Annotated[float, Meta(gt=0, le=LONGEST_TERM_S)]
+    renewals: Size = 0
     released: bool = False
     process: str = ""
 
@@ -84,7 +86,7 @@ def _read_claim(data: bytes) -> Claim | None:
     """A claim; None for anything else: of a mounted bucket, half a file may be seen."""
     try:
         return msgspec.json.decode(data, type=Claim)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 

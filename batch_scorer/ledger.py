@@ -14,6 +14,7 @@ import msgspec
 from batch_scorer.errors import LedgerError
 from batch_scorer.output import MOST_TABLE_BYTES, digest
 from batch_scorer.records import RunManifest
+from batch_scorer.stored import decode_stored
 from batch_scorer.tables import as_csv, as_parquet, from_parquet
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.output import Output
     from batch_scorer.records import ModelUsed, Score
+    from batch_scorer.tables import Table
 
 CSV_FILE = "predictions.csv"
 PARQUET_FILE = "predictions.parquet"
@@ -111,10 +113,12 @@ def read_manifest(output: Output) -> RunManifest | None:
     data = output.read(RUN_FILE)
     if data is None:
         return None
-    try:
-        return msgspec.json.decode(data, type=RunManifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise LedgerError(f"The run in {output.url} cannot be read: {exc}.") from exc
+    return decode_stored(
+        data,
+        RunManifest,
+        f"The run in {output.url}",
+        f"Remove {RUN_FILE} there, and the next run puts its rows in place again.",
+    )
 
 
 def read_run(output: Output) -> tuple[RunManifest, list[Score]]:
@@ -124,22 +128,24 @@ def read_run(output: Output) -> tuple[RunManifest, list[Score]]:
         LedgerError: There is no finished run, or its files do not belong together.
     """
     manifest = read_manifest(output)
-    table, exact = (output.read(name, MOST_TABLE_BYTES) for name in (CSV_FILE, PARQUET_FILE))
-    if manifest is None or table is None or exact is None:
-        missing = RUN_FILE if manifest is None else CSV_FILE if table is None else PARQUET_FILE
+    cells, exact = (output.read(name, MOST_TABLE_BYTES) for name in (CSV_FILE, PARQUET_FILE))
+    if manifest is None or cells is None or exact is None:
+        missing = RUN_FILE if manifest is None else CSV_FILE if cells is None else PARQUET_FILE
         raise LedgerError(
             f"Expected a finished run in {output.url}, found no {missing}.",
             f"Make one with: cxr score IMAGES -o {output.url}",
         )
     for name, data, sha256 in (
-        (CSV_FILE, table, manifest.rows_sha256),
+        (CSV_FILE, cells, manifest.rows_sha256),
         (PARQUET_FILE, exact, manifest.parquet_sha256),
     ):
         if digest(data) != sha256:
             raise LedgerError(
                 f"{name} in {output.url} was changed after the run ended.", "Score the films again."
             )
-    return manifest, _from_parquet(exact, output.url)[1]
+    table = _from_parquet(exact, output.url)
+    _check_together(manifest, table, output.url)
+    return manifest, table.rows
 
 
 def read_rows(output: Output, method: str) -> list[Score]:
@@ -151,15 +157,35 @@ def read_rows(output: Output, method: str) -> list[Score]:
     data = output.read(PARQUET_FILE, MOST_TABLE_BYTES)
     if data is None:
         return []
-    made_by, rows = _from_parquet(data, output.url)
-    return rows if made_by == method else []
+    table = _from_parquet(data, output.url)
+    return table.rows if table.method == method else []
 
 
-def _from_parquet(data: bytes, url: str) -> tuple[str, list[Score]]:
-    """The method and the rows of a Parquet file."""
+def _check_together(manifest: RunManifest, table: Table, url: str) -> None:
+    """Refuse rows that are not of the models and the number of files that run.json tells of."""
+    models = tuple(model.name for model in manifest.models)
+    judged = tuple(part.model for part in manifest.metrics)
+    if len(set(models)) < len(models) or judged not in ((), models):
+        raise LedgerError(
+            f"Expected models of different names and metrics of each in {RUN_FILE} of {url}, found "
+            f"the models {', '.join(models)[:200]} and metrics of {', '.join(judged)[:200]}.",
+            f"Remove {RUN_FILE} there, and the next run puts its rows in place again.",
+        )
+    if (models, manifest.found) == (table.models, len(table.rows)):
+        return
+    raise LedgerError(
+        f"Expected rows of {manifest.found} files by {', '.join(models)[:200]} in {url}, as "
+        f"{RUN_FILE} says, found {len(table.rows)} by {', '.join(table.models)[:200]} in "
+        f"{PARQUET_FILE}.",
+        "Score the films again.",
+    )
+
+
+def _from_parquet(data: bytes, url: str) -> Table:
+    """What a Parquet file holds."""
     try:
         return from_parquet(data)
-    except (OSError, ValueError, KeyError) as exc:
+    except ValueError as exc:
         raise LedgerError(
             f"{PARQUET_FILE} in {url} cannot be read: {exc}.",
             "Remove it to score all films anew.",

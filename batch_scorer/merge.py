@@ -17,7 +17,7 @@ from batch_scorer.commit import commit_run, name_copies
 from batch_scorer.errors import CxrError, LedgerError
 from batch_scorer.lease import OutputLock
 from batch_scorer.output import open_output
-from batch_scorer.shards import SHARDS_FOLDER, Shard
+from batch_scorer.shards import MOST_SHARDS, SHARDS_FOLDER, Shard
 from batch_scorer.source import open_source
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batch_scorer.source import Source
 
 log = logging.getLogger("cxr.merge")
-_FOLDER = re.compile(rf"(?:^|/){SHARDS_FOLDER}/(\d+)-of-(\d+)/")
+_FOLDER = re.compile(rf"(?:^|/){SHARDS_FOLDER}/([0-9]{{1,9}})-of-([0-9]{{1,9}})/")
 _SAME = {
     "method": "models or options",
     "source": "the scored folder",
@@ -179,6 +179,7 @@ def _find_shards(place: Output) -> list[Shard]:
         and name.endswith(f"/{ledger.RUN_FILE}")
         and "/" not in name[match.end() :]
     }
+    found = {shard for shard in found if shard.number <= shard.count <= MOST_SHARDS}
     if not found:
         raise LedgerError(
             f"Expected shards in {place.url}/{SHARDS_FOLDER}, found no finished one.",

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+
+from batch_scorer.stored import Count, Number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,16 +38,14 @@ COMPARISON_RESAMPLES = 10_000
 BLOCK_WEIGHTS = 4_000_000
 CONFIDENCE = 0.95
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-
 
 class Estimate(msgspec.Struct, frozen=True):
     """A number with its 95 % interval. ``None`` where the films do not define it."""
 
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
+    value: Number | None
+    low: Number | None
+    high: Number | None
+    n: Count
 
 
 class Confusion(msgspec.Struct, frozen=True):
@@ -65,8 +65,8 @@ class Confusion(msgspec.Struct, frozen=True):
 class Curve(msgspec.Struct, frozen=True):
     """Points of a figure."""
 
-    x: list[float]
-    y: list[float]
+    x: list[Number]
+    y: list[Number]
 
 
 def evaluate(

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import math
 import os
+import re
 import signal
 import sys
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 SYS_ARCH_PRCTL = 158
 ARCH_REQ_XCOMP_PERM = 0x1023
 XFEATURE_XTILEDATA = 18
+_PROCESS = re.compile(r"[1-9][0-9]{0,8}")
+"""The number of a process, as any system gives it."""
 
 
 def available_cores(system: Path = Path("/")) -> int:
@@ -132,7 +135,7 @@ def has_ended(process: str) -> bool:
     """
     table, _, identity = process.partition("|")
     number, _, started = identity.partition("|")
-    if not number.isdecimal() or table != _process_table():
+    if not _PROCESS.fullmatch(number) or table != _process_table():
         return False
     try:
         os.kill(int(number), 0)

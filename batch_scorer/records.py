@@ -7,12 +7,26 @@ from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
-from batch_scorer.card import ModelCard
-from batch_scorer.metrics import Confusion, Curve, Estimate
+from batch_scorer.card import ModelCard, Probability
+from batch_scorer.card_checks import check_curves, check_metrics
+from batch_scorer.metrics import METRICS, Confusion, Curve, Estimate
 from batch_scorer.spending import Price
+from batch_scorer.stored import (
+    Count,
+    NightName,
+    Number,
+    Seconds,
+    Size,
+    check_moments,
+    check_night,
+)
 
 Heatmaps = Literal["flagged", "all", "none"]
+Status = Literal["scored", "rejected", "failed"]
+Label = Annotated[str, Meta(pattern=r"^(NORMAL|PNEUMONIA)?\Z")]
+Share = Annotated[float, Meta(ge=0, le=1)]
 _KERMANY_PATIENT = re.compile(r"^(person\d+)_(?:bacteria|virus)_|^((?:NORMAL\d*-)?IM-\d+)-")
 
 
@@ -33,10 +47,6 @@ def etiology_of(key: str) -> str:
     """Read "bacterial" or "viral" from a Kermany file name; empty where there is none."""
     match = re.match(r"^person\d+_(bacteria|virus)_", PurePosixPath(key).name)
     return {"bacteria": "bacterial", "virus": "viral"}[match[1]] if match else ""
-
-
-NightName = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{8}-[0-9]{6})?\Z")]
-"""20260102-030405: when a night was opened; empty outside of nights."""
 
 
 class ImageRef(msgspec.Struct, frozen=True, gc=False):
@@ -76,28 +86,28 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     """
 
     image: str
-    status: str
+    status: Status
     reason: str = ""
     detail: str = ""
-    label: str = ""
-    prediction: str = ""
-    probabilities: tuple[float, ...] = ()
+    label: Label = ""
+    prediction: Label = ""
+    probabilities: tuple[Probability, ...] = ()
     uncertain: bool | None = None
-    typicality: float | None = None
+    typicality: Probability | None = None
     atypical: bool | None = None
-    viral: float | None = None
-    agreement: float | None = None
-    spread: float | None = None
+    viral: Probability | None = None
+    agreement: Probability | None = None
+    spread: Probability | None = None
     duplicate_of: str = ""
-    width_px: int | None = None
-    height_px: int | None = None
-    brightness: float | None = None
-    contrast: float | None = None
+    width_px: Count | None = None
+    height_px: Count | None = None
+    brightness: Number | None = None
+    contrast: Number | None = None
     patient: str = ""
     sha256: str = ""
     stamp: str = ""
     study: str = ""
-    night: str = ""
+    night: NightName = ""
 
     @property
     def probability(self) -> float:
@@ -108,6 +118,15 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     def known_patient(self) -> str:
         """What images of one patient have in common: the column, or else the file's own name."""
         return self.patient or patient_of(self.image)
+
+    def is_whole(self, models: int) -> bool:
+        """Whether it is as a run of so many models writes it: answers of all where it was scored.
+
+        Args:
+            models: How many the run had.
+        """
+        scored = self.status == "scored"
+        return len(self.probabilities) == models * scored and bool(self.prediction) == scored
 
 
 class ModelUsed(msgspec.Struct, frozen=True):
@@ -135,9 +154,9 @@ class Peak(msgspec.Struct, frozen=True):
     from its upper left corner.
     """
 
-    value: float
-    x: float
-    y: float
+    value: Number
+    x: Share
+    y: Share
 
 
 class Gallery(msgspec.Struct, frozen=True):
@@ -151,7 +170,7 @@ class Gallery(msgspec.Struct, frozen=True):
     """
 
     heatmaps: Heatmaps = "none"
-    review_minutes: int | None = None
+    review_minutes: Count | None = None
     maps: dict[str, Peak] = {}
     no_maps: Literal["", "unanswered", "model", "films"] = ""
 
@@ -160,11 +179,16 @@ class BatchMetrics(msgspec.Struct, frozen=True):
     """How one model did on the labelled films of this run."""
 
     model: str
-    films: int
-    pneumonia: int
+    films: Count
+    pneumonia: Count
     metrics: dict[str, Estimate]
     confusion: Confusion
     roc: Curve
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        check_metrics(self.metrics, METRICS)
+        check_curves(self.roc)
 
 
 class Since(msgspec.Struct, frozen=True):
@@ -176,14 +200,18 @@ class Since(msgspec.Struct, frozen=True):
     among new and changed. ``same`` says that every row is as it was, down to its label.
     """
 
-    night: str
+    night: NightName
     finished: str
-    films: int
-    new: int
-    changed: int
-    gone: int
-    flagged: int
+    films: Count
+    new: Count
+    changed: Count
+    gone: Count
+    flagged: Count
     same: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        check_moments(self.finished)
 
     @property
     def fresh(self) -> int:
@@ -221,45 +249,52 @@ class RunManifest(msgspec.Struct, frozen=True):
     finished: str
     source: str
     synthetic: bool
-    listed: int
-    found: int
-    scored: int
-    rejected: int
-    failed: int
-    flagged: int
-    duplicates: int
-    hidden: int
-    reasons: dict[str, int]
+    listed: Count
+    found: Count
+    scored: Count
+    rejected: Count
+    failed: Count
+    flagged: Count
+    duplicates: Count
+    hidden: Count
+    reasons: dict[str, Count]
     labels: str
-    labelled: int
-    models: list[ModelUsed]
+    labelled: Count
+    models: Annotated[list[ModelUsed], Meta(min_length=1)]
     metrics: list[BatchMetrics]
     provider: str
-    decode_version: int
-    batch_size: int
-    threads: int
-    seconds: dict[str, float]
-    images_per_second: float
+    decode_version: Count
+    batch_size: Count
+    threads: Count
+    seconds: dict[str, Seconds]
+    images_per_second: Seconds
     rows_sha256: str
     parquet_sha256: str
     versions: dict[str, str]
-    uncertain: int | None = None
-    atypical: int | None = None
+    uncertain: Count | None = None
+    atypical: Count | None = None
     method: str = ""
-    reused: int = 0
+    reused: Count = 0
     shard: str = ""
-    taken: int = 0
-    retries: int = 0
+    taken: Count = 0
+    retries: Count = 0
     identifiers: str = ""
     engine: str = "local"
     gallery: Gallery = Gallery()
     night: NightName = ""
     since: Since | None = None
-    worker_seconds: dict[str, float] = {}
-    bytes_read: int = 0
-    peak_memory_bytes: int = 0
-    core_seconds: float = 0.0
+    worker_seconds: dict[str, Seconds] = {}
+    bytes_read: Size = 0
+    peak_memory_bytes: Size = 0
+    core_seconds: Seconds = 0.0
     price: Price | None = None
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        check_moments(self.started, self.finished)
+        check_night(self.night)
+        if any("validation" not in model.card.references for model in self.models):
+            raise ValueError("expected figures of the validation images, found none")
 
     @property
     def clear(self) -> int:

@@ -29,6 +29,7 @@ from batch_scorer.commit import commit_run, name_copies, name_run
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import DecoderKilled, Interrupted, LedgerError, Unreadable, UsageError
 from batch_scorer.identifiers import Identifiers
+from batch_scorer.journal import FOLDER as JOURNAL_FOLDER
 from batch_scorer.journal import Journal, find_own
 from batch_scorer.lease import OutputLock
 from batch_scorer.log import bind, log_event
@@ -296,7 +297,7 @@ def _plan(job: ScoreJob) -> _Plan:
 
 def _look_again(job: ScoreJob, plan: _Plan) -> _Plan:
     """The plan with the rows that are settled by now."""
-    settled = _settled((*job.earlier, plan.output), plan.method)
+    settled = _settled((*job.earlier, plan.output), plan.method, len(job.models))
     return replace(plan, settled=settled, rows=_taken_over(plan.source, plan.labels, settled))
 
 
@@ -384,19 +385,29 @@ def name_method(job: ScoreJob) -> str:
     return hashlib.sha256(msgspec.json.encode(deciding, order="sorted")).hexdigest()[:16]
 
 
-def _settled(places: Sequence[Output], method: str) -> dict[str, Score]:
+def _settled(places: Sequence[Output], method: str, models: int) -> dict[str, Score]:
     """Rows of earlier runs by the same method, by image; a later place's before an earlier one's.
 
     What failed is tried again, but for an image that killed its decoder twice.
     """
-    rows = [row for place in places for row in _rows_in(place, method)]
+    rows = [row for place in places for row in _rows_in(place, method, models)]
     kept = [row for row in rows if row.status != "failed" or row.reason == DecoderKilled.code]
     return {row.image: row for row in kept}
 
 
-def _rows_in(place: Output, method: str) -> list[Score]:
-    """The rows of a run by this method, finished or under way."""
-    return [*ledger.read_rows(place, method), *Journal(place, method).read()]
+def _rows_in(place: Output, method: str, models: int) -> list[Score]:
+    """The rows of a run by this method, finished or under way.
+
+    Raises:
+        LedgerError: They cannot be read, or are not by so many models.
+    """
+    rows = [*ledger.read_rows(place, method), *Journal(place, method).read()]
+    if all(row.is_whole(models) for row in rows):
+        return rows
+    raise LedgerError(
+        f"Expected rows with {models} answers for each scored film in {place.url}, found others.",
+        f"Remove {ledger.PARQUET_FILE} and the folder {JOURNAL_FOLDER} to score all films anew.",
+    )
 
 
 def _taken_over(source: Source, labels: dict[str, str], settled: dict[str, Score]) -> list[Score]:

@@ -16,6 +16,8 @@ from batch_scorer.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MOST_SHARDS = 100_000
+"""No platform starts more tasks at once."""
 COUNT_VARIABLE = "CXR_SHARD_COUNT"
 """Says how many tasks there are where the platform does not."""
 
@@ -172,9 +174,9 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def _checked(number: int, count: int, text: str) -> Shard:
-    if not 1 <= number <= count:
+    if not 1 <= number <= count <= MOST_SHARDS:
         raise UsageError(
-            f"Expected a shard from 1 to {count}, found {text}.",
+            f"Expected a shard from 1 to {min(count, MOST_SHARDS)}, found {text}.",
             "Shards count from 1: of ten they are 1/10 to 10/10.",
         )
     return Shard(number, count)

@@ -7,23 +7,27 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from batch_scorer.process import available_cores, peak_memory_bytes
+from batch_scorer.stored import Count, Seconds, Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 READ, DECODE, CLASSIFY = "read", "decode", "classify"
 _LOCK = threading.Lock()
+_LEAST_AMOUNT = 1e-9
+"""Less is shown with as many decimals."""
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
 class Tariff(msgspec.Struct, frozen=True):
     """What one core costs for an hour."""
 
-    core_hour: float
+    core_hour: Amount
     currency: str = "USD"
 
     def price(self, core_seconds: float, films: int) -> Price | None:
@@ -40,10 +44,10 @@ class Price(msgspec.Struct, frozen=True):
     ``films`` are those that the run itself read and judged, not those whose rows it took over.
     """
 
-    core_hour: float
+    core_hour: Amount
     currency: str
-    films: int
-    per_1000_films: float
+    films: Count
+    per_1000_films: Amount
 
     @property
     def tariff(self) -> Tariff:
@@ -62,16 +66,17 @@ def say_price(price: Price, core_seconds: float) -> str:
 
 def show_amount(amount: float) -> str:
     """An amount of money to two digits at least: 12.30, 0.048, 0.00012."""
-    decimals = 2 if amount >= 1 else max(2, 1 - math.floor(math.log10(amount)))
+    shown = max(amount, _LEAST_AMOUNT)
+    decimals = 2 if shown >= 1 else max(2, 1 - math.floor(math.log10(shown)))
     return f"{amount:,.{decimals}f}"
 
 
 class Spent(msgspec.Struct, frozen=True):
     """What a process spent on a share of the films, told to another one."""
 
-    worker_seconds: dict[str, float]
-    bytes_read: int
-    peak_memory_bytes: int
+    worker_seconds: dict[str, Seconds]
+    bytes_read: Size
+    peak_memory_bytes: Size
 
 
 @dataclass

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from batch_scorer.records import Score
 
@@ -25,7 +28,10 @@ _KNOWN = {*Score.__struct_fields__} - {"probabilities"}
 _LEAST_ROW_BYTES = 4
 """A row's name and stamp are its own: fewer bytes for each row hold no table of films."""
 _INFLATED_BYTES, _MOST_INFLATED = 10_000_000, 30
-"""How many bytes the texts may have, and how many more for each byte of the file."""
+"""How many bytes the cells may have, and how many more for each byte of the file."""
+_NUMBER_BYTES = 8
+_NEEDED = ("image", "status")
+"""Columns that every version wrote."""
 _CODECS = {"SNAPPY", "UNCOMPRESSED"}
 _METHOD = b"cxr method"
 _REPEATED = ["status", "reason", "label", "prediction", "model"]
@@ -88,34 +94,55 @@ def as_parquet(rows: Sequence[Score], models: Sequence[ModelUsed], method: str) 
     return data.getvalue()
 
 
-def from_parquet(data: bytes) -> tuple[str, list[Score]]:
-    """The method and the rows of a Parquet file that `as_parquet` wrote.
+@dataclass(frozen=True)
+class Table:
+    """What a Parquet file holds: the method, the models that answered in their order, the rows."""
+
+    method: str
+    models: tuple[str, ...]
+    rows: list[Score]
+
+
+def from_parquet(data: bytes) -> Table:
+    """Read back a Parquet file that `as_parquet` wrote. Columns of other names are left unread.
 
     Raises:
-        OSError, ValueError, KeyError: It is no such file, or would take far more memory than its
-            size explains.
+        ValueError: It is no such file, or would take far more memory than its size explains.
     """
+    import pyarrow as pa
+
+    try:
+        return _read_table(data)
+    except (pa.ArrowException, OSError) as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def _read_table(data: bytes) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    described = pq.ParquetFile(pa.BufferReader(data))
-    _check_claims(described, len(data))
-    text = [field.name for field in described.schema_arrow if field.type == pa.string()]
-    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=text)
-    names = [name for name in file.schema_arrow.names if name.startswith(_PROBABILITY)]
-    known = [name for name in file.schema_arrow.names if name in _KNOWN or name in names]
-    rows: list[Score] = []
     left = _INFLATED_BYTES + _MOST_INFLATED * len(data)
-    for part in file.iter_batches(PART_ROWS, columns=known):
-        left -= _text_bytes(part)
+    described = pq.ParquetFile(pa.BufferReader(data))
+    names = _check_claims(described, len(data), left)
+    text = [name for name in names if _kind(name) == pa.string()]
+    answers = [name for name in names if name.startswith(_PROBABILITY)]
+    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=text)
+    rows: list[Score] = []
+    for part in file.iter_batches(PART_ROWS, columns=names):
+        left -= _room_bytes(part)
         if left < 0:
-            raise ValueError("its texts take far more room than the file")
-        rows += [_as_score(record, names) for record in _decode(part).to_pylist()]
-    return (file.schema_arrow.metadata or {}).get(_METHOD, b"").decode(), rows
+            raise ValueError("its cells take far more room than the file")
+        rows += [_as_score(record, answers) for record in _decode(part).to_pylist()]
+    method = (file.schema_arrow.metadata or {}).get(_METHOD, b"").decode()
+    return Table(method, tuple(name.removeprefix(_PROBABILITY) for name in answers), rows)
 
 
-def _check_claims(file: Any, size_bytes: int) -> None:
-    """Refuse a file whose own description is not that of a table of rows, before it is read."""
+def _check_claims(file: Any, size_bytes: int, most_bytes: int) -> list[str]:
+    """Refuse a file whose own description is not that of a table of rows, before it is read.
+
+    Returns:
+        The columns that are to be read.
+    """
     if file.metadata.num_rows > size_bytes // _LEAST_ROW_BYTES:
         raise ValueError(f"{file.metadata.num_rows} rows in {size_bytes} bytes")
     for group in range(file.metadata.num_row_groups):
@@ -123,9 +150,34 @@ def _check_claims(file: Any, size_bytes: int) -> None:
         codecs = {described.column(at).compression for at in range(described.num_columns)}
         if not codecs <= _CODECS:
             raise ValueError(f"it is compressed by {', '.join(sorted(codecs - _CODECS))}")
-    for field in file.schema_arrow:
-        if field.name in _KNOWN and field.type != _kind(field.name):
-            raise ValueError(f"its column {field.name} holds {field.type}")
+    names = [name for name in file.schema_arrow.names if _is_read(name)]
+    for name in names:
+        places = file.schema_arrow.get_all_field_indices(name)
+        if len(places) != 1:
+            raise ValueError(f"it has {len(places)} columns called {name}")
+        if (found := file.schema_arrow.field(places[0]).type) != _kind(name):
+            raise ValueError(f"its column {name} holds {found}, expected {_kind(name)}")
+    if lacking := [name for name in _NEEDED if name not in names]:
+        raise ValueError(f"it has no column {lacking[0]}")
+    if not any(name.startswith(_PROBABILITY) for name in names):
+        raise ValueError(f"it has no column {_PROBABILITY}… of a model")
+    _check_room(file.metadata, set(names), most_bytes)
+    return names
+
+
+def _check_room(metadata: Any, names: set[str], most_bytes: int) -> None:
+    """Refuse a file whose columns, by its own account, are far larger than itself."""
+    chunks = (
+        metadata.row_group(group).column(at)
+        for group in range(metadata.num_row_groups)
+        for at in range(metadata.num_columns)
+    )
+    if sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in names) > most_bytes:
+        raise ValueError("its columns take far more room than the file")
+
+
+def _is_read(name: str) -> bool:
+    return name in _KNOWN or name.startswith(_PROBABILITY)
 
 
 def _decode(part: Any) -> Any:
@@ -139,15 +191,16 @@ def _decode(part: Any) -> Any:
     return pa.RecordBatch.from_arrays(columns, names=part.schema.names)
 
 
-def _text_bytes(part: Any) -> int:
-    """How many bytes the texts of a part of a table have once each cell has its own."""
+def _room_bytes(part: Any) -> int:
+    """How many bytes the cells of a part of a table have once each text is in its own."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     return sum(
-        pc.sum(pc.take(pc.binary_length(column.dictionary), column.indices)).as_py() or 0
-        for column in part.columns
+        (pc.sum(pc.take(pc.binary_length(column.dictionary), column.indices)).as_py() or 0)
         if pa.types.is_dictionary(column.type)
+        else _NUMBER_BYTES * part.num_rows
+        for column in part.columns
     )
 
 
@@ -156,9 +209,14 @@ def _parts(rows: Sequence[Score]) -> Iterator[Sequence[Score]]:
 
 
 def _as_score(record: dict[str, Any], names: list[str]) -> Score:
-    known = {name: record[name] for name in Score.__struct_fields__ if name in record}
-    answers = (record[name] for name in names) if record["status"] == "scored" else ()
-    return Score(**{**known, "probabilities": tuple(answers)})
+    answers = [record[name] for name in names] if record["status"] == "scored" else []
+    row = msgspec.convert(record | {"probabilities": answers}, Score)
+    if not row.is_whole(len(names)):
+        raise ValueError(
+            f"expected a prediction where a file was scored and there alone, found {row.status} "
+            f"with {row.prediction or 'none'}"
+        )
+    return row
 
 
 def _cell(value: Any) -> str:

@@ -22,9 +22,9 @@ import msgspec
 
 from batch_scorer import ledger
 from batch_scorer.claim import claim_run
-from batch_scorer.errors import LedgerError, TransientError
+from batch_scorer.errors import TransientError
 from batch_scorer.output import MOST_TABLE_BYTES
-from batch_scorer.records import NightName
+from batch_scorer.stored import NightName, check_night, decode_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,10 @@ class Published(msgspec.Struct, frozen=True):
 
     night: NightName
 
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        check_night(self.night)
+
 
 def find_published(output: Output) -> str:
     """The name of the newest published night; empty where none was.
@@ -57,13 +61,9 @@ def find_published(output: Output) -> str:
     if newest is None or data is None:
         shown = read_shown(output)  # of a version without published/
         return shown.night if shown else ""
-    try:
-        return msgspec.json.decode(data, type=Published).night
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise LedgerError(
-            f"{newest[0]} in {output.url} cannot be read: {exc}.",
-            "Remove it: the next night publishes again.",
-        ) from exc
+    what = f"{newest[0]} in {output.url}"
+    hint = "Remove it: the next night publishes again."
+    return decode_stored(data, Published, what, hint).night
 
 
 def find_place(output: Output) -> Output:

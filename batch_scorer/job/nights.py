@@ -13,16 +13,18 @@ import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from msgspec import Meta
 
 from batch_scorer import lease, ledger
 from batch_scorer.claim import check_run
 from batch_scorer.errors import LedgerError, Occupied
 from batch_scorer.job import latest
-from batch_scorer.records import Gallery, NightName
-from batch_scorer.shards import Shard
+from batch_scorer.records import Gallery
+from batch_scorer.shards import MOST_SHARDS, Shard
+from batch_scorer.stored import NIGHT, Count, NightName, check_night, decode_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +36,7 @@ FOLDER = latest.NIGHTS_FOLDER
 PLANS_FOLDER = "plans"
 LOOK_BACK = 7
 """So many plans before the newest are looked at, for a start that comes late."""
-_NAME = "%Y%m%d-%H%M%S"
-_PLAN = re.compile(rf"{PLANS_FOLDER}/([0-9]{{6,}})\.json")
+_PLAN = re.compile(rf"{PLANS_FOLDER}/([0-9]{{6,18}})\.json")
 log = logging.getLogger("cxr.job")
 
 
@@ -49,14 +50,18 @@ class Plan(msgspec.Struct, frozen=True):
 
     source: str
     method: str
-    tasks: int
+    tasks: Annotated[int, Meta(ge=1, le=MOST_SHARDS)]
     labels: str = "folders"
-    limit: int | None = None
+    limit: Count | None = None
     gallery: Gallery = Gallery()
     rescore: bool = False
     execution: str = ""
     night: NightName = ""
     opened_by: str = ""
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        check_night(self.night)
 
     @property
     def asked(self) -> Plan:
@@ -184,13 +189,8 @@ def find_night(output: Output, number: int | None = None) -> Night | None:
     data = output.read(_plan_file(number)) if number > 0 else None
     if data is None:
         return None
-    try:
-        return Night(output, number, msgspec.json.decode(data, type=Plan))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise LedgerError(
-            f"The plan {_plan_file(number)} in {output.url} cannot be read: {exc}.",
-            "Remove it to open a new night.",
-        ) from exc
+    what = f"The plan {_plan_file(number)} in {output.url}"
+    return Night(output, number, decode_stored(data, Plan, what, "Remove it to open a new night."))
 
 
 def find_given_up(night: Night) -> list[Night]:
@@ -222,12 +222,11 @@ def _open(output: Output, asked: Plan, newest: Night | None) -> Night | None:
 
 def name_night(now: datetime, after: str) -> str:
     """A name that is greater than ``after``, whatever the machines' clocks say."""
-    name = now.strftime(_NAME)
+    name = now.strftime(NIGHT)
     if name > after:
         return name
-    return (datetime.strptime(after, _NAME).replace(tzinfo=UTC) + timedelta(seconds=1)).strftime(
-        _NAME
-    )
+    last = datetime.strptime(after, NIGHT).replace(tzinfo=UTC)
+    return (last + timedelta(seconds=1)).strftime(NIGHT)
 
 
 def _check_not_followed(newest: Night, asked: Plan) -> None:

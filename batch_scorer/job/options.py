@@ -18,6 +18,8 @@ from batch_scorer.options import (
     scoring_options,
     tariff_options,
 )
+from batch_scorer.shards import MOST_SHARDS
+from batch_scorer.stored import LONGEST_TERM_S
 
 if TYPE_CHECKING:
     from batch_scorer.job.night import NightJob
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 SETTINGS = {"auto_envvar_prefix": "CXR_JOB"}
 """Of each command below ``cxr job``: one grammar of environment variables for all of them."""
-LONGEST_LEASE_S = 86_400
 
 
 def ending_options(command: Command) -> Command:
@@ -39,7 +40,7 @@ def ending_options(command: Command) -> Command:
         ),
         click.option(
             "--lease-s",
-            type=Quantity(1, LONGEST_LEASE_S),
+            type=Quantity(1, LONGEST_TERM_S),
             default=60,
             show_default=True,
             metavar="SECONDS",
@@ -83,7 +84,9 @@ def night_options(command: Command) -> Command:
             "platform's name of it.",
         ),
         click.option(
-            "--tasks", type=click.IntRange(1), help="Number of shares, for claim and Kubernetes."
+            "--tasks",
+            type=click.IntRange(1, MOST_SHARDS),
+            help="Number of shares, for claim and Kubernetes.",
         ),
         click.option(
             "--shard",

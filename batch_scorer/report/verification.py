@@ -15,7 +15,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
 import pypdfium2
 
 from batch_scorer.access import end_the_run
@@ -30,6 +29,7 @@ from batch_scorer.report.summary import describe_summary, name_model
 from batch_scorer.report.typeface import printable
 from batch_scorer.report.wording import count, join_words, show_name
 from batch_scorer.storage import call, open_filesystem, read_file
+from batch_scorer.stored import decode_stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,13 +146,8 @@ def _encrypted(url: str) -> ReportError:
 
 
 def _read_run(data: bytes, url: str) -> RunManifest:
-    try:
-        return msgspec.json.decode(data, type=RunManifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise ReportError(
-            f"{RUN_FILE} inside {url} cannot be read: {exc}.",
-            "Verify it with the version of cxr-batch that drew it.",
-        ) from exc
+    hint = "Verify it with the version of cxr-batch that drew it."
+    return decode_stored(data, RunManifest, f"{RUN_FILE} inside {url}", hint, ReportError)
 
 
 def _count_rows(table: bytes, url: str, night: str) -> Counter[str]:

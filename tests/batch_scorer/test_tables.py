@@ -57,6 +57,6 @@ def test_a_small_table_that_claims_much_is_refused(kind, tmp_path):
 def test_what_the_program_wrote_is_read_whatever_its_rows_hold():
     models = make_models("cnn")
     rows = make_rows(models, 300, 900, names=["x" * 4000 + f"{n}.png" for n in range(1200)])
-    method, found = from_parquet(as_parquet(rows, models, "a" * 16))
-    assert method == "a" * 16
-    assert [row.image for row in found] == [row.image for row in rows]
+    table = from_parquet(as_parquet(rows, models, "a" * 16))
+    assert (table.method, table.models) == ("a" * 16, ("cnn",))
+    assert [row.image for row in table.rows] == [row.image for row in rows]
