@@ -114,8 +114,14 @@ def _secrets(argument: str) -> Iterator[tuple[str, str]]:
 
 
 def _by_any_slash(text: str) -> str:
-    """A pattern of a text, however many slashes `pathlib` or `repr` made of those in it."""
-    return r"[/\\]+".join(map(re.escape, re.split(r"[/\\]+", text)))
+    """A pattern of a text, however many slashes `pathlib` or `repr` made of those in it.
+
+    Of a query or fragment it also finds the beginning, as the folder of a path that ends in it.
+    """
+    first, *others = map(re.escape, re.split(r"[/\\]+", text))
+    if _TAIL.match(text) and len(first) >= _SHORTEST:
+        return rf"{first}(?:[/\\]+(?:{'|'.join(others)}))*" if others else first
+    return r"[/\\]+".join([first, *others])
 
 
 def _strip(head: str, rest: str) -> str:
