@@ -47,8 +47,8 @@ def run_within(limit_s: float, work: Callable[[], _T], stop: Callable[[], None])
             outcome.set_exception(exc)
 
     thread = Thread(target=run, name="cxr-deadline", daemon=True)
-    thread.start()
     try:
+        thread.start()
         thread.join(limit_s)
     finally:  # a signal may end the waiting, too
         late = thread.is_alive()
