@@ -127,8 +127,8 @@ def score_batch(
     Args:
         job: What to do.
         progress: Called with (films settled, films found) after every batch.
-        stop: Asked before the first batch and after every one; where it says yes, the run ends
-            there, to be gone on with.
+        stop: Asked before the first batch, whatever it says, and after every batch; where it says
+            yes there, the run ends, to be gone on with.
         held: What gives this process alone the right to write there; by default a lock of the
             output, taken where there is work to do.
 
@@ -214,7 +214,8 @@ def _score(
         seconds=clock.seconds,
     )
     rows = list(plan.rows)
-    _tell(len(rows), len(plan.source.refs), None, stop)
+    if stop:
+        stop()  # from now on there is a batch to finish; the answer counts after it
     with closing(_journaled(job, plan, work)) as batches:
         for batch in batches:
             rows += batch

@@ -145,7 +145,9 @@ def test_the_first_signal_ends_a_run_in_which_no_batch_has_begun(number, capfd):
     assert "Finishing this batch" in capfd.readouterr().err
 
 
-def test_a_run_that_is_told_to_stop_begins_no_batch(folder, tiny_model, tmp_path):
-    job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),), threads=1)
-    with pytest.raises(Interrupted, match="0 of 6 films"):
-        score_batch(job, stop=lambda: True)
+def test_a_run_asks_whether_to_stop_once_before_its_first_batch(folder, tiny_model, tmp_path):
+    asked = []
+    job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),), batch_size=2, threads=1)
+    with pytest.raises(Interrupted, match="2 of 6 films"):
+        score_batch(job, stop=lambda: not asked.append(None))
+    assert len(asked) == 2
