@@ -2,21 +2,42 @@
 
 Any of them may be a password, whatever its name is, so nothing is told apart by a list of names.
 A mistyped URL may hold its password where no parser looks for it: whatever could belong to a user
-part goes too, even where that costs a piece of an honest path.
+part goes too, even where that costs a piece of an honest path. One with too few slashes, or too
+many, or backslashes is a URL here too: people type them, and `pathlib` takes a slash away.
 """
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]{0,30})((?::|%3a)(?:/|%2f){2})(\S+)", re.IGNORECASE)
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_WEB = {"http", "https"}
+_AZURE = {"az", "abfs", "abfss"}
+_FOLDERS = {"file", "local", "memory"}
+_KEYS = {"s3", "s3a", "gs", "gcs", *_AZURE, *_FOLDERS}
+"""Protocols of buckets and folders: a path of theirs is a key, which may hold any character."""
+_KNOWN = {*_KEYS, "ftp", "ftps", "sftp"}
+_COLON = r"(?::|%(?:25)*3a)"
+_SLASH = r"(?:[/\\]|%(?:25)*(?:2f|5c))"
+HEAD = (
+    rf"(?:[a-z][a-z0-9+.-]{{0,30}}(?={_COLON}{_SLASH}{{2}})"
+    rf"|(?<![a-z0-9])(?:{'|'.join(sorted(_WEB))})"
+    rf"|(?<![a-z0-9])(?:{'|'.join(sorted(_KNOWN))})(?={_COLON}{_SLASH}))"
+    rf"{_COLON}{_SLASH}*"
+)
+"""How a URL begins, in a regular expression without regard to case.
+
+Of a protocol that is none of these, two slashes make a URL: a folder may be called ``ward:``.
+"""
+_URL = re.compile(rf"({HEAD})(\S+)", re.IGNORECASE)
+_WHOLE = re.compile(rf"({HEAD})(.*)\Z", re.IGNORECASE | re.DOTALL)
 _TAIL = re.compile(r"[?#;]|%(?:25)*(?:3f|23|3b)", re.IGNORECASE)
 _TAIL_OF_KEY = re.compile(r"[?#]")
 _AT = re.compile(r"@|%(?:25)*40", re.IGNORECASE)
 _CLOSING = "\"'`)]}>.,:;!…"
-_KEYS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "file", "local", "memory"}
-"""Protocols of buckets and folders: a path of theirs is a key, which may hold any character."""
-_AZURE = {"az", "abfs", "abfss"}
 _CONTAINER = re.compile(r"[a-z0-9$][a-z0-9-]{2,62}@[a-z0-9]{3,24}\.(?:dfs|blob)\.[a-z0-9.-]+")
 _HIDDEN = "…"
 _SECRET = re.compile(
@@ -25,6 +46,28 @@ _SECRET = re.compile(
     r"awsaccesskeyid)=)[^&;\s'\"]+"
 )
 """Parts of a connection string, or of a query that lost its URL."""
+_LEARNT: list[tuple[re.Pattern[str], str]] = []
+_SHORTEST = 4
+"""Characters of what is learnt: fewer stand in many an honest text."""
+
+
+def learn(arguments: Iterable[str]) -> None:
+    """Learn what is secret in what this process was given, to hide it wherever a text quotes it.
+
+    A URL in a text ends at the first blank, and a name taken from its end is none: only who has
+    seen the whole argument knows what it holds. What was learnt before is forgotten.
+
+    Args:
+        arguments: Arguments of a command line, or values of the environment; any of them may be, or
+            end in, a URL.
+    """
+    _LEARNT[:] = [
+        (re.compile(_by_any_slash(piece)), instead)
+        for argument in arguments
+        for secret, instead in _secrets(argument)
+        for piece in dict.fromkeys((secret, repr(secret)[1:-1]))
+        if len(piece) >= _SHORTEST
+    ]
 
 
 def scrub(text: str) -> str:
@@ -32,42 +75,79 @@ def scrub(text: str) -> str:
 
     Args:
         text: Any text. A URL in it ends at the first blank; of one that may hold a blank itself,
-            `scrub_url` leaves no more.
+            `scrub_url` leaves no more, nor does this where it was learnt.
     """
+    for pattern, instead in _LEARNT:
+        text = pattern.sub(instead, text)
     return _SECRET.sub(r"\1***", _URL.sub(_scrub_match, text))
 
 
 def scrub_url(place: str) -> str:
     """Remove user part, query and fragment from a URL that is the whole text; a path stays."""
-    match = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)(://)(.*)\Z", place, re.DOTALL)
+    match = _WHOLE.match(place.lstrip()) or (_WHOLE.search(place) if "://" in place else None)
     if match is None:
-        return scrub(place) if "://" in place else place
-    return match[1] + match[2] + _strip(match[1].lower(), match[3])
+        return place
+    return match.string[: match.end(1)] + _strip(match[1], match[2])
 
 
 def _scrub_match(match: re.Match[str]) -> str:
-    rest = match[3]
-    bare = _strip(match[1].lower(), rest)
+    head, rest = match.groups()
+    bare = _strip(head, rest)
     if bare == rest:
         return match[0]
     closing = "" if rest.endswith(bare) else rest[len(rest.rstrip(_CLOSING)) :]
-    return match[1] + match[2] + bare + closing
+    return head + bare + closing
 
 
-def _strip(protocol: str, rest: str) -> str:
-    """What of a URL, after its protocol, may be shown."""
+def _secrets(argument: str) -> Iterator[tuple[str, str]]:
+    """The parts of a URL that are not shown, each with what stands in its place."""
+    match = _WHOLE.search(argument[2:] if re.match("-[^-]", argument) else argument)
+    if match is None:
+        return
+    rest = match[2]
+    shown = _find_shown(match[1], rest)
+    if shown is None:
+        yield rest, _HIDDEN
+    else:
+        yield rest[: shown.start], ""
+        yield rest[shown.stop :], ""
+
+
+def _by_any_slash(text: str) -> str:
+    """A pattern of a text, however many slashes `pathlib` or `repr` made of those in it.
+
+    Of a query or fragment it also finds the beginning, as the folder of a path that ends in it.
+    """
+    first, *others = map(re.escape, re.split(r"[/\\]+", text))
+    if _TAIL.match(text) and len(first) >= _SHORTEST:
+        return rf"{first}(?:[/\\]+(?:{'|'.join(others)}))*" if others else first
+    return r"[/\\]+".join([first, *others])
+
+
+def _strip(head: str, rest: str) -> str:
+    """What of a URL, after its protocol and slashes, may be shown."""
+    shown = _find_shown(head, rest)
+    return _HIDDEN if shown is None else rest[shown]
+
+
+def _find_shown(head: str, rest: str) -> slice | None:
+    """Where that lies in a URL, after its protocol and slashes; None where nothing may be shown."""
+    protocol = re.split(_COLON, head, maxsplit=1, flags=re.IGNORECASE)[0].lower()
     keyed = protocol in _KEYS
     tail = (_TAIL_OF_KEY if keyed else _TAIL).search(rest)
-    head = rest[: tail.start()] if tail else rest
-    first = re.split(r"/|%2f", head, maxsplit=1, flags=re.IGNORECASE)[0]
+    end = tail.start() if tail else len(rest)
+    first = re.split(_SLASH, rest[:end], maxsplit=1, flags=re.IGNORECASE)[0]
     if keyed and not (":" in first or _AT.search(first)):
-        return head
+        return slice(0, end)
     if protocol in _AZURE and _CONTAINER.fullmatch(first):
-        return head
+        return slice(0, end)
+    if protocol in _FOLDERS and not head.endswith("://") and not (":" in first and "@" in first):
+        return slice(0, end)  # a path, of which the first part is no host
     if tail and _AT.search(rest, tail.start()):  # a password with "?" in it, or a query with "@"
-        return _HIDDEN
-    users = list(_AT.finditer(head) if _is_odd(first) else re.finditer("@", head))
-    return head[users[-1].end() :] if users else head
+        return None
+    signs = _AT.finditer(rest, 0, end) if _is_odd(first) else re.finditer("@", rest[:end])
+    users = list(signs)
+    return slice(users[-1].end() if users else 0, end)
 
 
 def _is_odd(first: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from batch_scorer.errors import (
 )
 from batch_scorer.onnx_runtime import ort
 from batch_scorer.process import available_cores, has_tiles
+from batch_scorer.regular_file import read_regular_file
 from batch_scorer.session import OF_EXPORT, cancel_opening, infer, open_session, session_options
 from batch_scorer.tiles import raise_weights
 
@@ -50,6 +52,8 @@ SELF_TEST_LIMIT_S = {"cpu": 15.0, "cuda": 100.0}
 never end."""
 OPENING_S = 5.0
 """What opening a session may add to that: ONNX Runtime then computes whatever is constant."""
+MAX_MODEL_BYTES = 2_000_000_000
+"""ONNX's own limit: a larger model keeps its weights in other files, which are not read."""
 INFERENCE_LIMIT_S = 600.0
 """For one batch of any size on a slow machine."""
 _FLOAT32 = "tensor(float)"
@@ -115,10 +119,7 @@ class Classifier:
             ProviderUnavailable: The provider was asked for by name and cannot run here.
         """
         path = find_model(model)
-        try:
-            data = path.read_bytes()
-        except OSError as exc:
-            raise ModelFileError(f"The model {path} cannot be read: {exc.strerror}.") from exc
+        data = read_model(path)
         sha256 = hashlib.sha256(data).hexdigest()
         _check_bundled(path, sha256)
         providers = _choose_providers(provider)
@@ -217,12 +218,36 @@ def find_model(model: str | Path) -> Path:
     """
     if isinstance(model, str) and model in bundled_names():
         return BUNDLED / f"{model}.onnx"
-    if not Path(model).is_file():
+    if not os.path.isfile(model):  # noqa: PTH113 - Path.is_file raises where a name is too long
         raise UsageError(
             f"Expected a model file or one of {', '.join(bundled_names())}, found {model}.",
             "See `cxr models`.",
         )
     return Path(model)
+
+
+def read_model(path: Path) -> bytes:
+    """Read a model's file.
+
+    Raises:
+        ModelFileError: It cannot be read, waits for content, or is larger than any model.
+    """
+    try:
+        return read_regular_file(path, MAX_MODEL_BYTES)
+    except OSError as exc:
+        raise ModelFileError(
+            f"The model {path} cannot be read: {exc.strerror}.",
+            "Give an ONNX file that `cxr export` made, or a name that `cxr models` lists.",
+        ) from exc
+
+
+def hash_model(path: Path) -> str:
+    """The SHA-256 of a model's file.
+
+    Raises:
+        ModelFileError: As of `read_model`.
+    """
+    return hashlib.sha256(read_model(path)).hexdigest()
 
 
 def available_providers() -> list[str]:

@@ -6,6 +6,7 @@ work only when it is called, so that ``cxr --help`` loads nothing heavy.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_scorer import __version__
-from batch_scorer.deadline import end_process
+from batch_scorer.addresses import learn, scrub
+from batch_scorer.deadline import end_process, settle
 from batch_scorer.errors import (
     EXIT_FAILED,
     EXIT_OK,
@@ -27,7 +29,6 @@ from batch_scorer.errors import (
     Occupied,
     UsageError,
 )
-from batch_scorer.faults import scrub
 from batch_scorer.log import (
     JSON,
     OPTION,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 log = logging.getLogger("cxr")
+_PREFIX = "CXR"
 _ABORTED = Interrupted("Interrupted.", "Run the same command again.")
 _ADVICE = "This is a defect of cxr-batch. Run again with --debug and report what it prints."
 _BRACKETS = re.compile(r" \(.*\)", re.DOTALL)
@@ -116,7 +118,7 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 @click.command(
     cls=Commands,
-    context_settings={"auto_envvar_prefix": "CXR", "help_option_names": ["-h", "--help"]},
+    context_settings={"auto_envvar_prefix": _PREFIX, "help_option_names": ["-h", "--help"]},
     epilog="Example: cxr score my-xrays -o out --model all",
 )
 @click.version_option(__version__, prog_name="cxr-batch")
@@ -130,38 +132,46 @@ def cxr() -> None:
 def main() -> None:
     """Run ``cxr``; turn every expected error into one line and an exit code."""
     sys.excepthook = _unexpected
-    STOP_SIGNALS.listen()
+    try:
+        end_process(_run())
+    except KeyboardInterrupt:  # while the end was told
+        end_process(EXIT_RETRY)
+
+
+def _run() -> int:
+    """Run the command that was asked for; say how it ended."""
+    settings = [value for name, value in os.environ.items() if name.startswith(f"{_PREFIX}_")]
+    learn([*sys.argv[1:], *settings])
     set_format(asked_format(sys.argv[1:], os.environ))
     log.setLevel(logging.INFO)
     try:
+        STOP_SIGNALS.listen()
         with STOP_SIGNALS.heeded():
             code = cxr.main(standalone_mode=False) or EXIT_OK
     except CxrError as exc:
         start = "" if isinstance(exc, Interrupted) else "Error: "
         trace = "".join(format_exception(exc)) if _debugging() else ""
-        _say(f"{scrub(trace)}{start}{scrub(str(exc))}", exc, trace)
+        _say(f"{trace}{start}{exc}", exc, trace)
         code = exc.exit_code
     except click.ClickException as exc:
-        if speaks_json():
-            _say("", UsageError(_BRACKETS.sub("", exc.format_message())))
-        else:
-            exc.show()
+        exc.show(words := io.StringIO())
+        _say(words.getvalue().rstrip(), UsageError(_BRACKETS.sub("", exc.format_message())))
         code = exc.exit_code
     except (click.Abort, KeyboardInterrupt):
         _say(str(_ABORTED), _ABORTED)
         code = EXIT_RETRY
     log_event("exit", exit_code=code)
-    end_process(code)
+    return int(code)
 
 
 def _say(text: str, error: CxrError, trace: str = "") -> None:
     """Tell an error as one line, in either format; the traceback in JSON alone."""
     if not speaks_json():
-        click.echo(text, err=True)
+        click.echo(scrub(text), err=True)
         return
     level = logging.WARNING if isinstance(error, (Interrupted, Occupied)) else logging.ERROR
     sentence, hint = (redact(part, error.private) for part in (error.sentence, error.hint))
-    log_event("error", level, code=error.code, sentence=sentence, hint=hint, traceback=scrub(trace))
+    log_event("error", level, code=error.code, sentence=sentence, hint=hint, traceback=trace)
 
 
 def _debugging() -> bool:
@@ -175,9 +185,9 @@ def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackT
         defect = _Defect(f"An unexpected {kind.__name__}.", _ADVICE)
         _say("", defect, text)
         log_event("exit", exit_code=EXIT_FAILED)
-        return
-    if _debugging():
+    elif _debugging():
         sys.stderr.write(scrub("".join(format_exception(kind, exc, trace))))
-        return
-    text = scrub((str(exc).splitlines() or [""])[0])
-    sys.stderr.write(f"Error: an unexpected {kind.__name__}: {text}\n{_ADVICE}\n")
+    else:
+        text = scrub((str(exc).splitlines() or [""])[0])
+        sys.stderr.write(f"Error: an unexpected {kind.__name__}: {text}\n{_ADVICE}\n")
+    settle(EXIT_FAILED)

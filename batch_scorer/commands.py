@@ -181,6 +181,7 @@ def _conclude(
 class Stop:
     """Whether a signal asked to stop: the first lets the batch be finished, a second does not.
 
+    Until the work asks for the first time there is no batch to finish: a signal ends it at once.
     After the second one the process ends within a second, whatever a read or a thread waits for.
     """
 
@@ -188,7 +189,7 @@ class Stop:
     LAST_S = 1.0
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked = self._begun = False
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
@@ -196,6 +197,7 @@ class Stop:
 
     def __call__(self) -> bool:
         """Whether it was asked."""
+        self._begun = True
         return self._asked
 
     def __exit__(self, *exc: object) -> None:
@@ -205,8 +207,10 @@ class Stop:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
             self._end_soon()
-            signal.default_int_handler(number, frame)
+        at_once = self._asked or not self._begun
         self._asked = True
+        if at_once:
+            signal.default_int_handler(number, frame)
         words = "\nFinishing this batch; once more stops at once."
         if speaks_json():
             words = render("stopping", "warning", {})

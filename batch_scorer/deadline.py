@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import signal
 import sys
 import time
 from concurrent.futures import Future
@@ -19,6 +21,9 @@ _GRACE_S = 3
 """For work that was asked to stop."""
 _TICK_S = 0.5
 _LEFT_ALONE: list[Thread] = []
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)
+]
 
 
 def run_within(limit_s: float, work: Callable[[], _T], stop: Callable[[], None]) -> _T:
@@ -27,7 +32,7 @@ def run_within(limit_s: float, work: Callable[[], _T], stop: Callable[[], None])
     Args:
         limit_s: Seconds.
         work: What it returns or raises is returned or raised here.
-        stop: Asks the work to end early. Called once, after the limit.
+        stop: Asks the work to end early. Called once, after the limit or a signal.
 
     Raises:
         TimeoutError: The work took longer. Where it does not heed ``stop``, its thread goes on, and
@@ -42,28 +47,49 @@ def run_within(limit_s: float, work: Callable[[], _T], stop: Callable[[], None])
             outcome.set_exception(exc)
 
     thread = Thread(target=run, name="cxr-deadline", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if thread.is_alive():
-        stop()
-        thread.join(_GRACE_S)
-        _LEFT_ALONE.append(thread)
+    try:
+        thread.start()
+        thread.join(limit_s)
+    finally:  # a signal may end the waiting, too
+        late = thread.is_alive()
+        if late:
+            _LEFT_ALONE.append(thread)
+            stop()
+            thread.join(_GRACE_S)
+    if late:
         raise TimeoutError
     return outcome.result()
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process with an exit code, as ``sys.exit`` does.
+    """End this process with an exit code, as ``sys.exit`` does, whatever signals still come.
 
     Native code that comes back while Python clears up would abort the process, up to Python 3.13.
     So where work was left alone and still runs, nothing is cleared up.
     """
+    settle(code)
     if not any(thread.is_alive() for thread in _LEFT_ALONE):
         sys.exit(code)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)
+
+
+def settle(code: int) -> None:
+    """Let no later signal change the exit code: the next one ends the process with it, at once.
+
+    It may be needed, where the end waits for a thread. Python's own last steps take no handler, and
+    put back the system's, which ends a process with another code: they ignore signals.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: os._exit(code))
+    atexit.register(_ignore_signals)
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Watchdog:

@@ -181,8 +181,10 @@ def _plain_key(entry: _Entry, folder: str) -> tuple[str, bool]:
     bare, within = entry.place, f"{folder}/" if folder else ""
     if _is_web(bare) or not bare.startswith(within):
         bare, within = scrub_url(bare), scrub_url(within)
-    exact = bare == entry.place
-    key = bare.removeprefix(within).encode("utf-8", "backslashreplace").decode("utf-8")
+    name = bare.removeprefix(within)
+    shown = scrub_url(name)  # a mistyped URL counts as a name in the list's folder
+    exact = bare == entry.place and shown == name
+    key = shown.encode("utf-8", "backslashreplace").decode("utf-8")
     if len(key) > LONGEST_KEY:
         return f"{key[: LONGEST_KEY - 1]}…", False
     return key, exact

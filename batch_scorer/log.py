@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
-from batch_scorer.faults import scrub
+from batch_scorer.addresses import HEAD, scrub
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ HIDDEN = "…"
 _OWN = "cxr"
 _EVENTS = logging.getLogger("cxr.events")
 _BOUND: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - never changed
-_PATH_OF_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^/\s'\"]+)/[^\s'\",;)]+", re.IGNORECASE)
+_PATH_OF_URL = re.compile(rf"({HEAD}[^/\\\s'\"]+)[/\\][^\s'\",;)]+", re.IGNORECASE)
 
 
 def log_event(name: str, level: int = logging.INFO, **fields: Any) -> None:
@@ -83,7 +83,11 @@ def render(name: str, level: str, fields: Mapping[str, Any], created: float | No
         "event": name,
     }
     told = {**_BOUND.get(), **fields}
-    line |= {key: value for key, value in told.items() if value not in (None, "", {}, [], ())}
+    line |= {
+        key: scrub(value) if isinstance(value, str) else value
+        for key, value in told.items()
+        if value not in (None, "", {}, [], ())
+    }
     return json.dumps(line, ensure_ascii=False, default=str)
 
 
@@ -122,6 +126,14 @@ def _bare_text(record: logging.LogRecord) -> str:
     return " ".join((str(record.msg) % shown if shown else str(record.msg)).split())
 
 
+class _TextLines(logging.Formatter):
+    """Each record as its message, without what a URL in it may hold of secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, or more."""
+        return scrub(super().format(record))
+
+
 class _Lines(logging.StreamHandler[Any]):
     """Standard error as it is now, in one of the two formats."""
 
@@ -130,5 +142,5 @@ class _Lines(logging.StreamHandler[Any]):
         if name == JSON:
             self.setFormatter(JsonLines())
         else:
-            self.setFormatter(logging.Formatter("%(message)s"))
+            self.setFormatter(_TextLines("%(message)s"))
             self.addFilter(lambda record: record.name != _EVENTS.name)

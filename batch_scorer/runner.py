@@ -24,7 +24,7 @@ from batch_scorer.access import Access
 from batch_scorer.addresses import scrub_url
 from batch_scorer.apart import check_apart
 from batch_scorer.claim import check_run, claim_run
-from batch_scorer.classifier import Classifier, find_model
+from batch_scorer.classifier import Classifier, find_model, hash_model
 from batch_scorer.commit import commit_run, name_copies, name_run
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import DecoderKilled, Interrupted, LedgerError, Unreadable, UsageError
@@ -128,7 +128,8 @@ def score_batch(
     Args:
         job: What to do.
         progress: Called with (films settled, films found) after every batch.
-        stop: Asked after every batch; where it says yes, the run ends there, to be gone on with.
+        stop: Asked before the first batch, whatever it says, and after every batch; where it says
+            yes there, the run ends, to be gone on with.
         held: What gives this process alone the right to write there; by default a lock of the
             output, taken where there is work to do.
 
@@ -214,6 +215,8 @@ def _score(
         seconds=clock.seconds,
     )
     rows = list(plan.rows)
+    if stop:
+        stop()  # from now on there is a batch to finish; the answer counts after it
     with closing(_journaled(job, plan, work)) as batches:
         for batch in batches:
             rows += batch
@@ -377,7 +380,7 @@ def load_models(job: ScoreJob) -> list[Classifier]:
 def name_method(job: ScoreJob) -> str:
     """A short hash of all that decides an answer apart from the film."""
     deciding = {
-        "models": [hashlib.sha256(find_model(m).read_bytes()).hexdigest() for m in job.models],
+        "models": [hash_model(find_model(m)) for m in job.models],
         "decode_version": DECODE_VERSION,
         "keep_atypical": job.keep_atypical,
         "identifiers": job.identifiers.fingerprint,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import click
 
+from batch_scorer.addresses import scrub
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK, MissingPackage, PrecisionRefused
 from batch_scorer.log import log_event, speaks_json
 from batch_scorer.process import quiet_import
@@ -115,11 +116,11 @@ def _publish_all(run: Run, output: Path, choices: list[list[Kind]]) -> bool:
                 if speaks_json():
                     log_event("precision_refused", model=run.card.name, precision=kind)
                 else:
-                    click.echo(f"{run.card.name} as {kind}: {exc}", err=True)
+                    click.echo(scrub(f"{run.card.name} as {kind}: {exc}"), err=True)
                 refused = True
             else:
                 passed += 1
-                click.echo(_say(done))
+                click.echo(scrub(_say(done)))
         if passed:
             break
     return refused

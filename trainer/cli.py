@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batch_scorer.addresses import scrub
 from batch_scorer.errors import EXIT_OK, MissingPackage
 from batch_scorer.process import quiet_import
 
@@ -217,7 +218,7 @@ def train(
         _print_result(config.model, card)
     if len(names) > 1:
         log.info("            %s", tell_total(run, names, time.monotonic() - started))
-    click.echo(f"Next: cxr export {run} -o MODELS")
+    click.echo(scrub(f"Next: cxr export {run} -o MODELS"))
     return EXIT_OK
 
 
@@ -227,12 +228,13 @@ def _search(config: FitConfig, dataset: Dataset, data: Path, run: Path, trials: 
     folder = run / "search" / config.model
     found = search(config, dataset, folder, trials)
     usual = "none" if found.recipe_score is None else f"{found.recipe_score:.4f}"
-    click.echo(
+    told = (
         f"{config.model}: best of {found.trials} trials scores {found.score:.4f}, the recipe "
         f"{usual} (mean log loss on validation and shifted validation)\n"
         f"Table: {folder / TABLE_FILE}\n"
         f"Next: {found.best.command_for(str(data), str(run))}"
     )
+    click.echo(scrub(told))
 
 
 def _print_result(name: str, card: object) -> None:

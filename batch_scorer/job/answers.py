@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batch_scorer.addresses import learn
 from batch_scorer.errors import EXIT_OK, CxrError, Occupied, UsageError
 from batch_scorer.job.events import read_event
 from batch_scorer.job.options import SETTINGS, night_job_of, night_options
@@ -47,6 +48,7 @@ class Answer:
 def open_log() -> None:
     """Begin an event's lines on standard error: what ``cxr`` would say there, in words or JSON."""
     unbind()
+    learn(value for name, value in os.environ.items() if name.startswith("CXR_"))
     set_format(asked_format([], os.environ))
     logging.getLogger("cxr").setLevel(logging.INFO)
 

@@ -6,14 +6,13 @@ it does then what is not done yet.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from batch_scorer.addresses import scrub_url
 from batch_scorer.apart import check_apart
-from batch_scorer.classifier import Classifier, find_model
+from batch_scorer.classifier import Classifier, find_model, hash_model
 from batch_scorer.errors import LedgerError, ModelFileError, Occupied
 from batch_scorer.film_list import is_list
 from batch_scorer.job import latest
@@ -217,7 +216,7 @@ def _check_method(score: ScoreJob, method: str, output: Output) -> None:
     if newest is None or newest.method == method:
         return
     paths = [find_model(name) for name in score.models]
-    given = [(path.stem, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
+    given = [(path.stem, hash_model(path)) for path in paths]
     before = [(model.name, model.sha256) for model in newest.models]
     place = f"{output.url}/{latest.FOLDER}"
     hint = "Add --rescore to score every film anew; the nights of before stay."

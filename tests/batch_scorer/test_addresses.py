@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batch_scorer.addresses import scrub, scrub_url
+from batch_scorer.addresses import learn, scrub, scrub_url
 
 SECRET = "s3cr3t"
 
@@ -95,6 +95,14 @@ def test_no_secret_of_a_bucket_s_url_is_shown(url):
         ),
         ("/data/ward?x=1/a#b@c.png", "/data/ward?x=1/a#b@c.png"),
         ("12:30 // a@b ? # no URL", "12:30 // a@b ? # no URL"),
+        *(
+            (name, name)
+            for name in (
+                *("ward:3/a.jpg", "ward:/3?x/me@home.jpg", r"C:\x\y?z@w.png", "C:/x/y?z@w.png"),
+                *("a?b.jpg", "me@home/x.jpg", "logs:/me@x?y.jpg", "/films/az/s3/me@x.jpg"),
+                *("file:///a@b.jpg", "file:///C:/x@y/z.png", "file:/a@b.jpg"),
+            )
+        ),
     ],
 )
 def test_what_is_no_secret_stays(text, shown):
@@ -105,6 +113,27 @@ def test_a_url_that_is_the_whole_text_may_hold_blanks():
     assert scrub_url("http://h/a.png?q=x s3cr3t y") == "http://h/a.png"
     assert scrub_url("http://me:pa ss\nword@h/a.png") == "http://h/a.png"
     assert scrub_url(" http://h/a.png?x") == "http://h/a.png"
+
+
+@pytest.mark.parametrize(
+    ("argument", "text", "shown"),
+    [
+        ("http://u:s3cr3t@h/a b?x=s3cr3t", "no 'a b?x=s3cr3t'.", "no 'a b'."),
+        ("http://u:s 3cr3t@h/a", "http:/u:s 3cr3t@h/a", "http:/h/a"),
+        ("--x=http://h/a?x=s //3", "/cwd/http:/h/a?x=s /3", "/cwd/http:/h/a"),
+        ("-ohttp://h/a?x=s 3", "http://h/a?x=s 3", "http://h/a"),
+        ("http://u:s@h?s 3@x", "http:/u:s@h?s 3@x.", "http:/…."),
+        ("http://h/a?", "what?", "what?"),
+        ("me@home/a?b.jpg", "me@home/a?b.jpg", "me@home/a?b.jpg"),
+    ],
+)
+def test_what_was_learnt_is_hidden_wherever_it_is_quoted(argument, text, shown):
+    learn([argument])
+    try:
+        assert scrub(text) == shown
+    finally:
+        learn([])
+    assert scrub("no 'a b?x=s3cr3t'.") == "no 'a b?x=s3cr3t'."
 
 
 def test_a_long_text_takes_no_long_time():

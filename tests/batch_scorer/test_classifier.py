@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 import numpy as np
 import onnx
@@ -25,6 +27,7 @@ from batch_scorer.errors import (
     SelfTestFailed,
     UsageError,
 )
+from batch_scorer.runner import ScoreJob, name_method
 from tests.cards import make_tiny_card, tiny_probability
 
 
@@ -117,3 +120,23 @@ def test_a_damaged_bundled_model_is_refused(monkeypatch):
 
 def test_the_bundled_models_are_small_enough_to_clone():
     assert sum(find_model(name).stat().st_size for name in bundled_names()) < 45e6
+
+
+def test_a_model_s_file_is_read_with_an_end(tmp_path):
+    endless, pipe = tmp_path / "endless.onnx", tmp_path / "pipe.onnx"
+    endless.touch()
+    os.truncate(endless, module.MAX_MODEL_BYTES + 1)
+    os.mkfifo(pipe)
+    for read in (Classifier.load, module.hash_model, module.read_model):
+        with pytest.raises(ModelFileError, match=r"endless.onnx cannot be read: .* 2000 MB\."):
+            read(endless)
+    with pytest.raises(ModelFileError, match="found a folder, a pipe or a device"):
+        module.read_model(pipe)
+    job = ScoreJob("films", "out", (str(endless),))
+    with pytest.raises(ModelFileError, match="more than 2000 MB"):
+        name_method(job)
+
+
+def test_a_name_that_is_too_long_for_a_file_is_no_model():
+    with pytest.raises(UsageError, match="Expected a model file or one of"):
+        find_model("x" * 5000)

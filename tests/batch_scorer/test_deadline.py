@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from threading import Event
@@ -66,3 +68,47 @@ def test_a_watchdog_stops_what_is_late_and_nothing_else(monkeypatch):
     again = Event()
     with watchdog.stopping(0.0, again.set):
         assert again.wait(60)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "threading.Thread(target=lambda: (threading.main_thread().join(), tell())).start()",
+        "atexit.register(tell)",
+        "last = type('Last', (), {'__del__': lambda self: tell()})()",
+    ],
+    ids=["a thread is waited for", "the work is cleared up", "Python itself ends"],
+)
+def test_a_signal_while_the_process_ends_changes_no_exit_code(name, when):
+    program = f"""
+import atexit, os, signal, threading
+from batch_scorer.deadline import end_process
+def tell(kill=os.kill, me=os.getpid(), number=signal.{name}): kill(me, number)
+{when}
+end_process(3)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+def test_work_that_a_signal_leaves_alone_is_asked_to_stop(monkeypatch):
+    monkeypatch.setattr(deadline, "_GRACE_S", 0.0)
+    monkeypatch.setattr(deadline, "_LEFT_ALONE", left := [])
+    asked, let_go = Event(), Event()
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+        return let_go.wait()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_within(60, interrupt, asked.set)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert asked.is_set()
+    assert len(left) == 1
+    let_go.set()

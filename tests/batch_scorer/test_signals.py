@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 from batch_scorer import ledger
+from batch_scorer.commands import Stop
+from batch_scorer.errors import Interrupted
+from batch_scorer.runner import ScoreJob, score_batch
+
+ROOT = Path(__file__).parents[2]
 
 DRAWING = """
 import logging, os, signal, sys, time
@@ -92,3 +100,53 @@ def test_debug_changes_no_exit_code(cxr, tmp_path):
     assert run.returncode == 1
     assert "Traceback" in run.stderr
     assert run.stderr.splitlines()[-1].startswith("Error: Expected a finished run")
+
+
+LOADING = """
+import os, runpy, signal, sys
+
+class Late:
+    def find_spec(self, name, *_):
+        if name == "batch_scorer.cli":
+            os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+
+sys.meta_path.insert(0, Late())
+runpy.run_module("batch_scorer", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_while_the_command_is_loaded_ends_it_without_a_word(name):
+    with start(LOADING, name) as run:
+        error = run.communicate(timeout=60)[1]
+    assert (run.returncode, error) == (75, "")
+
+
+def test_the_script_goes_the_same_way_in():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"cxr": "batch_scorer.entry:main"}
+    code = "import sys, batch_scorer.entry; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours = [name for name in run.stdout.split() if name.startswith("batch_scorer")]
+    assert sorted(ours) == ["batch_scorer", "batch_scorer.entry", "batch_scorer.errors"]
+    assert "click" not in run.stdout.split()
+
+
+@pytest.mark.parametrize("number", Stop.SIGNALS)
+def test_the_first_signal_ends_a_run_in_which_no_batch_has_begun(number, capfd):
+    with Stop(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+    assert capfd.readouterr().err == ""
+    with Stop() as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop()
+    assert "Finishing this batch" in capfd.readouterr().err
+
+
+def test_a_run_asks_whether_to_stop_once_before_its_first_batch(folder, tiny_model, tmp_path):
+    asked = []
+    job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),), batch_size=2, threads=1)
+    with pytest.raises(Interrupted, match="2 of 6 films"):
+        score_batch(job, stop=lambda: not asked.append(None))
+    assert len(asked) == 2

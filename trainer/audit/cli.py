@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from batch_scorer.addresses import scrub
 from batch_scorer.errors import EXIT_OK, MissingPackage
 
 log = logging.getLogger("cxr")
@@ -50,7 +51,7 @@ def audit(data: Path, output: Path, *, open_test: bool) -> int:
     log.info("2 write     %s", output)
     page = write_audit(found, output)
     faults = find_faults(found)
-    click.echo(f"Page      {page}")
+    click.echo(scrub(f"Page      {page}"))
     click.echo(f"Films     {found.films:,}, and {len(found.unusable):,} files that cannot be used")
     for place, fault in enumerate(faults[:WORST], 1):
         click.echo(f"Worst {place}   {fault.title}. {fault.text}")
