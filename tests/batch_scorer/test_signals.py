@@ -10,6 +10,8 @@ import time
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from batch_scorer import ledger
 from batch_scorer.commands import Stop
 from batch_scorer.errors import Interrupted
