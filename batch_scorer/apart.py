@@ -75,7 +75,10 @@ def _storage(filesystem: Any) -> tuple[type, Any]:
 
 def _lies_within_folder(inner: Path, outer: Path) -> bool:
     """Compare folders as the system knows them, through links and its own rule of case."""
-    path, folder = inner.resolve(), outer.resolve()
+    try:
+        path, folder = inner.resolve(), outer.resolve()
+    except (OSError, RuntimeError):  # links in a circle hold nothing, and are refused when used
+        return False
     if folder in (path, *path.parents):
         return True
     for ancestor in (path, *path.parents):

@@ -74,7 +74,7 @@ class Gauges:
                 f"Expected a file outside the output for the metrics, found {path}.",
                 "Choose another file with --metrics: the results go there.",
             )
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):  # noqa: PTH112 - Path.is_dir raises where a name is too long
             raise UsageError(
                 f"Expected a folder for the metrics at {path.parent}, found none.", "Make it first."
             )

@@ -20,13 +20,14 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from batch_scorer.addresses import scrub_url
-from batch_scorer.errors import ForeignFile, LedgerError
+from batch_scorer.errors import ForeignFile, LedgerError, UsageError
 from batch_scorer.faults import explain, failures
 from batch_scorer.files import PARTIAL, partial_file, remove_abandoned
 from batch_scorer.storage import (
@@ -53,6 +54,7 @@ _MOST_PARTS = 8
 """Files of the record before they are joined into one."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
 """What file systems without hard links answer, such as a mounted bucket."""
+_NO_PATH = {errno.ELOOP, errno.ENAMETOOLONG}
 _HINT = "Free some space or choose another place with -o, then run the same command again."
 log = logging.getLogger("cxr.output")
 
@@ -193,7 +195,8 @@ class Output:
         A file that was changed since the program wrote it is kept below ``earlier/``.
 
         Raises:
-            ForeignFile: One is there that the program did not write; nothing was written.
+            ForeignFile: One is there that the program did not write. Nothing was written, unless it
+                came meanwhile.
             LedgerError: One cannot be written; what was there before is still there.
         """
         self._ask_guard()
@@ -202,9 +205,10 @@ class Output:
             self._clear_way(name, record, digest(data))
         with self._explaining(", ".join(files), "written"):
             self._enter({name: [digest(data)] for name, data in files.items()}, record)
+        record = _join([record, {name: [digest(data)] for name, data in files.items()}])
         for name, data in files.items():
             with self._explaining(name, "written"):
-                call(self._put, name, data)
+                call(self._put, name, data, partial(self._clear_way, name, record))
 
     def replace(self, name: str, old: bytes, new: bytes) -> bool:
         """Replace a file that this process created, while it still holds what was written there.
@@ -250,14 +254,10 @@ class Output:
             list(pool.map(discard_one, contents.items()))
 
     def remove_empty(self, name: str) -> None:
-        """Remove a folder of this machine, and those inside it, where nothing is in them."""
-        if not self.local:
-            return
-        top = self._local(f"{name}/x").parent
-        for folder in (*sorted(top.rglob("*/"), reverse=True), top):
-            if not folder.is_symlink():
-                with suppress(OSError):  # it is not empty, or gone: both are well
-                    folder.rmdir()
+        """Remove a folder of this machine where nothing is in it."""
+        if self.local:
+            with suppress(OSError):  # it is not empty, or gone: both are well
+                self._local(f"{name}/x").parent.rmdir()
 
     def record(self) -> Record:
         """What the program wrote here, as far as it is known; see `enter`.
@@ -289,10 +289,10 @@ class Output:
                 raise self._foreign(name)
 
     def refuse_foreign_folders(self, *names: str) -> None:
-        """Make sure that no file lies in folders of these names.
+        """Make sure that nothing lies in folders of these names.
 
         Raises:
-            ForeignFile: One does, or a file has the folder's name.
+            ForeignFile: Something does, or a file has the folder's name.
             LedgerError: It cannot be looked at.
         """
         for name in names:
@@ -310,13 +310,13 @@ class Output:
                 self._local(f"{name}/x")
 
     def _holds(self, name: str) -> bool:
-        """Whether there is a file of that name, or one in a folder of that name."""
+        """Whether there is a file of that name, or a folder with anything in it."""
         if not self.local:
             return self._exists(name)
         place = self._local(name)
         if not place.is_dir() or place.is_symlink():
             return os.path.lexists(place)
-        return any(not inner.is_dir() or inner.is_symlink() for inner in place.rglob("*"))
+        return any(place.iterdir())
 
     def _exists(self, name: str) -> bool:
         """Whether there is anything of that name."""
@@ -454,23 +454,41 @@ class Output:
             return
         path = self._local(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial_file(data, self._partials()) as partial:
+        with partial_file(data, self._partials()) as whole:
             try:
-                os.link(partial, path)
+                os.link(whole, path)
             except OSError as exc:
                 if exc.errno not in _NO_LINKS:
                     raise
                 with path.open("xb") as file:  # as safe, but a reader may see a part of it
                     file.write(data)
 
-    def _put(self, name: str, data: bytes) -> None:
+    def _put(self, name: str, data: bytes, clear: Callable[[], bytes | None] | None = None) -> None:
+        """Put a whole file in place.
+
+        Args:
+            name: The file.
+            data: Its content.
+            clear: Makes sure that what lies there may go; None where nothing does. Writing takes
+                its time, so a local file is looked at again right before it is replaced.
+        """
         if not self.local:
             self.filesystem.pipe_file(self._path(name), data)
             return
         path = self._local(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial_file(data, self._partials()) as partial:
-            partial.replace(path)
+        with partial_file(data, self._partials()) as whole:
+            while clear and clear() is None:
+                try:
+                    os.link(whole, path)
+                except FileExistsError:
+                    continue  # it came this moment
+                except OSError as exc:
+                    if exc.errno not in _NO_LINKS:
+                        raise
+                    break
+                return
+            whole.replace(path)
 
     def _partials(self) -> Path:
         """Where files lie while they are written: not among those that people look at."""
@@ -535,4 +553,25 @@ def open_output(url: str | os.PathLike[str]) -> Output:
         MissingPackage: The cloud's file system is not installed.
     """
     filesystem, root = open_filesystem(os.fspath(url))
-    return Output(scrub_url(os.fspath(url)), root, filesystem)
+    output = Output(scrub_url(os.fspath(url)), root, filesystem)
+    if output.local:
+        _check_path(output)
+    return output
+
+
+def _check_path(output: Output) -> None:
+    """Refuse a path of this machine that no file can have."""
+    try:
+        os.lstat(f"{output.root}/{_RECORD}/{'0' * 64}.json")
+    except OSError as exc:
+        if exc.errno in _NO_PATH:
+            raise UsageError(
+                f"Expected a folder, found {output.url[:200]}: {exc.strerror}.",
+                "Choose another one with -o.",
+            ) from exc
+    if OWN_FOLDER in Path(output.root).parts:
+        raise UsageError(
+            f"Expected a folder for results, found {output.url[:200]}, inside the folder that "
+            "cxr-batch keeps for itself in an output.",
+            "Choose another one with -o.",
+        )

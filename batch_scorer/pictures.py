@@ -121,6 +121,8 @@ def decode_picture(
         _check_header(image, data)
         width_px, height_px = image.size
         with reserve(width_px * height_px):
+            # else Pillow copies the rest of the file for each block in which nothing is found
+            image.decodermaxblock = len(data)
             image.draft("L", (REDUCED_SCALE_MARGIN * size_px, REDUCED_SCALE_MARGIN * size_px))
             image.load()
             turn = _orientation(image)
@@ -166,7 +168,7 @@ def _has_one_scan(image: JpegImageFile, data: bytes) -> bool:
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
     max_steps, max_header_bytes = MAX_STEPS, math.inf
     if data[:4] == b"RIFF":
         size = read_webp_size(data)

@@ -37,7 +37,7 @@ from batch_scorer.onnx_runtime import ort
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import PREFETCH_BATCHES, Work, score_locally
 from batch_scorer.process import available_cores
-from batch_scorer.records import Gallery, ModelUsed
+from batch_scorer.records import Gallery, ModelUsed, patient_of
 from batch_scorer.source import open_source, read_labels
 from batch_scorer.storage import retries
 
@@ -300,7 +300,8 @@ def _plan(job: ScoreJob) -> _Plan:
 
 def _look_again(job: ScoreJob, plan: _Plan) -> _Plan:
     """The plan with the rows that are settled by now."""
-    settled = _settled((*job.earlier, plan.output), plan.method, len(job.models))
+    found = _settled((*job.earlier, plan.output), plan.method, len(job.models))
+    settled = {key: _hide_patient(row, job.identifiers) for key, row in found.items()}
     return replace(plan, settled=settled, rows=_taken_over(plan.source, plan.labels, settled))
 
 
@@ -411,6 +412,13 @@ def _rows_in(place: Output, method: str, models: int) -> list[Score]:
         f"Expected rows with {models} answers for each scored film in {place.url}, found others.",
         f"Remove {ledger.PARQUET_FILE} and the folder {JOURNAL_FOLDER} to score all films anew.",
     )
+
+
+def _hide_patient(row: Score, identifiers: Identifiers) -> Score:
+    """Treat the patient number of a file's name as it is asked for: older versions left it."""
+    if row.patient and row.patient == patient_of(row.image):
+        return msgspec.structs.replace(row, patient=identifiers.apply_to_name(row.patient))
+    return row
 
 
 def _taken_over(source: Source, labels: dict[str, str], settled: dict[str, Score]) -> list[Score]:

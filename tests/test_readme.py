@@ -27,7 +27,8 @@ SHOWN = ("accuracy", "precision", "recall", "specificity", "f1", "auc")
 def find_command(words: str) -> tuple[click.Command, click.Context]:
     """A command by its words after ``cxr``, and its context."""
     command: click.Command = commands
-    context = click.Context(commands, info_name="cxr", max_content_width=100, terminal_width=100)
+    shown = {**commands.context_settings, "terminal_width": 100, "max_content_width": 100}
+    context = click.Context(commands, info_name="cxr", **shown)
     for word in words.split():
         assert isinstance(command, click.Group)
         command = command.get_command(context, word)

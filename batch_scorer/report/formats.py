@@ -58,6 +58,8 @@ def draw_report(
     if held is None:
         with OutputLock(output) as own:
             return draw_report(output, drawing, own)
+    if output.claimed:
+        held.check()  # before the run is looked at: another one may be replacing it
     ledger.read_run(output)
     claim_run(output)
     held.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import imagecodecs
@@ -414,3 +415,21 @@ def test_pillow_is_the_filter_s_reference():
     film = np.random.default_rng(1).integers(0, 255, (150, 200), np.uint8)
     expected = np.asarray(Image.fromarray(film).resize((64, 64), Image.Resampling.BILINEAR))
     assert np.array_equal(decode_radiograph(encode(film), 64), expected)
+
+
+@pytest.mark.parametrize("place", ["end", "scan"])
+def test_a_long_run_of_fill_bytes_is_looked_at_once(monkeypatch, place):
+    data = encode(np.tile(np.arange(0, 240, dtype=np.uint8), (240, 1)), "JPEG")
+    at = len(data) - 2 if place == "end" else data.index(b"\xff\xda") + 40
+    blocks = []
+    real = ImageFile.ImageFile.load
+
+    def count(image):
+        blocks.append(image.decodermaxblock)
+        return real(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", count)
+    film = data[:at] + b"\xff" * 1_000_000 + data[at:]
+    with suppress(ImageError):
+        decode_radiograph(film, 32)
+    assert set(blocks) == {len(film)}

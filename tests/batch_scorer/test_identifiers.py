@@ -6,6 +6,7 @@ import csv
 import json
 import re
 
+import msgspec
 import pypdfium2
 import pytest
 
@@ -14,6 +15,7 @@ from batch_scorer.decoding import read_image
 from batch_scorer.errors import UsageError
 from batch_scorer.identifiers import KEY_VARIABLE, Identifiers
 from batch_scorer.output import open_output
+from batch_scorer.records import patient_of
 from batch_scorer.runner import ScoreJob, score_batch
 from tests.batch_scorer.pixel_table import GREY, dicom
 from tests.conftest import make_film
@@ -198,6 +200,30 @@ def test_a_patient_number_in_a_file_s_name_is_treated_as_one_in_a_header(
     assert rows["person7_virus_1.png"].patient == column
     assert rows["NORMAL/film_0.png"].patient == ""
     assert "person7" not in rows["person7_virus_1.png"].patient or mode == "keep"
+
+
+@pytest.mark.parametrize("identifiers", [Identifiers("drop"), Identifiers("hash", KEY)])
+def test_patient_numbers_of_names_go_from_the_rows_of_older_versions(
+    tiny_model, tmp_path, identifiers
+):
+    films = tmp_path / "films"
+    films.mkdir()
+    for number in range(3):
+        (films / f"person{number}_virus_1.png").write_bytes(make_film(100 + number))
+    job = ScoreJob(str(films), str(tmp_path / "out"), (str(tiny_model),), identifiers=identifiers)
+    score_batch(job)
+    output = open_output(job.output)
+    manifest, rows = ledger.read_run(output)
+    old = [msgspec.structs.replace(row, patient=patient_of(row.image)) for row in rows]
+    assert {row.patient for row in old} == {"person0", "person1", "person2"}
+    ledger.write_rows(output, old, manifest.models, manifest.method)
+    output.remove(ledger.RUN_FILE)
+    (films / "person3_virus_1.png").write_bytes(make_film(103))
+    assert score_batch(job).reused == 3
+    _, rows = ledger.read_run(output)
+    assert [row.patient for row in rows] == [
+        identifiers.apply_to_name(patient_of(row.image)) for row in rows
+    ]
 
 
 def test_films_of_one_patient_stay_together_whatever_the_column_holds(tiny_model, tmp_path):

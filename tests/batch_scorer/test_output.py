@@ -33,8 +33,8 @@ def test_what_is_written_is_read_and_listed_and_removed(place):
     assert place.names("folder") == ["folder/b.txt", "folder/below/c.txt"]
     assert place.below("folder").read("b.txt") == b"b"
     place.remove("a.txt", "never.txt")
-    place.remove_folder("folder")
-    place.remove_folder("never")
+    place.remove("folder/b.txt", "folder/below/c.txt")
+    place.remove_empty("never")
     assert place.read("a.txt") is None
     assert place.names("folder") == []
 

@@ -69,18 +69,6 @@ def arguments_of(name, source, output, more, model):
     }[name]
 
 
-@pytest.fixture(autouse=True)
-def forget_help():
-    """Click keeps a command's --help as it was first called for: another test prints them all."""
-    yield
-    waiting = [command, *(command.get_command(None, name) for name in ("score", "job", "merge"))]
-    waiting.append(command.get_command(None, "audit"))
-    while waiting:
-        one = waiting.pop()
-        one._help_option = None
-        waiting += getattr(one, "commands", {}).values()
-
-
 def run(arguments):
     """The exit code of a command line, run in this process."""
     try:
@@ -239,6 +227,57 @@ def test_a_kept_copy_that_was_changed_too_is_kept_beside(tmp_path):
     output.write("a.csv", b"the program's again")
     kept = sorted(path.read_bytes() for path in (tmp_path / "out" / "earlier").rglob("*.csv"))
     assert kept == [b"later notes", b"later still", b"notes"]
+
+
+@pytest.mark.parametrize("moment", ["before all", "before this one"])
+def test_what_comes_or_changes_while_files_are_written_is_kept(tmp_path, monkeypatch, moment):
+    output = open_output(tmp_path / "out")
+    output.write_all({"a": b"1", "b": b"1"})
+    path = tmp_path / "out" / "b"
+    real = os.fsync
+
+    def come_between(descriptor):
+        real(descriptor)
+        if moment == "before all" or b"2" in (tmp_path / "out" / "a").read_bytes():
+            monkeypatch.setattr(os, "fsync", real)
+            path.write_bytes(DIARY)
+            (tmp_path / "out" / "c").write_bytes(DIARY)
+
+    monkeypatch.setattr(os, "fsync", come_between)
+    output.write_all({"a": b"2", "b": b"2", "c": b"2"})
+    assert [(tmp_path / "out" / name).read_bytes() for name in "abc"] == [b"2"] * 3
+    kept = sorted((tmp_path / "out" / "earlier").rglob("[abc]"))
+    assert [(one.name, one.read_bytes()) for one in kept] == [("b", DIARY), ("c", DIARY)]
+
+
+def test_empty_folders_of_the_user_stay(folder, tmp_path, tiny_model):
+    job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
+    for name in ("journal/january/cases", "films/holiday"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    with pytest.raises(ForeignFile):
+        score_batch(job)
+    shutil.rmtree(tmp_path / "out")
+    score_batch(job)
+    for name in ("journal/january/cases", "films/holiday"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    (folder / "new.png").write_bytes(make_film(200, seed=94))
+    score_batch(job)
+    assert (tmp_path / "out" / "journal" / "january" / "cases").is_dir()
+    assert (tmp_path / "out" / "films" / "holiday").is_dir()
+
+
+@pytest.mark.parametrize(
+    "name", ["loop", "a" * 5000, "/".join(["b" * 100] * 40), "out/.cxr-batch", "out/.cxr-batch/x"]
+)
+def test_a_path_that_cannot_be_an_output_is_one_sentence(folder, tmp_path, tiny_model, name):
+    (tmp_path / "loop").symlink_to("pool")
+    (tmp_path / "pool").symlink_to("loop")
+    for output in (f"{tmp_path}/{name}", f"{tmp_path}/{name}/x"):
+        for words in (["score"], ["job", "run"]):
+            arguments = [*words, str(folder), "-o", output, "--model", str(tiny_model)]
+            with pytest.raises(UsageError, match="Expected a folder"):
+                command.main(arguments, standalone_mode=False)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", [*ledger.RUN_FILES, "films", "journal"])

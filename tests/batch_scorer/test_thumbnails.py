@@ -153,7 +153,7 @@ def test_a_film_that_is_gone_or_changed_since_it_was_scored_has_no_picture(
     _, rows = ledger.read_run(output)
     (folder / "PNEUMONIA" / "film_3.png").write_bytes(make_film(200, seed=77))
     (folder / "PNEUMONIA" / "film_4.png").unlink()
-    output.remove_folder(ledger.FILMS_FOLDER)
+    output.remove(*ledger.find_pictures(output))
     gallery = write_thumbnails(
         output,
         open_source(str(folder)),
