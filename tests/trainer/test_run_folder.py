@@ -55,7 +55,8 @@ def keep(folder, *losses):
     """Epochs with these validation losses, after those that were before."""
     rows = run_folder.history_rows(folder)
     for loss in losses:
-        rows.append({"epoch": str(len(rows)), run_folder.WATCHED: str(loss)})
+        columns = dict.fromkeys(run_folder.HISTORY_COLUMNS, "1") | {run_folder.WATCHED: str(loss)}
+        rows.append({"epoch": str(len(rows)), **columns})
         run_folder.keep_epoch(folder, rows, len(rows) * 10, b"weights %d" % len(rows))
 
 
@@ -187,7 +188,7 @@ def test_a_training_goes_on_after_its_newest_whole_epoch(tmp_path):
     assert b"torn" in look(tmp_path / "earlier").values()
     (tmp_path / run_folder.weights_name(3)).unlink()
     assert run_folder.resume_from(tmp_path) == 0
-    assert run_folder.read_history(tmp_path) == {}
+    assert run_folder.history_rows(tmp_path) == []
 
 
 def test_a_training_whose_best_epoch_is_gone_starts_over(tmp_path):
