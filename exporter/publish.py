@@ -24,7 +24,7 @@ from batch_scorer.classifier import MANIFEST, Manifest, ModelEntry
 from batch_scorer.errors import ForeignFile, UsageError
 from batch_scorer.onnx_runtime import ort
 from exporter import convert
-from exporter.manifest import read_manifest, write_manifest
+from exporter.manifest import explain_writing, read_manifest, write_manifest
 from exporter.quantize import keep_halves, to_float16, to_int8
 from exporter.rewrites import make_cheaper
 from exporter.run import keras_probabilities
@@ -90,6 +90,7 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
         ForeignFile: The model file or the manifest that is there was not exported.
         PrecisionRefused: The smaller format would lose too much; no file is left.
         ConversionError: The conversion is not right; no file is left.
+        LedgerError: The model file or the manifest cannot be written.
     """
     manifest = prepare_folder(output)
     graph, card, expected = _as_float32(run) if kind == "float32" else _as_smaller(run, kind)
@@ -98,13 +99,17 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
             card, name=f"{card.name}.{kind}", title=f"{card.title}, {kind}"
         )
     _check_own(output, card.name, manifest)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as hidden:
-        draft = Path(hidden) / f"{card.name}.onnx"
+    path = output / f"{card.name}.onnx"
+    with (
+        explain_writing(path),
+        tempfile.TemporaryDirectory(prefix=".export-", dir=output) as hidden,
+    ):
+        draft = Path(hidden) / path.name
         onnx.save(convert.embed_card(graph, card), draft)
         others = run.parity_others if kind == "float32" else None
         difference = verify(draft, run.parity, expected, others)
-        path = draft.replace(output / draft.name)
-    data = path.read_bytes()
+        data = draft.read_bytes()
+        draft.replace(path)
     sha256 = hashlib.sha256(data).hexdigest()
     write_manifest(output / MANIFEST, _with_model(manifest, card, sha256, len(data)))
     return Published(path, sha256, len(data), len(run.parity), difference, card.precision)
