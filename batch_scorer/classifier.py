@@ -59,13 +59,26 @@ INFERENCE_LIMIT_S = 600.0
 _FLOAT32 = "tensor(float)"
 
 
+class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a manifest says of a model: its file, how it was made, and figures by split and name."""
+
+    precision: str
+    sha256: str
+    size_bytes: int
+    commit: str
+    command: str
+    seed: int
+    threshold: float
+    metrics: dict[str, dict[str, float | None]]
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What lies in a folder of models: each one's figures by name, the best on validation first.
 
     ``comparison`` is that of all of them, where they were exported together.
     """
 
-    models: dict[str, dict[str, Any]]
+    models: dict[str, ModelEntry]
     comparison: Comparison | None = None
 
 
@@ -259,7 +272,7 @@ def available_providers() -> list[str]:
 def _check_bundled(path: Path, sha256: str) -> None:
     if path.parent != BUNDLED:
         return
-    expected = bundled_manifest().models[path.stem]["sha256"]
+    expected = bundled_manifest().models[path.stem].sha256
     if sha256 != expected:
         raise ModelFileError(
             f"The bundled model {path.name} is damaged: expected sha256 {expected[:12]}, "

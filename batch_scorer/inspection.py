@@ -36,12 +36,12 @@ def models(ctx: click.Context) -> None:
 
     manifest = bundled_manifest()
     for name, entry in manifest.models.items():
-        scores = entry["metrics"].get("test") or entry["metrics"]["validation"]
+        scores = entry.metrics.get("test") or entry.metrics["validation"]
         click.echo(
             f"{name:6s} {find_model(name).stat().st_size / 1e6:5.1f} MB  "
-            f"{entry.get('precision', 'float32'):7s}  "
+            f"{entry.precision:7s}  "
             f"accuracy {scores['accuracy']:.3f}  AUC {scores['auc']:.3f}  "
-            f"threshold {entry['threshold']:.3f}  sha256 {entry['sha256'][:12]}"
+            f"threshold {entry.threshold:.3f}  sha256 {entry.sha256[:12]}"
         )
     if manifest.comparison:
         click.echo(say_comparison(manifest.comparison))

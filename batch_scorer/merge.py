@@ -239,6 +239,6 @@ def _reachable(url: str, access: Access | None) -> Source | None:
 def _load_bundled(model: ModelUsed) -> Classifier | None:
     """The bundled model with the very file that the shards used; None where it was another file."""
     for name, entry in bundled_manifest().models.items():
-        if entry["sha256"] == model.sha256:
+        if entry.sha256 == model.sha256:
             return Classifier.load(name)
     return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import stat
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,36 @@ class Quantity(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is no number that can be counted with.", param, ctx)
         return number
+
+
+class Folder(click.Path):
+    """A folder of this machine, there or not; nothing is made yet.
+
+    Click takes an empty name for the current folder, and whatever is no plain file for a folder.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        """The path."""
+        if not os.fspath(value).strip():
+            self.fail("expected a folder, found an empty name.", param, ctx)
+        try:
+            is_folder = stat.S_ISDIR(Path(value).stat().st_mode)
+        except FileNotFoundError:
+            is_folder = not os.path.lexists(value)  # a link that leads nowhere is there
+        except (OSError, ValueError) as exc:
+            why = getattr(exc, "strerror", "") or exc
+            self.fail(f"expected a folder, found {os.fspath(value)[:60]!a}: {why}.", param, ctx)
+        if not is_folder:
+            self.fail(f"expected a folder, found something else at {value}.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def model_options(command: Command) -> Command:

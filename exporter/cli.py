@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import click
@@ -11,9 +10,12 @@ import click
 from batch_scorer.addresses import scrub
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK, MissingPackage, PrecisionRefused
 from batch_scorer.log import log_event, speaks_json
+from batch_scorer.options import Folder
 from batch_scorer.process import quiet_import
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from exporter.publish import Kind, Published
     from exporter.run import Run
 
@@ -45,12 +47,12 @@ def _read_wishes(
 @click.command(
     epilog="Example: cxr export runs/first -o models --precision float32 --precision vgg16=int8"
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=Folder())
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Folder(),
     help="Folder for NAME.onnx and manifest.json.",
 )
 @click.option(
@@ -76,8 +78,9 @@ def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
         with quiet_import():
             from batch_scorer.report.comparison import say_comparison
             from exporter.compare import compare_models
-            from exporter.publish import note_comparison
-            from exporter.run import find_runs, read_run
+            from exporter.publish import note_comparison, prepare_folder
+            from exporter.run import read_run
+            from exporter.run_files import find_runs
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"Exporting needs the package {exc.name}, which is not installed.",
@@ -86,6 +89,7 @@ def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
 
     code = EXIT_OK
     folders = find_runs(run)
+    prepare_folder(output)  # what cannot be written is told before anything is computed
     comparison = compare_models(folders)
     for folder in folders:
         trained = read_run(folder, comparison)

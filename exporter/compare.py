@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import logging
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,9 +14,10 @@ import msgspec
 from statsmodels.stats.multitest import multipletests
 
 from batch_scorer import metrics
-from batch_scorer.card import CLASSES, read_card
+from batch_scorer.card import CLASSES
 from batch_scorer.comparison import Comparison, PairedDifference
-from batch_scorer.errors import ConversionError
+from batch_scorer.output import MOST_TABLE_BYTES
+from exporter.run_files import read_run_card, read_run_file, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +58,7 @@ def compare_models(folders: Sequence[Path]) -> Comparison | None:
     """
     if len(folders) < 2:  # noqa: PLR2004 - a pair
         return None
-    cards = {folder: _read_card(folder) for folder in folders}
+    cards = {folder: read_run_card(folder) for folder in folders}
     split = next(name for name in SPLITS if all(name in card.references for card in cards.values()))
     answers = [
         _read_answers(folder, cards[folder], split)
@@ -79,30 +81,26 @@ def compare_models(folders: Sequence[Path]) -> Comparison | None:
     )
 
 
-def _read_card(folder: Path) -> ModelCard:
-    try:
-        return read_card((folder / "card.json").read_text(encoding="utf-8"), str(folder))
-    except OSError as exc:
-        raise _unreadable(folder, exc) from exc
-
-
 def _auc(card: ModelCard, split: str) -> float:
     return card.references[split].metrics["auc"].value or 0.0
 
 
 def _read_answers(folder: Path, card: ModelCard, split: str) -> Answers:
     """One split of predictions.csv, sorted by film."""
+    data = read_run_file(folder, PREDICTIONS_FILE, MOST_TABLE_BYTES)
     try:
-        with (folder / PREDICTIONS_FILE).open(newline="", encoding="utf-8") as file:
-            rows = sorted(
-                ((row["image"], row["label"], row["patient"]), float(row["probability"]))
-                for row in csv.DictReader(file)
-                if row["split"] == split
+        rows = sorted(
+            (
+                (row["image"], _known(row["label"]), row["patient"]),
+                _share(row["probability"]),
             )
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise _unreadable(folder, exc) from exc
+            for row in csv.DictReader(io.StringIO(data.decode(), newline=""))
+            if row["split"] == split
+        )
+    except (ValueError, KeyError, TypeError, csv.Error) as exc:
+        raise unreadable(folder, f"{PREDICTIONS_FILE}: {exc}") from exc
     if len(rows) != card.references[split].films:
-        raise _unreadable(
+        raise unreadable(
             folder,
             f"expected {card.references[split].films} {split} films in {PREDICTIONS_FILE}, "
             f"found {len(rows)}",
@@ -111,10 +109,17 @@ def _read_answers(folder: Path, card: ModelCard, split: str) -> Answers:
     return Answers(card.name, card.threshold.value, films, probabilities)
 
 
-def _unreadable(folder: Path, why: object) -> ConversionError:
-    return ConversionError(
-        f"The run folder {folder} cannot be read: {why}.", "Run `cxr train` on it again."
-    )
+def _known(label: str) -> str:
+    if label not in CLASSES:
+        raise ValueError(f"expected one of {', '.join(CLASSES)}, found {label}")
+    return label
+
+
+def _share(text: str) -> float:
+    found = float(text)
+    if not 0 <= found <= 1:
+        raise ValueError(f"expected a probability, found {text}")
+    return found
 
 
 def _pair(one: Answers, two: Answers) -> list[PairedDifference]:

@@ -20,11 +20,11 @@ from batch_scorer.card import (
     SelfTest,
     self_test_pixels,
 )
-from batch_scorer.classifier import MANIFEST, Manifest
-from batch_scorer.errors import ForeignFile
+from batch_scorer.classifier import MANIFEST, Manifest, ModelEntry
+from batch_scorer.errors import ForeignFile, UsageError
 from batch_scorer.onnx_runtime import ort
 from exporter import convert
-from exporter.manifest import read_manifest, write_manifest
+from exporter.manifest import explain_writing, read_manifest, write_manifest
 from exporter.quantize import keep_halves, to_float16, to_int8
 from exporter.rewrites import make_cheaper
 from exporter.run import keras_probabilities
@@ -54,6 +54,28 @@ class Published:
     precision: Precision | None
 
 
+def prepare_folder(output: Path) -> Manifest:
+    """Make a folder for model files where there is none, and prove that it can be written.
+
+    Returns:
+        What its manifest says.
+
+    Raises:
+        UsageError: It cannot be made or written.
+        ConversionError: Its manifest is none of this release.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=output):
+            pass
+    except OSError as exc:
+        raise UsageError(
+            f"The folder {output} cannot be written: {exc.strerror}.",
+            "Choose another folder with -o.",
+        ) from exc
+    return read_manifest(output / MANIFEST)
+
+
 def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = False) -> Published:
     """Convert, verify and rename into place; nothing half-made is ever visible.
 
@@ -64,25 +86,30 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
         beside: Call the file NAME.KIND.onnx, since another one is NAME.onnx.
 
     Raises:
+        UsageError: The folder cannot be made or written.
         ForeignFile: The model file or the manifest that is there was not exported.
         PrecisionRefused: The smaller format would lose too much; no file is left.
         ConversionError: The conversion is not right; no file is left.
+        LedgerError: The model file or the manifest cannot be written.
     """
-    manifest = read_manifest(output / MANIFEST)
+    manifest = prepare_folder(output)
     graph, card, expected = _as_float32(run) if kind == "float32" else _as_smaller(run, kind)
     if beside:
         card = msgspec.structs.replace(
             card, name=f"{card.name}.{kind}", title=f"{card.title}, {kind}"
         )
     _check_own(output, card.name, manifest)
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as hidden:
-        draft = Path(hidden) / f"{card.name}.onnx"
+    path = output / f"{card.name}.onnx"
+    with (
+        explain_writing(path),
+        tempfile.TemporaryDirectory(prefix=".export-", dir=output) as hidden,
+    ):
+        draft = Path(hidden) / path.name
         onnx.save(convert.embed_card(graph, card), draft)
         others = run.parity_others if kind == "float32" else None
         difference = verify(draft, run.parity, expected, others)
-        path = draft.replace(output / draft.name)
-    data = path.read_bytes()
+        data = draft.read_bytes()
+        draft.replace(path)
     sha256 = hashlib.sha256(data).hexdigest()
     write_manifest(output / MANIFEST, _with_model(manifest, card, sha256, len(data)))
     return Published(path, sha256, len(data), len(run.parity), difference, card.precision)
@@ -114,7 +141,7 @@ def _is_listed(path: Path, manifest: Manifest) -> bool:
         return False
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return manifest.models.get(path.stem, {}).get("sha256") == sha256
+    return path.stem in manifest.models and manifest.models[path.stem].sha256 == sha256
 
 
 def _as_float32(run: Run) -> Draft:
@@ -173,19 +200,22 @@ def note_comparison(output: Path, comparison: Comparison | None) -> None:
 
 def _with_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int) -> Manifest:
     """Enter a model, best validation AUC first. A comparison with its predecessor is dropped."""
-    entry = {
-        "precision": card.precision.kind if card.precision else "float32",
-        "sha256": sha256,
-        "size_bytes": size_bytes,
-        "commit": card.training.commit,
-        "command": card.training.command,
-        "seed": card.training.seed,
-        "threshold": card.threshold.value,
-        "metrics": {
+    entry = ModelEntry(
+        precision=card.precision.kind if card.precision else "float32",
+        sha256=sha256,
+        size_bytes=size_bytes,
+        commit=card.training.commit,
+        command=card.training.command,
+        seed=card.training.seed,
+        threshold=card.threshold.value,
+        metrics={
             split: {name: estimate.value for name, estimate in reference.metrics.items()}
             for split, reference in card.references.items()
         },
-    }
+    )
     models = {**manifest.models, card.name: entry}
-    ranked = sorted(models.items(), key=lambda item: -item[1]["metrics"]["validation"]["auc"])
-    return Manifest(dict(ranked))
+    return Manifest(dict(sorted(models.items(), key=lambda item: -_auc(item[1]))))
+
+
+def _auc(entry: ModelEntry) -> float:
+    return entry.metrics.get("validation", {}).get("auc") or 0.0

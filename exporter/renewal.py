@@ -75,7 +75,7 @@ def renew(folder: Path, name: str, pixels: NDArray[np.uint8]) -> str:
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     manifest = read_manifest(folder / MANIFEST)
-    entry = {**manifest.models[name], "sha256": sha256, "size_bytes": len(data)}
+    entry = msgspec.structs.replace(manifest.models[name], sha256=sha256, size_bytes=len(data))
     models = {**manifest.models, name: entry}
     write_manifest(folder / MANIFEST, msgspec.structs.replace(manifest, models=models))
     return f"{path}  sha256 {sha256[:12]}  the same bits on {len(pixels)} films"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
+import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import msgspec
 import numpy as np
 
-from batch_scorer.card import read_card
+from batch_scorer.classifier import MAX_MODEL_BYTES
 from batch_scorer.errors import ConversionError
+from batch_scorer.output import MOST_TABLE_BYTES
+from exporter.run_files import read_run_card, read_run_file, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +25,18 @@ if TYPE_CHECKING:
     from batch_scorer.card import ModelCard
     from batch_scorer.comparison import Comparison
 
+MODEL_FILE = "model.keras"
 FILMS_FILE = "films.npz"
+_BROKEN_NETWORK = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, ImportError, LookupError),
+    *(AttributeError, RuntimeError, TypeError, ValueError),
+)
+"""What Keras raises where a file is no network, or a damaged one."""
+_BROKEN_ARRAYS = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, MemoryError, OverflowError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What NumPy and zipfile raise where a file is no archive of arrays, or a damaged one."""
 MIN_FILMS = 64
 PARITY_FILMS = 96
 
@@ -56,22 +71,6 @@ class Run:
     parity_others: dict[str, NDArray[np.float32]]
 
 
-def find_runs(run: Path) -> list[Path]:
-    """The finished model folders of a run, or the folder itself if it is one.
-
-    Raises:
-        ConversionError: There is none.
-    """
-    found = [run] if (run / "card.json").is_file() else []
-    found = found or sorted(path.parent for path in run.glob("*/card.json"))
-    if not found:
-        raise ConversionError(
-            f"Expected a finished training run at {run}, found no card.json in it.",
-            "Make one with: cxr train DATA -o RUN",
-        )
-    return found
-
-
 def read_run(folder: Path, comparison: Comparison | None = None) -> Run:
     """Read what the trainer left, and let Keras judge its films.
 
@@ -83,15 +82,9 @@ def read_run(folder: Path, comparison: Comparison | None = None) -> Run:
         ConversionError: A file is missing or broken, there are too few films, or the model may not
             be exported.
     """
-    again = "Run the same `cxr train` on it again; a finished training is not repeated."
-    try:
-        card = read_card((folder / "card.json").read_text(encoding="utf-8"), str(folder))
-        model = keras.models.load_model(folder / "model.keras", compile=False)
-        with np.load(folder / FILMS_FILE) as stored:
-            films = Films(stored["pixels"], stored["labels"], stored["keys"])
-            validated = stored["splits"] == "validation"
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
-        raise ConversionError(f"The run folder {folder} cannot be read: {exc}.", again) from exc
+    card = read_run_card(folder)
+    model = _read_network(folder, card)
+    films, validated = _read_films(folder, card.size_px)
     if card.withheld:
         raise ConversionError(
             f"The model in {folder} may not be exported: {card.withheld}",
@@ -114,6 +107,78 @@ def read_run(folder: Path, comparison: Comparison | None = None) -> Run:
         parity_answers=answers[chosen],
         parity_others=_others(model, films.pixels[chosen]),
     )
+
+
+def _read_network(folder: Path, card: ModelCard) -> keras.Model:
+    """The network that the trainer saved, which answers all that its card describes.
+
+    Raises:
+        ConversionError: It cannot be loaded, or takes or answers something else.
+    """
+    read_run_file(folder, MODEL_FILE, MAX_MODEL_BYTES)  # Keras would wait for a pipe
+    try:
+        model = keras.models.load_model(folder / MODEL_FILE, compile=False)
+        taken, answered = _shapes(model.input), _shapes(model.output)
+    except _BROKEN_NETWORK as exc:
+        raise unreadable(folder, f"{MODEL_FILE}: {exc}") from exc
+    expected: dict[str, tuple[int | None, ...]] = {"logit": (None, 1)}
+    if card.evidence:
+        expected["evidence"] = (None, card.evidence.height, card.evidence.width)
+    if card.typicality:
+        expected["atypicality"] = (None, 1)
+    if card.etiology:
+        expected["viral"] = (None, 1)
+    films = (None, card.size_px, card.size_px, 1)
+    if taken != {"": films} or expected.items() - answered.items():
+        raise unreadable(
+            folder,
+            f"expected a network in {MODEL_FILE} that takes {films} and answers {expected}, "
+            f"found one that takes {taken.get('', taken)} and answers {answered}",
+        )
+    return model
+
+
+def _shapes(tensors: Any) -> dict[str, tuple[int | None, ...]]:
+    """Shapes by name; of a single tensor without one."""
+    named = tensors if isinstance(tensors, dict) else {"": tensors}
+    return {name: tuple(tensor.shape) for name, tensor in named.items()}
+
+
+def _read_films(folder: Path, size_px: int) -> tuple[Films, NDArray[np.bool_]]:
+    """The films that the trainer left, and which of them are validation films.
+
+    Raises:
+        ConversionError: They cannot be read, are no films of that size, or of one split only.
+    """
+    data = read_run_file(folder, FILMS_FILE, MOST_TABLE_BYTES)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+        if unpacked > MOST_TABLE_BYTES:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes")
+        with np.load(io.BytesIO(data)) as stored:
+            found = {name: stored[name] for name in ("pixels", "labels", "keys", "splits")}
+    except _BROKEN_ARRAYS as exc:
+        raise unreadable(folder, f"{FILMS_FILE}: {exc}") from exc
+    number = len(found["labels"]) if found["labels"].ndim else 0
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {
+        "pixels": ("u", (number, size_px, size_px, 1)),
+        "labels": ("i", (number,)),
+        "keys": ("U", (number,)),
+        "splits": ("U", (number,)),
+    }
+    shapes = {name: (array.dtype.kind, array.shape) for name, array in found.items()}
+    if shapes != expected or found["pixels"].dtype != np.uint8:
+        raise unreadable(
+            folder,
+            f"expected films in {FILMS_FILE} as {expected}, found {shapes}",
+        )
+    if not set(np.unique(found["labels"])) <= {0, 1}:
+        raise unreadable(folder, f"expected labels 0 and 1 in {FILMS_FILE}, found others")
+    splits = found.pop("splits")
+    if set(np.unique(splits)) != {"train", "validation"}:
+        raise unreadable(folder, f"expected films of train and validation in {FILMS_FILE}")
+    return Films(**found), splits == "validation"
 
 
 def keras_probabilities(

@@ -13,6 +13,7 @@ import click
 
 from batch_scorer.addresses import scrub
 from batch_scorer.errors import EXIT_OK, MissingPackage
+from batch_scorer.options import Folder
 from batch_scorer.process import quiet_import
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def read_settings(
     "--output",
     "run",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Folder(),
     help="Run folder; each model gets a folder in it.",
 )
 @click.option(

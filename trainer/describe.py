@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import zipfile
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -51,10 +52,13 @@ def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bo
         dataset: What it was trained on.
         folder: The run folder, with the saved network.
         open_test: Also evaluate the official test films.
+
+    Raises:
+        DatasetError: A file that training kept is not as it was written.
     """
     log.info("3 evaluate  %s", config.model)
     keras.config.set_dtype_policy("float32")
-    model = keras.models.load_model(folder / run_folder.MODEL_FILE, compile=False)
+    model = _load(folder)
     films = {"validation": dataset.validation, SHIFTED: shift_films(dataset.validation)}
     if open_test and dataset.test is not None:
         films["test"] = dataset.test
@@ -116,6 +120,19 @@ def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bo
     run_folder.draw_figures(folder, card)
     run_folder.write_run_card(folder, card)
     return card
+
+
+def _load(folder: Path) -> keras.Model:
+    """The network of a run folder.
+
+    Raises:
+        DatasetError: It is not as it was written, or of a version that kept no record and broken.
+    """
+    run_folder.check_network(folder)
+    try:
+        return keras.models.load_model(folder / run_folder.MODEL_FILE, compile=False)
+    except (OSError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as exc:
+        raise run_folder.changed(folder, run_folder.MODEL_FILE) from exc
 
 
 def _judge(calibration: Calibration, films: Films, logits: np.ndarray) -> evaluate.Judgement:

@@ -55,7 +55,8 @@ def fit(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -
         open_test: Also evaluate the official test films.
 
     Raises:
-        DatasetError: The folder holds a run of another config or of other films.
+        DatasetError: The folder holds a run of another config or of other films, or a file of a
+            finished training that is not as it was written.
         ForeignFile: The folder holds something that the program did not write.
         LedgerError: The folder cannot be written.
     """

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +60,9 @@ FILES = (
 """What a finished training leaves."""
 WATCHED = "val_pneumonia_loss"
 """The column of the history whose lowest value marks the best epoch."""
+HISTORY_COLUMNS = ("pneumonia_loss", WATCHED, "pneumonia_accuracy", "val_pneumonia_accuracy")
+"""What the card shows of the history."""
+_KEPT = {MODEL_FILE: "network", HISTORY_FILE: "history", SECONDS_FILE: "seconds"}
 PREDICTION_COLUMNS = ("split", "image", "patient", "label", "logit", "probability")
 
 
@@ -105,14 +110,44 @@ def read_own(place: Output, name: str) -> bytes | None:
     return data if own else None
 
 
-def read_history(folder: Path) -> dict[str, list[float]]:
-    """History by column, one value per epoch; empty before the first epoch ends.
+def _read_kept(folder: Path, name: str) -> bytes | None:
+    """The content of a file that training keeps, None where it did not get there yet.
 
     Raises:
-        DatasetError: The file holds something else.
+        DatasetError: It is not as it was written, or gone though the training is finished.
+        LedgerError: It cannot be read.
+    """
+    place = open_run(folder)
+    data = place.read(name, MOST_TABLE_BYTES)
+    if data is None and not os.path.lexists(folder / MODEL_FILE):
+        return None
+    written = place.record().get(name)  # empty for a run that is older than the record
+    if data is None or (written and digest(data) not in written):
+        raise changed(folder, name)
+    return data
+
+
+def check_network(folder: Path) -> None:
+    """Make sure that the network of a finished training is as it was written.
+
+    Raises:
+        DatasetError: It is not.
+        LedgerError: It cannot be read.
+    """
+    if _read_kept(folder, MODEL_FILE) is None:
+        raise changed(folder, MODEL_FILE)
+
+
+def read_history(folder: Path) -> dict[str, list[float]]:
+    """History of a finished training by column, one value per epoch.
+
+    Raises:
+        DatasetError: The file is not as it was written, or lacks a column that the card needs.
     """
     rows = history_rows(folder)
-    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else {})}
+    if not rows or not set(HISTORY_COLUMNS) <= rows[0].keys():
+        raise changed(folder, HISTORY_FILE)
+    return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
 def keep_epoch(folder: Path, rows: list[dict[str, str]], seconds: float, weights: bytes) -> None:
@@ -198,17 +233,17 @@ def history_rows(folder: Path) -> list[dict[str, str]]:
     Raises:
         DatasetError: The file holds something else.
     """
-    path = folder / HISTORY_FILE
-    if not path.is_file():
+    data = _read_kept(folder, HISTORY_FILE)
+    if data is None:
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows: list[dict[str, str]] = list(csv.DictReader(file))
+        text = io.StringIO(data.decode(), newline="")
+        rows: list[dict[str, str]] = list(csv.DictReader(text))
         if all(WATCHED in row and all(map(_is_number, row.values())) for row in rows):
             return rows
     except (UnicodeDecodeError, csv.Error) as exc:
-        raise _changed(path, "history") from exc
-    raise _changed(path, "history")
+        raise changed(folder, HISTORY_FILE) from exc
+    raise changed(folder, HISTORY_FILE)
 
 
 def _is_number(text: object) -> bool:
@@ -220,9 +255,10 @@ def _is_number(text: object) -> bool:
     return True
 
 
-def _changed(path: Path, what: str) -> DatasetError:
+def changed(folder: Path, name: str) -> DatasetError:
+    """The error for a file that is not as training wrote it."""
     return DatasetError(
-        f"Expected the {what} of a training in {path}, found something else.",
+        f"Expected the {_KEPT[name]} of a training in {folder / name}, found something else.",
         "Put the file back as it was, or train in another output folder.",
     )
 
@@ -241,13 +277,16 @@ def read_seconds(folder: Path) -> float:
     Raises:
         DatasetError: The file holds something else.
     """
-    path = folder / SECONDS_FILE
-    if not path.is_file():
+    data = _read_kept(folder, SECONDS_FILE)
+    if data is None:
         return 0.0
     try:
-        return float(path.read_text(encoding="utf-8"))
+        seconds = float(data.decode())
     except ValueError as exc:
-        raise _changed(path, "seconds") from exc
+        raise changed(folder, SECONDS_FILE) from exc
+    if not 0 <= seconds < math.inf:
+        raise changed(folder, SECONDS_FILE)
+    return seconds
 
 
 def write_predictions(folder: Path, judged: Mapping[str, Judgement]) -> None:

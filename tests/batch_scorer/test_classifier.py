@@ -84,7 +84,7 @@ def test_an_unknown_model_names_the_known_ones():
 def test_every_bundled_model_is_whole_and_passes_its_self_test(name):
     classifier = Classifier.load(name)
     assert classifier.self_test() <= 1e-3
-    assert classifier.sha256 == bundled_manifest().models[name]["sha256"]
+    assert classifier.sha256 == bundled_manifest().models[name].sha256
     assert classifier.card.name == name
 
 
@@ -112,7 +112,7 @@ def test_the_bundled_models_were_compared_on_the_films_of_their_cards():
 def test_a_damaged_bundled_model_is_refused(monkeypatch):
     name = bundled_names()[0]
     models = bundled_manifest().models
-    manifest = Manifest({**models, name: {**models[name], "sha256": "0" * 64}})
+    manifest = Manifest({**models, name: msgspec.structs.replace(models[name], sha256="0" * 64)})
     monkeypatch.setattr(module, "bundled_manifest", lambda: manifest)
     with pytest.raises(ModelFileError, match="is damaged: expected sha256 000000000000"):
         Classifier.load(name)

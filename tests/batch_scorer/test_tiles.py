@@ -121,7 +121,7 @@ def test_a_bundled_model_answers_the_same_with_tiles_and_without(name, monkeypat
     for tiles in (False, True):
         monkeypatch.setattr(classifier, "has_tiles", lambda tiles=tiles: tiles)
         answers.append(Classifier.load(name, "cpu", 1).predict(films))
-    int8 = classifier.bundled_manifest().models[name]["precision"] == "int8"
+    int8 = classifier.bundled_manifest().models[name].precision == "int8"
     data = find_model(name).read_bytes()
     assert (raise_weights(data) != data) == int8
     for answer_name, values in vars(answers[0]).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 
 import msgspec
 import numpy as np
@@ -97,6 +98,21 @@ def test_models_of_different_films_are_not_compared_and_it_is_said(tmp_path, cap
     assert "the models of this run have different test films" in caplog.text
 
 
+@pytest.mark.parametrize("damage", ["pipe", "no text", "device"])
+def test_a_card_that_cannot_be_read_ends_the_export(tmp_path, damage):
+    folders = fill(tmp_path, "cnn", "mlp")
+    path = folders[1] / "card.json"
+    path.unlink()
+    if damage == "pipe":
+        os.mkfifo(path)
+    elif damage == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(b"\xff")
+    with pytest.raises(ConversionError, match=r"cannot be read: card\.json.*`cxr train`"):
+        compare_models(folders)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -107,13 +123,18 @@ def test_models_of_different_films_are_not_compared_and_it_is_said(tmp_path, cap
             "split,image,patient,label,probability\ntest,a,p,NORMAL,0.5\n",
             "expected 120 test films in predictions.csv, found 1",
         ),
+        ("split,image,patient,label,probability\ntest,a,p,TUMOUR,0.5\n", "found TUMOUR"),
+        ("split,image,patient,label,probability\ntest,a,p,NORMAL,nan\n", "found nan"),
+        ("pipe", "found a folder, a pipe or a device"),
     ],
 )
 def test_predictions_that_cannot_be_read_end_the_export(tmp_path, text, message):
     folders = fill(tmp_path, "cnn", "mlp")
     path = folders[1] / "predictions.csv"
     path.unlink()
-    if text is not None:
+    if text == "pipe":
+        os.mkfifo(path)
+    elif text is not None:
         path.write_text(text)
     with pytest.raises(ConversionError, match=message):
         compare_models(folders)
@@ -134,6 +155,43 @@ def test_the_manifest_has_a_comparison_of_all_its_models_or_none(tmp_path):
     again = publish._with_model(read_manifest(path), cards["mlp"], "1" * 64, 1)
     assert again.comparison is None
     assert list(again.models) == ["cnn", "mlp"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"sha256": "00", "notes": "mine"},
+        {"metrics": {"validation": {"auc": None}}},
+        {"notes": "mine"},
+        {"metrics": []},
+        7,
+    ],
+)
+def test_a_manifest_with_a_further_entry_that_is_none_is_refused_before_all(tmp_path, other):
+    path = tmp_path / MANIFEST
+    write_manifest(path, publish._with_model(Manifest({}), make_card("mlp"), "0" * 64, 1))
+    manifest = json.loads(path.read_text())
+    if isinstance(other, dict) and "metrics" not in other and "sha256" not in other:
+        other = {**manifest["models"]["mlp"], **other}
+    manifest["models"]["mine"] = other
+    path.write_text(before := json.dumps(manifest))
+    with pytest.raises(ConversionError, match="no manifest of this release"):
+        publish.prepare_folder(tmp_path)
+    assert path.read_text() == before
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_model_of_an_unknown_auc_comes_last(tmp_path):
+    manifest = publish._with_model(Manifest({}), make_card("mlp"), "0" * 64, 1)
+    entry = manifest.models["mlp"]
+    unknown = {
+        "one": msgspec.structs.replace(entry, metrics={"validation": {"auc": None}}),
+        "two": msgspec.structs.replace(entry, metrics={}),
+    }
+    found = publish._with_model(Manifest(unknown), make_card("mlp"), "0" * 64, 1)
+    assert list(found.models) == ["mlp", "one", "two"]
+    write_manifest(tmp_path / MANIFEST, found)
+    assert read_manifest(tmp_path / MANIFEST) == found
 
 
 def test_a_manifest_of_an_older_release_is_not_overwritten(tmp_path):

@@ -14,7 +14,7 @@ from batch_scorer.card import write_card
 from batch_scorer.errors import DatasetError, ForeignFile
 from batch_scorer.output import OWN_FOLDER
 from tests.cards import make_tiny_card
-from trainer import run_folder
+from trainer import describe, run_folder
 from trainer.audit import page
 from trainer.audit.cli import audit
 from trainer.dataset import Films
@@ -23,6 +23,7 @@ from trainer.models import SIZE_PX
 from trainer.recipes import FitConfig
 from trainer.search import FILES as SEARCH_FILES
 from trainer.search import JOURNAL_FILE, _Journal
+from trainer.speed import tell_speed
 
 CONFIG = FitConfig("mlp", 1, 16, 1, "tensorflow", "none")
 DATASET = SimpleNamespace(fingerprint="0", withheld="")
@@ -55,7 +56,8 @@ def keep(folder, *losses):
     """Epochs with these validation losses, after those that were before."""
     rows = run_folder.history_rows(folder)
     for loss in losses:
-        rows.append({"epoch": str(len(rows)), run_folder.WATCHED: str(loss)})
+        columns = dict.fromkeys(run_folder.HISTORY_COLUMNS, "1") | {run_folder.WATCHED: str(loss)}
+        rows.append({"epoch": str(len(rows)), **columns})
         run_folder.keep_epoch(folder, rows, len(rows) * 10, b"weights %d" % len(rows))
 
 
@@ -187,7 +189,7 @@ def test_a_training_goes_on_after_its_newest_whole_epoch(tmp_path):
     assert b"torn" in look(tmp_path / "earlier").values()
     (tmp_path / run_folder.weights_name(3)).unlink()
     assert run_folder.resume_from(tmp_path) == 0
-    assert run_folder.read_history(tmp_path) == {}
+    assert run_folder.history_rows(tmp_path) == []
 
 
 def test_a_training_whose_best_epoch_is_gone_starts_over(tmp_path):
@@ -276,3 +278,53 @@ def test_a_training_that_was_stopped_after_its_last_epoch_repeats_none(tmp_path,
             _train(CONFIG, dataset, tmp_path)
     assert len(run_folder.history_rows(tmp_path)) == CONFIG.epochs
     assert all(map(np.array_equal, *stopped)), "weights and optimiser go on where they were"
+
+
+def finish(folder, *, older=False):
+    """A run folder whose training is over; an older version kept no record of what it wrote."""
+    claim(folder, CONFIG, DATASET)
+    keep(folder, 0.7, 0.2)
+    run_folder.open_run(folder).write(run_folder.MODEL_FILE, b"network")
+    if older:
+        kept_files = (run_folder.MODEL_FILE, run_folder.HISTORY_FILE, run_folder.SECONDS_FILE)
+        shutil.rmtree(folder / OWN_FOLDER)
+        run_folder.open_run(folder).enter({name: [] for name in kept_files})
+
+
+def read_finished(folder):
+    tell_speed(folder, "mlp", 10)
+    describe._history(folder)
+    describe._load(folder)
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (run_folder.HISTORY_FILE, None),
+        (run_folder.HISTORY_FILE, b"epoch,val_pneumonia_loss\n0,0.7\n"),
+        (run_folder.HISTORY_FILE, b"epoch,val_pneumonia_loss\n"),
+        (run_folder.SECONDS_FILE, None),
+        (run_folder.SECONDS_FILE, b"1e400"),
+        (run_folder.SECONDS_FILE, b"nan"),
+        (run_folder.SECONDS_FILE, b"-1"),
+        (run_folder.MODEL_FILE, b"junk"),
+    ],
+)
+def test_a_finished_training_whose_kept_files_changed_is_refused(tmp_path, name, content, older):
+    finish(tmp_path, older=older)
+    tell_speed(tmp_path, "mlp", 10)
+    path = tmp_path / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"of a training in .*{name}, found something else"):
+        read_finished(tmp_path)
+
+
+def test_a_history_that_only_looks_right_is_not_what_was_written(tmp_path):
+    finish(tmp_path)
+    path = tmp_path / run_folder.HISTORY_FILE
+    path.write_text(path.read_text().replace("0.2", "0.1"))
+    with pytest.raises(DatasetError, match="found something else"):
+        run_folder.read_history(tmp_path)

@@ -9,6 +9,7 @@ import click
 
 from batch_scorer.addresses import scrub
 from batch_scorer.errors import EXIT_OK, MissingPackage
+from batch_scorer.options import Folder
 
 log = logging.getLogger("cxr")
 
@@ -19,7 +20,7 @@ log = logging.getLogger("cxr")
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Folder(),
     help="Folder for audit.html and audit.json.",
 )
 @click.option(
