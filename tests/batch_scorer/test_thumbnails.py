@@ -86,6 +86,21 @@ def test_a_model_without_evidence_leaves_the_reason(folder, tmp_path, tiny_model
     assert len(pictures(tmp_path / "out")) > 0
 
 
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_no_map_is_drawn_by_another_model_than_the_one_that_scored(folder, tmp_path, change):
+    model = save_tiny_model(tmp_path / "m.onnx", evidence=make_evidence(4))
+
+    def change_the_model(*_):
+        model.unlink(missing_ok=True)
+        if change == "replaced":
+            save_tiny_model(model, slope=9.0, evidence=make_evidence(4))
+
+    job = ScoreJob(str(folder), str(tmp_path / "out"), (str(model),))
+    manifest = score_batch(job, change_the_model)
+    assert manifest.gallery == Gallery("flagged", no_maps="model")
+    assert not any("evidence" in name for name in pictures(tmp_path / "out"))
+
+
 def test_nothing_flagged_is_no_missing_map(tmp_path, tiny_model):
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "dark.png").write_bytes(make_film(60))
