@@ -13,11 +13,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from batch_scorer.decoding import decode_radiograph, sniff
-from batch_scorer.dicom import dicom_errors, open_dicom
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from batch_scorer.decoding import ImageContent
 
 BORDER_SHARE = 1 / 8
 """Of width and height, at each side. Scanners write into the corners, lungs lie further in."""
@@ -35,30 +34,17 @@ _PITCH = (0.2, 1.4)
 """From one upright stroke to the next, in heights of the line."""
 
 
-def hides_border(data: bytes) -> bool:
+def hides_border(content: ImageContent) -> bool:
     """Whether the border of an image may show who the patient is.
 
     Args:
-        data: A whole file that was decoded before.
+        content: An image without a problem, decoded to ``SIDE_PX`` too.
 
     Returns:
         True where a DICOM header says that something is burned in, or where a line of text is
         found in the border.
-
-    Raises:
-        ImageError: It cannot be decoded.
     """
-    return _is_declared(data) or find_text(decode_radiograph(data, SIDE_PX))
-
-
-def _is_declared(data: bytes) -> bool:
-    if sniff(data) != "DICOM":
-        return False
-    try:
-        value = getattr(open_dicom(data, header_only=True), "BurnedInAnnotation", None)
-        return str(value or "").strip().upper() == "YES"
-    except dicom_errors():
-        return False
+    return content.burned_in or find_text(content.pixels[SIDE_PX])
 
 
 def paint_border(picture: Image.Image) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -116,6 +117,7 @@ class Classifier:
         provider: str = "auto",
         threads: int | None = None,
         batch_size: int | None = None,
+        sha256: str | None = None,
     ) -> Classifier:
         """Load a model file and replay its self-test.
 
@@ -126,6 +128,7 @@ class Classifier:
             batch_size: Always infer so many films at once, fewer with blank ones added: memory
                 stays flat, and a film's answers are the same to the last bit whatever its place and
                 its neighbours. By default the films of each ``predict`` together.
+            sha256: The SHA-256 that the file must have, where it was read before.
 
         Raises:
             ModelFileError: The file, its card or its self-test is not right.
@@ -133,8 +136,9 @@ class Classifier:
         """
         path = find_model(model)
         data = read_model(path)
-        sha256 = hashlib.sha256(data).hexdigest()
-        _check_bundled(path, sha256)
+        found = hashlib.sha256(data).hexdigest()
+        _check_bundled(path, found)
+        _check_same(path, found, sha256 or found)
         providers = _choose_providers(provider)
         limit_s = SELF_TEST_LIMIT_S[providers[0]] * max(1.0, (batch_size or 0) / 64)
         options = session_options(threads or available_cores())
@@ -147,7 +151,7 @@ class Classifier:
             )
             used = _provider_of(session, provider)
             card = _read_card(session, path)
-            tested = cls(card, path, sha256, used, session, batch_size, limit_s)
+            tested = cls(card, path, found, used, session, batch_size, limit_s)
             tested.self_test()
             return replace(tested, limit_s=INFERENCE_LIMIT_S)
 
@@ -263,10 +267,40 @@ def hash_model(path: Path) -> str:
     return hashlib.sha256(read_model(path)).hexdigest()
 
 
+def load_used(
+    model: str | Path, provider: str, threads: int | None, sha256: str
+) -> Classifier | None:
+    """Load a model with the very file that a run used.
+
+    Returns:
+        The model; None where its file is gone, or is another one by now.
+
+    Raises:
+        ModelFileError: It is the same file, and cannot be used.
+        ProviderUnavailable: As of ``Classifier.load``.
+    """
+    try:
+        same = hash_model(find_model(model)) == sha256
+    except (UsageError, ModelFileError):  # no file any more, or none that can be read
+        return None
+    return Classifier.load(model, provider, threads, sha256=sha256) if same else None
+
+
 def available_providers() -> list[str]:
     """Short names of the providers that this ONNX Runtime was built with."""
     built = ort.get_available_providers()
     return [name for name, full in PROVIDERS.items() if full in built]
+
+
+def _check_same(path: Path, found: str, expected: str) -> None:
+    """Refuse a file that is not the one which the run names."""
+    if found != expected:
+        raise ModelFileError(
+            f"Expected {path} with sha256 {expected[:12]} on {platform.node()}, found "
+            f"{found[:12]}: it was replaced meanwhile, or is another file on that machine.",
+            "Run the same command again. Of several machines, each needs the same version of "
+            "cxr-batch, or the file in a folder that all share.",
+        )
 
 
 def _check_bundled(path: Path, sha256: str) -> None:

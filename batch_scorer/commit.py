@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -41,7 +42,7 @@ def commit_run(
     films: Source | None,
     rows: Sequence[Score],
     models: list[ModelUsed],
-    load_model: Callable[[], Classifier | None],
+    load_model: Callable[[str], Classifier | None],
     tariff: Tariff | None = None,
     **facts: Any,
 ) -> RunManifest:
@@ -52,8 +53,8 @@ def commit_run(
         films: Where the pictures of the report come from; without it there are none.
         rows: One per film found, in the order of the files.
         models: The first one decides.
-        load_model: Loads the first one, called only where evidence maps are to be drawn; gives None
-            where its file is not at hand.
+        load_model: Loads the first one, by the SHA-256 of its file; called only where evidence maps
+            are to be drawn; gives None where that file is not at hand.
         tariff: What a core costs, where the price of the run is to be told.
         facts: What else ``RunManifest`` says and the rows do not; of ``gallery``, what is asked;
             of ``seconds``, ``core_seconds`` and ``peak_memory_bytes``, what was before this.
@@ -69,7 +70,8 @@ def commit_run(
     gallery = facts["gallery"]
     if films:
         shown = fresh_rows(rows, facts.get("night", ""))
-        gallery = write_thumbnails(output, films, shown, models[0].threshold, gallery, load_model)
+        first = partial(load_model, models[0].sha256)
+        gallery = write_thumbnails(output, films, shown, models[0].threshold, gallery, first)
     manifest = RunManifest(
         run_id=f"{name_run(datetime.fromisoformat(facts['started']))}-{rows_sha256[:6]}",
         models=models,

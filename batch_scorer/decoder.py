@@ -333,6 +333,7 @@ def _unpack(found: Found, sizes_px: list[int]) -> ImageContent:
             for size_px, plane in found.pixels.items()
         },
         _unpack_problem(found.problem) if found.problem else None,
+        found.burned_in,
     )
 
 

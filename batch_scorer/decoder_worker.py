@@ -70,6 +70,7 @@ class Found(msgspec.Struct, tag=True):
     width_px: int
     height_px: int
     pixels: dict[int, bytes]
+    burned_in: bool
     problem: tuple[str, bytes, bytes] | None
     peak_memory_bytes: int
 
@@ -207,6 +208,7 @@ def _pack(content: ImageContent) -> Found:
         width_px=content.width_px,
         height_px=content.height_px,
         pixels={size_px: plane.tobytes() for size_px, plane in content.pixels.items()},
+        burned_in=content.burned_in,
         problem=told,
         peak_memory_bytes=peak_memory_bytes(),
     )

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from batch_scorer.dicom import is_dicom, open_dicom, read_identifiers
+from batch_scorer.dicom import is_dicom, open_dicom, read_identifiers, says_burned_in
 from batch_scorer.dicom_pixels import decode_dicom
 from batch_scorer.errors import ImageError, NotRadiograph, Unreadable, Unsupported
 from batch_scorer.limits import out_of_memory, reserve_pixels
@@ -65,7 +65,8 @@ class ImageContent:
     ``patient_id`` and ``study_uid`` are the texts of a DICOM header, empty where it has none.
     ``pixels`` holds one plane for each size asked for, as ``decode_radiograph`` makes it, unless
     there is a ``problem``. Width and height are those of the image before it is stretched, after
-    EXIF orientation; 0 where it was not decoded.
+    EXIF orientation; 0 where it was not decoded. ``burned_in`` is whether a DICOM header says that
+    something is; it is read with the pixels alone.
     """
 
     patient_id: str = ""
@@ -74,6 +75,7 @@ class ImageContent:
     height_px: int = 0
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     problem: ImageError | None = None
+    burned_in: bool = False
 
 
 def read_image(
@@ -139,7 +141,8 @@ def _read_dicom(
         if dataset is None and sizes_px:  # the header may be sound where the pixels are cut short
             return replace(_read_dicom(data, (), reserve), problem=exc)
         return ImageContent(*read_identifiers(dataset), problem=exc)
-    return ImageContent(*read_identifiers(dataset), *image.size, pixels)
+    burned_in = says_burned_in(dataset)
+    return ImageContent(*read_identifiers(dataset), *image.size, pixels, burned_in=burned_in)
 
 
 def _read_picture(

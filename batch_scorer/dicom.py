@@ -143,6 +143,15 @@ def read_identifiers(dataset: Any) -> tuple[str, str]:
     return _text(dataset, "PatientID"), _text(dataset, "StudyInstanceUID")
 
 
+def says_burned_in(dataset: Any) -> bool:
+    """Whether the header says that something is burned in that may show who the patient is.
+
+    Args:
+        dataset: What ``open_dicom`` returns.
+    """
+    return _text(dataset, "BurnedInAnnotation").strip().upper() == "YES"
+
+
 def _text(dataset: Any, name: str) -> str:
     try:
         value = getattr(dataset, name, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.access import Access
     from batch_scorer.output import Output
-    from batch_scorer.records import ModelUsed, RunManifest, Score
+    from batch_scorer.records import RunManifest, Score
     from batch_scorer.source import Source
 
 log = logging.getLogger("cxr.merge")
@@ -99,7 +98,7 @@ def join_shards(place: Output, shards: Sequence[Shard]) -> Joined:
 def commit_joined(
     place: Output,
     joined: Joined,
-    load_model: Callable[[], Classifier | None] | None = None,
+    load_model: Callable[[str], Classifier | None] | None = None,
     *,
     pictures: bool = True,
     access: Access | None = None,
@@ -110,8 +109,8 @@ def commit_joined(
     Args:
         place: Where they go.
         joined: All shards.
-        load_model: Loads the first model, for the evidence maps; without it, that is tried with the
-            bundled one of the same file.
+        load_model: Loads the first model by its file's SHA-256, for the evidence maps; without it,
+            that is tried with the bundled one of the same file.
         pictures: Whether to write the pictures that a report shows.
         access: Permissions for reading the images again; none unless given.
         facts: What else run.json says of the whole.
@@ -127,7 +126,7 @@ def commit_joined(
         films,
         rows,
         first.models,
-        load_model or partial(_load_bundled, first.models[0]),
+        load_model or _load_bundled,
         tariffs[0] if len(set(tariffs)) == 1 else None,
         gallery=msgspec.structs.replace(first.gallery, no_maps="films" if lost else ""),
         **{name: getattr(first, name) for name in _TAKEN_FROM_FIRST},
@@ -236,9 +235,9 @@ def _reachable(url: str, access: Access | None) -> Source | None:
         return None
 
 
-def _load_bundled(model: ModelUsed) -> Classifier | None:
+def _load_bundled(sha256: str) -> Classifier | None:
     """The bundled model with the very file that the shards used; None where it was another file."""
     for name, entry in bundled_manifest().models.items():
-        if entry.sha256 == model.sha256:
+        if entry.sha256 == sha256:
             return Classifier.load(name)
     return None

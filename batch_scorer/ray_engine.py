@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import signal
 import socket
 import threading
@@ -23,7 +22,7 @@ import msgspec
 import numpy as np
 
 from batch_scorer.classifier import Classifier
-from batch_scorer.errors import CxrError, MissingPackage, ModelFileError, TransientError, UsageError
+from batch_scorer.errors import CxrError, MissingPackage, TransientError, UsageError
 from batch_scorer.judgement import with_answers
 from batch_scorer.pipeline import Work, score_batches
 from batch_scorer.process import available_cores, quiet_import
@@ -89,7 +88,10 @@ class Worker:
         threads = int(ray.get_runtime_context().get_assigned_resources()["CPU"])
         self._failure: CxrError | None = None
         try:
-            classifiers = [_load_same(*model, work.batch_size) for model in models]
+            classifiers = [
+                Classifier.load(path, provider, 1, work.batch_size, sha256)
+                for path, sha256, provider in models
+            ]
             source = _open_again(work.source)
             self._work = replace(work, source=source, classifiers=classifiers, threads=threads)
         except CxrError as exc:  # raised with the first batch: what fails here, Ray tries for ever
@@ -192,19 +194,6 @@ def _open_again(source: Source) -> Source:
     if source.filesystem is None:
         return source
     return replace(source, filesystem=open_filesystem(source.address, source.access)[0])
-
-
-def _load_same(model: str, sha256: str, provider: str, batch_size: int) -> Classifier:
-    """Load a model on a node, and make sure that it is the one that the run names."""
-    classifier = Classifier.load(model, provider, 1, batch_size)
-    if classifier.sha256 != sha256:
-        raise ModelFileError(
-            f"Expected {model} with sha256 {sha256[:12]} on every node, "
-            f"found {classifier.sha256[:12]} on {platform.node()}.",
-            "Install the same version of cxr-batch everywhere, or put the file into a folder "
-            "that all nodes share.",
-        )
-    return classifier
 
 
 def _complete(row: Score, known: dict[str, Score]) -> Score:

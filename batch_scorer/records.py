@@ -166,7 +166,7 @@ class Gallery(msgspec.Struct, frozen=True):
     to look (None: a few films for each reason). ``maps`` holds the peak of each map that was drawn,
     by the stem of its film's thumbnail; all share one scale, whose brightest colour is the highest
     peak. ``no_maps`` is why there are none although they were asked for: "unanswered" by the model,
-    "model" file not at hand, or "films" not at hand.
+    "model" file not at hand or another by then, or "films" not at hand.
     """
 
     heatmaps: Heatmaps = "none"

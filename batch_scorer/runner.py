@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,7 +25,7 @@ from batch_scorer.access import Access
 from batch_scorer.addresses import scrub_url
 from batch_scorer.apart import check_apart
 from batch_scorer.claim import check_run, claim_run
-from batch_scorer.classifier import Classifier, find_model, hash_model
+from batch_scorer.classifier import Classifier, find_model, hash_model, load_used
 from batch_scorer.commit import commit_run, name_copies, name_run
 from batch_scorer.decoding import DECODE_VERSION
 from batch_scorer.errors import DecoderKilled, Interrupted, LedgerError, Unreadable, UsageError
@@ -168,7 +169,7 @@ def _score_batch(
     rows, models, facts = _score(job, plan, clock, progress, stop, suspicious=held.inherited)
     films = None if job.shard else plan.source
     facts["retries"] = retries() - tried_before
-    first = partial(Classifier.load, job.models[0], job.provider, job.threads)
+    first = partial(load_used, job.models[0], job.provider, job.threads)
     output = plan.output.guarded(held.check)
     manifest = commit_run(output, films, name_copies(rows), models, first, job.tariff, **facts)
     plan.journal.clear()
@@ -188,7 +189,7 @@ def _score(
 
     The models themselves are gone when it returns, before the tables of all rows need memory.
     """
-    classifiers = load_models(job)
+    classifiers = load_models(job, plan.models)
     have = {row.image for row in plan.rows}
     work = Work(
         source=plan.source,
@@ -265,13 +266,14 @@ class _Plan:
     """What is there to do, and what is done: ``rows`` of films that are still as they were.
 
     ``outputs`` are to be claimed, each with what an older version left there; the last one is the
-    job's own.
+    job's own. ``models`` are the hashes of the files that ``method`` stands for.
     """
 
     outputs: list[tuple[Output, Record]]
     source: Source
     labels: dict[str, str]
     taken: int
+    models: list[str]
     method: str
     journal: Journal
     settled: dict[str, Score]
@@ -293,8 +295,9 @@ def _plan(job: ScoreJob) -> _Plan:
     taken = len(source.refs)
     if job.shard:
         source = replace(source, refs=tuple(r for r in source.refs if job.shard.holds(r.key)))
-    method = name_method(job)
-    plan = _Plan(outputs, source, labels, taken, method, Journal(output, method), {}, [])
+    models = _hash_models(job)
+    method = _name_method(job, models)
+    plan = _Plan(outputs, source, labels, taken, models, method, Journal(output, method), {}, [])
     return _look_again(job, plan)
 
 
@@ -362,15 +365,22 @@ class _Clock:
         self._since = now
 
 
-def load_models(job: ScoreJob) -> list[Classifier]:
+def load_models(job: ScoreJob, hashes: Sequence[str] = ()) -> list[Classifier]:
     """The job's models, each with one thread: the engine's threads work side by side.
+
+    Args:
+        job: Whose models.
+        hashes: The SHA-256 of each file, where it must be the one that was read before.
 
     Raises:
         UsageError: Two of them have the same name.
-        ModelFileError: One of them is not right.
+        ModelFileError: One of them is not right, or was replaced meanwhile.
         ProviderUnavailable: The provider was asked for by name and cannot run here.
     """
-    classifiers = [Classifier.load(name, job.provider, 1, job.batch_size) for name in job.models]
+    classifiers = [
+        Classifier.load(name, job.provider, 1, job.batch_size, sha256)
+        for name, sha256 in zip_longest(job.models, hashes)
+    ]
     names = Counter(c.card.name for c in classifiers)
     twice = [name for name, n in names.items() if n > 1]
     if twice:
@@ -380,8 +390,16 @@ def load_models(job: ScoreJob) -> list[Classifier]:
 
 def name_method(job: ScoreJob) -> str:
     """A short hash of all that decides an answer apart from the film."""
+    return _name_method(job, _hash_models(job))
+
+
+def _hash_models(job: ScoreJob) -> list[str]:
+    return [hash_model(find_model(model)) for model in job.models]
+
+
+def _name_method(job: ScoreJob, models: list[str]) -> str:
     deciding = {
-        "models": [hash_model(find_model(m)) for m in job.models],
+        "models": models,
         "decode_version": DECODE_VERSION,
         "keep_atypical": job.keep_atypical,
         "identifiers": job.identifiers.fingerprint,

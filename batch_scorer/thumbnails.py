@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from batch_scorer import ledger
-from batch_scorer.burned_in import hides_border, paint_border
+from batch_scorer.burned_in import SIDE_PX, hides_border, paint_border
 from batch_scorer.card import CLASSES
-from batch_scorer.decoding import decode_radiograph
+from batch_scorer.decoder import Decoder
 from batch_scorer.errors import ImageError
 from batch_scorer.overlay import draw_overlay, find_peak
 from batch_scorer.triage import first_look
@@ -69,6 +69,7 @@ def write_thumbnails(
         What was asked, and which maps there are now.
 
     Raises:
+        DecoderUnavailable: No process can be started to decode a film in.
         LedgerError: The output cannot be written.
         ModelFileError: The model failed.
     """
@@ -78,7 +79,8 @@ def write_thumbnails(
     classifier = load_model() if wanted else None
     able = classifier if classifier and classifier.card.evidence else None
     size_px = able.card.size_px if able else None
-    films = list(_read(source, shown, wanted, size_px))
+    with Decoder() as decoder:
+        films = list(_read(decoder, source, shown, wanted, size_px))
     output.write_all(dict(ledger.encode_thumbnail(film.row, film.thumbnail) for film in films))
     mapped = [(film, film.pixels) for film in films if film.pixels is not None]
     if wanted and able is None:
@@ -93,7 +95,11 @@ def _wants_map(row: Score, asked: Gallery) -> bool:
 
 
 def _read(
-    source: Source, rows: Sequence[Score], wanted: set[str], size_px: int | None
+    decoder: Decoder,
+    source: Source,
+    rows: Sequence[Score],
+    wanted: set[str],
+    size_px: int | None,
 ) -> Iterator[_Shown]:
     """The films that are still as they were scored: of others the report says what is missing."""
     names = {row.image for row in rows}
@@ -103,14 +109,16 @@ def _read(
             data = source.read(refs[row.image])
             if hashlib.sha256(data).hexdigest() != row.sha256:
                 continue
-            small = decode_radiograph(data, LONGEST_SIDE_PX)
-            pixels = decode_radiograph(data, size_px) if size_px and row.image in wanted else None
-            thumbnail = _unstretch(small, row)
-            if hides_border(data):
-                thumbnail = paint_border(thumbnail)
         except (ImageError, KeyError):
             continue
-        yield _Shown(row, thumbnail, pixels)
+        map_px = size_px if row.image in wanted else None
+        content = decoder.read(data, sorted({LONGEST_SIDE_PX, SIDE_PX, map_px or SIDE_PX}))
+        if content.problem:
+            continue
+        thumbnail = _unstretch(content.pixels[LONGEST_SIDE_PX], row)
+        if hides_border(content):
+            thumbnail = paint_border(thumbnail)
+        yield _Shown(row, thumbnail, content.pixels[map_px] if map_px else None)
 
 
 def _unstretch(pixels: NDArray[np.uint8], row: Score) -> Image.Image:

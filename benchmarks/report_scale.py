@@ -92,7 +92,7 @@ def make_run(folder: Path, output: Path, number: int) -> None:
         source,
         make_rows({ref.key: source.read(ref) for ref in source.refs}, models),
         models,
-        lambda: classifiers[0],
+        lambda _: classifiers[0],
         method="drawn",
         source="films",
         synthetic=True,

@@ -71,15 +71,15 @@ class Ending:
     """How a night is ended.
 
     ``url`` is the place of all nights; ``drawing`` says how the report is drawn (None: not at all).
-    ``load_model`` loads the first model, for the evidence maps; without it, that is tried with the
-    bundled one. ``pause`` waits for so many seconds. ``notify`` are the addresses that learn what
-    the night came to. ``access`` is what the run may read.
+    ``load_model`` loads the first model by its file's SHA-256, for the evidence maps; without it,
+    that is tried with the bundled one. ``pause`` waits for so many seconds. ``notify`` are the
+    addresses that learn what the night came to. ``access`` is what the run may read.
     """
 
     url: str
     drawing: Drawing | None = AS_USUAL
     lease_s: float = TERM_S
-    load_model: Callable[[], Classifier | None] | None = None
+    load_model: Callable[[str], Classifier | None] | None = None
     pause: Callable[[float], None] = time.sleep
     notify: tuple[str, ...] = ()
     access: Access | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from batch_scorer.addresses import scrub_url
 from batch_scorer.apart import check_apart
-from batch_scorer.classifier import Classifier, find_model, hash_model
+from batch_scorer.classifier import find_model, hash_model, load_used
 from batch_scorer.errors import LedgerError, ModelFileError, Occupied
 from batch_scorer.film_list import is_list
 from batch_scorer.job import latest
@@ -95,7 +95,7 @@ def run_night(
     missing = tuple(night.missing())
     if missing or not job.finish:
         return tell(night, own=own, missing=missing)
-    first = partial(Classifier.load, job.score.models[0], job.score.provider, job.score.threads)
+    first = partial(load_used, job.score.models[0], job.score.provider, job.score.threads)
     ending = Ending(
         job.score.output, job.drawing, job.lease_s, first, pause, job.notify, job.score.access
     )

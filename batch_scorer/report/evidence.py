@@ -21,8 +21,8 @@ FEW_MAPS, MOST = 6, 0.6
 """From how many maps, and above which share of them, one place is called the model's habit."""
 _NO_MAPS = {
     "unanswered": "The model {model} gives no evidence maps, so the films stand alone.",
-    "model": "Evidence maps are missing: the file of the model {model} was not at hand when the "
-    "shards were joined.",
+    "model": "Evidence maps are missing: the file of the model {model} was not at hand, or had "
+    "been replaced, when they were to be drawn.",
     "films": "Evidence maps are missing: the films were not at hand when the shards were joined.",
 }
 

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from batch_scorer import ledger
 from batch_scorer.burned_in import BORDER_SHARE, SIDE_PX, find_text, hides_border, paint_border
+from batch_scorer.decoding import read_image
 from batch_scorer.output import open_output
 from batch_scorer.runner import ScoreJob, score_batch
 from tests.batch_scorer.pixel_table import GREY, dicom
@@ -91,7 +92,16 @@ def test_a_border_is_painted_on_all_four_sides_and_nothing_else():
 )
 def test_a_header_that_says_so_hides_the_border(value, hidden):
     header = {} if value is None else {"BurnedInAnnotation": value}
-    assert hides_border(dicom(GREY, **header)) is hidden
+    content = read_image(dicom(GREY, **header), [SIDE_PX])
+    assert content.burned_in is hidden
+    assert hides_border(content) is hidden
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_a_line_of_text_hides_the_border_of_any_kind_of_file(kind):
+    named = encode(np.asarray(write_on(draw_chest(), NAME, "top left", 30)), kind)
+    assert hides_border(read_image(named, [32, SIDE_PX]))
+    assert not hides_border(read_image(encode(np.asarray(draw_chest()), kind), [32, SIDE_PX]))
 
 
 def test_the_name_is_on_no_picture_of_the_report(tmp_path):

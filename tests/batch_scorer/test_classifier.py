@@ -18,6 +18,7 @@ from batch_scorer.classifier import (
     bundled_manifest,
     bundled_names,
     find_model,
+    load_used,
 )
 from batch_scorer.errors import (
     CardMissing,
@@ -140,3 +141,21 @@ def test_a_model_s_file_is_read_with_an_end(tmp_path):
 def test_a_name_that_is_too_long_for_a_file_is_no_model():
     with pytest.raises(UsageError, match="Expected a model file or one of"):
         find_model("x" * 5000)
+
+
+def test_a_model_that_is_not_the_file_that_was_named_is_refused(tiny_model):
+    sha256 = module.hash_model(tiny_model)
+    assert Classifier.load(tiny_model, "cpu", sha256=sha256).sha256 == sha256
+    with pytest.raises(ModelFileError, match=r"tiny.onnx with sha256 000000000000 on .*replaced"):
+        Classifier.load(tiny_model, "cpu", sha256="0" * 64)
+
+
+def test_the_model_that_a_run_used_is_loaded_only_where_its_file_is_still_the_same(
+    tiny_model, tmp_path
+):
+    sha256 = module.hash_model(tiny_model)
+    assert load_used(tiny_model, "cpu", 1, sha256).sha256 == sha256
+    assert load_used(tiny_model, "cpu", 1, "0" * 64) is None
+    assert load_used(tmp_path / "gone.onnx", "cpu", 1, sha256) is None
+    os.mkfifo(tmp_path / "pipe.onnx")
+    assert load_used(tmp_path / "pipe.onnx", "cpu", 1, sha256) is None

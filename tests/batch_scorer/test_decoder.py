@@ -87,6 +87,11 @@ def test_identifiers_come_back_whole_whatever_is_in_them(real):
         assert real.read(data, ()).patient_id == here.patient_id != ""
 
 
+@pytest.mark.parametrize(("value", "burned_in"), [("YES", True), ("NO", False)])
+def test_a_worker_tells_what_is_burned_in(real, value, burned_in):
+    assert real.read(dicom(GREY, BurnedInAnnotation=value), [48]).burned_in is burned_in
+
+
 def test_one_worker_is_used_again_and_only_where_it_is_needed():
     with Decoder() as decoder:
         for data in (JPEG, make_film(), encode(GREY, "BMP"), b"letter", encode(GREY, "TIFF")[:2]):

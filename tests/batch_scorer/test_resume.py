@@ -20,6 +20,7 @@ from batch_scorer.errors import Interrupted, LedgerError
 from batch_scorer.journal import FOLDER, Journal
 from batch_scorer.output import open_output
 from batch_scorer.runner import ScoreJob, name_method, score_batch
+from batch_scorer.thumbnails import LONGEST_SIDE_PX
 from tests.batch_scorer.fake_workers import options_of
 from tests.batch_scorer.pixel_table import GREY, dicom
 from tests.conftest import make_film, save_tiny_model
@@ -44,12 +45,12 @@ def films(tmp_path_factory):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The content of every film that was decoded."""
+    """The content of every film that was decoded to be scored, and not for a picture."""
     contents = []
     read = decoder.read_image
 
     def watch(data, sizes_px):
-        if sizes_px:
+        if sizes_px and LONGEST_SIDE_PX not in sizes_px:
             contents.append(data)
         return read(data, sizes_px)
 

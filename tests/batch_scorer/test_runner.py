@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from tenacity import stop_after_attempt
 
-from batch_scorer import ledger, storage
+from batch_scorer import ledger, runner, storage
 from batch_scorer.decoding import decode_radiograph
-from batch_scorer.errors import LedgerError, UsageError
+from batch_scorer.errors import LedgerError, ModelFileError, UsageError
 from batch_scorer.output import open_output
 from batch_scorer.runner import ScoreJob, score_batch
 from tests.batch_scorer.pixel_table import GREY, dicom
@@ -186,6 +186,25 @@ def test_two_models_of_one_name_are_refused(folder, tmp_path, tiny_model):
 def test_results_among_the_films_are_refused(folder, tiny_model):
     with pytest.raises(UsageError, match="lies inside the scored folder"):
         score_batch(ScoreJob(str(folder), folder / "out", (str(tiny_model),)))
+
+
+def test_a_model_that_is_replaced_under_a_run_gives_no_row_to_the_other_s_method(
+    folder, tmp_path, monkeypatch
+):
+    model = save_tiny_model(tmp_path / "model.onnx")
+    load = runner.load_models
+
+    def replace_first(*given):
+        save_tiny_model(model, slope=-8.0)
+        return load(*given)
+
+    monkeypatch.setattr(runner, "load_models", replace_first)
+    with pytest.raises(ModelFileError, match="it was replaced meanwhile"):
+        score(folder, tmp_path / "out", model)
+    monkeypatch.undo()
+    rows = score(folder, tmp_path / "out", model)[1]
+    pixels = decode_radiograph((folder / rows[0].image).read_bytes(), 32)[None]
+    assert rows[0].probability == pytest.approx(tiny_probability(pixels, -8.0)[0], abs=1e-5)
 
 
 def test_labels_can_be_left_out(folder, tmp_path, tiny_model):

@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from batch_scorer import ledger
+from batch_scorer import ledger, thumbnails
+from batch_scorer.burned_in import paint_border
 from batch_scorer.classifier import Answers, Classifier
+from batch_scorer.decoder import Decoder
+from batch_scorer.decoding import decode_radiograph
 from batch_scorer.output import open_output
 from batch_scorer.records import Gallery
 from batch_scorer.runner import ScoreJob, score_batch
 from batch_scorer.source import open_source
 from batch_scorer.thumbnails import write_thumbnails
+from tests.batch_scorer.fake_workers import command_of
+from tests.batch_scorer.pixel_table import dicom
 from tests.conftest import encode, make_film, save_tiny_model
 from tests.factories import make_evidence
 
@@ -84,6 +89,21 @@ def test_a_model_without_evidence_leaves_the_reason(folder, tmp_path, tiny_model
     manifest = run(folder, tmp_path / "out", tiny_model)
     assert manifest.gallery == Gallery("flagged", no_maps="unanswered")
     assert len(pictures(tmp_path / "out")) > 0
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_no_map_is_drawn_by_another_model_than_the_one_that_scored(folder, tmp_path, change):
+    model = save_tiny_model(tmp_path / "m.onnx", evidence=make_evidence(4))
+
+    def change_the_model(*_):
+        model.unlink(missing_ok=True)
+        if change == "replaced":
+            save_tiny_model(model, slope=9.0, evidence=make_evidence(4))
+
+    job = ScoreJob(str(folder), str(tmp_path / "out"), (str(model),))
+    manifest = score_batch(job, change_the_model)
+    assert manifest.gallery == Gallery("flagged", no_maps="model")
+    assert not any("evidence" in name for name in pictures(tmp_path / "out"))
 
 
 def test_nothing_flagged_is_no_missing_map(tmp_path, tiny_model):
@@ -165,6 +185,52 @@ def test_a_film_that_is_gone_or_changed_since_it_was_scored_has_no_picture(
     left = ledger.thumbnail_stem(next(row for row in rows if row.image.endswith("film_5.png")))
     assert gallery.maps == {left: manifest.gallery.maps[left]}
     assert pictures(tmp_path / "out") == {f"{left}.jpg", f"{left}-evidence.jpg"}
+
+
+BRIGHT = np.random.default_rng(3).integers(190, 220, (96, 128), np.uint8)
+KINDS = {
+    "film.jpeg": encode(BRIGHT, "JPEG"),
+    "film.png": encode(BRIGHT),
+    "film.tiff": encode(BRIGHT, "TIFF"),
+    "film.dcm": dicom(BRIGHT, WindowCenter=128, WindowWidth=256),
+    "burned.dcm": dicom(BRIGHT, WindowCenter=128, WindowWidth=256, BurnedInAnnotation="YES"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_picture_shows_the_pixels_of_its_film_whatever_its_kind(name, tmp_path, telling_model):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / name).write_bytes(KINDS[name])
+    run(tmp_path / "films", tmp_path / "out", telling_model, heatmaps="all")
+    (row,) = ledger.read_run(open_output(tmp_path / "out"))[1]
+    pixels = Image.fromarray(decode_radiograph(KINDS[name], 320))
+    scale = 320 / max(row.width_px, row.height_px)
+    size = (round(row.width_px * scale), round(row.height_px * scale))
+    expected = pixels.resize(size, Image.Resampling.BILINEAR)
+    if name.startswith("burned"):
+        expected = paint_border(expected)
+    path, data = ledger.encode_thumbnail(row, expected)
+    assert (tmp_path / "out" / path).read_bytes() == data
+
+
+@pytest.mark.parametrize("name", ["film.tiff", "film.dcm"])
+def test_a_film_that_breaks_its_decoder_breaks_a_worker_and_has_no_picture(
+    name, folder, tmp_path, telling_model, monkeypatch
+):
+    (folder / name).write_bytes(KINDS[name])
+    job = ScoreJob(str(folder), str(tmp_path / "out"), (str(telling_model),), heatmaps="all")
+    deadly = partial(Decoder, command=command_of("die_of_everything"))
+    monkeypatch.setattr(thumbnails, "Decoder", deadly)
+    manifest = score_batch(job)
+    assert manifest.scored == 7
+    rows = ledger.read_run(open_output(job.output))[1]
+    missing = {
+        row.image
+        for row in rows
+        if row.prediction == "PNEUMONIA"
+        and f"{ledger.thumbnail_stem(row)}.jpg" not in pictures(tmp_path / "out")
+    }
+    assert missing == {name}
 
 
 def test_the_pictures_are_grey_thumbnails_and_coloured_maps(folder, tmp_path, telling_model):

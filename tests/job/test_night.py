@@ -27,6 +27,7 @@ from batch_scorer.output import open_output
 from batch_scorer.runner import ScoreJob
 from batch_scorer.shards import Shard
 from tests.conftest import make_film, save_tiny_model
+from tests.factories import make_evidence
 
 LEASE_S = 1.0
 ALIVE_S = 6.0
@@ -67,6 +68,17 @@ def test_a_night_alone_finds_its_films_and_the_next_one_only_what_is_new(job, fo
     }
     pictures = open_output(second.place).names(ledger.FILMS_FOLDER)
     assert len([name for name in pictures if "evidence" not in name]) == 2
+
+
+def test_a_night_draws_no_map_by_another_model_than_the_one_that_scored(job, tmp_path):
+    model = save_tiny_model(tmp_path / "m.onnx", evidence=make_evidence(4))
+
+    def replace_the_model(*_):
+        save_tiny_model(model, slope=9.0, evidence=make_evidence(4))
+
+    night = replace(job, score=replace(job.score, models=(str(model),)))
+    manifest = run_night(night, replace_the_model).manifest
+    assert (manifest.gallery.maps, manifest.gallery.no_maps) == ({}, "model")
 
 
 def test_nothing_new_leaves_latest_as_it_is(job, tmp_path):
