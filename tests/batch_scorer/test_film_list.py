@@ -114,6 +114,8 @@ def test_a_listed_film_that_is_not_there_is_a_row(folder, tiny_model, tmp_path):
         ("list.txt", b"# nothing\n\n", "Expected films in the list .*, found none. A list is"),
         ("list.csv", b"image\n", "Expected films in the list"),
         ("list.csv", b"film\nx.png\n", r"Expected the column image in .*, found \['film'\]"),
+        ("list.csv", b"image,image\nx.png,y.png\n", r"Expected one column image in .*, found 2"),
+        ("list.csv", b"label,image,label\n1,x.png,0\n", r"one column label in .*, found 2"),
         ("list.txt", b"\x89PNG\r\n\xff", "is no list of films: .* A list is UTF-8 text"),
     ],
 )
