@@ -47,6 +47,9 @@ SEQUENCES = (
 )
 ITEM_VALUES = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning", "LUTDescriptor")
 """All that is read of a file; whatever else is in it is skipped."""
+SHORTS = ("Rows", "Columns", "BitsAllocated", "BitsStored")
+"""Numbers that messages tell. DICOM keeps them in 16 bits; one that needs more is another text."""
+MAX_SHORT = 65_535
 RADIOGRAPH_MODALITIES = ("", "CR", "DX", "RG", "OT")
 RADIOGRAPH_CLASSES = (
     *("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"),  # CR; DX for presentation
@@ -174,17 +177,22 @@ def check_film(dataset: Any) -> None:
     modality = str(dataset.get("Modality") or "")
     if modality not in RADIOGRAPH_MODALITIES:
         raise NotRadiograph(
-            f"Expected a radiograph (DICOM modality CR or DX), found modality {_code(modality)}."
+            "Expected a radiograph (DICOM modality CR or DX), found modality "
+            f"{_show_term(modality, _modalities())}."
         )
     if other_kind:
         raise NotRadiograph(f"Expected a radiograph, found another kind of image{other_kind}.")
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise NotRadiograph(f"Expected one film, found {frames} frames.")
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        raise NotRadiograph("Expected one film, found several frames.")
     _check_view(dataset)
     photometric = str(dataset.PhotometricInterpretation)
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
-        raise NotRadiograph(f"Expected a greyscale film, found {_code(photometric)} pixels.")
+        raise NotRadiograph(
+            f"Expected a greyscale film, found pixels {_show_term(photometric, _photometrics())}."
+        )
+    for name in SHORTS:
+        if not 0 <= int(getattr(dataset, name)) <= MAX_SHORT:
+            raise Unreadable(f"Expected DICOM {name} from 0 to {MAX_SHORT:,}, found another value.")
     check_size(int(dataset.Columns), int(dataset.Rows))
 
 
@@ -234,9 +242,25 @@ def _other_kind(dataset: Any) -> str:
     return f" ({uid.name})" if known else ""
 
 
-def _code(text: str) -> str:
-    """A code of the header for a message; what is none (a name, a page of text) is not repeated."""
-    return text if re.fullmatch(r"[A-Z0-9_ ]{1,16}", text) else "that is none of DICOM's"
+def _show_term(text: str, defined: frozenset[str]) -> str:
+    """A term of the header for a message; only DICOM's own: any other may name a patient."""
+    return text if text in defined else "that DICOM does not define"
+
+
+@cache
+def _modalities() -> frozenset[str]:
+    """Source: DICOM PS3.16 CID 33."""
+    from pydicom.sr.codedict import codes
+
+    return frozenset(code.value for code in codes.cid33.concepts.values())
+
+
+@cache
+def _photometrics() -> frozenset[str]:
+    """Source: DICOM PS3.3 C.7.6.3.1.2."""
+    from pydicom.pixels.common import PhotometricInterpretation
+
+    return frozenset(term.value for term in PhotometricInterpretation)
 
 
 def _start_of_elements(data: bytes | memoryview) -> int | None:

@@ -122,7 +122,7 @@ def _windowed(dataset: Any, values: NDArray[np.float64]) -> NDArray[np.uint8]:
     linear = function not in ("LINEAR_EXACT", "SIGMOID")
     if not width >= 1 if linear else not width > 0:
         least = "at least 1 wide" if linear else "wider than 0"
-        raise Unreadable(f"Expected a DICOM window {least}, found {width:g}.")
+        raise Unreadable(f"Expected a DICOM window {least}, found another.")
     if function == "SIGMOID":
         from scipy.special import expit
 
@@ -141,7 +141,7 @@ def _look_up(values: NDArray[np.float64], item: Any) -> tuple[NDArray[np.float64
     entries, first, bits = (int(number) for number in item.LUTDescriptor)
     entries = entries % 2**MAX_BITS or 2**MAX_BITS
     if not 1 <= bits <= MAX_BITS:
-        raise Unreadable(f"Expected a DICOM lookup table of 8 to 16 bits, found {bits}.")
+        raise Unreadable("Expected a DICOM lookup table of 8 to 16 bits, found another.")
     told = item.LUTData
     if isinstance(told, bytes):
         packed = len(told) < 2 * entries and bits <= _TYPICAL_BITS  # one byte an entry

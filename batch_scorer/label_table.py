@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_TABLE_BYTES = 100_000_000
 """Of a file of labels, or of a list."""
+COLUMNS = ("image", "label")
+"""All that is read of a table; whatever else stands in it is skipped."""
 LABEL_WORDS = {"NORMAL": "NORMAL", "0": "NORMAL", "PNEUMONIA": "PNEUMONIA", "1": "PNEUMONIA"}
 
 
@@ -78,7 +80,7 @@ def read_table(
             like one line with such a cell.
 
     Raises:
-        SourceError: A needed column is not there.
+        SourceError: A needed column is not there, or one of ``COLUMNS`` is there twice.
     """
     lines = list(io.StringIO(text, newline=""))
     records = ((number, cells) for number, cells in _read_records(lines, unbroken) if cells != [])
@@ -89,6 +91,12 @@ def read_table(
             f"{scrub_url(url)}, found {names}.",
             "Save the table as CSV with commas, in UTF-8.",
             private=[str(names)],
+        )
+    twice = [name for name in COLUMNS if names.count(name) > 1]
+    if twice:
+        raise SourceError(
+            f"Expected one column {twice[0]} in {scrub_url(url)}, found {names.count(twice[0])}.",
+            "Remove or rename all but one of them.",
         )
     for number, cells in records:
         yield dict(zip(names, cells or (), strict=False)), number

@@ -34,6 +34,14 @@ class Outages:
                 "Run the same command again to try it.",
             )
 
+    def suspects(self, server: str) -> bool:
+        """Whether one more image without an answer shows that a server is away."""
+        return self._images.get(server, 0) >= OUTAGE_FILMS - 1
+
+    def suspect(self, server: str) -> None:
+        """Note that an image got no answer to a single attempt, which alone shows no outage."""
+        self._images[server] = min(self._images.get(server, 0) + 1, OUTAGE_FILMS - 1)
+
     def forget(self, server: str) -> None:
         """Note an answer."""
         self._images[server] = 0

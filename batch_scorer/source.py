@@ -251,26 +251,38 @@ def _as_source(
 
 
 def _open_list(films: FilmList, url: str, root: str, access: Access, limit: int | None) -> Source:
-    """Ask for each listed film what version it is; many at once where they lie elsewhere."""
+    """Ask once for each listed film what version it is; many at once where they lie elsewhere."""
     keys = sorted(films.places)[:limit]
     filesystem, path = open_filesystem(url, access)
     if is_local(filesystem):
         access = access.with_root(str(PurePosixPath(path).parent))
     servers = {_server(films.places[key]) for key in keys}
 
+    outages = Outages(len(servers))
+
     def ask(key: str) -> ImageRef:
         place = films.places[key]
+        server = _server(place)
+        unknown = ImageRef(key, place)  # reading it will tell: it gets its row like any other
+        if outages.suspects(server):
+            return unknown
         try:
             filesystem, path = _open_listed(place, access)
-            ref = make_ref(key, place, call(filesystem.info, path))
+            ref = make_ref(key, place, filesystem.info(path))
         except ImageError:
-            return ImageRef(key, place)
-        except failures():  # reading it will tell: it gets its row like any other
-            return ImageRef(key, place)
+            return unknown
+        except failures() as exc:
+            if is_transient(exc):
+                outages.suspect(server)
+            return unknown
+        outages.forget(server)
         return msgspec.structs.replace(ref, stamp="") if key in films.ambiguous else ref
 
-    with ThreadPoolExecutor(1 if servers == {""} else 4 * REMOTE_READERS) as pool:
+    pool = ThreadPoolExecutor(1 if servers == {""} else 4 * REMOTE_READERS)
+    try:
         refs = tuple(pool.map(ask, keys))
+    finally:  # who stops the run does not wait for answers
+        pool.shutdown(wait=False, cancel_futures=True)
     return Source(
         url=scrub_url(url),
         root=root,
@@ -284,7 +296,7 @@ def _open_list(films: FilmList, url: str, root: str, access: Access, limit: int 
         address=url,
         access=access,
         problems=films.problems,
-        outages=Outages(len(servers)),
+        outages=outages,
     )
 
 

@@ -41,6 +41,8 @@ MOST_BYTES = 2**20
 RETRY_AFTER_S = 60
 TIME_VARIABLE = "CLOUD_RUN_TIMEOUT_SECONDS"
 """How long a request may take, as functions-framework reads it too; empty or 0: without limit."""
+MOST_DIGITS = 9
+"""Of its seconds; more are decades, and no limit either."""
 STATUS = {
     EXIT_OK: HTTPStatus.OK,
     EXIT_FAILED: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -103,7 +105,7 @@ def _permit(request: Request) -> Response:
 def _stop_in_time() -> Callable[[], bool] | None:
     """Says yes shortly before the platform would end the request; None where it never does."""
     text = os.environ.get(TIME_VARIABLE, "")
-    limit_s = int(text) if text.isdecimal() else 0
+    limit_s = int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else 0
     if not limit_s:
         return None
     end = time.monotonic() + limit_s - RESERVE_S

@@ -8,6 +8,7 @@ puts around its numbers.
 from __future__ import annotations
 
 import csv
+import ctypes
 import hashlib
 import io
 import re
@@ -35,7 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_REPORT_BYTES = 1_000_000_000
-_NUMBER = r"(\d+(?:,\d{3})*)"
+MAX_ATTACHMENTS = 100
+"""A report carries those of ``ATTACHED``; PDFium looks each one up from the start."""
+MAX_RUN_BYTES = 20_000_000
+MAX_TABLE_BYTES = 500_000_000
+MAX_ROW_BYTES = 10_000
+"""On average, over all rows; one has some hundred."""
+_NUMBER = r"(\d{1,18}(?:,\d{3}){0,6})"
+"""Longer ones are none that a report counts."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +94,22 @@ def verify_report(url: str) -> Verification:
         ReportError: It is no PDF, is encrypted, or does not carry the rows and the run.
     """
     data, url = _read(url), scrub_url(url)
-    attachments, page = _open_pdf(data, url)
-    for name in ATTACHED:
-        if len(attachments.get(name, [])) != 1:
-            raise ReportError(
-                f"Expected the one file {name} inside {url}, found "
-                f"{count(len(attachments.get(name, [])), 'file')} of that name.",
-                "Only a report carries it: give the report.pdf of a run, or draw it again with: "
-                "cxr report OUT",
-            )
-    table = attachments[CSV_FILE][0]
-    manifest = _read_run(attachments[RUN_FILE][0], url)
+    try:
+        with pypdfium2.PdfDocument(data) as pdf:
+            if pypdfium2.raw.FPDF_GetSecurityHandlerRevision(pdf) >= 0:
+                raise _encrypted(url)
+            attachments = _find_attachments(pdf, url)
+            manifest = _read_run(_extract(attachments, RUN_FILE, MAX_RUN_BYTES, url), url)
+            most = min(MAX_TABLE_BYTES, MAX_ROW_BYTES * (manifest.found + 1))
+            table = _extract(attachments, CSV_FILE, most, url)
+            page = pdf[0].get_textpage().get_text_bounded()
+    except pypdfium2.PdfiumError as exc:
+        if exc.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD:
+            raise _encrypted(url) from exc
+        # What PDFium says of a document without pages is "Success": its words are not repeated.
+        raise ReportError(
+            f"{url} is no PDF, or a damaged one, or has no page.", "Give the report.pdf of a run."
+        ) from exc
     sha256 = hashlib.sha256(table).hexdigest()
     readings, unsaid = _read_page(page, manifest)
     counted = _count_rows(table, url, manifest.night if manifest.since else "")
@@ -120,23 +133,55 @@ def _read(url: str) -> bytes:
         raise explain(exc, scrub_url(url), ReportError, "read") from exc
 
 
-def _open_pdf(data: bytes, url: str) -> tuple[dict[str, list[bytes]], str]:
-    """The attached files by name, and the text of page 1."""
-    found: dict[str, list[bytes]] = {}
-    try:
-        with pypdfium2.PdfDocument(data) as pdf:
-            if pypdfium2.raw.FPDF_GetSecurityHandlerRevision(pdf) >= 0:
-                raise _encrypted(url)
-            for index in range(pdf.count_attachments()):
-                file = pdf.get_attachment(index)
-                found.setdefault(file.get_name(), []).append(bytes(file.get_data()))
-            return found, pdf[0].get_textpage().get_text_bounded()
-    except pypdfium2.PdfiumError as exc:
-        if exc.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD:
-            raise _encrypted(url) from exc
+def _find_attachments(pdf: pypdfium2.PdfDocument, url: str) -> dict[str, pypdfium2.PdfAttachment]:
+    """The attached files that a report has, by name; nothing of them is unpacked yet.
+
+    Raises:
+        ReportError: One of them is not there, or not alone.
+    """
+    number = pdf.count_attachments()
+    if number > MAX_ATTACHMENTS:
         raise ReportError(
-            f"{url} is no PDF, or a damaged one: {exc}.", "Give the report.pdf of a run."
-        ) from exc
+            f"Expected at most {MAX_ATTACHMENTS} files inside {url}, found {number:,}.",
+            "Give the report.pdf of a run.",
+        )
+    found = [pdf.get_attachment(index) for index in range(number)]
+    names = [file.get_name() for file in found]
+    for name in ATTACHED:
+        if names.count(name) != 1:
+            raise ReportError(
+                f"Expected the one file {name} inside {url}, found "
+                f"{count(names.count(name), 'file')} of that name.",
+                "Only a report carries it: give the report.pdf of a run, or draw it again with: "
+                "cxr report OUT",
+            )
+    return dict(zip(names, found, strict=True))
+
+
+def _extract(
+    attachments: dict[str, pypdfium2.PdfAttachment], name: str, most: int, url: str
+) -> bytes:
+    """One attached file, whole.
+
+    PDFium unpacks it to tell its length, up to 1 GB of its own accord, and lets go of it again.
+
+    Args:
+        attachments: What there is, by name.
+        name: Of the file.
+        most: So many bytes it may have.
+        url: Where the report lies.
+
+    Raises:
+        ReportError: It is empty, or has more bytes than that.
+    """
+    file, size = attachments[name], ctypes.c_ulong()
+    pypdfium2.raw.FPDFAttachment_GetFile(file, None, 0, size)
+    if not 0 < size.value <= most:
+        raise ReportError(
+            f"Expected 1 to {most:,} bytes in {name} inside {url}, found {size.value:,}.",
+            "Take the report.pdf from the run's folder.",
+        )
+    return bytes(file.get_data())
 
 
 def _encrypted(url: str) -> ReportError:
@@ -156,6 +201,11 @@ def _count_rows(table: bytes, url: str, night: str) -> Counter[str]:
     text = io.TextIOWrapper(io.BytesIO(table), encoding="utf-8", newline="")
     try:
         for row in csv.DictReader(text, strict=True):
+            if None in row.values():
+                raise ReportError(
+                    f"{CSV_FILE} inside {url} is no table of predictions: row "
+                    f"{totals['found'] + 1:,} ends too early."
+                )
             scored = row["status"] == "scored"
             totals["found"] += 1
             totals["scored"] += scored

@@ -188,7 +188,7 @@ def test_a_dicom_file_cut_short_is_refused():
         (b"\x89PNG\r\n\x1a\n" + b"no png at all" * 9, Unreadable, "header is damaged"),
         (encode(np.zeros((20, 500), np.uint8)), TooSmall, "found 500 by 20"),
         (dicom(GREY, Modality="CT"), NotRadiograph, "found modality CT"),
-        (dicom(GREY, NumberOfFrames=4), NotRadiograph, "found 4 frames"),
+        (dicom(GREY, NumberOfFrames=4), NotRadiograph, "found several frames"),
         (dicom(GREY, photometric="PALETTE COLOR"), NotRadiograph, "PALETTE COLOR"),
         (dicom(GREY, WindowCenter=1, WindowWidth=0), Unreadable, "window at least 1 wide"),
         (dicom(GREY, WindowCenter=9999, WindowWidth=10), NotRadiograph, "one flat grey"),
@@ -307,13 +307,32 @@ def test_the_kind_is_told_by_the_first_bytes(row):
         ({"BodyPartExamined": "HAND"}, "found body part HAND"),
         ({"AnatomicRegionSequence": coded_view("T-11100", "SRT", "Skull")}, "body part SKULL"),
         ({"SOPClassUID": CTImageStorage}, r"another kind of image \(CT Image Storage\)"),
-        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "found RGB pixels"),
-        ({"Modality": "<b>Jane Doe</b>"}, "modality that is none of DICOM's"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "found pixels RGB"),
+        ({"Modality": "<b>Jane Doe</b>"}, "modality that DICOM does not define"),
     ],
 )
 def test_what_says_that_it_is_no_frontal_chest_film_is_rejected(attributes, message):
     with pytest.raises(NotRadiograph, match=message):
         decode_radiograph(dicom(GREY, **attributes), SIZE_PX)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Modality", "PhotometricInterpretation", "ViewPosition", "BodyPartExamined"),
+        *("NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "SamplesPerPixel"),
+        *("WindowWidth", "WindowCenter", "RescaleSlope", "VOILUTFunction", "SOPClassUID"),
+    ],
+)
+@pytest.mark.parametrize("text", ["SECRETNAME", "98765432", "-9876543"])
+def test_no_text_of_the_header_reaches_a_message(name, text):
+    attributes = {"WindowCenter": "128", "WindowWidth": "256"}
+    dataset = pydicom.dcmread(io.BytesIO(dicom(GREY, **attributes)))
+    dataset.add_new(name, "LO", text)
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset)
+    content = read_image(buffer.getvalue(), [SIZE_PX])
+    assert text.strip("-") not in str(content.problem)
 
 
 @pytest.mark.parametrize(

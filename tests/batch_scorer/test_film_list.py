@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from unittest.mock import Mock
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from tenacity import wait_none
 
 from batch_scorer import ledger, storage
@@ -114,6 +116,8 @@ def test_a_listed_film_that_is_not_there_is_a_row(folder, tiny_model, tmp_path):
         ("list.txt", b"# nothing\n\n", "Expected films in the list .*, found none. A list is"),
         ("list.csv", b"image\n", "Expected films in the list"),
         ("list.csv", b"film\nx.png\n", r"Expected the column image in .*, found \['film'\]"),
+        ("list.csv", b"image,image\nx.png,y.png\n", r"Expected one column image in .*, found 2"),
+        ("list.csv", b"label,image,label\n1,x.png,0\n", r"one column label in .*, found 2"),
         ("list.txt", b"\x89PNG\r\n\xff", "is no list of films: .* A list is UTF-8 text"),
     ],
 )
@@ -432,3 +436,54 @@ def test_of_a_list_over_several_servers_one_that_is_away_costs_only_its_own_film
             source.read(ref)
     with pytest.raises(TransientError, match="No answer for the last"):
         source.read(source.refs[-1])
+
+
+@pytest.mark.parametrize("others", [[], ["PNEUMONIA/film_3.png"]], ids=["alone", "of two"])
+def test_a_server_without_answers_is_not_asked_for_each_line_of_a_list(folder, monkeypatch, others):
+    monkeypatch.setattr(storage._RETRYING, "wait", wait_none())
+    info, content = Mock(side_effect=TimeoutError("away")), Mock(side_effect=TimeoutError("away"))
+    monkeypatch.setattr(MemoryFileSystem, "info", info)  # each thread has its own instance
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", content)
+    away = [f"memory://away/{number}.png" for number in range(500)]
+    (folder / "list.txt").write_text("\n".join([*others, *away]))
+    source = open_source(str(folder / "list.txt"))
+    assert len(source.refs) == len(others) + len(away)
+    assert info.call_count < OUTAGE_FILMS + 4 * storage.REMOTE_READERS
+    refs = [ref for ref in source.refs if ref.path in away]
+    with pytest.raises(Unreadable if others else TransientError):
+        source.read(refs[0])
+    with pytest.raises(Unreadable if others else TransientError):
+        source.read(refs[1])
+    assert content.call_count == storage.ATTEMPTS * (1 if others else 2)
+
+
+def test_a_server_that_answers_again_is_read_although_the_listing_gave_it_up(folder, monkeypatch):
+    monkeypatch.setattr(MemoryFileSystem, "info", Mock(side_effect=TimeoutError("away")))
+    away = [f"memory://again/{number}.png" for number in range(2 * OUTAGE_FILMS)]
+    (folder / "list.txt").write_text("\n".join(["PNEUMONIA/film_3.png", *away]))
+    source = open_source(str(folder / "list.txt"))
+    monkeypatch.undo()
+    assert {ref.stamp for ref in source.refs[1:]} == {""}
+    bucket, film = fsspec.filesystem("memory"), make_film()
+    for place in away:
+        bucket.pipe_file(place, film)
+    assert all(source.read(ref) for ref in source.refs)
+
+
+def test_who_stops_a_run_while_a_list_is_asked_for_waits_for_no_answer(folder, monkeypatch):
+    asked, answered, waited = threading.Event(), threading.Event(), []
+
+    def info(filesystem, path):
+        if path.endswith("stop.png"):
+            asked.wait(30)
+            raise KeyboardInterrupt
+        asked.set()
+        waited.append(answered.wait(30))
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(MemoryFileSystem, "info", info)
+    (folder / "list.txt").write_text("memory://slow/stop.png\nmemory://slow/waits.png\n")
+    with pytest.raises(KeyboardInterrupt):
+        open_source(str(folder / "list.txt"))
+    assert waited == []
+    answered.set()

@@ -166,6 +166,8 @@ def test_labels_from_a_file(folder, tmp_path):
     ("text", "message"),
     [
         ("picture,label\nx,1\n", "Expected the columns image and label"),
+        ("image,label,label\nx,1,0\n", "Expected one column label in .*, found 2"),
+        ("image,label,image\nx,1,y\n", "Expected one column image in .*, found 2"),
         ("image,label\nNORMAL/film_0.png,maybe\n", "in line 2 .* found 'maybe'"),
         ("image,label\nelsewhere.png,1\n", "None of the 1 images named"),
         ("image,label\nx.png,1\nx.png,0\n", "x.png has another label in line 3"),

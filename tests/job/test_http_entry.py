@@ -157,7 +157,11 @@ create_app("receive", {str(main)!r}).test_client().post("/", data='{{"key1": 1}}
     assert set(json.loads(done.stderr)) == {"time", "level", "event", "code", "sentence"}
 
 
-@pytest.mark.parametrize(("text", "ever"), [("", True), ("0", True), ("soon", True), ("1", False)])
+@pytest.mark.parametrize(
+    ("text", "ever"),
+    [("", True), ("0", True), ("soon", True), ("9" * 400, True), ("9" * 5000, True), ("1", False)],
+    ids=lambda value: str(value)[:9],
+)
 def test_a_request_without_a_limit_is_never_stopped(monkeypatch, text, ever):
     monkeypatch.setenv(http_entry.TIME_VARIABLE, text)
     stop = http_entry._stop_in_time()

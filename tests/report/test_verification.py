@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
 import pikepdf
+import pypdfium2
 import pytest
 
 from batch_scorer import ledger
 from batch_scorer.errors import ReportError
 from batch_scorer.records import RunManifest, Since
-from batch_scorer.report import listing, render
+from batch_scorer.report import listing, render, verification
 from batch_scorer.report.verification import verify_report
 from tests.factories import (
     make_band,
@@ -206,6 +208,10 @@ def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
         ("run.json", b"\xff", "run.json inside .* cannot be read"),
         ("predictions.csv", b"a,b\n1,2\n", "is no table of predictions"),
         ("predictions.csv", b"status\n\xff\n", "is no table of predictions"),
+        ("predictions.csv", b"status,prediction\nscored\n", "row 1 ends too early"),
+        ("predictions.csv", b"", "Expected 1 to 250,000 bytes in predictions.csv .*, found 0"),
+        ("predictions.csv", b"\n" * 250_001, "in predictions.csv inside .*, found 250,001"),
+        ("run.json", b" " * (verification.MAX_RUN_BYTES + 1), "in run.json .*, found 20,000,001"),
     ],
 )
 def test_attachments_of_another_kind_are_refused(
@@ -214,6 +220,45 @@ def test_attachments_of_another_kind_are_refused(
     path = tampered(report, tmp_path, lambda pdf: attach(pdf, name, data))
     with pytest.raises(ReportError, match=message):
         verify_report(path)
+
+
+def test_only_the_files_of_a_report_are_unpacked(
+    report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(pdf: pikepdf.Pdf) -> None:
+        for name in ("a.bin", "z.bin"):
+            pdf.attachments[name] = pikepdf.AttachedFileSpec(pdf, bytes(999), filename=name)
+
+    sizes = []
+
+    def get_data(file: pypdfium2.PdfAttachment, real=pypdfium2.PdfAttachment.get_data) -> object:
+        sizes.append(len(data := real(file)))
+        return data
+
+    monkeypatch.setattr(pypdfium2.PdfAttachment, "get_data", get_data)
+    assert verify_report(tampered(report, tmp_path, add)).faults == ()
+    assert len(sizes) == 2
+    assert 999 not in sizes
+    monkeypatch.setattr(verification, "MAX_ATTACHMENTS", 3)
+    with pytest.raises(ReportError, match=r"at most 3 files inside .*, found 4"):
+        verify_report(str(tmp_path / "tampered.pdf"))
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "9" * 40, "9" + ",999" * 1500])
+def test_a_number_of_any_length_on_page_one_is_no_total(number: str, report: Path) -> None:
+    manifest = verify_report(str(report)).manifest
+    said = " | ".join(sentence for _, sentence in verification._sentences(manifest))
+    assert verification._read_page(said, manifest)[0].keys() >= {"found", "scored", "flagged"}
+    readings, unsaid = verification._read_page(re.sub(r"\d+", number, said), manifest)
+    assert all(told < 10**36 for numbers in readings.values() for told in numbers)
+    assert unsaid
+
+
+def test_a_document_without_pages_is_refused_in_plain_words(report: Path, tmp_path: Path) -> None:
+    path = tampered(report, tmp_path, lambda pdf: pdf.pages.__delitem__(slice(None)))
+    with pytest.raises(ReportError, match=r"or has no page\.") as told:
+        verify_report(path)
+    assert "Success" not in str(told.value)
 
 
 @pytest.mark.parametrize("films", [0, 1, 1234])
