@@ -80,7 +80,7 @@ def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
             from exporter.compare import compare_models
             from exporter.publish import note_comparison, prepare_folder
             from exporter.run import read_run
-            from exporter.run_files import find_runs
+            from exporter.run_files import find_runs, read_run_card
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"Exporting needs the package {exc.name}, which is not installed.",
@@ -89,7 +89,9 @@ def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
 
     code = EXIT_OK
     folders = find_runs(run)
-    prepare_folder(output)  # what cannot be written is told before anything is computed
+    for folder in folders:
+        read_run_card(folder)  # what may not be exported is told before a folder is made
+    prepare_folder(output)  # and what cannot be written before anything is computed
     comparison = compare_models(folders)
     for folder in folders:
         trained = read_run(folder, comparison)

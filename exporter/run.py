@@ -85,11 +85,6 @@ def read_run(folder: Path, comparison: Comparison | None = None) -> Run:
     card = read_run_card(folder)
     model = _read_network(folder, card)
     films, validated = _read_films(folder, card.size_px)
-    if card.withheld:
-        raise ConversionError(
-            f"The model in {folder} may not be exported: {card.withheld}",
-            "Train one with `cxr train`, which validates by patient.",
-        )
     if len(films) < MIN_FILMS:
         raise ConversionError(
             f"Expected at least {MIN_FILMS} films for the parity check, found {len(films)}.",

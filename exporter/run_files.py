@@ -54,14 +54,20 @@ def read_run_card(folder: Path) -> ModelCard:
     """Read the model card that the trainer left.
 
     Raises:
-        ConversionError: There is none that can be read.
+        ConversionError: There is none that can be read, or the model may not be exported.
         ModelFileError: It is none of this release, or broken.
     """
     data = read_run_file(folder, CARD_FILE, 4 * LONGEST_CARD)  # UTF-8 has up to 4 bytes
     try:
-        return read_card(data.decode(), str(folder))
+        card = read_card(data.decode(), str(folder))
     except UnicodeDecodeError as exc:
         raise unreadable(folder, f"{CARD_FILE} is no text: {exc}") from exc
+    if card.withheld:
+        raise ConversionError(
+            f"The model in {folder} may not be exported: {card.withheld}",
+            "Train one with `cxr train`, which validates by patient.",
+        )
+    return card
 
 
 def unreadable(folder: Path, why: object) -> ConversionError:

@@ -38,6 +38,7 @@ def find_command(words: str) -> tuple[click.Command, click.Context]:
 
 def help_text(words: str) -> str:
     command, context = find_command(words)
+    command._help_option = None  # Click keeps it as another test may have first called for it
     return command.get_help(context) + "\n"
 
 

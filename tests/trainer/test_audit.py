@@ -311,8 +311,9 @@ def test_the_command_says_what_cannot_be_used(tmp_path, cxr):
     assert empty.stderr.splitlines()[-1].startswith("Error: Expected films in the folders NORMAL")
     (tmp_path / "file").write_text("in the way")
     blocked = cxr("audit", EXAMPLES, "-o", tmp_path / "file" / "out")
-    assert blocked.returncode == 1
-    assert "cannot be written: Not a directory. Choose another folder with -o." in blocked.stderr
+    assert blocked.returncode == 2
+    assert "expected a folder, found" in blocked.stderr
+    assert "Not a directory" in blocked.stderr
     assert "Traceback" not in blocked.stderr
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.trainer.test_dataset import fill
-from trainer import speed
+from trainer import run_folder, speed
 from trainer.recipes import RECIPES, FitConfig
 
 OPTIONS = ("--model", "mlp", "--epochs", "2", "--batch-size", "16")
@@ -116,7 +116,8 @@ def test_a_config_says_its_recipe_and_the_command_that_repeats_it():
 def test_the_speed_of_a_training_is_told(tmp_path):
     folder = tmp_path / "cnn"
     folder.mkdir()
-    (folder / "history.csv").write_text("epoch,val_pneumonia_loss\n0,0.5\n1,0.4\n")
+    columns = ",".join(run_folder.HISTORY_COLUMNS)
+    (folder / "history.csv").write_text(f"epoch,{columns}\n0,1,0.5,1,1\n1,1,0.4,1,1\n")
     (folder / "seconds.txt").write_text("120.0\n")
     said = speed.tell_speed(folder, "cnn", 4578)
     assert said == "cnn: 2 epochs of 4,578 films in 2.0 minutes, 76 films a second"
