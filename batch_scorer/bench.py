@@ -11,6 +11,7 @@ import msgspec
 from batch_scorer.errors import UsageError
 from batch_scorer.options import model_options
 from batch_scorer.own_file import OwnFile
+from batch_scorer.stored import UNREADABLE
 
 if TYPE_CHECKING:
     from batch_scorer.speed import Speed
@@ -80,7 +81,7 @@ def _own_file(path: Path) -> OwnFile:
     def recognises(data: bytes) -> bool:
         try:
             msgspec.json.decode(data, type=Speed)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return False
         return True
 

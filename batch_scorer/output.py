@@ -38,6 +38,7 @@ from batch_scorer.storage import (
     open_filesystem,
     read_file,
 )
+from batch_scorer.stored import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -377,7 +378,7 @@ class Output:
     def _decode_part(self, name: str, data: bytes) -> Record:
         try:
             return msgspec.json.decode(data, type=Record)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        except UNREADABLE as exc:
             raise ForeignFile(
                 f"Expected the record of cxr-batch in {self.own.url}/{name}, found another file.",
                 "Choose another folder with -o, or move that file away.",

@@ -13,6 +13,7 @@ from batch_scorer.errors import ConversionError, LedgerError
 from batch_scorer.files import replace_file
 from batch_scorer.output import MOST_BYTES
 from batch_scorer.regular_file import read_regular_file
+from batch_scorer.stored import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest({})
     try:
         return msgspec.json.decode(read_regular_file(path, MOST_BYTES), type=Manifest)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except (OSError, *UNREADABLE) as exc:
         raise ConversionError(
             f"{path} is no manifest of this release: {exc}.",
             "Export into another folder, or remove it and export every model again.",

@@ -33,6 +33,7 @@ import numpy as np
 from batch_scorer.card import CLASSES, ModelCard, write_card
 from batch_scorer.errors import DatasetError, ForeignFile
 from batch_scorer.output import MOST_TABLE_BYTES, digest, open_output
+from batch_scorer.stored import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +82,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         return msgspec.json.decode(open_run(folder).read(CONFIG_FILE) or b"", type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         raise ForeignFile(
             f"Expected what a run was started with in {folder / CONFIG_FILE}, found another file.",
             "Choose another output folder, or move that file away.",

@@ -48,7 +48,13 @@ import os, sys
 from batch_scorer.cli import main
 from batch_scorer.source import Source
 
-Source.read = lambda *_: os.read(os.pipe()[0], 1)  # for ever
+mark = sys.argv.pop(1)
+
+def read(*_):
+    open(mark, "w").close()
+    os.read(os.pipe()[0], 1)  # for ever
+
+Source.read = read
 main()
 """
 
@@ -82,11 +88,12 @@ def test_a_signal_while_the_report_is_drawn(cxr, folder, tiny_model, tmp_path):
 
 def test_a_second_signal_ends_a_run_whose_reads_hang(folder, tiny_model, tmp_path):
     command = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
-    with start(READING, *command) as run:
+    mark = tmp_path / "it reads"
+    with start(READING, mark, *command) as run:
         deadline = time.monotonic() + 60
-        while not (tmp_path / "out").is_dir() and time.monotonic() < deadline:
+        while not mark.exists():
+            assert time.monotonic() < deadline, "nothing was read"
             time.sleep(0.05)
-        time.sleep(1)  # it reads by now, or soon
         run.send_signal(signal.SIGTERM)
         assert run.stderr.readline() == "\n"
         assert run.stderr.readline() == "Finishing this batch; once more stops at once.\n"
