@@ -37,7 +37,7 @@ def bench(films: int, turns: int, json_file: Path | None, **options: Any) -> Non
     Nothing but the --json file is written.
     """
     from batch_scorer.classifier import expand_names
-    from batch_scorer.runner import ScoreJob
+    from batch_scorer.score_job import ScoreJob
     from batch_scorer.speed import measure_speed
 
     file = _own_file(json_file) if json_file else None

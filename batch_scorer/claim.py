@@ -78,7 +78,7 @@ def _find_unrecorded_run(output: Output) -> Record | None:
 def _find_pictures(output: Output) -> Record:
     """The pictures that are named after a film of the run."""
     try:
-        _, rows = ledger.read_run(output)
+        rows = ledger.read_run(output).rows
     except LedgerError:
         return {}
     stems = {ledger.thumbnail_stem(row) for row in rows}

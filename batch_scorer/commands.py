@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from batch_scorer.output import Output
     from batch_scorer.records import BatchMetrics, RunManifest
     from batch_scorer.report.drawing import Drawing
-    from batch_scorer.runner import ScoreJob
+    from batch_scorer.score_job import ScoreJob
 
 log = logging.getLogger("cxr")
 
@@ -110,7 +110,7 @@ def job_of(
     """The job that the options of `model_options`, `scoring_options` and `gallery_options` name."""
     from batch_scorer.classifier import expand_names
     from batch_scorer.identifiers import Identifiers
-    from batch_scorer.runner import ScoreJob
+    from batch_scorer.score_job import ScoreJob
     from batch_scorer.shards import read_shard
 
     return ScoreJob(

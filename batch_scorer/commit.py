@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,70 +23,133 @@ from batch_scorer.output import MOST_TABLE_BYTES
 from batch_scorer.process import available_cores, peak_memory_bytes
 from batch_scorer.records import BatchMetrics, RunManifest, Score
 from batch_scorer.thumbnails import write_thumbnails
-from batch_scorer.triage import fresh_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from batch_scorer.classifier import Classifier
     from batch_scorer.output import Output
-    from batch_scorer.records import ModelUsed
+    from batch_scorer.records import Gallery, ModelUsed, RunFacts
     from batch_scorer.source import Source
-    from batch_scorer.spending import Tariff
+    from batch_scorer.spending import Price, Tariff
+    from batch_scorer.tables import Added
 
 EARLIER_FOLDER = "earlier"
 """Where runs lie whose rows a later run does not carry on."""
 
 
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run whose rows are all there, and what is known of it beside them.
+
+    ``rows`` are one per file found, in the order of the files; the first of the ``models`` decides.
+    Of ``facts.gallery`` it is what is asked; ``facts.seconds``, ``facts.core_seconds`` and
+    ``facts.peak_memory_bytes`` are what was before the commit. ``tariff`` is the price of a
+    core-hour, where that of the run is to be stated. ``added`` are further columns of the tables.
+    The report's pictures are chosen among ``shown``: all rows unless given.
+    """
+
+    rows: Sequence[Score]
+    models: list[ModelUsed]
+    facts: RunFacts
+    tariff: Tariff | None = None
+    added: Added = field(default_factory=dict)
+    shown: Sequence[Score] | None = None
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """The images that the report's pictures are made from, and the model that explains them.
+
+    ``load_model`` loads the first model by the SHA-256 of its file; it is called only where
+    evidence maps are to be drawn, and gives None where that file is not at hand.
+    """
+
+    images: Source
+    load_model: Callable[[str], Classifier | None]
+
+
 def commit_run(
-    output: Output,
-    films: Source | None,
-    rows: Sequence[Score],
-    models: list[ModelUsed],
-    load_model: Callable[[str], Classifier | None],
-    tariff: Tariff | None = None,
-    **facts: Any,
+    output: Output, run: ScoredRun, pictures: PictureSource | None = None
 ) -> RunManifest:
     """Write rows, pictures and at last run.json.
 
     Args:
         output: Where they go.
-        films: Where the pictures of the report come from; without it there are none.
-        rows: One per film found, in the order of the files.
-        models: The first one decides.
-        load_model: Loads the first one, by the SHA-256 of its file; called only where evidence maps
-            are to be drawn; gives None where that file is not at hand.
-        tariff: What a core costs, where the price of the run is to be told.
-        facts: What else ``RunManifest`` says and the rows do not; of ``gallery``, what is asked;
-            of ``seconds``, ``core_seconds`` and ``peak_memory_bytes``, what was before this.
+        run: The run.
+        pictures: Where the report's pictures come from; without it there are none.
 
     Raises:
         LedgerError: The output cannot be written. Run again: nothing that was settled is lost.
     """
     since = time.perf_counter()
-    method = facts["method"]
-    _keep_earlier(output, rows, method)
+    _keep_earlier(output, run.rows, run.facts.method)
     ledger.withdraw_run(output)
-    rows_sha256, parquet_sha256 = ledger.write_rows(output, rows, models, method)
-    gallery = facts["gallery"]
-    if films:
-        shown = fresh_rows(rows, facts.get("night", ""))
-        first = partial(load_model, models[0].sha256)
-        gallery = write_thumbnails(output, films, shown, models[0].threshold, gallery, first)
-    manifest = RunManifest(
-        run_id=f"{name_run(datetime.fromisoformat(facts['started']))}-{rows_sha256[:6]}",
-        models=models,
-        metrics=_batch_metrics(rows, models),
-        rows_sha256=rows_sha256,
-        parquet_sha256=parquet_sha256,
-        version=__version__,
-        decode_version=DECODE_VERSION,
-        **_counts(rows, models[0]),
-        **facts | {"gallery": gallery} | _spending(facts, _seconds(since), tariff, len(rows)),
+    hashes = ledger.write_rows(output, run.rows, run.models, run.facts.method, run.added)
+    gallery = _write_pictures(output, run, pictures) if pictures else run.facts.gallery
+    facts = msgspec.structs.replace(
+        _add_commit(run.facts, time.perf_counter() - since), gallery=gallery
     )
+    read = len(run.rows) - facts.reused
+    price = run.tariff.price(facts.core_seconds, read) if run.tariff else None
+    manifest = _make_manifest(run, facts, hashes, price)
     ledger.write_manifest(output, manifest)
     log_event("run_finished", **tell_run(manifest))
     return manifest
+
+
+def _write_pictures(output: Output, run: ScoredRun, pictures: PictureSource) -> Gallery:
+    first = run.models[0]
+    return write_thumbnails(
+        output,
+        pictures.images,
+        run.rows if run.shown is None else run.shown,
+        first.threshold,
+        run.facts.gallery,
+        partial(pictures.load_model, first.sha256),
+    )
+
+
+def _add_commit(facts: RunFacts, record_s: float) -> RunFacts:
+    """The facts with what the commit took, which one process does."""
+    recorded_s = facts.seconds.get("record", 0.0)
+    return msgspec.structs.replace(
+        facts,
+        seconds=facts.seconds | {"record": recorded_s + record_s},
+        core_seconds=facts.core_seconds + available_cores() * record_s,
+        peak_memory_bytes=max(facts.peak_memory_bytes, peak_memory_bytes()),
+    )
+
+
+def _make_manifest(
+    run: ScoredRun, facts: RunFacts, hashes: tuple[str, str], price: Price | None
+) -> RunManifest:
+    """The facts beside what the rows tell; ``hashes`` are those of the CSV and Parquet files."""
+    rows_sha256, parquet_sha256 = hashes
+    rows, card = run.rows, run.models[0].card
+    scored = [row for row in rows if row.status == "scored"]
+    by_status = Counter(row.status for row in rows)
+    return RunManifest(
+        **msgspec.structs.asdict(facts),
+        run_id=f"{name_run(datetime.fromisoformat(facts.started))}-{rows_sha256[:6]}",
+        version=__version__,
+        models=run.models,
+        metrics=_batch_metrics(rows, run.models),
+        decode_version=DECODE_VERSION,
+        rows_sha256=rows_sha256,
+        parquet_sha256=parquet_sha256,
+        price=price,
+        found=len(rows),
+        scored=by_status["scored"],
+        rejected=by_status["rejected"],
+        failed=by_status["failed"],
+        flagged=sum(row.prediction == CLASSES[1] for row in scored),
+        duplicates=sum(bool(row.duplicate_of) for row in scored),
+        uncertain=sum(bool(row.uncertain) for row in scored) if card.band else None,
+        atypical=sum(bool(row.atypical) for row in scored) if card.typicality else None,
+        reasons=dict(sorted(Counter(row.reason for row in rows if row.reason).items())),
+        labelled=sum(bool(row.label) for row in scored),
+    )
 
 
 def tell_run(manifest: RunManifest) -> dict[str, Any]:
@@ -134,24 +198,6 @@ def _keep_earlier(output: Output, rows: Sequence[Score], method: str) -> None:
     )
 
 
-def _spending(
-    facts: dict[str, Any], record_s: float, tariff: Tariff | None, found: int
-) -> dict[str, Any]:
-    """What the run spent in all: what was spent before, and on this, which one process does."""
-    core_seconds = round(facts["core_seconds"] + available_cores() * record_s, 3)
-    recorded_s = facts["seconds"].get("record", 0.0)
-    return {
-        "seconds": facts["seconds"] | {"record": round(recorded_s + record_s, 3)},
-        "core_seconds": core_seconds,
-        "peak_memory_bytes": max(facts["peak_memory_bytes"], peak_memory_bytes()),
-        "price": tariff.price(core_seconds, found - facts["reused"]) if tariff else None,
-    }
-
-
-def _seconds(since: float) -> float:
-    return round(time.perf_counter() - since, 3)
-
-
 def name_run(started: datetime) -> str:
     """20260102-030405, what the run's id begins with."""
     return f"{started:%Y%m%d-%H%M%S}"
@@ -177,21 +223,3 @@ def _batch_metrics(rows: Sequence[Score], models: list[ModelUsed]) -> list[Batch
             )
         )
     return result
-
-
-def _counts(rows: Sequence[Score], model: ModelUsed) -> dict[str, Any]:
-    """What became of the files."""
-    scored = [row for row in rows if row.status == "scored"]
-    by_status = Counter(row.status for row in rows)
-    return {
-        "found": len(rows),
-        "scored": len(scored),
-        "rejected": by_status["rejected"],
-        "failed": by_status["failed"],
-        "flagged": sum(row.prediction == CLASSES[1] for row in scored),
-        "duplicates": sum(bool(row.duplicate_of) for row in scored),
-        "uncertain": sum(bool(row.uncertain) for row in scored) if model.card.band else None,
-        "atypical": sum(bool(row.atypical) for row in scored) if model.card.typicality else None,
-        "reasons": dict(sorted(Counter(row.reason for row in rows if row.reason).items())),
-        "labelled": sum(bool(row.label) for row in scored),
-    }

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from batch_scorer.errors import LedgerError
+from batch_scorer.old_versions import decode_manifest
 from batch_scorer.output import MOST_TABLE_BYTES, digest
-from batch_scorer.records import RunManifest
-from batch_scorer.stored import decode_stored
 from batch_scorer.tables import as_csv, as_parquet, from_parquet
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from batch_scorer.output import Output
-    from batch_scorer.records import ModelUsed, Score
-    from batch_scorer.tables import Table
+    from batch_scorer.records import ModelUsed, RunManifest, Score
+    from batch_scorer.tables import Added, Table
 
 CSV_FILE = "predictions.csv"
 PARQUET_FILE = "predictions.parquet"
@@ -78,9 +77,20 @@ def _encode(stem: str, picture: Image.Image) -> tuple[str, bytes]:
 
 
 def write_rows(
-    output: Output, rows: Sequence[Score], models: Sequence[ModelUsed], method: str = ""
+    output: Output,
+    rows: Sequence[Score],
+    models: Sequence[ModelUsed],
+    method: str = "",
+    added: Added | None = None,
 ) -> tuple[str, str]:
     """Write predictions.parquet and predictions.csv.
+
+    Args:
+        output: The folder of the run.
+        rows: One per file found, in the order of the files.
+        models: The first one decides.
+        method: The method that made the rows.
+        added: Further columns by their names, a text for each row.
 
     Returns:
         The SHA-256 of the CSV file and of the Parquet file.
@@ -88,8 +98,8 @@ def write_rows(
     Raises:
         LedgerError: The output cannot be written.
     """
-    exact = _write(output, PARQUET_FILE, as_parquet(rows, models, method))
-    return _write(output, CSV_FILE, as_csv(rows, models)), exact
+    exact = _write(output, PARQUET_FILE, as_parquet(rows, models, method, added))
+    return _write(output, CSV_FILE, as_csv(rows, models, added)), exact
 
 
 def _write(output: Output, name: str, data: bytes) -> str:
@@ -113,15 +123,22 @@ def read_manifest(output: Output) -> RunManifest | None:
     data = output.read(RUN_FILE)
     if data is None:
         return None
-    return decode_stored(
+    return decode_manifest(
         data,
-        RunManifest,
         f"The run in {output.url}",
         f"Remove {RUN_FILE} there, and the next run puts its rows in place again.",
     )
 
 
-def read_run(output: Output) -> tuple[RunManifest, list[Score]]:
+class FinishedRun(NamedTuple):
+    """A finished run as it was read back; ``added`` are columns that its writer added."""
+
+    manifest: RunManifest
+    rows: list[Score]
+    added: dict[str, list[str]]
+
+
+def read_run(output: Output) -> FinishedRun:
     """Read a finished run back.
 
     Raises:
@@ -145,7 +162,7 @@ def read_run(output: Output) -> tuple[RunManifest, list[Score]]:
             )
     table = _from_parquet(exact, output.url)
     _check_together(manifest, table, output.url)
-    return manifest, table.rows
+    return FinishedRun(manifest, table.rows, table.added)
 
 
 def read_rows(output: Output, method: str) -> list[Score]:

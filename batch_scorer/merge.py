@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from batch_scorer import ledger
 from batch_scorer.claim import claim_run
 from batch_scorer.classifier import Classifier, bundled_manifest
-from batch_scorer.commit import commit_run, name_copies
+from batch_scorer.commit import PictureSource, ScoredRun, commit_run, name_copies
 from batch_scorer.errors import CxrError, LedgerError
 from batch_scorer.lease import OutputLock
 from batch_scorer.output import open_output
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.access import Access
     from batch_scorer.output import Output
-    from batch_scorer.records import RunManifest, Score
+    from batch_scorer.records import RunFacts, RunManifest, Score
     from batch_scorer.source import Source
 
 log = logging.getLogger("cxr.merge")
@@ -65,7 +65,7 @@ def merge_shards(output: str, lock: OutputLock | None = None) -> RunManifest:
         )
     claim_run(place)
     lock.check()
-    return commit_joined(place.guarded(lock.check), joined)
+    return commit_joined(place.guarded(lock.check), joined.run)
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,39 @@ class Joined:
         """Whether files came or went between the shards' listings."""
         return len({(m.listed, m.hidden, m.taken) for m in self.manifests}) > 1
 
+    @property
+    def run(self) -> ScoredRun:
+        """All shards as one run, as it is to be committed."""
+        manifests = self.manifests
+        tariffs = {m.price.tariff if m.price else None for m in manifests if m.found > m.reused}
+        tariff = tariffs.pop() if len(tariffs) == 1 else None
+        return ScoredRun(self.rows, manifests[0].models, self._join_facts(), tariff)
+
+    def _join_facts(self) -> RunFacts:
+        """The facts of the first shard, but for those in which shards may differ."""
+        manifests = self.manifests
+        limited = any(m.taken < m.listed for m in manifests)
+        moved = self.moved and not limited
+        return msgspec.structs.replace(
+            manifests[0].facts,
+            shard="",
+            started=min(m.started for m in manifests),
+            finished=max(m.finished for m in manifests),
+            listed=len(self.rows) if moved else max(m.listed for m in manifests),
+            hidden=max(m.hidden for m in manifests),
+            taken=len(self.rows),
+            reused=sum(m.reused for m in manifests),
+            retries=sum(m.retries for m in manifests),
+            bytes_read=sum(m.bytes_read for m in manifests),
+            peak_memory_bytes=max(m.peak_memory_bytes for m in manifests),
+            core_seconds=sum(m.core_seconds for m in manifests),
+            provider=", ".join(sorted({m.provider for m in manifests})),
+            engine=", ".join(sorted({m.engine for m in manifests})),
+            seconds=_sum([m.seconds for m in manifests]),
+            worker_seconds=_sum([m.worker_seconds for m in manifests]),
+            images_per_second=round(sum(m.images_per_second for m in manifests), 1),
+        )
+
 
 def join_shards(place: Output, shards: Sequence[Shard]) -> Joined:
     """Read all shards of a run.
@@ -88,81 +121,42 @@ def join_shards(place: Output, shards: Sequence[Shard]) -> Joined:
         LedgerError: One is not finished, cannot be read or does not belong to the others.
     """
     found = [ledger.read_run(place.below(shard.folder)) for shard in shards]
-    manifests = [manifest for manifest, _ in found]
+    manifests = [run.manifest for run in found]
     _check_same(manifests, place.url)
-    joined = Joined(manifests, name_copies([row for _, rows in found for row in rows]))
+    joined = Joined(manifests, name_copies([row for run in found for row in run.rows]))
     _check_accounts(joined)
     return joined
 
 
 def commit_joined(
     place: Output,
-    joined: Joined,
+    run: ScoredRun,
     load_model: Callable[[str], Classifier | None] | None = None,
+    access: Access | None = None,
     *,
     pictures: bool = True,
-    access: Access | None = None,
-    **facts: Any,
 ) -> RunManifest:
-    """Put joined shards in place as one run.
+    """Commit joined shards as one run.
 
     Args:
         place: Where they go.
-        joined: All shards.
+        run: That of the shards.
         load_model: Loads the first model by its file's SHA-256, for the evidence maps; without it,
             that is tried with the bundled one of the same file.
-        pictures: Whether to write the pictures that a report shows.
         access: Permissions for reading the images again; none unless given.
-        facts: What else run.json says of the whole.
+        pictures: Whether to write the pictures that a report shows.
     """
-    manifests, rows = joined.manifests, joined.rows
-    first = manifests[0]
-    films = _reachable(first.source, access) if pictures else None
-    limited = any(m.taken < m.listed for m in manifests)
-    lost = films is None and first.gallery.heatmaps != "none"
-    tariffs = [m.price.tariff if m.price else None for m in manifests if m.found > m.reused]
-    return commit_run(
-        place,
-        films,
-        rows,
-        first.models,
-        load_model or _load_bundled,
-        tariffs[0] if len(set(tariffs)) == 1 else None,
-        gallery=msgspec.structs.replace(first.gallery, no_maps="films" if lost else ""),
-        **{name: getattr(first, name) for name in _TAKEN_FROM_FIRST},
-        started=min(m.started for m in manifests),
-        finished=max(m.finished for m in manifests),
-        listed=len(rows) if joined.moved and not limited else max(m.listed for m in manifests),
-        hidden=max(m.hidden for m in manifests),
-        taken=len(rows),
-        reused=sum(m.reused for m in manifests),
-        retries=sum(m.retries for m in manifests),
-        bytes_read=sum(m.bytes_read for m in manifests),
-        peak_memory_bytes=max(m.peak_memory_bytes for m in manifests),
-        core_seconds=sum(m.core_seconds for m in manifests),
-        provider=", ".join(sorted({m.provider for m in manifests})),
-        engine=", ".join(sorted({m.engine for m in manifests})),
-        seconds=_sum([m.seconds for m in manifests]),
-        worker_seconds=_sum([m.worker_seconds for m in manifests]),
-        images_per_second=round(sum(m.images_per_second for m in manifests), 1),
-        **facts,
-    )
+    images = _reachable(run.facts.source, access) if pictures else None
+    if images:
+        return commit_run(place, run, PictureSource(images, load_model or _load_bundled))
+    lost = run.facts.gallery.heatmaps != "none"
+    gallery = msgspec.structs.replace(run.facts.gallery, no_maps="films" if lost else "")
+    facts = msgspec.structs.replace(run.facts, gallery=gallery)
+    return commit_run(place, replace(run, facts=facts))
 
 
 def _sum(parts: list[dict[str, float]]) -> dict[str, float]:
-    return {name: round(sum(part.get(name, 0.0) for part in parts), 3) for name in parts[0]}
-
-
-_TAKEN_FROM_FIRST = (
-    "method",
-    "source",
-    "synthetic",
-    "labels",
-    "identifiers",
-    "batch_size",
-    "threads",
-    "versions",
-)
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in parts[0]}
 
 
 def _find_shards(place: Output) -> list[Shard]:

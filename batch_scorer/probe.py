@@ -18,7 +18,7 @@ from batch_scorer.speed import prepare_work
 from batch_scorer.spending import say_price
 
 if TYPE_CHECKING:
-    from batch_scorer.runner import ScoreJob
+    from batch_scorer.score_job import ScoreJob
     from batch_scorer.spending import Tariff
 
 PROBED_FILMS = 50

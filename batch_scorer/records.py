@@ -15,14 +15,16 @@ from batch_scorer.metrics import METRICS, Confusion, Curve, Estimate
 from batch_scorer.spending import Price
 from batch_scorer.stored import (
     Count,
-    NightName,
     Number,
+    RunDate,
     Seconds,
     Size,
     check_moments,
-    check_night,
+    check_run_date,
 )
 
+SCHEMA_VERSION: Literal[2] = 2
+"""Of the keys of run.json and the columns of the tables; a changed name is a new version."""
 Heatmaps = Literal["flagged", "all", "none"]
 Status = Literal["scored", "rejected", "failed"]
 Label = Annotated[str, Meta(pattern=r"^(NORMAL|PNEUMONIA)?\Z")]
@@ -82,7 +84,6 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
     ``brightness`` and ``contrast`` are the mean and the standard deviation of the decoded pixels.
     ``patient`` and ``study`` are as ``identifiers.py`` lets a DICOM header tell them.
-    ``night`` is the night of ``cxr job`` that first wrote this row, empty elsewhere.
     """
 
     image: str
@@ -107,7 +108,6 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     sha256: str = ""
     stamp: str = ""
     study: str = ""
-    night: NightName = ""
 
     @property
     def probability(self) -> float:
@@ -192,15 +192,15 @@ class BatchMetrics(msgspec.Struct, frozen=True):
 
 
 class Since(msgspec.Struct, frozen=True):
-    """What a night found new, against the newest finished night before it.
+    """Changes in a scheduled run, against the newest finished one before it.
 
-    ``night`` and ``finished`` (ISO 8601) are the earlier night's name and end, ``films`` the files
+    ``run_date`` and ``finished`` (ISO 8601) are the earlier run's date and end, ``films`` the files
     that it had. ``new`` files have come since, ``changed`` ones have another content or came out
     otherwise than before, ``gone`` ones are not there any more. ``flagged`` counts the flagged ones
     among new and changed. ``same`` says that every row is as it was, down to its label.
     """
 
-    night: NightName
+    run_date: RunDate
     finished: str
     films: Count
     new: Count
@@ -215,64 +215,43 @@ class Since(msgspec.Struct, frozen=True):
 
     @property
     def fresh(self) -> int:
-        """Files that are new or changed: those whose row names this night."""
+        """Files that are new or changed: those whose row has this run's date."""
         return self.new + self.changed
 
 
-class RunManifest(msgspec.Struct, frozen=True):
-    """What ``run.json`` holds: enough to trust the rows and to draw the report again.
+class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts about a run that its rows and models do not tell; whoever made the rows states them.
 
-    ``listed`` files lay in the source; ``found`` of them were taken, fewer only with a limit.
-    ``uncertain`` is None where the first model has no band, ``atypical`` (scored films only) where
-    it has no typicality. ``method`` names what decides an answer apart from the film: models,
-    decode version and options. ``reused`` rows were taken over from an earlier run by the same
-    method. ``shard`` is "2/10" where the run was one of ten shares, else empty, and ``taken``
-    counts the films of all ten.
+    ``listed`` files lay in the source, ``hidden`` ones were passed over. ``method`` names what
+    decides a score apart from the image: models, decode version and options. ``reused`` rows were
+    taken over from an earlier run by the same method. ``shard`` is "2/10" where the run was one of
+    ten shares, else empty, and ``taken`` counts the files of all ten. ``identifiers`` says how
+    patient and study are told: hash, keep or drop. ``engine`` is "local" or "ray", where each
+    worker has ``threads``. ``run_date`` names a scheduled run (``cxr job``), empty elsewhere;
+    ``since`` says what is new in it, None in the first one and elsewhere.
 
     ``seconds`` by stage, in their order: list, start (models), score, record. Within "score",
     ``worker_seconds`` are sums over all threads and workers for read, decode and classify, so that
     together they may exceed it. ``retries`` counts the calls to storage that were made again,
-    ``bytes_read`` the bytes of the films that were read to be scored. ``peak_memory_bytes`` is the
+    ``bytes_read`` the bytes of the images that were read to be scored. ``peak_memory_bytes`` is the
     most memory that one process had: this one, or with Ray the largest of its workers.
     ``core_seconds`` are the stages' seconds times the cores at hand (with Ray, the cluster's; not
-    the report's), ``price`` is what they cost where a price was stated. Of merged shards, all are
-    sums, but for ``peak_memory_bytes``, the largest.
-
-    ``identifiers`` says how patient and study are told: hash, keep or drop.
-    ``engine`` is "local" or "ray", where each worker has ``threads``. ``night`` names a night of
-    ``cxr job``; ``since`` says what is new in it, None in the first one and elsewhere.
+    the report's). Of merged shards, all are sums, but for ``peak_memory_bytes``, the largest.
     """
 
-    run_id: str
-    version: str
     started: str
     finished: str
     source: str
     synthetic: bool
     listed: Count
-    found: Count
-    scored: Count
-    rejected: Count
-    failed: Count
-    flagged: Count
-    duplicates: Count
     hidden: Count
-    reasons: dict[str, Count]
     labels: str
-    labelled: Count
-    models: Annotated[list[ModelUsed], Meta(min_length=1)]
-    metrics: list[BatchMetrics]
     provider: str
-    decode_version: Count
     batch_size: Count
     threads: Count
     seconds: dict[str, Seconds]
     images_per_second: Seconds
-    rows_sha256: str
-    parquet_sha256: str
     versions: dict[str, str]
-    uncertain: Count | None = None
-    atypical: Count | None = None
     method: str = ""
     reused: Count = 0
     shard: str = ""
@@ -281,20 +260,59 @@ class RunManifest(msgspec.Struct, frozen=True):
     identifiers: str = ""
     engine: str = "local"
     gallery: Gallery = Gallery()
-    night: NightName = ""
+    run_date: RunDate = ""
     since: Since | None = None
     worker_seconds: dict[str, Seconds] = {}
     bytes_read: Size = 0
     peak_memory_bytes: Size = 0
     core_seconds: Seconds = 0.0
-    price: Price | None = None
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
         check_moments(self.started, self.finished)
-        check_night(self.night)
+        check_run_date(self.run_date)
+
+
+class RunManifest(RunFacts, frozen=True, kw_only=True):
+    """Content of ``run.json``: enough to trust the rows and to draw the report again.
+
+    The facts of the run, its models, and what the commit counted. ``found`` files have a row, fewer
+    than were listed only with a limit. ``uncertain`` is None where the first model has no band,
+    ``atypical`` (scored images only) where it has no typicality. ``price`` is the price of the
+    core-seconds where that of a core-hour was stated. ``schema_version`` is that of the keys here
+    and of the columns; `old_versions` reads older ones.
+    """
+
+    run_id: str
+    version: str
+    found: Count
+    scored: Count
+    rejected: Count
+    failed: Count
+    flagged: Count
+    duplicates: Count
+    reasons: dict[str, Count]
+    labelled: Count
+    models: Annotated[list[ModelUsed], Meta(min_length=1)]
+    metrics: list[BatchMetrics]
+    decode_version: Count
+    rows_sha256: str
+    parquet_sha256: str
+    schema_version: Literal[2] = SCHEMA_VERSION
+    uncertain: Count | None = None
+    atypical: Count | None = None
+    price: Price | None = None
+
+    def __post_init__(self) -> None:
+        """Check what msgspec's constraints cannot say."""
+        super().__post_init__()
         if any("validation" not in model.card.references for model in self.models):
             raise ValueError("expected figures of the validation images, found none")
+
+    @property
+    def facts(self) -> RunFacts:
+        """The facts alone, without models and counts."""
+        return msgspec.convert(self, RunFacts, from_attributes=True)
 
     @property
     def clear(self) -> int:

@@ -27,7 +27,7 @@ from batch_scorer.errors import UsageError
 from batch_scorer.judgement import choose_fresh, classify_films
 from batch_scorer.pipeline import Work, decode_film, score_batches
 from batch_scorer.process import available_cores
-from batch_scorer.runner import ScoreJob, load_models
+from batch_scorer.runner import load_models
 from batch_scorer.source import open_source
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.judgement import Film
     from batch_scorer.records import ImageRef
+    from batch_scorer.score_job import ScoreJob
 
     Batches = Iterator[int]
     """The number of films in each batch, at the moment when it is done."""

@@ -27,9 +27,9 @@ Size = Annotated[int, Meta(ge=0, le=1_000_000_000_000_000_000)]
 Number = Annotated[float, Meta(ge=-1e39, le=1e39)]
 """Finite, and nothing that a model computes in float32 is larger: squares of it are finite too."""
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
-NIGHT = "%Y%m%d-%H%M%S"
-NightName = Annotated[str, Meta(pattern=r"^([0-9]{8}-[0-9]{6})?\Z")]
-"""20260102-030405: when a night was opened; empty outside of nights."""
+RUN_DATE_FORMAT = "%Y%m%d-%H%M%S"
+RunDate = Annotated[str, Meta(pattern=r"^([0-9]{8}-[0-9]{6})?\Z")]
+"""20260102-030405: when a scheduled run was opened; empty for any other run."""
 LONGEST_TERM_S = 86_400
 """Of a lease: so long somebody may wait for a task that gives no sign of life."""
 _LAST_YEAR = 9000
@@ -69,11 +69,11 @@ def check_moments(*texts: str) -> None:
             )
 
 
-def check_night(name: str) -> None:
-    """Refuse the name of a night that is no moment, or has no room for the next night.
+def check_run_date(text: str) -> None:
+    """Refuse a run date that is no moment, or leaves no room for the next one.
 
     Raises:
-        ValueError: It is such a name.
+        ValueError: It is such a text.
     """
-    if name and not 1 < datetime.strptime(name, NIGHT).year < _LAST_YEAR:  # noqa: DTZ007 - UTC
-        raise ValueError(f"expected a night before the year {_LAST_YEAR}, found {name}")
+    if text and not 1 < datetime.strptime(text, RUN_DATE_FORMAT).year < _LAST_YEAR:  # noqa: DTZ007 - UTC
+        raise ValueError(f"expected a run date before the year {_LAST_YEAR}, found {text}")

@@ -1,7 +1,8 @@
 """Rows as a CSV and a Parquet table, and back. Pure functions; a part of the rows at a time.
 
 In the CSV a text cell that a spreadsheet would run as a formula gets a leading apostrophe; the
-Parquet file holds every text exactly, and the method that made the rows in its metadata.
+Parquet file holds every text exactly, and the method that made the rows in its metadata. Whoever
+writes the rows may add columns of text, a cell for each row; they come back under their names.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from batch_scorer.records import Score
+from batch_scorer.old_versions import RENAMED_COLUMNS
+from batch_scorer.records import SCHEMA_VERSION, Score
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from batch_scorer.records import ModelUsed
+
+    Added = Mapping[str, Sequence[str]]
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 PART_ROWS = 1000
@@ -33,18 +37,18 @@ _NUMBER_BYTES = 8
 _NEEDED = ("image", "status")
 """Columns that every version wrote."""
 _CODECS = {"SNAPPY", "UNCOMPRESSED"}
-_METHOD = b"cxr method"
+_METHOD, _VERSION, _ADDED = b"cxr method", b"cxr schema version", b"cxr added columns"
 _REPEATED = ["status", "reason", "label", "prediction", "model"]
 """Columns of few different values: looking for them in the others takes memory, and gains none."""
 _FIRST_COLUMNS = ("image", "status", "reason", "detail", "label", "prediction")
 _LAST_COLUMNS = (
     *("agreement", "spread", "duplicate_of", "width_px", "height_px"),
-    *("brightness", "contrast", "patient", "study", "sha256", "night"),
+    *("brightness", "contrast", "patient", "study", "sha256"),
 )
 
 
 def columns(rows: Sequence[Score], models: Sequence[ModelUsed]) -> dict[str, list[Any]]:
-    """The rows as named columns, in the order of the files."""
+    """The rows as named columns, in the order of the files, but for those that were added."""
     names = [model.name for model in models]
     threshold = models[0].threshold
     scored = [row.status == "scored" for row in rows]
@@ -67,40 +71,69 @@ def columns(rows: Sequence[Score], models: Sequence[ModelUsed]) -> dict[str, lis
     return table
 
 
-def as_csv(rows: Sequence[Score], models: Sequence[ModelUsed]) -> bytes:
+def as_csv(rows: Sequence[Score], models: Sequence[ModelUsed], added: Added | None = None) -> bytes:
     """The rows as CSV in UTF-8, with a line of names first."""
     data = io.BytesIO()
     text = io.TextIOWrapper(data, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns((), models))
-    for part in _parts(rows):
-        for cells in zip(*columns(part, models).values(), strict=True):
+    writer.writerow(_names(models, added))
+    for part in _parts(rows, models, added):
+        for cells in zip(*part.values(), strict=True):
             writer.writerow([_cell(value) for value in cells])
     return data.getvalue()
 
 
-def as_parquet(rows: Sequence[Score], models: Sequence[ModelUsed], method: str) -> bytes:
+def as_parquet(
+    rows: Sequence[Score], models: Sequence[ModelUsed], method: str, added: Added | None = None
+) -> bytes:
     """The rows as Parquet, with each file's stamp: a later run by this method takes them over."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     data = io.BytesIO()
-    names = [*columns((), models), "stamp"]
-    schema = pa.schema([(name, _kind(name)) for name in names], metadata={_METHOD: method.encode()})
+    metadata = {
+        _METHOD: method.encode(),
+        _VERSION: str(SCHEMA_VERSION).encode(),
+        _ADDED: msgspec.json.encode([*(added or {})]),
+    }
+    added = {**(added or {}), "stamp": [row.stamp for row in rows]}
+    schema = pa.schema([(name, _kind(name)) for name in _names(models, added)], metadata=metadata)
     with pq.ParquetWriter(data, schema, use_dictionary=_REPEATED) as writer:
-        for part in _parts(rows):
-            table = columns(part, models) | {"stamp": [row.stamp for row in part]}
-            writer.write_table(pa.table(table, schema=schema))
+        for part in _parts(rows, models, added):
+            writer.write_table(pa.table(part, schema=schema))
     return data.getvalue()
+
+
+def _names(models: Sequence[ModelUsed], added: Added | None) -> list[str]:
+    """The names of all columns.
+
+    Raises:
+        ValueError: An added column has the name of another one.
+    """
+    names = [*columns((), models), *(added or {})]
+    if len({*names}) < len(names):
+        raise ValueError(f"expected columns of different names, found {', '.join(names)}")
+    return names
+
+
+def _parts(
+    rows: Sequence[Score], models: Sequence[ModelUsed], added: Added | None
+) -> Iterator[dict[str, Sequence[Any]]]:
+    """All columns, so many rows of them at a time."""
+    for start in range(0, len(rows), PART_ROWS):
+        part = slice(start, start + PART_ROWS)
+        more = {name: cells[part] for name, cells in (added or {}).items()}
+        yield columns(rows[part], models) | more
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a Parquet file holds: the method, the models that answered in their order, the rows."""
+    """Content of a Parquet file: the method, the models in their order, rows and added columns."""
 
     method: str
     models: tuple[str, ...]
     rows: list[Score]
+    added: dict[str, list[str]]
 
 
 def from_parquet(data: bytes) -> Table:
@@ -123,22 +156,52 @@ def _read_table(data: bytes) -> Table:
 
     left = _INFLATED_BYTES + _MOST_INFLATED * len(data)
     described = pq.ParquetFile(pa.BufferReader(data))
-    names = _check_claims(described, len(data), left)
+    added = _find_added(described.schema_arrow)
+    names = _check_claims(described, [*added], len(data), left)
     text = [name for name in names if _kind(name) == pa.string()]
     answers = [name for name in names if name.startswith(_PROBABILITY)]
     file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=text)
     rows: list[Score] = []
+    cells: dict[str, list[str]] = {name: [] for name in added.values()}
     for part in file.iter_batches(PART_ROWS, columns=names):
         left -= _room_bytes(part)
         if left < 0:
             raise ValueError("its cells take far more room than the file")
-        rows += [_as_score(record, answers) for record in _decode(part).to_pylist()]
+        records = _decode(part).to_pylist()
+        rows += [_as_score(record, answers) for record in records]
+        for name, known_as in added.items():
+            cells[known_as] += msgspec.convert([record[name] for record in records], list[str])
     method = (file.schema_arrow.metadata or {}).get(_METHOD, b"").decode()
-    return Table(method, tuple(name.removeprefix(_PROBABILITY) for name in answers), rows)
+    models = tuple(name.removeprefix(_PROBABILITY) for name in answers)
+    return Table(method, models, rows, {name: found for name, found in cells.items() if any(found)})
 
 
-def _check_claims(file: Any, size_bytes: int, most_bytes: int) -> list[str]:
+def _find_added(schema: Any) -> dict[str, str]:
+    """The added columns of a file, each with the name that it has now.
+
+    Version 1 had them in every file, empty where nobody added anything.
+
+    Raises:
+        ValueError: Its metadata are not those that `as_parquet` writes.
+    """
+    metadata = schema.metadata or {}
+    version = int(metadata.get(_VERSION, b"1"))
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"it has version {version}, expected at most {SCHEMA_VERSION}")
+    if version == 1:
+        return {old: new for old, new in RENAMED_COLUMNS.items() if old in schema.names}
+    names = msgspec.json.decode(metadata.get(_ADDED, b"[]"), type=list[str])
+    return {name: name for name in names if name not in _KNOWN}
+
+
+def _check_claims(file: Any, added: list[str], size_bytes: int, most_bytes: int) -> list[str]:
     """Refuse a file whose own description is not that of a table of rows, before it is read.
+
+    Args:
+        file: The Parquet file.
+        added: The added columns.
+        size_bytes: Its size.
+        most_bytes: So many its cells may have.
 
     Returns:
         The columns that are to be read.
@@ -150,14 +213,18 @@ def _check_claims(file: Any, size_bytes: int, most_bytes: int) -> list[str]:
         codecs = {described.column(at).compression for at in range(described.num_columns)}
         if not codecs <= _CODECS:
             raise ValueError(f"it is compressed by {', '.join(sorted(codecs - _CODECS))}")
-    names = [name for name in file.schema_arrow.names if _is_read(name)]
+    names = [
+        name
+        for name in file.schema_arrow.names
+        if name in _KNOWN or name in added or name.startswith(_PROBABILITY)
+    ]
     for name in names:
         places = file.schema_arrow.get_all_field_indices(name)
         if len(places) != 1:
             raise ValueError(f"it has {len(places)} columns called {name}")
         if (found := file.schema_arrow.field(places[0]).type) != _kind(name):
             raise ValueError(f"its column {name} holds {found}, expected {_kind(name)}")
-    if lacking := [name for name in _NEEDED if name not in names]:
+    if lacking := [name for name in (*_NEEDED, *added) if name not in names]:
         raise ValueError(f"it has no column {lacking[0]}")
     if not any(name.startswith(_PROBABILITY) for name in names):
         raise ValueError(f"it has no column {_PROBABILITY}… of a model")
@@ -174,10 +241,6 @@ def _check_room(metadata: Any, names: set[str], most_bytes: int) -> None:
     )
     if sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in names) > most_bytes:
         raise ValueError("its columns take far more room than the file")
-
-
-def _is_read(name: str) -> bool:
-    return name in _KNOWN or name.startswith(_PROBABILITY)
 
 
 def _decode(part: Any) -> Any:
@@ -202,10 +265,6 @@ def _room_bytes(part: Any) -> int:
         else _NUMBER_BYTES * part.num_rows
         for column in part.columns
     )
-
-
-def _parts(rows: Sequence[Score]) -> Iterator[Sequence[Score]]:
-    return (rows[start : start + PART_ROWS] for start in range(0, len(rows), PART_ROWS))
 
 
 def _as_score(record: dict[str, Any], names: list[str]) -> Score:

@@ -25,11 +25,6 @@ def films_within(minutes: int) -> int:
     return minutes * 60 // SECONDS_A_FILM
 
 
-def fresh_rows(rows: Sequence[Score], night: str) -> Sequence[Score]:
-    """The rows that a night wrote first; without a night, all of them."""
-    return [row for row in rows if row.night == night] if night else rows
-
-
 def first_look(
     rows: Sequence[Score], threshold: float, minutes: int | None = None
 ) -> dict[str, list[Score]]:

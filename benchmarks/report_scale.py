@@ -22,9 +22,9 @@ import numpy as np
 
 from batch_scorer.card import CLASSES
 from batch_scorer.classifier import Classifier, bundled_names
-from batch_scorer.commit import commit_run
+from batch_scorer.commit import PictureSource, ScoredRun, commit_run
 from batch_scorer.output import open_output
-from batch_scorer.records import Gallery, ModelUsed, Score
+from batch_scorer.records import ModelUsed, RunFacts, Score
 from batch_scorer.report.render import compose_pdf, gather
 from batch_scorer.source import open_source
 from benchmarks.command import Measurement
@@ -87,12 +87,7 @@ def make_run(folder: Path, output: Path, number: int) -> None:
     models = [ModelUsed(each.path.name, each.sha256, each.card) for each in classifiers]
     place = open_output(output)
     place.prepare()
-    commit_run(
-        place,
-        source,
-        make_rows({ref.key: source.read(ref) for ref in source.refs}, models),
-        models,
-        lambda _: classifiers[0],
+    facts = RunFacts(
         method="drawn",
         source="films",
         synthetic=True,
@@ -107,11 +102,12 @@ def make_run(folder: Path, output: Path, number: int) -> None:
         threads=1,
         seconds={"score": 1.0},
         core_seconds=1.0,
-        peak_memory_bytes=0,
         images_per_second=1.0,
         versions={},
-        gallery=Gallery(),
     )
+    rows = make_rows({ref.key: source.read(ref) for ref in source.refs}, models)
+    pictures = PictureSource(source, lambda _: classifiers[0])
+    commit_run(place, ScoredRun(rows, models, facts), pictures)
 
 
 def make_rows(films: dict[str, bytes], models: list[ModelUsed]) -> list[Score]:

@@ -42,7 +42,7 @@ from batch_scorer.records import (
 from batch_scorer.triage import first_look
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -398,12 +398,16 @@ def make_batch_metrics(rows: Sequence[Score], models: Sequence[ModelUsed]) -> li
 
 
 def write_run(
-    output: Path, rows: Sequence[Score], models: Sequence[ModelUsed], **changes: Any
+    output: Path,
+    rows: Sequence[Score],
+    models: Sequence[ModelUsed],
+    added: Mapping[str, Sequence[str]] | None = None,
+    **changes: Any,
 ) -> RunManifest:
     """A finished run on disk: rows, pictures, manifest."""
     place = open_output(output)
     place.prepare()
-    rows_sha256, parquet_sha256 = ledger.write_rows(place, rows, models)
+    rows_sha256, parquet_sha256 = ledger.write_rows(place, rows, models, added=added)
     gallery = changes.get("gallery", Gallery())
     groups = first_look(rows, models[0].threshold, gallery.review_minutes).values()
     for index, row in enumerate(row for group in groups for row in group):

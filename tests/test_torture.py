@@ -51,7 +51,7 @@ def test_there_are_well_over_sixty_kinds(expected):
 
 
 def test_every_file_ends_in_one_row_with_the_right_reason(expected, run):
-    rows = ledger.read_run(open_output(run[0]))[1]
+    rows = ledger.read_run(open_output(run[0])).rows
     found = {row.image: (row.status, row.reason) for row in rows}
     assert len(rows) == len(found)
     assert found == expected[1]
@@ -60,7 +60,7 @@ def test_every_file_ends_in_one_row_with_the_right_reason(expected, run):
 
 def test_the_counts_add_up_and_are_told(expected, run):
     out, code, stdout, _, _ = run
-    manifest = ledger.read_run(open_output(out))[0]
+    manifest = ledger.read_run(open_output(out)).manifest
     by_status = Counter(status for status, _ in expected[1].values())
     assert (manifest.scored, manifest.rejected, manifest.failed) == tuple(
         by_status[status] for status in ("scored", "rejected", "failed")

@@ -87,7 +87,7 @@ def status(output: str) -> int:
         missing = ", ".join(map(str, night.missing()))
         click.echo(f"Night     {night.name} is open: " + (missing or "no share") + " missing")
     if newest:
-        click.echo(f"Latest    {place.url}/{FOLDER}: the night {newest.night}")
+        click.echo(f"Latest    {place.url}/{FOLDER}: the night {newest.run_date}")
         print_summary(newest)
     return EXIT_OK
 
@@ -102,7 +102,7 @@ def _conclude(outcome: NightOutcome, *, fail_not_scored: bool) -> int:
         waiting = ", ".join(map(str, outcome.missing))
         click.echo(f"Waiting   for {len(outcome.missing)} more: {waiting}")
     if outcome.nothing_new and outcome.since:
-        click.echo(f"New       nothing since {outcome.since.night}: {outcome.latest} stays")
+        click.echo(f"New       nothing since {outcome.since.run_date}: {outcome.latest} stays")
     elif outcome.since:
         click.echo(f"New       {_say_new(outcome.since)}")
     if whole:
@@ -116,6 +116,6 @@ def _conclude(outcome: NightOutcome, *, fail_not_scored: bool) -> int:
 
 def _say_new(since: Since) -> str:
     return (
-        f"{since.new} new, {since.changed} changed and {since.gone} gone since {since.night}; "
+        f"{since.new} new, {since.changed} changed and {since.gone} gone since {since.run_date}; "
         f"{since.flagged} of the new and changed flagged"
     )

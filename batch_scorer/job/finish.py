@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,10 +16,11 @@ from batch_scorer.job.notice import announce, check_addresses, describe_night
 from batch_scorer.lease import TERM_S, acquire_lease
 from batch_scorer.ledger import CSV_FILE, REPORT_FILES, read_run
 from batch_scorer.log import bind, log_event
-from batch_scorer.merge import Joined, commit_joined, join_shards
+from batch_scorer.merge import commit_joined, join_shards
 from batch_scorer.output import open_output
 from batch_scorer.report.drawing import AS_USUAL, Drawing
 from batch_scorer.report.formats import draw_report
+from batch_scorer.run_dates import COLUMN, first_written, read_run_dates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,12 +148,12 @@ def end_night(night: Night, ending: Ending, lease: Lease) -> NightOutcome:
     if manifest := night.closed():
         return tell(night, manifest=manifest, again=True)
     newest = latest.read_latest(night.output)
-    if newest and newest.night > night.name:
+    if newest and newest.run_date > night.name:
         raise LedgerError(
-            f"The night {night.name} was followed by {newest.night}, which is finished.",
+            f"The night {night.name} was followed by {newest.run_date}, which is finished.",
             "Nothing is left to do.",
         )
-    if newest and newest.night == night.name:  # it was published, and then cut off
+    if newest and newest.run_date == night.name:  # it was published, and then cut off
         latest.renew(night.output)
         return tell(night, manifest=newest)
     manifest = _merge(night, ending, lease)
@@ -181,7 +182,7 @@ def tell_people(outcome: NightOutcome, ending: Ending) -> None:
     title = ending.drawing.branding.title if ending.drawing else ""
     rows_at = outcome.latest if outcome.nothing_new else f"{outcome.place}/{CSV_FILE}"
     try:
-        _, rows = read_run(open_output(outcome.place))
+        rows = read_run(open_output(outcome.place)).rows
     except CxrError as exc:
         log.warning("The notice was not sent: %s", exc)
         return
@@ -196,24 +197,25 @@ def _numbers(since: Since | None) -> dict[str, Any]:
 def _merge(night: Night, ending: Ending, lease: Lease) -> RunManifest:
     """Put the night's own run in place, every row dated, and say what is new."""
     joined = join_shards(night.place, night.shards)
+    rows, run = joined.rows, joined.run
     earlier = latest.read_earlier(night.output)
-    since = None
-    if earlier is None:
-        rows = date_rows(joined.rows, [], night.name)
-    else:
-        manifest, before = earlier
-        rows = date_rows(joined.rows, before, night.name)
-        since = tell_since(rows, before, manifest, night.name)
-        if _alike(joined.manifests[0], manifest) and rows == before:
-            since = msgspec.structs.replace(since, same=True)
+    dates = date_rows(rows, earlier, night.name)
+    since = tell_since(rows, dates, earlier, night.name) if earlier else None
+    if since and earlier and _alike(joined.manifests[0], earlier.manifest):
+        same = (rows, dates) == (earlier.rows, read_run_dates(earlier))
+        since = msgspec.structs.replace(since, same=same)
+    dated = replace(
+        run,
+        facts=msgspec.structs.replace(run.facts, run_date=night.name, since=since),
+        added={COLUMN: dates},
+        shown=first_written(rows, dates, night.name),
+    )
     return commit_joined(
         night.place.guarded(lease.check),
-        Joined(joined.manifests, rows),
+        dated,
         ending.load_model,
-        access=ending.access,
+        ending.access,
         pictures=since is None or not since.same,
-        night=night.name,
-        since=since,
     )
 
 

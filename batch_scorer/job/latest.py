@@ -24,13 +24,13 @@ from batch_scorer import ledger
 from batch_scorer.claim import claim_run
 from batch_scorer.errors import TransientError
 from batch_scorer.output import MOST_TABLE_BYTES
-from batch_scorer.stored import NightName, check_night, decode_stored
+from batch_scorer.stored import RunDate, check_run_date, decode_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batch_scorer.output import Output
-    from batch_scorer.records import RunManifest, Score
+    from batch_scorer.records import RunManifest
 
 FOLDER = "latest"
 NIGHTS_FOLDER = "nights"
@@ -42,11 +42,11 @@ _MOST_TURNS = 10
 class Published(msgspec.Struct, frozen=True):
     """The night that was published under a number."""
 
-    night: NightName
+    night: RunDate
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
-        check_night(self.night)
+        check_run_date(self.night)
 
 
 def find_published(output: Output) -> str:
@@ -60,7 +60,7 @@ def find_published(output: Output) -> str:
     data = output.read(newest[0]) if newest else None
     if newest is None or data is None:
         shown = read_shown(output)  # of a version without published/
-        return shown.night if shown else ""
+        return shown.run_date if shown else ""
     what = f"{newest[0]} in {output.url}"
     hint = "Remove it: the next night publishes again."
     return decode_stored(data, Published, what, hint).night
@@ -95,7 +95,7 @@ def read_shown(output: Output) -> RunManifest | None:
     return ledger.read_manifest(output.below(FOLDER))
 
 
-def read_earlier(output: Output) -> tuple[RunManifest, list[Score]] | None:
+def read_earlier(output: Output) -> ledger.FinishedRun | None:
     """The newest published night with its rows.
 
     Raises:

@@ -1,56 +1,54 @@
-"""What is new in a night, against the newest finished one before it. Pure functions."""
+"""Changes in a scheduled run, against the newest finished one before it. Pure functions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from batch_scorer.card import CLASSES
 from batch_scorer.records import Since
-from batch_scorer.triage import fresh_rows
+from batch_scorer.run_dates import first_written, read_run_dates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batch_scorer.records import RunManifest, Score
+    from batch_scorer.ledger import FinishedRun
+    from batch_scorer.records import Score
 
 
-def date_rows(rows: Sequence[Score], before: Sequence[Score], night: str) -> list[Score]:
-    """Each row with the night that first wrote it.
+def date_rows(rows: Sequence[Score], before: FinishedRun | None, run_date: str) -> list[str]:
+    """For each row, the date of the scheduled run that first wrote it.
 
-    A row stays of its old night while its file has the same name, the same content and the same
-    status, by whatever model it was scored.
+    A row keeps its date while its file has the same name, the same content and the same status, by
+    whatever model it was scored.
+
+    Args:
+        rows: This run's.
+        before: The earlier run, None where there was none.
+        run_date: This run's date.
     """
-    old = {row.image: row for row in before}
-    return [msgspec.structs.replace(row, night=_night(row, old, night)) for row in rows]
-
-
-def _night(row: Score, old: dict[str, Score], night: str) -> str:
-    known = old.get(row.image)
-    if known and (known.sha256, known.status) == (row.sha256, row.status):
-        return known.night
-    return night
+    dates = zip(before.rows, read_run_dates(before), strict=True) if before else ()
+    known = {(row.image, row.sha256, row.status): date for row, date in dates}
+    return [known.get((row.image, row.sha256, row.status), run_date) for row in rows]
 
 
 def tell_since(
-    rows: Sequence[Score], before: Sequence[Score], earlier: RunManifest, night: str
+    rows: Sequence[Score], dates: Sequence[str], before: FinishedRun, run_date: str
 ) -> Since:
-    """What came, changed and went between two nights.
+    """What came, changed and went between two scheduled runs.
 
     Args:
-        rows: This night's, with the nights that first wrote them.
-        before: The earlier night's.
-        earlier: The earlier night.
-        night: This night's name.
+        rows: This run's.
+        dates: The dates of the runs that first wrote them.
+        before: The earlier run.
+        run_date: This run's date.
     """
-    names, names_before = {row.image for row in rows}, {row.image for row in before}
-    fresh = fresh_rows(rows, night)
+    names, names_before = {row.image for row in rows}, {row.image for row in before.rows}
+    fresh = first_written(rows, dates, run_date)
     new = sum(row.image not in names_before for row in fresh)
     return Since(
-        night=earlier.night,
-        finished=earlier.finished,
-        films=len(before),
+        run_date=before.manifest.run_date,
+        finished=before.manifest.finished,
+        films=len(before.rows),
         new=new,
         changed=len(fresh) - new,
         gone=len(names_before - names),

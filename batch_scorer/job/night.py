@@ -32,7 +32,8 @@ from batch_scorer.lease import (
 from batch_scorer.log import bind
 from batch_scorer.output import open_output
 from batch_scorer.report.drawing import AS_USUAL, Drawing
-from batch_scorer.runner import name_method, score_batch
+from batch_scorer.run_plan import name_method
+from batch_scorer.runner import score_batch
 from batch_scorer.source import check_source, open_source
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     from batch_scorer.job.finish import NightOutcome
     from batch_scorer.output import Output
     from batch_scorer.records import RunManifest
-    from batch_scorer.runner import Progress, ScoreJob
+    from batch_scorer.runner import Progress
+    from batch_scorer.score_job import ScoreJob
     from batch_scorer.shards import Shard
 
 

@@ -24,7 +24,7 @@ from batch_scorer.errors import LedgerError, Occupied
 from batch_scorer.job import latest
 from batch_scorer.records import Gallery
 from batch_scorer.shards import MOST_SHARDS, Shard
-from batch_scorer.stored import NIGHT, Count, NightName, check_night, decode_stored
+from batch_scorer.stored import RUN_DATE_FORMAT, Count, RunDate, check_run_date, decode_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,12 +56,12 @@ class Plan(msgspec.Struct, frozen=True):
     gallery: Gallery = Gallery()
     rescore: bool = False
     execution: str = ""
-    night: NightName = ""
+    night: RunDate = ""
     opened_by: str = ""
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
-        check_night(self.night)
+        check_run_date(self.night)
 
     @property
     def asked(self) -> Plan:
@@ -120,7 +120,7 @@ class Night:
         if manifest.since and manifest.since.same:
             return manifest
         shown = latest.read_shown(self.output)
-        return manifest if shown and shown.night >= self.name else None
+        return manifest if shown and shown.run_date >= self.name else None
 
 
 def claim_nights(output: Output) -> None:
@@ -212,7 +212,7 @@ def _open(output: Output, asked: Plan, newest: Night | None) -> Night | None:
     """Open the next night; None where another task just did."""
     number = newest.number + 1 if newest else 1
     published = latest.read_latest(output)
-    after = max(newest.name if newest else "", published.night if published else "")
+    after = max(newest.name if newest else "", published.run_date if published else "")
     name = name_night(datetime.now(UTC), after)
     plan = msgspec.structs.replace(asked, night=name, opened_by=secrets.token_hex(8))
     if not output.create(_plan_file(number), msgspec.json.encode(plan)):
@@ -222,11 +222,11 @@ def _open(output: Output, asked: Plan, newest: Night | None) -> Night | None:
 
 def name_night(now: datetime, after: str) -> str:
     """A name that is greater than ``after``, whatever the machines' clocks say."""
-    name = now.strftime(NIGHT)
+    name = now.strftime(RUN_DATE_FORMAT)
     if name > after:
         return name
-    last = datetime.strptime(after, NIGHT).replace(tzinfo=UTC)
-    return (last + timedelta(seconds=1)).strftime(NIGHT)
+    last = datetime.strptime(after, RUN_DATE_FORMAT).replace(tzinfo=UTC)
+    return (last + timedelta(seconds=1)).strftime(RUN_DATE_FORMAT)
 
 
 def _check_not_followed(newest: Night, asked: Plan) -> None:

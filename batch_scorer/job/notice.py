@@ -105,12 +105,12 @@ def describe_night(manifest: RunManifest, rows: Sequence[Score], title: str, at:
     since = manifest.since
     return Notice(
         title=show_name(title) or "Chest X-rays",
-        night=manifest.night,
+        night=manifest.run_date,
         found=manifest.found,
         scored=manifest.scored,
         flagged=manifest.flagged,
         not_scored=manifest.not_scored,
-        since=since.night if since else "",
+        since=since.run_date if since else "",
         new=since.fresh if since else manifest.found,
         new_flagged=since.flagged if since else manifest.flagged,
         news=describe_news(manifest) or "All are new: there was no night before.",

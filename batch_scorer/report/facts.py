@@ -47,7 +47,7 @@ from batch_scorer.report.performance import (
 from batch_scorer.report.prevalence import Clinic, describe_clinic
 from batch_scorer.report.summary import OTHER_HOSPITALS, Summary, describe_summary, name_model
 from batch_scorer.report.wording import show_name
-from batch_scorer.triage import fresh_rows
+from batch_scorer.run_dates import first_written
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +93,10 @@ class ReportFacts:
 
 
 def build_facts(
-    manifest: RunManifest, rows: Sequence[Score], branding: Branding = PLAIN
+    manifest: RunManifest,
+    rows: Sequence[Score],
+    branding: Branding = PLAIN,
+    dates: Sequence[str] = (),
 ) -> ReportFacts:
     """Turn a run into the sentences and tables of its report.
 
@@ -101,9 +104,10 @@ def build_facts(
         manifest: The run; its first model is the one that decides.
         rows: One per file found, in the order of the files.
         branding: Whose report it is.
+        dates: Of a scheduled run, for each row the date of the run that first wrote it.
     """
     cards = [model.card for model in manifest.models]
-    shown = fresh_rows(rows, manifest.night)
+    shown = first_written(rows, dates, manifest.run_date)
     drift = measure_drift(rows, cards[0])
     drift_facts = describe_drift(drift, cards[0])
     return ReportFacts(

@@ -37,7 +37,7 @@ def describe_news(manifest: RunManifest) -> str:
 
 def name_earlier(since: Since) -> str:
     """The night before, in words."""
-    return f"the night of {show_night(since.night)}"
+    return f"the night of {show_night(since.run_date)}"
 
 
 def _count_fresh(since: Since) -> str:

@@ -59,7 +59,7 @@ def write_page(output: Output, material: Material) -> str:
 
 def render_page(material: Material) -> str:
     """Lay out the page; the same run gives the same text."""
-    table = describe_table(material.rows, material.manifest)
+    table = describe_table(material.rows, material.manifest, material.dates)
     script = _read("page.js")
     data = as_script_data(table)
     template = open_template(TEMPLATE)

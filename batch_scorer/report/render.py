@@ -21,6 +21,7 @@ from batch_scorer.report.facts import build_facts
 from batch_scorer.report.listing import ATTACHED
 from batch_scorer.report.paper import ARCHIVAL, UNDATED, Attached, Imprint, print_pdf
 from batch_scorer.report.templates import open_template
+from batch_scorer.run_dates import read_run_dates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,12 +41,14 @@ _PICTURE_NAME = re.compile(ledger.PICTURE_NAME)
 class Material:
     """What a report of any format is made of.
 
-    ``pictures`` names the films that can be shown; ``resources`` holds body and media type of
-    every picture and figure by name; ``variant`` is the standard that a PDF follows.
+    ``dates`` are those of the scheduled runs that first wrote each row. ``pictures`` names the
+    films that can be shown; ``resources`` holds body and media type of every picture and figure by
+    name; ``variant`` is the standard that a PDF follows.
     """
 
     manifest: RunManifest
     rows: Sequence[Score]
+    dates: Sequence[str]
     facts: ReportFacts
     pictures: frozenset[str]
     resources: Mapping[str, tuple[bytes, str]]
@@ -76,14 +79,16 @@ def gather(output: Output, drawing: Drawing = AS_USUAL) -> Material:
     Raises:
         LedgerError: There is no finished run.
     """
-    manifest, rows = ledger.read_run(output)
+    run = ledger.read_run(output)
+    manifest, dates = run.manifest, read_run_dates(run)
     branding = drawing.branding
-    facts = build_facts(manifest, rows, branding)
+    facts = build_facts(manifest, run.rows, branding, dates)
     pictures = _find_pictures(output, facts)
     logo = {"logo": (branding.logo, "image/png")} if branding.logo else {}
     return Material(
         manifest,
-        rows,
+        run.rows,
+        dates,
         facts,
         frozenset(pictures),
         {**_draw_figures(manifest, facts), **pictures, **logo},

@@ -13,7 +13,7 @@ from batch_scorer.report.news import name_earlier
 from batch_scorer.report.wording import likelihood, show_name, show_probability
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from batch_scorer.records import RunManifest, Score
 
@@ -81,7 +81,9 @@ _GROUPS: tuple[tuple[str, Callable[[Score], bool]], ...] = (
 )
 
 
-def describe_table(rows: Sequence[Score], manifest: RunManifest) -> FilmTable:
+def describe_table(
+    rows: Sequence[Score], manifest: RunManifest, dates: Sequence[str] = ()
+) -> FilmTable:
     """Every row, whatever became of it; columns and groups that none of them needs are left out.
 
     Patients do not appear.
@@ -89,10 +91,12 @@ def describe_table(rows: Sequence[Score], manifest: RunManifest) -> FilmTable:
     Args:
         rows: One per file found, in the order of the files.
         manifest: The run; its first model is the one that decides.
+        dates: Of a scheduled run, for each row the date of the run that first wrote it.
     """
-    filled = [(column, [read(row) for row in rows]) for column, read in _columns(manifest)]
+    written = {row.image: date for row, date in zip(rows, dates, strict=bool(dates))}
+    filled = [(column, [read(row) for row in rows]) for column, read in _columns(manifest, written)]
     kept = [filled[0], *((column, cells) for column, cells in filled[1:] if any(cells))]
-    tests = [*_GROUPS, *_new_since(manifest)]
+    tests = [*_GROUPS, *_new_since(manifest, written)]
     members = [[test(row) for row in rows] for _, test in tests]
     groups = [
         (Group(title, sum(inside)), inside)
@@ -114,14 +118,18 @@ def describe_table(rows: Sequence[Score], manifest: RunManifest) -> FilmTable:
     )
 
 
-def _new_since(manifest: RunManifest) -> Iterable[tuple[str, Callable[[Score], bool]]]:
-    """The group of what is new in a night of ``cxr job``."""
+def _new_since(
+    manifest: RunManifest, written: Mapping[str, str]
+) -> Iterable[tuple[str, Callable[[Score], bool]]]:
+    """The group of what is new in a scheduled run."""
     if manifest.since:
         title = f"New since {name_earlier(manifest.since)}"
-        yield title, lambda row: row.night == manifest.night
+        yield title, lambda row: written.get(row.image) == manifest.run_date
 
 
-def _columns(manifest: RunManifest) -> Iterable[tuple[Column, Callable[[Score], Cell]]]:
+def _columns(
+    manifest: RunManifest, written: Mapping[str, str]
+) -> Iterable[tuple[Column, Callable[[Score], Cell]]]:
     """Each column with what reads its cell from a row."""
     yield Column("File", "File"), lambda row: show_name(row.image, NAME_LENGTH)
     yield Column("Answer", "Answer"), _answer
@@ -141,7 +149,7 @@ def _columns(manifest: RunManifest) -> Iterable[tuple[Column, Callable[[Score], 
         ("", "Viral, if it is pneumonia", lambda row: _number(row.viral)),
         ("", "Exact copy of", lambda row: show_name(row.duplicate_of, NAME_LENGTH)),
         ("", "Size in pixels", _size),
-        ("", "First seen in the night", lambda row: row.night),
+        ("", "First seen in the night", lambda row: written.get(row.image, "")),
         ("", "Hash of the file", lambda row: row.sha256),
     )
     for title, field, read in rest:

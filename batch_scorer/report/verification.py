@@ -24,16 +24,18 @@ from batch_scorer.card import CLASSES
 from batch_scorer.errors import ReportError
 from batch_scorer.faults import explain, failures
 from batch_scorer.ledger import CSV_FILE, RUN_FILE
-from batch_scorer.records import RunManifest
+from batch_scorer.old_versions import RENAMED_COLUMNS, decode_manifest
 from batch_scorer.report.listing import ATTACHED
 from batch_scorer.report.summary import describe_summary, name_model
 from batch_scorer.report.typeface import printable
 from batch_scorer.report.wording import count, join_words, show_name
+from batch_scorer.run_dates import COLUMN
 from batch_scorer.storage import call, open_filesystem, read_file
-from batch_scorer.stored import decode_stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from batch_scorer.records import RunManifest
 
 MAX_REPORT_BYTES = 1_000_000_000
 MAX_ATTACHMENTS = 100
@@ -112,7 +114,7 @@ def verify_report(url: str) -> Verification:
         ) from exc
     sha256 = hashlib.sha256(table).hexdigest()
     readings, unsaid = _read_page(page, manifest)
-    counted = _count_rows(table, url, manifest.night if manifest.since else "")
+    counted = _count_rows(table, url, manifest.run_date if manifest.since else "")
     totals = tuple(
         Total(name, number, run, tuple(sorted(readings.get(name, ()))))
         for name, (number, run) in _pair(counted, manifest).items()
@@ -192,15 +194,17 @@ def _encrypted(url: str) -> ReportError:
 
 def _read_run(data: bytes, url: str) -> RunManifest:
     hint = "Verify it with the version of cxr-batch that drew it."
-    return decode_stored(data, RunManifest, f"{RUN_FILE} inside {url}", hint, ReportError)
+    return decode_manifest(data, f"{RUN_FILE} inside {url}", hint, ReportError)
 
 
-def _count_rows(table: bytes, url: str, night: str) -> Counter[str]:
-    """The totals by the attached rows; what is new only for a night of ``cxr job``."""
+def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
+    """The totals by the attached rows; what is new only for a scheduled run."""
     totals: Counter[str] = Counter()
     text = io.TextIOWrapper(io.BytesIO(table), encoding="utf-8", newline="")
     try:
-        for row in csv.DictReader(text, strict=True):
+        reader = csv.DictReader(text, strict=True)
+        reader.fieldnames = [RENAMED_COLUMNS.get(name, name) for name in reader.fieldnames or ()]
+        for row in reader:
             if None in row.values():
                 raise ReportError(
                     f"{CSV_FILE} inside {url} is no table of predictions: row "
@@ -214,7 +218,7 @@ def _count_rows(table: bytes, url: str, night: str) -> Counter[str]:
             totals["clear"] += scored and row["prediction"] == CLASSES[0]
             totals["uncertain"] += scored and row["uncertain"] == "true"
             totals["atypical"] += scored and row["atypical"] == "true"
-            fresh = bool(night) and row.get("night") == night
+            fresh = bool(run_date) and row.get(COLUMN) == run_date
             totals["new"] += fresh
             totals["new flagged"] += fresh and row["prediction"] == CLASSES[1]
     except (csv.Error, KeyError, UnicodeDecodeError) as exc:

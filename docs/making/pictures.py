@@ -31,7 +31,7 @@ COLOURS = 160
 )
 def main(run: Path, output: Path) -> None:
     """Draw pages 1 and 2 of the report of the finished run RUN."""
-    manifest, _ = read_run(open_output(run))
+    manifest = read_run(open_output(run)).manifest
     if not manifest.synthetic:
         keep_real_films_out(run, output)
     report = run / ledger.REPORT_FILE

@@ -23,6 +23,7 @@ from batch_scorer.output import open_output
 from batch_scorer.process import has_ended, name_process
 from batch_scorer.records import RunManifest, Score
 from batch_scorer.report.facts import build_facts
+from batch_scorer.run_dates import read_run_dates
 from batch_scorer.shards import Shard
 from tests.broken_results import broken_documents, broken_tables, changed, write_table
 from tests.factories import make_models, make_rows, make_unscored, write_run
@@ -61,8 +62,8 @@ def read_and_tell(folder):
     place = open_output(folder)
     check_run(place)
     ledger.read_rows(place, "")
-    manifest, rows = ledger.read_run(place)
-    build_facts(manifest, rows)
+    run = ledger.read_run(place)
+    build_facts(run.manifest, run.rows, dates=read_run_dates(run))
 
 
 def test_a_run_with_any_value_of_run_json_changed_is_told_or_refused(run):
@@ -163,7 +164,7 @@ def test_the_commands_end_with_a_sentence(command, run):
         (("metrics", 0, "confusion", "true_positive"), 10**30),
         (("gallery", "maps"), {"a": {"value": 1.0, "x": 0.5, "y": -1e308}}),
         (("models",), []),
-        (("night",), "20260230-000000"),
+        (("run_date",), "20260230-000000"),
     ],
 )
 def test_a_shard_whose_run_json_cannot_be_is_not_merged(path, value, run, tmp_path):
@@ -263,7 +264,7 @@ def test_a_lease_of_the_last_number_of_six_digits_can_be_taken(tmp_path):
 
 
 def test_a_journal_with_any_value_changed_is_read_or_named_as_damaged(run):
-    rows = ledger.read_run(open_output(run))[1]
+    rows = ledger.read_run(open_output(run)).rows
     sound = json.loads(msgspec.json.encode(rows[0]))
     for broken in broken_documents(sound, np.random.default_rng(SEED), 200):
         put(run, f"journal/{'a' * 16}-{'b' * 8}-000001.jsonl", broken)

@@ -10,7 +10,8 @@ from batch_scorer import ledger
 from batch_scorer.burned_in import BORDER_SHARE, SIDE_PX, find_text, hides_border, paint_border
 from batch_scorer.decoding import read_image
 from batch_scorer.output import open_output
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from tests.batch_scorer.pixel_table import GREY, dicom
 from tests.conftest import encode, save_tiny_model
 
@@ -114,7 +115,7 @@ def test_the_name_is_on_no_picture_of_the_report(tmp_path):
         (tmp_path / "films" / name).write_bytes(encode(np.asarray(image)))
     output = open_output(tmp_path / "out")
     score_batch(ScoreJob(str(tmp_path / "films"), output.root, (str(model),)))
-    rows = {row.image: row for row in ledger.read_run(output)[1]}
+    rows = {row.image: row for row in ledger.read_run(output).rows}
     for name, hidden in (("named.png", True), ("plain.png", False)):
         stem = ledger.thumbnail_stem(rows[name])
         with Image.open(tmp_path / "out" / "films" / f"{stem}.jpg") as picture:

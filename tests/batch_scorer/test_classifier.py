@@ -28,7 +28,8 @@ from batch_scorer.errors import (
     SelfTestFailed,
     UsageError,
 )
-from batch_scorer.runner import ScoreJob, name_method
+from batch_scorer.run_plan import name_method
+from batch_scorer.score_job import ScoreJob
 from tests.cards import make_tiny_card, tiny_probability
 
 

@@ -28,7 +28,8 @@ from batch_scorer.errors import (
 from batch_scorer.outages import OUTAGE_FILMS
 from batch_scorer.output import open_output
 from batch_scorer.regular_file import TooLong
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from batch_scorer.source import open_source
 from tests.conftest import make_film
 from tests.servers import AZURITE_KEY, SECRET, clouds, free_port, run_proxy, without_credentials
@@ -174,7 +175,7 @@ def test_a_film_that_may_not_be_read_or_is_gone_is_a_row(cloud, tiny_model, tmp_
         environment = cloud.behind(proxy.url).environment
         run = score(url, tmp_path / "out", tiny_model, environment, "--no-report")
     assert run.returncode == 3, run.stderr
-    rows = {row.image: row for row in ledger.read_run(open_output(tmp_path / "out"))[1]}
+    rows = {row.image: row for row in ledger.read_run(open_output(tmp_path / "out")).rows}
     assert {name: row.status for name, row in rows.items()} == {
         "forbidden.png": "failed",
         "good.png": "scored",
@@ -282,7 +283,7 @@ def test_a_list_of_signed_urls_never_shows_a_signature(clouds, films, tiny_model
     options = ("--no-report", "--allow-private-hosts")
     run = score(listing, tmp_path / "out", tiny_model, {}, *options)
     assert run.returncode == 3, run.stderr
-    manifest, rows = ledger.read_run(open_output(tmp_path / "out"))
+    manifest, rows, _ = ledger.read_run(open_output(tmp_path / "out"))
     assert (manifest.scored, manifest.failed) == (1, 2)
     assert {row.image for row in rows} == {
         f"{s3.endpoint}/signed-bucket/films/film_00.png",

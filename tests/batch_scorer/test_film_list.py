@@ -24,7 +24,8 @@ from batch_scorer.errors import (
 from batch_scorer.film_list import parse_list
 from batch_scorer.outages import OUTAGE_FILMS
 from batch_scorer.output import open_output
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from batch_scorer.source import open_source, read_labels
 from tests.conftest import make_film
 from tests.servers import without_credentials
@@ -104,7 +105,7 @@ def test_a_listed_film_that_is_not_there_is_a_row(folder, tiny_model, tmp_path):
     listing.write_text("NORMAL/film_0.png\nNORMAL/gone.png\nNORMAL\nzero\0byte.png\n")
     manifest = score_batch(ScoreJob(str(listing), str(folder / "out"), (str(tiny_model),)))
     assert (manifest.found, manifest.scored, manifest.failed) == (4, 1, 3)
-    rows = {row.image: row for row in ledger.read_run(open_output(folder / "out"))[1]}
+    rows = {row.image: row for row in ledger.read_run(open_output(folder / "out")).rows}
     assert rows["NORMAL/gone.png"].detail == "The file cannot be read: No such file or directory."
     assert "found a folder" in rows["NORMAL"].detail
     assert rows["zero\0byte.png"].status == "failed"

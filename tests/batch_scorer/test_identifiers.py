@@ -16,7 +16,8 @@ from batch_scorer.errors import UsageError
 from batch_scorer.identifiers import KEY_VARIABLE, Identifiers
 from batch_scorer.output import open_output
 from batch_scorer.records import patient_of
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from tests.batch_scorer.pixel_table import GREY, dicom
 from tests.conftest import make_film
 
@@ -196,7 +197,7 @@ def test_a_patient_number_in_a_file_s_name_is_treated_as_one_in_a_header(
         str(folder), str(tmp_path / "out"), (str(tiny_model),), identifiers=Identifiers(mode, key)
     )
     score_batch(job)
-    rows = {row.image: row for row in ledger.read_run(open_output(tmp_path / "out"))[1]}
+    rows = {row.image: row for row in ledger.read_run(open_output(tmp_path / "out")).rows}
     assert rows["person7_virus_1.png"].patient == column
     assert rows["NORMAL/film_0.png"].patient == ""
     assert "person7" not in rows["person7_virus_1.png"].patient or mode == "keep"
@@ -213,14 +214,14 @@ def test_patient_numbers_of_names_go_from_the_rows_of_older_versions(
     job = ScoreJob(str(films), str(tmp_path / "out"), (str(tiny_model),), identifiers=identifiers)
     score_batch(job)
     output = open_output(job.output)
-    manifest, rows = ledger.read_run(output)
+    manifest, rows, _ = ledger.read_run(output)
     old = [msgspec.structs.replace(row, patient=patient_of(row.image)) for row in rows]
     assert {row.patient for row in old} == {"person0", "person1", "person2"}
     ledger.write_rows(output, old, manifest.models, manifest.method)
     output.remove(ledger.RUN_FILE)
     (films / "person3_virus_1.png").write_bytes(make_film(103))
     assert score_batch(job).reused == 3
-    _, rows = ledger.read_run(output)
+    rows = ledger.read_run(output).rows
     assert [row.patient for row in rows] == [
         identifiers.apply_to_name(patient_of(row.image)) for row in rows
     ]

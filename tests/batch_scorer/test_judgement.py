@@ -16,7 +16,8 @@ from batch_scorer.card import CARD_KEY, write_card
 from batch_scorer.classifier import Classifier
 from batch_scorer.errors import ModelFileError
 from batch_scorer.output import open_output
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from tests.cards import make_tiny_card
 from tests.conftest import make_film, save_tiny_model
 from tests.factories import make_etiology, make_evidence, make_typicality
@@ -170,7 +171,7 @@ def test_rounding_above_one_is_no_fault_and_is_not_shown(xrays, tmp_path):
     rows, run = score(xrays, model, tmp_path / "out")
     assert run["failed"] == 0
     assert rows["strange"]["probability"] == "1.000000"
-    _, stored = ledger.read_run(open_output(tmp_path / "out"))
+    stored = ledger.read_run(open_output(tmp_path / "out")).rows
     assert max(row.probability for row in stored) == 1.0
 
 

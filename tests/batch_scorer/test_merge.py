@@ -12,7 +12,8 @@ from batch_scorer.errors import LedgerError
 from batch_scorer.merge import merge_shards
 from batch_scorer.output import OWN_FOLDER, open_output
 from batch_scorer.records import Gallery
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from batch_scorer.shards import Shard
 from batch_scorer.spending import Tariff
 from tests.conftest import make_film, save_tiny_model
@@ -54,7 +55,8 @@ def test_merged_shards_sum_what_each_spent(films, tmp_path, tiny_model):
     out = tmp_path / "out"
     score_shards(films, out, tiny_model, 2, tariff=Tariff(0.05))
     parts = [
-        ledger.read_run(open_output(out / "shards" / f"{number}-of-2"))[0] for number in (1, 2)
+        ledger.read_run(open_output(out / "shards" / f"{number}-of-2")).manifest
+        for number in (1, 2)
     ]
     merged = merge_shards(str(out))
     assert merged.bytes_read == sum(path.stat().st_size for path in films.rglob("*.png"))
@@ -171,7 +173,7 @@ def test_films_that_are_gone_leave_the_report_without_pictures(folder, tmp_path,
     shutil.rmtree(folder)
     merged = merge_shards(str(tmp_path / "out"))
     assert merged.found == 6
-    assert ledger.read_run(open_output(tmp_path / "out"))[0] == merged
+    assert ledger.read_run(open_output(tmp_path / "out")).manifest == merged
 
 
 def test_merged_shards_of_a_bundled_model_have_the_maps_of_one_run(folder, tmp_path):

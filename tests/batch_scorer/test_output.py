@@ -11,7 +11,8 @@ import pytest
 from batch_scorer import ledger
 from batch_scorer.errors import LedgerError, UsageError
 from batch_scorer.output import open_output
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -60,7 +61,7 @@ def test_a_run_may_go_to_any_file_system(folder, tmp_path, tiny_model):
     assert score_batch(remote) == first
     place = open_output(remote.output)
     assert place.read(ledger.CSV_FILE) == (tmp_path / "out" / ledger.CSV_FILE).read_bytes()
-    assert ledger.read_run(place)[0].scored == 6
+    assert ledger.read_run(place).manifest.scored == 6
     assert place.names("journal") == []
     place.filesystem.rm("/somewhere", recursive=True)
 

@@ -19,7 +19,9 @@ from batch_scorer.lease import OutputLock
 from batch_scorer.merge import merge_shards
 from batch_scorer.output import OWN_FOLDER, digest, open_output
 from batch_scorer.report.formats import draw_report
-from batch_scorer.runner import ScoreJob, name_method, score_batch
+from batch_scorer.run_plan import name_method
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from batch_scorer.shards import Shard
 from tests.conftest import make_film, save_tiny_model
 
@@ -338,7 +340,7 @@ def test_a_run_that_was_made_before_there_were_records_is_taken_over(
 def test_a_journal_of_a_version_without_records_is_gone_on_with(folder, tmp_path, tiny_model):
     whole = ScoreJob(str(folder), str(tmp_path / "whole"), (str(tiny_model),))
     score_batch(whole)
-    _, rows = ledger.read_run(open_output(whole.output))
+    rows = ledger.read_run(open_output(whole.output)).rows
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
     place = open_output(job.output)
     Journal(place, name_method(job)).add(rows[:4])

@@ -13,7 +13,7 @@ import pytest
 from batch_scorer import decoder, pipeline
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.pipeline import score_locally
-from batch_scorer.runner import ScoreJob
+from batch_scorer.score_job import ScoreJob
 from batch_scorer.speed import prepare_work
 from tests.batch_scorer.fake_workers import options_of
 from tests.batch_scorer.pixel_table import GREY, dicom

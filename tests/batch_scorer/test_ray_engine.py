@@ -23,7 +23,8 @@ from batch_scorer.errors import MissingPackage, ModelFileError, TransientError, 
 from batch_scorer.pipeline import Work, score_locally
 from batch_scorer.process import available_cores
 from batch_scorer.ray_engine import score_with_ray
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from batch_scorer.source import Source, open_source
 from tests.conftest import make_film
 

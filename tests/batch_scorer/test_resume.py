@@ -19,7 +19,9 @@ from batch_scorer import decoder, ledger
 from batch_scorer.errors import Interrupted, LedgerError
 from batch_scorer.journal import FOLDER, Journal
 from batch_scorer.output import open_output
-from batch_scorer.runner import ScoreJob, name_method, score_batch
+from batch_scorer.run_plan import name_method
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from batch_scorer.thumbnails import LONGEST_SIDE_PX
 from tests.batch_scorer.fake_workers import options_of
 from tests.batch_scorer.pixel_table import GREY, dicom
@@ -150,7 +152,7 @@ def test_a_film_that_moved_takes_its_answers_along(folder, tmp_path, tiny_model,
     decoded.clear()
     score_batch(job)
     assert decoded == []
-    rows = {row.image: row for row in ledger.read_run(open_output(job.output))[1]}
+    rows = {row.image: row for row in ledger.read_run(open_output(job.output)).rows}
     assert rows["zz_moved.png"].status == "scored"
     assert "NORMAL/film_0.png" not in rows
     kept = list((tmp_path / "out" / "earlier").glob("*/predictions.csv"))
@@ -181,7 +183,7 @@ def test_a_film_that_is_gone_before_it_is_read_is_a_row(folder, tmp_path, tiny_m
     for index in range(20):  # more than are read ahead
         (folder / "PNEUMONIA" / f"film_1{index}.png").write_bytes(make_film(180, seed=100 + index))
     manifest = score_batch(job, remove)
-    row = ledger.read_run(open_output(job.output))[1][-1]
+    row = ledger.read_run(open_output(job.output)).rows[-1]
     assert (row.image, row.status, row.reason) == ("PNEUMONIA/film_5.png", "failed", "unreadable")
     assert manifest.found == 26 == manifest.scored + manifest.failed
 
@@ -193,7 +195,7 @@ def test_a_new_model_makes_a_new_run_and_the_old_rows_are_kept(folder, tmp_path,
     second = score_batch(job_of(folder, tmp_path / "out", other))
     assert (second.reused, second.flagged) == (0, 3)
     assert csv_of(tmp_path / "out" / "earlier" / first.run_id) == rows
-    kept, _ = ledger.read_run(open_output(tmp_path / "out" / "earlier" / first.run_id))
+    kept = ledger.read_run(open_output(tmp_path / "out" / "earlier" / first.run_id)).manifest
     assert kept == first
 
 
@@ -342,7 +344,7 @@ def test_an_image_that_killed_a_run_meets_the_next_one_in_a_process_of_its_own(
         )
         codes.append(run.returncode)
     assert codes == [-9, 3], run.stderr
-    rows = {row.image: row for row in ledger.read_run(open_output(tmp_path / "out"))[1]}
+    rows = {row.image: row for row in ledger.read_run(open_output(tmp_path / "out")).rows}
     assert rows[killer.name].status == "scored"
 
 
@@ -375,7 +377,7 @@ def test_an_image_that_killed_its_decoder_is_not_tried_again_until_it_changes(
 
 
 def reasons_in(output):
-    return {row.image: row.reason for row in ledger.read_run(open_output(output))[1]}
+    return {row.image: row.reason for row in ledger.read_run(open_output(output)).rows}
 
 
 def test_where_images_cannot_be_decoded_the_run_fails_in_one_sentence(cxr, tmp_path, tiny_model):

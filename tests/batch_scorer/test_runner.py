@@ -16,7 +16,8 @@ from batch_scorer import ledger, runner, storage
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import LedgerError, ModelFileError, UsageError
 from batch_scorer.output import open_output
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from tests.batch_scorer.pixel_table import GREY, dicom
 from tests.cards import tiny_probability
 from tests.conftest import make_film, save_tiny_model
@@ -35,7 +36,7 @@ HOSTILE = [
 
 def score(folder, output, model, **options):
     manifest = score_batch(ScoreJob(str(folder), output, (str(model),), **options))
-    return manifest, ledger.read_run(open_output(output))[1]
+    return manifest, ledger.read_run(open_output(output)).rows
 
 
 def test_the_rows_hold_what_the_model_says_of_the_decoded_pixels(folder, tmp_path, tiny_model):
@@ -116,7 +117,7 @@ def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
     contrary = save_tiny_model(tmp_path / "contrary.onnx", "contrary", slope=-8.0, size_px=48)
     job = ScoreJob(str(folder), tmp_path / "out", (str(tiny_model), str(contrary)))
     manifest = score_batch(job)
-    rows = ledger.read_run(open_output(tmp_path / "out"))[1]
+    rows = ledger.read_run(open_output(tmp_path / "out")).rows
     assert all(row.agreement == 0.5 for row in rows)
     for row in rows:
         assert row.spread == pytest.approx(abs(row.probabilities[0] - row.probabilities[1]))
@@ -149,7 +150,6 @@ def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
         "patient",
         "study",
         "sha256",
-        "night",
         "stamp",
     ]
 
@@ -216,7 +216,7 @@ def test_labels_can_be_left_out(folder, tmp_path, tiny_model):
 def test_the_limit_takes_the_first_keys(folder, tmp_path, tiny_model):
     rows = score(folder, tmp_path / "out", tiny_model, limit=2)[1]
     assert [row.image for row in rows] == ["NORMAL/film_0.png", "NORMAL/film_1.png"]
-    manifest = ledger.read_run(open_output(tmp_path / "out"))[0]
+    manifest = ledger.read_run(open_output(tmp_path / "out")).manifest
     assert (manifest.listed, manifest.found) == (6, 2)
 
 
@@ -258,7 +258,7 @@ def test_a_run_that_cannot_start_leaves_the_older_one_alone(folder, tmp_path, ti
     score(folder, tmp_path / "out", tiny_model)
     with pytest.raises(UsageError):
         score(folder, tmp_path / "out", "no-such-model")
-    assert ledger.read_run(open_output(tmp_path / "out"))[0].scored == 6
+    assert ledger.read_run(open_output(tmp_path / "out")).manifest.scored == 6
 
 
 def test_a_new_run_withdraws_the_older_one_s_report_and_pictures(folder, tmp_path, tiny_model):

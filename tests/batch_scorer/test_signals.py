@@ -15,7 +15,8 @@ import pytest
 from batch_scorer import ledger
 from batch_scorer.commands import Stop
 from batch_scorer.errors import Interrupted
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 
 ROOT = Path(__file__).parents[2]
 

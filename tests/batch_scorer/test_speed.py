@@ -11,7 +11,7 @@ from batch_scorer import speed
 from batch_scorer.errors import UsageError
 from batch_scorer.probe import Forecast, probe, say_forecast
 from batch_scorer.process import peak_memory_bytes
-from batch_scorer.runner import ScoreJob
+from batch_scorer.score_job import ScoreJob
 from batch_scorer.spending import Tariff
 from tests.conftest import make_film
 

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from batch_scorer.process import available_cores, peak_memory_bytes
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from batch_scorer.spending import Meter, Spent, Tariff, say_price, show_amount
 from tests.conftest import make_film
 

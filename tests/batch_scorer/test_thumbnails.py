@@ -16,7 +16,8 @@ from batch_scorer.decoder import Decoder
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.output import open_output
 from batch_scorer.records import Gallery
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from batch_scorer.source import open_source
 from batch_scorer.thumbnails import write_thumbnails
 from tests.batch_scorer.fake_workers import command_of
@@ -41,7 +42,7 @@ def pictures(output):
 
 
 def stems(output, *, flagged):
-    _, rows = ledger.read_run(open_output(output))
+    rows = ledger.read_run(open_output(output)).rows
     return {
         ledger.thumbnail_stem(row) for row in rows if not flagged or row.prediction == "PNEUMONIA"
     }
@@ -170,7 +171,7 @@ def test_a_film_that_is_gone_or_changed_since_it_was_scored_has_no_picture(
 ):
     manifest = run(folder, tmp_path / "out", telling_model)
     output = open_output(tmp_path / "out")
-    _, rows = ledger.read_run(output)
+    rows = ledger.read_run(output).rows
     (folder / "PNEUMONIA" / "film_3.png").write_bytes(make_film(200, seed=77))
     (folder / "PNEUMONIA" / "film_4.png").unlink()
     output.remove(*ledger.find_pictures(output))
@@ -202,7 +203,7 @@ def test_a_picture_shows_the_pixels_of_its_film_whatever_its_kind(name, tmp_path
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / name).write_bytes(KINDS[name])
     run(tmp_path / "films", tmp_path / "out", telling_model, heatmaps="all")
-    (row,) = ledger.read_run(open_output(tmp_path / "out"))[1]
+    (row,) = ledger.read_run(open_output(tmp_path / "out")).rows
     pixels = Image.fromarray(decode_radiograph(KINDS[name], 320))
     scale = 320 / max(row.width_px, row.height_px)
     size = (round(row.width_px * scale), round(row.height_px * scale))
@@ -223,7 +224,7 @@ def test_a_film_that_breaks_its_decoder_breaks_a_worker_and_has_no_picture(
     monkeypatch.setattr(thumbnails, "Decoder", deadly)
     manifest = score_batch(job)
     assert manifest.scored == 7
-    rows = ledger.read_run(open_output(job.output))[1]
+    rows = ledger.read_run(open_output(job.output)).rows
     missing = {
         row.image
         for row in rows

@@ -17,7 +17,8 @@ from batch_scorer.access import Access
 from batch_scorer.errors import LedgerError, NotAllowed, SourceError, Unreadable, UsageError
 from batch_scorer.output import open_output
 from batch_scorer.regular_file import TooLong
-from batch_scorer.runner import ScoreJob, score_batch
+from batch_scorer.runner import score_batch
+from batch_scorer.score_job import ScoreJob
 from batch_scorer.source import open_source, read_labels
 from batch_scorer.web import Web
 from tests.conftest import make_film
@@ -247,16 +248,16 @@ def test_two_addresses_that_differ_only_in_their_query_are_two_rows_without_a_st
         return score_batch(ScoreJob(**{**vars(job), "access": PRIVATE}))
 
     assert score().scored == 3
-    _, first = ledger.read_run(open_output(tmp_path / "out"))
+    first = ledger.read_run(open_output(tmp_path / "out")).rows
     assert [row.image for row in first] == [f"{url}/film", f"{url}/film (2)", f"{url}/film/x.png"]
     assert [bool(row.stamp) for row in first] == [False, False, True]
     lines[:2] = reversed(lines[:2])
     assert score().reused == 1
-    _, second = ledger.read_run(open_output(tmp_path / "out"))
+    second = ledger.read_run(open_output(tmp_path / "out")).rows
     assert first[0].sha256 == second[1].sha256 != first[1].sha256 == second[0].sha256
     del lines[0]
     assert score().reused == 1
-    _, third = ledger.read_run(open_output(tmp_path / "out"))
+    third = ledger.read_run(open_output(tmp_path / "out")).rows
     assert third[0].sha256 == second[1].sha256
 
 

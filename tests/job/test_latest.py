@@ -38,7 +38,7 @@ def write_night(output, name, *files):
     """A finished night; what its files hold says whose they are."""
     night = output.below(f"nights/{name}")
     names = (*files, ledger.CSV_FILE, ledger.PARQUET_FILE)
-    manifest = make_manifest([], make_models("mlp"), night=name)
+    manifest = make_manifest([], make_models("mlp"), run_date=name)
     contents = {file: f"{file} of {name}".encode() for file in names}
     contents[ledger.RUN_FILE] = msgspec.json.encode(manifest)
     for file, data in contents.items():  # not by the output: a bucket takes its time
@@ -57,7 +57,7 @@ def in_latest(output):
     names = [name.removeprefix("latest/") for name in output.names("latest")]
     found = {name: output.read(f"latest/{name}").decode() for name in names}
     if ledger.RUN_FILE in found:
-        found[ledger.RUN_FILE] = msgspec.json.decode(found[ledger.RUN_FILE])["night"]
+        found[ledger.RUN_FILE] = msgspec.json.decode(found[ledger.RUN_FILE])["run_date"]
     return found
 
 
@@ -123,7 +123,7 @@ def test_latest_of_a_version_without_published_is_carried_on(output):
     for path in sorted(output.filesystem.find(f"{output.root}/published")):
         output.filesystem.rm_file(path)
     assert find_published(output) == MONDAY
-    assert read_latest(output).night == MONDAY
+    assert read_latest(output).run_date == MONDAY
     write_night(output, TUESDAY)
     publish_night(output, TUESDAY)
     assert in_latest(output) == of_night(TUESDAY)
@@ -135,7 +135,7 @@ def test_a_night_whose_own_folder_is_gone_stays_in_latest(output):
     output.filesystem.rm(night.root, recursive=True)
     renew(output)
     assert in_latest(output) == of_night(MONDAY)
-    assert read_latest(output).night == MONDAY
+    assert read_latest(output).run_date == MONDAY
 
 
 class Killed(BaseException):

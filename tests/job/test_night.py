@@ -24,7 +24,8 @@ from batch_scorer.job.night import NightJob, run_night
 from batch_scorer.job.nights import Plan, find_night, join_night, name_night
 from batch_scorer.lease import Watch, acquire_lease, take_lease
 from batch_scorer.output import open_output
-from batch_scorer.runner import ScoreJob
+from batch_scorer.run_dates import COLUMN
+from batch_scorer.score_job import ScoreJob
 from batch_scorer.shards import Shard
 from tests.conftest import make_film, save_tiny_model
 from tests.factories import make_evidence
@@ -59,11 +60,12 @@ def test_a_night_alone_finds_its_films_and_the_next_one_only_what_is_new(job, fo
     second = run_night(job)
     assert second.manifest.reused == 4
     since = second.since
-    assert (since.night, since.films, since.same) == (first.night, 6, False)
+    assert (since.run_date, since.films, since.same) == (first.night, 6, False)
     assert (since.new, since.changed, since.gone, since.flagged) == (2, 1, 1, 2)
-    manifest, rows = read_latest(job)
+    manifest, rows, added = read_latest(job)
     assert manifest == second.manifest
-    assert {row.image for row in rows if row.night == second.night} == {
+    dated = zip(rows, added[COLUMN], strict=True)
+    assert {row.image for row, date in dated if date == second.night} == {
         *("NORMAL/film_0.png", "new.png", "letter.txt"),
     }
     pictures = open_output(second.place).names(ledger.FILMS_FOLDER)
@@ -86,11 +88,11 @@ def test_nothing_new_leaves_latest_as_it_is(job, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/latest").rglob("*")}
     second = run_night(job)
     assert second.nothing_new
-    assert second.since.night == first.night
+    assert second.since.run_date == first.night
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out/latest").rglob("*")} == before
-    assert ledger.read_run(open_output(second.place))[0].found == 6
+    assert ledger.read_run(open_output(second.place)).manifest.found == 6
     third = run_night(job)
-    assert third.since.night == first.night
+    assert third.since.run_date == first.night
 
 
 def test_another_label_is_no_new_film_but_a_new_report(job, folder, tmp_path):
@@ -272,7 +274,7 @@ def test_another_model_is_refused_until_rescoring_is_asked_for(job, tmp_path):
         run_night(changed)
     second = run_night(replace(changed, rescore=True))
     assert (second.manifest.reused, second.since.fresh, second.since.same) == (0, 0, False)
-    assert {row.night for row in read_latest(job)[1]} == {first.night}
+    assert {*read_latest(job).added[COLUMN]} == {first.night}
     assert run_night(changed).nothing_new
     with pytest.raises(LedgerError, match=r"same models with other options.*--rescore"):
         run_night(replace(changed, score=replace(changed.score, keep_atypical=True)))
@@ -310,7 +312,7 @@ def test_a_night_that_was_followed_does_not_come_back_into_latest(job):
         pytest.raises(LedgerError, match=r"was followed by .*, which is finished"),
     ):
         end_night(find_night(output, 1), ending, lease)
-    assert read_latest(job)[0].night == newest.night
+    assert read_latest(job)[0].run_date == newest.night
 
 
 def test_films_that_come_during_a_night_are_the_next_one_s(job, folder):

@@ -173,8 +173,8 @@ def test_three_nights_with_an_outage_and_a_kill_score_every_film_once(hospital, 
     second = hospital.manifest()
     rows = hospital.rows()
     assert len({row["image"] for row in rows}) == len(rows) == second["found"] == 400
-    assert Counter(row["night"] for row in rows) == {first["night"]: 300, second["night"]: 100}
-    fresh = [row for row in rows if row["night"] == second["night"]]
+    assert Counter(row["run_date"] for row in rows) == {first["night"]: 300, second["night"]: 100}
+    fresh = [row for row in rows if row["run_date"] == second["night"]]
     flagged = sum(row["prediction"] == "PNEUMONIA" for row in fresh)
     assert second["flagged"] == first["flagged"] + flagged
     page = check_report(hospital, tmp_path)

@@ -128,7 +128,7 @@ def test_a_night_is_described_by_its_numbers_and_whether_it_looks_like_the_train
     since = Since(
         "20261126-020000", "2026-11-26T02:09:00+00:00", 50, new=7, changed=2, gone=1, flagged=4
     )
-    manifest = make_manifest(rows, models, night="20261127-020000", since=since)
+    manifest = make_manifest(rows, models, run_date="20261127-020000", since=since)
     told = describe_night(manifest, rows, "Ward\u202e7", "s3://key:s3cr3t@results/report.pdf")
     assert told.title == "Ward‹U+202E›7"
     assert (told.found, told.scored, told.not_scored) == (63, 60, 3)
@@ -136,7 +136,7 @@ def test_a_night_is_described_by_its_numbers_and_whether_it_looks_like_the_train
     assert told.report == "s3://results/report.pdf"
     assert told.news == describe_news(manifest)
     assert told.likeness == build_facts(manifest, rows).drift.sentences[0]
-    manifest = make_manifest(rows, models, night="20261127-020000")
+    manifest = make_manifest(rows, models, run_date="20261127-020000")
     first = describe_night(manifest, rows, "", "out")
     assert first.lines[2] == "All are new: there was no night before."
     assert (first.title, first.since, first.new, first.new_flagged) == (

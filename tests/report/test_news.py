@@ -19,11 +19,9 @@ SINCE = Since(BEFORE, "2026-11-26T02:07:00+00:00", 300, new=100, changed=0, gone
 
 def make_night(fresh: int, since: Since):
     models = make_models("cnn")
-    rows = [
-        msgspec.structs.replace(row, night=NIGHT if n < fresh else BEFORE)
-        for n, row in enumerate(make_rows(models, 20, 20, labelled=False))
-    ]
-    return make_manifest(rows, models, night=NIGHT, since=since), rows
+    rows = make_rows(models, 20, 20, labelled=False)
+    dates = [NIGHT if n < fresh else BEFORE for n in range(len(rows))]
+    return make_manifest(rows, models, run_date=NIGHT, since=since), rows, dates
 
 
 @pytest.mark.parametrize(
@@ -48,21 +46,21 @@ def make_night(fresh: int, since: Since):
     ],
 )
 def test_news_are_told_in_one_breath(changes, words):
-    manifest, _ = make_night(5, msgspec.structs.replace(SINCE, **changes))
+    manifest, _, _ = make_night(5, msgspec.structs.replace(SINCE, **changes))
     assert describe_news(manifest) == words
 
 
 def test_a_run_that_is_no_night_has_no_news():
-    manifest, rows = make_night(40, SINCE)
-    alone = msgspec.structs.replace(manifest, night="", since=None)
-    facts = build_facts(alone, rows)
+    manifest, rows, dates = make_night(40, SINCE)
+    alone = msgspec.structs.replace(manifest, run_date="", since=None)
+    facts = build_facts(alone, rows, dates=dates)
     assert facts.summary.news == ""
     assert facts.choice.startswith("Up to 6 films are shown")
 
 
 def test_the_films_to_look_at_first_are_the_new_ones():
-    manifest, rows = make_night(10, msgspec.structs.replace(SINCE, new=10, flagged=4))
-    facts = build_facts(manifest, rows)
+    manifest, rows, dates = make_night(10, msgspec.structs.replace(SINCE, new=10, flagged=4))
+    facts = build_facts(manifest, rows, dates=dates)
     assert facts.choice.startswith(
         "Only films that are new since the night of 26 November are shown here. Up to 6 films"
     )
@@ -70,13 +68,13 @@ def test_the_films_to_look_at_first_are_the_new_ones():
     assert shown
     assert set(shown) <= {row.image for row in rows[:10]}
     assert ", the 4 new ones first. Section 2" in facts.summary.next_steps[0]
-    groups = {group.title: group.files for group in describe_table(rows, manifest).groups}
+    groups = {g.title: g.files for g in describe_table(rows, manifest, dates).groups}
     assert groups["New since the night of 26 November"] == 10
 
 
 def test_where_nothing_is_new_no_film_is_shown_first():
-    manifest, rows = make_night(0, msgspec.structs.replace(SINCE, new=0, flagged=0, gone=2))
-    facts = build_facts(manifest, rows)
+    manifest, rows, dates = make_night(0, msgspec.structs.replace(SINCE, new=0, flagged=0, gone=2))
+    facts = build_facts(manifest, rows, dates=dates)
     assert facts.gallery == ()
     assert facts.no_gallery == (
         "No file is new since the night of 26 November, so there is none to look at first."
@@ -85,8 +83,8 @@ def test_where_nothing_is_new_no_film_is_shown_first():
 
 
 def test_the_first_night_shows_films_like_any_run():
-    manifest, rows = make_night(40, SINCE)
+    manifest, rows, dates = make_night(40, SINCE)
     first = msgspec.structs.replace(manifest, since=None)
-    facts = build_facts(first, rows)
-    alone = build_facts(msgspec.structs.replace(first, night=""), rows)
+    facts = build_facts(first, rows, dates=dates)
+    alone = build_facts(msgspec.structs.replace(first, run_date=""), rows)
     assert replace(facts, listing=alone.listing) == alone

@@ -127,7 +127,7 @@ def test_every_page_has_its_footer(run: Path) -> None:
 
 
 def test_page_one_answers_alone(run: Path) -> None:
-    manifest, _ = ledger.read_run(open_output(run))
+    manifest = ledger.read_run(open_output(run)).manifest
     page = read_text(run / "report.pdf").split("\f")[0]
     assert f"{manifest.flagged} of 22 scored films were flagged" in page
     for part in (
@@ -277,7 +277,7 @@ def test_a_map_that_is_missing_or_broken_is_an_empty_frame(mapped: Path, tmp_pat
 
 
 def test_a_name_in_run_json_reaches_no_other_file(mapped: Path, tmp_path: Path) -> None:
-    facts = render.build_facts(*ledger.read_run(open_output(mapped)))
+    facts = render.build_facts(*ledger.read_run(open_output(mapped))[:2])
     film = next(f for row in facts.gallery for part in row for f in part.films if f.evidence)
     assert render._PICTURE_NAME.fullmatch(film.evidence)
     for name in ("../run", "0" * 16 + "-other", "0" * 16 + "-evidence/../../run", "0" * 15):

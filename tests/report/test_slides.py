@@ -117,7 +117,7 @@ def test_the_pages_are_wide(run: Path) -> None:
 
 
 def test_numbers_are_those_of_run_and_cards(run: Path) -> None:
-    manifest, _ = ledger.read_run(open_output(run))
+    manifest = ledger.read_run(open_output(run)).manifest
     text = " ".join(pages_of(run / "slides.pdf"))
     for model in manifest.models:
         for name in ("accuracy", "auc"):

@@ -295,13 +295,11 @@ def test_the_command_says_what_agrees_and_what_does_not(report: Path, tmp_path: 
 def test_what_is_new_in_a_night_is_counted_again(tmp_path: Path) -> None:
     night, before = "20261127-020000", "20261126-020000"
     models = make_models("cnn")
-    rows = [
-        msgspec.structs.replace(row, night=night if index < 7 else before)
-        for index, row in enumerate(make_rows(models))
-    ]
+    rows = make_rows(models)
+    dates = [night if index < 7 else before for index in range(len(rows))]
     flagged = sum(row.prediction == "PNEUMONIA" for row in rows[:7])
     since = Since(before, "2026-11-26T02:07:00+00:00", 15, 5, 2, 1, flagged)
-    write_run(tmp_path, rows, models, night=night, since=since)
+    write_run(tmp_path, rows, models, {"run_date": dates}, run_date=night, since=since)
     render.render_report(tmp_path)
     found = verify_report(str(tmp_path / "report.pdf"))
     assert found.faults == ()

@@ -199,7 +199,7 @@ def test_models_that_are_exported_together_are_compared(killed_then_finished, da
     models = [word for name in names for word in ("--model", tmp_path / "models" / f"{name}.onnx")]
     scored = run("score", data / "test", "-o", tmp_path / "out", "--keep-atypical", *models)
     assert scored.returncode == 0, scored.stderr
-    found, rows = ledger.read_run(open_output(tmp_path / "out"))
+    found, rows, _ = ledger.read_run(open_output(tmp_path / "out"))
     assert shared_comparison([model.card for model in found.models]) == cards[0].comparison
     assert f", {found.uncertain} uncertain" in scored.stdout
     assert {row.spread for row in rows} == {0.0}
