@@ -60,3 +60,30 @@ def test_what_the_program_wrote_is_read_whatever_its_rows_hold():
     table = from_parquet(as_parquet(rows, models, "a" * 16))
     assert (table.method, table.models) == ("a" * 16, ("cnn",))
     assert [row.image for row in table.rows] == [row.image for row in rows]
+
+
+def test_added_columns_come_back_under_their_names_and_take_nobody_elses():
+    models = make_models("cnn")
+    rows = make_rows(models, 700, 800)
+    added = {"ward": [f"ward {n % 3}" for n in range(len(rows))], "empty": [""] * len(rows)}
+    table = from_parquet(as_parquet(rows, models, "", added))
+    assert table.rows == rows
+    assert table.added == {"ward": added["ward"]}
+    assert from_parquet(as_parquet(rows, models, "")).added == {}
+    with pytest.raises(ValueError, match="columns of different names"):
+        as_parquet(rows, models, "", {"status": [""] * len(rows)})
+
+
+def test_a_table_of_a_later_version_or_without_the_columns_that_it_names_is_refused():
+    models = make_models("cnn")
+    rows = make_rows(models, 2, 2)
+    table = pq.read_table(io.BytesIO(as_parquet(rows, models, "", {"ward": ["a"] * 4})))
+    for metadata, message in (
+        ({b"cxr schema version": b"3"}, "it has version 3, expected at most 2"),
+        ({b"cxr added columns": b'["ward", "bed"]'}, "it has no column bed"),
+        ({b"cxr added columns": b"ward"}, "JSON is malformed"),
+    ):
+        data = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata(table.schema.metadata | metadata), data)
+        with pytest.raises(ValueError, match=message):
+            from_parquet(data.getvalue())
