@@ -6,7 +6,7 @@ import io
 import os
 import subprocess
 import sys
-from pathlib import Path
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,18 +16,27 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from batch_scorer.card import CARD_KEY, output_names, write_card
+from tests import needs
 from tests.cards import make_tiny_card
+from tests.needs import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
 EXAMPLES = REPOSITORY / "examples" / "xrays"
-REAL_DATA = Path(os.environ.get("CXR_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+SLOW = ("cloud", "ray", "slow")
+"""The markers of what ``make test`` leaves out; pyproject.toml describes each."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="Write expected texts anew.")
+    parser.addoption("--quick", action="store_true", help="Leave out what takes long (make test).")
+    parser.addoption(
+        "--complete",
+        action="store_true",
+        help="Fail at once where a program that tests need is missing (make test-all).",
+    )
 
 
 @pytest.fixture
@@ -35,13 +44,41 @@ def update_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--update-golden"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the real films run where these are, and say so where they are not."""
-    if REAL_DATA.is_dir():
-        return
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--complete") and (missing := needs.missing_programs()):
+        raise pytest.UsageError(f"missing: {', '.join(missing)}; make test-all installs them")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is asked for or cannot run; files with slow tests come first.
+
+    A long file that comes last keeps one worker busy while the others wait.
+    """
+    slow = {item.path for item in items if any(map(item.get_closest_marker, SLOW))}
+    items.sort(key=lambda item: item.path not in slow)
     for item in items:
-        if item.get_closest_marker("real_films"):
-            item.add_marker(pytest.mark.skip(reason=f"no real films at {REAL_DATA}"))
+        if reason := _why_left_out(item, quick=config.getoption("--quick")):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_left_out(item: pytest.Item, *, quick: bool) -> str | None:
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            if not needs.is_here(name):
+                return f"needs {name}: {needs.NEEDS[name].hint}"
+    if quick and (markers := [name for name in SLOW if item.get_closest_marker(name)]):
+        return f"{markers[0]}: make test-all"
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what was left out: how many tests, by reason."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        terminalreporter.section("left out")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:5d}  {reason}")
 
 
 def encode(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:

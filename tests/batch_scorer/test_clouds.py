@@ -31,7 +31,15 @@ from batch_scorer.regular_file import TooLong
 from batch_scorer.runner import ScoreJob, score_batch
 from batch_scorer.source import open_source
 from tests.conftest import make_film
-from tests.servers import AZURITE_KEY, SECRET, clouds, free_port, run_proxy, without_credentials
+from tests.servers import (
+    AZURE,
+    AZURITE_KEY,
+    SECRET,
+    clouds,
+    free_port,
+    run_proxy,
+    without_credentials,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["clouds"]
 FILMS = 40
-PROTOCOLS = ("s3", "az", "gs")
+pytestmark = pytest.mark.cloud
+PROTOCOLS = ("s3", AZURE, "gs")
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,8 @@ from tests.batch_scorer.pixel_table import (
     tiff,
     with_orientation,
 )
-from tests.conftest import REAL_DATA, encode, make_film
+from tests.conftest import encode, make_film
+from tests.needs import REAL_DATA
 
 SIZE_PX = 64
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -393,7 +394,7 @@ def assert_pixels_or_image_error(data):
     assert pixels.shape == (16, 16)
 
 
-@pytest.mark.real_films
+@pytest.mark.needs("real films")
 def test_a_full_size_film_decodes_to_nearly_its_published_small_copy():
     originals = sorted((REAL_DATA / "originals").glob("*/*.jpeg"))[::20]
     assert originals

@@ -17,6 +17,8 @@ from batch_scorer.commands import Stop
 from batch_scorer.errors import Interrupted
 from batch_scorer.runner import ScoreJob, score_batch
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 DRAWING = """

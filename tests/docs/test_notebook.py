@@ -15,6 +15,8 @@ from tests.conftest import EXAMPLES, make_film
 from tests.trainer.test_dataset import fill
 from trainer.film_figures import SYNTHETIC
 
+pytestmark = pytest.mark.slow
+
 MOST_BYTES_OF_OUTPUT = 150_000
 HEADINGS = (
     "# PART I: EDA",

@@ -28,6 +28,8 @@ from trainer.models import BUILDERS, SIZE_PX
 from trainer.recipes import RECIPES
 from trainer.typicality import fit_typical
 
+pytestmark = pytest.mark.slow
+
 PIXELS = np.random.default_rng(0).integers(0, 255, (7, SIZE_PX, SIZE_PX, 1), np.uint8)
 
 

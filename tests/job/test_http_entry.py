@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tests.servers import Cloud
 
 __all__ = ["clouds"]
+
+pytestmark = pytest.mark.cloud
 MAIN = "from batch_scorer.job.http_entry import receive"
 SETTINGS = {"CXR_JOB_IMAGES": "s3://clinic/films", "CXR_JOB_OUTPUT": "s3://clinic/results"}
 

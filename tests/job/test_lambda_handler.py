@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tests.servers import Cloud
 
 __all__ = ["clouds"]
+
+pytestmark = pytest.mark.cloud
 SETTINGS = {"CXR_JOB_IMAGES": "s3://clinic/films", "CXR_JOB_OUTPUT": "s3://clinic/results"}
 
 

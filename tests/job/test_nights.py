@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tests.servers import Cloud, Proxy
 
 __all__ = ["clouds"]
+
+pytestmark = pytest.mark.cloud
 TASKS = 4
 OUTAGE_S = 10
 BUCKET = "hospital"

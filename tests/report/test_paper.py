@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import logging
 import re
-import shutil
 import subprocess
 import threading
 import zlib
@@ -186,7 +185,7 @@ def test_rows_and_run_are_attached_whole_as_its_data(run: Path) -> None:
     assert found == {name: (run / name).read_bytes() for name in ("predictions.csv", "run.json")}
 
 
-@pytest.mark.skipif(not shutil.which("pdfinfo"), reason="no poppler: apt-get install poppler-utils")
+@pytest.mark.needs("poppler")
 def test_poppler_reads_text_pictures_and_attachments(run: Path, tmp_path: Path) -> None:
     report = run / "pdf-a-3a.pdf"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -66,10 +65,11 @@ def test_tensorflow_is_fed_the_arrays_as_they_are():
     assert feed(train, part(4), 4, 1)["x"] is train[0]
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("torch", "jax")]
+)
 def test_a_network_trained_without_tensorflow_is_exported_with_it(backend, tmp_path):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f'{backend} is not installed: pip install "cxr-batch[{backend}]"')
     data, folder = fill(tmp_path / "data", 40, 60), tmp_path / "run"
     options = ("--model", "mlp", "--epochs", 2, "--batch-size", 16, "--compute", "bfloat16")
     arguments = ["train", data, "-o", folder, *options, "--backend", backend]

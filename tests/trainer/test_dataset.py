@@ -9,7 +9,8 @@ from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import DatasetError
 from batch_scorer.records import patient_of
 from tests.batch_scorer.pixel_table import ROWS
-from tests.conftest import REAL_DATA, make_film
+from tests.conftest import make_film
+from tests.needs import REAL_DATA
 from trainer.dataset import read_dataset
 
 
@@ -137,7 +138,7 @@ def test_data_that_cannot_be_used_says_why(tmp_path):
         read_dataset(one_patient, 32, seed=1)
 
 
-@pytest.mark.real_films
+@pytest.mark.needs("real films")
 def test_the_real_set_is_read_in_full_and_split_by_patient():
     dataset = read_dataset(REAL_DATA / "chest_xray", 16, seed=1)
     assert len(dataset.train) + len(dataset.validation) == 5232

@@ -13,6 +13,8 @@ from tests.trainer.test_dataset import fill
 from trainer import run_folder, speed
 from trainer.recipes import RECIPES, FitConfig
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ("--model", "mlp", "--epochs", "2", "--batch-size", "16")
 
 

@@ -21,6 +21,8 @@ from batch_scorer.output import open_output
 from tests.conftest import make_film
 from tests.trainer.test_dataset import fill
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 4
 
 

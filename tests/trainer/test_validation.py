@@ -16,6 +16,8 @@ from trainer.models import SIZE_PX
 from trainer.recipes import FitConfig
 from trainer.validation import CHOICES, read_validated
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
