@@ -30,7 +30,7 @@ NO_APT ?=
 apt = { sudo=$$(test "$$(id -u)" = 0 || echo "sudo -n"); line="apt-get install --yes --no-install-recommends $(1)"; \
 	  if test -n "$(NO_APT)" || ! command -v apt-get >/dev/null || ! $$sudo true 2>/dev/null; \
 	  then echo "Install what is missing: sudo $$line" >&2; false; \
-	  else echo "$$sudo $$line" && $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive $$line >/dev/null; fi; }
+	  else echo $$sudo $$line && $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive $$line >/dev/null; fi; }
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 UV := .cache/uv/bin/uv
 UV_VERSION := 0.13.9
