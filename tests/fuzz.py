@@ -23,7 +23,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPE
 from batch_scorer.decoding import measure_radiograph, read_image
 from batch_scorer.errors import ImageError
 from tests.batch_scorer.pixel_table import ROWS, dicom
-from tests.conftest import encode
+from tests.images import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

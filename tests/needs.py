@@ -16,11 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.paths import REAL_DATA, REPOSITORY
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-REPOSITORY = Path(__file__).parent.parent
-REAL_DATA = Path(os.environ.get("CXR_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
 AZURITE = REPOSITORY / ".cache" / "azurite" / "node_modules" / ".bin" / "azurite-blob"
 NODE = Path(sys.executable).parent / "node"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -24,7 +24,8 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 import fsspec
 import pytest
 
-from tests.needs import AZURITE, NODE, REPOSITORY
+from tests.needs import AZURITE, NODE
+from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,8 +143,8 @@ AZURE = pytest.param("az", marks=[pytest.mark.cloud, pytest.mark.needs("azurite"
 CLOUDS = {"s3": run_s3, "az": run_azure, "gs": run_gcs}
 
 
-@pytest.fixture(scope="session")
-def clouds() -> Iterator[dict[str, Cloud]]:
+@contextmanager
+def run_clouds() -> Iterator[dict[str, Cloud]]:
     """Servers by protocol, started when first asked for."""
     with ExitStack() as stack:
 
@@ -188,3 +189,17 @@ def without_credentials() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("AWS_", "AZURE_", "GOOGLE_", "STORAGE_", "FSSPEC_"))
     }
+
+
+@contextmanager
+def found_here(cloud: Cloud) -> Iterator[None]:
+    """Let clients of this process find a cloud, and no other."""
+    kind = fsspec.get_filesystem_class(cloud.protocol)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - without_credentials().keys():
+            patch.delenv(name)
+        for name, value in cloud.environment.items():
+            patch.setenv(name, value)
+        kind.clear_instance_cache()
+        yield
+    kind.clear_instance_cache()

@@ -15,7 +15,7 @@ import click
 import pytest
 
 from batch_scorer.cli import cxr as commands
-from tests.conftest import EXAMPLES, REPOSITORY
+from tests.paths import EXAMPLES, REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)

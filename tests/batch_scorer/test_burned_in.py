@@ -12,7 +12,8 @@ from batch_scorer.decoding import read_image
 from batch_scorer.output import open_output
 from batch_scorer.runner import ScoreJob, score_batch
 from tests.batch_scorer.pixel_table import GREY, dicom
-from tests.conftest import encode, save_tiny_model
+from tests.images import encode
+from tests.tiny_model import save_tiny_model
 
 WIDTH, HEIGHT = 1200, 960
 NAME = "MUSTERMANN, ERIKA 1964"

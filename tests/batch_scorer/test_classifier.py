@@ -29,7 +29,7 @@ from batch_scorer.errors import (
     UsageError,
 )
 from batch_scorer.runner import ScoreJob, name_method
-from tests.cards import make_tiny_card, tiny_probability
+from tests.tiny_model import make_tiny_card, tiny_probability
 
 
 def _rewritten(tiny_model, path, card):

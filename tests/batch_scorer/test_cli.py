@@ -16,7 +16,8 @@ import pytest
 from batch_scorer.classifier import bundled_names
 from batch_scorer.cli import cxr as commands
 from batch_scorer.output import OWN_FOLDER
-from tests.conftest import EXAMPLES, make_film
+from tests.images import make_film
+from tests.paths import EXAMPLES
 
 BLOCKED = """
 import sys

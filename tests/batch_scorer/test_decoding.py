@@ -55,8 +55,8 @@ from tests.batch_scorer.pixel_table import (
     tiff,
     with_orientation,
 )
-from tests.conftest import encode, make_film
-from tests.needs import REAL_DATA
+from tests.images import encode, make_film
+from tests.paths import REAL_DATA
 
 SIZE_PX = 64
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"

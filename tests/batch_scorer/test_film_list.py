@@ -26,7 +26,7 @@ from batch_scorer.outages import OUTAGE_FILMS
 from batch_scorer.output import open_output
 from batch_scorer.runner import ScoreJob, score_batch
 from batch_scorer.source import open_source, read_labels
-from tests.conftest import make_film
+from tests.images import make_film
 from tests.servers import without_credentials
 
 

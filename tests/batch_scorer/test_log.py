@@ -19,7 +19,8 @@ from batch_scorer import commands, log
 from batch_scorer.errors import SourceError
 from batch_scorer.faults import explain
 from batch_scorer.source import open_source
-from tests.conftest import make_film, save_tiny_model
+from tests.images import make_film
+from tests.tiny_model import save_tiny_model
 
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 

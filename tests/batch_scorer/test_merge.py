@@ -15,7 +15,8 @@ from batch_scorer.records import Gallery
 from batch_scorer.runner import ScoreJob, score_batch
 from batch_scorer.shards import Shard
 from batch_scorer.spending import Tariff
-from tests.conftest import make_film, save_tiny_model
+from tests.images import make_film
+from tests.tiny_model import save_tiny_model
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from batch_scorer.output import OWN_FOLDER, digest, open_output
 from batch_scorer.report.formats import draw_report
 from batch_scorer.runner import ScoreJob, name_method, score_batch
 from batch_scorer.shards import Shard
-from tests.conftest import make_film, save_tiny_model
+from tests.images import make_film
+from tests.tiny_model import save_tiny_model
 
 DIARY = b"Dear diary"
 NAMES = [

@@ -23,7 +23,8 @@ from batch_scorer.runner import ScoreJob, name_method, score_batch
 from batch_scorer.thumbnails import LONGEST_SIDE_PX
 from tests.batch_scorer.fake_workers import options_of
 from tests.batch_scorer.pixel_table import GREY, dicom
-from tests.conftest import make_film, save_tiny_model
+from tests.images import make_film
+from tests.tiny_model import save_tiny_model
 
 KILLS = 30
 

@@ -12,7 +12,7 @@ import pytest
 from batch_scorer.process import available_cores, peak_memory_bytes
 from batch_scorer.runner import ScoreJob, score_batch
 from batch_scorer.spending import Meter, Spent, Tariff, say_price, show_amount
-from tests.conftest import make_film
+from tests.images import make_film
 
 
 def test_a_meter_counts_from_any_thread_and_also_what_ends_in_an_error():

@@ -20,7 +20,7 @@ from batch_scorer.regular_file import TooLong
 from batch_scorer.runner import ScoreJob, score_batch
 from batch_scorer.source import open_source, read_labels
 from batch_scorer.web import Web
-from tests.conftest import make_film
+from tests.images import make_film
 
 PRIVATE = Access(private_hosts=True)
 SECRET = "s3cr3t"

@@ -210,7 +210,7 @@ def test_the_first_format_that_passes_has_the_plain_name(run, blind, tmp_path, c
 
 def test_a_network_without_convolutions_is_refused():
     from exporter.convert import convert
-    from tests.cards import make_tiny_card
+    from tests.tiny_model import make_tiny_card
     from trainer.answers import answer
 
     graph = convert(

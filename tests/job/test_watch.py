@@ -16,7 +16,7 @@ from batch_scorer.job.finish import Ending, finish_night
 from batch_scorer.job.night import NightJob, run_night
 from batch_scorer.runner import ScoreJob
 from batch_scorer.shards import Shard
-from tests.conftest import make_film
+from tests.images import make_film
 from tests.job.servers import web_server
 
 

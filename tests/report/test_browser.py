@@ -21,8 +21,7 @@ from batch_scorer.report.formats import draw_report
 from batch_scorer.report.wording import show_name
 from tests.factories import make_band, make_models, make_rows, make_unscored, write_run
 from tests.needs import find_browser
-from tests.report.test_page import SCRIPT_ENDS
-from tests.report.test_render import HOSTILE_NAMES
+from tests.report.hostile_names import HOSTILE_NAMES, SCRIPT_ENDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from batch_scorer.errors import DatasetError
-from tests.conftest import EXAMPLES, REPOSITORY, encode, make_film
-from tests.needs import REAL_DATA
+from tests.images import encode, make_film
+from tests.paths import EXAMPLES, REAL_DATA, REPOSITORY
 from trainer.audit.copies import count_copies, find_copies
 from trainer.audit.facts import Audit, audit_data, shorten
 from trainer.audit.findings import NOTHING, find_faults

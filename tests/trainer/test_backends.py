@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.trainer.test_dataset import fill
+from tests.images import make_labelled_folder
 from trainer.feed import Resident, feed
 
 FOREIGN = ("tensorflow", "tf2onnx", "onnx")
@@ -70,7 +70,7 @@ def test_tensorflow_is_fed_the_arrays_as_they_are():
     "backend", [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("torch", "jax")]
 )
 def test_a_network_trained_without_tensorflow_is_exported_with_it(backend, tmp_path):
-    data, folder = fill(tmp_path / "data", 40, 60), tmp_path / "run"
+    data, folder = make_labelled_folder(tmp_path / "data", 40, 60), tmp_path / "run"
     options = ("--model", "mlp", "--epochs", 2, "--batch-size", 16, "--compute", "bfloat16")
     arguments = ["train", data, "-o", folder, *options, "--backend", backend]
     script = WITHOUT.format(foreign=FOREIGN, arguments=[str(word) for word in arguments])
