@@ -167,7 +167,7 @@ $(STAMPS)/base: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing cxr-batch into $(VENV) ..."
 	@$(INSTALL) --editable .
-	@$(CAN_DRAW) || { $(call apt,$(REPORT_PACKAGES)) && $(CAN_DRAW); }
+	@$(CAN_DRAW) >/dev/null || { $(call apt,$(REPORT_PACKAGES)) && $(CAN_DRAW); }
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/dev: $(STAMPS)/base

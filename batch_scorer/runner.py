@@ -329,7 +329,7 @@ def _facts(job: ScoreJob, plan: _Plan, work: Work, clock: _Clock) -> dict[str, A
         "taken": plan.taken,
         "identifiers": job.identifiers.effective,
         "seconds": clock.seconds,
-        "worker_seconds": {step: round(s, 3) for step, s in work.meter.worker_seconds.items()},
+        "worker_seconds": {step: round(s, 6) for step, s in work.meter.worker_seconds.items()},
         "bytes_read": work.meter.bytes_read,
         "peak_memory_bytes": work.meter.peak_memory_bytes,
         "core_seconds": work.meter.cores * sum(clock.seconds.values()),

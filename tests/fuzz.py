@@ -170,9 +170,9 @@ def fuzz(count: int, seed: int, last: Path | None = None) -> Counter[str]:
     for number, (kind, data) in enumerate(mutants(count, seed)):
         if last:
             last.write_bytes(data)
-        started = time.perf_counter()
+        started = time.process_time()  # a busy machine makes no decoder slow
         outcomes[f"{kind} {outcome(data)}"] += 1
-        took = time.perf_counter() - started
+        took = time.process_time() - started
         assert took < SLOW_S, f"film {number} of seed {seed} took {took:.0f} s"
     return outcomes
 
