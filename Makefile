@@ -16,7 +16,8 @@ WEIGHTS := .cache/weights/vgg16.ckpt
 VGG16_WEIGHTS ?= $(WEIGHTS)
 NORMALS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet --constraint constraints.txt
+# Without byte code, which Python writes when it first imports a module: it would take a third of the time.
+INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt
 STAMPS := $(VENV)/stamps
 AZURITE := .cache/azurite/node_modules/.bin/azurite-blob
 AZURITE_VERSION := 3.37.0
