@@ -84,6 +84,7 @@ def test_a_missing_shard_is_named_and_nothing_is_written(cxr, films, tmp_path, t
     assert names == {"shards", OWN_FOLDER}
 
 
+@pytest.mark.slow
 def test_the_command_line_scores_shards_and_merges_them_with_a_report(
     cxr, films, tmp_path, tiny_model
 ):

@@ -90,6 +90,7 @@ def plant(root, files):
             continue
 
 
+@pytest.mark.slow
 @settings(
     max_examples=30,
     deadline=None,

@@ -279,6 +279,7 @@ def test_a_list_on_a_web_server_names_what_lies_beside_it_and_nothing_of_this_ma
     assert SECRET not in repr(source)
 
 
+@pytest.mark.slow
 def test_no_secret_of_a_url_leaves_the_program(url, cxr, tiny_model, tmp_path, server):
     (tmp_path / "list.txt").write_text(
         "\n".join(

@@ -23,6 +23,8 @@ from docs.making.committed import FIGURES, REPOSITORY
 from docs.making.figures import read_cards
 from docs.making.narration import plan_talk, write_captions, write_script
 
+pytestmark = pytest.mark.slow
+
 PRESENTATION = REPOSITORY / "docs" / "presentation.pdf"
 MOST_BYTES_OF_PICTURE = 200_000
 

@@ -23,6 +23,8 @@ from exporter.verify import judge
 from tests.exporter.runs import blinding_weights, draw_films, make_network, save_run
 from trainer.models import BUILDERS, SIZE_PX
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

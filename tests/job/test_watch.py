@@ -30,6 +30,7 @@ def values(path):
     return {s.name: s.value for family in families for s in family.samples}
 
 
+@pytest.mark.slow
 def test_each_night_is_told_once_with_what_is_new(cxr, folder, tiny_model, tmp_path):
     out, file = tmp_path / "out", tmp_path / "cxr.prom"
     arguments = ("job", "run", folder, "-o", out, "--model", tiny_model, "--metrics", file)

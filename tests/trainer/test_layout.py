@@ -94,6 +94,7 @@ def test_films_without_patients_are_warned_of(tmp_path, caplog):
     assert "taken for a patient of its own" in caplog.text
 
 
+@pytest.mark.slow
 def test_three_films_one_class_or_a_broken_film_end_the_command_with_one_line(tmp_path, cxr):
     few = make_labelled_folder(tmp_path / "few", 1, 2)
     one = tmp_path / "one"
