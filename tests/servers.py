@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -25,13 +24,13 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 import fsspec
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.needs import AZURITE, NODE
+from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-AZURITE = REPOSITORY / ".cache" / "azurite" / "node_modules" / ".bin" / "azurite-blob"
 AZURITE_KEY = (  # Azurite's own, printed in its manual
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
@@ -117,9 +116,6 @@ def run_s3() -> Iterator[Cloud]:
 
 @contextmanager
 def run_azure() -> Iterator[Cloud]:
-    node = shutil.which("node")
-    if not node or not AZURITE.exists():
-        pytest.skip("no Azurite: install Node.js and say make azurite")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     connection = (
@@ -127,7 +123,7 @@ def run_azure() -> Iterator[Cloud]:
         f"BlobEndpoint={url}/devstoreaccount1;"
     )
     flags = ("--silent", "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry")
-    with process(port, node, str(AZURITE), *flags, "--blobPort", str(port)):
+    with process(port, str(NODE), str(AZURITE), *flags, "--blobPort", str(port)):
         environment = {"AZURE_STORAGE_CONNECTION_STRING": connection}
         yield Cloud("az", url, environment, {"connection_string": connection})
 
@@ -142,11 +138,13 @@ def run_gcs() -> Iterator[Cloud]:
         yield Cloud("gs", url, {"STORAGE_EMULATOR_HOST": url}, options)
 
 
+S3 = pytest.param("s3", marks=pytest.mark.cloud)
+AZURE = pytest.param("az", marks=[pytest.mark.cloud, pytest.mark.needs("azurite")])
 CLOUDS = {"s3": run_s3, "az": run_azure, "gs": run_gcs}
 
 
-@pytest.fixture(scope="session")
-def clouds() -> Iterator[dict[str, Cloud]]:
+@contextmanager
+def run_clouds() -> Iterator[dict[str, Cloud]]:
     """Servers by protocol, started when first asked for."""
     with ExitStack() as stack:
 
@@ -191,3 +189,17 @@ def without_credentials() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("AWS_", "AZURE_", "GOOGLE_", "STORAGE_", "FSSPEC_"))
     }
+
+
+@contextmanager
+def found_here(cloud: Cloud) -> Iterator[None]:
+    """Let clients of this process find a cloud, and no other."""
+    kind = fsspec.get_filesystem_class(cloud.protocol)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - without_credentials().keys():
+            patch.delenv(name)
+        for name, value in cloud.environment.items():
+            patch.setenv(name, value)
+        kind.clear_instance_cache()
+        yield
+    kind.clear_instance_cache()

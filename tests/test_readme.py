@@ -13,7 +13,7 @@ import pytest
 from batch_scorer.classifier import Classifier, bundled_names
 from batch_scorer.cli import cxr as commands
 from batch_scorer.report.deck import PUBLISHED
-from tests.conftest import REPOSITORY
+from tests.paths import REPOSITORY
 
 README = REPOSITORY / "README.md"
 PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]

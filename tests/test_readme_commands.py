@@ -15,7 +15,7 @@ import click
 import pytest
 
 from batch_scorer.cli import cxr as commands
-from tests.conftest import EXAMPLES, REPOSITORY
+from tests.paths import EXAMPLES, REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
@@ -140,6 +140,7 @@ def test_a_command_that_is_spoken_of_exists(line):
         assert [word for word in words if word.startswith("-") and word not in known] == []
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run_one_after_the_other(place):
     shutil.rmtree(place / "out")
     missing = [line for line in RUN if line not in console_commands() and "/3" not in line]

@@ -15,6 +15,8 @@ from batch_scorer.output import open_output
 from batch_scorer.tables import FORMULA_STARTS
 from tests.torture.folder import make_folder
 
+pytestmark = pytest.mark.slow
+
 MAX_MEMORY_BYTES = 1_000_000_000
 """Two threads decode at a time; a bomb that is still accepted unpacks to 200 MB at most."""
 

@@ -40,6 +40,9 @@ MISSING_LIBRARY = (
 )
 # About the machine, not the page: without libharfbuzz-subset another library cuts the fonts.
 _HARMLESS = "Using fontTools instead of HarfBuzz-Subset"
+_PROBE = """<!doctype html><html lang="en"><title>Probe</title>
+<style>@font-face {font-family: Plex; src: url(report:fonts/IBMPlexSans-Regular.ttf)}
+body {font-family: Plex}</style><p>One line."""
 _PACKAGED = {
     "style.css": "text/css",
     "slides.css": "text/css",
@@ -110,9 +113,19 @@ def print_pdf(html: str, resources: Mapping[str, tuple[bytes, str]], imprint: Im
 
 
 def missing_system_library() -> str | None:
-    """What to install when WeasyPrint cannot load Pango; None where it can."""
+    """Return what to install where no report can be drawn; None where one can.
+
+    Prints a line in the packaged font, as importing WeasyPrint does not use all that it loads.
+    HarfBuzz-Subset counts as missing although WeasyPrint 70 can do without: it warns that it soon
+    will not, and the fonts that other library cuts make another file.
+    """
     try:
         _import_weasyprint()
+        from weasyprint.text.ffi import harfbuzz_subset
+
+        if harfbuzz_subset is None:
+            return MISSING_LIBRARY
+        print_pdf(_PROBE, {}, Imprint(bytes(16)))
     except ReportError as exc:
         return str(exc)
     return None

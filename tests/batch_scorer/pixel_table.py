@@ -37,7 +37,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from tests.conftest import encode
+from tests.images import encode
 
 HEIGHT, WIDTH = 80, 100
 COMPUTED_RADIOGRAPHY = UID("1.2.840.10008.5.1.4.1.1.1")

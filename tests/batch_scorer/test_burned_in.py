@@ -13,7 +13,8 @@ from batch_scorer.output import open_output
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
 from tests.batch_scorer.pixel_table import GREY, dicom
-from tests.conftest import encode, save_tiny_model
+from tests.images import encode
+from tests.tiny_model import save_tiny_model
 
 WIDTH, HEIGHT = 1200, 960
 NAME = "MUSTERMANN, ERIKA 1964"

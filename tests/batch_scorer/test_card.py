@@ -20,7 +20,6 @@ from batch_scorer.card import (
     write_card,
 )
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
-from tests.cards import make_tiny_card
 from tests.factories import (
     make_band,
     make_comparison,
@@ -29,6 +28,7 @@ from tests.factories import (
     make_external,
     make_typicality,
 )
+from tests.tiny_model import make_tiny_card
 
 CARD = make_tiny_card(
     band=make_band(),

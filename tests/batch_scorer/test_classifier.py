@@ -30,7 +30,7 @@ from batch_scorer.errors import (
 )
 from batch_scorer.run_plan import name_method
 from batch_scorer.score_job import ScoreJob
-from tests.cards import make_tiny_card, tiny_probability
+from tests.tiny_model import make_tiny_card, tiny_probability
 
 
 def _rewritten(tiny_model, path, card):

@@ -16,7 +16,8 @@ import pytest
 from batch_scorer.classifier import bundled_names
 from batch_scorer.cli import cxr as commands
 from batch_scorer.output import OWN_FOLDER
-from tests.conftest import EXAMPLES, make_film
+from tests.images import make_film
+from tests.paths import EXAMPLES
 
 BLOCKED = """
 import sys
@@ -53,6 +54,7 @@ def test_every_command_has_help_with_an_example(cxr, command):
     assert "--debug" in run.stdout
 
 
+@pytest.mark.slow
 def test_a_variant_that_is_asked_for_draws_the_report_anew(cxr, folder, tiny_model, tmp_path):
     report = tmp_path / "out" / "report.pdf"
     command = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
@@ -81,6 +83,7 @@ def test_score_prints_six_lines_and_writes_four_files(cxr, folder, tiny_model, t
     assert run.stderr == "scored 6 of 6 films\n"
 
 
+@pytest.mark.slow
 def test_the_formats_of_the_report_are_chosen(cxr, folder, tiny_model, tmp_path):
     out = tmp_path / "out"
     run = cxr("score", folder, "-o", out, "--model", tiny_model, "--format", "HTML")
@@ -167,6 +170,7 @@ def test_one_line_and_the_right_exit_code_for_each_mistake(cxr, folder, tiny_mod
     assert "Traceback" in cxr("report", tmp_path / "empty", "--debug").stderr
 
 
+@pytest.mark.slow
 def test_the_report_is_drawn_again_with_another_title_and_logo(cxr, folder, tiny_model, tmp_path):
     command = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
     run = cxr(*command, "--title", "Round 1", CXR_SCORE_ORGANISATION="Clinic 7")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
-import fsspec
 import pypdfium2
 import pytest
 from tenacity import stop_after_attempt
@@ -31,8 +28,16 @@ from batch_scorer.regular_file import TooLong
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
 from batch_scorer.source import open_source
-from tests.conftest import make_film
-from tests.servers import AZURITE_KEY, SECRET, clouds, free_port, run_proxy, without_credentials
+from tests.images import make_film
+from tests.servers import (
+    AZURE,
+    AZURITE_KEY,
+    SECRET,
+    found_here,
+    free_port,
+    run_proxy,
+    without_credentials,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,9 +45,9 @@ if TYPE_CHECKING:
 
     from tests.servers import Cloud
 
-__all__ = ["clouds"]
 FILMS = 40
-PROTOCOLS = ("s3", "az", "gs")
+pytestmark = pytest.mark.cloud
+PROTOCOLS = ("s3", AZURE, "gs")
 
 
 @pytest.fixture(scope="module")
@@ -92,20 +97,6 @@ def score(images, output, model, environment, *options) -> subprocess.CompletedP
 
 def read_manifest(output: Path) -> dict:
     return json.loads((output / ledger.RUN_FILE).read_text())
-
-
-@contextmanager
-def found_here(cloud: Cloud) -> Iterator[None]:
-    """Let clients of this process find a cloud, and no other."""
-    kind = fsspec.get_filesystem_class(cloud.protocol)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in os.environ.keys() - without_credentials().keys():
-            patch.delenv(name)
-        for name, value in cloud.environment.items():
-            patch.setenv(name, value)
-        kind.clear_instance_cache()
-        yield
-    kind.clear_instance_cache()
 
 
 @pytest.fixture

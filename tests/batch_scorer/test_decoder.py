@@ -23,7 +23,8 @@ from batch_scorer.greyscale import MAX_PIXELS
 from batch_scorer.limits import LARGE_PIXELS, reserve_pixels
 from tests.batch_scorer.fake_workers import command_of
 from tests.batch_scorer.pixel_table import GREY, ROWS, dicom
-from tests.conftest import REPOSITORY, encode, make_film
+from tests.images import encode, make_film
+from tests.paths import REPOSITORY
 from tests.torture.dicoms import damaged
 
 JPEG = encode(np.random.default_rng(5).integers(0, 255, (90, 90), np.uint8), "JPEG")

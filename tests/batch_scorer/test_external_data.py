@@ -11,7 +11,7 @@ from batch_scorer import session
 from batch_scorer.classifier import Classifier, bundled_names, find_model
 from batch_scorer.errors import ModelFileError
 from batch_scorer.external_data import has_external_data
-from tests.conftest import save_tiny_model
+from tests.tiny_model import save_tiny_model
 
 SLOPE = np.array(8.0, np.float32).tobytes()
 FILE = "slope.bin"

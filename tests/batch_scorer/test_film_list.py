@@ -27,7 +27,7 @@ from batch_scorer.output import open_output
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
 from batch_scorer.source import open_source, read_labels
-from tests.conftest import make_film
+from tests.images import make_film
 from tests.servers import without_credentials
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from batch_scorer.classifier import Answers, Classifier, bundled_names
 from batch_scorer.decoding import decode_radiograph
-from tests.cards import tiny_probability
-from tests.conftest import EXAMPLES
+from tests.paths import EXAMPLES
+from tests.tiny_model import tiny_probability
 
 BATCH = 16
 

@@ -15,8 +15,8 @@ from batch_scorer import storage
 from batch_scorer.errors import LedgerError, TransientError, UsageError
 from batch_scorer.gauges import Gauges, _parse_values
 from batch_scorer.spending import Tariff
-from tests.conftest import make_film
 from tests.factories import make_manifest, make_models, make_rows, make_unscored
+from tests.images import make_film
 
 
 def read(path):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.paths import REPOSITORY
 from tests.torture.hostile import hostile_files
 
 MEASURED = """

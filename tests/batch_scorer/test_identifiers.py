@@ -19,7 +19,7 @@ from batch_scorer.records import patient_of
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
 from tests.batch_scorer.pixel_table import GREY, dicom
-from tests.conftest import make_film
+from tests.images import make_film
 
 PATIENT, STUDY = "MUSTERMANN-4711", "1.2.826.0.1.3680043.8.498.4711"
 KEY = b"a key of the test's own"

@@ -18,9 +18,9 @@ from batch_scorer.errors import ModelFileError
 from batch_scorer.output import open_output
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
-from tests.cards import make_tiny_card
-from tests.conftest import make_film, save_tiny_model
 from tests.factories import make_etiology, make_evidence, make_typicality
+from tests.images import make_film
+from tests.tiny_model import make_tiny_card, save_tiny_model
 
 # The tiny model calls a film the stranger the farther its mean is from mid-grey.
 BRIGHTNESS = {"typical": 150, "edge": 185, "strange": 230}

@@ -12,7 +12,7 @@ from batch_scorer.decoding import read_image
 from batch_scorer.errors import TooLarge
 from batch_scorer.greyscale import MAX_PIXELS
 from batch_scorer.limits import LARGE_PIXELS, LimitedBytes, reserve_pixels
-from tests.conftest import encode
+from tests.images import encode
 
 
 def test_a_parser_that_swallows_the_first_failure_cannot_go_on():

@@ -19,7 +19,8 @@ from batch_scorer import commands, log
 from batch_scorer.errors import SourceError
 from batch_scorer.faults import explain
 from batch_scorer.source import open_source
-from tests.conftest import make_film, save_tiny_model
+from tests.images import make_film
+from tests.tiny_model import save_tiny_model
 
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -84,6 +85,7 @@ def test_progress_is_told_of_the_first_batch_and_the_last_and_now_and_then(monke
     assert [fields["films_per_second"] for fields in told] == [None, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_lines_are_asked_for_by_the_environment_too_and_words_stay_the_default(
     cxr, folder, tiny_model, tmp_path
 ):

@@ -16,7 +16,8 @@ from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
 from batch_scorer.shards import Shard
 from batch_scorer.spending import Tariff
-from tests.conftest import make_film, save_tiny_model
+from tests.images import make_film
+from tests.tiny_model import save_tiny_model
 
 
 @pytest.fixture
@@ -85,6 +86,7 @@ def test_a_missing_shard_is_named_and_nothing_is_written(cxr, films, tmp_path, t
     assert names == {"shards", OWN_FOLDER}
 
 
+@pytest.mark.slow
 def test_the_command_line_scores_shards_and_merges_them_with_a_report(
     cxr, films, tmp_path, tiny_model
 ):

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from tests.conftest import EXAMPLES
+from tests.paths import EXAMPLES
 
 pytest.importorskip("pyseccomp", reason="only Linux has filters of system calls")
 

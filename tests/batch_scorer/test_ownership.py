@@ -23,7 +23,8 @@ from batch_scorer.run_plan import name_method
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
 from batch_scorer.shards import Shard
-from tests.conftest import make_film, save_tiny_model
+from tests.images import make_film
+from tests.tiny_model import save_tiny_model
 
 DIARY = b"Dear diary"
 NAMES = [
@@ -91,6 +92,7 @@ def plant(root, files):
             continue
 
 
+@pytest.mark.slow
 @settings(
     max_examples=30,
     deadline=None,

@@ -17,8 +17,8 @@ from batch_scorer.score_job import ScoreJob
 from batch_scorer.speed import prepare_work
 from tests.batch_scorer.fake_workers import options_of
 from tests.batch_scorer.pixel_table import GREY, dicom
-from tests.cards import tiny_probability
-from tests.conftest import encode, make_film
+from tests.images import encode, make_film
+from tests.tiny_model import tiny_probability
 
 if TYPE_CHECKING:
     from batch_scorer.classifier import Answers, Classifier

@@ -26,7 +26,7 @@ from batch_scorer.ray_engine import score_with_ray
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
 from batch_scorer.source import Source, open_source
-from tests.conftest import make_film
+from tests.images import make_film
 
 pytestmark = [
     pytest.mark.ray,

@@ -26,8 +26,8 @@ def remote():
     bucket.rm("/ahead", recursive=True)
 
 
-def slow(monkeypatch, seconds):
-    """Make each read take its time; return how many were in flight at once, and how many began."""
+def watch(monkeypatch, pause=lambda: None):
+    """Let each read pause; return how many were in flight at once, and how many began."""
     told = {"now": 0, "most": 0, "begun": 0}
     lock, read = threading.Lock(), source_module.read_file
 
@@ -36,7 +36,7 @@ def slow(monkeypatch, seconds):
             told["begun"] += 1
             told["now"] += 1
             told["most"] = max(told["most"], told["now"])
-        time.sleep(seconds)
+        pause()
         with lock:
             told["now"] -= 1
         return read(*arguments)
@@ -46,8 +46,8 @@ def slow(monkeypatch, seconds):
 
 
 def test_films_from_elsewhere_are_read_many_at_once_and_come_in_order(remote, monkeypatch):
-    told = slow(monkeypatch, 0.02)
-    started = time.perf_counter()
+    together = threading.Barrier(REMOTE_READERS)  # breaks, and fails the read, where fewer come
+    told = watch(monkeypatch, lambda: together.wait(60))
     waiting = []
     got = []
     for ref, read in read_ahead(remote, remote.refs):
@@ -58,35 +58,36 @@ def test_films_from_elsewhere_are_read_many_at_once_and_come_in_order(remote, mo
     got += [(ref.key, read()) for ref, read in waiting]
     assert got == [(f"{index:03d}.png", bytes([index])) for index in range(FILMS)]
     assert told["most"] == REMOTE_READERS
-    assert time.perf_counter() - started < FILMS * 0.02 / 2
 
 
 def test_the_last_films_come_although_no_further_one_is_asked_for(remote, monkeypatch):
-    slow(monkeypatch, 0.05)
+    watch(monkeypatch, lambda: time.sleep(0.05))
     refs = remote.refs[: UNDECODED_PER_READER * REMOTE_READERS]
     films = list(read_ahead(remote, refs))
     assert [read() for _, read in films] == [bytes([index]) for index in range(len(refs))]
 
 
 def test_no_more_bytes_wait_than_there_is_room_for(remote, monkeypatch):
-    told = slow(monkeypatch, 0)
+    reads = threading.Semaphore(0)
+    watch(monkeypatch, reads.release)
     films = read_ahead(remote, remote.refs)
     room = UNDECODED_PER_READER * REMOTE_READERS
     begun = [next(films) for _ in range(room)]
     held = threading.Thread(target=lambda: begun.append(next(films)))
     held.start()
+    assert all(reads.acquire(timeout=60) for _ in range(room))
     held.join(0.3)
     assert held.is_alive()
-    assert told["begun"] == room
+    assert not reads.acquire(blocking=False)
     begun[0][1]()
-    held.join(10)
+    held.join(60)
     assert len(begun) == room + 1
     films.close()
 
 
 def test_from_disk_the_one_who_asks_reads(folder, monkeypatch):
     source = open_source(str(folder))
-    told = slow(monkeypatch, 0)
+    told = watch(monkeypatch)
     films = list(read_ahead(source, source.refs))
     assert told["begun"] == 0
     assert films[0][1]() == (folder / films[0][0].key).read_bytes()

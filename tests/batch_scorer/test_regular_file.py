@@ -17,7 +17,7 @@ from batch_scorer.regular_file import TooLong, read_regular_file
 from batch_scorer.report.branding import read_branding
 from batch_scorer.report.verification import verify_report
 from batch_scorer.source import open_source, read_labels
-from tests.conftest import make_film
+from tests.images import make_film
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,8 @@ from batch_scorer.score_job import ScoreJob
 from batch_scorer.thumbnails import LONGEST_SIDE_PX
 from tests.batch_scorer.fake_workers import options_of
 from tests.batch_scorer.pixel_table import GREY, dicom
-from tests.conftest import make_film, save_tiny_model
+from tests.images import make_film
+from tests.tiny_model import save_tiny_model
 
 KILLS = 30
 
@@ -77,6 +78,7 @@ def run_job(job):
     score_batch(job)
 
 
+@pytest.mark.slow
 def test_killed_at_thirty_random_moments_the_rows_are_those_of_one_run(films, tmp_path, tiny_model):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -282,6 +284,7 @@ Path(kept).write_bytes(Path(place, "out/predictions.csv").read_bytes())
 """
 
 
+@pytest.mark.needs("mount")
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [("full", "No space left on device"), ("read-only", "Read-only file system")],
@@ -289,8 +292,6 @@ Path(kept).write_bytes(Path(place, "out/predictions.csv").read_bytes())
 def test_a_disk_that_is_full_or_read_only_ends_the_run_and_the_next_goes_on(
     films, tmp_path, tiny_model, kind, reason
 ):
-    if subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a small disk: unshare -rm is refused")
     place = tmp_path / "disk"
     place.mkdir()
     arguments = [kind, films, tiny_model, place, tmp_path / "kept.csv"]

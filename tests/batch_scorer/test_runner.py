@@ -19,9 +19,9 @@ from batch_scorer.output import open_output
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
 from tests.batch_scorer.pixel_table import GREY, dicom
-from tests.cards import tiny_probability
-from tests.conftest import make_film, save_tiny_model
 from tests.factories import make_band
+from tests.images import make_film
+from tests.tiny_model import save_tiny_model, tiny_probability
 
 HOSTILE = [
     '<img src=x onerror="alert(1)">.png',

@@ -12,7 +12,7 @@ import pytest
 from tenacity import stop_after_attempt
 
 from batch_scorer import addresses, cli, storage
-from tests.conftest import EXAMPLES
+from tests.paths import EXAMPLES
 
 SECRET = "s3cr3tPW"
 HOST = f"user:{SECRET}@127.0.0.1"

@@ -18,6 +18,8 @@ from batch_scorer.errors import Interrupted
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 DRAWING = """

@@ -10,7 +10,7 @@ import pytest
 
 from batch_scorer.errors import MissingPackage, SourceError, TooLarge, Unreadable, UsageError
 from batch_scorer.source import open_source, read_labels
-from tests.conftest import make_film
+from tests.images import make_film
 
 
 def test_every_file_is_listed_once_in_order_and_hidden_ones_are_counted(folder):

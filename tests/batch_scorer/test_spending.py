@@ -13,7 +13,7 @@ from batch_scorer.process import available_cores, peak_memory_bytes
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
 from batch_scorer.spending import Meter, Spent, Tariff, say_price, show_amount
-from tests.conftest import make_film
+from tests.images import make_film
 
 
 def test_a_meter_counts_from_any_thread_and_also_what_ends_in_an_error():
@@ -50,7 +50,8 @@ def test_what_another_process_spent_is_added_and_its_memory_compared():
     meter.add(Spent({"read": 1.0, "decode": 0.0, "classify": 0.5}, 5, 400))
     assert meter.worker_seconds == {"read": 2.0, "decode": 2.0, "classify": 3.5}
     assert (meter.bytes_read, meter.peak_memory_bytes) == (15, 500)
-    assert meter.tell().peak_memory_bytes == peak_memory_bytes()
+    before = peak_memory_bytes()  # it may grow between two looks
+    assert before <= meter.tell().peak_memory_bytes <= peak_memory_bytes()
 
 
 def test_the_price_of_a_thousand_films_is_a_division():

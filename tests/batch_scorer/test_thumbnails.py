@@ -22,8 +22,9 @@ from batch_scorer.source import open_source
 from batch_scorer.thumbnails import write_thumbnails
 from tests.batch_scorer.fake_workers import command_of
 from tests.batch_scorer.pixel_table import dicom
-from tests.conftest import encode, make_film, save_tiny_model
 from tests.factories import make_evidence
+from tests.images import encode, make_film
+from tests.tiny_model import save_tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
 from batch_scorer.source import open_source, read_labels
 from batch_scorer.web import Web
-from tests.conftest import make_film
+from tests.images import make_film
 
 PRIVATE = Access(private_hosts=True)
 SECRET = "s3cr3t"
@@ -280,6 +280,7 @@ def test_a_list_on_a_web_server_names_what_lies_beside_it_and_nothing_of_this_ma
     assert SECRET not in repr(source)
 
 
+@pytest.mark.slow
 def test_no_secret_of_a_url_leaves_the_program(url, cxr, tiny_model, tmp_path, server):
     (tmp_path / "list.txt").write_text(
         "\n".join(

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from batch_scorer.card import CARD_KEY, write_card
 from batch_scorer.onnx_runtime import ort
 from benchmarks.evidence import main, strip
-from tests.cards import make_tiny_card
+from tests.tiny_model import make_tiny_card
 
 
 def make_model(squarings: int) -> onnx.ModelProto:

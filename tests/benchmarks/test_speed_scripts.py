@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks import cold_start, decoder_cost, end_to_end, memory, notebook_way
-from tests.conftest import EXAMPLES, encode, make_film
+from tests.images import encode, make_film
+from tests.paths import EXAMPLES
 
 
 def test_films_with_a_comment_differ_in_bytes_and_not_in_pixels(tmp_path):

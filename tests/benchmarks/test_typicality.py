@@ -11,7 +11,7 @@ from batch_scorer.classifier import Answers
 from batch_scorer.errors import DatasetError
 from benchmarks.nonfilms import CHANGED, DRAWN, WHOLE_PHOTOS, crops, encode, photos
 from benchmarks.typicality import JPEG, Row, count, count_files, line, read_files
-from tests.conftest import make_film
+from tests.images import make_film
 
 
 def classifier():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tests.conftest import REPOSITORY
+from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy import prove, recipe, roots
-from tests.conftest import REPOSITORY
+from tests.paths import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
 DOCKERFILE = DEPLOY / "Dockerfile"

@@ -14,7 +14,8 @@ from PIL import Image
 
 from batch_scorer.report.standalone import stand_alone
 from docs.making import figures
-from tests.conftest import EXAMPLES, make_film
+from tests.images import make_film
+from tests.paths import EXAMPLES
 from trainer.audit.figures import draw_counts
 from trainer.film_figures import SYNTHETIC
 

@@ -11,9 +11,11 @@ from click.testing import CliRunner
 from batch_scorer.card import CLASSES
 from docs.making.figures import read_cards
 from docs.making.notebook import NOTEBOOK, main
-from tests.conftest import EXAMPLES, make_film
-from tests.trainer.test_dataset import fill
+from tests.images import make_film, make_labelled_folder
+from tests.paths import EXAMPLES
 from trainer.film_figures import SYNTHETIC
+
+pytestmark = pytest.mark.slow
 
 MOST_BYTES_OF_OUTPUT = 150_000
 HEADINGS = (
@@ -57,9 +59,9 @@ def shown(notebook):
 def executed(tmp_path_factory):
     """The notebook as it comes out on a small folder, validated in the way that leaks."""
     data = tmp_path_factory.mktemp("data") / "kaggle"
-    fill(data / "train", 40, 60)
-    fill(data / "val", 4, 4, start=500)
-    fill(data / "test", 12, 12, start=900)
+    make_labelled_folder(data / "train", 40, 60)
+    make_labelled_folder(data / "val", 4, 4, start=500)
+    make_labelled_folder(data / "test", 12, 12, start=900)
     output = data.parent / "executed.ipynb"
     options = ["-o", str(output), "--validation", "test", "--epochs", "1"]
     ran = CliRunner().invoke(main, [str(data), *options])

@@ -23,6 +23,8 @@ from docs.making.committed import FIGURES, REPOSITORY
 from docs.making.figures import read_cards
 from docs.making.narration import plan_talk, write_captions, write_script
 
+pytestmark = pytest.mark.slow
+
 PRESENTATION = REPOSITORY / "docs" / "presentation.pdf"
 MOST_BYTES_OF_PICTURE = 200_000
 
@@ -86,12 +88,10 @@ def test_every_slide_has_something_said_to_it(talk):
     assert 120 < sum(page.seconds for page in talk) < 900
 
 
+@pytest.mark.needs("espeak-ng", "ffmpeg")
 def test_the_film_has_picture_sound_and_captions_as_long_as_the_talk(
     demo, talk, tmp_path, monkeypatch
 ):
-    for program in ("espeak-ng", "ffmpeg", "ffprobe"):
-        if not shutil.which(program):
-            pytest.skip(f"{program} is not installed")
     monkeypatch.setattr(video, "HEIGHT_PX", 180)  # a small one is made in no time
     made = CliRunner().invoke(video.main, [str(demo), "-o", str(tmp_path)], catch_exceptions=False)
     assert made.exit_code == 0, made.output

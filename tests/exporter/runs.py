@@ -10,12 +10,27 @@ import numpy as np
 
 from batch_scorer.card import Calibration, Threshold, write_card
 from exporter.run import keras_probabilities
-from tests.cards import make_tiny_card
+from tests.factories import make_etiology, make_evidence, make_typicality
+from tests.tiny_model import make_tiny_card
+from trainer.models import SIZE_PX
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from batch_scorer.card import ModelCard
+
 CALIBRATION = Calibration("Platt scaling", 1.7, -0.4, "validation", 0.1, 0.1)
+
+
+def make_whole_card() -> ModelCard:
+    """A card that describes every answer."""
+    return msgspec.structs.replace(
+        make_tiny_card("mlp", size_px=SIZE_PX),
+        calibration=CALIBRATION,
+        evidence=make_evidence(),
+        typicality=make_typicality(),
+        etiology=make_etiology(),
+    )
 
 
 def draw_films(number: int, size_px: int = 32, seed: int = 0) -> np.ndarray:

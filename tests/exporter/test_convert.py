@@ -19,27 +19,17 @@ from batch_scorer.onnx_runtime import ort
 from exporter import convert, publish
 from exporter.run import read_run
 from exporter.verify import verify
-from tests.cards import make_tiny_card, tiny_probability
-from tests.conftest import save_tiny_model
-from tests.exporter.runs import CALIBRATION, make_network, save_run
-from tests.factories import make_etiology, make_evidence, make_typicality
+from tests.exporter.runs import make_network, make_whole_card, save_run
+from tests.factories import make_typicality
+from tests.tiny_model import make_tiny_card, save_tiny_model, tiny_probability
 from trainer.answers import answer
 from trainer.models import BUILDERS, SIZE_PX
 from trainer.recipes import RECIPES
 from trainer.typicality import fit_typical
 
+pytestmark = pytest.mark.slow
+
 PIXELS = np.random.default_rng(0).integers(0, 255, (7, SIZE_PX, SIZE_PX, 1), np.uint8)
-
-
-def make_whole_card():
-    """A card that describes every answer."""
-    return msgspec.structs.replace(
-        make_tiny_card("mlp", size_px=SIZE_PX),
-        calibration=CALIBRATION,
-        evidence=make_evidence(),
-        typicality=make_typicality(),
-        etiology=make_etiology(),
-    )
 
 
 @pytest.mark.parametrize("name", BUILDERS)

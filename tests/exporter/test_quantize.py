@@ -23,6 +23,8 @@ from exporter.verify import judge
 from tests.exporter.runs import blinding_weights, draw_films, make_network, save_run
 from trainer.models import BUILDERS, SIZE_PX
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -210,7 +212,7 @@ def test_the_first_format_that_passes_has_the_plain_name(run, blind, tmp_path, c
 
 def test_a_network_without_convolutions_is_refused():
     from exporter.convert import convert
-    from tests.cards import make_tiny_card
+    from tests.tiny_model import make_tiny_card
     from trainer.answers import answer
 
     graph = convert(

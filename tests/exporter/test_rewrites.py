@@ -17,9 +17,8 @@ from batch_scorer.onnx_runtime import ort
 from exporter import convert, publish, renewal
 from exporter.rewrites import make_cheaper
 from exporter.run import read_run
-from tests.conftest import EXAMPLES
-from tests.exporter.runs import draw_films, make_network, save_run
-from tests.exporter.test_convert import make_whole_card
+from tests.exporter.runs import draw_films, make_network, make_whole_card, save_run
+from tests.paths import EXAMPLES
 from trainer.answers import answer
 from trainer.models import BUILDERS
 from trainer.typicality import fit_typical

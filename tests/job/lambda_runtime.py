@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Queue
 from typing import TYPE_CHECKING, Any
 
-from tests.conftest import REPOSITORY
+from tests.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

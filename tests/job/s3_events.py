@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from tests.conftest import make_film
+from tests.images import make_film
 from tests.servers import SECRET, run_proxy, without_credentials
 
 if TYPE_CHECKING:

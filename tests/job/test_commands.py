@@ -12,14 +12,11 @@ import pytest
 from batch_scorer.job.nights import find_night
 from batch_scorer.lease import acquire_lease
 from batch_scorer.output import open_output
-from tests.conftest import save_tiny_model
-from tests.servers import clouds, run_proxy, without_credentials
+from tests.servers import run_proxy, without_credentials
+from tests.tiny_model import save_tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-__all__ = ["clouds"]
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

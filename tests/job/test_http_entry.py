@@ -19,17 +19,17 @@ import pytest
 
 from batch_scorer.job import http_entry
 from batch_scorer.job.answers import RESERVE_S
-from tests.conftest import REPOSITORY
+from tests.job.events import gcs_event, s3_event
 from tests.job.s3_events import Clinic, hold_one_film
-from tests.job.test_events import gcs_event, s3_event
-from tests.servers import clouds, free_port, process, without_credentials
+from tests.paths import REPOSITORY
+from tests.servers import free_port, process, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.servers import Cloud
 
-__all__ = ["clouds"]
+pytestmark = pytest.mark.cloud
 MAIN = "from batch_scorer.job.http_entry import receive"
 SETTINGS = {"CXR_JOB_IMAGES": "s3://clinic/films", "CXR_JOB_OUTPUT": "s3://clinic/results"}
 

@@ -12,17 +12,17 @@ import pypdfium2
 import pytest
 
 from batch_scorer.job.answers import RESERVE_S
+from tests.job.events import s3_event
 from tests.job.lambda_runtime import Function, Reply, run_function
 from tests.job.s3_events import Clinic, hold_one_film
-from tests.job.test_events import s3_event
-from tests.servers import clouds, without_credentials
+from tests.servers import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.servers import Cloud
 
-__all__ = ["clouds"]
+pytestmark = pytest.mark.cloud
 SETTINGS = {"CXR_JOB_IMAGES": "s3://clinic/films", "CXR_JOB_OUTPUT": "s3://clinic/results"}
 
 

@@ -12,11 +12,9 @@ from batch_scorer import ledger
 from batch_scorer.errors import Occupied
 from batch_scorer.job.latest import find_published, publish, read_latest, renew
 from batch_scorer.output import Output, open_output
-from tests.batch_scorer.test_clouds import found_here
 from tests.factories import make_manifest, make_models
-from tests.servers import clouds
+from tests.servers import AZURE, S3, found_here
 
-__all__ = ["clouds"]
 MONDAY, TUESDAY, WEDNESDAY = ("20261123-020000", "20261124-020000", "20261125-020000")
 NUMBERS = {MONDAY: 1, TUESDAY: 2, WEDNESDAY: 3}
 A_FILM, B_FILM = "films/aaaaaaaaaaaaaaaa.jpg", "films/bbbbbbbbbbbbbbbb.jpg"
@@ -182,7 +180,7 @@ def run_elsewhere(work):
         raise errors[0]
 
 
-@pytest.fixture(params=["disk", "s3", "az"])
+@pytest.fixture(params=["disk", S3, AZURE])
 def storage(request, tmp_path, clouds):
     """A folder for outputs on disk, or in a bucket of a real server."""
     if request.param == "disk":

@@ -27,8 +27,9 @@ from batch_scorer.output import open_output
 from batch_scorer.run_dates import COLUMN
 from batch_scorer.score_job import ScoreJob
 from batch_scorer.shards import Shard
-from tests.conftest import make_film, save_tiny_model
 from tests.factories import make_evidence
+from tests.images import make_film
+from tests.tiny_model import save_tiny_model
 
 LEASE_S = 1.0
 ALIVE_S = 6.0

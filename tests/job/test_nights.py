@@ -22,8 +22,8 @@ import pytest
 
 from batch_scorer.errors import EXIT_OK, EXIT_RETRY
 from batch_scorer.report.verification import verify_report
-from tests.conftest import make_film
-from tests.servers import clouds, run_proxy, without_credentials
+from tests.images import make_film
+from tests.servers import run_proxy, without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from tests.servers import Cloud, Proxy
 
-__all__ = ["clouds"]
+pytestmark = pytest.mark.cloud
 TASKS = 4
 OUTAGE_S = 10
 BUCKET = "hospital"

@@ -105,6 +105,7 @@ def test_a_mail_has_the_five_lines():
     assert [line.strip() for line in text.splitlines() if line.strip()] == LINES
 
 
+@pytest.mark.slow
 def test_a_mail_that_is_refused_is_tried_again_then_a_warning(caplog):
     with mail_server("451 Try later", "250 OK") as (port, mails):
         address = f"mailto://me:s3cr3t@127.0.0.1:{port}?to=ward@example.org&from=cxr@example.org&mode=insecure"

@@ -16,7 +16,7 @@ from batch_scorer.job.finish import Ending, finish_night
 from batch_scorer.job.night import NightJob, run_night
 from batch_scorer.score_job import ScoreJob
 from batch_scorer.shards import Shard
-from tests.conftest import make_film
+from tests.images import make_film
 from tests.job.servers import web_server
 
 
@@ -30,6 +30,7 @@ def values(path):
     return {s.name: s.value for family in families for s in family.samples}
 
 
+@pytest.mark.slow
 def test_each_night_is_told_once_with_what_is_new(cxr, folder, tiny_model, tmp_path):
     out, file = tmp_path / "out", tmp_path / "cxr.prom"
     arguments = ("job", "run", folder, "-o", out, "--model", tiny_model, "--metrics", file)

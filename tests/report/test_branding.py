@@ -16,9 +16,9 @@ from batch_scorer.errors import UsageError
 from batch_scorer.report import branding, render
 from batch_scorer.report.branding import PLAIN, Branding, describe_brand, read_branding
 from batch_scorer.report.drawing import Drawing
-from tests.conftest import encode
 from tests.factories import make_models, make_rows, write_run
-from tests.report.test_render import read_text, tags
+from tests.images import encode
+from tests.report.documents import read_text, tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable

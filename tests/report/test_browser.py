@@ -1,15 +1,13 @@
 """The HTML page in a real browser: sort, filter, open, read aloud, print; nothing leaves the page.
 
 Chromium is taken from the machine (Debian: ``apt-get install chromium``), else from
-``playwright install chromium``. Where neither is, these tests are skipped and say so.
+``playwright install chromium``.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,17 +20,18 @@ from batch_scorer.report.drawing import Drawing
 from batch_scorer.report.formats import draw_report
 from batch_scorer.report.wording import show_name
 from tests.factories import make_band, make_models, make_rows, make_unscored, write_run
-from tests.report.test_page import SCRIPT_ENDS
-from tests.report.test_render import HOSTILE_NAMES
+from tests.needs import find_browser
+from tests.report.hostile_names import HOSTILE_NAMES, SCRIPT_ENDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from playwright.sync_api import Browser, Page
 
     Opener = Callable[..., "Opened"]
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+pytestmark = pytest.mark.needs("chromium")
 FILMS = 330
 UNSCORED = 3
 
@@ -55,10 +54,7 @@ class Opened:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        program = next(filter(None, map(shutil.which, PROGRAMS)), None)
-        if not program and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("NO BROWSER, so the HTML page is untested: apt-get install chromium")
-        launched = playwright.chromium.launch(executable_path=program)
+        launched = playwright.chromium.launch(executable_path=find_browser())
         yield launched
         launched.close()
 

@@ -19,7 +19,7 @@ from tests.factories import (
     make_rows,
     make_unscored,
 )
-from tests.report.test_facts import every_text
+from tests.report.documents import every_text
 
 if TYPE_CHECKING:
     from batch_scorer.card import Reference

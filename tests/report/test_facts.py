@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import Any
 
@@ -26,19 +25,11 @@ from tests.factories import (
     make_unscored,
     with_looks,
 )
+from tests.report.documents import every_text
 
 
 def tell(rows: list[Any], models: list[Any], **changes: Any) -> ReportFacts:
     return build_facts(make_manifest(rows, models, **changes), rows)
-
-
-def every_text(value: Any) -> str:
-    """All texts in the facts, one below the other."""
-    if isinstance(value, str):
-        return value
-    if dataclasses.is_dataclass(value):
-        return "\n".join(every_text(getattr(value, f.name)) for f in dataclasses.fields(value))
-    return "\n".join(every_text(part) for part in value) if isinstance(value, tuple) else ""
 
 
 @pytest.fixture(scope="module")

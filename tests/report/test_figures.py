@@ -16,12 +16,9 @@ from batch_scorer.metrics import Confusion, Curve, Estimate
 from batch_scorer.report import figures
 from batch_scorer.report.typeface import FAMILY, printable
 from tests.factories import TITLES, make_card
+from tests.report.documents import texts
 
 HOSTILE = "$\\frac{1}{2}$ <svg onload=x> & \u80ba \U0001fac1 \n"
-
-
-def texts(svg: str) -> str:
-    return " ".join("".join(node.itertext()) for node in ET.fromstring(svg).iter())
 
 
 @pytest.mark.parametrize("names", [("cnn",), ("cnn", "mlp"), ("mlp", "cnn", "vgg16")])

@@ -24,18 +24,10 @@ from batch_scorer.report.formats import draw_report
 from batch_scorer.report.page import embed_pictures, find_headings, render_page
 from batch_scorer.report.render import gather
 from tests.factories import make_band, make_models, make_rows, make_unscored, write_run
-from tests.report.test_render import HOSTILE_NAMES
+from tests.report.hostile_names import HOSTILE_NAMES, SCRIPT_ENDS
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-SCRIPT_ENDS = (
-    "</script><script>alert(1)</script>.jpg",
-    "<!--<script>.jpg",
-    "]]></SCRIPT >\u2028\u2029.jpg",
-    "\"]}'`${alert(2)}\\.jpg",
-    "<img src='film:x'>.jpg",
-)
 
 
 class Page(HTMLParser):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import logging
 import re
-import shutil
 import subprocess
 import threading
 import zlib
@@ -32,16 +31,13 @@ from batch_scorer.report import paper, render
 from batch_scorer.report.drawing import Drawing
 from batch_scorer.report.figures import draw_confusion
 from tests.factories import PARTS, make_band, make_models, make_rows, make_unscored, write_run
+from tests.report.documents import PROFILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 IMPRINT = paper.Imprint(b"i" * 16)
-PROFILES = {
-    "pdf/a-3a": page.ValidationProfile.PDF_A_3A,
-    "pdf/ua-1": page.ValidationProfile.PDF_UA_1,
-}
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">%s</svg>'
 REFUSED = {
     "picture": '<img alt="a" src="URL">',
@@ -186,7 +182,7 @@ def test_rows_and_run_are_attached_whole_as_its_data(run: Path) -> None:
     assert found == {name: (run / name).read_bytes() for name in ("predictions.csv", "run.json")}
 
 
-@pytest.mark.skipif(not shutil.which("pdfinfo"), reason="no poppler: apt-get install poppler-utils")
+@pytest.mark.needs("poppler")
 def test_poppler_reads_text_pictures_and_attachments(run: Path, tmp_path: Path) -> None:
     report = run / "pdf-a-3a.pdf"
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import pikepdf
-import pypdfium2
 import pytest
 from page import validate_pdf
 from PIL import Image, ImageFile
@@ -38,41 +37,8 @@ from tests.factories import (
     with_looks,
     write_run,
 )
-
-HOSTILE_NAMES = (
-    "<b>bold</b>\"'&.jpg",
-    "<img src='http://example.org/x.png'>.jpg",
-    "line\nbreak\r\t.jpg",
-    "a" * 255 + ".jpg",
-    "\u202egpj.exe\u2066",
-    "\u4e2d\u6587/\u80f8\u7247.jpg",
-    "\U0001fac1.png",
-    "$x^2$ {{ 7*7 }} {% raw %}.jpg",
-    "e\u0301\u0301\u0301.jpg",
-    "x" * 4000,
-)
-
-
-def read_text(path: Path | str) -> str:
-    """The text of a PDF as a reader extracts it, page breaks as form feeds, lines joined."""
-    with pypdfium2.PdfDocument(path) as pdf:
-        pages = [sheet.get_textpage().get_text_bounded() for sheet in pdf]
-    return "\f".join(re.sub(r"\s+", " ", text) for text in pages)
-
-
-def tags(pdf: pikepdf.Pdf) -> list[Any]:
-    """Every structure element."""
-    found, waiting = [], [pdf.Root.StructTreeRoot.K]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, pikepdf.Array):
-            waiting.extend(node)
-        elif isinstance(node, pikepdf.Dictionary):
-            if "/S" in node:
-                found.append(node)
-            if "/K" in node:
-                waiting.append(node.K)
-    return found
+from tests.report.documents import read_text, tags
+from tests.report.hostile_names import HOSTILE_NAMES
 
 
 @pytest.fixture(scope="module")

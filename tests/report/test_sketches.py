@@ -12,7 +12,7 @@ from PIL import Image
 from batch_scorer.report import sketches
 from batch_scorer.report.deck import KINDS, OTHER_KIND, Bar
 from tests.factories import draw_film
-from tests.report.test_figures import texts
+from tests.report.documents import texts
 
 
 def test_the_balance_shows_its_numbers() -> None:

@@ -36,8 +36,8 @@ from tests.factories import (
     with_looks,
     write_run,
 )
-from tests.report.test_paper import PROFILES
-from tests.report.test_render import HOSTILE_NAMES, read_text, tags
+from tests.report.documents import PROFILES, read_text, tags
+from tests.report.hostile_names import HOSTILE_NAMES
 
 ORDER = (
     "scored films were flagged as possible pneumonia",

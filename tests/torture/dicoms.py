@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from tests.batch_scorer.pixel_table import GREY, bare, dicom
-from tests.conftest import encode
+from tests.images import encode
 from tests.torture.outcomes import (
     NO_FILM,
     SCORED,

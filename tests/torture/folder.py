@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.batch_scorer.pixel_table import GREY
-from tests.conftest import encode, make_film
+from tests.images import encode, make_film
 from tests.torture.dicoms import compressed, damaged, whole
 from tests.torture.outcomes import (
     SCORED,

@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from tests.batch_scorer.pixel_table import GREY, dicom
-from tests.conftest import encode, make_film
+from tests.images import encode, make_film
 from tests.torture.outcomes import TOO_LARGE, UNREADABLE, Files
 from tests.torture.pictures import png_chunk
 

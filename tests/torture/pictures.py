@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tests.batch_scorer.pixel_table import halves, tiff
-from tests.conftest import encode, make_film
+from tests.images import encode, make_film
 from tests.torture.outcomes import (
     NO_FILM,
     SCORED,

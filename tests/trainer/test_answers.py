@@ -149,6 +149,7 @@ def contrast_network(sign):
     return keras.Model(pixels, {"logit": logit, "evidence": sign * evidence})
 
 
+@pytest.mark.slow
 def test_honest_evidence_beats_chance_and_evidence_that_is_turned_around_does_not():
     rng = np.random.default_rng(0)
     pixels = np.full((12, SIZE_PX, SIZE_PX, 1), 128, np.uint8)

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from batch_scorer.errors import DatasetError
-from tests.conftest import EXAMPLES, REAL_DATA, REPOSITORY, encode, make_film
+from tests.images import encode, make_film
+from tests.paths import EXAMPLES, REAL_DATA, REPOSITORY
 from trainer.audit.copies import count_copies, find_copies
 from trainer.audit.facts import Audit, audit_data, shorten
 from trainer.audit.findings import NOTHING, find_faults
@@ -317,7 +318,7 @@ def test_the_command_says_what_cannot_be_used(tmp_path, cxr):
     assert "Traceback" not in blocked.stderr
 
 
-@pytest.mark.real_films
+@pytest.mark.needs("real films")
 def test_the_published_set_has_its_known_faults():
     short = shorten(audit_data(REAL_DATA / "chest_xray", open_test=False))
     assert short.films["train PNEUMONIA bacterial"] == 2530

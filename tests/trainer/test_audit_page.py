@@ -10,7 +10,7 @@ import pytest
 
 from batch_scorer.metrics import Estimate
 from batch_scorer.output import OWN_FOLDER
-from tests.conftest import EXAMPLES
+from tests.paths import EXAMPLES
 from trainer.audit import figures
 from trainer.audit.facts import Count, SharedPatients, StrayFiles, audit_data
 from trainer.audit.measure import Unusable

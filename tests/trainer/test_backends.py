@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.trainer.test_dataset import fill
+from tests.images import make_labelled_folder
 from trainer.feed import Resident, feed
 
 FOREIGN = ("tensorflow", "tf2onnx", "onnx")
@@ -66,11 +65,12 @@ def test_tensorflow_is_fed_the_arrays_as_they_are():
     assert feed(train, part(4), 4, 1)["x"] is train[0]
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("torch", "jax")]
+)
 def test_a_network_trained_without_tensorflow_is_exported_with_it(backend, tmp_path):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f'{backend} is not installed: pip install "cxr-batch[{backend}]"')
-    data, folder = fill(tmp_path / "data", 40, 60), tmp_path / "run"
+    data, folder = make_labelled_folder(tmp_path / "data", 40, 60), tmp_path / "run"
     options = ("--model", "mlp", "--epochs", 2, "--batch-size", 16, "--compute", "bfloat16")
     arguments = ["train", data, "-o", folder, *options, "--backend", backend]
     script = WITHOUT.format(foreign=FOREIGN, arguments=[str(word) for word in arguments])

@@ -9,24 +9,9 @@ from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import DatasetError
 from batch_scorer.records import patient_of
 from tests.batch_scorer.pixel_table import ROWS
-from tests.conftest import REAL_DATA, make_film
+from tests.images import make_film, make_labelled_folder
+from tests.paths import REAL_DATA
 from trainer.dataset import read_dataset
-
-
-def fill(root, normal=40, pneumonia=60, start=0):
-    for label, count in (("NORMAL", normal), ("PNEUMONIA", pneumonia)):
-        (root / label).mkdir(parents=True)
-        for index in range(count):
-            name = (
-                f"IM-{start + index // 2:04d}-{index:04d}"
-                if label == "NORMAL"
-                else (f"person{start + index // 3}_{'virus' if index % 2 else 'bacteria'}_{index}")
-            )
-            film = make_film(
-                80 if label == "NORMAL" else 160, seed=hash((label, index, start)) % 2**32
-            )
-            (root / label / f"{name}.png").write_bytes(film)
-    return root
 
 
 def test_patients_are_read_from_the_names_of_the_kermany_set():
@@ -38,7 +23,7 @@ def test_patients_are_read_from_the_names_of_the_kermany_set():
 
 
 def test_no_patient_is_in_two_parts_and_no_film_is_lost(tmp_path):
-    dataset = read_dataset(fill(tmp_path / "data"), 32, seed=1)
+    dataset = read_dataset(make_labelled_folder(tmp_path / "data"), 32, seed=1)
     train, validation = set(dataset.train.patients), set(dataset.validation.patients)
     assert not train & validation
     assert len(dataset.train) + len(dataset.validation) == 100
@@ -47,16 +32,16 @@ def test_no_patient_is_in_two_parts_and_no_film_is_lost(tmp_path):
 
 
 def test_the_split_depends_on_the_seed_alone(tmp_path):
-    root = fill(tmp_path / "data")
+    root = make_labelled_folder(tmp_path / "data")
     again = [read_dataset(root, 32, seed=seed).validation.keys.tolist() for seed in (1, 1, 2)]
     assert again[0] == again[1] != again[2]
 
 
 def test_train_and_val_are_pooled_and_the_official_test_is_kept_apart(tmp_path):
     root = tmp_path / "kaggle"
-    fill(root / "train")
-    fill(root / "val", 4, 4, start=500)
-    fill(root / "test", 10, 10, start=900)
+    make_labelled_folder(root / "train")
+    make_labelled_folder(root / "val", 4, 4, start=500)
+    make_labelled_folder(root / "test", 10, 10, start=900)
     dataset = read_dataset(root, 32, seed=1)
     assert len(dataset.train) + len(dataset.validation) == 108
     assert all(key.startswith("test/") for key in dataset.test.keys)
@@ -64,7 +49,7 @@ def test_train_and_val_are_pooled_and_the_official_test_is_kept_apart(tmp_path):
 
 
 def test_films_of_identical_content_stay_together(tmp_path):
-    root = fill(tmp_path / "data")
+    root = make_labelled_folder(tmp_path / "data")
     film = make_film(seed=12345)
     names = [root / "NORMAL" / f"clinic_{index}.png" for index in range(12)]
     for name in names:
@@ -78,13 +63,13 @@ def test_films_of_identical_content_stay_together(tmp_path):
 
 
 def test_labels_and_pixels_belong_to_the_same_film(tmp_path):
-    films = read_dataset(fill(tmp_path / "data"), 32, seed=1).train
+    films = read_dataset(make_labelled_folder(tmp_path / "data"), 32, seed=1).train
     assert np.array_equal(films.labels, np.char.startswith(films.keys, "PNEUMONIA").astype(int))
     assert films.pixels[films.labels == 1].mean() > films.pixels[films.labels == 0].mean() + 50
 
 
 def test_the_split_policy_says_only_what_is_so(tmp_path):
-    known = read_dataset(fill(tmp_path / "known"), 32, seed=1)
+    known = read_dataset(make_labelled_folder(tmp_path / "known"), 32, seed=1)
     assert known.split_policy.startswith("Split 7 : 1 by patient")
     assert "Official" not in known.split_policy
     for index, film in enumerate(sorted((tmp_path / "known").glob("*/*"))):
@@ -96,7 +81,7 @@ def test_the_split_policy_says_only_what_is_so(tmp_path):
 
 
 def test_the_fingerprint_knows_content_and_labels(tmp_path):
-    first = read_dataset(fill(tmp_path / "a"), 32, seed=1).fingerprint
+    first = read_dataset(make_labelled_folder(tmp_path / "a"), 32, seed=1).fingerprint
     film = next((tmp_path / "a" / "NORMAL").iterdir())
     film.rename(tmp_path / "a" / "PNEUMONIA" / film.name)
     assert read_dataset(tmp_path / "a", 32, seed=1).fingerprint != first
@@ -104,7 +89,7 @@ def test_the_fingerprint_knows_content_and_labels(tmp_path):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_the_trainer_sees_the_pixels_that_the_scorer_sees(tmp_path, row):
-    root = fill(tmp_path / "data", 16, 16)
+    root = make_labelled_folder(tmp_path / "data", 16, 16)
     (root / "NORMAL" / "IM-9999-0001.any").write_bytes(row.data)
     dataset = read_dataset(root, 48, seed=1)
     for films in (dataset.train, dataset.validation):
@@ -118,12 +103,12 @@ def test_the_trainer_sees_the_pixels_that_the_scorer_sees(tmp_path, row):
 def test_data_that_cannot_be_used_says_why(tmp_path):
     with pytest.raises(DatasetError, match="found none at"):
         read_dataset(tmp_path / "missing", 32, seed=1)
-    one_class = fill(tmp_path / "one", 20, 0)
+    one_class = make_labelled_folder(tmp_path / "one", 20, 0)
     with pytest.raises(DatasetError, match="PNEUMONIA, found none"):
         read_dataset(one_class, 32, seed=1)
     with pytest.raises(DatasetError, match=r"at least 16 films of NORMAL .* found 3"):
-        read_dataset(fill(tmp_path / "few", 3, 40), 32, seed=1)
-    corrupt = fill(tmp_path / "corrupt")
+        read_dataset(make_labelled_folder(tmp_path / "few", 3, 40), 32, seed=1)
+    corrupt = make_labelled_folder(tmp_path / "corrupt")
     (corrupt / "NORMAL" / "bad.jpeg").write_bytes(b"\xff\xd8\xff broken")
     with pytest.raises(DatasetError, match=r"bad.jpeg cannot be used: "):
         read_dataset(corrupt, 32, seed=1)
@@ -137,7 +122,7 @@ def test_data_that_cannot_be_used_says_why(tmp_path):
         read_dataset(one_patient, 32, seed=1)
 
 
-@pytest.mark.real_films
+@pytest.mark.needs("real films")
 def test_the_real_set_is_read_in_full_and_split_by_patient():
     dataset = read_dataset(REAL_DATA / "chest_xray", 16, seed=1)
     assert len(dataset.train) + len(dataset.validation) == 5232

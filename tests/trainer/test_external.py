@@ -7,15 +7,14 @@ import pytest
 
 from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import DatasetError
-from tests.conftest import make_film
-from tests.trainer.test_dataset import fill
+from tests.images import make_film, make_labelled_folder
 from trainer.dataset import read_dataset
 from trainer.external import read_normals
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("films") / "data")
+    return make_labelled_folder(tmp_path_factory.mktemp("films") / "data")
 
 
 @pytest.fixture(scope="module")

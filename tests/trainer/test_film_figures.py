@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from batch_scorer.errors import DatasetError
-from tests.conftest import EXAMPLES
-from tests.trainer.test_dataset import fill
+from tests.images import make_labelled_folder
+from tests.paths import EXAMPLES
 from trainer.film_figures import SYNTHETIC, draw_augmentation, draw_examples, read_examples
 
 PICTURE = re.compile(r'"data:image/jpeg;base64,([^"]+)"')
@@ -24,8 +24,8 @@ def pictures(svg):
 
 
 def test_the_first_films_of_each_class_are_taken_from_train(tmp_path):
-    fill(tmp_path / "train", 5, 6)
-    fill(tmp_path / "test", 2, 2, start=900)
+    make_labelled_folder(tmp_path / "train", 5, 6)
+    make_labelled_folder(tmp_path / "test", 2, 2, start=900)
     examples = read_examples(tmp_path, per_class=3)
     assert {name: len(films) for name, films in examples.films.items()} == {
         "NORMAL": 3,
@@ -39,7 +39,7 @@ def test_the_first_films_of_each_class_are_taken_from_train(tmp_path):
 
 
 def test_a_class_without_films_is_an_error(tmp_path):
-    fill(tmp_path, 3, 0)
+    make_labelled_folder(tmp_path, 3, 0)
     with pytest.raises(DatasetError, match="PNEUMONIA, found none"):
         read_examples(tmp_path, per_class=3)
 

@@ -7,8 +7,7 @@ import logging
 import pytest
 
 from batch_scorer.errors import DatasetError
-from tests.conftest import make_film
-from tests.trainer.test_dataset import fill
+from tests.images import make_film, make_labelled_folder
 from trainer.dataset import read_dataset
 from trainer.layout import read_layout
 
@@ -23,21 +22,21 @@ def put(folder, names, data=None):
 def test_a_third_class_is_refused_by_name_and_count(tmp_path, part):
     root = tmp_path / "data"
     for name in {"", "train", "test"} - {""} if part else {""}:
-        fill(root / name, 20, 20)
+        make_labelled_folder(root / name, 20, 20)
     put(root / part / "COVID" / "clinic", ["a.png", "b.png", "c.png"])
     with pytest.raises(DatasetError, match=r"found COVID with 3 files in .*Move it elsewhere"):
         read_dataset(root, 32, seed=1)
 
 
 def test_a_class_in_lower_case_is_refused_and_the_right_name_told(tmp_path):
-    root = fill(tmp_path / "data", 20, 20)
+    root = make_labelled_folder(tmp_path / "data", 20, 20)
     (root / "NORMAL").rename(root / "normal")
     with pytest.raises(DatasetError, match=r"found normal with 20 files.*Rename it to NORMAL\."):
         read_dataset(root, 32, seed=1)
 
 
 def test_loose_films_are_refused_but_a_note_beside_the_classes_is_not(tmp_path):
-    root = fill(tmp_path / "data", 20, 20)
+    root = make_labelled_folder(tmp_path / "data", 20, 20)
     put(root, ["SOURCE.txt"], b"where these films came from")
     assert len(read_dataset(root, 32, seed=1).train) == 35
     put(root, ["one.png", "two.png"])
@@ -47,8 +46,8 @@ def test_loose_films_are_refused_but_a_note_beside_the_classes_is_not(tmp_path):
 
 def test_a_folder_beside_the_parts_is_left_out_with_a_warning(tmp_path, caplog):
     root = tmp_path / "chest_xray"
-    fill(root / "train", 20, 20)
-    fill(root / "chest_xray" / "train", 5, 6)
+    make_labelled_folder(root / "train", 20, 20)
+    make_labelled_folder(root / "chest_xray" / "train", 5, 6)
     (root / "empty").mkdir()
     with caplog.at_level(logging.WARNING, logger="cxr"):
         dataset = read_dataset(root, 32, seed=1)
@@ -58,7 +57,7 @@ def test_a_folder_beside_the_parts_is_left_out_with_a_warning(tmp_path, caplog):
 
 
 def test_what_operating_systems_leave_behind_is_no_film(tmp_path):
-    root = fill(tmp_path / "data", 20, 20)
+    root = make_labelled_folder(tmp_path / "data", 20, 20)
     put(root / "NORMAL", ["Thumbs.db", "desktop.ini", ".DS_Store"], b"no film")
     put(root / "__MACOSX" / "NORMAL", ["._IM-0001-0001.jpeg"], b"no film")
     dataset = read_dataset(root, 32, seed=1)
@@ -67,7 +66,7 @@ def test_what_operating_systems_leave_behind_is_no_film(tmp_path):
 
 
 def test_any_other_file_in_a_class_folder_must_be_a_film(tmp_path):
-    root = fill(tmp_path / "data", 20, 20)
+    root = make_labelled_folder(tmp_path / "data", 20, 20)
     put(root / "PNEUMONIA", ["notes.txt"], b"ask about film 7")
     with pytest.raises(
         DatasetError,
@@ -77,14 +76,14 @@ def test_any_other_file_in_a_class_folder_must_be_a_film(tmp_path):
 
 
 def test_a_class_folder_inside_the_other_is_refused(tmp_path):
-    root = fill(tmp_path / "data", 20, 20)
+    root = make_labelled_folder(tmp_path / "data", 20, 20)
     put(root / "NORMAL" / "PNEUMONIA", ["person1_virus_1.png"])
     with pytest.raises(DatasetError, match=r"person1_virus_1\.png in both"):
         read_dataset(root, 32, seed=1)
 
 
 def test_films_without_patients_are_warned_of(tmp_path, caplog):
-    root = fill(tmp_path / "data", 20, 20)
+    root = make_labelled_folder(tmp_path / "data", 20, 20)
     read_dataset(root, 32, seed=1)
     assert caplog.text == ""
     for index, film in enumerate(sorted((root / "NORMAL").iterdir())):
@@ -95,11 +94,12 @@ def test_films_without_patients_are_warned_of(tmp_path, caplog):
     assert "taken for a patient of its own" in caplog.text
 
 
+@pytest.mark.slow
 def test_three_films_one_class_or_a_broken_film_end_the_command_with_one_line(tmp_path, cxr):
-    few = fill(tmp_path / "few", 1, 2)
+    few = make_labelled_folder(tmp_path / "few", 1, 2)
     one = tmp_path / "one"
     put(one / "PNEUMONIA", [f"person{index}_virus_1.png" for index in range(20)])
-    broken = fill(tmp_path / "broken", 20, 20)
+    broken = make_labelled_folder(tmp_path / "broken", 20, 20)
     put(broken / "NORMAL", ["IM-0300-0001.jpeg"], b"\xff\xd8\xff half a film")
     for root, expected in (
         (few, "at least 16 films of NORMAL to train and validate on, found 1"),

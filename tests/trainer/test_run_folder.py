@@ -13,7 +13,7 @@ import pytest
 from batch_scorer.card import write_card
 from batch_scorer.errors import DatasetError, ForeignFile
 from batch_scorer.output import OWN_FOLDER
-from tests.cards import make_tiny_card
+from tests.tiny_model import make_tiny_card
 from trainer import describe, run_folder
 from trainer.audit import page
 from trainer.audit.cli import audit

@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
-from tests.trainer.test_dataset import fill
+from tests.images import make_labelled_folder
 from trainer import run_folder, speed
 from trainer.recipes import RECIPES, FitConfig
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = ("--model", "mlp", "--epochs", "2", "--batch-size", "16")
 
@@ -26,7 +28,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("data") / "films", 40, 60)
+    return make_labelled_folder(tmp_path_factory.mktemp("data") / "films", 40, 60)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,9 @@ from batch_scorer.card import read_card
 from batch_scorer.classifier import Classifier
 from batch_scorer.comparison import shared_comparison
 from batch_scorer.output import open_output
-from tests.conftest import make_film
-from tests.trainer.test_dataset import fill
+from tests.images import make_film, make_labelled_folder
+
+pytestmark = pytest.mark.slow
 
 EPOCHS = 4
 
@@ -35,8 +36,8 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "kaggle"
-    fill(root / "train", 60, 90)
-    fill(root / "test", 20, 20, start=900)
+    make_labelled_folder(root / "train", 60, 90)
+    make_labelled_folder(root / "test", 20, 20, start=900)
     (root.parent / "elsewhere").mkdir()
     for index in range(12):
         film = make_film(80 if index % 3 else 160, seed=5000 + index)
@@ -139,7 +140,16 @@ def test_the_run_folder_holds_what_was_promised(killed_then_finished):
 
 
 def test_tensorflow_says_nothing_in_between(tmp_path):
-    done = run("train", fill(tmp_path / "small"), "-o", tmp_path, "--model", "mlp", "--epochs", 1)
+    done = run(
+        "train",
+        make_labelled_folder(tmp_path / "small"),
+        "-o",
+        tmp_path,
+        "--model",
+        "mlp",
+        "--epochs",
+        1,
+    )
     told = done.stdout + done.stderr
     assert "4 write" in told
     assert "tf.function" not in told

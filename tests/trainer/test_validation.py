@@ -9,20 +9,22 @@ import numpy as np
 import pytest
 
 from batch_scorer.errors import DatasetError
-from tests.trainer.test_dataset import fill
+from tests.images import make_labelled_folder
 from trainer.dataset import read_dataset
 from trainer.fit import claim, fit
 from trainer.models import SIZE_PX
 from trainer.recipes import FitConfig
 from trainer.validation import CHOICES, read_validated
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "kaggle"
-    fill(root / "train", 40, 60)
-    fill(root / "val", 4, 4, start=500)
-    fill(root / "test", 12, 12, start=900)
+    make_labelled_folder(root / "train", 40, 60)
+    make_labelled_folder(root / "val", 4, 4, start=500)
+    make_labelled_folder(root / "test", 12, 12, start=900)
     return root
 
 
@@ -46,8 +48,8 @@ def test_an_official_part_is_taken_whole_and_the_model_is_withheld(data, choice,
 
 
 def test_a_folder_without_that_part_is_refused(data, tmp_path):
-    fill(tmp_path / "two" / "train", 40, 60)
-    fill(tmp_path / "two" / "test", 12, 12, start=900)
+    make_labelled_folder(tmp_path / "two" / "train", 40, 60)
+    make_labelled_folder(tmp_path / "two" / "test", 12, 12, start=900)
     with pytest.raises(DatasetError, match=r"val/\*\*/NORMAL, found none"):
         read_validated(tmp_path / "two", 32, 1, "official")
     with pytest.raises(DatasetError, match="Expected validation by one of patient, official, test"):
