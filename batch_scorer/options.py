@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batch_scorer.process import BATCH_SIZE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -71,7 +73,9 @@ def model_options(command: Command) -> Command:
             help="Default: every core that this process may use; 1 for each worker of "
             "--engine ray.",
         ),
-        click.option("--batch-size", type=click.IntRange(1, 1024), default=16, show_default=True),
+        click.option(
+            "--batch-size", type=click.IntRange(1, 1024), default=BATCH_SIZE, show_default=True
+        ),
         click.option(
             "--provider",
             type=click.Choice(["auto", "cpu", "cuda"]),

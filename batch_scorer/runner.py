@@ -37,7 +37,7 @@ from batch_scorer.log import bind, log_event
 from batch_scorer.onnx_runtime import ort
 from batch_scorer.output import open_output
 from batch_scorer.pipeline import PREFETCH_BATCHES, Work, score_locally
-from batch_scorer.process import available_cores
+from batch_scorer.process import BATCH_SIZE, available_cores
 from batch_scorer.records import Gallery, ModelUsed, patient_of
 from batch_scorer.source import open_source, read_labels
 from batch_scorer.storage import retries
@@ -65,10 +65,6 @@ ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {
     "local": score_locally,
     "ray": _score_with_ray,
 }
-
-
-BATCH_SIZE = 16
-"""Larger ones are no faster on a CPU, and take more memory and longer to end."""
 
 
 @dataclass(frozen=True)
