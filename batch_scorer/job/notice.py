@@ -10,7 +10,7 @@ import logging
 import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -43,6 +43,7 @@ _WEBHOOK_FIELDS = {"message": "text", "version": "", "attachments": "", "type": 
 """A webhook gets the fields of a notice: Apprise's own are renamed, or left out."""
 _REASON = re.compile(r"error=(\d{3})\b|\[Errno -?\d+\] ([A-Za-z ]+)")
 """Words in Apprise's log that say why a notice was not taken, and quote no address."""
+_SILENT = logging.CRITICAL + 1
 log = logging.getLogger("cxr.notice")
 
 
@@ -193,8 +194,7 @@ def _open_channel(kind: str, address: str) -> Send | None:
             'Install it with: pip install "cxr-batch[notify]"',
         ) from exc
     logger = logging.getLogger("apprise")
-    logger.propagate = False  # it quotes addresses
-    logger.setLevel(logging.CRITICAL + 1)
+    logger.setLevel(_SILENT)
     asset = apprise.AppriseAsset(
         app_id="cxr-batch",
         app_desc="cxr-batch",
@@ -212,17 +212,21 @@ def _open_channel(kind: str, address: str) -> Send | None:
         if kind in WEBHOOKS:
             channel.payload_extras = {**_WEBHOOK_FIELDS, **asdict(notice)}
             title = channel.payload_extras.pop("title")
-        with apprise.LogCapture(level=logging.DEBUG) as said:
-            try:
-                taken = run_within(
-                    ATTEMPT_S,
-                    lambda: service.notify(notice.text, title, body_format="text"),
-                    lambda: None,
-                )
-            except TimeoutError:
-                raise _Undelivered(f"it took over {ATTEMPT_S} seconds") from None
+        logger.addFilter(reason := _Reason())
+        logger.setLevel(logging.DEBUG)
+        try:
+            taken = run_within(
+                ATTEMPT_S,
+                lambda: service.notify(notice.text, title, body_format="text"),
+                lambda: None,
+            )
+        except TimeoutError:
+            raise _Undelivered(f"it took over {ATTEMPT_S} seconds") from None
+        finally:
+            logger.setLevel(_SILENT)
+            logger.removeFilter(reason)
         if not taken:
-            raise _Undelivered(_find_reason(said.getvalue()))
+            raise _Undelivered(reason.words or "it was not taken")
 
     return send
 
@@ -245,19 +249,24 @@ def _read_webhook(address: str) -> dict[str, Any] | None:
         "host": parts.netloc.rpartition("@")[2],
         "user": parts.username,
         "password": parts.password or "",
-        "fullpath": quote(path),
+        "fullpath": path,
         "redirect": "no",  # a POST that is sent elsewhere arrives as a GET, without what it says
         "cto": SILENCE_S,
         "rto": SILENCE_S,
     }
 
 
-def _find_reason(said: str) -> str:
-    found = _REASON.search(said)
-    if not found:
-        return "it was not taken"
-    status, words = found.groups()
-    return f"HTTP {status}" if status else words
+class _Reason(logging.Filter):
+    """Keeps why Apprise failed, and drops all that it logs, since that quotes addresses."""
+
+    words = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop a record."""
+        if not self.words and (found := _REASON.search(record.getMessage())):
+            status, words = found.groups()
+            self.words = f"HTTP {status}" if status else words
+        return False
 
 
 def _tell_attempt(state: RetryCallState) -> None:

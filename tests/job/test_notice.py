@@ -129,7 +129,7 @@ def test_a_mail_that_is_refused_is_tried_again_then_a_warning(caplog):
         assert announce([address.replace("me:s3cr3t@", "")], NIGHT) == 1
         assert len(mails) == 2
     assert announce([address], NIGHT) == 0
-    assert "address 1 of 1 (mailto) was not sent: it was not taken, 4 times." in caplog.text
+    assert "address 1 of 1 (mailto) was not sent: Connection refused, 4 times." in caplog.text
     assert "s3cr3t" not in caplog.text
 
 
