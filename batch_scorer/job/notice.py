@@ -202,7 +202,7 @@ def _open_channel(kind: str, address: str) -> Send | None:
         storage_mode=apprise.PersistentStoreMode.MEMORY,  # nothing is written to this machine
     )
     target = _read_webhook(address) if kind in WEBHOOKS else address
-    channel = target and apprise.Apprise.instantiate(target, asset=asset)
+    channel: Any = target and apprise.Apprise.instantiate(target, asset=asset)
     if not channel:
         return None
     service = apprise.Apprise(channel, asset=asset)
