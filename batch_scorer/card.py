@@ -76,6 +76,12 @@ class Calibration(msgspec.Struct, frozen=True):
     brier_after: Number | None = None
     ece_after: Number | None = None
 
+    def apply(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Turn logits into probabilities, of the same shape."""
+        from scipy.special import expit  # slow to load, and a scorer never needs it
+
+        return np.asarray(expit(self.slope * logits + self.intercept))
+
 
 class Reference(msgspec.Struct, frozen=True):
     """What the finished model answered on one labelled split.

@@ -136,9 +136,22 @@ class Classifier:
         """
         path = find_model(model)
         data = read_model(path)
+        if sha256:
+            _check_same(path, hashlib.sha256(data).hexdigest(), sha256)
+        return cls._open(path, data, provider, threads, batch_size)
+
+    @classmethod
+    def _open(
+        cls,
+        path: Path,
+        data: bytes,
+        provider: str,
+        threads: int | None,
+        batch_size: int | None = None,
+    ) -> Classifier:
+        """Open the content of a model file, and replay its self-test."""
         found = hashlib.sha256(data).hexdigest()
         _check_bundled(path, found)
-        _check_same(path, found, sha256 or found)
         providers = _choose_providers(provider)
         limit_s = SELF_TEST_LIMIT_S[providers[0]] * max(1.0, (batch_size or 0) / 64)
         options = session_options(threads or available_cores())
@@ -280,10 +293,13 @@ def load_used(
         ProviderUnavailable: As of ``Classifier.load``.
     """
     try:
-        same = hash_model(find_model(model)) == sha256
+        path = find_model(model)
+        data = read_model(path)
     except (UsageError, ModelFileError):  # no file any more, or none that can be read
         return None
-    return Classifier.load(model, provider, threads, sha256=sha256) if same else None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        return None
+    return Classifier._open(path, data, provider, threads)  # noqa: SLF001 - of this module
 
 
 def available_providers() -> list[str]:

@@ -16,6 +16,7 @@ from traceback import format_exception
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 
 from batch_scorer import __version__
 from batch_scorer.addresses import learn, scrub
@@ -82,7 +83,7 @@ def _with_common_options(command: click.Command) -> click.Command:
     for below in command.commands.values() if isinstance(command, click.Group) else ():
         _with_common_options(below)
     if not any(param.name == "debug" for param in command.params):
-        command.params += [
+        common = [
             click.Option(
                 [OPTION],
                 type=click.Choice([TEXT, JSON]),
@@ -104,6 +105,9 @@ def _with_common_options(command: click.Command) -> click.Command:
                 help="Show the whole traceback of an error.",
             ),
         ]
+        command.params += common
+        if isinstance(command, cloup.Command):
+            command.ungrouped_options += common  # which it took down when it was made
     return command
 
 

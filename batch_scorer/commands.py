@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 import click
+import cloup
 
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK, EXIT_RETRY
 from batch_scorer.log import log_event, render, speaks_json
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cxr")
 
 
-@click.command(epilog="Example: cxr score my-xrays -o out --model all --labels none")
+@cloup.command(epilog="Example: cxr score my-xrays -o out --model all --labels none")
 @click.argument("images")
 @output_option("Place for predictions.csv, predictions.parquet, run.json and the report.")
 @model_options
@@ -53,6 +54,7 @@ log = logging.getLogger("cxr")
     help="Score one of N shares, 1/N to N/N, for `cxr merge`; auto asks the platform.",
 )
 @gallery_options
+@report_options
 @tariff_options
 @metrics_option
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
@@ -67,7 +69,6 @@ log = logging.getLogger("cxr")
     metavar="HOURS",
     help="With --dry-run: say how many shards are done in so many hours.",
 )
-@report_options
 def score(
     report: bool,
     dry_run: bool,
@@ -121,7 +122,7 @@ def job_of(
     )
 
 
-@click.command(epilog="Example: cxr merge out")
+@cloup.command(epilog="Example: cxr merge out")
 @click.argument("output", metavar="FOLDER|URL")
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
 @report_options
@@ -139,7 +140,7 @@ def merge(output: str, report: bool, drawing: Drawing) -> int:
         return _conclude(place, merge_shards(output, lock), drawing if report else None, lock)
 
 
-@click.command(epilog="Example: cxr report out")
+@cloup.command(epilog="Example: cxr report out")
 @click.argument("output", metavar="FOLDER|URL")
 @report_options
 def report(output: str, drawing: Drawing) -> int:

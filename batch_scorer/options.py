@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
+
+from batch_scorer.process import BATCH_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,101 +65,100 @@ class Folder(click.Path):
         return super().convert(value, param, ctx)
 
 
-def model_options(command: Command) -> Command:
-    """Add --model, --provider, --batch-size and --threads."""
-    for add in (
-        click.option(
-            "--threads",
-            type=click.IntRange(1),
-            help="Default: every core that this process may use; 1 for each worker of "
-            "--engine ray.",
-        ),
-        click.option("--batch-size", type=click.IntRange(1, 1024), default=16, show_default=True),
-        click.option(
-            "--provider",
-            type=click.Choice(["auto", "cpu", "cuda"]),
-            default="auto",
-            show_default=True,
-            help="Where the models run. One that is asked for and not there is an error.",
-        ),
-        click.option(
-            "--model",
-            multiple=True,
-            default=("vgg16",),
-            show_default=True,
-            metavar="NAME|PATH|all",
-            help="May be repeated; the first decides. See `cxr models`.",
-        ),
-    ):
-        command = add(command)
-    return command
+model_options = cloup.option_group(
+    "Models",
+    cloup.option(
+        "--model",
+        multiple=True,
+        default=("vgg16",),
+        show_default=True,
+        metavar="NAME|PATH|all",
+        help="May be repeated; the first decides. See `cxr models`.",
+    ),
+    cloup.option(
+        "--provider",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where the models run. One that is asked for and not there is an error.",
+    ),
+    cloup.option(
+        "--batch-size", type=click.IntRange(1, 1024), default=BATCH_SIZE, show_default=True
+    ),
+    cloup.option(
+        "--threads",
+        type=click.IntRange(1),
+        help="Default: every core that this process may use; 1 for each worker of --engine ray.",
+    ),
+)
 
 
 def output_option(words: str) -> Callable[[Command], Command]:
     """Give -o, which a command cannot do without, saying what it is for."""
-    return click.option("-o", "--output", required=True, metavar="FOLDER|URL", help=words)
+    return cloup.option_group(
+        "Output", cloup.option("-o", "--output", required=True, metavar="FOLDER|URL", help=words)
+    )
 
 
-def scoring_options(command: Command) -> Command:
-    """Add --labels, --limit, --keep-atypical, --identifiers, --identifiers-key and --engine."""
-    for add in (
-        click.option(
-            "--engine",
-            type=click.Choice(["local", "ray"]),
-            default="local",
-            show_default=True,
-            help="This process, or a Ray cluster: that of RAY_ADDRESS, else one on this machine.",
-        ),
-        click.option(
-            "--identifiers-key",
-            type=click.Path(path_type=Path, dir_okay=False),
-            help="File with the key of the hashes; else CXR_IDENTIFIERS_KEY holds it. Without, "
-            "both are left out.",
-        ),
-        click.option(
-            "--identifiers",
-            type=click.Choice(["hash", "keep", "drop"]),
-            default="hash",
-            show_default=True,
-            help="Patient and study of a DICOM film, and patient numbers in file names, in the "
-            "rows: as keyed hashes, as they are (in the files attached to report.pdf too), or not.",
-        ),
-        click.option(
-            "--keep-atypical",
-            is_flag=True,
-            help="Score also what does not look like the films the model knows, instead of "
-            "rejecting it.",
-        ),
-        click.option("--limit", type=click.IntRange(1), help="Score only the first so many files."),
-        click.option(
-            "--labels",
-            default="folders",
-            show_default=True,
-            metavar="folders|none|CSV",
-            help="Reference standard: parent folders NORMAL and PNEUMONIA, or columns image and "
-            "label.",
-        ),
-    ):
-        command = add(command)
-    return command
+scoring_options = cloup.option_group(
+    "Scoring",
+    cloup.option(
+        "--labels",
+        default="folders",
+        show_default=True,
+        metavar="folders|none|CSV",
+        help="Reference standard: parent folders NORMAL and PNEUMONIA, or columns image and label.",
+    ),
+    cloup.option("--limit", type=click.IntRange(1), help="Score only the first so many files."),
+    cloup.option(
+        "--keep-atypical",
+        is_flag=True,
+        help="Score also what does not look like the films the model knows, instead of "
+        "rejecting it.",
+    ),
+    cloup.option(
+        "--identifiers",
+        type=click.Choice(["hash", "keep", "drop"]),
+        default="hash",
+        show_default=True,
+        help="Patient and study of a DICOM film, and patient numbers in file names, in the "
+        "rows: as keyed hashes, as they are (in the files attached to report.pdf too), or not.",
+    ),
+    cloup.option(
+        "--identifiers-key",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="File with the key of the hashes; else CXR_IDENTIFIERS_KEY holds it. Without, "
+        "both are left out.",
+    ),
+    cloup.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="This process, or a Ray cluster: that of RAY_ADDRESS, else one on this machine.",
+    ),
+)
 
 
 def access_options(command: Command) -> Command:
     """Add --list-root and --allow-private-hosts, as one ``access``."""
 
-    @click.option(
-        "--list-root",
-        multiple=True,
-        type=click.Path(exists=True, file_okay=False),
-        metavar="FOLDER",
-        help="Also let a list name images below this folder; without it, only below the list's "
-        "own. May be repeated.",
-    )
-    @click.option(
-        "--allow-private-hosts",
-        is_flag=True,
-        help="Also read from http addresses that are not of the public Internet, such as "
-        "127.0.0.1 or 10.0.0.7.",
+    @cloup.option_group(
+        "Access",
+        cloup.option(
+            "--list-root",
+            multiple=True,
+            type=click.Path(exists=True, file_okay=False),
+            metavar="FOLDER",
+            help="Also let a list name images below this folder; without it, only below the list's "
+            "own. May be repeated.",
+        ),
+        cloup.option(
+            "--allow-private-hosts",
+            is_flag=True,
+            help="Also read from http addresses that are not of the public Internet, such as "
+            "127.0.0.1 or 10.0.0.7.",
+        ),
     )
     @wraps(command)
     def permitted(*, list_root: tuple[str, ...], allow_private_hosts: bool, **options: Any) -> Any:
@@ -170,28 +172,34 @@ def access_options(command: Command) -> Command:
 def report_options(command: Command) -> Command:
     """Add --format, --pdf-variant, --title, --organisation and --logo, as one ``drawing``."""
 
-    @click.option(
-        "--format",
-        default="pdf",
-        show_default=True,
-        metavar="pdf,html,slides",
-        callback=_read_formats,
-        help="Which reports to draw, with commas between them: pdf for print, html for a browser, "
-        "slides to present.",
-    )
-    @click.option(
-        "--pdf-variant",
-        type=click.Choice(["pdf/a-3a", "pdf/ua-1"]),
-        help="Standard that report.pdf follows. Default: pdf/a-3a, to archive.",
-    )
-    @click.option("--title", default="", metavar="TEXT", help="Title of the report.")
-    @click.option(
-        "--organisation", default="", metavar="TEXT", help="Whose report it is, below the title."
-    )
-    @click.option(
-        "--logo",
-        metavar="FILE",
-        help="PNG or SVG for page 1 and the footers, at most 2 MB.",
+    @cloup.option_group(
+        "Report",
+        cloup.option(
+            "--format",
+            default="pdf",
+            show_default=True,
+            metavar="pdf,html,slides",
+            callback=_read_formats,
+            help="Which reports to draw, with commas between them: pdf for print, html for a "
+            "browser, slides to present.",
+        ),
+        cloup.option(
+            "--pdf-variant",
+            type=click.Choice(["pdf/a-3a", "pdf/ua-1"]),
+            help="Standard that report.pdf follows. Default: pdf/a-3a, to archive.",
+        ),
+        cloup.option("--title", default="", metavar="TEXT", help="Title of the report."),
+        cloup.option(
+            "--organisation",
+            default="",
+            metavar="TEXT",
+            help="Whose report it is, below the title.",
+        ),
+        cloup.option(
+            "--logo",
+            metavar="FILE",
+            help="PNG or SVG for page 1 and the footers, at most 2 MB.",
+        ),
     )
     @wraps(command)
     def drawn(
@@ -231,19 +239,22 @@ def _read_formats(ctx: click.Context, param: click.Parameter, value: str) -> tup
 def tariff_options(command: Command) -> Command:
     """Add --core-hour-price and --currency, as one ``tariff``, None where no price is given."""
 
-    @click.option(
-        "--core-hour-price",
-        type=Quantity(0, min_open=True),
-        metavar="PRICE",
-        help="What one core costs for an hour: run.json, report and summary then say what 1,000 "
-        "films cost.",
-    )
-    @click.option(
-        "--currency",
-        default="USD",
-        show_default=True,
-        metavar="TEXT",
-        help="Of --core-hour-price.",
+    @cloup.option_group(
+        "Cost",
+        cloup.option(
+            "--core-hour-price",
+            type=Quantity(0, min_open=True),
+            metavar="PRICE",
+            help="What one core costs for an hour: run.json, report and summary then say what "
+            "1,000 films cost.",
+        ),
+        cloup.option(
+            "--currency",
+            default="USD",
+            show_default=True,
+            metavar="TEXT",
+            help="Of --core-hour-price.",
+        ),
     )
     @wraps(command)
     def priced(*, core_hour_price: float | None, currency: str, **options: Any) -> Any:
@@ -275,22 +286,19 @@ def metrics_option(command: Command) -> Command:
     return measured
 
 
-def gallery_options(command: Command) -> Command:
-    """Add --heatmaps and --review-minutes."""
-    for add in (
-        click.option(
-            "--review-minutes",
-            type=click.IntRange(1, MOST_MINUTES),
-            help="Show as many films as can be looked at in so many minutes, at 45 seconds a film. "
-            "Default: up to 6 for each reason to look.",
-        ),
-        click.option(
-            "--heatmaps",
-            type=click.Choice(["flagged", "all", "none"]),
-            default="flagged",
-            show_default=True,
-            help="Which of the films shown get a map of the first model's evidence beside them.",
-        ),
-    ):
-        command = add(command)
-    return command
+gallery_options = cloup.option_group(
+    "Images in the report",
+    cloup.option(
+        "--heatmaps",
+        type=click.Choice(["flagged", "all", "none"]),
+        default="flagged",
+        show_default=True,
+        help="Which of the films shown get a map of the first model's evidence beside them.",
+    ),
+    cloup.option(
+        "--review-minutes",
+        type=click.IntRange(1, MOST_MINUTES),
+        help="Show as many films as can be looked at in so many minutes, at 45 seconds a film. "
+        "Default: up to 6 for each reason to look.",
+    ),
+)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from batch_scorer.access import Access
 from batch_scorer.identifiers import Identifiers
 from batch_scorer.output import open_output
+from batch_scorer.process import BATCH_SIZE
 from batch_scorer.records import Gallery
 
 if TYPE_CHECKING:
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from batch_scorer.records import Heatmaps
     from batch_scorer.shards import Shard
     from batch_scorer.spending import Tariff
-
-BATCH_SIZE = 16
-"""Larger ones are no faster on a CPU, and take more memory and longer to end."""
 
 
 @dataclass(frozen=True)

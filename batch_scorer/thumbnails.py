@@ -19,6 +19,7 @@ from batch_scorer.card import CLASSES
 from batch_scorer.decoder import Decoder
 from batch_scorer.errors import ImageError
 from batch_scorer.overlay import draw_overlay, find_peak
+from batch_scorer.process import BATCH_SIZE
 from batch_scorer.triage import first_look
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from batch_scorer.source import Source
 
 LONGEST_SIDE_PX = 320
-BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)

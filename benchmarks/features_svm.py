@@ -152,7 +152,7 @@ def judge(
         np.concatenate([logits[split] for split in films]),
         "validation, as it is and shifted",
     )
-    found = {split: evaluate.apply_calibration(calibration, logits[split]) for split in films}
+    found = {split: calibration.apply(logits[split]) for split in films}
     threshold = evaluate.choose_threshold(films["validation"].labels, found["validation"]).value
     return {split: (probabilities, threshold) for split, probabilities in found.items()}
 

@@ -24,9 +24,8 @@ import msgspec
 
 from batch_scorer.classifier import Classifier
 from batch_scorer.pipeline import Work, score_locally
-from batch_scorer.process import available_cores
+from batch_scorer.process import BATCH_SIZE, available_cores
 from batch_scorer.ray_engine import SHARE_BATCHES, score_with_ray
-from batch_scorer.score_job import BATCH_SIZE
 from batch_scorer.source import open_source
 from benchmarks.command import Measurement, packages
 

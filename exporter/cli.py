@@ -78,7 +78,7 @@ def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
         with quiet_import():
             from batch_scorer.report.comparison import say_comparison
             from exporter.compare import compare_models
-            from exporter.publish import note_comparison, prepare_folder
+            from exporter.publish import note_comparison, open_models
             from exporter.run import read_run
             from exporter.run_files import find_runs, read_run_card
     except ModuleNotFoundError as exc:
@@ -91,7 +91,7 @@ def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
     folders = find_runs(run)
     for folder in folders:
         read_run_card(folder)  # what may not be exported is told before a folder is made
-    prepare_folder(output)  # and what cannot be written before anything is computed
+    open_models(output)  # and what cannot be written before anything is computed
     comparison = compare_models(folders)
     for folder in folders:
         trained = read_run(folder, comparison)

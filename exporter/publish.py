@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +18,12 @@ from batch_scorer.card import (
     SelfTest,
     self_test_pixels,
 )
-from batch_scorer.classifier import MANIFEST, Manifest, ModelEntry
-from batch_scorer.errors import ForeignFile, UsageError
+from batch_scorer.classifier import MANIFEST, MAX_MODEL_BYTES, Manifest, ModelEntry
+from batch_scorer.errors import ConversionError, LedgerError, UsageError
 from batch_scorer.onnx_runtime import ort
+from batch_scorer.output import digest, open_output
+from batch_scorer.stored import UNREADABLE
 from exporter import convert
-from exporter.manifest import explain_writing, read_manifest, write_manifest
 from exporter.quantize import keep_halves, to_float16, to_int8
 from exporter.rewrites import make_cheaper
 from exporter.run import keras_probabilities
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.card import ModelCard, Precision, SmallKind
     from batch_scorer.comparison import Comparison
+    from batch_scorer.output import Output, Record
     from exporter.run import Run
 
     Kind = Literal["float32"] | SmallKind
@@ -54,34 +54,78 @@ class Published:
     precision: Precision | None
 
 
-def prepare_folder(output: Path) -> Manifest:
-    """Make a folder for model files where there is none, and prove that it can be written.
+def open_models(folder: Path) -> tuple[Output, Manifest]:
+    """Open a folder for model files, made where needed, and prove that it can be written.
+
+    A folder without a record may have been exported by a version that kept none: it is taken over
+    where its manifest states the hash of a model file in it.
 
     Returns:
-        What its manifest says.
+        The folder, and its manifest.
 
     Raises:
         UsageError: It cannot be made or written.
         ConversionError: Its manifest is none of this release.
+        ForeignFile: Its manifest was not written by an export.
     """
+    output = open_output(folder.absolute())
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=output):
-            pass
-    except OSError as exc:
-        raise UsageError(
-            f"The folder {output} cannot be written: {exc.strerror}.",
-            "Choose another folder with -o.",
+        output.refuse_foreign_files([MANIFEST], own=[MANIFEST])  # neither a link nor a pipe is read
+        manifest = read_manifest(output)
+        old = {} if output.claimed else _find_unrecorded_export(output, manifest)
+        output.refuse_foreign_files([MANIFEST], old)
+        output.prepare()
+        if not output.claimed:
+            output.enter(old)
+    except LedgerError as exc:
+        raise UsageError(exc.sentence, exc.hint) from exc
+    return output, manifest
+
+
+def _find_unrecorded_export(output: Output, manifest: Manifest) -> Record:
+    """The files of an export that kept no record."""
+    stated = {_file_name(name): entry.sha256 for name, entry in manifest.models.items()}
+    contents = {name: output.read(name, MAX_MODEL_BYTES) for name in stated}
+    found = {
+        name: [stated[name]]
+        for name, data in contents.items()
+        if data is not None and digest(data) == stated[name]
+    }
+    return {**found, MANIFEST: [digest(output.read(MANIFEST) or b"")]} if found else {}
+
+
+def _file_name(model: str) -> str:
+    return f"{model}.onnx"
+
+
+def read_manifest(output: Output) -> Manifest:
+    """Read the manifest of a folder; an empty one where there is none.
+
+    Raises:
+        ConversionError: It is no manifest of this release.
+        LedgerError: It cannot be read.
+    """
+    data = output.read(MANIFEST)
+    try:
+        return Manifest({}) if data is None else msgspec.json.decode(data, type=Manifest)
+    except UNREADABLE as exc:
+        raise ConversionError(
+            f"{output.url}/{MANIFEST} is no manifest of this release: {exc}.",
+            "Export into another folder, or remove it and export every model again.",
         ) from exc
-    return read_manifest(output / MANIFEST)
 
 
-def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = False) -> Published:
-    """Convert, verify and rename into place; nothing half-made is ever visible.
+def format_manifest(manifest: Manifest) -> bytes:
+    """Format a manifest as the JSON of its file."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def publish(run: Run, folder: Path, kind: Kind = "float32", *, beside: bool = False) -> Published:
+    """Convert, verify, then write the model file and its line of the manifest.
 
     Args:
         run: From ``read_run``.
-        output: Folder, made where needed.
+        folder: Where to; made where needed.
         kind: "float32", "float16" or "int8".
         beside: Call the file NAME.KIND.onnx, since another one is NAME.onnx.
 
@@ -92,56 +136,23 @@ def publish(run: Run, output: Path, kind: Kind = "float32", *, beside: bool = Fa
         ConversionError: The conversion is not right; no file is left.
         LedgerError: The model file or the manifest cannot be written.
     """
-    manifest = prepare_folder(output)
+    output, manifest = open_models(folder)
+    model = f"{run.card.name}.{kind}" if beside else run.card.name
+    name = _file_name(model)
+    output.refuse_foreign_files([name])
     graph, card, expected = _as_float32(run) if kind == "float32" else _as_smaller(run, kind)
     if beside:
-        card = msgspec.structs.replace(
-            card, name=f"{card.name}.{kind}", title=f"{card.title}, {kind}"
-        )
-    _check_own(output, card.name, manifest)
-    path = output / f"{card.name}.onnx"
-    with (
-        explain_writing(path),
-        tempfile.TemporaryDirectory(prefix=".export-", dir=output) as hidden,
-    ):
-        draft = Path(hidden) / path.name
+        card = msgspec.structs.replace(card, name=model, title=f"{card.title}, {kind}")
+    others = run.parity_others if kind == "float32" else None
+    with tempfile.TemporaryDirectory() as hidden:
+        draft = Path(hidden) / name
         onnx.save(convert.embed_card(graph, card), draft)
-        others = run.parity_others if kind == "float32" else None
         difference = verify(draft, run.parity, expected, others)
         data = draft.read_bytes()
-        draft.replace(path)
-    sha256 = hashlib.sha256(data).hexdigest()
-    write_manifest(output / MANIFEST, _with_model(manifest, card, sha256, len(data)))
-    return Published(path, sha256, len(data), len(run.parity), difference, card.precision)
-
-
-def _check_own(output: Path, name: str, manifest: Manifest) -> None:
-    """Make sure that what is going to be replaced was exported: model file and manifest."""
-    path, listing = _model_file(output, name), output / MANIFEST
-    if os.path.lexists(path) and not _is_listed(path, manifest):
-        raise ForeignFile(
-            f"{path} is not the file that {MANIFEST} beside it names, and would be replaced.",
-            "Choose another folder with -o, or move the file away.",
-        )
-    listed = any(_is_listed(_model_file(output, name), manifest) for name in manifest.models)
-    if listing.is_symlink() or (listing.exists() and not listed):
-        raise ForeignFile(
-            f"Expected the manifest of the models in {output}, found that {listing} names none.",
-            "Choose another folder with -o, or move the file away.",
-        )
-
-
-def _model_file(output: Path, name: str) -> Path:
-    return output / f"{Path(name).name}.onnx"
-
-
-def _is_listed(path: Path, manifest: Manifest) -> bool:
-    """Whether a manifest names a model file with its hash."""
-    if path.is_symlink() or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return path.stem in manifest.models and manifest.models[path.stem].sha256 == sha256
+    sha256 = digest(data)
+    listed = _with_model(manifest, card, sha256, len(data))
+    output.write_all({name: data, MANIFEST: format_manifest(listed)})
+    return Published(folder / name, sha256, len(data), len(run.parity), difference, card.precision)
 
 
 def _as_float32(run: Run) -> Draft:
@@ -188,14 +199,15 @@ def _with_self_test(card: ModelCard, answers: NDArray[np.float64], tolerance: fl
     )
 
 
-def note_comparison(output: Path, comparison: Comparison | None) -> None:
+def note_comparison(folder: Path, comparison: Comparison | None) -> None:
     """Enter the comparison of the models in their manifest, once all of them are in place.
 
     A folder that holds other models too has no comparison of all its models.
     """
-    manifest = read_manifest(output / MANIFEST)
+    output, manifest = open_models(folder)
     if comparison and comparison.names == set(manifest.models):
-        write_manifest(output / MANIFEST, msgspec.structs.replace(manifest, comparison=comparison))
+        compared = msgspec.structs.replace(manifest, comparison=comparison)
+        output.write(MANIFEST, format_manifest(compared))
 
 
 def _with_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int) -> Manifest:

@@ -182,9 +182,7 @@ def keras_probabilities(
     """Calibrated P(pneumonia) by Keras, shape (N,)."""
     found = model.predict(pixels, batch_size=32, verbose=0)["logit"]
     logits = np.asarray(found, dtype=np.float64)[:, 0]
-    return np.asarray(
-        1 / (1 + np.exp(-(card.calibration.slope * logits + card.calibration.intercept)))
-    )
+    return card.calibration.apply(logits)
 
 
 def _others(model: keras.Model, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

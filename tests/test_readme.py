@@ -32,7 +32,7 @@ def find_command(words: str) -> tuple[click.Command, click.Context]:
     for word in words.split():
         assert isinstance(command, click.Group)
         command = command.get_command(context, word)
-        context = click.Context(command, parent=context, info_name=word, terminal_width=100)
+        context = command.context_class(command, parent=context, info_name=word, terminal_width=100)
     return command, context
 
 

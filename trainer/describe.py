@@ -136,7 +136,7 @@ def _load(folder: Path) -> keras.Model:
 
 
 def _judge(calibration: Calibration, films: Films, logits: np.ndarray) -> evaluate.Judgement:
-    return evaluate.Judgement(films, logits, evaluate.apply_calibration(calibration, logits))
+    return evaluate.Judgement(films, logits, calibration.apply(logits))
 
 
 def _evidence(model: keras.Model, validation: Films, seed: int) -> Evidence:

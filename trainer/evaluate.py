@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from batch_scorer import metrics
@@ -83,8 +84,8 @@ def calibrate(
     """
     fitted = LogisticRegression(C=100.0).fit(logits[:, None], labels)
     slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    before = metrics.evaluate(labels, _sigmoid(logits), 0.5, resamples=1)
-    after = metrics.evaluate(labels, _sigmoid(slope * logits + intercept), 0.5, resamples=1)
+    before = metrics.evaluate(labels, expit(logits), 0.5, resamples=1)
+    after = metrics.evaluate(labels, expit(slope * logits + intercept), 0.5, resamples=1)
     return Calibration(
         method="Platt scaling",
         slope=slope,
@@ -95,11 +96,6 @@ def calibrate(
         brier_after=after["brier"].value,
         ece_after=after["ece"].value,
     )
-
-
-def apply_calibration(calibration: Calibration, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """P(pneumonia) from logits, shape (N,)."""
-    return _sigmoid(calibration.slope * logits + calibration.intercept)
 
 
 def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> Threshold:
@@ -180,7 +176,7 @@ def refer_etiology(films: dict[str, Films], answers: dict[str, Answers]) -> Etio
         references={
             split: metrics.evaluate(
                 truth[split],
-                apply_calibration(calibration, logits[split]),
+                calibration.apply(logits[split]),
                 0.5,
                 films[split].groups[known[split]].tolist(),
             )
@@ -233,7 +229,3 @@ def refer(split: str, judged: Judgement, threshold: float) -> Reference:
         reliability=metrics.reliability_points(labels, probabilities),
         score_quantiles=np.quantile(probabilities, np.linspace(0, 1, 21)).round(6).tolist(),
     )
-
-
-def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(1 / (1 + np.exp(-np.clip(values, -500, 500))))

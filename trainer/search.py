@@ -27,7 +27,7 @@ from sklearn.metrics import log_loss
 from batch_scorer.errors import DatasetError, ForeignFile
 from trainer import run_folder
 from trainer.answers import answer
-from trainer.evaluate import apply_calibration, calibrate
+from trainer.evaluate import calibrate
 from trainer.fit import claim, keep, train_network
 from trainer.recipes import SETTINGS
 from trainer.shifts import shift_films
@@ -211,7 +211,7 @@ def _judge(model: keras.Model, name: str, parts: list[Films]) -> list[float]:
     labels = np.concatenate([films.labels for films in parts])
     calibration = calibrate(labels, np.concatenate(logits)[:, 0])
     return [
-        float(log_loss(films.labels, apply_calibration(calibration, part[:, 0])))
+        float(log_loss(films.labels, calibration.apply(part[:, 0])))
         for films, part in zip(parts, logits, strict=True)
     ]
 

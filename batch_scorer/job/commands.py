@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
 from batch_scorer.commands import Progress, Stop, print_summary
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
@@ -26,7 +27,11 @@ def job() -> None:
     """
 
 
-@job.command(context_settings=SETTINGS, epilog="Example: cxr job run s3://hospital/films -o out")
+@job.command(
+    cls=cloup.Command,
+    context_settings=SETTINGS,
+    epilog="Example: cxr job run s3://hospital/films -o out",
+)
 @night_options
 @metrics_option
 def run(fail_not_scored: bool, gauges: Gauges, **options: Any) -> int:
@@ -45,7 +50,7 @@ def run(fail_not_scored: bool, gauges: Gauges, **options: Any) -> int:
     return _conclude(outcome, fail_not_scored=fail_not_scored)
 
 
-@job.command(context_settings=SETTINGS, epilog="Example: cxr job finish -o out")
+@job.command(cls=cloup.Command, context_settings=SETTINGS, epilog="Example: cxr job finish -o out")
 @output_option("Place of all nights, as it was given to `cxr job run`.")
 @metrics_option
 @ending_options
@@ -69,7 +74,7 @@ def finish(
     return _conclude(outcome, fail_not_scored=fail_not_scored)
 
 
-@job.command(context_settings=SETTINGS, epilog="Example: cxr job status -o out")
+@job.command(cls=cloup.Command, context_settings=SETTINGS, epilog="Example: cxr job status -o out")
 @output_option("Place of all nights, as it was given to `cxr job run`.")
 def status(output: str) -> int:
     """Say which night is the newest, what of it is missing, and what stands in latest/."""

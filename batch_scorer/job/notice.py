@@ -6,18 +6,15 @@ be sent is a warning, for the night's work is done all the same.
 
 from __future__ import annotations
 
-import base64
-import http.client
-import json
 import logging
-import urllib.error
-import urllib.request
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from batch_scorer.deadline import run_within
 from batch_scorer.drift import measure_drift
 from batch_scorer.errors import MissingPackage, UsageError
 from batch_scorer.faults import scrub
@@ -36,8 +33,17 @@ if TYPE_CHECKING:
     Send = Callable[["Notice"], None]
 
 ATTEMPTS = 4
-TIMEOUT_S = 10
-WEBHOOKS = ("https", "http")
+SILENCE_S = 10
+"""A webhook may say nothing for so long."""
+ATTEMPT_S = 30
+"""One attempt may take so long, whatever the server says meanwhile."""
+WEBHOOKS = {"https": "jsons", "http": "json"}
+"""Apprise's name of each kind of webhook."""
+_WEBHOOK_FIELDS = {"message": "text", "version": "", "attachments": "", "type": ""}
+"""A webhook gets the fields of a notice: Apprise's own are renamed, or left out."""
+_REASON = re.compile(r"error=(\d{3})\b|\[Errno -?\d+\] ([A-Za-z ]+)")
+"""Words in Apprise's log that say why a notice was not taken, and quote no address."""
+_SILENT = logging.CRITICAL + 1
 log = logging.getLogger("cxr.notice")
 
 
@@ -131,7 +137,7 @@ def announce(addresses: Sequence[str], notice: Notice) -> int:
 
     Raises:
         UsageError: An address cannot be understood.
-        MissingPackage: Apprise is needed and not installed.
+        MissingPackage: Apprise is not installed.
     """
     delivered = 0
     for place, (kind, send) in enumerate(_open(addresses), start=1):
@@ -157,7 +163,7 @@ def check_addresses(addresses: Sequence[str]) -> None:
 
     Raises:
         UsageError: One of them cannot be understood.
-        MissingPackage: Apprise is needed and not installed.
+        MissingPackage: Apprise is not installed.
     """
     _open(addresses)
 
@@ -167,8 +173,7 @@ def _open(addresses: Sequence[str]) -> list[tuple[str, Send]]:
     channels: list[tuple[str, Send]] = []
     for place, address in enumerate(addresses, start=1):
         kind = address.partition("://")[0].lower()
-        open_channel = _open_webhook if kind in WEBHOOKS else _open_apprise
-        send = open_channel(address)
+        send = _open_channel(kind, address)
         if send is None:
             raise UsageError(
                 f"Expected an address such as https://... or mailto://..., found something else "
@@ -179,11 +184,57 @@ def _open(addresses: Sequence[str]) -> list[tuple[str, Send]]:
     return channels
 
 
-def _open_webhook(address: str) -> Send | None:
-    """A POST of JSON: the lines as ``text``, and every number by its name."""
+def _open_channel(kind: str, address: str) -> Send | None:
+    """Open whatever Apprise knows; None where the address cannot be understood."""
+    try:
+        import apprise
+    except ImportError as exc:
+        raise MissingPackage(
+            "--notify needs Apprise, which is not installed.",
+            'Install it with: pip install "cxr-batch[notify]"',
+        ) from exc
+    logger = logging.getLogger("apprise")
+    logger.setLevel(_SILENT)
+    asset = apprise.AppriseAsset(
+        app_id="cxr-batch",
+        app_desc="cxr-batch",
+        app_url="",
+        storage_mode=apprise.PersistentStoreMode.MEMORY,  # nothing is written to this machine
+    )
+    target = _read_webhook(address) if kind in WEBHOOKS else address
+    channel: Any = target and apprise.Apprise.instantiate(target, asset=asset)
+    if not channel:
+        return None
+    service = apprise.Apprise(channel, asset=asset)
+
+    def send(notice: Notice) -> None:
+        title = notice.subject
+        if kind in WEBHOOKS:
+            channel.payload_extras = {**_WEBHOOK_FIELDS, **asdict(notice)}
+            title = channel.payload_extras.pop("title")
+        logger.addFilter(reason := _Reason())
+        logger.setLevel(logging.DEBUG)
+        try:
+            taken = run_within(
+                ATTEMPT_S,
+                lambda: service.notify(notice.text, title, body_format="text"),
+                lambda: None,
+            )
+        except TimeoutError:
+            raise _Undelivered(f"it took over {ATTEMPT_S} seconds") from None
+        finally:
+            logger.setLevel(_SILENT)
+            logger.removeFilter(reason)
+        if not taken:
+            raise _Undelivered(reason.words or "it was not taken")
+
+    return send
+
+
+def _read_webhook(address: str) -> dict[str, Any] | None:
+    """Read a webhook as Apprise takes it, with its query, which Apprise would take for options."""
     try:
         parts = urlsplit(address)
-        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
         valid = bool(parts.hostname) and parts.port != 0
         (parts.hostname or "").encode("idna")
         f"{parts.username}{parts.password}".encode()
@@ -192,63 +243,30 @@ def _open_webhook(address: str) -> Send | None:
         return None
     if not valid:
         return None
-    headers = {"Content-Type": "application/json", "User-Agent": "cxr-batch"}
-    if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
-    opener = urllib.request.build_opener(_NoRedirect)
-
-    def send(notice: Notice) -> None:
-        body = json.dumps({"text": notice.text, **asdict(notice)}).encode()
-        request = urllib.request.Request(urlunsplit(bare), body, headers)  # noqa: S310 - checked
-        try:
-            opener.open(request, timeout=TIMEOUT_S).close()
-        except urllib.error.HTTPError as exc:
-            exc.close()
-            raise _Undelivered(f"HTTP {exc.code}") from None
-        except (OSError, http.client.HTTPException) as exc:
-            raise _Undelivered(_say_why(exc)) from None
-
-    return send
+    path = parts._replace(scheme="", netloc="", fragment="", path=parts.path or "/").geturl()
+    return {
+        "schema": WEBHOOKS[parts.scheme],
+        "host": parts.netloc.rpartition("@")[2],
+        "user": parts.username,
+        "password": parts.password or "",
+        "fullpath": path,
+        "redirect": "no",  # a POST that is sent elsewhere arrives as a GET, without what it says
+        "cto": SILENCE_S,
+        "rto": SILENCE_S,
+    }
 
 
-def _open_apprise(address: str) -> Send | None:
-    """Whatever Apprise knows."""
-    try:
-        import apprise
-    except ImportError as exc:
-        raise MissingPackage(
-            "--notify needs Apprise for anything but a webhook, and it is not installed.",
-            'Install it with: pip install "cxr-batch[notify]"',
-        ) from exc
-    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # it quotes addresses
-    asset = apprise.AppriseAsset(
-        app_id="cxr-batch",
-        app_desc="cxr-batch",
-        app_url="",
-        storage_mode=apprise.PersistentStoreMode.MEMORY,  # nothing is written to this machine
-    )
-    service = apprise.Apprise(asset=asset)
-    if not service.add(address):
-        return None
+class _Reason(logging.Filter):
+    """Keeps why Apprise failed, and drops all that it logs, since that quotes addresses."""
 
-    def send(notice: Notice) -> None:
-        if not service.notify(notice.text, notice.subject, body_format="text"):
-            raise _Undelivered("it was not taken")
+    words = ""
 
-    return send
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A POST that is sent elsewhere would arrive as a GET, without what it says."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        """Follow nothing: the answer itself is the error."""
-
-
-def _say_why(exc: Exception) -> str:
-    cause = exc.reason if isinstance(exc, urllib.error.URLError) else exc
-    return getattr(cause, "strerror", None) or type(cause).__name__
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop a record."""
+        if not self.words and (found := _REASON.search(record.getMessage())):
+            status, words = found.groups()
+            self.words = f"HTTP {status}" if status else words
+        return False
 
 
 def _tell_attempt(state: RetryCallState) -> None:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
 from batch_scorer.commands import job_of
 from batch_scorer.options import (
@@ -30,41 +31,38 @@ SETTINGS = {"auto_envvar_prefix": "CXR_JOB"}
 """Of each command below ``cxr job``: one grammar of environment variables for all of them."""
 
 
-def ending_options(command: Command) -> Command:
-    """Add --notify, --report, --lease-s and --fail-not-scored."""
-    for add in (
-        click.option(
-            "--fail-not-scored",
-            is_flag=True,
-            help="Exit with 3 where some files were not scored; else the report alone says so.",
-        ),
-        click.option(
-            "--lease-s",
-            type=Quantity(1, LONGEST_TERM_S),
-            default=60,
-            show_default=True,
-            metavar="SECONDS",
-            help="After so long without a sign of life, a task's work may be done by another.",
-        ),
-        click.option(
-            "--notify",
-            multiple=True,
-            metavar="URL",
-            help="Tell there what the night came to: https://... (a webhook), mailto://..., "
-            "slack://... and so on; may be repeated.",
-        ),
-        click.option("--report/--no-report", default=True, show_default=True, help="Draw it."),
-    ):
-        command = add(command)
-    return command
+ending_options = cloup.option_group(
+    "End of a night",
+    cloup.option("--report/--no-report", default=True, show_default=True, help="Draw it."),
+    cloup.option(
+        "--notify",
+        multiple=True,
+        metavar="URL",
+        help="Tell there what the night came to: https://... (a webhook), mailto://..., "
+        "slack://... and so on; may be repeated.",
+    ),
+    cloup.option(
+        "--lease-s",
+        type=Quantity(1, LONGEST_TERM_S),
+        default=60,
+        show_default=True,
+        metavar="SECONDS",
+        help="After so long without a sign of life, a task's work may be done by another.",
+    ),
+    cloup.option(
+        "--fail-not-scored",
+        is_flag=True,
+        help="Exit with 3 where some files were not scored; else the report alone says so.",
+    ),
+)
 
 
 def night_options(command: Command) -> Command:
     """Add IMAGES and every option that says what a task of a night does, for `night_job_of`."""
     for add in (
-        report_options,
         ending_options,
         tariff_options,
+        report_options,
         gallery_options,
         click.option(
             "--finish/--no-finish",

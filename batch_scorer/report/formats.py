@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batch_scorer import ledger
-from batch_scorer.claim import claim_run
+from batch_scorer.claim import check_run, claim_run
 from batch_scorer.lease import OutputLock
 from batch_scorer.ledger import REPORT_FILES
 from batch_scorer.log import log_event
@@ -58,11 +58,11 @@ def draw_report(
     if held is None:
         with OutputLock(output) as own:
             return draw_report(output, drawing, own)
-    if output.claimed:
-        held.check()  # before the run is looked at: another one may be replacing it
-    ledger.read_run(output)
-    claim_run(output)
-    held.check()
+    if not output.claimed:
+        ledger.read_run(output)  # nothing is written where there is no run
+        claim_run(output)
+    held.check()  # before the run is looked at: another one may be replacing it
+    check_run(output)
     output = output.guarded(held.check)
     since = time.perf_counter()
     material = gather(output, drawing)

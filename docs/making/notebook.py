@@ -18,6 +18,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from traitlets.config import Config
 
 from batch_scorer.errors import ReportError
+from batch_scorer.files import replace_file
 from benchmarks.command import Measurement
 from docs.making.committed import FILMS, REPOSITORY, keep_real_films_out
 
@@ -66,9 +67,7 @@ def main(data: Path, output: Path, validation: str, epochs: int, films: Path) ->
     }
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     execute(notebook, settings)
-    partial = output.with_name(f".{output.name}.partial")
-    nbformat.write(notebook, partial)
-    partial.replace(output)
+    replace_file(output, f"{nbformat.writes(notebook)}\n".encode())
     click.echo(output)
 
 

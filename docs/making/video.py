@@ -18,6 +18,7 @@ import pypdfium2 as pdfium
 
 from batch_scorer import ledger
 from batch_scorer.errors import MissingPackage, ReportError
+from batch_scorer.files import replace_file
 from batch_scorer.output import open_output
 from batch_scorer.report.render import gather
 from batch_scorer.report.slides import tell_slides
@@ -81,7 +82,8 @@ def main(run: Path, output: Path, words: Path | None) -> None:
         place = Path(workshop)
         speak(pages, place / "talk.wav", programs[0])
         pictures = draw_pages(deck, pages, place)
-        assemble(pictures, place / "talk.wav", captions, output / VIDEO_FILE)
+        assemble(pictures, place / "talk.wav", captions, place / VIDEO_FILE)
+        replace_file(output / VIDEO_FILE, (place / VIDEO_FILE).read_bytes())
     click.echo(output / VIDEO_FILE)
 
 
@@ -174,7 +176,6 @@ def assemble(pictures: Path, talk: Path, captions: Path, output: Path) -> None:
     frames = ["-pix_fmt", "yuv420p", "-r", FRAMES_PER_SECOND, "-t", f"{seconds:.3f}"]
     others = ["-c:a", "aac", "-b:a", "64k", "-c:s", "mov_text", "-metadata:s:s:0", "language=eng"]
     streams = ["-map", "0:v", "-map", "1:a", "-map", "2:s"]
-    partial = output.with_name(f"partial.{output.name}")
     command = [
         find_program("ffmpeg"),
         *("-y", "-loglevel", "error"),
@@ -184,10 +185,9 @@ def assemble(pictures: Path, talk: Path, captions: Path, output: Path) -> None:
         *others,
         *frames,
         *("-movflags", "+faststart"),
-        partial,
+        output,
     ]
     subprocess.run([str(part) for part in command], check=True)  # noqa: S603 - a fixed program
-    partial.replace(output)
 
 
 if __name__ == "__main__":

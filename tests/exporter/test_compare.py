@@ -15,9 +15,9 @@ from batch_scorer import metrics
 from batch_scorer.card import CLASSES, write_card
 from batch_scorer.classifier import MANIFEST, Manifest
 from batch_scorer.errors import ConversionError
+from batch_scorer.output import open_output
 from exporter import publish
 from exporter.compare import compare_models
-from exporter.manifest import read_manifest, write_manifest
 from tests.factories import make_card, make_comparison
 
 FILMS = {"validation": 80, "test": 120}
@@ -141,18 +141,18 @@ def test_predictions_that_cannot_be_read_end_the_export(tmp_path, text, message)
 
 
 def test_the_manifest_has_a_comparison_of_all_its_models_or_none(tmp_path):
-    path = tmp_path / MANIFEST
+    output = open_output(tmp_path)
     cards = {name: make_card(name) for name in ("mlp", "cnn")}
     manifest = Manifest({})
     for card in cards.values():
         manifest = publish._with_model(manifest, card, "0" * 64, 1)
-    write_manifest(path, manifest)
+    output.write(MANIFEST, publish.format_manifest(manifest))
     publish.note_comparison(tmp_path, make_comparison(cnn_vgg16=0.2))
-    assert read_manifest(path).comparison is None
+    assert publish.read_manifest(output).comparison is None
     both = make_comparison(cnn_mlp=0.2)
     publish.note_comparison(tmp_path, both)
-    assert read_manifest(path).comparison == both
-    again = publish._with_model(read_manifest(path), cards["mlp"], "1" * 64, 1)
+    assert publish.read_manifest(output).comparison == both
+    again = publish._with_model(publish.read_manifest(output), cards["mlp"], "1" * 64, 1)
     assert again.comparison is None
     assert list(again.models) == ["cnn", "mlp"]
 
@@ -169,14 +169,15 @@ def test_the_manifest_has_a_comparison_of_all_its_models_or_none(tmp_path):
 )
 def test_a_manifest_with_a_further_entry_that_is_none_is_refused_before_all(tmp_path, other):
     path = tmp_path / MANIFEST
-    write_manifest(path, publish._with_model(Manifest({}), make_card("mlp"), "0" * 64, 1))
+    listed = publish._with_model(Manifest({}), make_card("mlp"), "0" * 64, 1)
+    path.write_bytes(publish.format_manifest(listed))
     manifest = json.loads(path.read_text())
     if isinstance(other, dict) and "metrics" not in other and "sha256" not in other:
         other = {**manifest["models"]["mlp"], **other}
     manifest["models"]["mine"] = other
     path.write_text(before := json.dumps(manifest))
     with pytest.raises(ConversionError, match="no manifest of this release"):
-        publish.prepare_folder(tmp_path)
+        publish.open_models(tmp_path)
     assert path.read_text() == before
     assert [*tmp_path.iterdir()] == [path]
 
@@ -190,8 +191,8 @@ def test_a_model_of_an_unknown_auc_comes_last(tmp_path):
     }
     found = publish._with_model(Manifest(unknown), make_card("mlp"), "0" * 64, 1)
     assert list(found.models) == ["mlp", "one", "two"]
-    write_manifest(tmp_path / MANIFEST, found)
-    assert read_manifest(tmp_path / MANIFEST) == found
+    (tmp_path / MANIFEST).write_bytes(publish.format_manifest(found))
+    assert publish.read_manifest(open_output(tmp_path)) == found
 
 
 def test_a_manifest_of_an_older_release_is_not_overwritten(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 
 import keras
 import msgspec
@@ -16,6 +18,7 @@ from batch_scorer.card import SelfTest
 from batch_scorer.classifier import MANIFEST
 from batch_scorer.errors import ConversionError, ForeignFile, ParityError, SelfTestFailed
 from batch_scorer.onnx_runtime import ort
+from batch_scorer.output import OWN_FOLDER, Output, digest
 from exporter import convert, publish
 from exporter.run import read_run
 from exporter.verify import verify
@@ -122,7 +125,7 @@ def test_a_check_that_fails_leaves_no_file(tmp_path, monkeypatch):
     )
     with pytest.raises(SelfTestFailed, match="is off by"):
         publish.publish(run, tmp_path / "models")
-    assert list((tmp_path / "models").iterdir()) == []
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [OWN_FOLDER]
 
 
 def test_a_model_file_that_was_not_exported_here_stays(tmp_path):
@@ -131,11 +134,53 @@ def test_a_model_file_that_was_not_exported_here_stays(tmp_path):
     folder.mkdir()
     file = folder / f"{run.card.name}.onnx"
     file.write_bytes(b"mine")
-    with pytest.raises(ForeignFile, match=r"is not the file that manifest\.json beside it names"):
+    with pytest.raises(ForeignFile, match=r"holds a small\.onnx that cxr-batch did not write"):
         publish.publish(run, folder)
     assert file.read_bytes() == b"mine"
     file.unlink()
     assert publish.publish(run, folder).path == publish.publish(run, folder).path == file
+
+
+def test_an_export_that_was_killed_before_the_manifest_is_made_again(tmp_path, monkeypatch):
+    run = read_run(save_run(tmp_path / "run", make_network()))
+    folder = tmp_path / "models"
+    put = Output._put
+
+    def put_or_stop(output, name, *rest):
+        if name == MANIFEST:
+            raise KeyboardInterrupt
+        put(output, name, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "_put", put_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            publish.publish(run, folder)
+    assert (folder / "small.onnx").is_file()
+    assert not (folder / MANIFEST).exists()
+    done = publish.publish(run, folder)
+    listed = json.loads((folder / MANIFEST).read_bytes())["models"]["small"]
+    assert listed["sha256"] == done.sha256 == digest(done.path.read_bytes())
+
+
+def test_an_export_of_a_version_without_records_is_replaced_where_it_is_as_stated(tmp_path):
+    run = read_run(save_run(tmp_path / "run", make_network()))
+    folder = tmp_path / "models"
+    path = publish.publish(run, folder).path
+    shutil.rmtree(folder / OWN_FOLDER)
+    assert publish.publish(run, folder).path == path
+    shutil.rmtree(folder / OWN_FOLDER)
+    path.write_bytes(b"mine")
+    with pytest.raises(ForeignFile):
+        publish.publish(run, folder)
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_model_file_that_was_changed_since_is_kept_beside(tmp_path):
+    run = read_run(save_run(tmp_path / "run", make_network()))
+    path = publish.publish(run, tmp_path / "models").path
+    path.write_bytes(b"mine")
+    publish.publish(run, tmp_path / "models")
+    assert [kept.read_bytes() for kept in tmp_path.glob("models/earlier/*/small.onnx")] == [b"mine"]
 
 
 def identify(path):

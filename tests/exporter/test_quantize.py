@@ -15,6 +15,7 @@ from batch_scorer.classifier import Classifier
 from batch_scorer.errors import ConversionError, PrecisionRefused
 from batch_scorer.inspection import models as models_command
 from batch_scorer.onnx_runtime import ort
+from batch_scorer.output import OWN_FOLDER
 from exporter.cli import export
 from exporter.publish import publish
 from exporter.quantize import to_float16, to_int8
@@ -151,7 +152,7 @@ def test_int8_that_loses_too_much_is_refused_and_the_float32_file_stays(blind, t
     with pytest.raises(PrecisionRefused, match=r"AUC falls from 1\.0000 to 0\.\d+ \(by at most"):
         publish(blind, tmp_path, "int8")
     assert (kept.path.read_bytes(), (tmp_path / "manifest.json").read_bytes()) == before
-    assert {path.name for path in tmp_path.iterdir()} == {"small.onnx", "manifest.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {OWN_FOLDER, "small.onnx", "manifest.json"}
 
 
 def test_float16_that_overflows_is_refused(blind, tmp_path):

@@ -110,8 +110,8 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(
 
 def test_a_folder_that_cannot_be_made_is_a_wrong_usage(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="cannot be written: Not a directory"):
-        publish.prepare_folder(tmp_path / "file" / "models")
+    with pytest.raises(UsageError, match="cannot be read: Not a directory"):
+        publish.open_models(tmp_path / "file" / "models")
 
 
 def test_a_path_that_is_too_long_is_no_run(tmp_path):

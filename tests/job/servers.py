@@ -50,6 +50,33 @@ def web_server(*statuses):
 
 
 @contextmanager
+def dripping_server():
+    """A server that answers with one byte after the other, until the block ends."""
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(200)
+            self.end_headers()
+            while not over.wait(0.05):
+                self.wfile.write(b".")
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        over.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
 def mail_server(*answers):
     """A server that answers each mail in turn; the mails that it was given."""
     mails = []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import asdict
 
 import msgspec
 import pytest
-from tenacity import wait_none
+from tenacity import stop_after_attempt, wait_none
 
 from batch_scorer.errors import MissingPackage, UsageError
 from batch_scorer.job import notice as notices
@@ -16,7 +17,7 @@ from batch_scorer.records import Since
 from batch_scorer.report.facts import build_facts
 from batch_scorer.report.news import describe_news
 from tests.factories import make_manifest, make_models, make_rows, make_unscored
-from tests.job.servers import mail_server, web_server
+from tests.job.servers import dripping_server, mail_server, web_server
 
 NIGHT = Notice(
     title="Ward 7 & co",
@@ -57,6 +58,23 @@ def test_a_webhook_gets_the_lines_as_text_and_every_number_by_its_name():
         *(1310, 1300, 42, 10),
     )
     assert (body["new"], body["new_flagged"], body["report"]) == (100, 31, NIGHT.report)
+
+
+def test_a_webhook_gets_nothing_but_the_notice_at_the_address_as_it_was_given():
+    path = "/a%2Fb/?sig=s%2Bcr%3D3t&verify=no&x=1&x=2"
+    with web_server(200) as (host, posted):
+        assert announce([f"http://{host}{path}#part"], NIGHT) == 1
+    assert posted[0][0] == path
+    assert posted[0][2] == {"text": NIGHT.text, **asdict(NIGHT)}
+
+
+def test_a_server_that_never_ends_its_answer_is_given_up(monkeypatch, caplog):
+    monkeypatch.setattr(notices, "ATTEMPT_S", 0.5)
+    monkeypatch.setattr(notices._RETRYING, "stop", stop_after_attempt(1))
+    with dripping_server() as host:
+        assert announce([f"http://{host}/s3cr3t"], NIGHT) == 0
+    assert "(http) was not sent: it took over 0.5 seconds" in caplog.text
+    assert "s3cr3t" not in caplog.text
 
 
 def test_a_webhook_may_want_a_password(caplog):
@@ -112,7 +130,7 @@ def test_a_mail_that_is_refused_is_tried_again_then_a_warning(caplog):
         assert announce([address.replace("me:s3cr3t@", "")], NIGHT) == 1
         assert len(mails) == 2
     assert announce([address], NIGHT) == 0
-    assert "address 1 of 1 (mailto) was not sent: it was not taken, 4 times." in caplog.text
+    assert "address 1 of 1 (mailto) was not sent: Connection refused, 4 times." in caplog.text
     assert "s3cr3t" not in caplog.text
 
 
@@ -173,8 +191,11 @@ def test_an_address_that_cannot_be_understood_is_said_before_the_night_begins(ad
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_apprise_is_asked_for_where_it_is_needed(monkeypatch):
+@pytest.mark.parametrize(
+    "address", ["https://hook.example.org/s3cr3t", "mailto://me:s3cr3t@example.org"]
+)
+def test_apprise_is_asked_for_before_the_night_begins(monkeypatch, address):
     monkeypatch.setitem(sys.modules, "apprise", None)
-    check_addresses(["https://hook.example.org/s3cr3t"])
-    with pytest.raises(MissingPackage, match=r"pip install \"cxr-batch\[notify\]\""):
-        check_addresses(["mailto://me:s3cr3t@example.org"])
+    with pytest.raises(MissingPackage, match=r"pip install \"cxr-batch\[notify\]\"") as caught:
+        check_addresses([address])
+    assert "s3cr3t" not in str(caught.value)

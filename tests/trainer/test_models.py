@@ -139,7 +139,7 @@ def test_calibration_recovers_the_slope_of_overconfident_logits():
     found = evaluate.calibrate(labels, honest * 3 + 1)
     assert found.slope == pytest.approx(1 / 3, rel=0.05)
     assert found.intercept == pytest.approx(-1 / 3, abs=0.05)
-    after = evaluate.apply_calibration(found, honest * 3 + 1)
+    after = found.apply(honest * 3 + 1)
     assert np.abs(after - 1 / (1 + np.exp(-honest))).max() < 0.03
 
 
