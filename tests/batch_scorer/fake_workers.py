@@ -35,8 +35,8 @@ worker.read_image = read
     "fill_the_memory": """
 def decode(*_):
     bytearray(1_000_000_000)
-import batch_scorer.decoding
-batch_scorer.decoding.decode_dicom = decode
+import batch_scorer.dicom_pixels
+batch_scorer.dicom_pixels.decode_dicom = decode
 """,
     "answer_noise": """
 def send(file, message, data=b""):
