@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from batch_scorer.classifier import Classifier
     from batch_scorer.output import Output
     from batch_scorer.records import ModelUsed
-    from batch_scorer.source import Source
     from batch_scorer.spending import Tariff
+    from batch_scorer.thumbnails import ReportImages
 
 EARLIER_FOLDER = "earlier"
 """Where runs lie whose rows a later run does not carry on."""
@@ -39,7 +39,7 @@ EARLIER_FOLDER = "earlier"
 
 def commit_run(
     output: Output,
-    films: Source | None,
+    films: ReportImages | None,
     rows: Sequence[Score],
     models: list[ModelUsed],
     load_model: Callable[[str], Classifier | None],

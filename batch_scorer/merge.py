@@ -18,6 +18,7 @@ from batch_scorer.lease import OutputLock
 from batch_scorer.output import open_output
 from batch_scorer.shards import MOST_SHARDS, SHARDS_FOLDER, Shard
 from batch_scorer.source import open_source
+from batch_scorer.thumbnails import ReportImages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -123,7 +124,7 @@ def commit_joined(
     tariffs = [m.price.tariff if m.price else None for m in manifests if m.found > m.reused]
     return commit_run(
         place,
-        films,
+        ReportImages(films) if films else None,
         rows,
         first.models,
         load_model or _load_bundled,

@@ -41,6 +41,7 @@ from batch_scorer.process import available_cores
 from batch_scorer.records import Gallery, ModelUsed, patient_of
 from batch_scorer.source import open_source, read_labels
 from batch_scorer.storage import retries
+from batch_scorer.thumbnails import ReportImages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -166,14 +167,23 @@ def _score_batch(
         claim_run(output, old)
     held.check()
     plan = _look_again(job, plan)  # another run may have ended just before
+    plan = replace(plan, report_images=_images_to_show(job, plan))
     rows, models, facts = _score(job, plan, clock, progress, stop, suspicious=held.inherited)
-    films = None if job.shard else plan.source
+    films = plan.report_images
     facts["retries"] = retries() - tried_before
     first = partial(load_used, job.models[0], job.provider, job.threads)
     output = plan.output.guarded(held.check)
     manifest = commit_run(output, films, name_copies(rows), models, first, job.tariff, **facts)
     plan.journal.clear()
     return manifest
+
+
+def _images_to_show(job: ScoreJob, plan: _Plan) -> ReportImages | None:
+    """The images of the report; a shard has none, and what Ray decodes is not kept here."""
+    if job.shard:
+        return None
+    to_decode = len(plan.source.refs) - len(plan.rows)
+    return ReportImages(plan.source, to_decode if job.engine == "local" else 0)
 
 
 def _score(
@@ -201,6 +211,7 @@ def _score(
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
         identifiers=job.identifiers,
+        report_images=plan.report_images if job.engine == "local" else None,
     )
     if suspicious:
         work = replace(work, suspects=_find_suspects(job, work))
@@ -278,6 +289,7 @@ class _Plan:
     journal: Journal
     settled: dict[str, Score]
     rows: list[Score]
+    report_images: ReportImages | None = None
 
     @property
     def output(self) -> Output:

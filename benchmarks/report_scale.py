@@ -27,6 +27,7 @@ from batch_scorer.output import open_output
 from batch_scorer.records import Gallery, ModelUsed, Score
 from batch_scorer.report.render import compose_pdf, gather
 from batch_scorer.source import open_source
+from batch_scorer.thumbnails import ReportImages
 from benchmarks.command import Measurement
 from benchmarks.memory import FILMS, make_films
 
@@ -89,7 +90,7 @@ def make_run(folder: Path, output: Path, number: int) -> None:
     place.prepare()
     commit_run(
         place,
-        source,
+        ReportImages(source),
         make_rows({ref.key: source.read(ref) for ref in source.refs}, models),
         models,
         lambda _: classifiers[0],

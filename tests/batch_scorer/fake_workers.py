@@ -66,6 +66,15 @@ def read(data, *rest):
     return read_image(data, *rest)
 worker.read_image = read
 """,
+    "count_headers": """
+import pydicom
+dcmread = pydicom.dcmread
+def count(*arguments, **options):
+    with open(os.environ["HEADERS"], "a") as file:
+        file.write("header\\n")
+    return dcmread(*arguments, **options)
+pydicom.dcmread = count
+""",
     "ask_for_much_room": """
 def read(data, sizes, reserve):
     with reserve(LARGE_PIXELS + 1):
