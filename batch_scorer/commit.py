@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from batch_scorer.classifier import Classifier
     from batch_scorer.output import Output
     from batch_scorer.records import Gallery, ModelUsed, RunFacts
-    from batch_scorer.source import Source
     from batch_scorer.spending import Price, Tariff
     from batch_scorer.tables import Added
+    from batch_scorer.thumbnails import ReportImages
 
 EARLIER_FOLDER = "earlier"
 """Where runs lie whose rows a later run does not carry on."""
@@ -65,7 +65,7 @@ class PictureSource:
     evidence maps are to be drawn, and gives None where that file is not at hand.
     """
 
-    images: Source
+    images: ReportImages
     load_model: Callable[[str], Classifier | None]
 
 

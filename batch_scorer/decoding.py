@@ -39,11 +39,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from batch_scorer.dicom import is_dicom, open_dicom, read_identifiers, says_burned_in
-from batch_scorer.dicom_pixels import decode_dicom
+from batch_scorer.dicom import find_elements
+from batch_scorer.dicom_pixels import DicomImage
 from batch_scorer.errors import ImageError, NotRadiograph, Unreadable, Unsupported
 from batch_scorer.limits import out_of_memory, reserve_pixels
-from batch_scorer.pictures import decode_picture, measure_picture, refuse_half_films
+from batch_scorer.pictures import Picture, refuse_half_films
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -59,14 +59,75 @@ _BITMAP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
 
 
 @dataclass(frozen=True)
-class ImageContent:
-    """What one reading of an image has found.
+class EncodedImage:
+    """An image whose header has been read once, with all that anybody wants of it.
 
-    ``patient_id`` and ``study_uid`` are the texts of a DICOM header, empty where it has none.
-    ``pixels`` holds one plane for each size asked for, as ``decode_radiograph`` makes it, unless
-    there is a ``problem``. Width and height are those of the image before it is stretched, after
-    EXIF orientation; 0 where it was not decoded. ``burned_in`` is whether a DICOM header says that
-    something is; it is read with the pixels alone.
+    ``kind`` is that of ``sniff``.
+    """
+
+    kind: str
+    _file: DicomImage | Picture = field(repr=False)
+
+    @property
+    def patient_id(self) -> str:
+        """The text of a DICOM header; empty where it has none."""
+        return self._file.patient_id
+
+    @property
+    def study_uid(self) -> str:
+        """The text of a DICOM header; empty where it has none."""
+        return self._file.study_uid
+
+    @property
+    def burned_in(self) -> bool:
+        """Whether a DICOM header says that something is burned in that may name the patient."""
+        return self._file.burned_in
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width_px, height_px) before the image is stretched, after EXIF orientation."""
+        return self._file.size_px
+
+    def decode(
+        self,
+        sizes_px: Collection[int],
+        reserve: Callable[[int], AbstractContextManager[None]] = reserve_pixels,
+    ) -> dict[int, NDArray[np.uint8]]:
+        """Decode one plane for each size, as ``decode_radiograph`` does.
+
+        Args:
+            sizes_px: Sides of the squares to make.
+            reserve: Waits until so many pixels may be decoded.
+
+        Raises:
+            ImageError: It is no radiograph, or its pixels cannot be decoded.
+        """
+        return {
+            size_px: _stretch(self._file.decode(size_px, reserve), size_px) for size_px in sizes_px
+        }
+
+
+def open_image(data: bytes | memoryview) -> EncodedImage:
+    """Read the header of an image, and check what it announces against the limits.
+
+    Args:
+        data: A whole JPEG, PNG, TIFF, BMP, WebP or DICOM file.
+
+    Raises:
+        ImageError: The header cannot be read, or is that of no image to be decoded.
+    """
+    refuse_half_films()
+    kind, start = _find_kind(data)
+    return EncodedImage(kind, DicomImage(data, start) if kind == "DICOM" else Picture(bytes(data)))
+
+
+@dataclass(frozen=True)
+class ImageContent:
+    """What one reading of an image has found, in plain values.
+
+    Patient, study and ``burned_in`` are those of the `EncodedImage`. ``pixels`` holds one plane
+    for each size asked for, unless there is a ``problem``. Width and height are 0 where nothing
+    was decoded.
     """
 
     patient_id: str = ""
@@ -83,25 +144,28 @@ def read_image(
     sizes_px: Collection[int],
     reserve: Callable[[int], AbstractContextManager[None]] = reserve_pixels,
 ) -> ImageContent:
-    """Read all of one image that the scorer wants, in one pass over its header.
+    """Read all of one image that the scorer wants; what is wrong with it is part of the answer.
 
     Args:
         data: The whole file.
         sizes_px: Sides of the squares to make; with none, no pixel is decoded.
         reserve: Waits until so many pixels may be decoded.
-
-    Returns:
-        What was found, and what is wrong with the image.
     """
-    refuse_half_films()
+    content = ImageContent()
     try:
-        if sniff(data) == "DICOM":
-            return _read_dicom(data, sizes_px, reserve)
-        return _read_picture(bytes(data), sizes_px, reserve) if sizes_px else ImageContent()
+        if not sizes_px and sniff(data) != "DICOM":  # only DICOM has identifiers
+            return content
+        image = open_image(data)
+        content = ImageContent(image.patient_id, image.study_uid, burned_in=image.burned_in)
+        if not sizes_px:
+            return content
+        pixels = image.decode(sizes_px, reserve)
+        width_px, height_px = image.size_px
+        return replace(content, width_px=width_px, height_px=height_px, pixels=pixels)
     except ImageError as exc:
-        return ImageContent(problem=exc)
+        return replace(content, problem=exc)
     except MemoryError:
-        return ImageContent(problem=out_of_memory())
+        return replace(content, problem=out_of_memory())
 
 
 def decode_radiograph(data: bytes, size_px: int) -> NDArray[np.uint8]:
@@ -119,59 +183,10 @@ def decode_radiograph(data: bytes, size_px: int) -> NDArray[np.uint8]:
 
     Source: DECODE_VERSION 1; DICOM PS3.3 C.7.6.3 and C.11.
     """
-    content = read_image(data, [size_px])
-    if content.problem:
-        raise content.problem
-    return content.pixels[size_px]
-
-
-def _read_dicom(
-    data: bytes | memoryview,
-    sizes_px: Collection[int],
-    reserve: Callable[[int], AbstractContextManager[None]],
-) -> ImageContent:
-    dataset = None
     try:
-        dataset = open_dicom(data, header_only=not sizes_px)
-        if not sizes_px:
-            return ImageContent(*read_identifiers(dataset))
-        image = Image.fromarray(decode_dicom(dataset, reserve))
-        pixels = {size_px: _stretch(image, size_px) for size_px in sizes_px}
-    except ImageError as exc:
-        if dataset is None and sizes_px:  # the header may be sound where the pixels are cut short
-            return replace(_read_dicom(data, (), reserve), problem=exc)
-        return ImageContent(*read_identifiers(dataset), problem=exc)
-    burned_in = says_burned_in(dataset)
-    return ImageContent(*read_identifiers(dataset), *image.size, pixels, burned_in=burned_in)
-
-
-def _read_picture(
-    data: bytes,
-    sizes_px: Collection[int],
-    reserve: Callable[[int], AbstractContextManager[None]],
-) -> ImageContent:
-    pixels: dict[int, NDArray[np.uint8]] = {}
-    reducible = sniff(data) == "JPEG"  # each size by its own reduced scale
-    for size_px in sizes_px:
-        if reducible or not pixels:
-            grey, size = decode_picture(data, size_px, reserve)
-        pixels[size_px] = _stretch(grey, size_px)
-    return ImageContent(width_px=size[0], height_px=size[1], pixels=pixels)
-
-
-def measure_radiograph(data: bytes) -> tuple[int, int]:
-    """Read the width and height that a film has before it is stretched, from its header.
-
-    Returns:
-        (width_px, height_px), after EXIF orientation.
-
-    Raises:
-        ImageError: The header cannot be read.
-    """
-    if sniff(data) == "DICOM":
-        header = open_dicom(data, header_only=True)
-        return int(header.Columns), int(header.Rows)  # decoding has read both already
-    return measure_picture(data)
+        return open_image(data).decode([size_px])[size_px]
+    except MemoryError as exc:
+        raise out_of_memory() from exc
 
 
 def sniff(data: bytes | memoryview) -> str:
@@ -187,20 +202,27 @@ def sniff(data: bytes | memoryview) -> str:
         Unreadable: The file is empty.
         Unsupported: It is none of these.
     """
+    return _find_kind(data)[0]
+
+
+def _find_kind(data: bytes | memoryview) -> tuple[str, int]:
+    """The format, and where the elements of DICOM begin."""
     if not data:
         raise Unreadable("The file is empty.", "Copy it again from where it came from.")
     if data[:3] == b"\xff\xd8\xff":
-        return "JPEG"
+        return "JPEG", 0
     if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "PNG"
-    if is_dicom(data):  # before TIFF: one file may be both, and its DICOM header says more
-        return "DICOM"
+        return "PNG", 0
+    if (
+        start := find_elements(data)
+    ) is not None:  # before TIFF: one file may be both, and its DICOM header says more
+        return "DICOM", start
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "TIFF"
+        return "TIFF", 0
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WebP"
+        return "WebP", 0
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BITMAP_HEADER_BYTES:
-        return "BMP"
+        return "BMP", 0
     raise Unsupported(
         "The content is not JPEG, PNG, TIFF, BMP, WebP or DICOM.",
         "Convert it to one of these, or leave it out.",

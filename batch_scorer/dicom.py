@@ -102,16 +102,28 @@ def dicom_errors() -> tuple[type[BaseException], ...]:
     )
 
 
-def is_dicom(data: bytes | memoryview) -> bool:
-    """Tell a DICOM file by its content; the first 1024 bytes are enough."""
-    return _start_of_elements(data) is not None
+def find_elements(data: bytes | memoryview) -> int | None:
+    """Find where the elements of a DICOM file begin; the first 1024 bytes are enough.
+
+    Returns:
+        None where the content is not DICOM.
+    """
+    if data[PREAMBLE_BYTES:_AFTER_PREFIX] == PREFIX:
+        return _AFTER_PREFIX
+    if data[: len(PREFIX)] == PREFIX:
+        return len(PREFIX)
+    for start in (0, PREAMBLE_BYTES):
+        if _reads_as_elements(data[start : start + HEAD_BYTES]):
+            return start
+    return None
 
 
-def open_dicom(data: bytes | memoryview, *, header_only: bool = False) -> Any:
+def open_dicom(data: bytes | memoryview, start: int, *, header_only: bool = False) -> Any:
     """Parse a DICOM file.
 
     Args:
         data: The whole file.
+        start: What ``find_elements`` returned.
         header_only: Leave the pixels out.
 
     Returns:
@@ -121,7 +133,7 @@ def open_dicom(data: bytes | memoryview, *, header_only: bool = False) -> Any:
         ImageError: It cannot be parsed, or is too large once inflated.
     """
     try:
-        dataset = _parse(data, header_only=header_only)
+        dataset = _parse(data, start, header_only=header_only)
         _check_lengths(dataset)
     except ImageError:
         raise
@@ -141,7 +153,7 @@ def read_identifiers(dataset: Any) -> tuple[str, str]:
     """Read PatientID and StudyInstanceUID as texts; empty where absent or unreadable.
 
     Args:
-        dataset: What ``open_dicom`` returns; None where it could not.
+        dataset: What ``open_dicom`` returns.
     """
     return _text(dataset, "PatientID"), _text(dataset, "StudyInstanceUID")
 
@@ -263,18 +275,6 @@ def _photometrics() -> frozenset[str]:
     return frozenset(term.value for term in PhotometricInterpretation)
 
 
-def _start_of_elements(data: bytes | memoryview) -> int | None:
-    """Where the elements begin; None where the content is not DICOM."""
-    if data[PREAMBLE_BYTES:_AFTER_PREFIX] == PREFIX:
-        return _AFTER_PREFIX
-    if data[: len(PREFIX)] == PREFIX:
-        return len(PREFIX)
-    for start in (0, PREAMBLE_BYTES):
-        if _reads_as_elements(data[start : start + HEAD_BYTES]):
-            return start
-    return None
-
-
 def _reads_as_elements(head: bytes | memoryview) -> bool:
     """Whether the first two elements are DICOM's own, of the groups that stand first."""
     if head[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
@@ -294,6 +294,10 @@ def _after_identification(tag: int, vr: str | None, length: int) -> bool:  # noq
     return tag >> 16 > _IDENTIFICATION_GROUP
 
 
+class _Deflated(Exception):
+    """Raised where pydicom would inflate the elements, which it does without a limit."""
+
+
 class _Elements:
     """Elements as a file for pydicom, not copied, with its steps counted.
 
@@ -308,8 +312,9 @@ class _Elements:
         self._steps = Steps()
 
     def read(self, size: int = -1) -> bytes:
-        end = len(self._data) if size < 0 else self._place + size
-        found = bytes(self._data[self._place : end])
+        if size < 0:  # pydicom asks for all that is left in order to inflate it, and only then
+            raise _Deflated
+        found = bytes(self._data[self._place : self._place + size])
         self._place += len(found)
         self._steps.count_read(len(found))
         if len(found) == _ELEMENT_HEADER_BYTES:
@@ -371,36 +376,39 @@ def _check_values(dataset: Any, names: tuple[str, ...], limit: int = MAX_VALUE_B
             )
 
 
-def _parse(data: bytes | memoryview, *, header_only: bool) -> Any:
+def _parse(data: bytes | memoryview, start: int, *, header_only: bool) -> Any:
     import pydicom
-    from pydicom.filereader import read_dataset
-    from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-    start = _start_of_elements(data) or 0
-    elements = _Elements(data, start)
-    meta = read_dataset(elements, False, True, stop_when=_after_file_meta)  # noqa: FBT003 - pydicom's
-    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        inflated = _Elements(_inflate(memoryview(data)[start + elements.tell() :]))
-        stop_when = _at_pixels if header_only else None
-        dataset = read_dataset(
-            inflated,
-            is_implicit_VR=False,
-            is_little_endian=True,
-            stop_when=stop_when,
+    whole = start in (0, _AFTER_PREFIX)
+    try:
+        dataset = pydicom.dcmread(
+            _Elements(data, 0 if whole else start),
+            stop_before_pixels=header_only,
+            force=True,
             specific_tags=_tags(),
         )
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.file_meta = meta
-        return dataset
-    whole = start in (0, _AFTER_PREFIX)
-    dataset = pydicom.dcmread(
-        _Elements(data, 0 if whole else start),
-        stop_before_pixels=header_only,
-        force=True,
-        specific_tags=_tags(),
-    )
+    except _Deflated:
+        return _parse_deflated(memoryview(data)[start:], header_only=header_only)
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = _plain_syntax(*dataset.original_encoding)
+    return dataset
+
+
+def _parse_deflated(data: memoryview, *, header_only: bool) -> Any:
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    elements = _Elements(data)
+    meta = read_dataset(elements, False, True, stop_when=_after_file_meta)  # noqa: FBT003 - pydicom's
+    dataset = read_dataset(
+        _Elements(_inflate(data[elements.tell() :])),
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=_at_pixels if header_only else None,
+        specific_tags=_tags(),
+    )
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta = meta
     return dataset
 
 

@@ -9,8 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from batch_scorer.dicom import check_film, dicom_errors
+from batch_scorer.dicom import (
+    check_film,
+    dicom_errors,
+    open_dicom,
+    read_identifiers,
+    says_burned_in,
+)
 from batch_scorer.dicom_frame import check_frame
 from batch_scorer.errors import ImageError, Truncated, Unreadable, Unsupported
 from batch_scorer.greyscale import map_stored, stretch_range
@@ -24,6 +31,64 @@ if TYPE_CHECKING:
 
 MAX_BITS = 16
 _TYPICAL_BITS = 8
+
+
+class DicomImage:
+    """A DICOM file whose header has been read; its pixels are decoded on request.
+
+    Args:
+        data: The whole file.
+        start: What ``find_elements`` returned.
+
+    Raises:
+        ImageError: The header cannot be read.
+    """
+
+    def __init__(self, data: bytes | memoryview, start: int) -> None:
+        self._problem: ImageError | None = None
+        self._grey: Image.Image | None = None
+        try:
+            self._dataset = open_dicom(data, start)
+        except ImageError as exc:  # the header may be sound where the pixels are cut short
+            self._problem = exc
+            self._dataset = _open_header(data, start, exc)
+        self.patient_id, self.study_uid = read_identifiers(self._dataset)
+        self.burned_in = says_burned_in(self._dataset)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width_px, height_px).
+
+        Raises:
+            Unreadable: The header does not say them.
+        """
+        try:
+            return int(self._dataset.Columns), int(self._dataset.Rows)
+        except dicom_errors() as exc:
+            raise Unreadable("The DICOM header names no width and height.") from exc
+
+    def decode(
+        self,
+        size_px: int,  # noqa: ARG002 - no DICOM decoder reduces as Pillow's for JPEG does
+        reserve: Callable[[int], AbstractContextManager[None]] = reserve_pixels,
+    ) -> Image.Image:
+        """Decode to grey at full size, once for whatever sizes are made from it.
+
+        Raises:
+            ImageError: It is no film, or its pixels cannot be decoded.
+        """
+        if self._problem:
+            raise self._problem
+        if self._grey is None:
+            self._grey = Image.fromarray(decode_dicom(self._dataset, reserve))
+        return self._grey
+
+
+def _open_header(data: bytes | memoryview, start: int, problem: ImageError) -> Any:
+    try:
+        return open_dicom(data, start, header_only=True)
+    except ImageError:
+        raise problem from None
 
 
 def decode_dicom(
@@ -87,7 +152,10 @@ def _stored_values(dataset: Any) -> NDArray[np.integer]:
     else:
         shift = max(0, int(dataset.get("HighBit") or 0) + 1 - bits)
         dataset.BitsStored = bits + shift  # pydicom takes the lowest bits for the pixel's own
-    stored: NDArray[np.integer] = pixel_array(dataset, decoding_plugin=plugin)
+    try:
+        stored: NDArray[np.integer] = pixel_array(dataset, decoding_plugin=plugin)
+    finally:
+        dataset.BitsStored = bits
     if stored.ndim != 2 or stored.dtype.itemsize > MAX_BITS // 8:  # noqa: PLR2004 - height and width
         raise Unreadable("Expected one grey value a pixel, found another arrangement.")
     if shift:

@@ -18,6 +18,7 @@ from batch_scorer.lease import OutputLock
 from batch_scorer.output import open_output
 from batch_scorer.shards import MOST_SHARDS, SHARDS_FOLDER, Shard
 from batch_scorer.source import open_source
+from batch_scorer.thumbnails import ReportImages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -148,7 +149,9 @@ def commit_joined(
     """
     images = _reachable(run.facts.source, access) if pictures else None
     if images:
-        return commit_run(place, run, PictureSource(images, load_model or _load_bundled))
+        return commit_run(
+            place, run, PictureSource(ReportImages(images), load_model or _load_bundled)
+        )
     lost = run.facts.gallery.heatmaps != "none"
     gallery = msgspec.structs.replace(run.facts.gallery, no_maps="films" if lost else "")
     facts = msgspec.structs.replace(run.facts, gallery=gallery)

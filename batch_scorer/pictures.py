@@ -100,49 +100,107 @@ _PILLOW_ERRORS = (
 )
 
 
-def decode_picture(
-    data: bytes, size_px: int, reserve: Callable[[int], AbstractContextManager[None]]
-) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode one picture to grey, a JPEG no larger than a square of ``size_px`` needs.
+class Picture:
+    """A picture file whose header has been read and checked; its pixels are decoded on request.
 
     Args:
         data: The whole file.
-        size_px: Side of the square.
-        reserve: Waits until so many pixels may be decoded.
-
-    Returns:
-        Mode L, after EXIF orientation, at the picture's own proportions; and the width and height
-        that it has before it is reduced.
 
     Raises:
-        ImageError: It cannot be decoded, or it is several pictures.
+        ImageError: The header cannot be read, or it announces several pictures or too large a one.
     """
-    with _opened(data) as image:
-        _check_header(image, data)
-        width_px, height_px = image.size
+
+    patient_id = study_uid = ""
+    burned_in = False
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._grey: Image.Image | None = None
+        self._file = _limit_reads(data)
+        with self._translated():
+            self._image = Image.open(self._file, formats=PICTURE_FORMATS)
+            self._file.pass_header()
+            self._stored_px = self._image.size
+            _check_header(self._image, data)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width_px, height_px), after EXIF orientation."""
+        with self._translated():
+            if self._image.format == "TIFF":  # Pillow has turned its size already
+                return self._stored_px
+            turned = _orientation(self._image) in _TRANSPOSED
+            return self._stored_px[::-1] if turned else self._stored_px
+
+    def decode(
+        self, size_px: int, reserve: Callable[[int], AbstractContextManager[None]]
+    ) -> Image.Image:
+        """Decode to grey, a JPEG no larger than a square of ``size_px`` needs.
+
+        A JPEG is opened again for a further size: libjpeg reduces while it decodes.
+
+        Args:
+            size_px: Side of the square.
+            reserve: Waits until so many pixels may be decoded.
+
+        Returns:
+            Mode L, after EXIF orientation, at the picture's own proportions.
+
+        Raises:
+            ImageError: It cannot be decoded.
+        """
+        if self._grey is None:
+            with self._translated():
+                self._grey = self._decode(size_px, reserve)
+        elif isinstance(self._image, JpegImageFile):
+            return Picture(self._data).decode(size_px, reserve)
+        return self._grey
+
+    def _decode(
+        self, size_px: int, reserve: Callable[[int], AbstractContextManager[None]]
+    ) -> Image.Image:
+        image, (width_px, height_px) = self._image, self._stored_px
         with reserve(width_px * height_px):
             # else Pillow copies the rest of the file for each block in which nothing is found
-            image.decodermaxblock = len(data)
+            image.decodermaxblock = len(self._data)
             image.draft("L", (REDUCED_SCALE_MARGIN * size_px, REDUCED_SCALE_MARGIN * size_px))
             image.load()
             turn = _orientation(image)
             grey = _to_grey(image)
-        if turn in _TURNS:
-            grey = grey.transpose(_TURNS[turn])
-        swapped = turn in _TRANSPOSED and image.format != "TIFF"  # whose size Pillow has turned
-        return grey, (height_px, width_px) if swapped else (width_px, height_px)
+        return grey.transpose(_TURNS[turn]) if turn in _TURNS else grey
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what Pillow raises into an ImageError."""
+        try:
+            yield
+        except ImageError:
+            raise
+        except _PILLOW_ERRORS as exc:
+            self._file.steps.check()
+            raise _translate(exc) from exc
 
 
-def measure_picture(data: bytes) -> tuple[int, int]:
-    """Read (width_px, height_px), after EXIF orientation, from the header.
+def _limit_reads(data: bytes) -> LimitedBytes:
+    """The file for Pillow, once the parts of its header that cost most were checked.
 
     Raises:
-        ImageError: The header cannot be read.
+        ImageError: They are damaged, or would cost too much.
     """
-    with _opened(data) as image:
-        if image.format == "TIFF":  # Pillow has turned its size already
-            return image.size
-        return image.size[::-1] if _orientation(image) in _TRANSPOSED else image.size
+    max_steps, max_header_bytes = MAX_STEPS, math.inf
+    if data[:4] == b"RIFF":
+        size = read_webp_size(data)
+        check_area(*size)
+        check_density(*size, len(data))
+    elif data[:2] == b"BM":
+        check_bitmap(data)
+        max_steps += MAX_RUN_LENGTH_BYTES
+    elif data[:2] in {b"II", b"MM"}:
+        check_tiff(data)
+        max_steps += MAX_TAG_VALUES
+    else:
+        max_header_bytes = MAX_HEADER_BYTES
+    return LimitedBytes(data, max_steps, max_header_bytes)
 
 
 def _check_header(image: Image.Image, data: bytes) -> None:
@@ -165,33 +223,6 @@ def _has_one_scan(image: JpegImageFile, data: bytes) -> bool:
     header = _START_OF_SCAN + bytes([0, 2 * image.layers + 6, image.layers])
     place = image.fp.tell() - 2 * image.layers - 8
     return data.startswith(header, place)
-
-
-@contextmanager
-def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
-    max_steps, max_header_bytes = MAX_STEPS, math.inf
-    if data[:4] == b"RIFF":
-        size = read_webp_size(data)
-        check_area(*size)
-        check_density(*size, len(data))
-    elif data[:2] == b"BM":
-        check_bitmap(data)
-        max_steps += MAX_RUN_LENGTH_BYTES
-    elif data[:2] in {b"II", b"MM"}:
-        check_tiff(data)
-        max_steps += MAX_TAG_VALUES
-    else:
-        max_header_bytes = MAX_HEADER_BYTES
-    file = LimitedBytes(data, max_steps, max_header_bytes)
-    try:
-        with Image.open(file, formats=PICTURE_FORMATS) as image:
-            file.pass_header()
-            yield image
-    except ImageError:
-        raise
-    except _PILLOW_ERRORS as exc:
-        file.steps.check()
-        raise _translate(exc) from exc
 
 
 def _orientation(image: Image.Image) -> int:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from batch_scorer.classifier import Answers, Classifier
     from batch_scorer.records import ImageRef
     from batch_scorer.source import Source
+    from batch_scorer.thumbnails import ReportImages
 
 PREFETCH_BATCHES = 4
 """Decoded batches that may wait for the models; bounds the memory."""
@@ -44,7 +45,8 @@ class Work:
     content takes their answers and is not decoded. An engine may add to it. ``meter`` counts what
     the engine spends. ``suspects`` are keys of images that may have ended an earlier run: of
     whatever kind, they are decoded in processes of their own by ``decoder``, which whoever makes
-    the work closes at its end.
+    the work closes at its end. ``report_images`` keeps what the report
+    may show.
     """
 
     source: Source
@@ -59,6 +61,7 @@ class Work:
     meter: Meter = field(default_factory=Meter)
     suspects: frozenset[str] = frozenset()
     decoder: Decoder = field(default_factory=Decoder)
+    report_images: ReportImages | None = None
 
     def read(self, ref: ImageRef) -> bytes:
         """Read one whole film, as `Source.read` does."""
@@ -66,6 +69,12 @@ class Work:
             data = self.source.read(ref)
         self.meter.count_bytes(len(data))
         return data
+
+    @property
+    def sizes_px(self) -> list[int]:
+        """Sides of the squares that the models and the report want of an image."""
+        report_px = self.report_images.sizes_px if self.report_images else frozenset()
+        return sorted({c.card.size_px for c in self.classifiers} | report_px)
 
     def classify(self, films: list[Film]) -> list[Answers]:
         """What each model says of decoded films, as `classify_films` does."""
@@ -146,7 +155,7 @@ def decode_film(work: Work, ref: ImageRef, read: Callable[[], bytes] | None = No
             if first and first.reason == DecoderKilled.code:  # not even its header is safe
                 return Film(row)
             known = row.sha256 in work.known
-            sizes_px = () if known else sorted({c.card.size_px for c in work.classifiers})
+            sizes_px = () if known else work.sizes_px
             content = work.decoder.read(data, sizes_px, careful=ref.key in work.suspects)
             patient, study = work.identifiers.apply(content.patient_id, content.study_uid)
             row = msgspec.structs.replace(row, patient=patient or row.patient, study=study)
@@ -159,6 +168,8 @@ def decode_film(work: Work, ref: ImageRef, read: Callable[[], bytes] | None = No
         return Film(row)
     if known:
         return Film(row)
+    if work.report_images:
+        work.report_images.keep(row.sha256, content)
     row = msgspec.structs.replace(row, width_px=content.width_px, height_px=content.height_px)
     return Film(row, content.pixels)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from batch_scorer.records import RunManifest, Score
     from batch_scorer.score_job import ScoreJob
     from batch_scorer.source import Source
+    from batch_scorer.thumbnails import ReportImages
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class RunPlan:
     journal: Journal
     settled: dict[str, Score]
     rows: list[Score]
+    report_images: ReportImages | None = None
 
     @property
     def output(self) -> Output:

@@ -31,6 +31,7 @@ from batch_scorer.process import available_cores
 from batch_scorer.records import ModelUsed, RunFacts
 from batch_scorer.run_plan import find_finished, plan_run, renew_plan
 from batch_scorer.storage import retries
+from batch_scorer.thumbnails import ReportImages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -103,12 +104,22 @@ def _score_batch(
         claim_run(output, old)
     held.check()
     plan = renew_plan(job, plan)  # another run may have ended just before
+    plan = replace(plan, report_images=_choose_report_images(job, plan))
     run = _score(job, plan, clock, progress, stop, suspicious=held.inherited)
     output = plan.output.guarded(held.check)
     first = partial(load_used, job.models[0], job.provider, job.threads)
-    manifest = commit_run(output, run, None if job.shard else PictureSource(plan.source, first))
+    pictures = PictureSource(plan.report_images, first) if plan.report_images else None
+    manifest = commit_run(output, run, pictures)
     plan.journal.clear()
     return manifest
+
+
+def _choose_report_images(job: ScoreJob, plan: RunPlan) -> ReportImages | None:
+    """Give the images of the report: none for a shard, and Ray's workers keep none of theirs."""
+    if job.shard:
+        return None
+    to_decode = len(plan.source.refs) - len(plan.rows)
+    return ReportImages(plan.source, to_decode if job.engine == "local" else 0)
 
 
 def _score(
@@ -136,6 +147,7 @@ def _score(
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
         identifiers=job.identifiers,
+        report_images=plan.report_images if job.engine == "local" else None,
     )
     if suspicious:
         work = replace(work, suspects=_find_suspects(job, work))

@@ -28,11 +28,59 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from batch_scorer.classifier import Classifier
+    from batch_scorer.decoding import ImageContent
     from batch_scorer.output import Output
-    from batch_scorer.records import Gallery, Peak, Score
+    from batch_scorer.records import Gallery, ImageRef, Peak, Score
     from batch_scorer.source import Source
 
 LONGEST_SIDE_PX = 320
+THUMBNAIL_SIZES_PX = frozenset({LONGEST_SIDE_PX, SIDE_PX})
+MOST_KEPT = 32
+"""A report shows up to 30 images unless minutes are asked for: of a run of so few, most are shown.
+To keep an image takes 2.8 ms (JPEG of 224 pixels) to 20 ms (DICOM of 3.8 megapixels) of processor
+time, and half a megabyte; to read it again takes 3.1 to 49 ms, and a compressed DICOM 460 ms. Kept
+from the first decoding of 20,000 images, thumbnails would cost 60 to 400 s and save some 2 s."""
+
+
+class ReportImages:
+    """The images that a report may show: kept while they are scored, or else read again.
+
+    Args:
+        source: Where the images are.
+        images: How many the run has to decode. More than ``MOST_KEPT``, and none is kept.
+    """
+
+    def __init__(self, source: Source, images: int = 0) -> None:
+        self.source = source
+        self.sizes_px = THUMBNAIL_SIZES_PX if 0 < images <= MOST_KEPT else frozenset()
+        self._kept: dict[str, ImageContent] = {}
+
+    def keep(self, sha256: str, content: ImageContent) -> None:
+        """Keep an image, by the hash of its content, that was decoded to ``sizes_px`` too."""
+        if self.sizes_px:
+            self._kept[sha256] = content
+
+    def read(
+        self, decoder: Decoder, ref: ImageRef | None, sha256: str, sizes_px: frozenset[int]
+    ) -> ImageContent | None:
+        """Give an image as it was scored; None where it is gone, has changed or is damaged.
+
+        Raises:
+            DecoderUnavailable: No process can be started to decode it in.
+        """
+        content = self._kept.get(sha256)
+        if content and content.pixels.keys() >= sizes_px:
+            return content
+        if ref is None:
+            return None
+        try:
+            data = self.source.read(ref)
+        except ImageError:
+            return None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            return None
+        content = decoder.read(data, sorted(sizes_px))
+        return None if content.problem else content
 
 
 @dataclass(frozen=True)
@@ -46,7 +94,7 @@ class _Shown:
 
 def write_thumbnails(
     output: Output,
-    source: Source,
+    images: ReportImages,
     rows: Sequence[Score],
     threshold: float,
     asked: Gallery,
@@ -58,7 +106,7 @@ def write_thumbnails(
 
     Args:
         output: Where they go.
-        source: Where the films are.
+        images: Where the films come from.
         rows: All rows of the run.
         threshold: The first model's.
         asked: Which films are shown, and which of them with a map.
@@ -80,7 +128,7 @@ def write_thumbnails(
     able = classifier if classifier and classifier.card.evidence else None
     size_px = able.card.size_px if able else None
     with Decoder() as decoder:
-        films = list(_read(decoder, source, shown, wanted, size_px))
+        films = list(_read(decoder, images, shown, wanted, size_px))
     output.write_all(dict(ledger.encode_thumbnail(film.row, film.thumbnail) for film in films))
     mapped = [(film, film.pixels) for film in films if film.pixels is not None]
     if wanted and able is None:
@@ -96,24 +144,19 @@ def _wants_map(row: Score, asked: Gallery) -> bool:
 
 def _read(
     decoder: Decoder,
-    source: Source,
+    images: ReportImages,
     rows: Sequence[Score],
     wanted: set[str],
     size_px: int | None,
 ) -> Iterator[_Shown]:
     """The films that are still as they were scored: of others the report says what is missing."""
     names = {row.image for row in rows}
-    refs = {ref.key: ref for ref in source.refs if ref.key in names}
+    refs = {ref.key: ref for ref in images.source.refs if ref.key in names}
     for row in rows:
-        try:
-            data = source.read(refs[row.image])
-            if hashlib.sha256(data).hexdigest() != row.sha256:
-                continue
-        except (ImageError, KeyError):
-            continue
         map_px = size_px if row.image in wanted else None
-        content = decoder.read(data, sorted({LONGEST_SIDE_PX, SIDE_PX, map_px or SIDE_PX}))
-        if content.problem:
+        sizes_px = THUMBNAIL_SIZES_PX | ({map_px} if map_px else set())
+        content = images.read(decoder, refs.get(row.image), row.sha256, sizes_px)
+        if content is None:
             continue
         thumbnail = _unstretch(content.pixels[LONGEST_SIDE_PX], row)
         if hides_border(content):

@@ -27,6 +27,7 @@ from batch_scorer.output import open_output
 from batch_scorer.records import ModelUsed, RunFacts, Score
 from batch_scorer.report.render import compose_pdf, gather
 from batch_scorer.source import open_source
+from batch_scorer.thumbnails import ReportImages
 from benchmarks.command import Measurement
 from benchmarks.memory import FILMS, make_films
 
@@ -106,7 +107,7 @@ def make_run(folder: Path, output: Path, number: int) -> None:
         versions={},
     )
     rows = make_rows({ref.key: source.read(ref) for ref in source.refs}, models)
-    pictures = PictureSource(source, lambda _: classifiers[0])
+    pictures = PictureSource(ReportImages(source), lambda _: classifiers[0])
     commit_run(place, ScoredRun(rows, models, facts), pictures)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless
 
-from batch_scorer.decoding import measure_radiograph, read_image
+from batch_scorer.decoding import open_image, read_image
 from batch_scorer.errors import ImageError
 from tests.batch_scorer.pixel_table import ROWS, dicom
 from tests.images import encode
@@ -149,7 +149,7 @@ def outcome(data: bytes) -> str:
         content = read_image(data, [32])
         if content.problem:
             return content.problem.code
-        width_px, height_px = measure_radiograph(data)
+        width_px, height_px = open_image(data).size_px
     except ImageError as exc:
         return exc.code
     pixels = content.pixels[32]

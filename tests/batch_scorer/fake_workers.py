@@ -35,8 +35,8 @@ worker.read_image = read
     "fill_the_memory": """
 def decode(*_):
     bytearray(1_000_000_000)
-import batch_scorer.decoding
-batch_scorer.decoding.decode_dicom = decode
+import batch_scorer.dicom_pixels
+batch_scorer.dicom_pixels.decode_dicom = decode
 """,
     "answer_noise": """
 def send(file, message, data=b""):
@@ -65,6 +65,15 @@ def read(data, *rest):
     os.write(1, b"out"), os.write(2, b"err"), print("more", flush=True)
     return read_image(data, *rest)
 worker.read_image = read
+""",
+    "count_headers": """
+import pydicom
+dcmread = pydicom.dcmread
+def count(*arguments, **options):
+    with open(os.environ["HEADERS"], "a") as file:
+        file.write("header\\n")
+    return dcmread(*arguments, **options)
+pydicom.dcmread = count
 """,
     "ask_for_much_room": """
 def read(data, sizes, reserve):

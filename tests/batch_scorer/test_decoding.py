@@ -29,11 +29,11 @@ from batch_scorer.decoding import (
     HEADER_BYTES,
     ImageContent,
     decode_radiograph,
-    measure_radiograph,
+    open_image,
     read_image,
     sniff,
 )
-from batch_scorer.dicom import open_dicom
+from batch_scorer.dicom import find_elements, open_dicom
 from batch_scorer.dicom_pixels import decode_dicom
 from batch_scorer.errors import (
     ImageError,
@@ -83,7 +83,7 @@ NOT_BY_PYDICOM = {
 
 def pydicom_grey(data):
     """Grey levels by pydicom's own modality, VOI and windowing functions."""
-    dataset = open_dicom(data)
+    dataset = open_dicom(data, find_elements(data))
     values = apply_modality_lut(dataset.pixel_array, dataset)
     if dataset.get("WindowWidth"):
         grey = apply_windowing(values, dataset)
@@ -111,7 +111,7 @@ def pydicom_grey(data):
 )
 def test_dicom_films_are_as_pydicom_shows_them(row):
     expected = pydicom_grey(row.data)
-    found = decode_dicom(open_dicom(row.data)).astype(float)
+    found = decode_dicom(open_dicom(row.data, find_elements(row.data))).astype(float)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 1
 
@@ -134,7 +134,7 @@ def test_files_of_real_machines_are_as_pydicom_shows_them(name):
     """No chest film is among those that pydicom brings along; their pixels are as good as one's."""
     data = (TEST_FILES / name).read_bytes()
     assert sniff(data) == "DICOM"
-    found = dicom_pixels._grey(open_dicom(data)).astype(float)
+    found = dicom_pixels._grey(open_dicom(data, find_elements(data))).astype(float)
     assert np.abs(found - pydicom_grey(data)).max() <= 1
 
 
@@ -154,12 +154,12 @@ def test_files_of_real_machines_that_are_no_chest_films(name, message):
 
 
 def test_the_size_is_the_film_s_own_after_orientation():
-    assert measure_radiograph(encode(GREY)) == (WIDTH, HEIGHT)
-    assert measure_radiograph(with_orientation(GREY, 6)) == (HEIGHT, WIDTH)
-    assert measure_radiograph(encode(GREY, "TIFF", tiffinfo={274: 6})) == (HEIGHT, WIDTH)
-    assert measure_radiograph(with_orientation(GREY, 6, "WEBP")) == (HEIGHT, WIDTH)
-    assert measure_radiograph(dicom(GREY)) == (WIDTH, HEIGHT)
-    assert measure_radiograph(dicom(GREY)[132:]) == (WIDTH, HEIGHT)
+    assert open_image(encode(GREY)).size_px == (WIDTH, HEIGHT)
+    assert open_image(with_orientation(GREY, 6)).size_px == (HEIGHT, WIDTH)
+    assert open_image(encode(GREY, "TIFF", tiffinfo={274: 6})).size_px == (HEIGHT, WIDTH)
+    assert open_image(with_orientation(GREY, 6, "WEBP")).size_px == (HEIGHT, WIDTH)
+    assert open_image(dicom(GREY)).size_px == (WIDTH, HEIGHT)
+    assert open_image(dicom(GREY)[132:]).size_px == (WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
@@ -415,7 +415,7 @@ def test_one_reading_gives_all_that_several_would(row):
     assert sorted(content.pixels) == [48, SIZE_PX]
     for size_px, pixels in content.pixels.items():
         assert np.array_equal(pixels, decode_radiograph(row.data, size_px))
-    assert (content.width_px, content.height_px) == measure_radiograph(row.data)
+    assert (content.width_px, content.height_px) == open_image(row.data).size_px
 
 
 def test_large_pictures_come_out_the_same_though_they_are_converted_in_pieces(monkeypatch):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_scorer import decoder, ledger
+from batch_scorer import decoder, ledger, thumbnails
 from batch_scorer.errors import Interrupted, LedgerError
 from batch_scorer.journal import FOLDER, Journal
 from batch_scorer.output import open_output
@@ -58,6 +58,7 @@ def decoded(monkeypatch):
         return read(data, sizes_px)
 
     monkeypatch.setattr(decoder, "read_image", watch)
+    monkeypatch.setattr(thumbnails, "MOST_KEPT", 0)  # pictures are decoded apart, as of a large run
     return contents
 
 

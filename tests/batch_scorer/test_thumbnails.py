@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from batch_scorer import ledger, thumbnails
+from batch_scorer import ledger, pipeline, thumbnails
 from batch_scorer.burned_in import paint_border
 from batch_scorer.classifier import Answers, Classifier
 from batch_scorer.decoder import Decoder
@@ -18,8 +18,8 @@ from batch_scorer.output import open_output
 from batch_scorer.records import Gallery
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
-from batch_scorer.source import open_source
-from batch_scorer.thumbnails import write_thumbnails
+from batch_scorer.source import Source, open_source
+from batch_scorer.thumbnails import ReportImages, write_thumbnails
 from tests.batch_scorer.fake_workers import command_of
 from tests.batch_scorer.pixel_table import dicom
 from tests.factories import make_evidence
@@ -178,7 +178,7 @@ def test_a_film_that_is_gone_or_changed_since_it_was_scored_has_no_picture(
     output.remove(*ledger.find_pictures(output))
     gallery = write_thumbnails(
         output,
-        open_source(str(folder)),
+        ReportImages(open_source(str(folder))),
         rows,
         manifest.models[0].threshold,
         Gallery("flagged"),
@@ -223,6 +223,7 @@ def test_a_film_that_breaks_its_decoder_breaks_a_worker_and_has_no_picture(
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(telling_model),), heatmaps="all")
     deadly = partial(Decoder, command=command_of("die_of_everything"))
     monkeypatch.setattr(thumbnails, "Decoder", deadly)
+    monkeypatch.setattr(thumbnails, "MOST_KEPT", 0)
     manifest = score_batch(job)
     assert manifest.scored == 7
     rows = ledger.read_run(open_output(job.output)).rows
@@ -233,6 +234,61 @@ def test_a_film_that_breaks_its_decoder_breaks_a_worker_and_has_no_picture(
         and f"{ledger.thumbnail_stem(row)}.jpg" not in pictures(tmp_path / "out")
     }
     assert missing == {name}
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The keys of all images that were read, as often as they were."""
+    keys = []
+    read = Source.read
+
+    def watch(self, ref):
+        keys.append(ref.key)
+        return read(self, ref)
+
+    monkeypatch.setattr(Source, "read", watch)
+    return keys
+
+
+def test_a_small_run_reads_each_image_once_and_draws_what_a_large_one_does(
+    folder, tmp_path, telling_model, read, monkeypatch
+):
+    for name, data in KINDS.items():
+        (folder / name).write_bytes(data)
+    small = run(folder, tmp_path / "small", telling_model, heatmaps="all")
+    assert len(read) == len(set(read)) == 11
+    monkeypatch.setattr(thumbnails, "MOST_KEPT", 10)
+    large = run(folder, tmp_path / "large", telling_model, heatmaps="all")
+    assert len(read) > 2 * 11
+    assert large.gallery == small.gallery
+    assert pictures(tmp_path / "large") == pictures(tmp_path / "small") != set()
+    for name in pictures(tmp_path / "small"):
+        paths = [tmp_path / output / "films" / name for output in ("small", "large")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_images_that_were_scored_before_are_read_again(folder, tmp_path, telling_model, read):
+    run(folder, tmp_path / "out", telling_model, review_minutes=2)
+    del read[:]
+    run(folder, tmp_path / "out", telling_model, review_minutes=4)
+    assert len(read) == 3
+    assert len([name for name in pictures(tmp_path / "out") if "evidence" not in name]) == 3
+
+
+@pytest.mark.parametrize("start", [0, 128, 132])
+def test_the_header_of_a_dicom_file_is_read_once_for_its_row_and_its_picture(
+    start, tmp_path, telling_model, monkeypatch
+):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "one.dcm").write_bytes(KINDS["film.dcm"][start:])
+    monkeypatch.setenv("HEADERS", str(tmp_path / "headers"))
+    counting = partial(Decoder, command=command_of("count_headers"))
+    monkeypatch.setattr(pipeline, "Decoder", counting)
+    monkeypatch.setattr(thumbnails, "Decoder", counting)
+    manifest = run(tmp_path / "films", tmp_path / "out", telling_model, heatmaps="all")
+    assert len(pictures(tmp_path / "out")) == 2
+    assert manifest.scored == 1
+    assert (tmp_path / "headers").read_text() == "header\n"
 
 
 def test_the_pictures_are_grey_thumbnails_and_coloured_maps(folder, tmp_path, telling_model):

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from batch_scorer.card import CLASSES
-from batch_scorer.decoding import decode_radiograph, measure_radiograph
+from batch_scorer.decoding import open_image
 from batch_scorer.errors import ImageError, Unreadable
 from batch_scorer.log import speaks_json
 from batch_scorer.process import available_cores
@@ -116,8 +116,9 @@ def _measure(path: Path, key: str, part: str, label: str) -> Film:
         data = path.read_bytes()
     except OSError as exc:
         raise Unreadable(f"The file cannot be read: {exc.strerror or exc}.") from exc
-    pixels = decode_radiograph(data, SIZE_PX)
-    width_px, height_px = measure_radiograph(data)
+    image = open_image(data)
+    pixels = image.decode([SIZE_PX])[SIZE_PX]
+    width_px, height_px = image.size_px
     inner = pixels[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX]
     border = (float(pixels.sum()) - float(inner.sum())) / (pixels.size - inner.size)
     return Film(
