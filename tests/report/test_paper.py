@@ -6,6 +6,7 @@ pikepdf, PDFium and poppler.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import re
@@ -31,6 +32,7 @@ from batch_scorer.metrics import Confusion
 from batch_scorer.report import paper, render
 from batch_scorer.report.drawing import Drawing
 from batch_scorer.report.figures import draw_confusion
+from batch_scorer.report.statements import Statements
 from tests.factories import PARTS, make_band, make_models, make_rows, make_unscored, write_run
 
 if TYPE_CHECKING:

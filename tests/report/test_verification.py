@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,13 +32,19 @@ from tests.factories import (
     make_unscored,
     write_run,
 )
+from tests.tampering import (
+    attach,
+    change_manifest,
+    change_statements,
+    clear_a_flag,
+    read,
+    swap_big_numbers,
+    tampered,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-BIG = 40
-"""Only the big numbers of page 1 are set larger, in CSS pixels."""
 OF_LATER = b'{"version": 2, "run_sha256": "", "model": "", "sentences": []}'
 MANY = msgspec.json.encode(Statements("", "", ["x"] * 51))
 LONG = msgspec.json.encode(Statements("", "", ["x" * 2001]))
@@ -63,56 +68,6 @@ def flagged_of(report: Path) -> int:
     return next(
         total.rows for total in verify_report(str(report)).totals if total.name == "flagged"
     )
-
-
-def attach(pdf: pikepdf.Pdf, name: str, data: bytes) -> None:
-    """Put other bytes in the place of an attached file."""
-    pdf.attachments[name].get_file()  # it is there
-    pdf.attachments[name] = pikepdf.AttachedFileSpec(pdf, data, filename=name)
-
-
-def read(pdf: pikepdf.Pdf, name: str) -> bytes:
-    return pdf.attachments[name].get_file().read_bytes()
-
-
-def change_manifest(pdf: pikepdf.Pdf, **changes: object) -> None:
-    manifest = msgspec.json.decode(read(pdf, "run.json"), type=RunManifest)
-    attach(pdf, "run.json", msgspec.json.encode(msgspec.structs.replace(manifest, **changes)))
-
-
-def change_statements(pdf: pikepdf.Pdf, **changes: object) -> None:
-    statements = msgspec.json.decode(read(pdf, "statements.json"), type=Statements)
-    changed = msgspec.structs.replace(statements, **changes)
-    attach(pdf, "statements.json", msgspec.json.encode(changed))
-
-
-def clear_a_flag(pdf: pikepdf.Pdf) -> None:
-    table = read(pdf, "predictions.csv").decode()
-    before, middle, after = table.partition(",PNEUMONIA,PNEUMONIA,")
-    assert middle
-    attach(pdf, "predictions.csv", f"{before},PNEUMONIA,NORMAL,{after}".encode())
-
-
-def swap_big_numbers(pdf: pikepdf.Pdf) -> None:
-    """Print the number of clear films where the flagged ones stand, and the other way round."""
-    program = pikepdf.parse_content_stream(pdf.pages[0])
-    places = [
-        index + 1
-        for index, (operands, operator) in enumerate(program)
-        if str(operator) == "Tf" and Decimal(operands[1]) > BIG
-    ]
-    assert len(places) == 3
-    first, second = (program[place] for place in places[:2])
-    program[places[0]], program[places[1]] = second, first
-    pdf.pages[0].Contents = pdf.make_stream(pikepdf.unparse_content_stream(program))
-
-
-def tampered(report: Path, tmp_path: Path, *changes: Callable[[pikepdf.Pdf], object]) -> str:
-    with pikepdf.open(report) as pdf:
-        for change in changes:
-            change(pdf)
-        pdf.save(tmp_path / "tampered.pdf")
-    return str(tmp_path / "tampered.pdf")
 
 
 def test_a_report_agrees_with_itself(report: Path) -> None:
