@@ -282,18 +282,18 @@ def _read_page(
     readings: dict[str, set[int]] = {}
     unsaid = []
     expected = stated_totals(manifest)
-    groups = (
-        [(sentence,) for sentence in statements.sentences]
-        if statements
-        else early_sentences(manifest)
-    )
-    for group in groups:
+    missing = dict.fromkeys(expected)
+    early = list(early_sentences(manifest))
+    required = [(sentence,) for sentence in statements.sentences] if statements else early
+    for group in dict.fromkeys([*required, *early]):  # who changes statements.json leaves the rest
         found = [find_numbers(sentence, text) for sentence in group]
         for tag, number in (pair for pairs in found for pair in pairs or ()):
             readings.setdefault(tag, set()).add(number)
-        if all(pairs is None for pairs in found):
+            if group in required:
+                missing.pop(tag, None)
+        if group in required and all(pairs is None for pairs in found):
             unsaid.append(f"page 1 does not say “{fill_tags(group[-1], expected)}” with any number")
-    unsaid += [f"page 1 does not state {tag}" for tag in expected if tag not in readings]
+    unsaid += [f"page 1 does not state {tag}" for tag in missing]
     return readings, unsaid + list(_unnamed(text, manifest, statements))
 
 

@@ -168,6 +168,27 @@ def test_statements_that_page_one_does_not_bear_out_are_found(
     assert any(found.startswith(fault) for found in verify_report(path).faults)
 
 
+def test_a_page_one_that_was_changed_with_its_statements_is_found_by_the_words_of_before(
+    report: Path, tmp_path: Path
+) -> None:
+    """The sentences left in the statements all stand on the page, with numbers that agree."""
+
+    def hide(pdf: pikepdf.Pdf) -> None:
+        statements = msgspec.json.decode(read(pdf, "statements.json"), type=Statements)
+        kept = [text for text in statements.sentences if " of " in text or "file" in text]
+        change_statements(
+            pdf, sentences=[*kept, "{not flagged} flagged", "{not scored} not scored"]
+        )
+
+    flagged, clear = flagged_of(report), 21 - flagged_of(report)
+    low, high = sorted((flagged, clear))
+    faults = verify_report(tampered(report, tmp_path, swap_big_numbers, hide)).faults
+    assert (
+        f"flagged: {flagged} by the rows, {flagged} by run.json, {low} and {high} on page 1"
+        in faults
+    )
+
+
 def test_statements_of_another_model_are_found(report: Path, tmp_path: Path) -> None:
     path = tampered(report, tmp_path, lambda pdf: change_statements(pdf, model="1 Summary"))
     [fault] = verify_report(path).faults
