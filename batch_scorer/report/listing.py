@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 UNSCORED_CAP = 200
 PREDICTIONS_CAP = 2_000
+STATEMENTS_FILE = "statements.json"
 ATTACHED = {
     "predictions.csv": "All predictions: one row per file found.",
     "run.json": "The run: its counts, its models with their cards, its options and versions.",
+    STATEMENTS_FILE: "The sentences of page 1 that state numbers, for cxr verify.",
 }
 """What the PDF carries inside, by file name, and how a reader's list of attachments calls it."""
 REASONS = {

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 def describe_news(manifest: RunManifest) -> str:
     """What came and went since the night before, and how much of it is flagged.
 
-    Its first number is that of the new and changed files, and the number after its first colon
-    that of the flagged ones among them. Empty where there was no night before.
+    Empty where there was no night before.
     """
     since = manifest.since
     if since is None:

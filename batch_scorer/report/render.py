@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import msgspec
 from PIL import Image, UnidentifiedImageError
 
 from batch_scorer import ledger
 from batch_scorer.errors import LedgerError
-from batch_scorer.output import MOST_TABLE_BYTES, open_output
+from batch_scorer.output import MOST_TABLE_BYTES, digest, open_output
 from batch_scorer.overlay import draw_scale
 from batch_scorer.report import figures, plates
 from batch_scorer.report.drawing import AS_USUAL
 from batch_scorer.report.facts import build_facts
-from batch_scorer.report.listing import ATTACHED
+from batch_scorer.report.listing import ATTACHED, STATEMENTS_FILE
 from batch_scorer.report.paper import ARCHIVAL, UNDATED, Attached, Imprint, print_pdf
+from batch_scorer.report.statements import describe_statements
 from batch_scorer.report.templates import open_template
 from batch_scorer.run_dates import read_run_dates
 
@@ -105,8 +107,7 @@ def write_pdf(output: Output, material: Material) -> str:
     Raises:
         ReportError: Pango is missing, something in the page is wrong, or the disk is full.
     """
-    attachments = tuple(_attach(output, name) for name in sorted(ATTACHED))
-    imprint = make_imprint(material, attachments=attachments)
+    imprint = make_imprint(material, attachments=_attach(output, material))
     pdf = print_pdf(compose_pdf(material), material.resources, imprint)
     output.write(ledger.REPORT_FILE, pdf)
     return f"{output.url}/{ledger.REPORT_FILE}"
@@ -139,11 +140,20 @@ def make_imprint(
     )
 
 
-def _attach(output: Output, name: str) -> Attached:
+def _attach(output: Output, material: Material) -> tuple[Attached, ...]:
+    """The rows, the run, and what page 1 states of them."""
+    data = {name: _read_whole(output, name) for name in (ledger.CSV_FILE, ledger.RUN_FILE)}
+    facts, run_sha256 = material.facts, digest(data[ledger.RUN_FILE])
+    statements = describe_statements(material.manifest, facts.summary, facts.model_line, run_sha256)
+    data[STATEMENTS_FILE] = msgspec.json.format(msgspec.json.encode(statements), indent=2)
+    return tuple(Attached(name, ATTACHED[name], data[name]) for name in sorted(ATTACHED))
+
+
+def _read_whole(output: Output, name: str) -> bytes:
     data = output.read(name, MOST_TABLE_BYTES)
     if data is None:
         raise LedgerError(f"{name} in {output.url} went away while the report was drawn.")
-    return Attached(name, ATTACHED[name], data)
+    return data
 
 
 def _moment(iso: str) -> datetime | None:

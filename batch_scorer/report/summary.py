@@ -29,7 +29,7 @@ TILES = {
     "clear": "which does not mean healthy",
     "not scored": "read these without the model",
 }
-"""What stands below the big numbers of page 1; ``cxr verify`` finds the numbers by it."""
+"""What stands below the big numbers of page 1."""
 SYNTHETIC = "These films are synthetic: they were made by a computer and show no patient."
 DEMONSTRATION = "This is what the page would advise if they were films of patients:"
 OTHER_HOSPITALS = (
@@ -48,12 +48,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything on page 1."""
+    """Everything on page 1; ``counted`` is the beginning of ``scored_what``, up to the source."""
 
     headline: str
     synthetic: str
     warning: str
     tiles: tuple[Tile, ...]
+    counted: str
     scored_what: str
     news: str
     scored_when: str
@@ -79,6 +80,7 @@ def describe_summary(manifest: RunManifest, warning: str = "") -> Summary:
         synthetic=SYNTHETIC if manifest.synthetic else "",
         warning=warning,
         tiles=_tiles(manifest),
+        counted=_counted(manifest),
         scored_what=_scored_what(manifest),
         news=describe_news(manifest),
         scored_when=_scored_when(manifest),
@@ -118,12 +120,14 @@ def _tiles(manifest: RunManifest) -> tuple[Tile, ...]:
     )
 
 
-def _scored_what(manifest: RunManifest) -> str:
-    place = f"“{show_name(manifest.source, 90)}”"
+def _counted(manifest: RunManifest) -> str:
     if manifest.found < manifest.listed:
-        text = f"The first {manifest.found:,} of {count(manifest.listed, 'file')} in {place}."
-    else:
-        text = f"{count(manifest.found, 'file')} found in {place}."
+        return f"The first {manifest.found:,} of {count(manifest.listed, 'file')} in"
+    return f"{count(manifest.found, 'file')} found in"
+
+
+def _scored_what(manifest: RunManifest) -> str:
+    text = f"{_counted(manifest)} “{show_name(manifest.source, 90)}”."
     if manifest.duplicates:
         verb = "is an exact copy" if manifest.duplicates == 1 else "are exact copies"
         text += f" {manifest.duplicates:,} of the scored films {verb} of another film."

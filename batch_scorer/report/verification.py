@@ -1,8 +1,9 @@
 """Compare a report with what it carries: attached files, hashes, totals, and what page 1 says.
 
 PDFium reads the PDF, as Chrome does. What page 1 says is read as text from the page itself, because
-that is what people see; metadata can say anything. A sentence is found by the words that the report
-puts around its numbers.
+that is what people see; metadata can say anything. Its numbers are found by the sentences that the
+report carries in statements.json, or, in a report of before there were any, by the words of then:
+never by those that this version would write.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import csv
 import ctypes
 import hashlib
 import io
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,12 +25,19 @@ from batch_scorer.errors import ReportError
 from batch_scorer.faults import explain, failures
 from batch_scorer.ledger import CSV_FILE, RUN_FILE
 from batch_scorer.old_versions import RENAMED_COLUMNS, decode_manifest
-from batch_scorer.report.listing import ATTACHED
-from batch_scorer.report.summary import describe_summary, name_model
-from batch_scorer.report.typeface import printable
+from batch_scorer.report.listing import STATEMENTS_FILE
+from batch_scorer.report.statements import (
+    Statements,
+    early_model,
+    early_sentences,
+    fill_tags,
+    find_numbers,
+    stated_totals,
+)
 from batch_scorer.report.wording import count, join_words, show_name
 from batch_scorer.run_dates import COLUMN
 from batch_scorer.storage import call, open_filesystem, read_file
+from batch_scorer.stored import decode_stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,41 +46,48 @@ if TYPE_CHECKING:
 
 MAX_REPORT_BYTES = 1_000_000_000
 MAX_ATTACHMENTS = 100
-"""A report carries those of ``ATTACHED``; PDFium looks each one up from the start."""
+"""A report carries three; PDFium looks each one up from the start."""
 MAX_RUN_BYTES = 20_000_000
+MAX_STATEMENTS_BYTES = 200_000
 MAX_TABLE_BYTES = 500_000_000
 MAX_ROW_BYTES = 10_000
 """On average, over all rows; one has some hundred."""
-_NUMBER = r"(\d{1,18}(?:,\d{3}){0,6})"
-"""Longer ones are none that a report counts."""
+_HYPHENS = {0x02: "-", 0xFFFE: "-"}
+"""PDFium gives a hyphen at the end of a line as one of these, by its version."""
 
 
 @dataclass(frozen=True)
 class Total:
     """One number in up to three places.
 
-    ``page`` is empty where page 1 does not state it, and has several numbers where page 1
-    contradicts itself.
+    ``rows`` is None where the rows cannot tell it. ``page`` is empty where page 1 does not state
+    it, and has several numbers where page 1 contradicts itself.
     """
 
     name: str
-    rows: int
+    rows: int | None
     run: int | None
     page: tuple[int, ...]
 
     @property
     def agrees(self) -> bool:
         """Whether all places say the same."""
-        return {self.rows, self.run, *self.page} == {self.rows}
+        return len({self.run, *self.page} | ({self.rows} - {None})) == 1
 
     def __str__(self) -> str:
         """The number by its places: "7 by the rows and by run.json, 8 on page 1"."""
-        page = " and ".join(f"{number:,}" for number in self.page)
+        rows = [] if self.rows is None else ["by the rows"]
+        page = ["on page 1"] if self.page else []
         if self.agrees:
-            places = ["by the rows", "by run.json", *(["on page 1"] if page else [])]
-            return f"{self.rows:,} {join_words(places)}"
+            return f"{self.run:,} {join_words([*rows, 'by run.json', *page])}"
         run = "none" if self.run is None else f"{self.run:,}"
-        return f"{self.rows:,} by the rows, {run} by run.json" + (page and f", {page} on page 1")
+        told = " and ".join(f"{number:,}" for number in self.page)
+        parts = [
+            *(f"{self.rows:,} {place}" for place in rows),
+            f"{run} by run.json",
+            *(f"{told} {place}" for place in page),
+        ]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -101,10 +115,12 @@ def verify_report(url: str) -> Verification:
             if pypdfium2.raw.FPDF_GetSecurityHandlerRevision(pdf) >= 0:
                 raise _encrypted(url)
             attachments = _find_attachments(pdf, url)
-            manifest = _read_run(_extract(attachments, RUN_FILE, MAX_RUN_BYTES, url), url)
+            run = _extract(attachments, RUN_FILE, MAX_RUN_BYTES, url)
+            manifest = _read_run(run, url)
+            statements = _read_statements(attachments, url)
             most = min(MAX_TABLE_BYTES, MAX_ROW_BYTES * (manifest.found + 1))
             table = _extract(attachments, CSV_FILE, most, url)
-            page = pdf[0].get_textpage().get_text_bounded()
+            page = pdf[0].get_textpage().get_text_bounded().translate(_HYPHENS)
     except pypdfium2.PdfiumError as exc:
         if exc.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD:
             raise _encrypted(url) from exc
@@ -113,15 +129,15 @@ def verify_report(url: str) -> Verification:
             f"{url} is no PDF, or a damaged one, or has no page.", "Give the report.pdf of a run."
         ) from exc
     sha256 = hashlib.sha256(table).hexdigest()
-    readings, unsaid = _read_page(page, manifest)
+    readings, unsaid = _read_page(page, manifest, statements)
     counted = _count_rows(table, url, manifest.run_date if manifest.since else "")
     totals = tuple(
-        Total(name, number, run, tuple(sorted(readings.get(name, ()))))
-        for name, (number, run) in _pair(counted, manifest).items()
+        Total(name, number, told, tuple(sorted(readings.get(name, ()))))
+        for name, (number, told) in _pair(counted, manifest).items()
     )
-    return Verification(
-        manifest, sha256, totals, tuple(_faults(manifest, sha256, totals)) + tuple(unsaid)
-    )
+    changed = _changed(manifest, sha256, statements, hashlib.sha256(run).hexdigest())
+    disagreeing = [f"{total.name}: {total}" for total in totals if not total.agrees]
+    return Verification(manifest, sha256, totals, (*changed, *disagreeing, *unsaid))
 
 
 def _read(url: str) -> bytes:
@@ -139,7 +155,7 @@ def _find_attachments(pdf: pypdfium2.PdfDocument, url: str) -> dict[str, pypdfiu
     """The attached files that a report has, by name; nothing of them is unpacked yet.
 
     Raises:
-        ReportError: One of them is not there, or not alone.
+        ReportError: One of them is not alone, or not there although every report has it.
     """
     number = pdf.count_attachments()
     if number > MAX_ATTACHMENTS:
@@ -149,8 +165,8 @@ def _find_attachments(pdf: pypdfium2.PdfDocument, url: str) -> dict[str, pypdfiu
         )
     found = [pdf.get_attachment(index) for index in range(number)]
     names = [file.get_name() for file in found]
-    for name in ATTACHED:
-        if names.count(name) != 1:
+    for name in (CSV_FILE, RUN_FILE, STATEMENTS_FILE):
+        if names.count(name) != 1 and name in (CSV_FILE, RUN_FILE, *names):
             raise ReportError(
                 f"Expected the one file {name} inside {url}, found "
                 f"{count(names.count(name), 'file')} of that name.",
@@ -197,6 +213,17 @@ def _read_run(data: bytes, url: str) -> RunManifest:
     return decode_manifest(data, f"{RUN_FILE} inside {url}", hint, ReportError)
 
 
+def _read_statements(
+    attachments: dict[str, pypdfium2.PdfAttachment], url: str
+) -> Statements | None:
+    """What the report says of its page 1; None where it was drawn before reports said so."""
+    if STATEMENTS_FILE not in attachments:
+        return None
+    data = _extract(attachments, STATEMENTS_FILE, MAX_STATEMENTS_BYTES, url)
+    hint = "Verify it with the version of cxr-batch that drew it."
+    return decode_stored(data, Statements, f"{STATEMENTS_FILE} inside {url}", hint, ReportError)
+
+
 def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
     """The totals by the attached rows; what is new only for a scheduled run."""
     totals: Counter[str] = Counter()
@@ -215,8 +242,8 @@ def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
             totals["scored"] += scored
             totals["not scored"] += not scored
             totals["flagged"] += scored and row["prediction"] == CLASSES[1]
-            totals["clear"] += scored and row["prediction"] == CLASSES[0]
-            totals["uncertain"] += scored and row["uncertain"] == "true"
+            totals["not flagged"] += scored and row["prediction"] == CLASSES[0]
+            totals["undecided"] += scored and row["uncertain"] == "true"
             totals["atypical"] += scored and row["atypical"] == "true"
             fresh = bool(run_date) and row.get(COLUMN) == run_date
             totals["new"] += fresh
@@ -226,27 +253,32 @@ def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
     return totals
 
 
-def _pair(counted: Counter[str], manifest: RunManifest) -> dict[str, tuple[int, int | None]]:
+def _pair(counted: Counter[str], manifest: RunManifest) -> dict[str, tuple[int | None, int | None]]:
     """Each total by the rows and by run.json, in the order of page 1."""
-    stated = {
+    stated: dict[str, int | None] = {
         "found": manifest.found,
         "scored": manifest.scored,
         "flagged": manifest.flagged,
-        "clear": manifest.clear,
+        "not flagged": manifest.clear,
         "not scored": manifest.not_scored,
-        "uncertain": manifest.uncertain,
+        "undecided": manifest.uncertain,
         "atypical": manifest.atypical,
     }
     if manifest.since:
         stated |= {"new": manifest.since.fresh, "new flagged": manifest.since.flagged}
-    return {
+    pairs: dict[str, tuple[int | None, int | None]] = {
         name: (counted[name], number)
         for name, number in stated.items()
         if number is not None or counted[name]
     }
+    if manifest.found < manifest.listed:
+        pairs["listed"] = (None, manifest.listed)
+    return pairs
 
 
-def _read_page(text: str, manifest: RunManifest) -> tuple[dict[str, set[int]], list[str]]:
+def _read_page(
+    text: str, manifest: RunManifest, statements: Statements | None
+) -> tuple[dict[str, set[int]], list[str]]:
     """The totals that page 1 states, and a sentence for each thing that it should say and does not.
 
     Returns:
@@ -254,56 +286,48 @@ def _read_page(text: str, manifest: RunManifest) -> tuple[dict[str, set[int]], l
     """
     readings: dict[str, set[int]] = {}
     unsaid = []
-    for names, sentence in _sentences(manifest):
-        found = list(_pattern(sentence, len(names)).finditer(text))
-        for match in found:
-            for name, number in zip(names, match.groups(), strict=False):
-                readings.setdefault(name, set()).add(int(number.replace(",", "")))
-        if not found:
-            unsaid.append(f"page 1 does not say “{sentence}” with any number")
-    squeezed = _squeeze(text)
-    for what, name in (("run", show_name(manifest.run_id, 60)), ("model", name_model(manifest))):
-        if _squeeze(printable(name)) not in squeezed:
-            unsaid.append(f"page 1 does not name the {what} {name}")
-    return readings, unsaid
+    expected = stated_totals(manifest)
+    missing = dict.fromkeys(expected)
+    early = list(early_sentences(manifest))
+    required = [(sentence,) for sentence in statements.sentences] if statements else early
+    for group in dict.fromkeys([*required, *early]):  # who changes statements.json leaves the rest
+        found = [find_numbers(sentence, text) for sentence in group]
+        for tag, number in (pair for pairs in found for pair in pairs or ()):
+            readings.setdefault(tag, set()).add(number)
+            if group in required:
+                missing.pop(tag, None)
+        if group in required and all(pairs is None for pairs in found):
+            unsaid.append(f"page 1 does not say “{fill_tags(group[-1], expected)}” with any number")
+    unsaid += [f"page 1 does not state {tag}" for tag in missing]
+    return readings, unsaid + list(_unnamed(text, manifest, statements))
 
 
-def _sentences(manifest: RunManifest) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What page 1 should say, each sentence after the totals that are its first numbers."""
-    summary = describe_summary(manifest)
-    yield ("flagged", "scored"), summary.headline
-    for tile in summary.tiles:
-        yield (tile.label,), f"{tile.number} {tile.label} {tile.note}"
-    yield ("found",), summary.scored_what.split(" “")[0]
-    if manifest.since and manifest.since.fresh:
-        new, flagged = summary.news.split(": ", 1)
-        yield ("new",), new
-        yield ("new flagged",), flagged.split(".")[0]
-    for name in ("uncertain", "atypical"):
-        sentence = getattr(summary, name).split(": ")[0]
-        if sentence:
-            yield (name, "scored"), sentence
-
-
-def _pattern(sentence: str, numbers: int) -> re.Pattern[str]:
-    """The sentence however its lines are broken, its first numbers any numbers."""
-    parts = re.split(_NUMBER, printable(sentence), maxsplit=numbers)
-    parts[::2] = [r"\s+".join(map(re.escape, part.split())) for part in parts[::2]]
-    parts[1::2] = [_NUMBER] * (len(parts) // 2)
-    text = r"\s*".join(part for part in parts if part)
-    return re.compile(rf"(?<![\w,.]){text}(?!\w)")
+def _unnamed(text: str, manifest: RunManifest, statements: Statements | None) -> Iterator[str]:
+    """A sentence for the run and for the first model where page 1 does not name it."""
+    page = _squeeze(text)
+    if _squeeze(manifest.run_id) not in page:
+        yield f"page 1 does not name the run {show_name(manifest.run_id, 60)}"
+    own = early_model(manifest)
+    named = statements.model if statements else own
+    if any(word not in named for word in own.split()) or _squeeze(named) not in page:
+        yield f"page 1 does not name the model {show_name(own, 60)}"
 
 
 def _squeeze(text: str) -> str:
     return "".join(text.split())
 
 
-def _faults(manifest: RunManifest, sha256: str, totals: tuple[Total, ...]) -> Iterator[str]:
-    if sha256 != manifest.rows_sha256:
+def _changed(
+    manifest: RunManifest, rows_sha256: str, statements: Statements | None, run_sha256: str
+) -> Iterator[str]:
+    """A sentence for each attachment whose hash is not the one that another one gives."""
+    if rows_sha256 != manifest.rows_sha256:
         yield (
-            f"{CSV_FILE} was changed: its SHA-256 is {sha256[:12]}…, run.json says "
+            f"{CSV_FILE} was changed: its SHA-256 is {rows_sha256[:12]}…, run.json says "
             f"{manifest.rows_sha256[:12]}…"
         )
-    for total in totals:
-        if not total.agrees:
-            yield f"{total.name}: {total}"
+    if statements and run_sha256 != statements.run_sha256:
+        yield (
+            f"{RUN_FILE} was changed: its SHA-256 is {run_sha256[:12]}…, {STATEMENTS_FILE} says "
+            f"{show_name(statements.run_sha256[:12])}…"
+        )

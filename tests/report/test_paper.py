@@ -6,6 +6,7 @@ pikepdf, PDFium and poppler.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import re
@@ -30,6 +31,7 @@ from batch_scorer.metrics import Confusion
 from batch_scorer.report import paper, render
 from batch_scorer.report.drawing import Drawing
 from batch_scorer.report.figures import draw_confusion
+from batch_scorer.report.statements import Statements
 from tests.factories import PARTS, make_band, make_models, make_rows, make_unscored, write_run
 from tests.report.documents import PROFILES
 
@@ -149,7 +151,7 @@ def test_the_other_variant_says_that_it_is_accessible(run: Path) -> None:
         assert b'pdfuaid:part="1"' in pdf.Root.Metadata.read_bytes()
         assert b"pdfaid" not in pdf.Root.Metadata.read_bytes()
         assert pdf.Root.ViewerPreferences.DisplayDocTitle
-        assert sorted(pdf.attachments) == ["predictions.csv", "run.json"]
+        assert sorted(pdf.attachments) == ["predictions.csv", "run.json", "statements.json"]
 
 
 def is_a(obj: object, key: str, value: str) -> bool:
@@ -164,7 +166,7 @@ def test_every_part_has_a_bookmark(run: Path) -> None:
 
 def test_rows_and_run_are_attached_whole_as_its_data(run: Path) -> None:
     with pikepdf.open(run / "pdf-a-3a.pdf") as pdf:
-        assert sorted(pdf.attachments) == ["predictions.csv", "run.json"]
+        assert sorted(pdf.attachments) == ["predictions.csv", "run.json", "statements.json"]
         for name, kind in (("predictions.csv", "/text/csv"), ("run.json", "/application/json")):
             specification = pdf.attachments[name]
             file = specification.get_file()
@@ -173,12 +175,14 @@ def test_rows_and_run_are_attached_whole_as_its_data(run: Path) -> None:
             assert specification.description
             assert file.obj.Subtype == kind
             assert file.obj.Params.ModDate == "D:20261123201709Z"
-        assert [str(entry.F) for entry in pdf.Root.AF] == ["predictions.csv", "run.json"]
+        assert [str(entry.F) for entry in pdf.Root.AF] == sorted(pdf.attachments)
     with pypdfium2.PdfDocument(run / "pdf-a-3a.pdf") as other:
         found = {
             (file := other.get_attachment(index)).get_name(): bytes(file.get_data())
             for index in range(other.count_attachments())
         }
+    statements = msgspec.json.decode(found.pop("statements.json"), type=Statements)
+    assert statements.run_sha256 == hashlib.sha256(found["run.json"]).hexdigest()
     assert found == {name: (run / name).read_bytes() for name in ("predictions.csv", "run.json")}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +15,14 @@ from batch_scorer import ledger
 from batch_scorer.errors import ReportError
 from batch_scorer.records import RunManifest, Since
 from batch_scorer.report import listing, render, verification
+from batch_scorer.report.statements import (
+    Statements,
+    early_sentences,
+    fill_tags,
+    find_numbers,
+    stated_totals,
+    tag_numbers,
+)
 from batch_scorer.report.verification import verify_report
 from tests.factories import (
     make_band,
@@ -25,13 +32,22 @@ from tests.factories import (
     make_unscored,
     write_run,
 )
+from tests.tampering import (
+    attach,
+    change_manifest,
+    change_statements,
+    clear_a_flag,
+    read,
+    swap_big_numbers,
+    tampered,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-BIG = 40
-"""Only the big numbers of page 1 are set larger, in CSS pixels."""
+OF_LATER = b'{"version": 2, "run_sha256": "", "model": "", "sentences": []}'
+MANY = msgspec.json.encode(Statements("", "", ["x"] * 51))
+LONG = msgspec.json.encode(Statements("", "", ["x" * 2001]))
 
 
 @pytest.fixture(scope="module")
@@ -54,50 +70,6 @@ def flagged_of(report: Path) -> int:
     )
 
 
-def attach(pdf: pikepdf.Pdf, name: str, data: bytes) -> None:
-    """Put other bytes in the place of an attached file."""
-    pdf.attachments[name].get_file()  # it is there
-    pdf.attachments[name] = pikepdf.AttachedFileSpec(pdf, data, filename=name)
-
-
-def read(pdf: pikepdf.Pdf, name: str) -> bytes:
-    return pdf.attachments[name].get_file().read_bytes()
-
-
-def change_manifest(pdf: pikepdf.Pdf, **changes: object) -> None:
-    manifest = msgspec.json.decode(read(pdf, "run.json"), type=RunManifest)
-    attach(pdf, "run.json", msgspec.json.encode(msgspec.structs.replace(manifest, **changes)))
-
-
-def clear_a_flag(pdf: pikepdf.Pdf) -> None:
-    table = read(pdf, "predictions.csv").decode()
-    before, middle, after = table.partition(",PNEUMONIA,PNEUMONIA,")
-    assert middle
-    attach(pdf, "predictions.csv", f"{before},PNEUMONIA,NORMAL,{after}".encode())
-
-
-def swap_big_numbers(pdf: pikepdf.Pdf) -> None:
-    """Print the number of clear films where the flagged ones stand, and the other way round."""
-    program = pikepdf.parse_content_stream(pdf.pages[0])
-    places = [
-        index + 1
-        for index, (operands, operator) in enumerate(program)
-        if str(operator) == "Tf" and Decimal(operands[1]) > BIG
-    ]
-    assert len(places) == 3
-    first, second = (program[place] for place in places[:2])
-    program[places[0]], program[places[1]] = second, first
-    pdf.pages[0].Contents = pdf.make_stream(pikepdf.unparse_content_stream(program))
-
-
-def tampered(report: Path, tmp_path: Path, *changes: Callable[[pikepdf.Pdf], object]) -> str:
-    with pikepdf.open(report) as pdf:
-        for change in changes:
-            change(pdf)
-        pdf.save(tmp_path / "tampered.pdf")
-    return str(tmp_path / "tampered.pdf")
-
-
 def test_a_report_agrees_with_itself(report: Path) -> None:
     manifest = msgspec.json.decode((report.parent / "run.json").read_bytes(), type=RunManifest)
     found = verify_report(str(report))
@@ -107,9 +79,9 @@ def test_a_report_agrees_with_itself(report: Path) -> None:
         "found": (24, 24, (24,)),
         "scored": (21, 21, (21,)),
         "flagged": (manifest.flagged, manifest.flagged, (manifest.flagged,)),
-        "clear": (manifest.clear, manifest.clear, (manifest.clear,)),
+        "not flagged": (manifest.clear, manifest.clear, (manifest.clear,)),
         "not scored": (3, 3, (3,)),
-        "uncertain": (manifest.uncertain, manifest.uncertain, (manifest.uncertain,)),
+        "undecided": (manifest.uncertain, manifest.uncertain, (manifest.uncertain,)),
         "atypical": (2, 2, (2,)),
     }
     assert 0 < manifest.flagged < 21
@@ -125,7 +97,7 @@ def test_a_changed_row_is_found(report: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_changed_row_is_found_even_when_the_hash_and_run_json_were_changed_too(
+def test_a_changed_row_is_found_even_when_every_hash_and_run_json_were_changed_too(
     report: Path, tmp_path: Path
 ) -> None:
     flagged = flagged_of(report)
@@ -133,12 +105,22 @@ def test_a_changed_row_is_found_even_when_the_hash_and_run_json_were_changed_too
     def follow(pdf: pikepdf.Pdf) -> None:
         sha256 = hashlib.sha256(read(pdf, "predictions.csv")).hexdigest()
         change_manifest(pdf, rows_sha256=sha256, flagged=flagged - 1)
+        change_statements(pdf, run_sha256=hashlib.sha256(read(pdf, "run.json")).hexdigest())
 
     faults = verify_report(tampered(report, tmp_path, clear_a_flag, follow)).faults
     assert faults == (
         f"flagged: {flagged - 1} by the rows, {flagged - 1} by run.json, {flagged} on page 1",
-        f"clear: {22 - flagged} by the rows, {22 - flagged} by run.json, {21 - flagged} on page 1",
+        f"not flagged: {22 - flagged} by the rows, {22 - flagged} by run.json, {21 - flagged} on "
+        "page 1",
     )
+
+
+def test_a_changed_run_json_is_found_even_where_no_total_of_it_was_changed(
+    report: Path, tmp_path: Path
+) -> None:
+    changed = tampered(report, tmp_path, lambda pdf: change_manifest(pdf, provider="cuda"))
+    [fault] = verify_report(changed).faults
+    assert fault.startswith("run.json was changed: its SHA-256 is ")
 
 
 def test_changed_numbers_on_page_one_are_found(report: Path, tmp_path: Path) -> None:
@@ -148,7 +130,7 @@ def test_changed_numbers_on_page_one_are_found(report: Path, tmp_path: Path) -> 
     assert faults == (
         # The headline still tells the number that the big one contradicts.
         f"flagged: {flagged} by the rows, {flagged} by run.json, {low} and {high} on page 1",
-        f"clear: {clear} by the rows, {clear} by run.json, {flagged} on page 1",
+        f"not flagged: {clear} by the rows, {clear} by run.json, {flagged} on page 1",
     )
 
 
@@ -166,6 +148,63 @@ def test_a_page_one_without_its_numbers_is_found(report: Path, tmp_path: Path) -
     path = tampered(report, tmp_path, lambda pdf: pdf.pages.remove(p=1))
     faults = verify_report(path).faults
     assert any("page 1 does not say “3 not scored read" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "fault"),
+    [
+        ("{flagged} flagged possible pneumonia: read first", "page 1 does not state not scored"),
+        ("{flagged} of them are ill", "page 1 does not say “FLAGGED of them are ill” with any"),
+        ("{not flagged} flagged possible pneumonia: read first", "not flagged: CLEAR by the rows"),
+    ],
+    ids=["one left out", "one that is not there", "one of another number"],
+)
+def test_statements_that_page_one_does_not_bear_out_are_found(
+    report: Path, tmp_path: Path, sentence: str, fault: str
+) -> None:
+    flagged = flagged_of(report)
+    fault = fault.replace("FLAGGED", str(flagged)).replace("CLEAR", str(21 - flagged))
+    path = tampered(report, tmp_path, lambda pdf: change_statements(pdf, sentences=[sentence]))
+    assert any(found.startswith(fault) for found in verify_report(path).faults)
+
+
+def test_a_page_one_that_was_changed_with_its_statements_is_found_by_the_words_of_before(
+    report: Path, tmp_path: Path
+) -> None:
+    """The sentences left in the statements all stand on the page, with numbers that agree."""
+
+    def hide(pdf: pikepdf.Pdf) -> None:
+        statements = msgspec.json.decode(read(pdf, "statements.json"), type=Statements)
+        kept = [text for text in statements.sentences if " of " in text or "file" in text]
+        change_statements(
+            pdf, sentences=[*kept, "{not flagged} flagged", "{not scored} not scored"]
+        )
+
+    flagged, clear = flagged_of(report), 21 - flagged_of(report)
+    low, high = sorted((flagged, clear))
+    faults = verify_report(tampered(report, tmp_path, swap_big_numbers, hide)).faults
+    assert (
+        f"flagged: {flagged} by the rows, {flagged} by run.json, {low} and {high} on page 1"
+        in faults
+    )
+
+
+def test_statements_of_another_model_are_found(report: Path, tmp_path: Path) -> None:
+    path = tampered(report, tmp_path, lambda pdf: change_statements(pdf, model="1 Summary"))
+    [fault] = verify_report(path).faults
+    assert fault.startswith("page 1 does not name the model cnn ")
+
+
+def test_a_report_that_lost_its_statements_is_read_by_the_words_of_before(
+    report: Path, tmp_path: Path
+) -> None:
+    def lose(pdf: pikepdf.Pdf) -> None:
+        del pdf.attachments["statements.json"]
+
+    flagged = flagged_of(report)
+    assert verify_report(tampered(report, tmp_path, lose)).faults == ()
+    faults = verify_report(tampered(report, tmp_path, lose, swap_big_numbers)).faults
+    assert any(fault.startswith(f"flagged: {flagged} by the rows") for fault in faults)
 
 
 @pytest.mark.parametrize("name", ["predictions.csv", "run.json"])
@@ -211,6 +250,11 @@ def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
         ("predictions.csv", b"status,prediction\nscored\n", "row 1 ends too early"),
         ("predictions.csv", b"", "Expected 1 to 250,000 bytes in predictions.csv .*, found 0"),
         ("predictions.csv", b"\n" * 250_001, "in predictions.csv inside .*, found 250,001"),
+        ("statements.json", b"{}", "statements.json inside .* cannot be read"),
+        ("statements.json", OF_LATER, "statements.json inside .* cannot be read: Invalid enum"),
+        ("statements.json", MANY, "statements.json inside .* cannot be read: .* length <= 50"),
+        ("statements.json", LONG, "statements.json inside .* cannot be read: .* length <= 2000"),
+        ("statements.json", b" " * 200_001, "in statements.json inside .*, found 200,001"),
         ("run.json", b" " * (verification.MAX_RUN_BYTES + 1), "in run.json .*, found 20,000,001"),
     ],
 )
@@ -237,21 +281,52 @@ def test_only_the_files_of_a_report_are_unpacked(
 
     monkeypatch.setattr(pypdfium2.PdfAttachment, "get_data", get_data)
     assert verify_report(tampered(report, tmp_path, add)).faults == ()
-    assert len(sizes) == 2
+    assert len(sizes) == 3
     assert 999 not in sizes
     monkeypatch.setattr(verification, "MAX_ATTACHMENTS", 3)
-    with pytest.raises(ReportError, match=r"at most 3 files inside .*, found 4"):
+    with pytest.raises(ReportError, match=r"at most 3 files inside .*, found 5"):
         verify_report(str(tmp_path / "tampered.pdf"))
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "9" * 40, "9" + ",999" * 1500])
 def test_a_number_of_any_length_on_page_one_is_no_total(number: str, report: Path) -> None:
     manifest = verify_report(str(report)).manifest
-    said = " | ".join(sentence for _, sentence in verification._sentences(manifest))
-    assert verification._read_page(said, manifest)[0].keys() >= {"found", "scored", "flagged"}
-    readings, unsaid = verification._read_page(re.sub(r"\d+", number, said), manifest)
+    totals = stated_totals(manifest)
+    said = " | ".join(fill_tags(group[-1], totals) for group in early_sentences(manifest))
+    assert verification._read_page(said, manifest, None)[0].keys() >= {"found", "scored", "flagged"}
+    readings, unsaid = verification._read_page(re.sub(r"\d+", number, said), manifest, None)
     assert all(told < 10**36 for numbers in readings.values() for told in numbers)
     assert unsaid
+
+
+@pytest.mark.parametrize("page", ["1" * 20_000, "1 " * 10_000, "1 x " * 5_000, " " * 20_000])
+@pytest.mark.parametrize("part", ["{flagged}", "{flagged} {scored} ", "{flagged}1", "{flagged} x "])
+def test_a_hostile_sentence_costs_no_time(part: str, page: str) -> None:
+    """With any way to divide the page among the numbers, this would never end."""
+    assert find_numbers(f"{part * 150}!", page) is None
+
+
+def test_a_sentence_is_found_however_its_lines_are_broken() -> None:
+    lines = "Of 1,204\nchest X-\nrays,  12 were\nflagged. Of 1,204 chest X-rays, 9 were flagged."
+    sentence = "Of {scored} chest X-rays, {flagged} were flagged."
+    assert find_numbers(sentence, lines) == [
+        *(("scored", 1204), ("flagged", 12)),
+        *(("scored", 1204), ("flagged", 9)),
+    ]
+    assert find_numbers(sentence, lines.replace("X", "x")) is None
+
+
+@pytest.mark.parametrize(
+    ("printed", "tagged"),
+    [
+        ("12 of 21 films were flagged.", "{flagged} of {scored} films were flagged."),
+        ("Of 21 films, 12 were flagged.", "Of {scored} films, {flagged} were flagged."),
+        ("In 12.5 s or 112, 12 of 21", "In 12.5 s or 112, {flagged} of {scored}"),
+        ("None of 21 films", "None of {scored} films"),
+    ],
+)
+def test_numbers_get_their_tags_in_any_order(printed: str, tagged: str) -> None:
+    assert tag_numbers(printed, {"flagged": 12, "scored": 21}) == tagged
 
 
 def test_a_document_without_pages_is_refused_in_plain_words(report: Path, tmp_path: Path) -> None:
