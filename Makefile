@@ -6,7 +6,6 @@ XRAYS ?= examples/xrays
 OUT ?= out/demo
 DATA ?=
 RUN ?= runs/bundled
-RUNS ?=
 MODELS ?= batch_scorer/models
 MODEL ?= $(MODELS)/cnn.onnx
 BACKEND ?= torch
@@ -40,7 +39,7 @@ TARGET ?= cpu
 DEBIAN_DIGEST ?=
 
 .PHONY: help setup demo test test-all azurite fuzz lint weights models models-gpu figures notebook article slides video \
-	bench bench-evidence bench-typicality bench-features bench-held-out bench-seeds \
+	bench bench-evidence bench-typicality \
 	bench-ray bench-speed bench-memory bench-report image image-lock image-proof clean base dev
 .DEFAULT_GOAL := help
 
@@ -114,14 +113,6 @@ bench-typicality: dev ## Which images a model rejects: make bench-typicality MOD
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-typicality DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/python benchmarks/typicality.py "$(MODEL)" "$(DATA)"$(if $(PHOTOS), --photos "$(PHOTOS)")
 
-bench-features: dev ## An SVM on the CNN's features: make bench-features RUN=runs/first DATA=chest_xray
-	@test -n "$(DATA)" || { echo "Say where the films are: make bench-features DATA=/path/to/chest_xray"; exit 2; }
-	@$(BIN)/python benchmarks/features_svm.py "$(RUN)" "$(DATA)"
-
-bench-held-out: dev $(if $(findstring vgg16,$(MODEL)),$(filter-out imagenet none,$(VGG16_WEIGHTS))) ## Judge a network on films unlike those it learnt from: make bench-held-out DATA=chest_xray [MODEL=vgg16] [BY=tone]
-	@test -n "$(DATA)" || { echo "Say where the films are: make bench-held-out DATA=/path/to/chest_xray"; exit 2; }
-	@$(BIN)/python benchmarks/held_out.py "$(DATA)" --model "$(basename $(notdir $(MODEL)))"$(if $(BY), --by "$(BY)") $(if $(findstring vgg16,$(MODEL)),--vgg16-weights "$(VGG16_WEIGHTS)")
-
 bench-ray: dev ## What a second worker of --engine ray brings: make bench-ray DATA=folder
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-ray DATA=/path/to/films"; exit 2; }
 	@$(BIN)/python benchmarks/ray_scaling.py "$(DATA)"
@@ -140,18 +131,14 @@ bench-memory: dev ## Peak memory of 1,000 and 20,000 films: make bench-memory [X
 bench-report: dev ## Seconds and memory of reports of 100, 1,000 and 10,000 rows, beside plain WeasyPrint
 	@$(BIN)/python benchmarks/report_scale.py
 
-bench-seeds: dev ## Mean and deviation over seeds: make bench-seeds RUNS="runs/seed1 runs/seed2"
-	@test -n "$(RUNS)" || { echo 'Name the run folders: make bench-seeds RUNS="runs/seed1 runs/seed2"'; exit 2; }
-	@$(BIN)/python benchmarks/seeds.py $(RUNS)
-
 image: ## Build the image: make image DEBIAN_DIGEST=sha256:... [TARGET=cuda]; deploy/README.md says how to get it
 	@test -n "$(DEBIAN_DIGEST)" || { echo "Say which base you mean, as deploy/README.md tells: make image DEBIAN_DIGEST=sha256:..."; exit 2; }
 	@docker build --file deploy/Dockerfile --target "$(TARGET)" --build-arg DEBIAN_DIGEST="$(DEBIAN_DIGEST)" \
 	  --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' batch_scorer/__init__.py)" \
 	  --build-arg REVISION="$$(git rev-parse HEAD)" --tag "cxr-batch:$(TARGET)" .
 
-image-proof: dev ## Carry the image's steps out in a bare Debian and run it there (as root, with debootstrap; minutes)
-	@$(BIN)/python -m deploy.prove --target "$(TARGET)"
+image-proof: ## Build the image without Docker and run it (as root; apt-get install buildah debootstrap; minutes)
+	@deploy/prove.sh "$(TARGET)"
 
 image-lock: $(UV) ## Choose the image's packages and their hashes anew, from pyproject.toml and constraints.txt
 	@echo 'hatchling' | $(LOCK) - -o deploy/locks/build.txt

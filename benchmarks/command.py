@@ -1,4 +1,4 @@
-"""What measuring scripts share: an error is a sentence, a figure has its interval."""
+"""What measuring scripts share: an error is a sentence."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from batch_scorer.errors import CxrError, MissingPackage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from batch_scorer.metrics import Estimate
 
 
 class Measurement(click.Command):
@@ -40,10 +38,3 @@ def packages() -> Iterator[None]:
         )
         click.echo(f"Error: {missing}", err=True)
         sys.exit(missing.exit_code)
-
-
-def with_interval(estimate: Estimate) -> str:
-    """A figure with its 95 % interval."""
-    if estimate.value is None:
-        return "undefined"
-    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"

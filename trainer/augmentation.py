@@ -88,7 +88,7 @@ def _look_up(x: Any, rows: Any, columns: Any) -> Any:
 class BorrowedTone(keras.layers.Layer):  # type: ignore[misc]
     """Gives half of the films the grey levels of another film, a random part of the way.
 
-    Tone alone tells most normal films of a set from those with pneumonia (``benchmarks/tone.py``),
+    Tone alone tells most normal films of a set from those with pneumonia (``docs/experiments.md``),
     and another place's films have another one. Here it is no longer a film's own. The film before
     in the batch lends its levels, whatever its class: 17 of them, evenly spaced from the darkest to
     the brightest pixel by rank, with straight lines between.

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from batch_scorer import ledger
 from batch_scorer.errors import LedgerError
-from batch_scorer.output import MOST_TABLE_BYTES, digest, open_output
+from batch_scorer.output import MOST_TABLE_BYTES, digest
 from batch_scorer.overlay import draw_scale
 from batch_scorer.report import figures, plates
 from batch_scorer.report.drawing import AS_USUAL
@@ -27,7 +27,6 @@ from batch_scorer.run_dates import read_run_dates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from os import PathLike
 
     from batch_scorer.output import Output
     from batch_scorer.records import RunManifest, Score
@@ -55,24 +54,6 @@ class Material:
     pictures: frozenset[str]
     resources: Mapping[str, tuple[bytes, str]]
     variant: str
-
-
-def render_report(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> str:
-    """Draw ``report.pdf`` of the finished run in a folder.
-
-    Args:
-        url: Where run.json, the predictions, and films/ with the pictures to show are.
-        drawing: What it carries, and the standard that it follows.
-
-    Returns:
-        Where the PDF is.
-
-    Raises:
-        LedgerError: There is no finished run.
-        ReportError: Pango is missing, something in the page is wrong, or the disk is full.
-    """
-    output = open_output(url)
-    return write_pdf(output, gather(output, drawing))
 
 
 def gather(output: Output, drawing: Drawing = AS_USUAL) -> Material:

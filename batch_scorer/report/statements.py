@@ -204,7 +204,7 @@ def early_model(manifest: RunManifest) -> str:
 
 def _early_night(manifest: RunManifest) -> str:
     """The earlier night as 0.1.0 wrote it: "26 November" for 20261126-020000."""
-    name = manifest.since.night if manifest.since else ""
+    name = manifest.since.run_date if manifest.since else ""
     try:
         day = datetime.strptime(name[:8], "%Y%m%d")  # noqa: DTZ007 - a day alone
     except ValueError:

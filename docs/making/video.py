@@ -67,11 +67,11 @@ def main(run: Path, output: Path, words: Path | None) -> None:
             f"Expected slides in {run}, found no {deck.name}.",
             f"Draw them with: cxr report {run} --format slides",
         )
-    programs = [find_program(name) for name in ("espeak-ng", "ffmpeg")]
     material = gather(open_output(run))
     words = words or output
     if not material.manifest.synthetic:
         keep_real_films_out(run, words)
+    voice, ffmpeg = find_program("espeak-ng"), find_program("ffmpeg")
     pages = plan_talk(tell_slides(material))
     for folder in (output, words):
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,9 +80,9 @@ def main(run: Path, output: Path, words: Path | None) -> None:
     captions.write_text(write_captions(pages), encoding="utf-8")
     with tempfile.TemporaryDirectory() as workshop:
         place = Path(workshop)
-        speak(pages, place / "talk.wav", programs[0])
+        speak(pages, place / "talk.wav", voice)
         pictures = draw_pages(deck, pages, place)
-        assemble(pictures, place / "talk.wav", captions, place / VIDEO_FILE)
+        assemble(ffmpeg, pictures, place / "talk.wav", captions, place / VIDEO_FILE)
         replace_file(output / VIDEO_FILE, (place / VIDEO_FILE).read_bytes())
     click.echo(output / VIDEO_FILE)
 
@@ -167,27 +167,19 @@ def draw_pages(deck: Path, pages: Sequence[SpokenPage], folder: Path) -> Path:
     return path
 
 
-def assemble(pictures: Path, talk: Path, captions: Path, output: Path) -> None:
+def assemble(ffmpeg: str, pictures: Path, talk: Path, captions: Path, output: Path) -> None:
     """Join pictures, sound and captions into one film that any player shows."""
-    inputs = ["-f", "concat", "-i", pictures, "-i", talk, "-i", captions]
-    picture = ["-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage"]
     with wave.open(str(talk), "rb") as sound:
         seconds = sound.getnframes() / sound.getframerate()
-    frames = ["-pix_fmt", "yuv420p", "-r", FRAMES_PER_SECOND, "-t", f"{seconds:.3f}"]
-    others = ["-c:a", "aac", "-b:a", "64k", "-c:s", "mov_text", "-metadata:s:s:0", "language=eng"]
-    streams = ["-map", "0:v", "-map", "1:a", "-map", "2:s"]
-    command = [
-        find_program("ffmpeg"),
-        *("-y", "-loglevel", "error"),
-        *inputs,
-        *streams,
-        *picture,
-        *others,
-        *frames,
-        *("-movflags", "+faststart"),
-        output,
-    ]
-    subprocess.run([str(part) for part in command], check=True)  # noqa: S603 - a fixed program
+    options = (
+        "-y -loglevel error -f concat -i {pictures} -i {talk} -i {captions} "
+        "-map 0:v -map 1:a -map 2:s -c:v libx264 -preset veryfast -tune stillimage "
+        f"-pix_fmt yuv420p -r {FRAMES_PER_SECOND} -t {seconds:.3f} -c:a aac -b:a 64k "
+        "-c:s mov_text -metadata:s:s:0 language=eng -movflags +faststart {output}"
+    )
+    paths = {"pictures": pictures, "talk": talk, "captions": captions, "output": output}
+    command = [ffmpeg, *(option.format_map(paths) for option in options.split())]
+    subprocess.run(command, check=True)  # noqa: S603 - a fixed program
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def test_files_without_further_outputs_are_refused(tiny_model):
 
 
 SCRIPTS = (
-    *("evidence", "typicality", "features_svm", "seeds"),
+    *("evidence", "typicality"),
     *("cold_start", "decoder_cost", "end_to_end", "memory", "notebook_way", "report_scale"),
 )
 

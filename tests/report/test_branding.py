@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from batch_scorer.errors import UsageError
-from batch_scorer.report import branding, render
+from batch_scorer.report import branding
 from batch_scorer.report.branding import PLAIN, Branding, describe_brand, read_branding
 from batch_scorer.report.drawing import Drawing
+from batch_scorer.report.formats import draw_report
 from tests.factories import make_models, make_rows, write_run
 from tests.images import encode
 from tests.report.documents import read_text, tags
@@ -202,10 +203,10 @@ def test_what_is_no_logo_is_refused_in_one_sentence(
 def test_the_report_carries_them_on_page_one_and_in_every_footer(tmp_path: Path) -> None:
     models = make_models("cnn")
     write_run(tmp_path, make_rows(models), models)
-    plain = Path(render.render_report(tmp_path)).read_bytes()
+    plain = Path(draw_report(tmp_path)[0]).read_bytes()
     logo = draw(tmp_path / "logo.svg", BLUE_HALF)
     brand = read_branding("Screening <b>2</b>", "Ministry & Co", logo)
-    path = render.render_report(tmp_path, Drawing(branding=brand))
+    path = draw_report(tmp_path, Drawing(branding=brand))[0]
     pages = read_text(path).split("\f")
     assert pages[0].startswith("Screening <b>2</b> Ministry & Co")
     assert all("Ministry & Co · Screening <b>2</b> Research use only." in page for page in pages)
@@ -214,4 +215,4 @@ def test_the_report_carries_them_on_page_one_and_in_every_footer(tmp_path: Path)
         assert pdf.docinfo["/Author"] == "Ministry & Co"
         alts = [str(tag.get("/Alt", "")) for tag in tags(pdf) if tag.S == "/Figure"]
     assert "Logo of Ministry & Co." in alts
-    assert Path(render.render_report(tmp_path)).read_bytes() == plain
+    assert Path(draw_report(tmp_path)[0]).read_bytes() == plain

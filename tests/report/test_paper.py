@@ -31,6 +31,7 @@ from batch_scorer.metrics import Confusion
 from batch_scorer.report import paper, render
 from batch_scorer.report.drawing import Drawing
 from batch_scorer.report.figures import draw_confusion
+from batch_scorer.report.formats import draw_report
 from batch_scorer.report.statements import Statements
 from tests.factories import PARTS, make_band, make_models, make_rows, make_unscored, write_run
 from tests.report.documents import PROFILES
@@ -76,7 +77,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows.append(msgspec.structs.replace(rows[0], image="zz-copy.jpeg", duplicate_of=rows[0].image))
     write_run(output, rows, models, synthetic=True)
     for variant in paper.VARIANTS:
-        render.render_report(output, Drawing(variant=variant))
+        draw_report(output, Drawing(variant=variant))
         (output / "report.pdf").rename(output / name_of(variant))
     return output
 

@@ -23,6 +23,7 @@ from batch_scorer.records import Gallery, Score
 from batch_scorer.report import paper, render
 from batch_scorer.report.branding import Branding
 from batch_scorer.report.drawing import Drawing
+from batch_scorer.report.formats import draw_report
 from tests.factories import (
     PARTS,
     make_band,
@@ -49,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = make_rows(models) + make_unscored(2)
     rows.append(msgspec.structs.replace(rows[0], image="zz-copy.jpeg", duplicate_of=rows[0].image))
     write_run(output, rows, models, synthetic=True)
-    assert render.render_report(output) == str(output / "report.pdf")
+    assert draw_report(output)[0] == str(output / "report.pdf")
     return output
 
 
@@ -125,10 +126,10 @@ def test_the_part_on_how_it_works_ends_with_what_to_do_and_what_is_to_come(run: 
 
 def test_the_same_run_gives_the_same_bytes_anywhere(run: Path, tmp_path: Path) -> None:
     first = (run / "report.pdf").read_bytes()
-    assert Path(render.render_report(run)).read_bytes() == first
+    assert Path(draw_report(run)[0]).read_bytes() == first
     moved = shutil.copytree(run, tmp_path / "moved")
     (moved / "report.pdf").unlink()
-    code = f"from batch_scorer.report.render import render_report; render_report({str(moved)!r})"
+    code = f"from batch_scorer.report.formats import draw_report; draw_report({str(moved)!r})"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (moved / "report.pdf").read_bytes() == first
     assert str(moved).encode() not in first
@@ -141,10 +142,10 @@ def test_no_unfinished_file_is_left(run: Path) -> None:
 def test_pillow_still_refuses_truncated_films(run: Path) -> None:
     code = (
         "from PIL import ImageFile\n"
-        "from batch_scorer.report.render import render_report\n"
+        "from batch_scorer.report.formats import draw_report\n"
         "import sys\n"
         "assert 'weasyprint' not in sys.modules\n"
-        f"render_report({str(run)!r})\n"
+        f"draw_report({str(run)!r})\n"
         "assert 'weasyprint' in sys.modules\n"
         "assert ImageFile.LOAD_TRUNCATED_IMAGES is False\n"
     )
@@ -163,7 +164,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
         Score(image="<script>.jpg", status="failed", reason="<i>odd</i>", detail="</td>\n" * 99)
     )
     write_run(tmp_path, rows, models, source="s3://bucket/<b>/" + "y" * 500, run_id='2026 <i>"x"')
-    report = render.render_report(tmp_path)
+    report = draw_report(tmp_path)[0]
     assert validate_pdf(report).failures == []
     text = read_text(report)
     assert "3 How good are the models" in text
@@ -187,7 +188,7 @@ def test_band_elsewhere_and_comparison_are_printed(tmp_path: Path) -> None:
     )
     rows = make_rows(models)
     write_run(tmp_path, rows, models)
-    text = read_text(render.render_report(tmp_path))
+    text = read_text(draw_report(tmp_path)[0])
     for part in (
         "Uncertain",
         "around the threshold. Read these as if the model had said nothing.",
@@ -209,7 +210,7 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = make_models("cnn", "mlp", evidence=make_evidence())
     rows = make_rows(models, 20, 30)
     write_run(output, rows, models, gallery=make_gallery(rows))
-    render.render_report(output)
+    draw_report(output)
     return output
 
 
@@ -239,7 +240,7 @@ def test_a_map_that_is_missing_or_broken_is_an_empty_frame(mapped: Path, tmp_pat
     first, second, *_ = sorted((broken / "films").glob("*-evidence.jpg"))
     first.unlink()
     second.write_bytes(b"<svg/>")
-    assert read_text(render.render_report(broken)).count("picture not available") == 2
+    assert read_text(draw_report(broken)[0]).count("picture not available") == 2
 
 
 def test_a_name_in_run_json_reaches_no_other_file(mapped: Path, tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_a_run_without_maps_says_once_why(tmp_path: Path) -> None:
     models = make_models("cnn")
     rows = make_rows(models)
     write_run(tmp_path, rows, models, gallery=Gallery("flagged", no_maps="unanswered"))
-    text = read_text(render.render_report(tmp_path))
+    text = read_text(draw_report(tmp_path)[0])
     assert text.count("gives no evidence maps, so the films stand alone") == 1
     assert "one scale" not in text
 
@@ -263,7 +264,7 @@ def test_a_batch_unlike_the_training_films_is_warned_of_on_page_one(tmp_path: Pa
     models = make_models("cnn", typicality=make_typicality())
     rows = with_looks(make_rows(models, 30, 40, labelled=False), brighter=3)
     write_run(tmp_path, rows, models)
-    pages = read_text(render.render_report(tmp_path)).split("\f")
+    pages = read_text(draw_report(tmp_path)[0]).split("\f")
     assert (
         "Warning: this batch looks unlike the films that the model learned from (sect" in pages[0]
     )
@@ -296,7 +297,7 @@ def test_page_one_stays_one_page(tmp_path: Path) -> None:
     logo = io.BytesIO()
     Image.new("RGB", (300, 240), "navy").save(logo, "PNG")
     brand = Branding("Title " * 11, "Organisation " * 5, logo.getvalue())
-    pages = read_text(render.render_report(tmp_path, Drawing(branding=brand))).split("\f")
+    pages = read_text(draw_report(tmp_path, Drawing(branding=brand))[0]).split("\f")
     write_run(
         *(tmp_path, rows, models),
         synthetic=True,
@@ -305,7 +306,7 @@ def test_page_one_stays_one_page(tmp_path: Path) -> None:
         reasons={"truncated": 3, "not_radiograph": 2},
         source="s3://" + "x" * 900,
     )
-    pages = read_text(render.render_report(tmp_path)).split("\f")
+    pages = read_text(draw_report(tmp_path)[0]).split("\f")
     assert "Warning: this batch looks unlike" in pages[0]
     assert "What it must not be used for" in pages[0]
     assert pages[1].strip().startswith("2 Films to look at first")
@@ -325,7 +326,7 @@ def test_page_one_stays_one_page(tmp_path: Path) -> None:
 def test_thin_runs_have_a_report(tmp_path: Path, rows_of: Any, sentence: str) -> None:
     models = make_models("cnn")
     write_run(tmp_path, rows_of(models), models)
-    text = read_text(render.render_report(tmp_path))
+    text = read_text(draw_report(tmp_path)[0])
     assert sentence in text
     assert "None" not in text
 
@@ -339,13 +340,13 @@ def test_a_picture_that_is_missing_or_broken_is_an_empty_frame(tmp_path: Path) -
     pictures[1].write_bytes(b"not a picture")
     pictures[2].unlink()
     pictures[2].symlink_to("/etc/hostname")
-    text = read_text(render.render_report(tmp_path))
+    text = read_text(draw_report(tmp_path)[0])
     assert text.count("picture not available") == 3
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="Expected a finished run"):
-        render.render_report(tmp_path)
+        draw_report(tmp_path)
 
 
 def test_a_machine_without_pango_is_told_what_to_install(
@@ -365,5 +366,5 @@ def test_a_machine_without_pango_is_told_what_to_install(
     monkeypatch.setattr(sys, "meta_path", [NoPango(), *sys.meta_path])
     assert "apt-get install libpango-1.0-0" in (paper.missing_system_library() or "")
     with pytest.raises(ReportError, match="brew install pango"):
-        render.render_report(tmp_path)
+        draw_report(tmp_path)
     assert not (tmp_path / "report.pdf").exists()

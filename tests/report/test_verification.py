@@ -14,7 +14,8 @@ import pytest
 from batch_scorer import ledger
 from batch_scorer.errors import ReportError
 from batch_scorer.records import RunManifest, Since
-from batch_scorer.report import listing, render, verification
+from batch_scorer.report import listing, verification
+from batch_scorer.report.formats import draw_report
 from batch_scorer.report.statements import (
     Statements,
     early_sentences,
@@ -60,7 +61,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index, row in enumerate(make_rows(models))
     ]
     write_run(output, rows + make_unscored(3), models, atypical=2)
-    render.render_report(output)
+    draw_report(output)
     return output / "report.pdf"
 
 
@@ -346,7 +347,7 @@ def test_reports_of_no_film_of_one_and_of_many_agree(
     if not films:
         rows = make_unscored(2)
     write_run(tmp_path, rows, models, source="1,000 films “of the 7 clinics” 胸" + "x" * 99)
-    found = verify_report(render.render_report(tmp_path))
+    found = verify_report(draw_report(tmp_path)[0])
     assert found.faults == ()
     assert next(total.page for total in found.totals if total.name == "found") == (films or 2,)
 
@@ -375,7 +376,7 @@ def test_what_is_new_in_a_night_is_counted_again(tmp_path: Path) -> None:
     flagged = sum(row.prediction == "PNEUMONIA" for row in rows[:7])
     since = Since(before, "2026-11-26T02:07:00+00:00", 15, 5, 2, 1, flagged)
     write_run(tmp_path, rows, models, {"run_date": dates}, run_date=night, since=since)
-    render.render_report(tmp_path)
+    draw_report(tmp_path)
     found = verify_report(str(tmp_path / "report.pdf"))
     assert found.faults == ()
     totals = {total.name: (total.rows, total.run, total.page) for total in found.totals}
