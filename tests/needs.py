@@ -35,14 +35,8 @@ class Need:
 
 
 def find_browser() -> str | None:
-    """Return the path of Chromium, the machine's own or Playwright's; None where neither is."""
-    from playwright.sync_api import sync_playwright
-
-    if path := next(filter(None, map(shutil.which, BROWSERS)), None):
-        return path
-    with sync_playwright() as playwright:
-        path = playwright.chromium.executable_path
-    return path if Path(path).exists() else None
+    """Return the path of Chromium or of its kin; None where there is none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def _has_programs(*names: str) -> bool:

@@ -1,8 +1,4 @@
-"""The HTML page in a real browser: sort, filter, open, read aloud, print; nothing leaves the page.
-
-Chromium is taken from the machine (Debian: ``apt-get install chromium``), else from
-``playwright install chromium``.
-"""
+"""The HTML page in a real browser: sort, filter, open, read aloud, print; nothing leaves the page."""
 
 from __future__ import annotations
 
