@@ -26,8 +26,9 @@ from batch_scorer.run_dates import COLUMN, read_run_dates
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
 from batch_scorer.shards import Shard
+from tests.paths import REPOSITORY
 
-ARCHIVE = Path(__file__).with_name("results_version_1.tar.xz")
+ARCHIVE = REPOSITORY / "tests" / "archive" / "results_version_1.tar.xz"
 NEW_IMAGE = "PNEUMONIA/film_3.png"
 
 

@@ -26,6 +26,7 @@ from batch_scorer.thumbnails import LONGEST_SIDE_PX
 from tests.batch_scorer.fake_workers import options_of
 from tests.batch_scorer.pixel_table import GREY, dicom
 from tests.images import make_film
+from tests.paths import REPOSITORY
 from tests.tiny_model import save_tiny_model
 
 KILLS = 30
@@ -301,8 +302,8 @@ def test_a_disk_that_is_full_or_read_only_ends_the_run_and_the_next_goes_on(
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     assert run.stderr == ""
     error, first, second = run.stdout.splitlines()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -17,10 +16,10 @@ from batch_scorer.commands import Stop
 from batch_scorer.errors import Interrupted
 from batch_scorer.runner import score_batch
 from batch_scorer.score_job import ScoreJob
+from tests.paths import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 
 DRAWING = """
 import logging, os, signal, sys, time
@@ -135,7 +134,7 @@ def test_a_signal_while_the_command_is_loaded_ends_it_without_a_word(name):
 
 
 def test_the_script_goes_the_same_way_in():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"cxr": "batch_scorer.entry:main"}
     code = "import sys, batch_scorer.entry; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

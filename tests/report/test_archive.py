@@ -18,13 +18,14 @@ from batch_scorer.cli import cxr
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
 from batch_scorer.report import facts, render, summary
 from batch_scorer.report.verification import verify_report
+from tests.paths import REPOSITORY
 from tests.tampering import clear_a_flag, swap_big_numbers, tampered
 
 if TYPE_CHECKING:
     from batch_scorer.records import RunManifest
     from batch_scorer.report.summary import Summary
 
-ARCHIVE = Path(__file__).parent.parent / "archive"
+ARCHIVE = REPOSITORY / "tests" / "archive"
 REPORTS = (
     "results-v0.1.0/report.pdf",
     "report-without-statements.pdf",
