@@ -24,7 +24,7 @@ NODE := $(BIN)/node
 NODE_VERSION := 22.20.0
 # The libraries that WeasyPrint loads; report/paper.py names them to those who install by pip.
 REPORT_PACKAGES := libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0
-CAN_DRAW = $(BIN)/python -c 'import sys; from batch_scorer.report.paper import missing_system_library as m; sys.exit(m())'
+CAN_DRAW = $(BIN)/python -c 'import sys; from batch_scorer.report.formats.weasyprint import missing_system_library as m; sys.exit(m())'
 NO_APT ?=
 # $(call apt,PACKAGES) installs them as root or by sudo without a password; else it prints the line and fails.
 apt = { sudo=$$(test "$$(id -u)" = 0 || echo "sudo -n"); line="apt-get install --yes --no-install-recommends $(1)"; \
@@ -107,11 +107,11 @@ bench: dev ## Compare the number formats of exported models: make bench MODELS=f
 	@$(BIN)/python benchmarks/precision.py "$(MODELS)"
 
 bench-evidence: dev ## What evidence map, atypicality and viral cost: make bench-evidence MODELS=folder
-	@$(BIN)/python benchmarks/evidence.py "$(MODELS)"
+	@$(BIN)/python benchmarks/output_cost.py "$(MODELS)"
 
 bench-typicality: dev ## Which images a model rejects: make bench-typicality MODEL=cnn.onnx DATA=chest_xray [PHOTOS=folder]
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-typicality DATA=/path/to/chest_xray"; exit 2; }
-	@$(BIN)/python benchmarks/typicality.py "$(MODEL)" "$(DATA)"$(if $(PHOTOS), --photos "$(PHOTOS)")
+	@$(BIN)/python benchmarks/ood_rejection.py "$(MODEL)" "$(DATA)"$(if $(PHOTOS), --photos "$(PHOTOS)")
 
 bench-ray: dev ## What a second worker of --engine ray brings: make bench-ray DATA=folder
 	@test -n "$(DATA)" || { echo "Say where the films are: make bench-ray DATA=/path/to/films"; exit 2; }

@@ -1,5 +1,5 @@
 """python -m batch_scorer: the same as cxr."""
 
-from batch_scorer.entry import main
+from batch_scorer.cli.entry import main
 
 main()

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from batch_scorer.decoder import Decoder
-from batch_scorer.decoding import read_image
-from batch_scorer.process import available_cores
+from batch_scorer.imaging.decode import read_image
+from batch_scorer.imaging.decode_pool import Decoder
+from batch_scorer.system.process import available_cores
 from benchmarks.command import Measurement, packages
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from batch_scorer.decoding import ImageContent
+    from batch_scorer.imaging.decode import ImageContent
 
 HEIGHT_PX, WIDTH_PX = 1760, 2140
 SIZES_PX = (224,)

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from batch_scorer.process import available_cores
+from batch_scorer.system.process import available_cores
 from benchmarks.command import Measurement
 
 MODEL = "vgg16"

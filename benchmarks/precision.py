@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from batch_scorer.classifier import PROVIDERS, Classifier
-from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import ImageError
-from batch_scorer.onnx_runtime import ort
-from batch_scorer.process import available_cores
+from batch_scorer.imaging.decode import decode_radiograph
+from batch_scorer.model.classifier import PROVIDERS, Classifier
+from batch_scorer.model.onnx_runtime import ort
+from batch_scorer.system.process import available_cores
 from benchmarks.command import Measurement, packages
 
 with packages():

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from batch_scorer.classifier import Classifier
-from batch_scorer.pipeline import Work, score_locally
-from batch_scorer.process import BATCH_SIZE, available_cores
-from batch_scorer.ray_engine import SHARE_BATCHES, score_with_ray
-from batch_scorer.source import open_source
+from batch_scorer.engine.local import Work, score_locally
+from batch_scorer.engine.ray import SHARE_BATCHES, score_with_ray
+from batch_scorer.model.classifier import Classifier
+from batch_scorer.storage.source import open_source
+from batch_scorer.system.process import BATCH_SIZE, available_cores
 from benchmarks.command import Measurement, packages
 
 with packages():
@@ -35,8 +35,8 @@ with packages():
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from batch_scorer.records import Score
-    from batch_scorer.source import Source
+    from batch_scorer.results.schema import Score
+    from batch_scorer.storage.source import Source
 
 LEAST_RATIO = 1.8
 """What two workers must do, in times of what one does."""

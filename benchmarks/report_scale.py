@@ -20,14 +20,14 @@ from pathlib import Path
 import click
 import numpy as np
 
-from batch_scorer.card import CLASSES
-from batch_scorer.classifier import Classifier, bundled_names
-from batch_scorer.commit import PictureSource, ScoredRun, commit_run
-from batch_scorer.output import open_output
-from batch_scorer.records import ModelUsed, RunFacts, Score
-from batch_scorer.report.render import compose_pdf, gather
-from batch_scorer.source import open_source
-from batch_scorer.thumbnails import ReportImages
+from batch_scorer.model.card import CLASSES
+from batch_scorer.model.classifier import Classifier, bundled_names
+from batch_scorer.report.formats.pdf import compose_pdf, gather
+from batch_scorer.results.commit import PictureSource, ScoredRun, commit_run
+from batch_scorer.results.schema import ModelUsed, RunFacts, Score
+from batch_scorer.results.thumbnails import ReportImages
+from batch_scorer.storage.output import open_output
+from batch_scorer.storage.source import open_source
 from benchmarks.command import Measurement
 from benchmarks.memory import FILMS, make_films
 

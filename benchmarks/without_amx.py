@@ -13,7 +13,7 @@ import os
 
 import click
 
-from batch_scorer.process import ARCH_REQ_XCOMP_PERM
+from batch_scorer.system.process import ARCH_REQ_XCOMP_PERM
 from benchmarks.command import Measurement, packages
 
 with packages():

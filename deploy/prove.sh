@@ -56,7 +56,7 @@ fi
 prove "$cxr" doctor
 prove "$cxr" models test
 as=993:990 prove "$cxr" models test  # another user, as on Lambda and OpenShift
-prove python -c 'import awslambdaric, batch_scorer.job.lambda_handler'
+prove python -c 'import awslambdaric, batch_scorer.cli.lambda_handler'
 prove "$cxr" score /mnt/xrays -o /mnt/out/run --model all --labels none
 prove "$cxr" verify /mnt/out/run/report.pdf
 for _ in 1 2; do  # the second finds its work done

@@ -25,8 +25,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from batch_scorer.decoding import decode_radiograph
 from batch_scorer.errors import ImageError
+from batch_scorer.imaging.decode import decode_radiograph
 
 Array = NDArray[np.float64]
 Drawn = tuple[bytes, tuple[float, float, float]]  # JPEG; see Judge.measure

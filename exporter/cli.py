@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import click
 
-from batch_scorer.addresses import scrub
+from batch_scorer.cli.options import Folder
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK, MissingPackage, PrecisionRefused
-from batch_scorer.log import log_event, speaks_json
-from batch_scorer.options import Folder
-from batch_scorer.process import quiet_import
+from batch_scorer.system.log import log_event, speaks_json
+from batch_scorer.system.process import quiet_import
+from batch_scorer.system.redact import scrub
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exporter.publish import Kind, Published
-    from exporter.run import Run
+    from exporter.export import Kind, Published
+    from exporter.run_reader import Run
 
 
 KINDS = ("float32", "float16", "int8")
@@ -76,11 +76,11 @@ def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     try:
         with quiet_import():
-            from batch_scorer.report.comparison import say_comparison
+            from batch_scorer.report.content.model_comparison import say_comparison
             from exporter.compare import compare_models
-            from exporter.publish import note_comparison, open_models
-            from exporter.run import read_run
+            from exporter.export import note_comparison, open_models
             from exporter.run_files import find_runs, read_run_card
+            from exporter.run_reader import read_run
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"Exporting needs the package {exc.name}, which is not installed.",
@@ -111,7 +111,7 @@ def _named(wishes: tuple[Wish, ...], model: str) -> list[list[Kind]]:
 
 def _publish_all(run: Run, output: Path, choices: list[list[Kind]]) -> bool:
     """Export in the first of ``choices`` of which a format passes; whether any was refused."""
-    from exporter.publish import publish
+    from exporter.export import publish
 
     passed, refused = 0, False
     for kinds in choices:

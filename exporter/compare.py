@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 import msgspec
 from statsmodels.stats.multitest import multipletests
 
-from batch_scorer import metrics
-from batch_scorer.card import CLASSES
-from batch_scorer.comparison import Comparison, PairedDifference
-from batch_scorer.output import MOST_TABLE_BYTES
+from batch_scorer.metrics import classification
+from batch_scorer.model.card import CLASSES
+from batch_scorer.model.comparison import Comparison, PairedDifference
+from batch_scorer.storage.output import MOST_TABLE_BYTES
 from exporter.run_files import read_run_card, read_run_file, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from batch_scorer.card import ModelCard
+    from batch_scorer.model.card import ModelCard
 
 PREDICTIONS_FILE = "predictions.csv"
 SPLITS = ("test", "validation")
@@ -75,7 +75,7 @@ def compare_models(folders: Sequence[Path]) -> Comparison | None:
         films=len(films),
         patients=len(set(patients)) if all(patients) else 0,
         films_sha256=hashlib.sha256(repr(films).encode()).hexdigest(),
-        method=f"paired bootstrap by patient, {metrics.COMPARISON_RESAMPLES:,} draws; accuracy at "
+        method=f"paired bootstrap by patient, {classification.COMPARISON_RESAMPLES:,} draws; accuracy at "
         f"each model's own threshold; p corrected for {len(pairs)} comparisons (Holm)",
         pairs=pairs,
     )
@@ -126,7 +126,7 @@ def _pair(one: Answers, two: Answers) -> list[PairedDifference]:
     """Every metric of two models, p not yet corrected."""
     truth = [CLASSES.index(label) for _, label, _ in one.films]
     patients = [patient or image for image, _, patient in one.films]
-    found = metrics.compare(
+    found = classification.compare(
         truth,
         (one.probabilities, one.threshold),
         (two.probabilities, two.threshold),

@@ -15,13 +15,13 @@ import tensorflow as tf
 import tf2onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from batch_scorer.card import CARD_KEY, output_names, write_card
 from batch_scorer.errors import ConversionError
+from batch_scorer.model.card import CARD_KEY, output_names, write_card
 
 if TYPE_CHECKING:
     import keras
 
-    from batch_scorer.card import Calibration, ModelCard
+    from batch_scorer.model.card import Calibration, ModelCard
 
 OPSET = 18
 MIN_WEIGHTS_TO_HALVE = 256

@@ -25,7 +25,7 @@ import onnx
 from onnx import helper
 
 from batch_scorer.errors import ConversionError, PrecisionRefused
-from batch_scorer.onnx_runtime import import_part, ort_errors
+from batch_scorer.model.onnx_runtime import import_part, ort_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

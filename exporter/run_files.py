@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from batch_scorer.card import read_card
-from batch_scorer.card_checks import LONGEST_CARD
 from batch_scorer.errors import ConversionError
-from batch_scorer.regular_file import read_regular_file
+from batch_scorer.model.card import read_card
+from batch_scorer.model.card_checks import LONGEST_CARD
+from batch_scorer.system.regular_file import read_regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batch_scorer.card import ModelCard
+    from batch_scorer.model.card import ModelCard
 
 CARD_FILE = "card.json"
 _AGAIN = "Run the same `cxr train` on it again; a finished training is not repeated."

@@ -9,8 +9,10 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from batch_scorer import ledger, metrics
-from batch_scorer.card import (
+from batch_scorer.imaging.decode import DECODE_VERSION
+from batch_scorer.imaging.heatmap import draw_overlay
+from batch_scorer.metrics import classification
+from batch_scorer.model.card import (
     CARD_VERSION,
     CLASSES,
     Band,
@@ -26,11 +28,9 @@ from batch_scorer.card import (
     Training,
     Typicality,
 )
-from batch_scorer.comparison import Comparison, PairedDifference
-from batch_scorer.decoding import DECODE_VERSION
-from batch_scorer.output import open_output
-from batch_scorer.overlay import draw_overlay
-from batch_scorer.records import (
+from batch_scorer.model.comparison import Comparison, PairedDifference
+from batch_scorer.results import store
+from batch_scorer.results.schema import (
     BatchMetrics,
     Gallery,
     ModelUsed,
@@ -39,7 +39,8 @@ from batch_scorer.records import (
     Score,
     patient_of,
 )
-from batch_scorer.triage import first_look
+from batch_scorer.results.worklist import first_look
+from batch_scorer.storage.output import open_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from batch_scorer.records import Heatmaps
+    from batch_scorer.results.schema import Heatmaps
 
 PARTS = (
     "1 Summary",
@@ -89,10 +90,10 @@ def make_reference(name: str, split: str, threshold: float, seed: int) -> Refere
         films=len(truth),
         patients=len(set(patients)),
         pneumonia=pneumonia,
-        metrics=metrics.evaluate(truth, scores, threshold, patients, resamples=200),
-        confusion=metrics.confusion(truth, scores, threshold),
-        roc=metrics.roc_points(truth, scores),
-        reliability=metrics.reliability_points(truth, scores),
+        metrics=classification.evaluate(truth, scores, threshold, patients, resamples=200),
+        confusion=classification.confusion(truth, scores, threshold),
+        roc=classification.roc_points(truth, scores),
+        reliability=classification.reliability_points(truth, scores),
         score_quantiles=np.quantile(scores, np.linspace(0, 1, 21)).round(6).tolist(),
     )
 
@@ -133,7 +134,7 @@ def make_card(
 
 def make_band(low: float = 0.3, high: float = 0.6) -> Band:
     """A band around the threshold of ``make_card``."""
-    return Band(low, high, "few errors lie beyond it", "validation", metrics.proportion(66, 655))
+    return Band(low, high, "few errors lie beyond it", "validation", classification.proportion(66, 655))
 
 
 def make_evidence(side: int = 12) -> Evidence:
@@ -147,7 +148,7 @@ def make_gallery(rows: Sequence[Score], heatmaps: Heatmaps = "flagged", **change
     flagged = [row for row in rows if row.prediction == CLASSES[1]]
     steps = np.linspace(0.05, 0.95, len(flagged)).round(2).tolist()
     maps = {
-        ledger.thumbnail_stem(row): Peak(10 * step, step, step)
+        store.thumbnail_stem(row): Peak(10 * step, step, step)
         for row, step in zip(flagged, steps, strict=True)
     }
     return msgspec.structs.replace(Gallery(heatmaps, None, maps), **changes)
@@ -155,7 +156,7 @@ def make_gallery(rows: Sequence[Score], heatmaps: Heatmaps = "flagged", **change
 
 def make_typicality(flag_above: float = 0.8, reject_above: float = 1.0) -> Typicality:
     """Limits of atypicality; a training film lies anywhere from -1 to 1."""
-    share = metrics.proportion(3, 650)
+    share = classification.proportion(3, 650)
     return Typicality(
         "distance to the training films",
         flag_above,
@@ -163,10 +164,10 @@ def make_typicality(flag_above: float = 0.8, reject_above: float = 1.0) -> Typic
         "training",
         np.linspace(-1, 1, 101).tolist(),
         {
-            "validation": metrics.proportion(13, 650),
-            "adults elsewhere": metrics.proportion(210, 600),
+            "validation": classification.proportion(13, 650),
+            "adults elsewhere": classification.proportion(210, 600),
         },
-        {"validation": share, "adults elsewhere": metrics.proportion(80, 600)},
+        {"validation": share, "adults elsewhere": classification.proportion(80, 600)},
     )
 
 
@@ -178,7 +179,7 @@ def make_etiology() -> Etiology:
     return Etiology(
         ("bacterial", "viral"),
         Calibration("Platt scaling", 1.2, 0.3, "validation", 0.2, 0.1),
-        {"test": metrics.evaluate(truth, answers, 0.5, resamples=50)},
+        {"test": classification.evaluate(truth, answers, 0.5, resamples=50)},
     )
 
 
@@ -188,7 +189,7 @@ def make_external(flagged: int = 132, films: int = 600) -> ExternalSet:
         "adults elsewhere",
         films,
         flagged,
-        metrics.proportion(flagged, films),
+        classification.proportion(flagged, films),
         "No model was trained on them.",
     )
 
@@ -203,10 +204,10 @@ def make_comparison(**p_holm: float) -> Comparison:
         method="paired bootstrap by patient",
         pairs=[
             PairedDifference(
-                *pair.split("_"), metric, metrics.Estimate(0.03, -0.01, 0.05, 624), p / 2, p
+                *pair.split("_"), metric, classification.Estimate(0.03, -0.01, 0.05, 624), p / 2, p
             )
             for pair, p in p_holm.items()
-            for metric in metrics.COMPARED
+            for metric in classification.COMPARED
         ],
     )
 
@@ -389,9 +390,9 @@ def make_batch_metrics(rows: Sequence[Score], models: Sequence[ModelUsed]) -> li
                 model=model.name,
                 films=len(labelled),
                 pneumonia=sum(truth),
-                metrics=metrics.evaluate(truth, scores, model.threshold, resamples=200),
-                confusion=metrics.confusion(truth, scores, model.threshold),
-                roc=metrics.roc_points(truth, scores),
+                metrics=classification.evaluate(truth, scores, model.threshold, resamples=200),
+                confusion=classification.confusion(truth, scores, model.threshold),
+                roc=classification.roc_points(truth, scores),
             )
         )
     return found
@@ -407,19 +408,19 @@ def write_run(
     """A finished run on disk: rows, pictures, manifest."""
     place = open_output(output)
     place.prepare()
-    rows_sha256, parquet_sha256 = ledger.write_rows(place, rows, models, added=added)
+    rows_sha256, parquet_sha256 = store.write_rows(place, rows, models, added=added)
     gallery = changes.get("gallery", Gallery())
     groups = first_look(rows, models[0].threshold, gallery.review_minutes).values()
     for index, row in enumerate(row for group in groups for row in group):
-        place.write(*ledger.encode_thumbnail(row, draw_film(index)))
-        if ledger.thumbnail_stem(row) in gallery.maps:
+        place.write(*store.encode_thumbnail(row, draw_film(index)))
+        if store.thumbnail_stem(row) in gallery.maps:
             evidence = np.linspace(-1, 2, 12)[None].repeat(12, axis=0).astype(np.float32)
             overlay = draw_overlay(draw_film(index), evidence, 2.0)
-            place.write(*ledger.encode_evidence_map(row, overlay))
+            place.write(*store.encode_evidence_map(row, overlay))
     manifest = make_manifest(
         rows, models, rows_sha256=rows_sha256, parquet_sha256=parquet_sha256, **changes
     )
-    ledger.write_manifest(place, manifest)
+    store.write_manifest(place, manifest)
     return manifest
 
 

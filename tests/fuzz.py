@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless
 
-from batch_scorer.decoding import open_image, read_image
 from batch_scorer.errors import ImageError
-from tests.batch_scorer.pixel_table import ROWS, dicom
+from batch_scorer.imaging.decode import open_image, read_image
+from tests.batch_scorer.imaging.pixel_table import ROWS, dicom
 from tests.images import encode
 
 if TYPE_CHECKING:

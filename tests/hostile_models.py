@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import TensorProto, helper
 
-from batch_scorer.card import CARD_KEY, write_card
+from batch_scorer.model.card import CARD_KEY, write_card
 from tests.tiny_model import make_tiny_card
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pikepdf
 
-from batch_scorer.records import RunManifest
-from batch_scorer.report.statements import Statements
+from batch_scorer.report.content.statements import Statements
+from batch_scorer.results.schema import RunManifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

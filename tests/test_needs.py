@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from batch_scorer.report.paper import MISSING_LIBRARY
+from batch_scorer.report.formats.weasyprint import MISSING_LIBRARY
 from tests.paths import REPOSITORY
 
 SUITE = """

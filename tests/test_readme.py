@@ -10,9 +10,9 @@ import re
 import click
 import pytest
 
-from batch_scorer.classifier import Classifier, bundled_names
-from batch_scorer.cli import cxr as commands
-from batch_scorer.report.deck import PUBLISHED
+from batch_scorer.cli.main import cxr as commands
+from batch_scorer.model.classifier import Classifier, bundled_names
+from batch_scorer.report.content.slides import PUBLISHED
 from tests.paths import REPOSITORY
 
 README = REPOSITORY / "README.md"

@@ -14,7 +14,7 @@ import sys
 import click
 import pytest
 
-from batch_scorer.cli import cxr as commands
+from batch_scorer.cli.main import cxr as commands
 from tests.paths import EXAMPLES, REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -32,10 +32,10 @@ RUN = (
 )
 NOT_RUN = {
     "make ": "tests run what the Makefile calls; a door inside a test would install packages",
-    "--engine ray": "tests/batch_scorer/test_ray_engine.py starts clusters",
-    "s3://": "needs the cloud; tests/batch_scorer/test_clouds.py has servers that speak it",
-    "gs://": "needs the cloud; tests/batch_scorer/test_clouds.py has servers that speak it",
-    "az://": "needs the cloud; tests/batch_scorer/test_clouds.py has servers that speak it",
+    "--engine ray": "tests/batch_scorer/engine/test_ray.py starts clusters",
+    "s3://": "needs the cloud; tests/batch_scorer/storage/test_clouds.py has servers that speak it",
+    "gs://": "needs the cloud; tests/batch_scorer/storage/test_clouds.py has servers that speak it",
+    "az://": "needs the cloud; tests/batch_scorer/storage/test_clouds.py has servers that speak it",
     "gcloud ": "another program",
     "az login": "another program",
     "pip install": "another program",

@@ -10,9 +10,9 @@ from collections import Counter
 
 import pytest
 
-from batch_scorer import ledger
-from batch_scorer.output import open_output
-from batch_scorer.tables import FORMULA_STARTS
+from batch_scorer.results import store
+from batch_scorer.results.tables import FORMULA_STARTS
+from batch_scorer.storage.output import open_output
 from tests.torture.folder import make_folder
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def test_there_are_well_over_sixty_kinds(expected):
 
 
 def test_every_file_ends_in_one_row_with_the_right_reason(expected, run):
-    rows = ledger.read_run(open_output(run[0])).rows
+    rows = store.read_run(open_output(run[0])).rows
     found = {row.image: (row.status, row.reason) for row in rows}
     assert len(rows) == len(found)
     assert found == expected[1]
@@ -62,7 +62,7 @@ def test_every_file_ends_in_one_row_with_the_right_reason(expected, run):
 
 def test_the_counts_add_up_and_are_told(expected, run):
     out, code, stdout, _, _ = run
-    manifest = ledger.read_run(open_output(out)).manifest
+    manifest = store.read_run(open_output(out)).manifest
     by_status = Counter(status for status, _ in expected[1].values())
     assert (manifest.scored, manifest.rejected, manifest.failed) == tuple(
         by_status[status] for status in ("scored", "rejected", "failed")
@@ -85,8 +85,8 @@ def test_memory_is_bounded(run):
 
 
 def test_the_table_survives_hostile_names(expected, run):
-    with (run[0] / ledger.CSV_FILE).open(newline="", encoding="utf-8") as file:
+    with (run[0] / store.CSV_FILE).open(newline="", encoding="utf-8") as file:
         cells = [row["image"] for row in csv.DictReader(file)]
     assert len(cells) == len(expected[1])
     assert not any(cell.startswith(FORMULA_STARTS) for cell in cells)
-    assert (run[0] / ledger.REPORT_FILE).stat().st_size > 20_000
+    assert (run[0] / store.REPORT_FILE).stat().st_size > 20_000

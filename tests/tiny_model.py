@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from batch_scorer.card import (
+from batch_scorer.model.card import (
     CARD_KEY,
     SELF_TEST_RECIPE,
     Calibration,
@@ -24,7 +24,7 @@ from tests.factories import make_card
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batch_scorer.card import ModelCard
+    from batch_scorer.model.card import ModelCard
 
 
 def tiny_probability(pixels: np.ndarray, slope: float) -> np.ndarray:

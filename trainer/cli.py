@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_scorer.addresses import scrub
+from batch_scorer.cli.options import Folder
 from batch_scorer.errors import EXIT_OK, MissingPackage
-from batch_scorer.options import Folder
-from batch_scorer.process import quiet_import
+from batch_scorer.system.process import quiet_import
+from batch_scorer.system.redact import scrub
 
 if TYPE_CHECKING:
-    from trainer.dataset import Dataset
-    from trainer.recipes import FitConfig
+    from trainer.config import FitConfig
+    from trainer.data.dataset import Dataset
 
 NAMES = ("mlp", "cnn", "vgg16")
 log = logging.getLogger("cxr")
@@ -47,7 +47,7 @@ def read_settings(
     values: tuple[str, ...],
 ) -> dict[str, float]:
     """NAME=NUMBER, as often as given, to a number by name."""
-    from trainer.recipes import SETTINGS
+    from trainer.config import SETTINGS
 
     settings = {}
     for value in values:
@@ -170,14 +170,14 @@ def train(
     os.environ["KERAS_BACKEND"] = backend
     try:
         with quiet_import():
-            from trainer.audit.facts import audit_data, shorten
-            from trainer.dataset import read_dataset
-            from trainer.external import read_normals
-            from trainer.fit import fit
-            from trainer.models import SIZE_PX
-            from trainer.pretrained import check_weights_file
-            from trainer.recipes import POLICIES, RECIPES, FitConfig
-            from trainer.speed import tell_total
+            from trainer.audit.audit import audit_data, shorten
+            from trainer.config import POLICIES, RECIPES, FitConfig
+            from trainer.data.dataset import read_dataset
+            from trainer.data.external import read_normals
+            from trainer.model.networks import SIZE_PX
+            from trainer.model.pretrained import check_weights_file
+            from trainer.throughput import tell_total
+            from trainer.train import fit
 
             if trials:
                 import trainer.search  # noqa: F401 - so that a missing Optuna is told here
@@ -224,7 +224,7 @@ def train(
 
 
 def _search(config: FitConfig, dataset: Dataset, data: Path, run: Path, trials: int) -> None:
-    from trainer.search import TABLE_FILE, search
+    from trainer.tune import TABLE_FILE, search
 
     folder = run / "search" / config.model
     found = search(config, dataset, folder, trials)

@@ -15,8 +15,8 @@ import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from batch_scorer import metrics
-from batch_scorer.card import (
+from batch_scorer.metrics import classification
+from batch_scorer.model.card import (
     Band,
     Calibration,
     Etiology,
@@ -25,13 +25,13 @@ from batch_scorer.card import (
     Threshold,
     Typicality,
 )
-from batch_scorer.records import CAUSES
+from batch_scorer.results.schema import CAUSES
 
 if TYPE_CHECKING:
     import keras
     from numpy.typing import NDArray
 
-    from trainer.dataset import Films
+    from trainer.data.dataset import Films
 
 TARGET_SENSITIVITY = 0.95
 TYPICAL = 0.98
@@ -84,8 +84,8 @@ def calibrate(
     """
     fitted = LogisticRegression(C=100.0).fit(logits[:, None], labels)
     slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    before = metrics.evaluate(labels, expit(logits), 0.5, resamples=1)
-    after = metrics.evaluate(labels, expit(slope * logits + intercept), 0.5, resamples=1)
+    before = classification.evaluate(labels, expit(logits), 0.5, resamples=1)
+    after = classification.evaluate(labels, expit(slope * logits + intercept), 0.5, resamples=1)
     return Calibration(
         method="Platt scaling",
         slope=slope,
@@ -106,7 +106,7 @@ def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float6
     spends what it does not need for that on flagging fewer healthy children.
     """
     return Threshold(
-        value=metrics.threshold_at_sensitivity(labels, probabilities, TARGET_SENSITIVITY),
+        value=classification.threshold_at_sensitivity(labels, probabilities, TARGET_SENSITIVITY),
         rule=f"the highest threshold with a sensitivity of at least {TARGET_SENSITIVITY:.0%}",
         chosen_on="validation",
     )
@@ -124,8 +124,8 @@ def choose_band(
     pneumonia that the threshold gives up. Each edge stands on 1 % of a class, so on a few films
     only: the band says where to look twice, and promises no error rate elsewhere.
     """
-    low = metrics.threshold_at_sensitivity(labels, probabilities, SURE)
-    high = 1 - metrics.threshold_at_sensitivity(1 - labels, 1 - probabilities, SURE)
+    low = classification.threshold_at_sensitivity(labels, probabilities, SURE)
+    high = 1 - classification.threshold_at_sensitivity(1 - labels, 1 - probabilities, SURE)
     low, high = min(low, threshold), max(high, threshold)
     inside = int(((probabilities >= low) & (probabilities < high)).sum())
     return Band(
@@ -134,7 +134,7 @@ def choose_band(
         rule=f"below it lies at most {1 - SURE:.0%} of the films with pneumonia, above it at most "
         f"{1 - SURE:.0%} of the normal ones, and the threshold lies in it",
         chosen_on="validation",
-        share=metrics.proportion(inside, len(labels)),
+        share=classification.proportion(inside, len(labels)),
     )
 
 
@@ -148,7 +148,7 @@ def refer_elsewhere(
         name=name,
         films=films,
         flagged=flagged,
-        share=metrics.proportion(flagged, films),
+        share=classification.proportion(flagged, films),
         note="No model was trained on them.",
         rejected=int(rejected.sum()),
     )
@@ -174,7 +174,7 @@ def refer_etiology(films: dict[str, Films], answers: dict[str, Answers]) -> Etio
         classes=CAUSES,
         calibration=calibration,
         references={
-            split: metrics.evaluate(
+            split: classification.evaluate(
                 truth[split],
                 calibration.apply(logits[split]),
                 0.5,
@@ -209,8 +209,8 @@ def choose_typicality(
     )
 
 
-def _share(held: NDArray[np.bool_]) -> metrics.Estimate:
-    return metrics.proportion(int(held.sum()), len(held))
+def _share(held: NDArray[np.bool_]) -> classification.Estimate:
+    return classification.proportion(int(held.sum()), len(held))
 
 
 def refer(split: str, judged: Judgement, threshold: float) -> Reference:
@@ -223,9 +223,9 @@ def refer(split: str, judged: Judgement, threshold: float) -> Reference:
         films=len(labels),
         patients=len(set(known)) if all(known) else 0,
         pneumonia=judged.films.pneumonia,
-        metrics=metrics.evaluate(labels, probabilities, threshold, patients),
-        confusion=metrics.confusion(labels, probabilities, threshold),
-        roc=metrics.roc_points(labels, probabilities),
-        reliability=metrics.reliability_points(labels, probabilities),
+        metrics=classification.evaluate(labels, probabilities, threshold, patients),
+        confusion=classification.confusion(labels, probabilities, threshold),
+        roc=classification.roc_points(labels, probabilities),
+        reliability=classification.reliability_points(labels, probabilities),
         score_quantiles=np.quantile(probabilities, np.linspace(0, 1, 21)).round(6).tolist(),
     )

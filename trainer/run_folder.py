@@ -30,17 +30,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from batch_scorer.card import CLASSES, ModelCard, write_card
 from batch_scorer.errors import DatasetError, ForeignFile
-from batch_scorer.output import MOST_TABLE_BYTES, digest, open_output
-from batch_scorer.stored import UNREADABLE
+from batch_scorer.model.card import CLASSES, ModelCard, write_card
+from batch_scorer.storage.output import MOST_TABLE_BYTES, digest, open_output
+from batch_scorer.system.strict_json import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from batch_scorer.output import Output
-    from trainer.dataset import Films
+    from batch_scorer.storage.output import Output
+    from trainer.data.dataset import Films
     from trainer.evaluate import Judgement
 
 MODEL_FILE = "model.keras"
@@ -332,7 +332,7 @@ def write_films(folder: Path, validation: Films, train: Films) -> None:
 
 def draw_figures(folder: Path, card: ModelCard) -> None:
     """Draw training and ROC curves with the report's own figures."""
-    from batch_scorer.report import figures
+    from batch_scorer.report.charts import performance
 
-    write_text(folder, TRAINING_FIGURE, figures.draw_training([card]))
-    write_text(folder, ROC_FIGURE, figures.draw_roc([card]))
+    write_text(folder, TRAINING_FIGURE, performance.draw_training([card]))
+    write_text(folder, ROC_FIGURE, performance.draw_roc([card]))

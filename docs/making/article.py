@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_scorer.card import CLASSES
 from batch_scorer.errors import CardMissing
-from batch_scorer.prevalence import predictive_values
-from batch_scorer.report.comparison import say_comparison
-from batch_scorer.report.deck import PUBLISHED
-from batch_scorer.report.performance import reference_findings
-from batch_scorer.report.templates import open_template
-from batch_scorer.report.wording import of_hundred, show_estimate
+from batch_scorer.metrics.prevalence import predictive_values
+from batch_scorer.model.card import CLASSES
+from batch_scorer.report.content.accuracy import reference_findings
+from batch_scorer.report.content.model_comparison import say_comparison
+from batch_scorer.report.content.slides import PUBLISHED
+from batch_scorer.report.content.text import of_hundred, show_estimate
+from batch_scorer.report.formats.templates import open_template
 from benchmarks.command import Measurement
 from docs.making.committed import REPOSITORY
 from docs.making.figures import read_cards
@@ -26,9 +26,9 @@ from docs.making.figures import read_cards
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from batch_scorer.card import ModelCard
-    from batch_scorer.data_audit import DataAudit
-    from batch_scorer.metrics import Estimate
+    from batch_scorer.metrics.classification import Estimate
+    from batch_scorer.model.card import ModelCard
+    from batch_scorer.model.data_audit import DataAudit
 
 TEMPLATE = "article.md.j2"
 ARTICLE = REPOSITORY / "docs" / "article.md"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from batch_scorer.errors import UsageError
-from trainer.layout import is_synthetic
+from trainer.data.layout import is_synthetic
 
 REPOSITORY = Path(__file__).parent.parent.parent
 FIGURES = REPOSITORY / "docs" / "figures"

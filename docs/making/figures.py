@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_scorer.classifier import Classifier, bundled_names
 from batch_scorer.errors import UsageError
-from batch_scorer.process import quiet_import
-from batch_scorer.report import figures, plates
-from batch_scorer.report.people import count_people
-from batch_scorer.report.standalone import stand_alone
+from batch_scorer.model.classifier import Classifier, bundled_names
+from batch_scorer.report.charts import icon_arrays, performance
+from batch_scorer.report.charts.standalone import stand_alone
+from batch_scorer.report.content.reliability import count_people
+from batch_scorer.system.process import quiet_import
 from benchmarks.command import Measurement
 from docs.making.committed import FIGURES, FILMS, keep_real_films_out
-from trainer.audit.facts import audit_data, restore_counts
-from trainer.audit.figures import draw_counts
+from trainer.audit.audit import audit_data, restore_counts
+from trainer.audit.charts import draw_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batch_scorer.card import ModelCard
-    from trainer.audit.facts import Count
+    from batch_scorer.model.card import ModelCard
+    from trainer.audit.audit import Count
 
 PER_CLASS = 6
 AUGMENTED = "cnn"
@@ -76,28 +76,28 @@ def draw_cards(cards: Sequence[ModelCard]) -> dict[str, str]:
 
 
 def _draw_cards(cards: Sequence[ModelCard]) -> Iterator[tuple[str, str]]:
-    yield "models-roc", figures.draw_roc(cards)
+    yield "models-roc", performance.draw_roc(cards)
     for card in cards:
-        yield f"{card.name}-training", figures.draw_training([card])
-        yield f"{card.name}-roc", figures.draw_roc([card])
-        yield f"{card.name}-confusion", figures.draw_confusion(card.reference.confusion)
+        yield f"{card.name}-training", performance.draw_training([card])
+        yield f"{card.name}-roc", performance.draw_roc([card])
+        yield f"{card.name}-confusion", performance.draw_confusion(card.reference.confusion)
     if people := count_people(cards[0]):
-        found = plates.Crowd(people.found_title, people.found, figures.BLUE)
-        alarms = plates.Crowd(people.alarms_title, people.alarms, figures.AMBER)
-        yield f"{cards[0].name}-people", plates.draw_people(found, alarms)
+        found = icon_arrays.Crowd(people.found_title, people.found, performance.BLUE)
+        alarms = icon_arrays.Crowd(people.alarms_title, people.alarms, performance.AMBER)
+        yield f"{cards[0].name}-people", icon_arrays.draw_people(found, alarms)
 
 
 def draw_films(folder: Path) -> dict[str, str]:
     """Draw example films, what augmentation makes of them, and the networks."""
     with quiet_import():
-        from trainer import film_figures
-        from trainer.architecture import draw_architecture
-        from trainer.models import BUILDERS
+        from trainer import saliency_figures
+        from trainer.model.architecture import draw_architecture
+        from trainer.model.networks import BUILDERS
 
-    examples = film_figures.read_examples(folder, PER_CLASS)
+    examples = saliency_figures.read_examples(folder, PER_CLASS)
     return {
-        "example-films": film_figures.draw_examples(examples),
-        "augmentation": film_figures.draw_augmentation(examples, AUGMENTED, PER_CLASS),
+        "example-films": saliency_figures.draw_examples(examples),
+        "augmentation": saliency_figures.draw_augmentation(examples, AUGMENTED, PER_CLASS),
         **{f"{name}-architecture": draw_architecture(name) for name in BUILDERS},
     }
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batch_scorer.report.slides import SpokenSlide
+    from batch_scorer.report.formats.slides_pdf import SpokenSlide
 
 LETTERS_PER_SECOND = 14.0
 LETTERS_OF_A_DIGIT = 5

@@ -18,7 +18,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from traitlets.config import Config
 
 from batch_scorer.errors import ReportError
-from batch_scorer.files import replace_file
+from batch_scorer.system.atomic_write import replace_file
 from benchmarks.command import Measurement
 from docs.making.committed import FILMS, REPOSITORY, keep_real_films_out
 

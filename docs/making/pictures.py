@@ -8,10 +8,10 @@ import click
 import pypdfium2 as pdfium
 from PIL import Image
 
-from batch_scorer import ledger
 from batch_scorer.errors import ReportError
-from batch_scorer.ledger import read_run
-from batch_scorer.output import open_output
+from batch_scorer.results import store
+from batch_scorer.results.store import read_run
+from batch_scorer.storage.output import open_output
 from benchmarks.command import Measurement
 from docs.making.committed import FIGURES, keep_real_films_out
 
@@ -34,7 +34,7 @@ def main(run: Path, output: Path) -> None:
     manifest = read_run(open_output(run)).manifest
     if not manifest.synthetic:
         keep_real_films_out(run, output)
-    report = run / ledger.REPORT_FILE
+    report = run / store.REPORT_FILE
     if not report.is_file():
         raise ReportError(
             f"Expected a report in {run}, found no {report.name}.",

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import click
 import pypdfium2 as pdfium
 
-from batch_scorer import ledger
 from batch_scorer.errors import MissingPackage, ReportError
-from batch_scorer.files import replace_file
-from batch_scorer.output import open_output
-from batch_scorer.report.render import gather
-from batch_scorer.report.slides import tell_slides
+from batch_scorer.report.formats.pdf import gather
+from batch_scorer.report.formats.slides_pdf import tell_slides
+from batch_scorer.results import store
+from batch_scorer.storage.output import open_output
+from batch_scorer.system.atomic_write import replace_file
 from benchmarks.command import Measurement
 from docs.making.committed import REPOSITORY, keep_real_films_out
 from docs.making.narration import SLIDE_PAUSE_S, plan_talk, write_captions, write_script
@@ -61,7 +61,7 @@ FRAMES_PER_SECOND = 5
 )
 def main(run: Path, output: Path, words: Path | None) -> None:
     """Speak the slides of the finished run RUN, which has a slides.pdf."""
-    deck = run / ledger.REPORT_FILES["slides"]
+    deck = run / store.REPORT_FILES["slides"]
     if not deck.is_file():
         raise ReportError(
             f"Expected slides in {run}, found no {deck.name}.",

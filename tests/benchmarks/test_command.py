@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from batch_scorer.errors import EXIT_FAILED, DatasetError
-from benchmarks import evidence, held_out, precision, ray_scaling, typicality
+from benchmarks import held_out, ood_rejection, output_cost, precision, ray_scaling
 from benchmarks.command import Measurement, packages
 
 WITHOUT = """
@@ -34,10 +34,10 @@ def test_an_error_is_one_sentence_without_traceback():
 @pytest.mark.parametrize(
     ("script", "package"),
     [
-        (evidence, "onnx"),
+        (output_cost, "onnx"),
         (precision, "onnx"),
         (ray_scaling, "ray"),
-        (typicality, "skimage"),
+        (ood_rejection, "skimage"),
         (held_out, "keras"),
     ],
 )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from click.testing import CliRunner
 
-from batch_scorer import ledger
-from batch_scorer.output import open_output
+from batch_scorer.results import store
+from batch_scorer.storage.output import open_output
 from benchmarks import report_scale
 from benchmarks.report_scale import Cost
 
 
 def test_a_drawn_run_is_a_run_and_its_page_needs_no_fetcher_of_ours(tmp_path):
     report_scale.make_run(tmp_path / "films", tmp_path / "out", 100)
-    manifest, rows, _ = ledger.read_run(open_output(tmp_path / "out"))
+    manifest, rows, _ = store.read_run(open_output(tmp_path / "out"))
     assert (manifest.found, manifest.scored, manifest.failed) == (100, 99, 1)
     assert manifest.synthetic
     assert 0 < manifest.flagged < 99

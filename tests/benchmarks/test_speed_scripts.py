@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import cold_start, decoder_cost, end_to_end, memory, notebook_way
+from benchmarks import cold_start, decoder_cost, end_to_end, keras_baseline, memory
 from tests.images import encode, make_film
 from tests.paths import EXAMPLES
 
@@ -71,7 +71,7 @@ def test_what_is_too_slow_ends_with_exit_code_1(monkeypatch, ours, peer, share, 
 
 def test_the_notebook_reads_films_as_grey_squares():
     paths = sorted(EXAMPLES.rglob("*.jpeg"))[:3]
-    films = notebook_way.read_films(paths, 80)
+    films = keras_baseline.read_films(paths, 80)
     assert films.shape == (3, 80, 80, 1)
     assert films.dtype == np.uint8
     assert films.std() > 10

@@ -13,8 +13,10 @@ import click
 import pytest
 import yaml
 
-from batch_scorer import errors, identifiers, shards
-from batch_scorer.cli import cxr as commands
+from batch_scorer import errors
+from batch_scorer.cli.main import cxr as commands
+from batch_scorer.imaging import deidentify
+from batch_scorer.results import shards
 from tests.deploy.platforms import (
     DEPLOY,
     PLATFORMS,
@@ -74,7 +76,7 @@ def known_variables() -> set[str]:
     return (
         command_variables("job", "run")
         | command_variables("job", "finish")
-        | {shards.COUNT_VARIABLE, identifiers.KEY_VARIABLE}
+        | {shards.COUNT_VARIABLE, deidentify.KEY_VARIABLE}
     )
 
 

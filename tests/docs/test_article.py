@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from batch_scorer.errors import CardMissing
-from batch_scorer.metrics import Estimate
+from batch_scorer.metrics.classification import Estimate
 from docs.making.article import ARTICLE, write_article
 from docs.making.figures import read_cards
 

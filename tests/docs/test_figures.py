@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from batch_scorer.report.standalone import stand_alone
+from batch_scorer.report.charts.standalone import stand_alone
 from docs.making import figures
 from tests.images import make_film
 from tests.paths import EXAMPLES
-from trainer.audit.figures import draw_counts
-from trainer.film_figures import SYNTHETIC
+from trainer.audit.charts import draw_counts
+from trainer.saliency_figures import SYNTHETIC
 
 PICTURE = re.compile(r'"data:image/jpeg;base64,([^"]+)"')
 

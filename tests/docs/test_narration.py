@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_scorer.report.slides import SpokenSlide
+from batch_scorer.report.formats.slides_pdf import SpokenSlide
 from docs.making import narration
 from docs.making.narration import list_captions, plan_talk, write_captions, write_script
 

@@ -8,12 +8,12 @@ import nbformat
 import pytest
 from click.testing import CliRunner
 
-from batch_scorer.card import CLASSES
+from batch_scorer.model.card import CLASSES
 from docs.making.figures import read_cards
 from docs.making.notebook import NOTEBOOK, main
 from tests.images import make_film, make_labelled_folder
 from tests.paths import EXAMPLES
-from trainer.film_figures import SYNTHETIC
+from trainer.saliency_figures import SYNTHETIC
 
 pytestmark = pytest.mark.slow
 

@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from batch_scorer.classifier import Classifier, bundled_names
 from batch_scorer.errors import MissingPackage
-from batch_scorer.output import open_output
-from batch_scorer.report.render import gather
-from batch_scorer.report.slides import tell_slides
+from batch_scorer.model.classifier import Classifier, bundled_names
+from batch_scorer.report.formats.pdf import gather
+from batch_scorer.report.formats.slides_pdf import tell_slides
+from batch_scorer.storage.output import open_output
 from docs.making import pictures, video
 from docs.making.committed import FIGURES, REPOSITORY
 from docs.making.figures import read_cards

@@ -8,16 +8,16 @@ import keras
 import msgspec
 import numpy as np
 
-from batch_scorer.card import Calibration, Threshold, write_card
-from exporter.run import keras_probabilities
+from batch_scorer.model.card import Calibration, Threshold, write_card
+from exporter.run_reader import keras_probabilities
 from tests.factories import make_etiology, make_evidence, make_typicality
 from tests.tiny_model import make_tiny_card
-from trainer.models import SIZE_PX
+from trainer.model.networks import SIZE_PX
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batch_scorer.card import ModelCard
+    from batch_scorer.model.card import ModelCard
 
 CALIBRATION = Calibration("Platt scaling", 1.7, -0.4, "validation", 0.1, 0.1)
 

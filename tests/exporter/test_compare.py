@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from batch_scorer import metrics
-from batch_scorer.card import CLASSES, write_card
-from batch_scorer.classifier import MANIFEST, Manifest
 from batch_scorer.errors import ConversionError
-from batch_scorer.output import open_output
-from exporter import publish
+from batch_scorer.metrics import classification
+from batch_scorer.model.card import CLASSES, write_card
+from batch_scorer.model.classifier import MANIFEST, Manifest
+from batch_scorer.storage.output import open_output
+from exporter import export
 from exporter.compare import compare_models
 from tests.factories import make_card, make_comparison
 
@@ -49,7 +49,7 @@ def fill(run, *names, splits=("validation", "test"), offset=0):
             reference = msgspec.structs.replace(
                 card.references[split],
                 films=FILMS[split],
-                metrics=metrics.evaluate(truth, scores, card.threshold.value, resamples=10),
+                metrics=classification.evaluate(truth, scores, card.threshold.value, resamples=10),
             )
             card.references[split] = reference
         (folder / "card.json").write_text(write_card(card))
@@ -145,14 +145,14 @@ def test_the_manifest_has_a_comparison_of_all_its_models_or_none(tmp_path):
     cards = {name: make_card(name) for name in ("mlp", "cnn")}
     manifest = Manifest({})
     for card in cards.values():
-        manifest = publish._with_model(manifest, card, "0" * 64, 1)
-    output.write(MANIFEST, publish.format_manifest(manifest))
-    publish.note_comparison(tmp_path, make_comparison(cnn_vgg16=0.2))
-    assert publish.read_manifest(output).comparison is None
+        manifest = export._with_model(manifest, card, "0" * 64, 1)
+    output.write(MANIFEST, export.format_manifest(manifest))
+    export.note_comparison(tmp_path, make_comparison(cnn_vgg16=0.2))
+    assert export.read_manifest(output).comparison is None
     both = make_comparison(cnn_mlp=0.2)
-    publish.note_comparison(tmp_path, both)
-    assert publish.read_manifest(output).comparison == both
-    again = publish._with_model(publish.read_manifest(output), cards["mlp"], "1" * 64, 1)
+    export.note_comparison(tmp_path, both)
+    assert export.read_manifest(output).comparison == both
+    again = export._with_model(export.read_manifest(output), cards["mlp"], "1" * 64, 1)
     assert again.comparison is None
     assert list(again.models) == ["cnn", "mlp"]
 
@@ -169,34 +169,34 @@ def test_the_manifest_has_a_comparison_of_all_its_models_or_none(tmp_path):
 )
 def test_a_manifest_with_a_further_entry_that_is_none_is_refused_before_all(tmp_path, other):
     path = tmp_path / MANIFEST
-    listed = publish._with_model(Manifest({}), make_card("mlp"), "0" * 64, 1)
-    path.write_bytes(publish.format_manifest(listed))
+    listed = export._with_model(Manifest({}), make_card("mlp"), "0" * 64, 1)
+    path.write_bytes(export.format_manifest(listed))
     manifest = json.loads(path.read_text())
     if isinstance(other, dict) and "metrics" not in other and "sha256" not in other:
         other = {**manifest["models"]["mlp"], **other}
     manifest["models"]["mine"] = other
     path.write_text(before := json.dumps(manifest))
     with pytest.raises(ConversionError, match="no manifest of this release"):
-        publish.open_models(tmp_path)
+        export.open_models(tmp_path)
     assert path.read_text() == before
     assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_model_of_an_unknown_auc_comes_last(tmp_path):
-    manifest = publish._with_model(Manifest({}), make_card("mlp"), "0" * 64, 1)
+    manifest = export._with_model(Manifest({}), make_card("mlp"), "0" * 64, 1)
     entry = manifest.models["mlp"]
     unknown = {
         "one": msgspec.structs.replace(entry, metrics={"validation": {"auc": None}}),
         "two": msgspec.structs.replace(entry, metrics={}),
     }
-    found = publish._with_model(Manifest(unknown), make_card("mlp"), "0" * 64, 1)
+    found = export._with_model(Manifest(unknown), make_card("mlp"), "0" * 64, 1)
     assert list(found.models) == ["mlp", "one", "two"]
-    (tmp_path / MANIFEST).write_bytes(publish.format_manifest(found))
-    assert publish.read_manifest(open_output(tmp_path)) == found
+    (tmp_path / MANIFEST).write_bytes(export.format_manifest(found))
+    assert export.read_manifest(open_output(tmp_path)) == found
 
 
 def test_a_manifest_of_an_older_release_is_not_overwritten(tmp_path):
     (tmp_path / MANIFEST).write_text('{"cnn": {"sha256": "0"}}')
     with pytest.raises(ConversionError, match="no manifest of this release"):
-        publish.publish(tmp_path, tmp_path)
+        export.publish(tmp_path, tmp_path)
     assert (tmp_path / MANIFEST).read_text() == '{"cnn": {"sha256": "0"}}'

@@ -14,21 +14,21 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from batch_scorer.card import SelfTest
-from batch_scorer.classifier import MANIFEST
 from batch_scorer.errors import ConversionError, ForeignFile, ParityError, SelfTestFailed
-from batch_scorer.onnx_runtime import ort
-from batch_scorer.output import OWN_FOLDER, Output, digest
-from exporter import convert, publish
-from exporter.run import read_run
-from exporter.verify import verify
+from batch_scorer.model.card import SelfTest
+from batch_scorer.model.classifier import MANIFEST
+from batch_scorer.model.onnx_runtime import ort
+from batch_scorer.storage.output import OWN_FOLDER, Output, digest
+from exporter import convert, export
+from exporter.run_reader import read_run
+from exporter.validate import verify
 from tests.exporter.runs import make_network, make_whole_card, save_run
 from tests.factories import make_typicality
 from tests.tiny_model import make_tiny_card, save_tiny_model, tiny_probability
-from trainer.answers import answer
-from trainer.models import BUILDERS, SIZE_PX
-from trainer.recipes import RECIPES
-from trainer.typicality import fit_typical
+from trainer.config import RECIPES
+from trainer.model.heads import answer
+from trainer.model.networks import BUILDERS, SIZE_PX
+from trainer.model.ood import fit_typical
 
 pytestmark = pytest.mark.slow
 
@@ -117,14 +117,14 @@ def test_parity_and_self_test_are_really_checked(tmp_path):
 def test_a_check_that_fails_leaves_no_file(tmp_path, monkeypatch):
     run = read_run(save_run(tmp_path / "run", make_network()))
     monkeypatch.setattr(
-        publish,
+        export,
         "_with_self_test",
         lambda card, answers, tolerance: msgspec.structs.replace(
             card, self_test=SelfTest("phantom-1", [0.5] * 4, 1e-9)
         ),
     )
     with pytest.raises(SelfTestFailed, match="is off by"):
-        publish.publish(run, tmp_path / "models")
+        export.publish(run, tmp_path / "models")
     assert [path.name for path in (tmp_path / "models").iterdir()] == [OWN_FOLDER]
 
 
@@ -135,10 +135,10 @@ def test_a_model_file_that_was_not_exported_here_stays(tmp_path):
     file = folder / f"{run.card.name}.onnx"
     file.write_bytes(b"mine")
     with pytest.raises(ForeignFile, match=r"holds a small\.onnx that cxr-batch did not write"):
-        publish.publish(run, folder)
+        export.publish(run, folder)
     assert file.read_bytes() == b"mine"
     file.unlink()
-    assert publish.publish(run, folder).path == publish.publish(run, folder).path == file
+    assert export.publish(run, folder).path == export.publish(run, folder).path == file
 
 
 def test_an_export_that_was_killed_before_the_manifest_is_made_again(tmp_path, monkeypatch):
@@ -154,10 +154,10 @@ def test_an_export_that_was_killed_before_the_manifest_is_made_again(tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(Output, "_put", put_or_stop)
         with pytest.raises(KeyboardInterrupt):
-            publish.publish(run, folder)
+            export.publish(run, folder)
     assert (folder / "small.onnx").is_file()
     assert not (folder / MANIFEST).exists()
-    done = publish.publish(run, folder)
+    done = export.publish(run, folder)
     listed = json.loads((folder / MANIFEST).read_bytes())["models"]["small"]
     assert listed["sha256"] == done.sha256 == digest(done.path.read_bytes())
 
@@ -165,21 +165,21 @@ def test_an_export_that_was_killed_before_the_manifest_is_made_again(tmp_path, m
 def test_an_export_of_a_version_without_records_is_replaced_where_it_is_as_stated(tmp_path):
     run = read_run(save_run(tmp_path / "run", make_network()))
     folder = tmp_path / "models"
-    path = publish.publish(run, folder).path
+    path = export.publish(run, folder).path
     shutil.rmtree(folder / OWN_FOLDER)
-    assert publish.publish(run, folder).path == path
+    assert export.publish(run, folder).path == path
     shutil.rmtree(folder / OWN_FOLDER)
     path.write_bytes(b"mine")
     with pytest.raises(ForeignFile):
-        publish.publish(run, folder)
+        export.publish(run, folder)
     assert path.read_bytes() == b"mine"
 
 
 def test_a_model_file_that_was_changed_since_is_kept_beside(tmp_path):
     run = read_run(save_run(tmp_path / "run", make_network()))
-    path = publish.publish(run, tmp_path / "models").path
+    path = export.publish(run, tmp_path / "models").path
     path.write_bytes(b"mine")
-    publish.publish(run, tmp_path / "models")
+    export.publish(run, tmp_path / "models")
     assert [kept.read_bytes() for kept in tmp_path.glob("models/earlier/*/small.onnx")] == [b"mine"]
 
 
@@ -222,7 +222,7 @@ def test_a_manifest_that_was_not_exported_here_stays(tmp_path, manifest):
             (tmp_path / "mine").write_text('{"models": {}}')
     before = identify(path)
     with pytest.raises((ForeignFile, ConversionError)):
-        publish.publish(run, folder)
+        export.publish(run, folder)
     assert (list(folder.iterdir()), identify(path)) == ([path], before)
     if isinstance(manifest, bytes):
         assert path.read_bytes() == manifest

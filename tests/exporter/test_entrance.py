@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from batch_scorer.onnx_runtime import ort
+from batch_scorer.model.onnx_runtime import ort
 from exporter.entrance import scale_bytes
 
 FILMS = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)

@@ -11,18 +11,18 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from batch_scorer.classifier import Classifier
+from batch_scorer.cli.inspect import models as models_command
 from batch_scorer.errors import ConversionError, PrecisionRefused
-from batch_scorer.inspection import models as models_command
-from batch_scorer.onnx_runtime import ort
-from batch_scorer.output import OWN_FOLDER
+from batch_scorer.model.classifier import Classifier
+from batch_scorer.model.onnx_runtime import ort
+from batch_scorer.storage.output import OWN_FOLDER
 from exporter.cli import export
-from exporter.publish import publish
+from exporter.export import publish
 from exporter.quantize import to_float16, to_int8
-from exporter.run import read_run
-from exporter.verify import judge
+from exporter.run_reader import read_run
+from exporter.validate import judge
 from tests.exporter.runs import blinding_weights, draw_films, make_network, save_run
-from trainer.models import BUILDERS, SIZE_PX
+from trainer.model.networks import BUILDERS, SIZE_PX
 
 pytestmark = pytest.mark.slow
 
@@ -214,7 +214,7 @@ def test_the_first_format_that_passes_has_the_plain_name(run, blind, tmp_path, c
 def test_a_network_without_convolutions_is_refused():
     from exporter.convert import convert
     from tests.tiny_model import make_tiny_card
-    from trainer.answers import answer
+    from trainer.model.heads import answer
 
     graph = convert(
         answer(BUILDERS["mlp"](1, augment=False), None, both_ways=False),

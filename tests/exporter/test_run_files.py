@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from batch_scorer.errors import ConversionError, UsageError
-from exporter import publish
+from exporter import export as publish
 from exporter.cli import export
-from exporter.run import read_run
 from exporter.run_files import find_runs
+from exporter.run_reader import read_run
 from tests.exporter.runs import make_network, save_run
 
 
@@ -103,7 +103,7 @@ def test_a_network_that_takes_or_answers_something_else_is_refused(folder, kind)
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(
     folder, output, monkeypatch
 ):
-    monkeypatch.setattr("exporter.run.read_run", lambda *_: pytest.fail("began"))
+    monkeypatch.setattr("exporter.run_reader.read_run", lambda *_: pytest.fail("began"))
     done = CliRunner().invoke(export, [str(folder), "-o", output], standalone_mode=False)
     assert getattr(done.exception, "exit_code", 0) == 2, done.exception
 

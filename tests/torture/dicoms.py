@@ -19,7 +19,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.batch_scorer.pixel_table import GREY, bare, dicom
+from tests.batch_scorer.imaging.pixel_table import GREY, bare, dicom
 from tests.images import encode
 from tests.torture.outcomes import (
     NO_FILM,

@@ -11,7 +11,7 @@ from gzip import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.batch_scorer.pixel_table import GREY
+from tests.batch_scorer.imaging.pixel_table import GREY
 from tests.images import encode, make_film
 from tests.torture.dicoms import compressed, damaged, whole
 from tests.torture.outcomes import (

@@ -17,7 +17,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.batch_scorer.pixel_table import GREY, dicom
+from tests.batch_scorer.imaging.pixel_table import GREY, dicom
 from tests.images import encode, make_film
 from tests.torture.outcomes import TOO_LARGE, UNREADABLE, Files
 from tests.torture.pictures import png_chunk

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from tests.batch_scorer.pixel_table import halves, tiff
+from tests.batch_scorer.imaging.pixel_table import halves, tiff
 from tests.images import encode, make_film
 from tests.torture.outcomes import (
     NO_FILM,

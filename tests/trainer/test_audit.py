@@ -16,12 +16,12 @@ from PIL import Image
 from batch_scorer.errors import DatasetError
 from tests.images import encode, make_film
 from tests.paths import EXAMPLES, REAL_DATA, REPOSITORY
-from trainer.audit.copies import count_copies, find_copies
-from trainer.audit.facts import Audit, audit_data, shorten
+from trainer.audit.audit import Audit, audit_data, shorten
+from trainer.audit.confounders import TOGETHER, measure_shortcut
+from trainer.audit.duplicates import count_copies, find_copies
 from trainer.audit.findings import NOTHING, find_faults
-from trainer.audit.measure import HASH_BITS, Film, cause_of, measure_films
-from trainer.audit.shortcut import TOGETHER, measure_shortcut
-from trainer.layout import read_layout
+from trainer.audit.image_stats import HASH_BITS, Film, cause_of, measure_films
+from trainer.data.layout import read_layout
 
 RNG = np.random.default_rng(3)
 
@@ -143,7 +143,7 @@ def test_many_films_are_compared_block_by_block_as_in_one(monkeypatch):
     films = [film(str(index)) for index in range(40)]
     films += [replace(films[index], key=f"copy {index}", part="test") for index in (0, 17, 39)]
     whole = find_copies(films)
-    monkeypatch.setattr("trainer.audit.copies.BLOCK", 7)
+    monkeypatch.setattr("trainer.audit.duplicates.BLOCK", 7)
     assert find_copies(films) == whole
     assert count_copies(whole.identical).across == {"train and test": 3}
     assert whole.alike == ()

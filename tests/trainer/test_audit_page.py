@@ -8,14 +8,14 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from batch_scorer.metrics import Estimate
-from batch_scorer.output import OWN_FOLDER
+from batch_scorer.metrics.classification import Estimate
+from batch_scorer.storage.output import OWN_FOLDER
 from tests.paths import EXAMPLES
-from trainer.audit import figures
-from trainer.audit.facts import Count, SharedPatients, StrayFiles, audit_data
-from trainer.audit.measure import Unusable
-from trainer.audit.page import SHOWN_FILES, describe, render_page, write_audit
-from trainer.audit.shortcut import Shortcut
+from trainer.audit import charts
+from trainer.audit.audit import Count, SharedPatients, StrayFiles, audit_data
+from trainer.audit.confounders import Shortcut
+from trainer.audit.html import SHOWN_FILES, describe, render_page, write_audit
+from trainer.audit.image_stats import Unusable
 
 HOSTILE = "<script>alert(1)</script>\u202e\u80ba'\".jpeg"
 
@@ -145,12 +145,12 @@ def test_the_same_facts_give_the_same_page(examples, tmp_path):
 
 
 def test_figures_have_the_numbers_of_the_facts(rich):
-    counts = figures.draw_counts(rich.counts)
+    counts = charts.draw_counts(rich.counts)
     assert ">9<" in counts
     assert "label not opened" in counts
-    assert "10 or more" in figures.draw_films_per_patient(rich)
-    shared = figures.draw_shared(rich.patients.shared, rich)
+    assert "10 or more" in charts.draw_films_per_patient(rich)
+    shared = charts.draw_shared(rich.patients.shared, rich)
     assert "4 of 16 films" in shared
     assert "7 of 8 films" in shared
-    assert "on the test part" in figures.draw_shortcut(rich)
-    assert "File size (kB)" in figures.draw_looks(rich)
+    assert "on the test part" in charts.draw_shortcut(rich)
+    assert "File size (kB)" in charts.draw_looks(rich)

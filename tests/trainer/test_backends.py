@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.images import make_labelled_folder
-from trainer.feed import Resident, feed
+from trainer.data.pipeline import Resident, feed
 
 FOREIGN = ("tensorflow", "tf2onnx", "onnx")
 WITHOUT = """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainer import evaluate
-from trainer.dataset import Films
+from trainer.data.dataset import Films
 
 
 def overlapping(films=1000, seed=1):

@@ -10,20 +10,20 @@ import numpy as np
 import optuna
 import pytest
 
-from batch_scorer.card import write_card
 from batch_scorer.errors import DatasetError, ForeignFile
-from batch_scorer.output import OWN_FOLDER
+from batch_scorer.model.card import write_card
+from batch_scorer.storage.output import OWN_FOLDER
 from tests.tiny_model import make_tiny_card
-from trainer import describe, run_folder
-from trainer.audit import page
+from trainer import model_card, run_folder
+from trainer.audit import html
 from trainer.audit.cli import audit
-from trainer.dataset import Films
-from trainer.fit import _finish, _Keeper, _train, claim
-from trainer.models import SIZE_PX
-from trainer.recipes import FitConfig
-from trainer.search import FILES as SEARCH_FILES
-from trainer.search import JOURNAL_FILE, _Journal
-from trainer.speed import tell_speed
+from trainer.config import FitConfig
+from trainer.data.dataset import Films
+from trainer.model.networks import SIZE_PX
+from trainer.throughput import tell_speed
+from trainer.train import _finish, _Keeper, _train, claim
+from trainer.tune import FILES as SEARCH_FILES
+from trainer.tune import JOURNAL_FILE, _Journal
 
 CONFIG = FitConfig("mlp", 1, 16, 1, "tensorflow", "none")
 DATASET = SimpleNamespace(fingerprint="0", withheld="")
@@ -224,10 +224,10 @@ def test_keras_opens_nothing_in_the_run_folder(tmp_path, monkeypatch):
     keeper.set_model(model)
     keeper.on_epoch_end(0, {run_folder.WATCHED: 0.5})
     assert kept(folder) == ["epoch-001.weights.h5"]
-    monkeypatch.setattr("trainer.fit.keep", lambda *_: model)
-    monkeypatch.setattr("trainer.fit.answer", lambda *_, **__: model)
+    monkeypatch.setattr("trainer.train.keep", lambda *_: model)
+    monkeypatch.setattr("trainer.train.answer", lambda *_, **__: model)
     films = SimpleNamespace(pixels=np.zeros((2, 9, 9, 1), np.uint8))
-    monkeypatch.setattr("trainer.fit.fit_typical", lambda _: None)
+    monkeypatch.setattr("trainer.train.fit_typical", lambda _: None)
     _finish(model, CONFIG, films, folder)
     assert keras.models.load_model(folder / run_folder.MODEL_FILE).count_params() == 3
     assert victim.read_text() == DIARY
@@ -253,11 +253,11 @@ def test_the_journal_of_a_search_goes_on_and_is_not_another_file(tmp_path):
 
 
 def test_an_audit_asks_before_it_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.audit.facts.audit_data", lambda *_, **__: pytest.fail("began"))
-    (tmp_path / page.PAGE_FILE).write_text(DIARY)
+    monkeypatch.setattr("trainer.audit.audit.audit_data", lambda *_, **__: pytest.fail("began"))
+    (tmp_path / html.PAGE_FILE).write_text(DIARY)
     with pytest.raises(ForeignFile):
         audit.main([str(tmp_path), "-o", str(tmp_path)], standalone_mode=False)
-    assert look(tmp_path) == {page.PAGE_FILE: DIARY.encode()}
+    assert look(tmp_path) == {html.PAGE_FILE: DIARY.encode()}
 
 
 def test_a_training_that_was_stopped_after_its_last_epoch_repeats_none(tmp_path, monkeypatch):
@@ -272,7 +272,7 @@ def test_a_training_that_was_stopped_after_its_last_epoch_repeats_none(tmp_path,
         stopped.append([*model.get_weights(), *model.optimizer.variables])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.fit._finish", stop)
+    monkeypatch.setattr("trainer.train._finish", stop)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             _train(CONFIG, dataset, tmp_path)
@@ -293,8 +293,8 @@ def finish(folder, *, older=False):
 
 def read_finished(folder):
     tell_speed(folder, "mlp", 10)
-    describe._history(folder)
-    describe._load(folder)
+    model_card._history(folder)
+    model_card._load(folder)
 
 
 @pytest.mark.parametrize("older", [False, True])

@@ -13,11 +13,12 @@ import time
 import numpy as np
 import pytest
 
-from batch_scorer import ledger, metrics
-from batch_scorer.card import read_card
-from batch_scorer.classifier import Classifier
-from batch_scorer.comparison import shared_comparison
-from batch_scorer.output import open_output
+from batch_scorer.metrics import classification
+from batch_scorer.model.card import read_card
+from batch_scorer.model.classifier import Classifier
+from batch_scorer.model.comparison import shared_comparison
+from batch_scorer.results import store
+from batch_scorer.storage.output import open_output
 from tests.images import make_film, make_labelled_folder
 
 pytestmark = pytest.mark.slow
@@ -108,7 +109,7 @@ def test_the_run_folder_holds_what_was_promised(killed_then_finished):
         part = [row for row in rows if row["split"] == split]
         truth = [int(row["label"] == "PNEUMONIA") for row in part]
         scores = [float(row["probability"]) for row in part]
-        found = metrics.evaluate(truth, scores, card.threshold.value)
+        found = classification.evaluate(truth, scores, card.threshold.value)
         assert card.references[split].films == len(part)
         for name in ("accuracy", "auc", "recall"):
             assert found[name].value == pytest.approx(
@@ -209,7 +210,7 @@ def test_models_that_are_exported_together_are_compared(killed_then_finished, da
     models = [word for name in names for word in ("--model", tmp_path / "models" / f"{name}.onnx")]
     scored = run("score", data / "test", "-o", tmp_path / "out", "--keep-atypical", *models)
     assert scored.returncode == 0, scored.stderr
-    found, rows, _ = ledger.read_run(open_output(tmp_path / "out"))
+    found, rows, _ = store.read_run(open_output(tmp_path / "out"))
     assert shared_comparison([model.card for model in found.models]) == cards[0].comparison
     assert f", {found.uncertain} uncertain" in scored.stdout
     assert {row.spread for row in rows} == {0.0}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from batch_scorer.addresses import scrub
+from batch_scorer.cli.options import Folder
 from batch_scorer.errors import EXIT_OK, MissingPackage
-from batch_scorer.options import Folder
+from batch_scorer.system.redact import scrub
 
 log = logging.getLogger("cxr")
 
@@ -37,9 +37,9 @@ def audit(data: Path, output: Path, *, open_test: bool) -> int:
     it is changed, and a film that cannot be read is listed.
     """
     try:
-        from trainer.audit.facts import audit_data
+        from trainer.audit.audit import audit_data
         from trainer.audit.findings import NOTHING, find_faults
-        from trainer.audit.page import WORST, refuse_foreign, write_audit
+        from trainer.audit.html import WORST, refuse_foreign, write_audit
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"The audit needs the package {exc.name}, which is not installed.",

@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.card import CLASSES
-from batch_scorer.report.wording import count, join_words, show_estimate, show_name, show_value
-from trainer.audit.shortcut import TOGETHER
+from batch_scorer.model.card import CLASSES
+from batch_scorer.report.content.text import count, join_words, show_estimate, show_name, show_value
+from trainer.audit.confounders import TOGETHER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trainer.audit.facts import Audit, CopyFacts
+    from trainer.audit.audit import Audit, CopyFacts
 
 FEW_FILMS = 100
 TELLING_AUC = 0.6

@@ -1,0 +1,146 @@
+"""cxr models, cxr doctor and cxr verify: look at what is there, and prove that it is right."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from batch_scorer import __version__
+from batch_scorer.errors import EXIT_FAILED, EXIT_OK, CxrError, ReportError
+
+OPTIONAL = {
+    "tensorflow": "train",
+    "tf2onnx": "train",
+    "imagehash": "audit",
+    "s3fs": "s3",
+    "gcsfs": "gcs",
+    "adlfs": "azure",
+    "ray": "ray",
+    "prometheus-client": "metrics",
+    "apprise": "notify",
+}
+BASE = ("numpy", "pillow", "pydicom", "pyarrow", "weasyprint")
+
+
+@click.group(invoke_without_command=True, epilog="Example: cxr models show cnn")
+@click.pass_context
+def models(ctx: click.Context) -> None:
+    """List the bundled models; show one in plain words; test them all."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from batch_scorer.model.classifier import bundled_manifest, find_model
+    from batch_scorer.report.content.model_comparison import say_comparison
+
+    manifest = bundled_manifest()
+    for name, entry in manifest.models.items():
+        scores = entry.metrics.get("test") or entry.metrics["validation"]
+        click.echo(
+            f"{name:6s} {find_model(name).stat().st_size / 1e6:5.1f} MB  "
+            f"{entry.precision:7s}  "
+            f"accuracy {scores['accuracy']:.3f}  AUC {scores['auc']:.3f}  "
+            f"threshold {entry.threshold:.3f}  sha256 {entry.sha256[:12]}"
+        )
+    if manifest.comparison:
+        click.echo(say_comparison(manifest.comparison))
+    click.echo("See `cxr models show NAME`.")
+
+
+@models.command(epilog="Example: cxr models show vgg16")
+@click.argument("model")
+def show(model: str) -> None:
+    """Say in plain words what MODEL (a name or a path) is, how good, and from what data."""
+    from batch_scorer.model.classifier import Classifier
+    from batch_scorer.report.formats.card_text import describe_model
+
+    classifier = Classifier.load(model, "cpu")
+    click.echo(describe_model(classifier.card))
+    click.echo(f"\nFile {classifier.path.name}, sha256\n{classifier.sha256}")
+
+
+@models.command(epilog="Example: cxr models test")
+def test() -> int:
+    """Replay the self-test of every bundled model."""
+    from batch_scorer.model.classifier import Classifier, bundled_names
+
+    code = EXIT_OK
+    for name in bundled_names():
+        try:
+            worst = Classifier.load(name, "cpu").self_test()
+        except CxrError as exc:
+            click.echo(f"{name:6s} FAILED  {exc}")
+            code = EXIT_FAILED
+        else:
+            click.echo(f"{name:6s} ok      largest difference {worst:.1e}")
+    return code
+
+
+@click.command(epilog="Example: cxr verify out/report.pdf")
+@click.argument("report", metavar="REPORT.pdf")
+def verify(report: str) -> int:
+    """Check that REPORT.pdf agrees with the rows and the run that are attached to it.
+
+    Compares hashes, counts the rows again, and reads the totals that page 1 states. Exit codes: 0
+    all agrees, 1 something does not, and it says what.
+    """
+    from batch_scorer.report.content.text import show_name
+    from batch_scorer.report.formats.verify import verify_report
+    from batch_scorer.results.store import CSV_FILE
+
+    found = verify_report(report)
+    click.echo(
+        f"Run         {show_name(found.manifest.run_id)}, cxr-batch {found.manifest.version}"
+    )
+    for model in found.manifest.models:
+        click.echo(f"Model       {show_name(model.file)}, SHA-256 {model.sha256}")
+    click.echo(f"Rows        {CSV_FILE}, SHA-256 {found.rows_sha256}")
+    for total in found.totals:
+        click.echo(f"{total.name.capitalize():11s} {total}")
+    if found.faults:
+        raise ReportError(
+            f"{report} does not agree with itself: {'; '.join(found.faults)}.",
+            "Do not rely on it: take the rows from the run's folder, or draw it again with: "
+            "cxr report OUT",
+        )
+    click.echo("Agrees      page 1, run.json and the rows say the same.")
+    return EXIT_OK
+
+
+@click.command(epilog="Example: cxr doctor")
+def doctor() -> int:
+    """Say what is installed, which provider really runs, and how to add what is missing."""
+    from batch_scorer.model.classifier import Classifier, bundled_names
+    from batch_scorer.model.onnx_runtime import ort
+    from batch_scorer.report.formats.weasyprint import missing_system_library
+    from batch_scorer.system.process import available_cores
+
+    click.echo(
+        f"{'cxr-batch':18s} {__version__} on Python {platform.python_version()}, {sys.platform}, "
+        f"{available_cores()} cores to use"
+    )
+    click.echo(f"{'onnxruntime':18s} {ort.__version__}")
+    for name in BASE:
+        click.echo(f"{name:18s} {version(name)}")
+    code = EXIT_OK
+    for provider in ("cpu", "cuda"):
+        try:
+            Classifier.load(bundled_names()[0], provider)
+        except CxrError as exc:
+            click.echo(f"{provider:18s} not available: {exc}")
+            code = EXIT_FAILED if provider == "cpu" else code
+        else:
+            click.echo(f"{provider:18s} runs, self-test passed")
+    missing = missing_system_library()
+    click.echo(f"{'report':18s} {missing or 'can be drawn'}")
+    for name, extra in OPTIONAL.items():
+        click.echo(f"{name:18s} {_optional(name, extra)}")
+    return EXIT_FAILED if missing else code
+
+
+def _optional(name: str, extra: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return f'not installed (optional): pip install "cxr-batch[{extra}]"'

@@ -1,0 +1,197 @@
+"""The command ``cxr`` itself: its commands, and every error as one line and an exit code.
+
+``cxr`` finds its commands through the entry-point group ``cxr.commands`` and imports a command's
+work only when it is called, so that ``cxr --help`` loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from traceback import format_exception
+from typing import TYPE_CHECKING
+
+import click
+import cloup
+
+from batch_scorer import __version__
+from batch_scorer.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_RETRY,
+    CxrError,
+    Interrupted,
+    Occupied,
+    UsageError,
+)
+from batch_scorer.system.deadline import end_process, settle
+from batch_scorer.system.log import (
+    JSON,
+    OPTION,
+    TEXT,
+    VARIABLE,
+    asked_format,
+    log_event,
+    redact,
+    set_format,
+    speaks_json,
+)
+from batch_scorer.system.process import STOP_SIGNALS
+from batch_scorer.system.redact import learn, scrub
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+log = logging.getLogger("cxr")
+_PREFIX = "CXR"
+_ABORTED = Interrupted("Interrupted.", "Run the same command again.")
+_ADVICE = "This is a defect of cxr-batch. Run again with --debug and report what it prints."
+_BRACKETS = re.compile(r" \(.*\)", re.DOTALL)
+"""Where click quotes arguments, which may be names of films."""
+
+
+class _Defect(CxrError):
+    """What nobody foresaw."""
+
+    code = "unexpected"
+
+
+class Commands(click.Group):
+    """Commands by entry point, each loaded when it is asked for, with --debug and --log-format."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names of all commands, without importing them."""
+        return sorted(entry_points(group="cxr.commands").names)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import one command, or None if there is none of that name."""
+        for entry in entry_points(group="cxr.commands", name=cmd_name):
+            return _load(entry)
+        return None
+
+
+def _load(entry: EntryPoint) -> click.Command:
+    return _with_common_options(entry.load())
+
+
+def _with_common_options(command: click.Command) -> click.Command:
+    """Give a command, and every command below it, the options --log-format and --debug."""
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        _with_common_options(below)
+    if not any(param.name == "debug" for param in command.params):
+        common = [
+            click.Option(
+                [OPTION],
+                type=click.Choice([TEXT, JSON]),
+                default=TEXT,
+                show_default=True,
+                envvar=VARIABLE,
+                allow_from_autoenv=False,
+                expose_value=False,
+                is_eager=True,
+                callback=_set_format,
+                help="Of what stands on standard error: words, or one JSON object a line.",
+            ),
+            click.Option(
+                ["--debug"],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                callback=_set_debug,
+                help="Show the whole traceback of an error.",
+            ),
+        ]
+        command.params += common
+        if isinstance(command, cloup.Command):
+            command.ungrouped_options += common  # which it took down when it was made
+    return command
+
+
+def _set_format(ctx: click.Context, param: click.Parameter, value: str) -> None:  # noqa: ARG001
+    set_format(value)
+
+
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001
+    if value:
+        log.setLevel(logging.DEBUG)
+
+
+@click.command(
+    cls=Commands,
+    context_settings={"auto_envvar_prefix": _PREFIX, "help_option_names": ["-h", "--help"]},
+    epilog="Example: cxr score my-xrays -o out --model all",
+)
+@click.version_option(__version__, prog_name="cxr-batch")
+def cxr() -> None:
+    """Read a folder of chest X-rays for pneumonia, and report on it.
+
+    For research and screening studies. Not a medical device.
+    """
+
+
+def main() -> None:
+    """Run ``cxr``; turn every expected error into one line and an exit code."""
+    sys.excepthook = _unexpected
+    try:
+        end_process(_run())
+    except KeyboardInterrupt:  # while the end was told
+        end_process(EXIT_RETRY)
+
+
+def _run() -> int:
+    """Run the command that was asked for; say how it ended."""
+    settings = [value for name, value in os.environ.items() if name.startswith(f"{_PREFIX}_")]
+    learn([*sys.argv[1:], *settings])
+    set_format(asked_format(sys.argv[1:], os.environ))
+    log.setLevel(logging.INFO)
+    try:
+        STOP_SIGNALS.listen()
+        with STOP_SIGNALS.heeded():
+            code = cxr.main(standalone_mode=False) or EXIT_OK
+    except CxrError as exc:
+        start = "" if isinstance(exc, Interrupted) else "Error: "
+        trace = "".join(format_exception(exc)) if _debugging() else ""
+        _say(f"{trace}{start}{exc}", exc, trace)
+        code = exc.exit_code
+    except click.ClickException as exc:
+        exc.show(words := io.StringIO())
+        _say(words.getvalue().rstrip(), UsageError(_BRACKETS.sub("", exc.format_message())))
+        code = exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _say(str(_ABORTED), _ABORTED)
+        code = EXIT_RETRY
+    log_event("exit", exit_code=code)
+    return int(code)
+
+
+def _say(text: str, error: CxrError, trace: str = "") -> None:
+    """Tell an error as one line, in either format; the traceback in JSON alone."""
+    if not speaks_json():
+        click.echo(scrub(text), err=True)
+        return
+    level = logging.WARNING if isinstance(error, (Interrupted, Occupied)) else logging.ERROR
+    sentence, hint = (redact(part, error.private) for part in (error.sentence, error.hint))
+    log_event("error", level, code=error.code, sentence=sentence, hint=hint, traceback=trace)
+
+
+def _debugging() -> bool:
+    return log.isEnabledFor(logging.DEBUG)
+
+
+def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+    """What nobody foresaw is a defect: two lines and exit 1; the traceback with --debug."""
+    if speaks_json():  # without its text, which may quote anything, unless that is asked for
+        text = "".join(format_exception(kind, exc, trace)) if _debugging() else ""
+        defect = _Defect(f"An unexpected {kind.__name__}.", _ADVICE)
+        _say("", defect, text)
+        log_event("exit", exit_code=EXIT_FAILED)
+    elif _debugging():
+        sys.stderr.write(scrub("".join(format_exception(kind, exc, trace))))
+    else:
+        text = scrub((str(exc).splitlines() or [""])[0])
+        sys.stderr.write(f"Error: an unexpected {kind.__name__}: {text}\n{_ADVICE}\n")
+    settle(EXIT_FAILED)

@@ -1,0 +1,222 @@
+"""What a run did as a Prometheus textfile: whole or not at all, and also where the run failed.
+
+No label names anything of a film. Counters go on from the file that was there before, and so does
+the time of the last success.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from batch_scorer.errors import (
+    EXIT_FAILED,
+    EXIT_NOT_ALL_SCORED,
+    EXIT_OK,
+    EXIT_RETRY,
+    MissingPackage,
+    UsageError,
+)
+from batch_scorer.storage.filesystem import is_local, open_filesystem, retries
+from batch_scorer.storage.output_file import OwnFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from prometheus_client.core import Metric
+
+    from batch_scorer.results.schema import RunManifest
+
+RETRIES, BYTES_READ = "cxr_retries", "cxr_bytes_read"
+LAST_RUN = "cxr_last_run_timestamp_seconds"
+MAX_TEXTFILE_BYTES = 1_000_000
+LAST_SUCCESS = "cxr_last_success_timestamp_seconds"
+log = logging.getLogger("cxr.gauges")
+
+
+class Gauges:
+    """The textfile of one command, written when the command has ended, whatever its end.
+
+    Args:
+        path: Where it goes; None where it is not asked for.
+        output: Where the command writes its results; None where it writes none.
+
+    Raises:
+        MissingPackage: prometheus_client is not installed.
+        UsageError: The folder is not there, or is one of the results.
+        ForeignFile: The file is there, and holds something else.
+    """
+
+    def __init__(self, path: Path | None, output: str | None = None) -> None:
+        self.exit_code: int | None = None
+        self._file: OwnFile | None = None
+        self._started = datetime.now(UTC).replace(microsecond=0)
+        self._retries = retries()
+        self._finished = False
+        self._result: RunManifest | None = None
+        self._own: list[RunManifest] = []
+        if path is None:
+            return
+        try:
+            import prometheus_client  # noqa: F401
+        except ImportError as exc:
+            raise MissingPackage(
+                "--metrics needs prometheus_client, which is not installed.",
+                'Install it with: pip install "cxr-batch[metrics]"',
+            ) from exc
+        if output is not None and _is_inside(path, output):
+            raise UsageError(
+                f"Expected a file outside the output for the metrics, found {path}.",
+                "Choose another file with --metrics: the results go there.",
+            )
+        if not os.path.isdir(path.parent):  # noqa: PTH112 - Path.is_dir raises where a name is too long
+            raise UsageError(
+                f"Expected a folder for the metrics at {path.parent}, found none.", "Make it first."
+            )
+        self._file = OwnFile(
+            path,
+            "--metrics",
+            "metrics of cxr-batch",
+            MAX_TEXTFILE_BYTES,
+            lambda data: LAST_RUN in _parse_values(data),
+        )
+        self._file.read()
+
+    def tell(self, result: RunManifest | None, own: Sequence[RunManifest] | None = None) -> None:
+        """Say that the command has done its work.
+
+        Args:
+            result: The run that stands now; None while others are still at work on it.
+            own: The runs that this command itself made or found finished; by default the result.
+        """
+        self._finished = True
+        self._result = result
+        self._own = list(own) if own is not None else [result] if result else []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if exc is not None:
+            stopped = isinstance(exc, KeyboardInterrupt)
+            self.exit_code = getattr(exc, "exit_code", EXIT_RETRY if stopped else EXIT_FAILED)
+        if self._file:
+            self._write(self._file)
+
+    def _write(self, file: OwnFile) -> None:
+        """Write the file; where that fails, say so: the command's own end counts for more."""
+        from prometheus_client import CollectorRegistry, generate_latest
+
+        registry = CollectorRegistry()
+        try:
+            before = _parse_values(file.read())
+            registry.register(_Families(list(self._collect(before))))
+            file.replace(generate_latest(registry))
+        except UsageError as exc:
+            log.warning("The metrics are not written. %s", exc)
+        except OSError as exc:
+            log.warning("The metrics in %s cannot be written: %s.", file.path, exc.strerror or exc)
+
+    def _collect(self, before: dict[str, float]) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        now = time.time()
+        done = self._finished and self.exit_code in {EXIT_OK, EXIT_NOT_ALL_SCORED}
+        gauges: dict[str, tuple[str, float | None]] = {
+            "cxr_exit_code": ("How the last command ended; 0 and 3 are finished.", self.exit_code),
+            LAST_RUN: ("When the last command ended.", now),
+            LAST_SUCCESS: (
+                "When a command last did all its work.",
+                now if done else before.get(LAST_SUCCESS),
+            ),
+        }
+        for name, (meaning, value) in gauges.items():
+            if value is not None:
+                yield GaugeMetricFamily(name, meaning, value=value)
+        fresh = [m for m in self._own if datetime.fromisoformat(m.started) >= self._started]
+        for name, meaning, value in (
+            (RETRIES, "Calls to storage that were made again.", retries() - self._retries),
+            (BYTES_READ, "Bytes of films read to be scored.", sum(m.bytes_read for m in fresh)),
+        ):
+            yield CounterMetricFamily(name, meaning, value=before.get(f"{name}_total", 0.0) + value)
+        if self._result:
+            yield from _describe(self._result)
+
+
+class _Families:
+    """What a registry asks for: metrics that stand already."""
+
+    def __init__(self, found: list[Metric]) -> None:
+        self._found = found
+
+    def collect(self) -> list[Metric]:
+        """All of them."""
+        return self._found
+
+
+def _describe(manifest: RunManifest) -> Iterator[Metric]:
+    """The gauges of a finished run."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    statuses = {name: getattr(manifest, name) for name in ("scored", "rejected", "failed")}
+    films = manifest.found - manifest.reused
+    price = manifest.price
+    parts: list[tuple[str, str, str, dict[str, float]]] = [
+        ("cxr_films", "Films of the run by what became of them.", "status", statuses),
+        ("cxr_run_seconds", "Seconds by stage.", "stage", manifest.seconds),
+        (
+            "cxr_worker_seconds",
+            "Seconds within the stage score, summed over all workers.",
+            "step",
+            manifest.worker_seconds,
+        ),
+        (
+            "cxr_price_per_1000_films",
+            "What 1,000 films cost by the price of a core-hour that was stated.",
+            "currency",
+            {price.currency: price.per_1000_films} if price else {},
+        ),
+    ]
+    for name, meaning, label, values in parts:
+        if values:
+            family = GaugeMetricFamily(name, meaning, labels=[label])
+            for key, value in values.items():
+                family.add_metric([key], value)
+            yield family
+    plain: list[tuple[str, str, Any]] = [
+        ("cxr_flagged", "Films that were flagged.", manifest.flagged),
+        ("cxr_films_read", "Films that the run itself read; others had a row already.", films),
+        ("cxr_images_per_second", "Films a second of the stage score.", manifest.images_per_second),
+        ("cxr_peak_memory_bytes", "Most memory of one process.", manifest.peak_memory_bytes),
+    ]
+    for name, meaning, value in plain:
+        yield GaugeMetricFamily(name, meaning, value=value)
+
+
+def _is_inside(path: Path, output: str) -> bool:
+    """Whether a file lies in an output of this machine, by whatever spelling or link."""
+    filesystem, root = open_filesystem(output)
+    folder = Path(os.path.realpath(path.parent))
+    place = Path(os.path.realpath(root))
+    return is_local(filesystem) and place in (folder / path.name, folder, *folder.parents)
+
+
+def _parse_values(data: bytes) -> dict[str, float]:
+    """The values without labels of a textfile, by name; none of any other file."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        families = list(text_string_to_metric_families(data.decode("utf-8")))
+    except ValueError:
+        return {}
+    return {s.name: s.value for family in families for s in family.samples if not s.labels}

@@ -1,0 +1,126 @@
+"""Whose film it is: patient and study from a DICOM header, as the rows may tell them.
+
+By default a row holds keyed hashes (HMAC-SHA-256): the same key gives the same hash in every run
+and on every machine, so that films of one patient stay together and nobody without the key can
+tell who it is. Without a key both are left out. A patient number in a file's name is treated alike,
+though the name itself stands in the row as it is. With "keep", identifiers are wherever the rows
+are, and that is also inside the PDF report, which carries them as attachments. Nothing else of the
+program tells an identifier: no log and no message, and ``run.json`` says only which way was taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from batch_scorer.errors import UsageError
+from batch_scorer.system.regular_file import read_regular_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODES = ("hash", "keep", "drop")
+KEY_VARIABLE = "CXR_IDENTIFIERS_KEY"
+MIN_KEY_BYTES = 16
+MAX_KEY_BYTES = 1_000_000
+HASH_DIGITS = 16
+MAX_LENGTH = 64
+"""What DICOM allows for either (PS3.5, LO and UI)."""
+
+log = logging.getLogger("cxr")
+_unsaid = threading.Lock()  # taken by the first who says it, and kept
+
+
+@dataclass(frozen=True)
+class Identifiers:
+    """How patient and study are told in the rows.
+
+    ``mode`` is "hash", "keep" or "drop"; ``key`` is what hashes are made with, and may be empty.
+    """
+
+    mode: str = "hash"
+    key: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def from_options(cls, mode: str, key_file: Path | None) -> Self:
+        """Take the key from a file, or from the environment variable ``KEY_VARIABLE``.
+
+        Raises:
+            UsageError: The file cannot be read, or the key is too short to keep anything secret.
+        """
+        if mode != "hash":
+            return cls(mode)
+        if key_file is None:
+            key, place = (
+                os.environ.get(KEY_VARIABLE, "").encode("utf-8", "surrogateescape"),
+                KEY_VARIABLE,
+            )
+        else:
+            key, place = _read_key(key_file), str(key_file)
+        key = key.strip()
+        if (key_file or key) and len(key) < MIN_KEY_BYTES:
+            raise UsageError(
+                f"Expected a key of at least {MIN_KEY_BYTES} bytes in {place}, found {len(key)}.",
+                "Make one with: openssl rand -hex 32",
+            )
+        return cls(mode, key)
+
+    @property
+    def effective(self) -> str:
+        """What is really done: hashing without a key is leaving out."""
+        return "drop" if self.mode == "hash" and not self.key else self.mode
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells two ways of telling apart, two keys too, and no key by it."""
+        named = self.effective
+        return f"{named} {self._hashed('the key itself')}" if named == "hash" else named
+
+    def apply(self, patient: str, study: str) -> tuple[str, str]:
+        """Turn both as they were read into what the row may hold."""
+        if (patient or study) and self.effective != self.mode:
+            _say_that_a_key_is_missing()
+        return self._told("patient", patient), self._told("study", study)
+
+    def apply_to_name(self, patient: str) -> str:
+        """Turn the patient number of a file's name into what the column patient may hold."""
+        return self._told("patient", patient)
+
+    def _told(self, kind: str, value: str) -> str:
+        if not value or self.effective == "drop":
+            return ""
+        if self.effective == "keep":
+            return _harmless(value)
+        return self._hashed(f"{kind}:{value}")
+
+    def _hashed(self, text: str) -> str:
+        message = text.encode("utf-8", "surrogatepass")
+        return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:HASH_DIGITS]
+
+
+def _say_that_a_key_is_missing() -> None:
+    """Say it once, though many threads decode."""
+    if _unsaid.acquire(blocking=False):
+        log.info(
+            "Patients and studies of DICOM films are left out: hashing them needs a key, from "
+            "--identifiers-key FILE or %s.",
+            KEY_VARIABLE,
+        )
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        return read_regular_file(path, MAX_KEY_BYTES)
+    except OSError as exc:
+        raise UsageError(f"The key file {path} cannot be read: {exc.strerror or exc}.") from exc
+
+
+def _harmless(value: str) -> str:
+    """One printable line of at most ``MAX_LENGTH`` characters, whatever the header holds."""
+    line = "".join(char if char.isprintable() else " " for char in value)
+    return line if len(line) <= MAX_LENGTH else line[: MAX_LENGTH - 1] + "…"

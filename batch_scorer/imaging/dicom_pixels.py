@@ -1,0 +1,225 @@
+"""From a parsed DICOM film to grey pixels: stored values, modality LUT, VOI window or LUT.
+
+Every stored value has at most 16 bits, so each step works on a table with one entry per value that
+may occur, and only the last one on the pixels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from batch_scorer.errors import ImageError, Truncated, Unreadable, Unsupported
+from batch_scorer.imaging.dicom import (
+    check_film,
+    dicom_errors,
+    open_dicom,
+    read_identifiers,
+    says_burned_in,
+)
+from batch_scorer.imaging.dicom_codestream import check_frame
+from batch_scorer.imaging.grayscale import map_stored, stretch_range
+from batch_scorer.imaging.limits import out_of_memory, reserve_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+
+MAX_BITS = 16
+_TYPICAL_BITS = 8
+
+
+class DicomImage:
+    """A DICOM file whose header has been read; its pixels are decoded on request.
+
+    Args:
+        data: The whole file.
+        start: What ``find_elements`` returned.
+
+    Raises:
+        ImageError: The header cannot be read.
+    """
+
+    def __init__(self, data: bytes | memoryview, start: int) -> None:
+        self._problem: ImageError | None = None
+        self._grey: Image.Image | None = None
+        try:
+            self._dataset = open_dicom(data, start)
+        except ImageError as exc:  # the header may be sound where the pixels are cut short
+            self._problem = exc
+            self._dataset = _open_header(data, start, exc)
+        self.patient_id, self.study_uid = read_identifiers(self._dataset)
+        self.burned_in = says_burned_in(self._dataset)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width_px, height_px).
+
+        Raises:
+            Unreadable: The header does not say them.
+        """
+        try:
+            return int(self._dataset.Columns), int(self._dataset.Rows)
+        except dicom_errors() as exc:
+            raise Unreadable("The DICOM header names no width and height.") from exc
+
+    def decode(
+        self,
+        size_px: int,  # noqa: ARG002 - no DICOM decoder reduces as Pillow's for JPEG does
+        reserve: Callable[[int], AbstractContextManager[None]] = reserve_pixels,
+    ) -> Image.Image:
+        """Decode to grey at full size, once for whatever sizes are made from it.
+
+        Raises:
+            ImageError: It is no film, or its pixels cannot be decoded.
+        """
+        if self._problem:
+            raise self._problem
+        if self._grey is None:
+            self._grey = Image.fromarray(decode_dicom(self._dataset, reserve))
+        return self._grey
+
+
+def _open_header(data: bytes | memoryview, start: int, problem: ImageError) -> Any:
+    try:
+        return open_dicom(data, start, header_only=True)
+    except ImageError:
+        raise problem from None
+
+
+def decode_dicom(
+    dataset: Any, reserve: Callable[[int], AbstractContextManager[None]] = reserve_pixels
+) -> NDArray[np.uint8]:
+    """Decode one DICOM film to grey.
+
+    Args:
+        dataset: What ``open_dicom`` returns, pixels included.
+        reserve: Waits until so many pixels may be decoded.
+
+    Returns:
+        Shape (height, width), 0 black to 255 white.
+
+    Raises:
+        ImageError: It is no film, or its pixels cannot be decoded.
+
+    Source: DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality LUT) and C.11.2 (VOI LUT).
+    """
+    try:
+        check_film(dataset)
+        with reserve(int(dataset.Columns) * int(dataset.Rows)):
+            return _grey(dataset)
+    except ImageError:
+        raise
+    except dicom_errors() as exc:
+        if isinstance(exc, ValueError) and "less than expected" in str(exc):
+            raise Truncated("The DICOM pixel data end too early.", "Send the file again.") from exc
+        if isinstance(exc, MemoryError) or "Unable to allocate" in str(exc):  # NumPy, by pydicom
+            raise out_of_memory() from exc
+        raise Unreadable(
+            f"The DICOM pixels cannot be read ({type(exc).__name__}).", "Send the file again."
+        ) from exc
+
+
+def _grey(dataset: Any) -> NDArray[np.uint8]:
+    stored = _stored_values(dataset)
+    low, high = int(stored.min()), int(stored.max())
+    values, occurring = _modality_values(dataset, stored, low, high)
+    if dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None:
+        grey = _windowed(dataset, values)
+    elif dataset.get("VOILUTSequence"):
+        grey = stretch_range(*_look_up(values, dataset.VOILUTSequence[0]))
+    else:
+        ends = values[occurring]
+        grey = stretch_range(values, float(ends.min()), float(ends.max()))
+    pixels = map_stored(stored, low, grey)
+    return 255 - pixels if dataset.PhotometricInterpretation == "MONOCHROME1" else pixels
+
+
+def _stored_values(dataset: Any) -> NDArray[np.integer]:
+    """The pixels as stored, without the bits that are not theirs."""
+    from pydicom.pixels import pixel_array
+
+    bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    if not 1 < bits <= allocated <= MAX_BITS:
+        raise Unsupported(f"Expected 2 to 16 bits a pixel, found {bits} in {allocated}.")
+    shift, plugin = 0, ""
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        plugin = check_frame(dataset)
+    else:
+        shift = max(0, int(dataset.get("HighBit") or 0) + 1 - bits)
+        dataset.BitsStored = bits + shift  # pydicom takes the lowest bits for the pixel's own
+    try:
+        stored: NDArray[np.integer] = pixel_array(dataset, decoding_plugin=plugin)
+    finally:
+        dataset.BitsStored = bits
+    if stored.ndim != 2 or stored.dtype.itemsize > MAX_BITS // 8:  # noqa: PLR2004 - height and width
+        raise Unreadable("Expected one grey value a pixel, found another arrangement.")
+    if shift:
+        stored >>= shift
+    return stored
+
+
+def _modality_values(
+    dataset: Any, stored: NDArray[np.integer], low: int, high: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """What each stored value from ``low`` to ``high`` means, and which of them the film has."""
+    values = np.arange(low, high + 1, dtype=np.float64)
+    occurring = np.zeros(values.shape, np.bool_)
+    for line in stored:
+        occurring[line.astype(np.int64) - low] = True
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    if dataset.get("ModalityLUTSequence"):
+        values, *_ = _look_up(values, dataset.ModalityLUTSequence[0])
+    elif slope is not None and intercept is not None:
+        with np.errstate(over="ignore", invalid="ignore"):  # refused later: not a number
+            values = values * float(slope) + float(intercept)
+    return values, occurring
+
+
+def _windowed(dataset: Any, values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The first VOI window, by the function that the header names (PS3.3 C.11.2.1.2 and 3)."""
+    center, width = (
+        float(value[0] if hasattr(value, "__len__") else value)
+        for value in (dataset.WindowCenter, dataset.WindowWidth)
+    )
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    linear = function not in ("LINEAR_EXACT", "SIGMOID")
+    if not width >= 1 if linear else not width > 0:
+        least = "at least 1 wide" if linear else "wider than 0"
+        raise Unreadable(f"Expected a DICOM window {least}, found another.")
+    if function == "SIGMOID":
+        from scipy.special import expit
+
+        return stretch_range(expit(4 * (values - center) / width), 0, 1)
+    if linear:
+        center, width = center - 0.5, width - 1
+    return stretch_range(values, center - width / 2, center + width / 2)
+
+
+def _look_up(values: NDArray[np.float64], item: Any) -> tuple[NDArray[np.float64], int, int]:
+    """Look values up in a DICOM LUT (PS3.3 C.11.1.1); beyond its ends, its ends.
+
+    Returns:
+        The outputs, and the least and the largest output that the LUT's bits allow.
+    """
+    entries, first, bits = (int(number) for number in item.LUTDescriptor)
+    entries = entries % 2**MAX_BITS or 2**MAX_BITS
+    if not 1 <= bits <= MAX_BITS:
+        raise Unreadable("Expected a DICOM lookup table of 8 to 16 bits, found another.")
+    told = item.LUTData
+    if isinstance(told, bytes):
+        packed = len(told) < 2 * entries and bits <= _TYPICAL_BITS  # one byte an entry
+        order = "<" if item.original_encoding[1] is not False else ">"
+        outputs = np.frombuffer(told, np.uint8 if packed else f"{order}u2").astype(np.float64)
+    else:
+        outputs = np.atleast_1d(np.asarray(told, dtype=np.float64))
+    if len(outputs) < entries:
+        raise Unreadable(f"Expected {entries} entries in a DICOM lookup table, found fewer.")
+    if not np.isfinite(values).all():
+        raise Unreadable("The film holds values that are not numbers.")
+    places = np.clip(values - first, 0, entries - 1).astype(np.int64)
+    return outputs[places], 0, 2**bits - 1

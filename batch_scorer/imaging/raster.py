@@ -1,0 +1,296 @@
+"""Picture files (JPEG, PNG, TIFF, BMP, WebP) by Pillow: its only door, and its only border."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import math
+import struct
+import warnings
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
+from PIL.JpegImagePlugin import JpegImageFile
+
+from batch_scorer.errors import (
+    ImageError,
+    NotRadiograph,
+    TooLarge,
+    Truncated,
+    Unreadable,
+    Unsupported,
+)
+from batch_scorer.imaging.grayscale import (
+    MAX_PIXELS,
+    check_area,
+    check_density,
+    check_size,
+    map_stored,
+    stretch_range,
+)
+from batch_scorer.imaging.limits import (
+    MAX_HEADER_BYTES,
+    MAX_STEPS,
+    LimitedBytes,
+    check_scans,
+    count_scans,
+    out_of_memory,
+)
+from batch_scorer.imaging.raster_headers import (
+    MAX_RUN_LENGTH_BYTES,
+    MAX_TAG_VALUES,
+    check_bitmap,
+    check_tiff,
+    read_webp_size,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+
+PICTURE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+REDUCED_SCALE_MARGIN = 2
+PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
+ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
+BAND_PIXELS = 4_000_000
+"""Converted at a time, so that a large picture in colour needs little more memory."""
+_ORIENTATION = 0x0112
+_TRANSPOSED = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_START_OF_SCAN = b"\xff\xda"
+_PHOTOMETRIC = 262
+_WHITE_IS_ZERO = 0
+_TABLE_BYTES = 2
+"""Up to 16 bits, every grey level fits a table."""
+
+# Pillow warns between its limit and twice its limit: for a film this large both mean the same.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+# A doubtful header is judged here by what it decodes to: no library need tell the terminal.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with suppress(OSError, AttributeError):  # libtiff, where Pillow links it, writes to the terminal
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+_PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+class Picture:
+    """A picture file whose header has been read and checked; its pixels are decoded on request.
+
+    Args:
+        data: The whole file.
+
+    Raises:
+        ImageError: The header cannot be read, or it announces several pictures or too large a one.
+    """
+
+    patient_id = study_uid = ""
+    burned_in = False
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._grey: Image.Image | None = None
+        self._file = _limit_reads(data)
+        with self._translated():
+            self._image = Image.open(self._file, formats=PICTURE_FORMATS)
+            self._file.pass_header()
+            self._stored_px = self._image.size
+            _check_header(self._image, data)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width_px, height_px), after EXIF orientation."""
+        with self._translated():
+            if self._image.format == "TIFF":  # Pillow has turned its size already
+                return self._stored_px
+            turned = _orientation(self._image) in _TRANSPOSED
+            return self._stored_px[::-1] if turned else self._stored_px
+
+    def decode(
+        self, size_px: int, reserve: Callable[[int], AbstractContextManager[None]]
+    ) -> Image.Image:
+        """Decode to grey, a JPEG no larger than a square of ``size_px`` needs.
+
+        A JPEG is opened again for a further size: libjpeg reduces while it decodes.
+
+        Args:
+            size_px: Side of the square.
+            reserve: Waits until so many pixels may be decoded.
+
+        Returns:
+            Mode L, after EXIF orientation, at the picture's own proportions.
+
+        Raises:
+            ImageError: It cannot be decoded.
+        """
+        if self._grey is None:
+            with self._translated():
+                self._grey = self._decode(size_px, reserve)
+        elif isinstance(self._image, JpegImageFile):
+            return Picture(self._data).decode(size_px, reserve)
+        return self._grey
+
+    def _decode(
+        self, size_px: int, reserve: Callable[[int], AbstractContextManager[None]]
+    ) -> Image.Image:
+        image, (width_px, height_px) = self._image, self._stored_px
+        with reserve(width_px * height_px):
+            # else Pillow copies the rest of the file for each block in which nothing is found
+            image.decodermaxblock = len(self._data)
+            image.draft("L", (REDUCED_SCALE_MARGIN * size_px, REDUCED_SCALE_MARGIN * size_px))
+            image.load()
+            turn = _orientation(image)
+            grey = _to_grey(image)
+        return grey.transpose(_TURNS[turn]) if turn in _TURNS else grey
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what Pillow raises into an ImageError."""
+        try:
+            yield
+        except ImageError:
+            raise
+        except _PILLOW_ERRORS as exc:
+            self._file.steps.check()
+            raise _translate(exc) from exc
+
+
+def _limit_reads(data: bytes) -> LimitedBytes:
+    """The file for Pillow, once the parts of its header that cost most were checked.
+
+    Raises:
+        ImageError: They are damaged, or would cost too much.
+    """
+    max_steps, max_header_bytes = MAX_STEPS, math.inf
+    if data[:4] == b"RIFF":
+        size = read_webp_size(data)
+        check_area(*size)
+        check_density(*size, len(data))
+    elif data[:2] == b"BM":
+        check_bitmap(data)
+        max_steps += MAX_RUN_LENGTH_BYTES
+    elif data[:2] in {b"II", b"MM"}:
+        check_tiff(data)
+        max_steps += MAX_TAG_VALUES
+    else:
+        max_header_bytes = MAX_HEADER_BYTES
+    return LimitedBytes(data, max_steps, max_header_bytes)
+
+
+def _check_header(image: Image.Image, data: bytes) -> None:
+    """Refuse what is too large, too small, several pictures, or costly for its size."""
+    check_size(*image.size)
+    check_density(*image.size, len(data))
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise NotRadiograph(
+            "Expected one film, found a file of several pages or pictures.",
+            "Save each page as a file of its own.",
+        )
+    if isinstance(image, JpegImageFile) and not _has_one_scan(image, data):
+        check_scans(count_scans(data), image.size[0] * image.size[1])
+
+
+def _has_one_scan(image: JpegImageFile, data: bytes) -> bool:
+    """Tell whether the first scan, which Pillow has just passed, is all that libjpeg will read."""
+    if image.format != "JPEG" or image.fp is None or "progressive" in image.info:
+        return False
+    header = _START_OF_SCAN + bytes([0, 2 * image.layers + 6, image.layers])
+    place = image.fp.tell() - 2 * image.layers - 8
+    return data.startswith(header, place)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, where EXIF is absent or damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except _PILLOW_ERRORS:  # nothing that can be read turns the film: its pixels are sound
+        return 1
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_deep_grey(image))
+    if image.mode not in PLAIN_MODES + ALPHA_MODES:
+        raise Unsupported(
+            f"Expected a grey or RGB picture, found one in {image.mode}.", "Save it as grey."
+        )
+    if image.mode == "L":
+        return image
+    width, height = image.size
+    rows = max(1, BAND_PIXELS // width)
+    grey = Image.new("L", image.size)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        grey.paste(_plain_grey(band), (0, top))
+    return grey
+
+
+def _plain_grey(image: Image.Image) -> Image.Image:
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode in ALPHA_MODES:
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    if image.mode == "CMYK":
+        image = image.convert("RGB")
+    return image.convert("L")
+
+
+def _deep_grey(image: Image.Image) -> NDArray[np.uint8]:
+    """16-bit, 32-bit and float grey, from the film's own minimum to its maximum."""
+    values = np.asarray(image)
+    if values.dtype.itemsize <= _TABLE_BYTES:
+        low, high = int(values.min()), int(values.max())
+        levels = np.arange(low, high + 1, dtype=np.float32)
+        grey = map_stored(values, low, stretch_range(levels))
+    else:
+        grey = stretch_range(values.astype(np.float32, copy=False))
+    tags = getattr(image, "tag_v2", {})
+    return 255 - grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
+
+
+def refuse_half_films() -> None:
+    """Undo what other libraries allow for the whole process: half a film decoded in silence."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _translate(exc: BaseException) -> ImageError:
+    """One border for everything that Pillow raises."""
+    text = str(exc).lower()
+    if isinstance(exc, MemoryError):
+        return out_of_memory()
+    if isinstance(exc, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return TooLarge(f"Expected at most {MAX_PIXELS // 1_000_000} megapixels, found far more.")
+    if "truncated" in text or "unrecognized data stream" in text or isinstance(exc, EOFError):
+        return Truncated("The file ends before the image does.", "Copy it again.")
+    if isinstance(exc, UnidentifiedImageError):
+        return Unreadable("The image header is damaged.", "Copy the file again.")
+    first_line = (str(exc).splitlines() or [type(exc).__name__])[0][:160]
+    return Unreadable(f"The image cannot be decoded: {first_line}")

@@ -1,0 +1,344 @@
+"""How good are the answers: one implementation for trainer, labelled batches and report.
+
+Every number is an ``Estimate``: a value, a 95 % interval, and the number of films behind it.
+Intervals come from a bootstrap that draws patients, where several films of one patient exist,
+because films of one child are not independent. Otherwise proportions have Wilson's interval and
+the rest a bootstrap over films. A proportion of exactly 0 or 1, where a bootstrap cannot see any
+spread, has Wilson's interval too.
+
+Two models on the same films are compared by the same bootstrap, paired: every draw of patients
+serves both. DeLong's test is not used: it takes films for independent, which those of one child are
+not.
+
+Source: Wilson 1927; Field and Welsh 2007 (cluster bootstrap); Guo et al. 2017 (ECE); Davison and
+Hinkley 1997, section 4.4 (p from a bootstrap).
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from batch_scorer.system.strict_json import Count, Number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+METRICS = ("accuracy", "precision", "recall", "specificity", "f1", "auc", "brier", "ece")
+BINS = 10
+COMPARED = ("auc", "accuracy")
+RESAMPLES = 1000
+COMPARISON_RESAMPLES = 10_000
+BLOCK_WEIGHTS = 4_000_000
+CONFIDENCE = 0.95
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """A number with its 95 % interval. ``None`` where the films do not define it."""
+
+    value: Number | None
+    low: Number | None
+    high: Number | None
+    n: Count
+
+
+class Confusion(msgspec.Struct, frozen=True):
+    """Counts of films; pneumonia is the positive class."""
+
+    true_positive: Count
+    false_positive: Count
+    true_negative: Count
+    false_negative: Count
+
+    @property
+    def total(self) -> int:
+        """All films counted."""
+        return self.true_positive + self.false_positive + self.true_negative + self.false_negative
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """Points of a figure."""
+
+    x: list[Number]
+    y: list[Number]
+
+
+def evaluate(
+    truth: ArrayLike,
+    probabilities: ArrayLike,
+    threshold: float,
+    patients: Sequence[str] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Compute every metric of ``METRICS`` with its interval.
+
+    Args:
+        truth: Shape (N,), 1 pneumonia, 0 normal.
+        probabilities: Shape (N,), P(pneumonia).
+        threshold: A film is flagged when its probability is at or above it.
+        patients: Shape (N,), one id per film, where known.
+        resamples: Bootstrap draws.
+        seed: Of the bootstrap.
+
+    Returns:
+        One estimate per metric; a value is None where undefined (an AUC with one class only).
+    """
+    y, p = _as_arrays(truth, probabilities)
+    if not len(y):
+        return dict.fromkeys(METRICS, Estimate(None, None, None, 0))
+    groups = _groups(len(y), patients)
+    clustered = int(groups.max()) + 1 < len(y)
+    point = _statistics(np.ones((1, len(y))), y, p, threshold)
+    draws = _bootstrap(groups, y, p, threshold, resamples=resamples, seed=seed)
+    counts = _proportion_counts(confusion(y, p, threshold))
+    return {
+        name: _estimate(
+            float(point[name][0]),
+            draws[name],
+            counts.get(name),
+            n=_n_behind(name, y, counts),
+            clustered=clustered,
+        )
+        for name in METRICS
+    }
+
+
+def compare(
+    truth: ArrayLike,
+    first: tuple[ArrayLike, float],
+    second: tuple[ArrayLike, float],
+    patients: Sequence[str] | None = None,
+    *,
+    resamples: int = COMPARISON_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, tuple[Estimate, float]]:
+    """How much better the first of two models is than the second on the same films.
+
+    Args:
+        truth: Shape (N,), 1 pneumonia, 0 normal.
+        first: The probabilities of one model, shape (N,), and its own threshold.
+        second: The same of the other.
+        patients: Shape (N,), one id per film, where known.
+        resamples: Bootstrap draws; each serves both models, so that the difference is paired.
+        seed: Of the bootstrap.
+
+    Returns:
+        For each metric of ``COMPARED`` that the films define: first minus second with its interval,
+        and the two-sided p of no difference, twice the smaller share of draws on one side of zero.
+    """
+    y = np.asarray(truth, dtype=np.int64)
+    groups = _groups(len(y), patients)
+    points, draws = [], []
+    for answers, threshold in (first, second):
+        p = np.asarray(answers, dtype=np.float64)
+        points.append(_statistics(np.ones((1, len(y))), y, p, threshold))
+        draws.append(_bootstrap(groups, y, p, threshold, resamples=resamples, seed=seed))
+    found = {}
+    for name in COMPARED:
+        value = float(points[0][name][0] - points[1][name][0])
+        drawn = draws[0][name] - draws[1][name]
+        drawn = drawn[np.isfinite(drawn)]
+        if np.isfinite(value):
+            estimate = _estimate(value, drawn, None, n=len(y), clustered=True)
+            found[name] = (estimate, _p_of_no_difference(drawn))
+    return found
+
+
+def confusion(truth: ArrayLike, probabilities: ArrayLike, threshold: float) -> Confusion:
+    """Count films by truth and by which side of the threshold they fall on."""
+    y, p = _as_arrays(truth, probabilities)
+    flagged = p >= threshold
+    return Confusion(
+        true_positive=int((flagged & (y == 1)).sum()),
+        false_positive=int((flagged & (y == 0)).sum()),
+        true_negative=int((~flagged & (y == 0)).sum()),
+        false_negative=int((~flagged & (y == 1)).sum()),
+    )
+
+
+def proportion(successes: int, n: int) -> Estimate:
+    """A share with Wilson's 95 % interval."""
+    if n == 0:
+        return Estimate(None, None, None, 0)
+    share, z = successes / n, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    middle = share + z**2 / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = ((middle + side * half) / (1 + z**2 / n) for side in (-1, 1))
+    return Estimate(share, max(low, 0.0), min(high, 1.0), n)
+
+
+def roc_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
+    """The corners of the ROC curve: x false positive rate, y true positive rate."""
+    y, p = _as_arrays(truth, probabilities)
+    if len(np.unique(y)) < 2:  # noqa: PLR2004 - one class has no ROC curve
+        return Curve([], [])
+    from sklearn.metrics import roc_curve
+
+    false_positive, true_positive, _ = roc_curve(y, p)
+    return Curve(_rounded(false_positive), _rounded(true_positive))
+
+
+def reliability_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
+    """Mean predicted probability (x) against the observed share of pneumonia (y), by bin."""
+    from sklearn.calibration import calibration_curve
+
+    y, p = _as_arrays(truth, probabilities)
+    observed, predicted = calibration_curve(y, p, n_bins=BINS)
+    return Curve(_rounded(predicted), _rounded(observed))
+
+
+def threshold_at_sensitivity(truth: ArrayLike, probabilities: ArrayLike, target: float) -> float:
+    """The highest threshold that still flags at least ``target`` of the films with pneumonia.
+
+    The returned value lies halfway between two neighbouring films, so that rounding in another
+    runtime cannot move a film across it.
+
+    Raises:
+        ValueError: There is no film with pneumonia.
+    """
+    y, p = _as_arrays(truth, probabilities)
+    positives = np.sort(p[y == 1])
+    if not len(positives):
+        raise ValueError("expected films with pneumonia to choose a threshold on, found none")
+    last_flagged = positives[int(np.floor(len(positives) * (1 - target) + 1e-9))]
+    below = p[p < last_flagged]
+    return float((last_flagged + (below.max() if len(below) else 0.0)) / 2)
+
+
+def _as_arrays(
+    truth: ArrayLike, probabilities: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    return np.asarray(truth, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
+
+
+def _groups(films: int, patients: Sequence[str] | None) -> NDArray[np.int64]:
+    """The number of each film's patient; a patient for each film where none is known."""
+    if patients is None:
+        return np.arange(films)
+    return np.asarray(np.unique(patients, return_inverse=True)[1], dtype=np.int64)
+
+
+def _p_of_no_difference(drawn: NDArray[np.float64]) -> float:
+    """Two-sided; one is added to both counts, since no number of draws can show p = 0."""
+    smaller = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return min(1.0, 2 * (smaller + 1) / (len(drawn) + 1))
+
+
+def _rounded(values: NDArray[Any]) -> list[float]:
+    return [round(float(value), 5) for value in values]
+
+
+def _bootstrap(
+    groups: NDArray[np.int64],
+    y: NDArray[np.int64],
+    p: NDArray[np.float64],
+    threshold: float,
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Every metric for every draw of whole groups, in blocks so that memory stays flat."""
+    rng = np.random.default_rng(seed)
+    n_groups = int(groups.max()) + 1
+    shares = np.full(n_groups, 1 / n_groups)
+    rows = max(1, min(resamples, BLOCK_WEIGHTS // len(groups)))
+    blocks = [
+        _statistics(
+            rng.multinomial(n_groups, shares, size=min(rows, resamples - start))[:, groups],
+            y,
+            p,
+            threshold,
+        )
+        for start in range(0, resamples, rows)
+    ]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
+
+
+def _statistics(
+    weights: NDArray[Any], y: NDArray[np.int64], p: NDArray[np.float64], threshold: float
+) -> dict[str, NDArray[np.float64]]:
+    """Every metric for every row of film weights, shape (rows, N) -> (rows,) each."""
+    flagged = p >= threshold
+    tp, fp, tn, fn = (
+        weights @ mask.astype(float)
+        for mask in (
+            flagged & (y == 1),
+            flagged & (y == 0),
+            ~flagged & (y == 0),
+            ~flagged & (y == 1),
+        )
+    )
+    total = tp + fp + tn + fn
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "accuracy": (tp + tn) / total,
+            "precision": tp / (tp + fp),
+            "recall": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "auc": _auc(weights, y, p),
+            "brier": weights @ (p - y) ** 2 / total,
+            "ece": _ece(weights, y, p) / total,
+        }
+
+
+def _auc(
+    weights: NDArray[Any], y: NDArray[np.int64], p: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Weighted Mann-Whitney: the share of pairs where the ill film scores higher; ties half."""
+    order = np.argsort(p, kind="stable")
+    tie_starts = np.unique(p[order], return_index=True)[1]
+    sorted_weights = weights[:, order]
+    positives = np.add.reduceat(sorted_weights * (y[order] == 1), tie_starts, axis=1)
+    negatives = np.add.reduceat(sorted_weights * (y[order] == 0), tie_starts, axis=1)
+    below = np.cumsum(negatives, axis=1) - negatives / 2
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    return np.asarray((positives * below).sum(axis=1) / pairs)
+
+
+def _ece(
+    weights: NDArray[Any], y: NDArray[np.int64], p: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Expected calibration error over equal bins, not yet divided by the total weight."""
+    in_bin = np.eye(BINS)[np.minimum((p * BINS).astype(int), BINS - 1)]
+    return np.asarray(np.abs((weights * (p - y)) @ in_bin).sum(axis=1))
+
+
+def _proportion_counts(counts: Confusion) -> dict[str, tuple[int, int]]:
+    tp, fp = counts.true_positive, counts.false_positive
+    tn, fn = counts.true_negative, counts.false_negative
+    return {
+        "accuracy": (tp + tn, counts.total),
+        "precision": (tp, tp + fp),
+        "recall": (tp, tp + fn),
+        "specificity": (tn, tn + fp),
+    }
+
+
+def _n_behind(name: str, y: NDArray[np.int64], counts: dict[str, tuple[int, int]]) -> int:
+    return counts[name][1] if name in counts else len(y)
+
+
+def _estimate(
+    value: float,
+    draws: NDArray[np.float64],
+    counts: tuple[int, int] | None,
+    *,
+    n: int,
+    clustered: bool,
+) -> Estimate:
+    if not np.isfinite(value):
+        return Estimate(None, None, None, n)
+    if counts is not None and (not clustered or value in (0.0, 1.0)):
+        return proportion(*counts)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.nanpercentile(draws, [tail, 100 - tail])
+    return Estimate(value, float(low), float(high), n)

@@ -1,0 +1,136 @@
+"""A session of ONNX Runtime: what it may read, how long it may run, and what comes out of it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from batch_scorer.errors import ModelFileError
+from batch_scorer.model.external_data import has_external_data
+from batch_scorer.model.onnx_runtime import ort, ort_errors
+from batch_scorer.system.deadline import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+OF_EXPORT = "Use a model that `cxr export` made."
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(ort_errors).values() if Exception in getattr(kind, "__bases__", ())),
+    MemoryError,
+    RuntimeError,
+    ValueError,  # a text of the file is not UTF-8
+)
+_LONGEST_REASON = 200
+_WATCHDOG = Watchdog()
+_NOWHERE = "/dev/null/outside"
+"""Where ONNX Runtime looks for data outside a model file: nothing can lie below a device."""
+
+
+def session_options(threads: int) -> Any:
+    """Options of a session whose inferences have so many threads each."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A thread that spins while it waits takes its core from one that decodes.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", _NOWHERE
+    )
+    options.log_severity_level = 4  # errors reach the user through exceptions, once
+    return options
+
+
+def cancel_opening(options: Any) -> None:
+    """Ask ONNX Runtime to give up the session that it opens with these options."""
+    options.set_load_cancellation_flag(True)
+
+
+def open_session(data: bytes, where: str, options: Any, providers: list[Any]) -> Any:
+    """Open a session on an ONNX file.
+
+    Args:
+        data: The whole file.
+        where: Its path, for the message.
+        options: From ``session_options``.
+        providers: As ONNX Runtime takes them.
+
+    Raises:
+        ModelFileError: It is no such file, cannot be run, or has data in another file.
+    """
+    if has_external_data(data):
+        raise ModelFileError(
+            f"Expected all of the model in {where}, found weights that it takes from another file: "
+            "its SHA-256 would not cover them.",
+            "Save it as one file: onnx.save(onnx.load(OLD), NEW).",
+        )
+    try:
+        return ort.InferenceSession(data, options, providers=providers)
+    except ORT_ERRORS as exc:
+        raise ModelFileError(
+            f"{where} is no ONNX model that can be run: {first_line(exc)}.", OF_EXPORT
+        ) from exc
+
+
+def infer(
+    session: Any,
+    pixels: NDArray[np.uint8],
+    shapes: Mapping[str, tuple[int, ...]],
+    device: str,
+    limit_s: float,
+    where: str,
+) -> dict[str, NDArray[np.float32]]:
+    """Run a session once.
+
+    Args:
+        session: A session with the input ``pixels``.
+        pixels: Shape (N, S, S, 1) uint8.
+        shapes: The wanted outputs by name, and the shape that each must have.
+        device: Where outputs are kept until all are there, "cpu" or "cuda".
+        limit_s: Seconds after which the inference ends between two of its operations.
+        where: The model's path, for the message.
+
+    Raises:
+        ModelFileError: The session failed, took too long, or an output has another shape.
+    """
+    options = ort.RunOptions()
+    options.log_severity_level = 4  # errors reach the user through exceptions, once
+    with _WATCHDOG.stopping(limit_s, partial(setattr, options, "terminate", True)):  # noqa: FBT003
+        try:
+            # Bound, so that nothing leaves the device before all of it is there.
+            binding = session.io_binding()
+            binding.bind_cpu_input("pixels", np.ascontiguousarray(pixels))
+            for name in shapes:
+                binding.bind_output(name, device)
+            session.run_with_iobinding(binding, options)
+            _check_shapes(binding.get_outputs(), shapes, where)  # before a huge one is copied
+            found = binding.copy_outputs_to_cpu()
+        except ORT_ERRORS as exc:
+            if options.terminate:
+                raise ModelFileError(
+                    f"Expected the model {where} to finish in {limit_s:g} seconds, found it still "
+                    "running.",
+                    OF_EXPORT,
+                ) from exc
+            raise ModelFileError(f"The model {where} failed: {first_line(exc)}.") from exc
+    return dict(zip(shapes, found, strict=True))
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what ONNX Runtime says of a failure, which may fill pages."""
+    line = (str(error).splitlines() or [""])[0].strip().rstrip(".")
+    return line[:_LONGEST_REASON] or type(error).__name__
+
+
+def _check_shapes(outputs: list[Any], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    for (name, shape), output in zip(shapes.items(), outputs, strict=True):
+        found = tuple(output.shape())
+        if found != shape:
+            raise ModelFileError(
+                f"Expected the output {name} of {where} to have the shape {shape}, found {found}.",
+                OF_EXPORT,
+            )

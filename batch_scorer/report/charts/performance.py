@@ -1,0 +1,299 @@
+"""Figures as SVG text: training curves, ROC curves, confusion matrix.
+
+One style; matplotlib without pyplot, so nothing is global; text stays text in the bundled typeface,
+which the report embeds once. The same numbers give the same bytes. Models
+differ by line style and order, not by colour alone.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib import colors, font_manager, patches
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from batch_scorer.report.charts.typeface import FAMILY, font_paths, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from matplotlib.axes import Axes
+
+    from batch_scorer.metrics.classification import Confusion, Curve, Estimate
+    from batch_scorer.model.card import ModelCard
+
+INK = "#17293a"
+GREY = "#66737f"
+LINES = "#d5dbe0"
+BLUE = "#1d5b8c"
+AMBER = "#c8780a"
+MODEL_STYLES: tuple[tuple[str, Any], ...] = (
+    (BLUE, "-"),
+    (AMBER, (0, (5, 1.6))),
+    ("#4a5560", (0, (1.4, 1.4))),
+    ("#7fa8c9", "-"),
+    ("#e0b062", (0, (5, 1.6))),
+    ("#9aa5ae", (0, (1.4, 1.4))),
+)
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "cxr-batch",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": FAMILY,
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "regular",
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "grid.color": LINES,
+    "grid.linewidth": 0.5,
+    "legend.facecolor": "white",
+    "legend.edgecolor": "none",
+    "legend.framealpha": 1,
+    "legend.fontsize": 8,
+    "legend.handlelength": 2.6,
+    "lines.linewidth": 1.5,
+    "lines.solid_capstyle": "butt",
+}
+
+
+@dataclass(frozen=True)
+class RocLine:
+    """One model's ROC curve with its operating point and a legend text."""
+
+    label: str
+    curve: Curve
+    sensitivity: Estimate
+    specificity: Estimate
+
+
+def draw_training(cards: Sequence[ModelCard]) -> str:
+    """Draw loss and accuracy by epoch, training and validation, one column per model.
+
+    Returns:
+        An SVG document.
+    """
+    alone = len(cards) == 1
+    with house_style():
+        figure = Figure(figsize=(6.9, 2.4 if alone else 3.2), layout="constrained")
+        shape = (1, 2) if alone else (2, len(cards))
+        grid: Any = figure.subplots(*shape, squeeze=False, sharex="col")
+        for column, card in enumerate(cards):
+            places = grid[0] if alone else grid[:, column]
+            for place, name in zip(places, ("loss", "accuracy"), strict=True):
+                _draw_history(place, card, name, named=column == 0)
+            if not alone:
+                places[0].set_title(printable(_short(card.title)), weight="semibold")
+        for place in grid[-1]:
+            place.set_xlabel("Epoch")
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
+        _share_scale(grid)
+        return as_svg(figure)
+
+
+def draw_roc(cards: Sequence[ModelCard]) -> str:
+    """Draw the ROC curve of each model on its reference films, and its operating point.
+
+    A cross through the point spans the 95 % intervals of sensitivity and specificity.
+
+    Returns:
+        An SVG document.
+    """
+    return draw_roc_lines(
+        [
+            RocLine(
+                card.title,
+                card.reference.roc,
+                card.reference.metrics["recall"],
+                card.reference.metrics["specificity"],
+            )
+            for card in cards
+        ]
+    )
+
+
+def draw_roc_lines(lines: Sequence[RocLine]) -> str:
+    """Draw ROC curves; a curve without points is left out."""
+    with house_style():
+        figure = Figure(figsize=(3.15, 2.95), layout="constrained")
+        place = figure.subplots()
+        place.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)))
+        for line, (colour, dashes) in zip(lines, _styles(len(lines)), strict=True):
+            if not line.curve.x:
+                continue
+            place.plot(
+                line.curve.x,
+                line.curve.y,
+                color=colour,
+                linestyle=dashes,
+                label=printable(_short(line.label, 40)),
+            )
+            _draw_operating_point(place, line, colour)
+        place.set(
+            xlim=(0, 1),
+            ylim=(0, 1),
+            aspect="equal",
+            xlabel="Healthy films flagged (1 − specificity)",
+            ylabel="Pneumonia films found (sensitivity)",
+        )
+        place.grid(visible=True)
+        if place.get_legend_handles_labels()[0]:
+            # A name as wide as the picture must not squeeze the curves to nothing.
+            place.legend(loc="lower right", borderaxespad=0.4).set_in_layout(False)
+        return as_svg(figure)
+
+
+def draw_confusion(confusion: Confusion) -> str:
+    """Draw the four counts as a square, each with its share of the row.
+
+    Returns:
+        An SVG document.
+    """
+    cells = [
+        [(confusion.true_positive, "found"), (confusion.false_negative, "missed")],
+        [(confusion.false_positive, "false alarm"), (confusion.true_negative, "rightly clear")],
+    ]
+    with house_style():
+        figure = Figure(figsize=(2.6, 2.4), layout="constrained")
+        place = figure.subplots()
+        for y, row in enumerate(cells):
+            total = sum(number for number, _ in row)
+            for x, (number, meaning) in enumerate(row):
+                share = number / total if total else None
+                _draw_cell(place, (x, y), number, meaning, share)
+        place.set(xlim=(0, 2), ylim=(2, 0), aspect="equal")
+        place.set_xticks([0.5, 1.5], ["Flagged", "Not flagged"], color=INK)
+        place.set_yticks([0.5, 1.5], ["Pneumonia", "Normal"], color=INK, rotation=90, va="center")
+        place.set_ylabel("Reference standard", color=GREY)
+        place.xaxis.tick_top()
+        place.xaxis.set_label_position("top")
+        place.set_xlabel("The model's answer", color=GREY)
+        place.tick_params(length=0)
+        place.spines[:].set_visible(False)
+        return as_svg(figure)
+
+
+def _draw_operating_point(place: Axes, line: RocLine, colour: str) -> None:
+    """A ring where the threshold lies, with its intervals; nothing where a class is missing."""
+    sensitivity, specificity = line.sensitivity, line.specificity
+    if sensitivity.value is None or specificity.value is None:
+        return
+    x, y = 1 - specificity.value, sensitivity.value
+    if sensitivity.low is not None and sensitivity.high is not None:
+        place.plot([x, x], [sensitivity.low, sensitivity.high], **_interval_style(colour))
+    if specificity.low is not None and specificity.high is not None:
+        place.plot([1 - specificity.high, 1 - specificity.low], [y, y], **_interval_style(colour))
+    place.plot(
+        x,
+        y,
+        marker="o",
+        markersize=5,
+        markerfacecolor="white",
+        markeredgecolor=colour,
+        markeredgewidth=1.6,
+        clip_on=False,
+        zorder=5,
+    )
+
+
+def _interval_style(colour: str) -> dict[str, Any]:
+    return {"color": colour, "linewidth": 1.0, "clip_on": False, "zorder": 4}
+
+
+def _draw_history(place: Axes, card: ModelCard, name: str, *, named: bool) -> None:
+    training: list[float] = getattr(card.history, name)
+    validation: list[float] = getattr(card.history, f"val_{name}")
+    epochs = range(1, len(training) + 1)
+    marker = "o" if len(training) == 1 else None
+    place.plot(epochs, training, color=BLUE, label="training", marker=marker)
+    place.plot(
+        epochs,
+        validation,
+        color=AMBER,
+        linestyle=(0, (4, 1.4)),
+        label="validation",
+        marker=marker,
+    )
+    best = card.training.best_epoch
+    if 1 <= best <= len(training):
+        place.axvline(best, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), label="epoch kept")
+    place.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    place.grid(visible=True, axis="y")
+    if named:
+        place.set_ylabel(name.capitalize())
+
+
+def _share_scale(grid: Any) -> None:
+    """One scale per row of several models, so that their heights can be compared."""
+    if len(grid) == 1:
+        return
+    for row in grid:
+        limits = [place.get_ylim() for place in row]
+        for place in row:
+            place.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def _draw_cell(
+    place: Axes, corner: tuple[int, int], number: int, meaning: str, share: float | None
+) -> None:
+    x, y = corner
+    depth = share or 0.0
+    colour = tuple(1 - depth * 0.85 * (1 - part) for part in colors.to_rgb(BLUE))
+    ink = "white" if depth > 0.55 else INK  # noqa: PLR2004 - where white reads better than ink
+    place.add_patch(
+        patches.Rectangle((x + 0.015, y + 0.015), 0.97, 0.97, facecolor=colour, edgecolor=LINES)
+    )
+    place.text(x + 0.5, y + 0.46, f"{number:,}", color=ink, size=17, weight="semibold", ha="center")
+    place.text(x + 0.5, y + 0.66, meaning, color=ink, size=8.5, ha="center")
+    part = "no such film" if share is None else f"{share:.0%} of the row"
+    place.text(x + 0.5, y + 0.83, part, color=ink, size=7.5, ha="center")
+
+
+def _styles(number: int) -> list[tuple[str, Any]]:
+    return [MODEL_STYLES[index % len(MODEL_STYLES)] for index in range(number)]
+
+
+def _short(text: str, length: int = 26) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw in the one style and typeface of every figure, leaving matplotlib's settings alone."""
+    _add_fonts()
+    with mpl.rc_context(STYLE):
+        yield
+
+
+@lru_cache(maxsize=1)
+def _add_fonts() -> None:
+    """Make the typeface known to matplotlib, both weights under one family name."""
+    for path, weight in zip(font_paths(), ("regular", "semibold"), strict=True):
+        font_manager.fontManager.ttflist.append(
+            font_manager.FontEntry(fname=str(path), name=FAMILY, weight=weight, size="scalable")
+        )
+
+
+def as_svg(figure: Figure) -> str:
+    """Write a figure as an SVG document, the same bytes for the same figure."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()

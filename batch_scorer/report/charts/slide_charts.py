@@ -1,0 +1,211 @@
+"""Pictures that only the slides have: class balance, the networks in outline, films changed.
+
+Figures in the one style of ``figures``. A sketch of a network shows how it looks at a film, not how
+many layers it has: that stands beside it, from the model's card.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import patches
+from matplotlib.figure import Figure
+from PIL import Image, ImageFilter
+
+from batch_scorer.model.card import self_test_pixels
+from batch_scorer.report.charts.performance import (
+    AMBER,
+    BLUE,
+    GREY,
+    INK,
+    LINES,
+    as_svg,
+    house_style,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from matplotlib.axes import Axes
+
+    from batch_scorer.report.content.slides import Bar
+
+SIDE_PX = 240
+CHANGES = ("as it is", "mirrored", "turned and moved", "stretched", "brighter, flatter", "grainy")
+"""What is done to a film in training, picture by picture."""
+_PALE = "#a9c4db"
+_NORMAL = "#e0b062"
+
+
+def draw_balance(bars: Sequence[Bar]) -> str:
+    """Draw how many normal films and films with pneumonia each part of a data set has.
+
+    Returns:
+        An SVG document.
+    """
+    with house_style():
+        figure = Figure(figsize=(6.9, 0.7 + 0.4 * len(bars)), layout="constrained")
+        place = figure.subplots()
+        y = np.arange(len(bars))
+        for offset, label, colour, values in (
+            (-0.2, "normal", _NORMAL, [bar.normal for bar in bars]),
+            (0.2, "with pneumonia", BLUE, [bar.pneumonia for bar in bars]),
+        ):
+            drawn = place.barh(y + offset, values, 0.36, color=colour, label=label)
+            place.bar_label(drawn, [f"{value:,}" for value in values], padding=3, color=INK)
+        place.set_yticks(y, [bar.part.capitalize() for bar in bars], color=INK)
+        place.set_xlabel("Films")
+        place.margins(x=0.1)
+        place.invert_yaxis()
+        place.tick_params(axis="y", length=0)
+        place.xaxis.set_major_formatter("{x:,.0f}")
+        figure.legend(loc="outside upper right", ncols=2)
+        return as_svg(figure)
+
+
+def draw_network(kind: str) -> str:
+    """Draw in outline how a network comes from a film to a probability.
+
+    Args:
+        kind: "dense", "convolutional", "deep"; anything else is drawn as a box.
+
+    Returns:
+        An SVG document.
+    """
+    with house_style():
+        figure = Figure(figsize=(3.4, 1.75), layout="constrained")
+        place = figure.subplots()
+        place.set(xlim=(0, 10), ylim=(-3.1, 2.3), aspect="equal")
+        place.axis("off")
+        _draw_film(place)
+        _INSIDES.get(kind, _draw_box)(place)
+        place.add_patch(patches.Circle((9.25, 0), 0.32, facecolor=BLUE, edgecolor=BLUE))
+        for x, text in ((0.85, "film"), (5.0, "layers"), (9.25, "answer")):
+            place.text(x, -3.0, text, ha="center", color=GREY, size=12)
+        return as_svg(figure)
+
+
+def change_film(picture: bytes | None) -> list[bytes]:
+    """A film as it is and as training may show it, once for each of ``CHANGES``.
+
+    The amounts are larger than in training, so that they can be seen.
+
+    Args:
+        picture: A JPEG of a film; None for the drawn chest of the self-test.
+
+    Returns:
+        Square greyscale JPEGs, always the same for the same film.
+    """
+    if picture is None:
+        film = Image.fromarray(self_test_pixels(SIDE_PX)[2, :, :, 0])
+    else:
+        with Image.open(io.BytesIO(picture)) as opened:
+            film = opened.convert("L").resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)
+    return [_as_jpeg(change(film)) for change in _CHANGED]
+
+
+def _mirror(film: Image.Image) -> Image.Image:
+    return film.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def _turn(film: Image.Image) -> Image.Image:
+    """Turned and moved; what that uncovers is filled from the edge, as in training."""
+    margin = SIDE_PX // 4
+    wide = Image.fromarray(np.pad(np.asarray(film), margin, mode="edge"))
+    turned = wide.rotate(9, Image.Resampling.BILINEAR, translate=(12, -8))
+    return turned.crop((margin, margin, margin + SIDE_PX, margin + SIDE_PX))
+
+
+def _stretch(film: Image.Image) -> Image.Image:
+    return film.crop((24, 12, SIDE_PX - 24, SIDE_PX - 12)).resize(
+        (SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR
+    )
+
+
+def _flatten(film: Image.Image) -> Image.Image:
+    pixels = np.asarray(film, dtype=np.float64)
+    return _as_film(pixels.mean() + 0.6 * (pixels - pixels.mean()) + 45)
+
+
+def _roughen(film: Image.Image) -> Image.Image:
+    pixels = np.asarray(film.filter(ImageFilter.BoxBlur(1.5)), dtype=np.float64)
+    return _as_film(pixels - 20 + np.random.default_rng(0).normal(0, 14, pixels.shape))
+
+
+_CHANGED: tuple[Callable[[Image.Image], Image.Image], ...] = (
+    lambda film: film,
+    _mirror,
+    _turn,
+    _stretch,
+    _flatten,
+    _roughen,
+)
+
+
+def _as_film(pixels: Any) -> Image.Image:
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def _as_jpeg(film: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    film.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _draw_film(place: Axes) -> None:
+    place.add_patch(patches.Rectangle((0.05, -0.8), 1.6, 1.6, facecolor=INK, edgecolor=INK))
+    for x in (0.52, 1.18):
+        place.add_patch(patches.Ellipse((x, 0), 0.46, 1.15, facecolor=_PALE, edgecolor="none"))
+
+
+def _draw_dense(place: Axes) -> None:
+    """Columns of units, each tied to all of the next."""
+    columns = [(1.65, 4, 1.4), (3.0, 5, 3.0), (4.6, 5, 3.0), (6.2, 6, 3.6), (7.8, 7, 3.8)]
+    units = [
+        [(x, y) for y in np.linspace(-height / 2, height / 2, number)]
+        for x, number, height in columns
+    ]
+    for left, right in zip(units, [*units[1:], [(9.25, 0.0)]], strict=True):
+        for one in left:
+            for two in right:
+                place.plot(*zip(one, two, strict=True), color=LINES, linewidth=0.4, zorder=0)
+    for column in units[1:]:
+        for unit in column:
+            place.add_patch(patches.Circle(unit, 0.2, facecolor="white", edgecolor=BLUE))
+
+
+def _draw_convolutions(place: Axes) -> None:
+    _draw_planes(place, [(2.3, 1.7), (3.6, 1.4), (4.8, 1.1), (5.9, 0.85), (6.9, 0.6)])
+
+
+def _draw_deep(place: Axes) -> None:
+    blocks = [(2, 1.75), (2, 1.4), (3, 1.1), (3, 0.8), (3, 0.55)]
+    planes, x = [], 2.1
+    for number, height in blocks:
+        planes += [(x + 0.33 * index, height) for index in range(number)]
+        x += 0.33 * number + 0.3
+    _draw_planes(place, planes)
+
+
+def _draw_planes(place: Axes, planes: Sequence[tuple[float, float]]) -> None:
+    """Ever smaller pictures one behind the other, the last one summed up."""
+    for x, half in planes:
+        corners = [(x, -half), (x + 0.55, 0.55 - half), (x + 0.55, 0.2 + half), (x, half - 0.35)]
+        place.add_patch(patches.Polygon(corners, facecolor=_PALE, edgecolor=BLUE, linewidth=0.8))
+    place.plot([7.75, 8.85], [0, 0], color=GREY, linewidth=0.8)
+    place.add_patch(patches.Rectangle((7.72, -0.9), 0.28, 1.8, facecolor=AMBER, edgecolor="none"))
+
+
+def _draw_box(place: Axes) -> None:
+    place.plot([1.65, 9.0], [0, 0], color=GREY, linewidth=0.8, zorder=0)
+    place.add_patch(patches.Rectangle((3.2, -1.1), 3.6, 2.2, facecolor="white", edgecolor=BLUE))
+    place.text(5.0, 0, "network", ha="center", va="center", size=12)
+
+
+_INSIDES: dict[str, Callable[[Axes], None]] = {
+    "dense": _draw_dense,
+    "convolutional": _draw_convolutions,
+    "deep": _draw_deep,
+}

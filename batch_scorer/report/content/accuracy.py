@@ -1,0 +1,321 @@
+"""How good are the models, in numbers and sentences: reference films, and this batch's labels.
+
+Pure functions of the run manifest. A number that the films do not define is said to be so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch_scorer.report.content.methods import is_kermany, people_of
+from batch_scorer.report.content.text import (
+    NOT_DEFINED,
+    count,
+    join_words,
+    of_hundred,
+    show_interval,
+    show_name,
+    show_value,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from batch_scorer.metrics.classification import Confusion, Curve, Estimate
+    from batch_scorer.model.card import ModelCard
+    from batch_scorer.results.schema import RunManifest
+
+RING = "the ring is the operating point, the cross its 95 % intervals"
+COLUMNS = {
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "recall": "Recall (sensitivity)",
+    "specificity": "Specificity",
+    "f1": "F1",
+    "auc": "AUC",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric: the value, its interval and the films behind it, as text."""
+
+    value: str
+    interval: str
+    n: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model's metrics, in the order of ``COLUMNS``."""
+
+    model: str
+    note: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Roc:
+    """One model's curve, to be drawn with its operating point."""
+
+    label: str
+    curve: Curve
+    sensitivity: Estimate
+    specificity: Estimate
+
+
+@dataclass(frozen=True)
+class Performance:
+    """One table of models on one set of films, what it means, and what its figures show.
+
+    ``confusion`` is the first model's. ``roc`` is empty where the films define no curve.
+    """
+
+    title: str
+    about: str
+    rows: tuple[Row, ...]
+    findings: tuple[str, ...]
+    confusion: Confusion
+    confusion_title: str
+    confusion_alt: str
+    roc: tuple[Roc, ...]
+    roc_title: str
+    roc_alt: str
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What the training curves show."""
+
+    sentence: str
+    alt: str
+
+
+def describe_reference(manifest: RunManifest) -> Performance:
+    """The figures that the model files carry."""
+    cards = [model.card for model in manifest.models]
+    primary = cards[0]
+    splits = list(dict.fromkeys(split_name(card) for card in cards))
+    where = join_words(splits)
+    reference = primary.reference
+    return Performance(
+        title=f"Reference figures from the model {_files(len(cards))} ({where})",
+        about=_about_reference(cards, where),
+        rows=tuple(
+            _row(
+                show_name(card.title, 60),
+                _reference_note(card, shared=_share_films(cards)),
+                card.reference.metrics,
+            )
+            for card in cards
+        ),
+        findings=reference_findings(primary, _model_in_sentence(primary)),
+        confusion=reference.confusion,
+        confusion_title=_confusion_title(primary, split_name(primary)),
+        confusion_alt=_confusion_alt(reference.confusion, split_name(primary)),
+        roc=tuple(
+            _roc(card, card.reference.roc, card.reference.metrics)
+            for card in cards
+            if card.reference.roc.x
+        ),
+        roc_title=f"ROC {_curves(len(cards))} on the {where}; {RING}",
+        roc_alt=_roc_alt(cards, [card.reference.metrics for card in cards], where),
+    )
+
+
+def explain_missing_batch(manifest: RunManifest) -> str:
+    """Why there are no figures of this batch."""
+    if not manifest.scored:
+        return "No film was scored, so there is nothing to measure."
+    return (
+        "The scored films of this batch have no labels, so this run cannot tell how good the "
+        "models are on them."
+    )
+
+
+def describe_batch(manifest: RunManifest) -> Performance | None:
+    """The figures of this batch, where its films have labels."""
+    if not manifest.metrics:
+        return None
+    cards = {model.name: model.card for model in manifest.models}
+    scores = [(cards[score.model], score) for score in manifest.metrics]
+    primary, first = scores[0]
+    curves = tuple(_roc(card, score.roc, score.metrics) for card, score in scores if score.roc.x)
+    return Performance(
+        title="This batch",
+        about=_about_batch(manifest, first.films, first.pneumonia),
+        rows=tuple(_row(show_name(card.title, 60), "", score.metrics) for card, score in scores),
+        findings=findings(
+            first.metrics, _model_in_sentence(primary), "films with pneumonia", "normal films"
+        ),
+        confusion=first.confusion,
+        confusion_title=_confusion_title(primary, "labelled films of this batch"),
+        confusion_alt=_confusion_alt(first.confusion, "labelled films of this batch"),
+        roc=curves,
+        roc_title=f"ROC {_curves(len(curves))} on this batch; {RING}",
+        roc_alt=_roc_alt(
+            [card for card, _ in scores], [score.metrics for _, score in scores], "this batch"
+        ),
+    )
+
+
+def describe_training(cards: Sequence[ModelCard]) -> TrainingFacts:
+    """What the training curves show, in words and numbers."""
+    parts = []
+    for card in cards:
+        history, best = card.history, card.training.best_epoch
+        name = show_name(card.title, 60)
+        if not 1 <= best <= len(history.val_loss):
+            parts.append(f"{name}: {count(len(history.loss), 'epoch')}.")
+            continue
+        at = best - 1
+        parts.append(
+            f"{name}: {count(len(history.loss), 'epoch')}, kept epoch {best}, "
+            f"training loss {history.loss[at]:.3f} and accuracy {history.accuracy[at]:.3f}, "
+            f"validation loss {history.val_loss[at]:.3f} and accuracy "
+            f"{history.val_accuracy[at]:.3f}."
+        )
+    return TrainingFacts(
+        sentence="The dotted line marks the epoch that was kept: the one with the lowest loss on "
+        "films held back from training. A validation line that turns away from the training line "
+        "after it shows a network learning its films by heart.",
+        alt=f"Loss and accuracy by epoch, training and validation. {' '.join(parts)}",
+    )
+
+
+def findings(metrics: Mapping[str, Estimate], model: str, ill: str, well: str) -> tuple[str, str]:
+    """Sensitivity and specificity counted out of a hundred.
+
+    Args:
+        metrics: With "recall" and "specificity".
+        model: The model, as it stands in a sentence.
+        ill: Whom or what sensitivity is about, such as "children with pneumonia".
+        well: Whom or what specificity is about, such as "healthy children".
+    """
+    recall, specificity = metrics["recall"], metrics["specificity"]
+    found = (
+        f"Of 100 {ill} {model} finds {of_hundred(recall)}."
+        if recall.value is not None
+        else "No film here is labelled pneumonia, so how many it finds cannot be said."
+    )
+    alarms = (
+        f"Of 100 {well} it wrongly flags {of_hundred(specificity, inverse=True)}."
+        if specificity.value is not None
+        else "No film here is labelled normal, so how many it wrongly flags cannot be said."
+    )
+    return found, alarms
+
+
+def reference_findings(card: ModelCard, model: str) -> tuple[str, str]:
+    """What a model's reference films say, in people."""
+    people = people_of(card)
+    return findings(card.reference.metrics, model, f"{people} with pneumonia", f"healthy {people}")
+
+
+def split_name(card: ModelCard) -> str:
+    """The reference films of a model, in words."""
+    split = card.reference.split
+    if split == "test":
+        return "official test films" if is_kermany(card) else "test films"
+    if split == "validation":
+        return "validation films"
+    return f"films of the split {show_name(split, 40)}"
+
+
+def _about_reference(cards: Sequence[ModelCard], where: str) -> str:
+    first = cards[0].reference
+    patients = f" of {count(first.patients, 'patient')}" if first.patients else ""
+    films = f": {_mix(first.films, first.pneumonia)}{patients}" if _share_films(cards) else ""
+    text = f"Measured by whoever made {'this model' if len(cards) == 1 else 'these models'}, "
+    text += f"on {where}{films}. "
+    if any(card.reference.split == "validation" for card in cards):
+        text += (
+            "Validation films also served to choose the threshold, so these figures are "
+            "likely to be too good. "
+        )
+    return text + "They are not figures of the films in this batch."
+
+
+def _share_films(cards: Sequence[ModelCard]) -> bool:
+    """Whether all models were measured on the same numbers of films."""
+    return len({(c.reference.split, c.reference.films, c.reference.pneumonia) for c in cards}) == 1
+
+
+def _about_batch(manifest: RunManifest, films: int, pneumonia: int) -> str:
+    text = f"Measured on the labelled films of this batch: {_mix(films, pneumonia)}. "
+    if manifest.synthetic:
+        text += "These films are synthetic, so the figures say nothing about patients. "
+    if films < manifest.scored:
+        text += f"{count(manifest.scored - films, 'scored film')} without a label left out. "
+    return text + (
+        "The labels are taken as they were given; a wrong label counts as a wrong answer."
+    )
+
+
+def _mix(films: int, pneumonia: int) -> str:
+    return f"{count(films, 'film')}, {pneumonia:,} with pneumonia and {films - pneumonia:,} normal"
+
+
+def _row(model: str, note: str, metrics: Mapping[str, Estimate]) -> Row:
+    cells = tuple(
+        Cell(show_value(metrics[name]), show_interval(metrics[name]), f"n = {metrics[name].n:,}")
+        for name in COLUMNS
+    )
+    return Row(model, note, cells)
+
+
+def _reference_note(card: ModelCard, *, shared: bool) -> str:
+    return (
+        ""
+        if shared
+        else f"on {split_name(card)}, {_mix(card.reference.films, card.reference.pneumonia)}"
+    )
+
+
+def _model_in_sentence(card: ModelCard) -> str:
+    return f"the model {show_name(card.title, 60)}"
+
+
+def _confusion_title(card: ModelCard, films: str) -> str:
+    return f"Confusion matrix of {show_name(card.title, 60)}, {films}"
+
+
+def _confusion_alt(confusion: Confusion, films: str) -> str:
+    return (
+        f"Confusion matrix, {films}: of "
+        f"{count(confusion.true_positive + confusion.false_negative, 'film')} with pneumonia "
+        f"{confusion.true_positive:,} were flagged and {confusion.false_negative:,} missed; of "
+        f"{count(confusion.true_negative + confusion.false_positive, 'normal film')} "
+        f"{confusion.false_positive:,} were flagged and {confusion.true_negative:,} were not."
+    )
+
+
+def _roc(card: ModelCard, curve: Curve, metrics: Mapping[str, Estimate]) -> Roc:
+    return Roc(show_name(card.title, 60), curve, metrics["recall"], metrics["specificity"])
+
+
+def _roc_alt(
+    cards: Sequence[ModelCard], metrics: Sequence[Mapping[str, Estimate]], where: str
+) -> str:
+    parts = [
+        f"{show_name(card.title, 60)}: AUC {_with_interval(values['auc'])}, operating point at "
+        f"sensitivity {_with_interval(values['recall'])} and specificity "
+        f"{_with_interval(values['specificity'])}."
+        for card, values in zip(cards, metrics, strict=True)
+    ]
+    return f"ROC curves, {where}. {' '.join(parts)}"
+
+
+def _with_interval(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return NOT_DEFINED
+    return f"{show_value(estimate)} (95 % interval {show_interval(estimate)})"
+
+
+def _files(number: int) -> str:
+    return "file" if number == 1 else "files"
+
+
+def _curves(number: int) -> str:
+    return "curve" if number == 1 else "curves"

@@ -1,0 +1,46 @@
+"""What is new in a night of ``cxr job``, as page 1 tells it. Pure functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batch_scorer.report.content.text import count, show_night
+
+if TYPE_CHECKING:
+    from batch_scorer.results.schema import RunManifest, Since
+
+
+def describe_news(manifest: RunManifest) -> str:
+    """What came and went since the night before, and how much of it is flagged.
+
+    Empty where there was no night before.
+    """
+    since = manifest.since
+    if since is None:
+        return ""
+    night = name_earlier(since)
+    parts = []
+    if since.fresh:
+        verb = "is" if since.flagged == 1 else "are"
+        flagged = f"{since.flagged:,} of them {verb} flagged."
+        parts.append(f"{_count_fresh(since)} since {night}: {flagged}")
+    else:
+        parts.append(f"No file is new since {night}.")
+    if since.new and since.changed:
+        parts.append(f"{since.changed:,} of them had another content or answer before.")
+    if since.gone:
+        verb = "is" if since.gone == 1 else "are"
+        parts.append(f"{count(since.gone, 'file')} of that night {verb} gone.")
+    return " ".join(parts)
+
+
+def name_earlier(since: Since) -> str:
+    """The night before, in words."""
+    return f"the night of {show_night(since.run_date)}"
+
+
+def _count_fresh(since: Since) -> str:
+    files, verb = count(since.fresh, "file"), "is" if since.fresh == 1 else "are"
+    if not since.changed:
+        return f"{files} {verb} new"
+    return f"{files} {verb} new or changed" if since.new else f"{files} changed"

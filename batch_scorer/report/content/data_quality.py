@@ -1,0 +1,111 @@
+"""What is wrong with the data that a model learned from, as its card counts it. Pure functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batch_scorer.model.card import CLASSES
+from batch_scorer.report.content.text import count, join_words, show_estimate, show_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batch_scorer.model.data_audit import CopyCounts, DataAudit
+
+FEW_FILMS = 100
+
+
+def describe_faults(audit: DataAudit) -> tuple[str, ...]:
+    """One sentence or two for each fault that the audit of a data set found."""
+    parts = (_small_parts, _patients, _shared, _copies, _metadata, _looks)
+    return tuple(show_name(text, 600) for part in parts for text in part(audit))
+
+
+def _small_parts(audit: DataAudit) -> Iterator[str]:
+    films: dict[str, int] = {}
+    for key, number in audit.films.items():
+        part = key.split(" ", 1)[0]
+        films[part] = films.get(part, 0) + number
+    for part, number in films.items():
+        if part != "all" and number < FEW_FILMS:
+            yield f"The part {part} has {count(number, 'film')}, too few to choose anything on."
+
+
+def _patients(audit: DataAudit) -> Iterator[str]:
+    several = {int(films): n for films, n in audit.films_per_patient.items() if films != "1"}
+    if several:
+        yield (
+            f"{sum(several.values()):,} of {count(audit.patients, 'patient')} have several films, "
+            f"up to {max(several)}. These are not independent: split by film, they make a model "
+            "look better than it is."
+        )
+    if audit.films_without_patient:
+        yield (
+            f"{audit.films_without_patient:,} of {sum(audit.films.values()):,} file names tell no "
+            "patient: films of one person may lie on both sides of a split."
+        )
+
+
+def _shared(audit: DataAudit) -> Iterator[str]:
+    for parts, number in audit.shared_patients.items():
+        text = (
+            f"The parts {parts} have {count(number, 'patient number')} in common. Whether they are "
+            "the same people is not known: the numbering may have started again."
+        )
+        same = audit.shared_with_same_cause.get(parts)
+        if same is not None:
+            some = {0: "none", number: "all"}.get(same, f"{same:,}")
+            text += f" With the same cause (bacteria, virus or none) in both: {some} of them."
+        yield text
+
+
+def _copies(audit: DataAudit) -> Iterator[str]:
+    for kind, counts in (("identical", audit.identical), ("nearly identical", audit.alike)):
+        if counts.groups:
+            yield f"{_tell_copies(counts, kind)}."
+
+
+def _tell_copies(counts: CopyCounts, kind: str) -> str:
+    across = [f"{number:,} across {pair}" for pair, number in counts.across.items()]
+    told = [
+        f"{count(counts.films, 'film')} are {kind} to another, in {count(counts.groups, 'group')}",
+        join_words(across) if across else "none across the parts of the set",
+    ]
+    if counts.mixed_labels:
+        told.append(f"{counts.mixed_labels:,} with two different labels")
+    if counts.mixed_patients:
+        told.append(f"{counts.mixed_patients:,} under two patient numbers")
+    return ", ".join(told)
+
+
+def _metadata(audit: DataAudit) -> Iterator[str]:
+    found = {
+        "cross-validated by patient": audit.metadata_auc.get("cross-validation"),
+        "on the test films": audit.metadata_auc.get("test"),
+    }
+    told = [f"{show_estimate(value)} {how}" for how, value in found.items() if value is not None]
+    if told:
+        yield (
+            "A rule that knows only a film's size, brightness, contrast and file size, and no "
+            f"place in it, has an AUC of {join_words(told)}. As much of a model's AUC may need no "
+            "look at the lungs; file size and contrast do follow the detail that a film shows."
+        )
+
+
+def _looks(audit: DataAudit) -> Iterator[str]:
+    """The first part that has both classes, in medians."""
+    for part in dict.fromkeys(looks.part for looks in audit.looks):
+        of_class = {looks.label: looks for looks in audit.looks if looks.part == part}
+        if set(of_class) == set(CLASSES):
+            told = [
+                f"{of_class[label].width_px:.0f} by {of_class[label].height_px:.0f} pixels, "
+                f"brightness {of_class[label].brightness:.0f} and contrast "
+                f"{of_class[label].contrast:.0f}"
+                for label in CLASSES
+            ]
+            where = "" if part == "all" else f" in {part}"
+            yield (
+                f"The median normal film{where} has {told[0]} (grey levels of 255), the median "
+                f"film with pneumonia {told[1]}."
+            )
+            return

@@ -1,0 +1,264 @@
+"""Whether a batch looks like the films that its model learned from, in plain words. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch_scorer.report.content.accuracy import split_name
+from batch_scorer.report.content.text import (
+    count,
+    of_hundred,
+    show_estimate,
+    show_name,
+    show_probability,
+)
+from batch_scorer.results.drift import BINS, MIN_FILMS, Likeness
+
+if TYPE_CHECKING:
+    from batch_scorer.model.card import ModelCard
+    from batch_scorer.results.drift import Drift, Gap
+
+WARNING = "This batch looks unlike the films that the model learned from"
+VERDICTS = {
+    Likeness.LIKE: "alike",
+    Likeness.DIFFERENT: "somewhat different",
+    Likeness.UNLIKE: "unlike",
+}
+LOOKS = {
+    "typicality": ("How ordinary a film is (0 to 1)", 2),
+    "brightness": ("Brightness (mean grey, 0 to 255)", 0),
+    "contrast": ("Contrast (spread of grey)", 0),
+}
+MUCH_PROBABILITY = 0.9
+
+
+@dataclass(frozen=True)
+class GapRow:
+    """One statistic: the middle of the batch, of the training films, the gap, and what it means."""
+
+    what: str
+    batch: str
+    training: str
+    gap: str
+    chance: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How probabilities spread: shares by bin of this batch, and of films that the model knows."""
+
+    edges: tuple[float, ...]
+    batch: tuple[float, ...]
+    known: tuple[float, ...]
+    known_label: str
+
+
+@dataclass(frozen=True)
+class DriftFacts:
+    """Part 5. ``warning`` is empty unless the batch looks unlike; page 1 shows ``short`` then.
+
+    ``headline`` is the verdict in a few words.
+    """
+
+    headline: str
+    warning: str
+    short: str
+    sentences: tuple[str, ...]
+    rows: tuple[GapRow, ...]
+    about: str
+    histogram: Histogram | None
+    histogram_title: str
+    histogram_alt: str
+    answers: str
+
+
+def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
+    """Say how much a batch looks like the training films of the model that decides."""
+    unlike = drift.likeness == Likeness.UNLIKE
+    label = f"{count(card.references['validation'].films, 'validation film')}"
+    return DriftFacts(
+        headline=_headline(drift),
+        warning=f"Warning: {_lower(WARNING)}." if unlike else "",
+        short=f"Warning: {_lower(WARNING)} (section 5). Do not act on its answers before they were "
+        "measured on labelled films like these."
+        if unlike
+        else "",
+        sentences=(_verdict(drift), *_strange(drift, card), *_no_proof(drift, card)),
+        rows=_rows(drift, card),
+        about=_about(drift, card),
+        histogram=(
+            Histogram(tuple(BINS.tolist()), drift.batch_shares, drift.known_shares, label)
+            if drift.answers
+            else None
+        ),
+        histogram_title=f"Probabilities of this batch ({count(drift.films, 'film')}) against the "
+        f"{label}",
+        histogram_alt=_histogram_alt(drift, label),
+        answers=_answers(drift, card),
+    )
+
+
+def _headline(drift: Drift) -> str:
+    if drift.likeness == Likeness.UNLIKE:
+        return WARNING
+    if drift.likeness == Likeness.DIFFERENT:
+        return "This batch looks somewhat different from the films that the model learned from"
+    if drift.likeness is None or not drift.looks:
+        return "Whether this batch looks like the training films is not known"
+    return "This batch looks like the training films, which is no proof of right answers"
+
+
+def _verdict(drift: Drift) -> str:
+    if drift.likeness is None:
+        return _too_little(drift)
+    films = count(drift.films, "film")
+    if drift.likeness == Likeness.UNLIKE:
+        return (
+            f"{WARNING}: {_named(drift, Likeness.UNLIKE)}. How good the model is on such films is "
+            "not known, and the figures of section 3 do not say it. Measure it on labelled films "
+            "like these before you act on any answer."
+        )
+    if drift.likeness == Likeness.DIFFERENT:
+        return (
+            f"This batch looks somewhat different from the films that the model learned from: "
+            f"{_named(drift, Likeness.DIFFERENT)}. Take the figures of section 3 with caution."
+        )
+    if not drift.looks:
+        return _too_little(drift)
+    return (
+        f"By what was measured, the {films} of this batch look like those that the model learned "
+        "from."
+    )
+
+
+def _too_little(drift: Drift) -> str:
+    if not drift.films:
+        return "No film was scored, so there is nothing to compare."
+    if drift.films >= MIN_FILMS:
+        return (
+            "The model file or these rows lack the numbers, so whether this batch looks like the "
+            "training films is not known."
+        )
+    verb = "is" if drift.films == 1 else "are"
+    return (
+        f"{count(drift.films, 'film')} {verb} too few to tell whether this batch looks like the "
+        f"films that the model learned from; {MIN_FILMS} are needed."
+    )
+
+
+def _named(drift: Drift, level: Likeness) -> str:
+    """What is so far away, in words."""
+    words = {
+        "typicality": "its films are stranger than the training films",
+        "brightness": "they are brighter or darker",
+        "contrast": "their contrast is another",
+    }
+    found = [words[name] for name, gap in drift.looks.items() if gap.likeness == level]
+    own = Likeness.LIKE if not drift.looks else max(g.likeness for g in drift.looks.values())
+    if drift.strange and own < level:
+        found.append("many of its films are strange to the model")
+    return ", ".join(found)
+
+
+def _strange(drift: Drift, card: ModelCard) -> tuple[str, ...]:
+    if drift.strange is None or drift.strange.value is None or card.typicality is None:
+        return ()
+    if drift.strange.n < MIN_FILMS:
+        strange = round(drift.strange.value * drift.strange.n)
+        return (
+            f"{strange:,} of {count(drift.strange.n, 'film')} that could be judged "
+            f"{'looks' if strange == 1 else 'look'} strange to the model: atypical, or not scored "
+            "for that reason.",
+        )
+    text = (
+        f"Of 100 films of this batch {of_hundred(drift.strange)} look strange to the model: "
+        "atypical, or not scored for that reason."
+    )
+    training = card.typicality.flagged.get("training")
+    return (f"{text} Of 100 training films {of_hundred(training)}." if training else text,)
+
+
+def _no_proof(drift: Drift, card: ModelCard) -> tuple[str, ...]:
+    """That looking alike proves nothing, by the card's own test films where they show it."""
+    if drift.likeness is None:
+        return ()
+    if card.reference.split == "validation":
+        return ("Looking alike is no proof that the answers are right.",)
+    validation = card.references["validation"].metrics
+    return (
+        "Looking alike is no proof that the answers are right: from validation films to the "
+        f"{split_name(card)}, of the same data set, specificity went from "
+        f"{show_estimate(validation['specificity'])} to "
+        f"{show_estimate(card.reference.metrics['specificity'])}.",
+    )
+
+
+def _rows(drift: Drift, card: ModelCard) -> tuple[GapRow, ...]:
+    rows = []
+    for name, gap in drift.looks.items():
+        what, decimals = LOOKS[name]
+        rows.append(_row(what, f"{gap.batch:.{decimals}f}", f"{gap.training:.{decimals}f}", gap))
+    if other := drift.answers:
+        batch, known = (
+            show_probability(p, card.threshold.value) for p in (other.batch, other.training)
+        )
+        rows.append(_row("Probability of pneumonia", batch, known, other))
+    return tuple(rows)
+
+
+def _row(what: str, batch: str, training: str, gap: Gap) -> GapRow:
+    return GapRow(
+        what=what,
+        batch=batch,
+        training=training,
+        gap=f"{gap.gap:.2f}",
+        chance="under 0.001" if gap.p < 0.001 else f"{gap.p:.3f}",  # noqa: PLR2004 - as is usual
+        verdict=VERDICTS[gap.likeness],
+    )
+
+
+def _about(drift: Drift, card: ModelCard) -> str:
+    if not drift.looks and not drift.answers:
+        return ""
+    training = card.training.films
+    films = sum(number for name, number in training.items() if name.startswith("train "))
+    known = f"{count(films, 'film')} that {show_name(card.title, 60)} was trained on"
+    return (
+        f"Middle value of this batch (n = {drift.films:,}, copies counted once) and of the "
+        f"{known}; probabilities stand against {drift.split} films. The gap is the largest "
+        "distance between the two distributions (Kolmogorov and Smirnov), from 0, alike, to 1, "
+        "nothing in common. Below 0.2, or where chance gives it more often than once in 1,000, it "
+        "counts as alike, from 0.3 as unlike. Brightness and contrast of the training films are "
+        "taken as bell curves."
+    )
+
+
+def _answers(drift: Drift, card: ModelCard) -> str:
+    """What another spread of probabilities can mean; it never makes a batch unlike by itself."""
+    if drift.answers is None or drift.answers.likeness == Likeness.LIKE:
+        return ""
+    validation = card.references["validation"]
+    return (
+        "The probabilities spread otherwise than on validation films, "
+        f"{100 * validation.pneumonia / validation.films:.0f} of 100 of which show pneumonia. That "
+        "comes of other films, or of patients who have pneumonia more or less often; these numbers "
+        "cannot tell which."
+    )
+
+
+def _histogram_alt(drift: Drift, label: str) -> str:
+    if not drift.answers:
+        return ""
+    low, high = (100 * shares[0] for shares in (drift.batch_shares, drift.known_shares))
+    low_top, high_top = (100 * shares[-1] for shares in (drift.batch_shares, drift.known_shares))
+    return (
+        f"Histogram of the probability of pneumonia in tenths. Of {count(drift.films, 'film')} of "
+        f"this batch {low:.0f} of 100 lie below 0.1 and {low_top:.0f} at {MUCH_PROBABILITY} or "
+        f"above; of {label} {high:.0f} and {high_top:.0f}."
+    )
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]

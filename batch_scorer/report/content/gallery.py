@@ -1,0 +1,203 @@
+"""Films to look at first, packed in rows. Pure functions.
+
+A row is as wide as four pictures: a film with its evidence map takes two places, one without takes
+one, so that small groups share a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch_scorer.model.card import CLASSES
+from batch_scorer.report.content.changes import name_earlier
+from batch_scorer.report.content.saliency import describe_map, name_place
+from batch_scorer.report.content.text import count, likelihood, show_name, show_probability
+from batch_scorer.results.store import EVIDENCE_SUFFIX, thumbnail_stem
+from batch_scorer.results.worklist import (
+    GROUP_SIZE,
+    SECONDS_A_FILM,
+    films_within,
+    first_look,
+    line_up,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batch_scorer.results.schema import RunManifest, Score
+
+PLACES = 4
+GROUPS = {
+    "missed": "Missed pneumonia",
+    "false_alarm": "False alarms",
+    "highest": "Highest probability",
+    "closest": "Closest to the threshold",
+    "disagree": "Models disagree",
+}
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film of the gallery.
+
+    ``picture`` is the stem of its thumbnail, ``evidence`` that of its map; empty where it has none.
+    """
+
+    picture: str
+    name: str
+    words: str
+    probability: str
+    note: str
+    alt: str
+    evidence: str = ""
+    evidence_note: str = ""
+    evidence_alt: str = ""
+
+    @property
+    def places(self) -> int:
+        """How many of a row's places it takes."""
+        return 2 if self.evidence else 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Films of one row, for one reason; only the first part of a reason has its title."""
+
+    title: str
+    text: str
+    films: tuple[Film, ...]
+
+    @property
+    def places(self) -> int:
+        """How many of a row's places it takes."""
+        return sum(film.places for film in self.films)
+
+
+def explain_empty_gallery(manifest: RunManifest) -> str:
+    """Why there is no film to look at first."""
+    if not manifest.scored:
+        return "No film was scored, so there is none to show."
+    since = manifest.since
+    if since and not since.fresh:
+        return f"No file is new since {name_earlier(since)}, so there is none to look at first."
+    which = f"No film that is new since {name_earlier(since)}" if since else "No film"
+    return (
+        f"{which} stands out: none was flagged, none lies close to the threshold, and no two "
+        "models disagree. That does not make any of them a healthy film."
+    )
+
+
+def explain_choice(rows: Sequence[Score], manifest: RunManifest) -> str:
+    """How many films are shown, and why so many; of a night of ``cxr job``, that they are new.
+
+    Args:
+        rows: Those to choose from.
+        manifest: The run.
+    """
+    since = manifest.since
+    new = f"Only films that are new since {name_earlier(since)} are shown here. " if since else ""
+    return new + _explain_number(rows, manifest)
+
+
+def _explain_number(rows: Sequence[Score], manifest: RunManifest) -> str:
+    minutes = manifest.gallery.review_minutes
+    groups = first_look(rows, manifest.models[0].threshold, minutes)
+    shown = sum(map(len, groups.values()))
+    if minutes is None:
+        return f"Up to {GROUP_SIZE} films are shown for each reason to look, in this order."
+    text = (
+        f"In {count(minutes, 'minute')}, at {SECONDS_A_FILM} seconds a film, "
+        f"{count(films_within(minutes), 'film')} can be looked at: "
+    )
+    if shown < films_within(minutes):
+        return text + f"there is a reason to look at {shown:,}, all shown here in this order."
+    return text + "those below, shared among the reasons to look, in this order."
+
+
+def describe_gallery(rows: Sequence[Score], manifest: RunManifest) -> tuple[tuple[Part, ...], ...]:
+    """The films to look at, of those to choose from, as rows of parts; small ones share one."""
+    threshold = manifest.models[0].threshold
+    candidates = line_up(rows, threshold)
+    packed: list[list[Part]] = []
+    room = 0
+    for reason, found in first_look(rows, threshold, manifest.gallery.review_minutes).items():
+        text = explain_group(reason, len(found), len(candidates[reason]), manifest)
+        parts = _split(GROUPS[reason], text, [_film(row, manifest) for row in found])
+        if len(parts) == 1 and parts[0].places <= room:
+            packed[-1].append(parts[0])
+            room -= parts[0].places
+        else:
+            packed.extend([part] for part in parts)
+            room = PLACES - parts[0].places if len(parts) == 1 else 0
+    return tuple(tuple(parts) for parts in packed)
+
+
+def explain_group(reason: str, shown: int, found: int, manifest: RunManifest) -> str:
+    """Why these films, and in which order."""
+    band = manifest.models[0].card.band
+    near = "in the band around the threshold" if band else "near the threshold"
+    which, order = {
+        "missed": (
+            "labelled pneumonia, yet not flagged",
+            "the least probable first: there the model was most wrong, or the label is",
+        ),
+        "false_alarm": (
+            "labelled normal, yet flagged: more to read, but no patient is missed",
+            "the most probable first: there the model was most wrong, or the label is",
+        ),
+        "highest": ("flagged", "the most probable first: there pneumonia is found soonest"),
+        "closest": (
+            f"{near}, flagged or not",
+            "the nearest first: there the answer could most easily turn",
+        ),
+        "disagree": (
+            "judged otherwise by another model",
+            "the least agreement first: there the models know least",
+        ),
+    }[reason]
+    number = f"{shown:,} of {found:,}" if shown < found else "All" if found > 1 else "The one"
+    verb, films = ("are", "films") if found > 1 else ("is", "film")
+    ending = f"; {order}." if shown > 1 else "."
+    return f"{number} {films} that {verb} {which}{ending}"
+
+
+def _split(title: str, text: str, films: list[Film]) -> list[Part]:
+    rows: list[list[Film]] = [[]]
+    for film in films:
+        if sum(f.places for f in rows[-1]) + film.places > PLACES:
+            rows.append([])
+        rows[-1].append(film)
+    return [
+        Part(*((title, text) if first else ("", "")), films=tuple(row))
+        for first, row in zip([True] + [False] * len(rows), rows, strict=False)
+    ]
+
+
+def _film(row: Score, manifest: RunManifest) -> Film:
+    name = show_name(row.image)
+    words = likelihood(row.probability)
+    probability = show_probability(row.probability, manifest.models[0].threshold)
+    notes = ["flagged" if row.prediction == CLASSES[1] else "not flagged"]
+    if row.uncertain:
+        notes.append("uncertain: in the band around the threshold")
+    if row.atypical:
+        notes.append("atypical: unlike most training films")
+    if row.label:
+        notes.append(f"labelled {row.label.lower()}")
+    if row.agreement is not None and row.agreement < 1:
+        others = round(row.agreement * len(manifest.models)) - 1
+        notes.append(f"{others} of {len(manifest.models) - 1} other models agree")
+    picture = thumbnail_stem(row)
+    peak = manifest.gallery.maps.get(picture)
+    return Film(
+        picture=picture,
+        name=name,
+        words=words,
+        probability=probability,
+        note=", ".join(notes),
+        alt=f"Chest film {name}. Pneumonia {words}, probability {probability}, {notes[0]}.",
+        evidence=f"{picture}{EVIDENCE_SUFFIX}" if peak else "",
+        evidence_note=name_place(peak) if peak else "",
+        evidence_alt=describe_map(name, peak, manifest) if peak else "",
+    )

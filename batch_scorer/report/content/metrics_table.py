@@ -1,0 +1,196 @@
+"""Every row of a run as a table that a page can sort, filter and open. Pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from batch_scorer.model.card import CLASSES
+from batch_scorer.report.content.changes import name_earlier
+from batch_scorer.report.content.predictions import describe_answer, describe_reason
+from batch_scorer.report.content.text import likelihood, show_name, show_probability
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from batch_scorer.results.schema import RunManifest, Score
+
+Cell = str | tuple[str, float]
+"""A text, or a text and the number that it is sorted by."""
+ALL = "All files"
+NAME_LENGTH = 4_096
+"""No name on a disk is longer."""
+NUMBERS = ("Models apart", "Typicality")
+NORMAL, PNEUMONIA = CLASSES
+
+
+class FilmRow(msgspec.Struct, frozen=True, array_like=True):
+    """One file: a cell per column, the groups that it is in, and the stem of its picture."""
+
+    cells: tuple[Cell, ...]
+    groups: tuple[int, ...]
+    flagged: bool
+    picture: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A field of every file: its title in the table, empty where it is not, and in full."""
+
+    title: str
+    field: str
+    number: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """Files that a reader may want to see alone."""
+
+    title: str
+    files: int
+
+
+@dataclass(frozen=True)
+class FilmTable:
+    """All rows. A ``FilmRow`` names its groups by their place."""
+
+    columns: tuple[Column, ...]
+    groups: tuple[Group, ...]
+    rows: tuple[FilmRow, ...]
+
+
+_GROUPS: tuple[tuple[str, Callable[[Score], bool]], ...] = (
+    (ALL, lambda _: True),
+    ("Flagged", lambda row: row.prediction == PNEUMONIA),
+    ("Clear", lambda row: row.status == "scored" and row.prediction != PNEUMONIA),
+    ("Not scored", lambda row: row.status != "scored"),
+    ("Uncertain", lambda row: bool(row.uncertain)),
+    ("Atypical", lambda row: bool(row.atypical) and row.status == "scored"),
+    ("Models disagree", lambda row: row.agreement is not None and row.agreement < 1),
+    ("Exact copies", lambda row: bool(row.duplicate_of)),
+    (
+        "Missed: labelled pneumonia, not flagged",
+        lambda row: row.label == PNEUMONIA and row.prediction == NORMAL,
+    ),
+    (
+        "False alarms: labelled normal, flagged",
+        lambda row: row.label == NORMAL and row.prediction == PNEUMONIA,
+    ),
+)
+
+
+def describe_table(
+    rows: Sequence[Score], manifest: RunManifest, dates: Sequence[str] = ()
+) -> FilmTable:
+    """Every row, whatever became of it; columns and groups that none of them needs are left out.
+
+    Patients do not appear.
+
+    Args:
+        rows: One per file found, in the order of the files.
+        manifest: The run; its first model is the one that decides.
+        dates: Of a scheduled run, for each row the date of the run that first wrote it.
+    """
+    written = {row.image: date for row, date in zip(rows, dates, strict=bool(dates))}
+    filled = [(column, [read(row) for row in rows]) for column, read in _columns(manifest, written)]
+    kept = [filled[0], *((column, cells) for column, cells in filled[1:] if any(cells))]
+    tests = [*_GROUPS, *_new_since(manifest, written)]
+    members = [[test(row) for row in rows] for _, test in tests]
+    groups = [
+        (Group(title, sum(inside)), inside)
+        for (title, _), inside in zip(tests, members, strict=True)
+        if title == ALL or any(inside)
+    ]
+    return FilmTable(
+        columns=tuple(column for column, _ in kept),
+        groups=tuple(group for group, _ in groups),
+        rows=tuple(
+            FilmRow(
+                cells=tuple(cells[place] for _, cells in kept),
+                groups=tuple(n for n, (_, inside) in enumerate(groups) if inside[place]),
+                flagged=row.prediction == PNEUMONIA,
+                picture=row.sha256[:16],
+            )
+            for place, row in enumerate(rows)
+        ),
+    )
+
+
+def _new_since(
+    manifest: RunManifest, written: Mapping[str, str]
+) -> Iterable[tuple[str, Callable[[Score], bool]]]:
+    """The group of what is new in a scheduled run."""
+    if manifest.since:
+        title = f"New since {name_earlier(manifest.since)}"
+        yield title, lambda row: written.get(row.image) == manifest.run_date
+
+
+def _columns(
+    manifest: RunManifest, written: Mapping[str, str]
+) -> Iterable[tuple[Column, Callable[[Score], Cell]]]:
+    """Each column with what reads its cell from a row."""
+    yield Column("File", "File"), lambda row: show_name(row.image, NAME_LENGTH)
+    yield Column("Answer", "Answer"), _answer
+    for place, model in enumerate(manifest.models):
+        name = show_name(model.name, 24)
+        column = Column(name, f"Probability by {name}", number=True)
+        yield column, _probability(place, model.threshold)
+    several = len(manifest.models)
+    rest: tuple[tuple[str, str, Callable[[Score], Cell]], ...] = (
+        ("Models apart", "Models apart by", lambda row: _number(row.spread)),
+        ("Typicality", "Typicality", lambda row: _number(row.typicality)),
+        ("Label", "Label", lambda row: row.label.capitalize()),
+        ("Why not scored", "Why not scored", _reason),
+        ("", "What was found", lambda row: show_name(row.detail, 400)),
+        ("", "Pneumonia, in words", _words),
+        ("", "Models that agree", lambda row: _agreeing(row, several)),
+        ("", "Viral, if it is pneumonia", lambda row: _number(row.viral)),
+        ("", "Exact copy of", lambda row: show_name(row.duplicate_of, NAME_LENGTH)),
+        ("", "Size in pixels", _size),
+        ("", "First seen in the night", lambda row: written.get(row.image, "")),
+        ("", "Hash of the file", lambda row: row.sha256),
+    )
+    for title, field, read in rest:
+        yield Column(title, field, number=title in NUMBERS), read
+
+
+def _answer(row: Score) -> Cell:
+    """In words; flagged files come first when sorted, files without an answer last."""
+    rank = 2 if row.status != "scored" else int(row.prediction != PNEUMONIA)
+    return describe_answer(row), rank
+
+
+def _probability(place: int, threshold: float) -> Callable[[Score], Cell]:
+    def read(row: Score) -> Cell:
+        if row.status != "scored":
+            return ""
+        value = row.probabilities[place]
+        return show_probability(value, threshold), round(value, 6)
+
+    return read
+
+
+def _number(value: float | None) -> Cell:
+    return "" if value is None else (f"{value:.2f}", round(value, 6))
+
+
+def _reason(row: Score) -> str:
+    return "" if row.status == "scored" else describe_reason(row.reason)
+
+
+def _words(row: Score) -> str:
+    return likelihood(row.probability) if row.status == "scored" else ""
+
+
+def _agreeing(row: Score, models: int) -> str:
+    if row.agreement is None or models == 1:
+        return ""
+    return f"{round(row.agreement * models)} of {models}"
+
+
+def _size(row: Score) -> str:
+    if row.width_px is None or row.height_px is None:
+        return ""
+    return f"{row.width_px:,} by {row.height_px:,}"

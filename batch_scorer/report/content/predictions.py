@@ -1,0 +1,209 @@
+"""Files not scored, and all predictions. Pure functions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch_scorer.model.card import CLASSES
+from batch_scorer.report.content.text import (
+    count,
+    join_words,
+    show_name,
+    show_probability,
+    show_threshold,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batch_scorer.results.schema import RunManifest, Score
+
+UNSCORED_CAP = 200
+PREDICTIONS_CAP = 2_000
+STATEMENTS_FILE = "statements.json"
+ATTACHED = {
+    "predictions.csv": "All predictions: one row per file found.",
+    "run.json": "The run: its counts, its models with their cards, its options and versions.",
+    STATEMENTS_FILE: "The sentences of page 1 that state numbers, for cxr verify.",
+}
+"""What the PDF carries inside, by file name, and how a reader's list of attachments calls it."""
+REASONS = {
+    "unreadable": ("Could not be read", "Copy the file again from where it came from."),
+    "truncated": ("Ends too early", "Copy the file again; part of it is missing."),
+    "model_output_invalid": ("A model gave no valid probability", "Score it with another model."),
+    "unsupported": ("Not a format that is read", "Convert it to JPEG, PNG or DICOM."),
+    "too_large": ("Too many pixels to open safely", "Save it at a smaller size."),
+    "too_small": ("Too few pixels to judge", "Find the film at its original size."),
+    "not_radiograph": ("Not a single plain radiograph", "Leave it out, or send the film alone."),
+    "not_allowed": ("Lies where the run may not read", "Allow it with --list-root FOLDER."),
+}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why some files were not scored, and how many."""
+
+    label: str
+    advice: str
+    files: str
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """One file that was not scored."""
+
+    name: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """The files without an answer: counts by reason, and their names up to a cap."""
+
+    about: str
+    reasons: tuple[Reason, ...]
+    files: tuple[Unscored, ...]
+    rest: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row of the table of all predictions. ``probabilities`` has one text per model."""
+
+    name: str
+    answer: str
+    flagged: bool
+    probabilities: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The table of all predictions, or its beginning."""
+
+    models: tuple[str, ...]
+    labelled: bool
+    rows: tuple[Prediction, ...]
+    about: str
+    rest: str
+
+
+def describe_answer(row: Score) -> str:
+    """What the first model made of a file: "Flagged", "Clear" or "Not scored", and doubts."""
+    scored = row.status == "scored"
+    flagged = row.prediction == CLASSES[1]
+    answer = ("Flagged" if flagged else "Clear") if scored else "Not scored"
+    if row.uncertain:
+        answer += ", uncertain"
+    if row.atypical and scored:
+        answer += ", atypical"
+    if row.duplicate_of:
+        answer += ", copy"
+    return answer
+
+
+def describe_reason(code: str) -> str:
+    """Why a file was not scored, in words."""
+    return _reason(code)[0]
+
+
+def describe_gaps(rows: Sequence[Score], manifest: RunManifest) -> Gaps:
+    """The files that were not scored, and why."""
+    unscored = [row for row in rows if row.status != "scored"]
+    return Gaps(
+        about=_about_gaps(manifest),
+        reasons=_reasons(unscored),
+        files=tuple(_unscored(row) for row in unscored[:UNSCORED_CAP]),
+        rest=_rest(len(unscored), UNSCORED_CAP, "named"),
+    )
+
+
+def describe_listing(rows: Sequence[Score], manifest: RunManifest) -> Listing:
+    """The table of all predictions."""
+    labelled = any(row.label for row in rows)
+    return Listing(
+        models=tuple(show_name(model.name, 24) for model in manifest.models),
+        labelled=labelled,
+        rows=tuple(_prediction(row, manifest) for row in rows[:PREDICTIONS_CAP]),
+        about=_about_listing(manifest),
+        rest=_rest(len(rows), PREDICTIONS_CAP, "listed"),
+    )
+
+
+def _about_gaps(manifest: RunManifest) -> str:
+    if not manifest.found:
+        return "No file was found."
+    if not manifest.not_scored:
+        return "Every file was scored."
+    verb = "was" if manifest.not_scored == 1 else "were"
+    text = f"{manifest.not_scored:,} of {count(manifest.found, 'file')} {verb} not scored: "
+    parts = []
+    if manifest.failed:
+        parts.append(f"{manifest.failed:,} could not be read")
+    if manifest.rejected:
+        parts.append(f"{manifest.rejected:,} could be read but not judged")
+    return f"{text}{join_words(parts)}. Nothing is known about what these files show."
+
+
+def _reasons(unscored: Sequence[Score]) -> tuple[Reason, ...]:
+    return tuple(
+        Reason(*_reason(code), files=f"{number:,}")
+        for code, number in sorted(
+            Counter(row.reason for row in unscored).items(), key=lambda item: (-item[1], item[0])
+        )
+    )
+
+
+def _reason(code: str) -> tuple[str, str]:
+    return REASONS.get(code, (show_name(code, 60) or "No reason given", ""))
+
+
+def _unscored(row: Score) -> Unscored:
+    return Unscored(show_name(row.image), describe_reason(row.reason), show_name(row.detail, 240))
+
+
+def _rest(number: int, cap: int, verb: str) -> str:
+    if number <= cap:
+        return ""
+    return f"The first {cap:,} of {number:,} files are {verb} here; continued in predictions.csv."
+
+
+def _about_listing(manifest: RunManifest) -> str:
+    if not manifest.found:
+        return "There is no file to list."
+    text = (
+        "Each number is a probability of pneumonia, one column per model. "
+        f"A film is flagged at {show_threshold(manifest.models[0].threshold)} or more, by "
+        f"{show_name(manifest.models[0].card.title, 60)}. Numbers are rounded for print; "
+        "predictions.csv has them in full."
+    )
+    band = manifest.models[0].card.band
+    if band:
+        text += (
+            f" From {show_threshold(band.low)} up to {show_threshold(band.high)} its answer is "
+            "uncertain."
+        )
+    if len(manifest.models) > 1:
+        own = join_words(
+            [f"{show_name(m.name, 24)} {show_threshold(m.threshold)}" for m in manifest.models[1:]]
+        )
+        text += f" The other models have thresholds of their own: {own}."
+    return text
+
+
+def _prediction(row: Score, manifest: RunManifest) -> Prediction:
+    scored = row.status == "scored"
+    probabilities = tuple(
+        show_probability(p, model.threshold)
+        for p, model in zip(row.probabilities, manifest.models, strict=scored)
+    )
+    return Prediction(
+        name=show_name(row.image, 90),
+        answer=describe_answer(row),
+        flagged=row.prediction == CLASSES[1],
+        probabilities=probabilities or ("",) * len(manifest.models),
+        label=row.label.capitalize(),
+    )

@@ -1,0 +1,212 @@
+"""The numbers that page 1 states, in a form that outlives its wording. Pure functions.
+
+A report carries the sentences of its own page 1 in which totals stand, each total replaced by its
+tag: "{flagged} of {scored} scored films were flagged as possible pneumonia." Whoever checks the
+report finds the numbers by these sentences, not by those that a later version would write. The
+tags are part of the format: a tag is never renamed, and never gets another meaning.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from batch_scorer.report.charts.typeface import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from batch_scorer.report.content.summary import Summary
+    from batch_scorer.results.schema import RunManifest
+
+TAGS = (
+    *("found", "listed", "scored", "flagged", "not flagged", "not scored", "undecided"),
+    *("atypical", "new", "new flagged"),
+)
+MAX_SENTENCES = 50
+MAX_LENGTH = 2_000
+_TAG = re.compile(rf"\{{({'|'.join(TAGS)})\}}")
+_NUMBER = r"\d{1,18}(?:,\d{3}){0,6}"
+"""Longer ones are none that a report counts."""
+
+Sentence = Annotated[str, Meta(min_length=1, max_length=MAX_LENGTH)]
+
+
+class Statements(msgspec.Struct, frozen=True):
+    """What page 1 of one report states.
+
+    ``run_sha256`` is that of the attached run.json, which holds that of the rows. ``model`` is the
+    text by which page 1 names the first model and its file's hash.
+    """
+
+    run_sha256: str
+    model: str
+    sentences: Annotated[list[Sentence], Meta(max_length=MAX_SENTENCES)]
+    version: Literal[1] = 1
+
+
+def describe_statements(
+    manifest: RunManifest, summary: Summary, model_line: str, run_sha256: str
+) -> Statements:
+    """The statements of a report.
+
+    Args:
+        manifest: The run.
+        summary: Its page 1.
+        model_line: The text by which page 1 names the first model.
+        run_sha256: Of run.json, as it is attached.
+    """
+    totals = stated_totals(manifest)
+    tiles = zip(summary.tiles, ("flagged", "not flagged", "not scored"), strict=True)
+    printed = [
+        (summary.headline, ("flagged", "scored")),
+        *((f"{tile.number} {tile.label} {tile.note}", (tag,)) for tile, tag in tiles),
+        (summary.counted, ("found", "listed")),
+        (summary.news, ("new", "new flagged")),
+        (summary.uncertain, ("undecided", "scored")),
+        (summary.atypical, ("atypical", "scored")),
+    ]
+    return Statements(
+        run_sha256=run_sha256,
+        model=printable(model_line),
+        sentences=[
+            tag_numbers(printable(text), {tag: totals[tag] for tag in tags if tag in totals})
+            for text, tags in printed
+            if text
+        ],
+    )
+
+
+def stated_totals(manifest: RunManifest) -> dict[str, int]:
+    """The totals that page 1 has to state, by tag, as run.json gives them."""
+    totals = {
+        "found": manifest.found,
+        "flagged": manifest.flagged,
+        "not flagged": manifest.clear,
+        "not scored": manifest.not_scored,
+    }
+    if manifest.found < manifest.listed:
+        totals["listed"] = manifest.listed
+    if manifest.scored:
+        totals["scored"] = manifest.scored
+        if manifest.uncertain is not None:
+            totals["undecided"] = manifest.uncertain
+        if manifest.atypical is not None:
+            totals["atypical"] = manifest.atypical
+    if manifest.since and manifest.since.fresh:
+        totals |= {"new": manifest.since.fresh, "new flagged": manifest.since.flagged}
+    return totals
+
+
+def tag_numbers(sentence: str, totals: Mapping[str, int]) -> str:
+    """Replace the first number of each total's value by its tag."""
+    for tag, total in totals.items():
+        number = re.compile(rf"(?<![\w,.]){total:,}(?!\w|[,.]\d)")
+        sentence = number.sub(f"{{{tag}}}", sentence, count=1)
+    return sentence
+
+
+def fill_tags(sentence: str, totals: Mapping[str, int]) -> str:
+    """The sentence with the numbers of these totals; a tag without one stays."""
+    return _TAG.sub(lambda tag: f"{totals[tag[1]]:,}" if tag[1] in totals else tag[0], sentence)
+
+
+def find_numbers(sentence: str, page: str) -> list[tuple[str, int]] | None:
+    """The numbers that a page gives in the places of a sentence's tags, however lines are broken.
+
+    No part of the pattern can match a text in two ways, so that a hostile one costs no more time
+    than others.
+
+    Args:
+        sentence: The sentence, with tags.
+        page: The text of the page.
+
+    Returns:
+        Tag and number, for each place where the page has the sentence; None where there is none.
+    """
+    parts = _TAG.split(sentence)
+    tags = parts[1::2]
+    parts[::2] = [r"\s++".join(map(_escape, text.split())) for text in parts[::2]]
+    parts[1::2] = [f"((?>{_NUMBER}))"] * len(tags)
+    text = r"\s*+".join(filter(None, parts))
+    found = list(re.finditer(rf"(?<![\w,.]){text}(?!\w)", page))
+    if not found:
+        return None
+    return [
+        (tag, int(number.replace(",", "")))
+        for match in found
+        for tag, number in zip(tags, match.groups(), strict=True)
+    ]
+
+
+def _escape(word: str) -> str:
+    """A word that may be broken after each hyphen."""
+    return r"-\s*+".join(map(re.escape, word.split("-")))
+
+
+_FIRST_VERSION: Sequence[tuple[str, ...]] = (
+    (
+        "{flagged} of {scored} scored film was flagged as possible pneumonia.",
+        "{flagged} of {scored} scored films was flagged as possible pneumonia.",
+        "{flagged} of {scored} scored films were flagged as possible pneumonia.",
+    ),
+    ("{flagged} flagged possible pneumonia: read first",),
+    ("{not flagged} clear which does not mean healthy",),
+    ("{not scored} not scored read these without the model",),
+    (
+        "The first {found} of {listed} files in",
+        "{found} file found in",
+        "{found} files found in",
+    ),
+    (
+        "{new} file is new since the night of NIGHT",
+        "{new} files are new since the night of NIGHT",
+        "{new} file is new or changed since the night of NIGHT",
+        "{new} files are new or changed since the night of NIGHT",
+        "{new} file changed since the night of NIGHT",
+        "{new} files changed since the night of NIGHT",
+    ),
+    ("{new flagged} of them is flagged", "{new flagged} of them are flagged"),
+    (
+        "{undecided} of {scored} scored film, flagged or not",
+        "{undecided} of {scored} scored films, flagged or not",
+    ),
+    (
+        "{atypical} of {scored} scored film looks unlike most films that the model learned from",
+        "{atypical} of {scored} scored films looks unlike most films that the model learned from",
+        "{atypical} of {scored} scored films look unlike most films that the model learned from",
+    ),
+)
+"""The sentences of cxr-batch 0.1.0 before reports carried theirs, in singular and plural.
+
+These are the words that archived reports have in print. They are never edited.
+"""
+
+
+def early_sentences(manifest: RunManifest) -> Iterator[tuple[str, ...]]:
+    """The sentences of a report that carries none; one of each group stands on its page 1."""
+    totals = stated_totals(manifest)
+    night = _early_night(manifest)
+    for group in _FIRST_VERSION:
+        if all(tag in totals for tag in _TAG.findall(group[-1])):
+            yield tuple(sentence.replace("NIGHT", night) for sentence in group)
+
+
+def early_model(manifest: RunManifest) -> str:
+    """The text by which a report that carries no statements names the first model."""
+    first = manifest.models[0]
+    return f"{first.name} {first.sha256[:12]}"
+
+
+def _early_night(manifest: RunManifest) -> str:
+    """The earlier night as 0.1.0 wrote it: "26 November" for 20261126-020000."""
+    name = manifest.since.run_date if manifest.since else ""
+    try:
+        day = datetime.strptime(name[:8], "%Y%m%d")  # noqa: DTZ007 - a day alone
+    except ValueError:
+        return name
+    return f"{day.day} {day:%B}"

@@ -1,0 +1,217 @@
+"""A model card as a page of plain words, for a terminal. Pure functions."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from batch_scorer.report.content.accuracy import split_name
+from batch_scorer.report.content.external import say_elsewhere, say_etiology
+from batch_scorer.report.content.model_comparison import say_comparison
+from batch_scorer.report.content.summary import OTHER_HOSPITALS
+from batch_scorer.report.content.text import (
+    count,
+    of_hundred,
+    show_change,
+    show_interval,
+    show_name,
+    show_threshold,
+    show_value,
+)
+
+if TYPE_CHECKING:
+    from batch_scorer.metrics.classification import Estimate
+    from batch_scorer.model.card import ModelCard
+
+WIDTH = 88
+METRICS = {
+    "accuracy": ("accuracy", "share of right answers"),
+    "precision": ("precision", "share of the flagged films that show pneumonia"),
+    "recall": ("recall", "sensitivity: share of films with pneumonia flagged"),
+    "specificity": ("specificity", "share of normal films not flagged"),
+    "f1": ("F1", "precision and recall in one number"),
+    "auc": ("AUC", "how well it ranks ill above well; 0.5 is chance"),
+    "brier": ("Brier", "squared error of the probabilities; 0 is best"),
+    "ece": ("ECE", "gap between probabilities and reality; 0 is best"),
+}
+
+
+def describe_model(card: ModelCard) -> str:
+    """All that a newcomer needs to know of a model, in lines of at most ``WIDTH`` characters."""
+    parts = {
+        "How good it is": [_on_reference(card), *_table(card)],
+        "When it flags a film": _flagging(card),
+        "How far its probabilities can be believed": _calibration(card),
+        "What else it says": _further(card),
+        "On normal films from elsewhere": _elsewhere(card),
+        "Against the other models of its set": _comparison(card),
+        "How it was made": _making(card),
+        "Number format": _precision(card),
+        "Known limits": _limits(card),
+        "Made with": [_versions(card)],
+    }
+    lines = [
+        f"{show_name(card.title, 60)} ({show_name(card.name, 40)})",
+        *_wrap(show_name(card.summary, 600), ""),
+        "Research use only, not a medical device.",
+    ]
+    for title, texts in parts.items():
+        lines += ["", title]
+        for text in texts:
+            lines += [text] if text.startswith(" ") else _wrap(text, "  ")
+    return "\n".join(lines)
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    hanging = indent + "  " * text.startswith("- ")
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=hanging)
+
+
+def _on_reference(card: ModelCard) -> str:
+    reference, values = card.reference, card.reference.metrics
+    patients = f" of {count(reference.patients, 'patient')}" if reference.patients else ""
+    return (
+        f"On the {reference.films:,} {split_name(card)}{patients}, {reference.pneumonia:,} with "
+        f"pneumonia: of 100 films with pneumonia it flags {of_hundred(values['recall'])}; of 100 "
+        f"normal films it wrongly flags {of_hundred(values['specificity'], inverse=True)}."
+    )
+
+
+def _table(card: ModelCard) -> list[str]:
+    values = card.reference.metrics
+    return [
+        f"  {name:12s}{show_value(values[key]):6s} {show_interval(values[key]):15s} {meaning}"
+        for key, (name, meaning) in METRICS.items()
+    ]
+
+
+def _flagging(card: ModelCard) -> list[str]:
+    threshold, band = card.threshold, card.band
+    texts = [
+        f"At a probability of {show_threshold(threshold.value)} or more: "
+        f"{show_name(threshold.rule, 300)}, chosen on {show_name(threshold.chosen_on, 40)} films."
+    ]
+    if band is None:
+        return [*texts, "Its file says of no film that the answer is uncertain."]
+    return [
+        *texts,
+        f"From {show_threshold(band.low)} up to {show_threshold(band.high)} the answer is called "
+        f"uncertain: {show_name(band.rule, 400)}. Of 100 {show_name(band.chosen_on, 40)} films "
+        f"{of_hundred(band.share)} lie there.",
+    ]
+
+
+def _calibration(card: ModelCard) -> list[str]:
+    calibration = card.calibration
+    texts = [
+        f"{show_name(calibration.method, 60)}, fitted on {show_name(calibration.fitted_on, 40)}."
+    ]
+    if calibration.ece_after is not None and calibration.brier_after is not None:
+        texts.append(
+            f"On those same films the ECE went from {calibration.ece_before:.3f} to "
+            f"{calibration.ece_after:.3f} and the Brier score from {calibration.brier_before:.3f} "
+            f"to {calibration.brier_after:.3f}: calibrated on them, it looks better there than "
+            "elsewhere."
+        )
+    own = card.reference.metrics
+    texts.append(
+        f"On the {split_name(card)} the ECE is {show_value(own['ece'])} and the Brier score "
+        f"{show_value(own['brier'])}."
+    )
+    return texts
+
+
+def _further(card: ModelCard) -> list[str]:
+    """The answers beside the probability."""
+    texts = []
+    if card.evidence:
+        checked = card.evidence.faithfulness
+        texts.append(
+            f"- Evidence map, {card.evidence.height} by {card.evidence.width} places "
+            f"({card.evidence.method}). With the tenth of the places of most evidence blurred on "
+            f"{checked.films} films with pneumonia the logit falls by {checked.deletion[1]:.2f}, "
+            f"with a tenth at random by {checked.random_deletion[1]:.2f}; with shuffled weights "
+            f"the map's rank correlation is {checked.randomised_correlation:.2f}."
+        )
+    if card.typicality:
+        shares = "; ".join(
+            f"{show_name(name, 40)} {_show_share(rejected)} and {_show_share(flagged)}"
+            for name, rejected, flagged in (
+                (name, card.typicality.rejected[name], card.typicality.flagged[name])
+                for name in card.typicality.flagged
+            )
+        )
+        texts.append(
+            "- Typicality: an image far from the training films is not scored, one at their edge "
+            f"is called atypical. Share not scored and share atypical, by films: {shares}."
+        )
+    if cause := say_etiology(card):
+        texts.append(f"- Bacterial or viral, a weaker answer and for study only: {cause}")
+    return texts or ["Nothing."]
+
+
+def _show_share(share: Estimate) -> str:
+    """A share in per cent, with one digit."""
+    return "not defined" if share.value is None else f"{share.value:.1%}"
+
+
+def _precision(card: ModelCard) -> list[str]:
+    precision = card.precision
+    if precision is None:
+        return ["Float32, as it was trained."]
+    ranges = f", its ranges from {precision.calibrated_on}" if precision.calibrated_on else ""
+    return [
+        f"Convolutions in {precision.kind}{ranges}. The figures on this page, the threshold and "
+        "the calibration are the float32 network's.",
+        f"On the {precision.films:,} validation films this file's AUC is {precision.auc:.4f} "
+        f"(a change of {show_change(precision.auc_difference)}), a probability is off by at most "
+        f"{precision.largest_difference:.4f}, and labels changed: {len(precision.flips)}.",
+        *(f"- {show_name(film, 80)}" for film in precision.flips),
+    ]
+
+
+def _elsewhere(card: ModelCard) -> list[str]:
+    return [say_elsewhere(found, "it") for found in card.external] or ["Not measured."]
+
+
+def _comparison(card: ModelCard) -> list[str]:
+    if card.comparison is None:
+        return ["Its file carries no comparison."]
+    return [say_comparison(card.comparison), f"By {show_name(card.comparison.method, 300)}."]
+
+
+def _making(card: ModelCard) -> list[str]:
+    training = card.training
+    films = ", ".join(f"{number:,} {name}" for name, number in training.films.items())
+    return [
+        f"Data set {show_name(training.data, 60)}: {show_name(films, 300)} films.",
+        show_name(training.split_policy, 500),
+        show_name(training.imbalance, 500),
+        f"{training.parameters:,} weights, first by {show_name(training.initial_weights, 60)}; "
+        f"{count(training.epochs, 'epoch')} in {training.minutes:g} minutes, epoch "
+        f"{training.best_epoch} kept; seed {training.seed}.",
+        show_name(training.command, 300),
+    ]
+
+
+def _limits(card: ModelCard) -> list[str]:
+    limits = [
+        f"- It knows only films like those it learned from. {OTHER_HOSPITALS}",
+        "- It knows two answers, normal and pneumonia: other illnesses have no place in it.",
+        "- It sees one film: no history, no examination, no second view. A film that it does not "
+        "flag may still show pneumonia.",
+    ]
+    if card.reference.split == "validation":
+        limits.append(
+            "- Its figures are of the films on which its threshold was chosen, so they are likely "
+            "to be too good."
+        )
+    return limits
+
+
+def _versions(card: ModelCard) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in card.versions.items())
+    return (
+        f"Decode version {card.decode_version}, card version {card.card_version}, commit "
+        f"{show_name(card.training.commit, 60)}; {show_name(versions, 400)}."
+    )

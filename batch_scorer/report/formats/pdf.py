@@ -1,0 +1,197 @@
+"""Draw the report of a finished run: ledger -> facts -> HTML -> PDF, with its data attached."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+from PIL import Image, UnidentifiedImageError
+
+from batch_scorer.errors import LedgerError
+from batch_scorer.imaging.heatmap import draw_scale
+from batch_scorer.report.charts import icon_arrays, performance
+from batch_scorer.report.content.predictions import ATTACHED, STATEMENTS_FILE
+from batch_scorer.report.content.report import build_facts
+from batch_scorer.report.content.report_options import AS_USUAL
+from batch_scorer.report.content.statements import describe_statements
+from batch_scorer.report.formats.templates import open_template
+from batch_scorer.report.formats.weasyprint import ARCHIVAL, UNDATED, Attached, Imprint, print_pdf
+from batch_scorer.results import store
+from batch_scorer.results.run_dates import read_run_dates
+from batch_scorer.storage.output import MOST_TABLE_BYTES, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from batch_scorer.report.content.accuracy import Performance
+    from batch_scorer.report.content.report import ReportFacts
+    from batch_scorer.report.content.report_options import Drawing
+    from batch_scorer.results.schema import RunManifest, Score
+    from batch_scorer.storage.output import Output
+
+TEMPLATE = "report.html.j2"
+_PICTURE_NAME = re.compile(store.PICTURE_NAME)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report of any format is made of.
+
+    ``dates`` are those of the scheduled runs that first wrote each row. ``pictures`` names the
+    films that can be shown; ``resources`` holds body and media type of every picture and figure by
+    name; ``variant`` is the standard that a PDF follows.
+    """
+
+    manifest: RunManifest
+    rows: Sequence[Score]
+    dates: Sequence[str]
+    facts: ReportFacts
+    pictures: frozenset[str]
+    resources: Mapping[str, tuple[bytes, str]]
+    variant: str
+
+
+def gather(output: Output, drawing: Drawing = AS_USUAL) -> Material:
+    """Read a finished run, tell its facts, find its pictures and draw its figures.
+
+    Raises:
+        LedgerError: There is no finished run.
+    """
+    run = store.read_run(output)
+    manifest, dates = run.manifest, read_run_dates(run)
+    branding = drawing.branding
+    facts = build_facts(manifest, run.rows, branding, dates)
+    pictures = _find_pictures(output, facts)
+    logo = {"logo": (branding.logo, "image/png")} if branding.logo else {}
+    return Material(
+        manifest,
+        run.rows,
+        dates,
+        facts,
+        frozenset(pictures),
+        {**_draw_figures(manifest, facts), **pictures, **logo},
+        drawing.variant or ARCHIVAL,
+    )
+
+
+def write_pdf(output: Output, material: Material) -> str:
+    """Write ``report.pdf`` next to the rows.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        ReportError: Pango is missing, something in the page is wrong, or the disk is full.
+    """
+    imprint = make_imprint(material, attachments=_attach(output, material))
+    pdf = print_pdf(compose_pdf(material), material.resources, imprint)
+    output.write(store.REPORT_FILE, pdf)
+    return f"{output.url}/{store.REPORT_FILE}"
+
+
+def compose_pdf(material: Material) -> str:
+    """The HTML that the PDF is printed from."""
+    return open_template(TEMPLATE).render(
+        facts=material.facts, pictures=material.pictures, created=created_when(material.facts)
+    )
+
+
+def created_when(facts: ReportFacts) -> str:
+    """When the run ended, as a W3C date; empty where the run does not say it in that way."""
+    moment = _moment(facts.created)
+    return moment.isoformat(timespec="seconds") if moment else ""
+
+
+def make_imprint(
+    material: Material, kind: str = "", attachments: tuple[Attached, ...] = ()
+) -> Imprint:
+    """Identifier and date of a document of this run; ``kind`` tells it from the report."""
+    manifest = material.manifest
+    seed = f"{manifest.run_id} {manifest.rows_sha256} {material.variant}{kind}"
+    return Imprint(
+        identifier=hashlib.sha256(seed.encode()).digest()[:16],
+        created=_moment(material.facts.created) or UNDATED,
+        variant=material.variant,
+        attachments=attachments,
+    )
+
+
+def _attach(output: Output, material: Material) -> tuple[Attached, ...]:
+    """The rows, the run, and what page 1 states of them."""
+    data = {name: _read_whole(output, name) for name in (store.CSV_FILE, store.RUN_FILE)}
+    facts, run_sha256 = material.facts, digest(data[store.RUN_FILE])
+    statements = describe_statements(material.manifest, facts.summary, facts.model_line, run_sha256)
+    data[STATEMENTS_FILE] = msgspec.json.format(msgspec.json.encode(statements), indent=2)
+    return tuple(Attached(name, ATTACHED[name], data[name]) for name in sorted(ATTACHED))
+
+
+def _read_whole(output: Output, name: str) -> bytes:
+    data = output.read(name, MOST_TABLE_BYTES)
+    if data is None:
+        raise LedgerError(f"{name} in {output.url} went away while the report was drawn.")
+    return data
+
+
+def _moment(iso: str) -> datetime | None:
+    """A moment of a known time zone, None for anything else."""
+    try:
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
+
+
+def _find_pictures(output: Output, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
+    """The pictures that exist and can be opened, by the stem of their name."""
+    found = {}
+    films = [film for row in facts.gallery for part in row for film in part.films]
+    for name in (name for film in films for name in (film.picture, film.evidence)):
+        if not _PICTURE_NAME.fullmatch(name):
+            continue
+        data = output.read(f"{store.FILMS_FOLDER}/{name}.jpg")
+        if data is not None and _is_jpeg(data):
+            found[name] = (data, "image/jpeg")
+    return found
+
+
+def _is_jpeg(data: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)):
+            return True
+    except (OSError, UnidentifiedImageError):
+        return False
+
+
+def _draw_figures(manifest: RunManifest, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
+    cards = [model.card for model in manifest.models]
+    drawn = _performance_figures("reference", facts.reference)
+    drawn["training"] = performance.draw_training(cards)
+    if facts.batch:
+        drawn |= _performance_figures("batch", facts.batch)
+    drawn |= icon_arrays.draw_parts(facts)
+    found = {name: (svg.encode(), "image/svg+xml") for name, svg in drawn.items()}
+    if facts.evidence:
+        found["evidence-scale"] = (_as_png(draw_scale()), "image/png")
+    return found
+
+
+def _as_png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _performance_figures(name: str, part: Performance) -> dict[str, str]:
+    drawn = {f"{name}-confusion": performance.draw_confusion(part.confusion)}
+    if part.roc:
+        lines = [
+            performance.RocLine(roc.label, roc.curve, roc.sensitivity, roc.specificity)
+            for roc in part.roc
+        ]
+        drawn[f"{name}-roc"] = performance.draw_roc_lines(lines)
+    return drawn

@@ -1,0 +1,31 @@
+"""The one way in which templates are opened: every text escaped, and printable in the typeface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from batch_scorer.report.charts.typeface import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+def open_template(name: str) -> Template:
+    """Open a packaged template. What it is given and does not have is an error, not a blank."""
+    environment = Environment(
+        loader=PackageLoader("report_templates", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_print,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+def _print(value: Any) -> Any:
+    """Every text that a template prints, in characters that the typeface has."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,0 +1,333 @@
+"""Compare a report with what it carries: attached files, hashes, totals, and what page 1 says.
+
+PDFium reads the PDF, as Chrome does. What page 1 says is read as text from the page itself, because
+that is what people see; metadata can say anything. Its numbers are found by the sentences that the
+report carries in statements.json, or, in a report of before there were any, by the words of then:
+never by those that this version would write.
+"""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import hashlib
+import io
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pypdfium2
+
+from batch_scorer.errors import ReportError
+from batch_scorer.model.card import CLASSES
+from batch_scorer.report.content.predictions import STATEMENTS_FILE
+from batch_scorer.report.content.statements import (
+    Statements,
+    early_model,
+    early_sentences,
+    fill_tags,
+    find_numbers,
+    stated_totals,
+)
+from batch_scorer.report.content.text import count, join_words, show_name
+from batch_scorer.results.old_versions import RENAMED_COLUMNS, decode_manifest
+from batch_scorer.results.run_dates import COLUMN
+from batch_scorer.results.store import CSV_FILE, RUN_FILE
+from batch_scorer.storage.access import end_the_run
+from batch_scorer.storage.filesystem import call, open_filesystem, read_file
+from batch_scorer.storage.retry import explain, failures
+from batch_scorer.system.redact import scrub_url
+from batch_scorer.system.strict_json import decode_stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batch_scorer.results.schema import RunManifest
+
+MAX_REPORT_BYTES = 1_000_000_000
+MAX_ATTACHMENTS = 100
+"""A report carries three; PDFium looks each one up from the start."""
+MAX_RUN_BYTES = 20_000_000
+MAX_STATEMENTS_BYTES = 200_000
+MAX_TABLE_BYTES = 500_000_000
+MAX_ROW_BYTES = 10_000
+"""On average, over all rows; one has some hundred."""
+_HYPHENS = {0x02: "-", 0xFFFE: "-"}
+"""PDFium gives a hyphen at the end of a line as one of these, by its version."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """One number in up to three places.
+
+    ``rows`` is None where the rows cannot tell it. ``page`` is empty where page 1 does not state
+    it, and has several numbers where page 1 contradicts itself.
+    """
+
+    name: str
+    rows: int | None
+    run: int | None
+    page: tuple[int, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all places say the same."""
+        return len({self.run, *self.page} | ({self.rows} - {None})) == 1
+
+    def __str__(self) -> str:
+        """The number by its places: "7 by the rows and by run.json, 8 on page 1"."""
+        rows = [] if self.rows is None else ["by the rows"]
+        page = ["on page 1"] if self.page else []
+        if self.agrees:
+            return f"{self.run:,} {join_words([*rows, 'by run.json', *page])}"
+        run = "none" if self.run is None else f"{self.run:,}"
+        told = " and ".join(f"{number:,}" for number in self.page)
+        parts = [
+            *(f"{self.rows:,} {place}" for place in rows),
+            f"{run} by run.json",
+            *(f"{told} {place}" for place in page),
+        ]
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found in a report: its run, its totals, and a sentence for each fault."""
+
+    manifest: RunManifest
+    rows_sha256: str
+    totals: tuple[Total, ...]
+    faults: tuple[str, ...]
+
+
+def verify_report(url: str) -> Verification:
+    """Take the attachments out of a report and compare them with each other and with page 1.
+
+    Args:
+        url: A PDF, as a path or URL.
+
+    Raises:
+        ReportError: It is no PDF, is encrypted, or does not carry the rows and the run.
+    """
+    data, url = _read(url), scrub_url(url)
+    try:
+        with pypdfium2.PdfDocument(data) as pdf:
+            if pypdfium2.raw.FPDF_GetSecurityHandlerRevision(pdf) >= 0:
+                raise _encrypted(url)
+            attachments = _find_attachments(pdf, url)
+            run = _extract(attachments, RUN_FILE, MAX_RUN_BYTES, url)
+            manifest = _read_run(run, url)
+            statements = _read_statements(attachments, url)
+            most = min(MAX_TABLE_BYTES, MAX_ROW_BYTES * (manifest.found + 1))
+            table = _extract(attachments, CSV_FILE, most, url)
+            page = pdf[0].get_textpage().get_text_bounded().translate(_HYPHENS)
+    except pypdfium2.PdfiumError as exc:
+        if exc.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD:
+            raise _encrypted(url) from exc
+        # What PDFium says of a document without pages is "Success": its words are not repeated.
+        raise ReportError(
+            f"{url} is no PDF, or a damaged one, or has no page.", "Give the report.pdf of a run."
+        ) from exc
+    sha256 = hashlib.sha256(table).hexdigest()
+    readings, unsaid = _read_page(page, manifest, statements)
+    counted = _count_rows(table, url, manifest.run_date if manifest.since else "")
+    totals = tuple(
+        Total(name, number, told, tuple(sorted(readings.get(name, ()))))
+        for name, (number, told) in _pair(counted, manifest).items()
+    )
+    changed = _changed(manifest, sha256, statements, hashlib.sha256(run).hexdigest())
+    disagreeing = [f"{total.name}: {total}" for total in totals if not total.agrees]
+    return Verification(manifest, sha256, totals, (*changed, *disagreeing, *unsaid))
+
+
+def _read(url: str) -> bytes:
+    filesystem, path = open_filesystem(url)
+    try:
+        with end_the_run():
+            return call(read_file, filesystem, path, MAX_REPORT_BYTES)
+    except FileNotFoundError as exc:
+        raise ReportError(f"Expected a report at {scrub_url(url)}, found nothing.") from exc
+    except failures() as exc:
+        raise explain(exc, scrub_url(url), ReportError, "read") from exc
+
+
+def _find_attachments(pdf: pypdfium2.PdfDocument, url: str) -> dict[str, pypdfium2.PdfAttachment]:
+    """The attached files that a report has, by name; nothing of them is unpacked yet.
+
+    Raises:
+        ReportError: One of them is not alone, or not there although every report has it.
+    """
+    number = pdf.count_attachments()
+    if number > MAX_ATTACHMENTS:
+        raise ReportError(
+            f"Expected at most {MAX_ATTACHMENTS} files inside {url}, found {number:,}.",
+            "Give the report.pdf of a run.",
+        )
+    found = [pdf.get_attachment(index) for index in range(number)]
+    names = [file.get_name() for file in found]
+    for name in (CSV_FILE, RUN_FILE, STATEMENTS_FILE):
+        if names.count(name) != 1 and name in (CSV_FILE, RUN_FILE, *names):
+            raise ReportError(
+                f"Expected the one file {name} inside {url}, found "
+                f"{count(names.count(name), 'file')} of that name.",
+                "Only a report carries it: give the report.pdf of a run, or draw it again with: "
+                "cxr report OUT",
+            )
+    return dict(zip(names, found, strict=True))
+
+
+def _extract(
+    attachments: dict[str, pypdfium2.PdfAttachment], name: str, most: int, url: str
+) -> bytes:
+    """One attached file, whole.
+
+    PDFium unpacks it to tell its length, up to 1 GB of its own accord, and lets go of it again.
+
+    Args:
+        attachments: What there is, by name.
+        name: Of the file.
+        most: So many bytes it may have.
+        url: Where the report lies.
+
+    Raises:
+        ReportError: It is empty, or has more bytes than that.
+    """
+    file, size = attachments[name], ctypes.c_ulong()
+    pypdfium2.raw.FPDFAttachment_GetFile(file, None, 0, size)
+    if not 0 < size.value <= most:
+        raise ReportError(
+            f"Expected 1 to {most:,} bytes in {name} inside {url}, found {size.value:,}.",
+            "Take the report.pdf from the run's folder.",
+        )
+    return bytes(file.get_data())
+
+
+def _encrypted(url: str) -> ReportError:
+    return ReportError(
+        f"{url} is encrypted, and a report never is.", "Take the report.pdf from the run's folder."
+    )
+
+
+def _read_run(data: bytes, url: str) -> RunManifest:
+    hint = "Verify it with the version of cxr-batch that drew it."
+    return decode_manifest(data, f"{RUN_FILE} inside {url}", hint, ReportError)
+
+
+def _read_statements(
+    attachments: dict[str, pypdfium2.PdfAttachment], url: str
+) -> Statements | None:
+    """What the report says of its page 1; None where it was drawn before reports said so."""
+    if STATEMENTS_FILE not in attachments:
+        return None
+    data = _extract(attachments, STATEMENTS_FILE, MAX_STATEMENTS_BYTES, url)
+    hint = "Verify it with the version of cxr-batch that drew it."
+    return decode_stored(data, Statements, f"{STATEMENTS_FILE} inside {url}", hint, ReportError)
+
+
+def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
+    """The totals by the attached rows; what is new only for a scheduled run."""
+    totals: Counter[str] = Counter()
+    text = io.TextIOWrapper(io.BytesIO(table), encoding="utf-8", newline="")
+    try:
+        reader = csv.DictReader(text, strict=True)
+        reader.fieldnames = [RENAMED_COLUMNS.get(name, name) for name in reader.fieldnames or ()]
+        for row in reader:
+            if None in row.values():
+                raise ReportError(
+                    f"{CSV_FILE} inside {url} is no table of predictions: row "
+                    f"{totals['found'] + 1:,} ends too early."
+                )
+            scored = row["status"] == "scored"
+            totals["found"] += 1
+            totals["scored"] += scored
+            totals["not scored"] += not scored
+            totals["flagged"] += scored and row["prediction"] == CLASSES[1]
+            totals["not flagged"] += scored and row["prediction"] == CLASSES[0]
+            totals["undecided"] += scored and row["uncertain"] == "true"
+            totals["atypical"] += scored and row["atypical"] == "true"
+            fresh = bool(run_date) and row.get(COLUMN) == run_date
+            totals["new"] += fresh
+            totals["new flagged"] += fresh and row["prediction"] == CLASSES[1]
+    except (csv.Error, KeyError, UnicodeDecodeError) as exc:
+        raise ReportError(f"{CSV_FILE} inside {url} is no table of predictions: {exc}.") from exc
+    return totals
+
+
+def _pair(counted: Counter[str], manifest: RunManifest) -> dict[str, tuple[int | None, int | None]]:
+    """Each total by the rows and by run.json, in the order of page 1."""
+    stated: dict[str, int | None] = {
+        "found": manifest.found,
+        "scored": manifest.scored,
+        "flagged": manifest.flagged,
+        "not flagged": manifest.clear,
+        "not scored": manifest.not_scored,
+        "undecided": manifest.uncertain,
+        "atypical": manifest.atypical,
+    }
+    if manifest.since:
+        stated |= {"new": manifest.since.fresh, "new flagged": manifest.since.flagged}
+    pairs: dict[str, tuple[int | None, int | None]] = {
+        name: (counted[name], number)
+        for name, number in stated.items()
+        if number is not None or counted[name]
+    }
+    if manifest.found < manifest.listed:
+        pairs["listed"] = (None, manifest.listed)
+    return pairs
+
+
+def _read_page(
+    text: str, manifest: RunManifest, statements: Statements | None
+) -> tuple[dict[str, set[int]], list[str]]:
+    """The totals that page 1 states, and a sentence for each thing that it should say and does not.
+
+    Returns:
+        By name of the total, every number that page 1 gives for it.
+    """
+    readings: dict[str, set[int]] = {}
+    unsaid = []
+    expected = stated_totals(manifest)
+    missing = dict.fromkeys(expected)
+    early = list(early_sentences(manifest))
+    required = [(sentence,) for sentence in statements.sentences] if statements else early
+    for group in dict.fromkeys([*required, *early]):  # who changes statements.json leaves the rest
+        found = [find_numbers(sentence, text) for sentence in group]
+        for tag, number in (pair for pairs in found for pair in pairs or ()):
+            readings.setdefault(tag, set()).add(number)
+            if group in required:
+                missing.pop(tag, None)
+        if group in required and all(pairs is None for pairs in found):
+            unsaid.append(f"page 1 does not say “{fill_tags(group[-1], expected)}” with any number")
+    unsaid += [f"page 1 does not state {tag}" for tag in missing]
+    return readings, unsaid + list(_unnamed(text, manifest, statements))
+
+
+def _unnamed(text: str, manifest: RunManifest, statements: Statements | None) -> Iterator[str]:
+    """A sentence for the run and for the first model where page 1 does not name it."""
+    page = _squeeze(text)
+    if _squeeze(manifest.run_id) not in page:
+        yield f"page 1 does not name the run {show_name(manifest.run_id, 60)}"
+    own = early_model(manifest)
+    named = statements.model if statements else own
+    if any(word not in named for word in own.split()) or _squeeze(named) not in page:
+        yield f"page 1 does not name the model {show_name(own, 60)}"
+
+
+def _squeeze(text: str) -> str:
+    return "".join(text.split())
+
+
+def _changed(
+    manifest: RunManifest, rows_sha256: str, statements: Statements | None, run_sha256: str
+) -> Iterator[str]:
+    """A sentence for each attachment whose hash is not the one that another one gives."""
+    if rows_sha256 != manifest.rows_sha256:
+        yield (
+            f"{CSV_FILE} was changed: its SHA-256 is {rows_sha256[:12]}…, run.json says "
+            f"{manifest.rows_sha256[:12]}…"
+        )
+    if statements and run_sha256 != statements.run_sha256:
+        yield (
+            f"{RUN_FILE} was changed: its SHA-256 is {run_sha256[:12]}…, {STATEMENTS_FILE} says "
+            f"{show_name(statements.run_sha256[:12])}…"
+        )

@@ -1,0 +1,230 @@
+"""Print an HTML page as a tagged PDF to keep: WeasyPrint, held to the rules of PDF/A-3 and PDF/UA.
+
+WeasyPrint is imported only here, and only while it prints: its import makes Pillow accept truncated
+films for the whole process, which is set back at once. It reaches nothing but what it is handed:
+packaged files, this run's figures and this run's pictures, each under a scheme of its own, so no
+path gets into the document and the same run gives the same bytes anywhere. Whatever it complains
+about fails the report.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from PIL import ImageFile
+
+from batch_scorer.errors import ReportError
+from batch_scorer.system.process import STOP_SIGNALS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import ModuleType
+
+ARCHIVAL = "pdf/a-3a"
+ACCESSIBLE = "pdf/ua-1"
+VARIANTS = (ARCHIVAL, ACCESSIBLE)
+UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
+"""For an attachment whose run has no readable date: WeasyPrint would take the present one."""
+GARBAGE = 200_000
+"""New objects before Python looks for cycles among them."""
+MISSING_LIBRARY = (
+    "The report needs the Pango library: apt-get install libpango-1.0-0 libpangoft2-1.0-0 "
+    "libharfbuzz-subset0 (on macOS: brew install pango)."
+)
+# About the machine, not the page: without libharfbuzz-subset another library cuts the fonts.
+_HARMLESS = "Using fontTools instead of HarfBuzz-Subset"
+_PROBE = """<!doctype html><html lang="en"><title>Probe</title>
+<style>@font-face {font-family: Plex; src: url(report:fonts/IBMPlexSans-Regular.ttf)}
+body {font-family: Plex}</style><p>One line."""
+_PACKAGED = {
+    "style.css": "text/css",
+    "slides.css": "text/css",
+    "fonts/IBMPlexSans-Regular.ttf": "font/ttf",
+    "fonts/IBMPlexSans-SemiBold.ttf": "font/ttf",
+}
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A file inside the PDF: the data that its pages were made from."""
+
+    name: str
+    description: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Imprint:
+    """What a PDF carries beside its pages.
+
+    ``identifier`` (16 bytes) and ``created`` come from the run, never from the clock. ``variant``
+    is one of ``VARIANTS``. ``attachments`` are sorted by name, as readers look them up.
+    """
+
+    identifier: bytes
+    created: datetime = UNDATED
+    variant: str = ARCHIVAL
+    attachments: tuple[Attached, ...] = ()
+
+
+def print_pdf(html: str, resources: Mapping[str, tuple[bytes, str]], imprint: Imprint) -> bytes:
+    """Print a page.
+
+    Args:
+        html: The whole page; it names its figures as ``figure:`` and its films as ``film:``.
+        resources: Those figures and films by name: their bytes and their media type.
+        imprint: Identifier, date, variant and attachments.
+
+    Returns:
+        The PDF; the same bytes for the same arguments.
+
+    Raises:
+        ReportError: Pango is missing, or WeasyPrint complained.
+    """
+    weasyprint = _import_weasyprint()
+    created = imprint.created.astimezone(UTC)
+    attachments = [
+        weasyprint.Attachment(
+            file_obj=io.BytesIO(file.data),
+            name=file.name,
+            description=file.description,
+            created=created,
+            modified=created,
+            relationship="Data",
+        )
+        for file in imprint.attachments
+    ]
+    with STOP_SIGNALS.heeded(), _no_complaints(), _few_collections():
+        document = weasyprint.HTML(string=html, url_fetcher=_fetcher(resources))
+        pdf: bytes = document.write_pdf(
+            finisher=_finish,
+            pdf_variant=imprint.variant,
+            pdf_identifier=imprint.identifier,
+            attachments=attachments,
+        )
+    return pdf
+
+
+def missing_system_library() -> str | None:
+    """Return what to install where no report can be drawn; None where one can.
+
+    Prints a line in the packaged font, as importing WeasyPrint does not use all that it loads.
+    HarfBuzz-Subset counts as missing although WeasyPrint 70 can do without: it warns that it soon
+    will not, and the fonts that other library cuts make another file.
+    """
+    try:
+        _import_weasyprint()
+        from weasyprint.text.ffi import harfbuzz_subset
+
+        if harfbuzz_subset is None:
+            return MISSING_LIBRARY
+        print_pdf(_PROBE, {}, Imprint(bytes(16)))
+    except ReportError as exc:
+        return str(exc)
+    return None
+
+
+def _import_weasyprint() -> ModuleType:
+    tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
+    try:
+        import weasyprint
+    except OSError as exc:
+        raise ReportError(MISSING_LIBRARY) from exc
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
+    module: ModuleType = weasyprint
+    return module
+
+
+def _finish(document: Any, pdf: Any) -> None:  # noqa: ARG001 - WeasyPrint's signature
+    """Set right what WeasyPrint 70 leaves against ISO 19005-3, in the objects of a PDF."""
+    add = pdf.add_object
+
+    def add_conforming(item: Any) -> None:
+        add(item)
+        _conform(item)
+
+    for item in pdf.objects:
+        _conform(item)
+    pdf.add_object = add_conforming  # for the object stream and the cross-references, added last
+    if "AF" in pdf.catalog:  # WeasyPrint issue 2917: each attachment is listed twice
+        pdf.catalog["AF"][:] = dict.fromkeys(pdf.catalog["AF"])
+
+
+def _conform(item: Any) -> None:
+    if not hasattr(item, "compress"):  # no stream
+        return
+    if item.extra.get("Subtype") == "/Image":
+        item.extra["Interpolate"] = "false"  # 6.2.8
+    if item.extra.get("Type") == "/Metadata":
+        item.compress = False  # 6.6.2.1: readable without a PDF reader
+    if item.data.endswith(b"\r\nendstream"):
+        item.compress = False  # 6.1.7.1: its last byte could be taken for the line end's
+
+
+def _fetcher(resources: Mapping[str, tuple[bytes, str]]) -> Callable[[str], Any]:
+    """A fetcher of ``report:`` (packaged), ``figure:`` and ``film:`` (handed over) alone."""
+    from weasyprint.urls import URLFetcher, URLFetcherResponse
+
+    class ClosedFetcher(URLFetcher):  # type: ignore[misc] # WeasyPrint has no types
+        def fetch(self, url: str, headers: object = None) -> Any:  # noqa: ARG002
+            scheme, _, name = url.partition(":")
+            if scheme == "report" and name in _PACKAGED:
+                body, kind = (files("report_templates") / name).read_bytes(), _PACKAGED[name]
+            elif scheme in ("figure", "film") and name in resources:
+                body, kind = resources[name]
+            else:
+                raise ValueError(f"the report may not read {url}")
+            return URLFetcherResponse(url, body, {"Content-Type": kind})
+
+    fetcher: Callable[[str], Any] = ClosedFetcher()
+    return fetcher
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Look for cycles of garbage rarely: pages make millions of objects, nearly all of which stay.
+
+    Looking after every 700 of them, as usual, takes an eighth of the time and frees nothing.
+    """
+    thresholds = gc.get_threshold()
+    gc.set_threshold(GARBAGE, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+@contextmanager
+def _no_complaints() -> Iterator[None]:
+    """Fail on anything that WeasyPrint logs at WARNING or above."""
+    complaints: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if not record.getMessage().startswith(_HARMLESS):
+                complaints.append(record.getMessage())
+
+    logger = logging.getLogger("weasyprint")
+    collector, level, propagate = Collector(logging.WARNING), logger.level, logger.propagate
+    logger.addHandler(collector)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(collector)
+        logger.setLevel(level)
+        logger.propagate = propagate
+    if complaints:
+        raise ReportError(
+            f"The report was not drawn as it should be: {complaints[0]}",
+            "This is a defect of cxr-batch: please report it. The predictions are complete.",
+        )

@@ -1,0 +1,227 @@
+"""Put a run's rows in place; what it does not carry on is kept, and the mark of the end comes last.
+
+A process may die between any two lines of ``commit_run``: the next run by the same method finds
+every row, either here or in the journal, and puts them in place again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from batch_scorer import __version__
+from batch_scorer.imaging.decode import DECODE_VERSION
+from batch_scorer.metrics import classification
+from batch_scorer.model.card import CLASSES
+from batch_scorer.results import store
+from batch_scorer.results.schema import BatchMetrics, RunManifest, Score
+from batch_scorer.results.thumbnails import write_thumbnails
+from batch_scorer.storage.output import MOST_TABLE_BYTES
+from batch_scorer.system.log import log_event
+from batch_scorer.system.process import available_cores, peak_memory_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from batch_scorer.model.classifier import Classifier
+    from batch_scorer.results.schema import Gallery, ModelUsed, RunFacts
+    from batch_scorer.results.tables import Added
+    from batch_scorer.results.thumbnails import ReportImages
+    from batch_scorer.results.usage import Price, Tariff
+    from batch_scorer.storage.output import Output
+
+EARLIER_FOLDER = "earlier"
+"""Where runs lie whose rows a later run does not carry on."""
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run whose rows are all there, and what is known of it beside them.
+
+    ``rows`` are one per file found, in the order of the files; the first of the ``models`` decides.
+    Of ``facts.gallery`` it is what is asked; ``facts.seconds``, ``facts.core_seconds`` and
+    ``facts.peak_memory_bytes`` are what was before the commit. ``tariff`` is the price of a
+    core-hour, where that of the run is to be stated. ``added`` are further columns of the tables.
+    The report's pictures are chosen among ``shown``: all rows unless given.
+    """
+
+    rows: Sequence[Score]
+    models: list[ModelUsed]
+    facts: RunFacts
+    tariff: Tariff | None = None
+    added: Added = field(default_factory=dict)
+    shown: Sequence[Score] | None = None
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """The images that the report's pictures are made from, and the model that explains them.
+
+    ``load_model`` loads the first model by the SHA-256 of its file; it is called only where
+    evidence maps are to be drawn, and gives None where that file is not at hand.
+    """
+
+    images: ReportImages
+    load_model: Callable[[str], Classifier | None]
+
+
+def commit_run(
+    output: Output, run: ScoredRun, pictures: PictureSource | None = None
+) -> RunManifest:
+    """Write rows, pictures and at last run.json.
+
+    Args:
+        output: Where they go.
+        run: The run.
+        pictures: Where the report's pictures come from; without it there are none.
+
+    Raises:
+        LedgerError: The output cannot be written. Run again: nothing that was settled is lost.
+    """
+    since = time.perf_counter()
+    _keep_earlier(output, run.rows, run.facts.method)
+    store.withdraw_run(output)
+    hashes = store.write_rows(output, run.rows, run.models, run.facts.method, run.added)
+    gallery = _write_pictures(output, run, pictures) if pictures else run.facts.gallery
+    facts = msgspec.structs.replace(
+        _add_commit(run.facts, time.perf_counter() - since), gallery=gallery
+    )
+    read = len(run.rows) - facts.reused
+    price = run.tariff.price(facts.core_seconds, read) if run.tariff else None
+    manifest = _make_manifest(run, facts, hashes, price)
+    store.write_manifest(output, manifest)
+    log_event("run_finished", **tell_run(manifest))
+    return manifest
+
+
+def _write_pictures(output: Output, run: ScoredRun, pictures: PictureSource) -> Gallery:
+    first = run.models[0]
+    return write_thumbnails(
+        output,
+        pictures.images,
+        run.rows if run.shown is None else run.shown,
+        first.threshold,
+        run.facts.gallery,
+        partial(pictures.load_model, first.sha256),
+    )
+
+
+def _add_commit(facts: RunFacts, record_s: float) -> RunFacts:
+    """The facts with what the commit took, which one process does."""
+    recorded_s = facts.seconds.get("record", 0.0)
+    return msgspec.structs.replace(
+        facts,
+        seconds=facts.seconds | {"record": recorded_s + record_s},
+        core_seconds=facts.core_seconds + available_cores() * record_s,
+        peak_memory_bytes=max(facts.peak_memory_bytes, peak_memory_bytes()),
+    )
+
+
+def _make_manifest(
+    run: ScoredRun, facts: RunFacts, hashes: tuple[str, str], price: Price | None
+) -> RunManifest:
+    """The facts beside what the rows tell; ``hashes`` are those of the CSV and Parquet files."""
+    rows_sha256, parquet_sha256 = hashes
+    rows, card = run.rows, run.models[0].card
+    scored = [row for row in rows if row.status == "scored"]
+    by_status = Counter(row.status for row in rows)
+    return RunManifest(
+        **msgspec.structs.asdict(facts),
+        run_id=f"{name_run(datetime.fromisoformat(facts.started))}-{rows_sha256[:6]}",
+        version=__version__,
+        models=run.models,
+        metrics=_batch_metrics(rows, run.models),
+        decode_version=DECODE_VERSION,
+        rows_sha256=rows_sha256,
+        parquet_sha256=parquet_sha256,
+        price=price,
+        found=len(rows),
+        scored=by_status["scored"],
+        rejected=by_status["rejected"],
+        failed=by_status["failed"],
+        flagged=sum(row.prediction == CLASSES[1] for row in scored),
+        duplicates=sum(bool(row.duplicate_of) for row in scored),
+        uncertain=sum(bool(row.uncertain) for row in scored) if card.band else None,
+        atypical=sum(bool(row.atypical) for row in scored) if card.typicality else None,
+        reasons=dict(sorted(Counter(row.reason for row in rows if row.reason).items())),
+        labelled=sum(bool(row.label) for row in scored),
+    )
+
+
+def tell_run(manifest: RunManifest) -> dict[str, Any]:
+    """What a log says of a run: numbers alone."""
+    return {name: msgspec.to_builtins(getattr(manifest, name)) for name in _TOLD}
+
+
+_TOLD = (
+    *("run_id", "found", "scored", "rejected", "failed", "flagged", "reused", "duplicates"),
+    *("uncertain", "atypical", "reasons", "seconds", "worker_seconds", "images_per_second"),
+    *("retries", "bytes_read", "peak_memory_bytes", "core_seconds", "price"),
+)
+
+
+def name_copies(rows: Sequence[Score]) -> list[Score]:
+    """The rows in the order of the files, each byte-identical copy naming its first."""
+    first: dict[str, str] = {}
+    named = []
+    for row in sorted(rows, key=lambda row: row.image):
+        original = first.setdefault(row.sha256, row.image) if row.sha256 else row.image
+        named.append(_naming(row, "" if original == row.image else original))
+    return named
+
+
+def _naming(row: Score, original: str) -> Score:
+    if row.duplicate_of == original:
+        return row
+    return msgspec.structs.replace(row, duplicate_of=original)
+
+
+def _keep_earlier(output: Output, rows: Sequence[Score], method: str) -> None:
+    """Keep a copy of a finished run that holds rows which this one does not carry on."""
+    old = store.read_manifest(output)
+    if old is None:
+        return
+    carried = {row.image for row in rows} if old.method == method else set()
+    if all(row.image in carried for row in store.read_rows(output, old.method)):
+        return
+    contents = {name: output.read(name, MOST_TABLE_BYTES) for name in store.RUN_FILES}
+    output.write_all(
+        {
+            f"{EARLIER_FOLDER}/{old.run_id}/{name}": data
+            for name, data in contents.items()
+            if data is not None
+        }
+    )
+
+
+def name_run(started: datetime) -> str:
+    """20260102-030405, what the run's id begins with."""
+    return f"{started:%Y%m%d-%H%M%S}"
+
+
+def _batch_metrics(rows: Sequence[Score], models: list[ModelUsed]) -> list[BatchMetrics]:
+    labelled = [row for row in rows if row.status == "scored" and row.label]
+    if not labelled:
+        return []
+    truth = [CLASSES.index(row.label) for row in labelled]
+    patients = [row.known_patient or row.sha256 for row in labelled]  # a copy is no new film
+    result = []
+    for index, model in enumerate(models):
+        answers = [row.probabilities[index] for row in labelled]
+        result.append(
+            BatchMetrics(
+                model=model.name,
+                films=len(labelled),
+                pneumonia=sum(truth),
+                metrics=classification.evaluate(truth, answers, model.threshold, patients),
+                confusion=classification.confusion(truth, answers, model.threshold),
+                roc=classification.roc_points(truth, answers),
+            )
+        )
+    return result

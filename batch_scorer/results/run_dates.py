@@ -1,0 +1,46 @@
+"""The column that scheduled runs (``cxr job``) add: the date of the run that first wrote a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from batch_scorer.errors import LedgerError
+from batch_scorer.system.strict_json import RunDate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batch_scorer.results.schema import Score
+    from batch_scorer.results.store import FinishedRun
+
+COLUMN = "run_date"
+
+
+def read_run_dates(run: FinishedRun) -> list[str]:
+    """The date of each row; empty ones for a run without that column.
+
+    Raises:
+        LedgerError: A cell holds something else.
+    """
+    try:
+        return msgspec.convert(run.added.get(COLUMN, [""] * len(run.rows)), list[RunDate])
+    except msgspec.ValidationError as exc:
+        raise LedgerError(
+            f"The column {COLUMN} of run {run.manifest.run_id} cannot be read: {exc}.",
+            "Score the films again.",
+        ) from exc
+
+
+def first_written(rows: Sequence[Score], dates: Sequence[str], run_date: str) -> Sequence[Score]:
+    """The rows that a scheduled run wrote first; all of them for any other run.
+
+    Args:
+        rows: Of the run.
+        dates: The date of each row; none for a run that is not scheduled.
+        run_date: That of the run, empty for one that is not scheduled.
+    """
+    if not run_date or not dates:
+        return rows
+    return [row for row, date in zip(rows, dates, strict=True) if date == run_date]

@@ -1,0 +1,303 @@
+"""Rows as a CSV and a Parquet table, and back. Pure functions; a part of the rows at a time.
+
+In the CSV a text cell that a spreadsheet would run as a formula gets a leading apostrophe; the
+Parquet file holds every text exactly, and the method that made the rows in its metadata. Whoever
+writes the rows may add columns of text, a cell for each row; they come back under their names.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from batch_scorer.results.old_versions import RENAMED_COLUMNS
+from batch_scorer.results.schema import SCHEMA_VERSION, Score
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from batch_scorer.results.schema import ModelUsed
+
+    Added = Mapping[str, Sequence[str]]
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+PART_ROWS = 1000
+"""Rows that are turned into columns, or back, at once: it bounds the memory."""
+_PROBABILITY = "probability_"
+_KNOWN = {*Score.__struct_fields__} - {"probabilities"}
+_LEAST_ROW_BYTES = 4
+"""A row's name and stamp are its own: fewer bytes for each row hold no table of films."""
+_INFLATED_BYTES, _MOST_INFLATED = 10_000_000, 30
+"""How many bytes the cells may have, and how many more for each byte of the file."""
+_NUMBER_BYTES = 8
+_NEEDED = ("image", "status")
+"""Columns that every version wrote."""
+_CODECS = {"SNAPPY", "UNCOMPRESSED"}
+_METHOD, _VERSION, _ADDED = b"cxr method", b"cxr schema version", b"cxr added columns"
+_REPEATED = ["status", "reason", "label", "prediction", "model"]
+"""Columns of few different values: looking for them in the others takes memory, and gains none."""
+_FIRST_COLUMNS = ("image", "status", "reason", "detail", "label", "prediction")
+_LAST_COLUMNS = (
+    *("agreement", "spread", "duplicate_of", "width_px", "height_px"),
+    *("brightness", "contrast", "patient", "study", "sha256"),
+)
+
+
+def columns(rows: Sequence[Score], models: Sequence[ModelUsed]) -> dict[str, list[Any]]:
+    """The rows as named columns, in the order of the files, but for those that were added."""
+    names = [model.name for model in models]
+    threshold = models[0].threshold
+    scored = [row.status == "scored" for row in rows]
+    table: dict[str, list[Any]] = {
+        name: [getattr(row, name) for row in rows] for name in _FIRST_COLUMNS
+    }
+    table["probability"] = [
+        row.probability if ok else None for row, ok in zip(rows, scored, strict=True)
+    ]
+    table["threshold"] = [threshold if ok else None for ok in scored]
+    for name in ("uncertain", "typicality", "atypical", "viral"):
+        table[name] = [getattr(row, name) for row in rows]
+    table["model"] = [names[0] if ok else "" for ok in scored]
+    for index, name in enumerate(names):
+        table[f"{_PROBABILITY}{name}"] = [
+            row.probabilities[index] if ok else None for row, ok in zip(rows, scored, strict=True)
+        ]
+    for name in _LAST_COLUMNS:
+        table[name] = [getattr(row, name) for row in rows]
+    return table
+
+
+def as_csv(rows: Sequence[Score], models: Sequence[ModelUsed], added: Added | None = None) -> bytes:
+    """The rows as CSV in UTF-8, with a line of names first."""
+    data = io.BytesIO()
+    text = io.TextIOWrapper(data, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_names(models, added))
+    for part in _parts(rows, models, added):
+        for cells in zip(*part.values(), strict=True):
+            writer.writerow([_cell(value) for value in cells])
+    return data.getvalue()
+
+
+def as_parquet(
+    rows: Sequence[Score], models: Sequence[ModelUsed], method: str, added: Added | None = None
+) -> bytes:
+    """The rows as Parquet, with each file's stamp: a later run by this method takes them over."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = io.BytesIO()
+    metadata = {
+        _METHOD: method.encode(),
+        _VERSION: str(SCHEMA_VERSION).encode(),
+        _ADDED: msgspec.json.encode([*(added or {})]),
+    }
+    added = {**(added or {}), "stamp": [row.stamp for row in rows]}
+    schema = pa.schema([(name, _kind(name)) for name in _names(models, added)], metadata=metadata)
+    with pq.ParquetWriter(data, schema, use_dictionary=_REPEATED) as writer:
+        for part in _parts(rows, models, added):
+            writer.write_table(pa.table(part, schema=schema))
+    return data.getvalue()
+
+
+def _names(models: Sequence[ModelUsed], added: Added | None) -> list[str]:
+    """The names of all columns.
+
+    Raises:
+        ValueError: An added column has the name of another one.
+    """
+    names = [*columns((), models), *(added or {})]
+    if len({*names}) < len(names):
+        raise ValueError(f"expected columns of different names, found {', '.join(names)}")
+    return names
+
+
+def _parts(
+    rows: Sequence[Score], models: Sequence[ModelUsed], added: Added | None
+) -> Iterator[dict[str, Sequence[Any]]]:
+    """All columns, so many rows of them at a time."""
+    for start in range(0, len(rows), PART_ROWS):
+        part = slice(start, start + PART_ROWS)
+        more = {name: cells[part] for name, cells in (added or {}).items()}
+        yield columns(rows[part], models) | more
+
+
+@dataclass(frozen=True)
+class Table:
+    """Content of a Parquet file: the method, the models in their order, rows and added columns."""
+
+    method: str
+    models: tuple[str, ...]
+    rows: list[Score]
+    added: dict[str, list[str]]
+
+
+def from_parquet(data: bytes) -> Table:
+    """Read back a Parquet file that `as_parquet` wrote. Columns of other names are left unread.
+
+    Raises:
+        ValueError: It is no such file, or would take far more memory than its size explains.
+    """
+    import pyarrow as pa
+
+    try:
+        return _read_table(data)
+    except (pa.ArrowException, OSError) as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def _read_table(data: bytes) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    left = _INFLATED_BYTES + _MOST_INFLATED * len(data)
+    described = pq.ParquetFile(pa.BufferReader(data))
+    added = _find_added(described.schema_arrow)
+    names = _check_claims(described, [*added], len(data), left)
+    text = [name for name in names if _kind(name) == pa.string()]
+    answers = [name for name in names if name.startswith(_PROBABILITY)]
+    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=text)
+    rows: list[Score] = []
+    cells: dict[str, list[str]] = {name: [] for name in added.values()}
+    for part in file.iter_batches(PART_ROWS, columns=names):
+        left -= _room_bytes(part)
+        if left < 0:
+            raise ValueError("its cells take far more room than the file")
+        records = _decode(part).to_pylist()
+        rows += [_as_score(record, answers) for record in records]
+        for name, known_as in added.items():
+            cells[known_as] += msgspec.convert([record[name] for record in records], list[str])
+    method = (file.schema_arrow.metadata or {}).get(_METHOD, b"").decode()
+    models = tuple(name.removeprefix(_PROBABILITY) for name in answers)
+    return Table(method, models, rows, {name: found for name, found in cells.items() if any(found)})
+
+
+def _find_added(schema: Any) -> dict[str, str]:
+    """The added columns of a file, each with the name that it has now.
+
+    Version 1 had them in every file, empty where nobody added anything.
+
+    Raises:
+        ValueError: Its metadata are not those that `as_parquet` writes.
+    """
+    metadata = schema.metadata or {}
+    version = int(metadata.get(_VERSION, b"1"))
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"it has version {version}, expected at most {SCHEMA_VERSION}")
+    if version == 1:
+        return {old: new for old, new in RENAMED_COLUMNS.items() if old in schema.names}
+    names = msgspec.json.decode(metadata.get(_ADDED, b"[]"), type=list[str])
+    return {name: name for name in names if name not in _KNOWN}
+
+
+def _check_claims(file: Any, added: list[str], size_bytes: int, most_bytes: int) -> list[str]:
+    """Refuse a file whose own description is not that of a table of rows, before it is read.
+
+    Args:
+        file: The Parquet file.
+        added: The added columns.
+        size_bytes: Its size.
+        most_bytes: So many its cells may have.
+
+    Returns:
+        The columns that are to be read.
+    """
+    if file.metadata.num_rows > size_bytes // _LEAST_ROW_BYTES:
+        raise ValueError(f"{file.metadata.num_rows} rows in {size_bytes} bytes")
+    for group in range(file.metadata.num_row_groups):
+        described = file.metadata.row_group(group)
+        codecs = {described.column(at).compression for at in range(described.num_columns)}
+        if not codecs <= _CODECS:
+            raise ValueError(f"it is compressed by {', '.join(sorted(codecs - _CODECS))}")
+    names = [
+        name
+        for name in file.schema_arrow.names
+        if name in _KNOWN or name in added or name.startswith(_PROBABILITY)
+    ]
+    for name in names:
+        places = file.schema_arrow.get_all_field_indices(name)
+        if len(places) != 1:
+            raise ValueError(f"it has {len(places)} columns called {name}")
+        if (found := file.schema_arrow.field(places[0]).type) != _kind(name):
+            raise ValueError(f"its column {name} holds {found}, expected {_kind(name)}")
+    if lacking := [name for name in (*_NEEDED, *added) if name not in names]:
+        raise ValueError(f"it has no column {lacking[0]}")
+    if not any(name.startswith(_PROBABILITY) for name in names):
+        raise ValueError(f"it has no column {_PROBABILITY}… of a model")
+    _check_room(file.metadata, set(names), most_bytes)
+    return names
+
+
+def _check_room(metadata: Any, names: set[str], most_bytes: int) -> None:
+    """Refuse a file whose columns, by its own account, are far larger than itself."""
+    chunks = (
+        metadata.row_group(group).column(at)
+        for group in range(metadata.num_row_groups)
+        for at in range(metadata.num_columns)
+    )
+    if sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in names) > most_bytes:
+        raise ValueError("its columns take far more room than the file")
+
+
+def _decode(part: Any) -> Any:
+    """A part of a table with every text in its own cell."""
+    import pyarrow as pa
+
+    columns = [
+        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        for column in part.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=part.schema.names)
+
+
+def _room_bytes(part: Any) -> int:
+    """How many bytes the cells of a part of a table have once each text is in its own."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return sum(
+        (pc.sum(pc.take(pc.binary_length(column.dictionary), column.indices)).as_py() or 0)
+        if pa.types.is_dictionary(column.type)
+        else _NUMBER_BYTES * part.num_rows
+        for column in part.columns
+    )
+
+
+def _as_score(record: dict[str, Any], names: list[str]) -> Score:
+    answers = [record[name] for name in names] if record["status"] == "scored" else []
+    row = msgspec.convert(record | {"probabilities": answers}, Score)
+    if not row.is_whole(len(names)):
+        raise ValueError(
+            f"expected a prediction where a file was scored and there alone, found {row.status} "
+            f"with {row.prediction or 'none'}"
+        )
+    return row
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value).replace("\r", "\\r")  # Python's csv leaves one unquoted: two rows to a reader
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def _kind(name: str) -> Any:
+    import pyarrow as pa
+
+    if name in ("width_px", "height_px"):
+        return pa.int32()
+    if name in ("uncertain", "atypical"):
+        return pa.bool_()
+    numbers = (
+        *("threshold", "agreement", "spread", "typicality", "viral", "probability"),
+        *("brightness", "contrast"),
+    )
+    return pa.float64() if name in numbers or name.startswith(_PROBABILITY) else pa.string()

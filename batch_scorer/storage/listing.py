@@ -1,0 +1,116 @@
+"""What lies in a folder or bucket: its files by their keys, POSIX paths relative to its root."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from batch_scorer.errors import SourceError
+from batch_scorer.results.schema import ImageRef
+from batch_scorer.storage.filesystem import call, is_local
+from batch_scorer.system.redact import scrub_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_QUOTES = "\"'"
+
+
+def list_files(
+    filesystem: Any, root: str, base: str, url: str, *, single: bool
+) -> dict[str, ImageRef]:
+    """Every file below a folder, or the one file named, by its key; tried again where it may help.
+
+    Args:
+        filesystem: Of fsspec.
+        root: The path inside it.
+        base: What every key is relative to.
+        url: What errors call it.
+        single: Whether ``root`` is no folder.
+
+    Raises:
+        SourceError: Two files would have one key.
+        Exception: What the file system raises, one of `faults.failures`.
+    """
+    return call(lambda: _index(_find(filesystem, root, single=single), base, url))
+
+
+def _index(entries: Iterable[tuple[str, Any]], base: str, url: str) -> dict[str, ImageRef]:
+    """The files by their keys."""
+    found: dict[str, ImageRef] = {}
+    for path, info in entries:
+        key = _key(path, base)
+        if key in found:
+            raise SourceError(
+                f"Two files in {scrub_url(url)} have names that differ only in bytes that are no "
+                "UTF-8.",
+                "Rename one of them: their rows could not be told apart.",
+            )
+        found[key] = make_ref(key, path, info)
+    return found
+
+
+def _find(filesystem: Any, root: str, *, single: bool) -> Iterable[tuple[str, Any]]:
+    """Every file's path and information. A place that only marks a folder is no file."""
+    if single:
+        return [(root, filesystem.info(root))]
+    if is_local(filesystem):
+        return _walk(filesystem, root)
+    found: dict[str, Any] = filesystem.find(root, detail=True)
+    return ((path, found[path]) for path in found if not (path.endswith("/") or path == root))
+
+
+def _walk(filesystem: Any, root: str) -> Iterator[tuple[str, Any]]:
+    """Files of this machine one at a time: fsspec holds what it knows of all, 1 KB each, at once.
+
+    Nor does it leave a folder out in silence that may not be listed. What is removed meanwhile is
+    left out.
+    """
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    info = filesystem.info(entry)
+                    if info["type"] == "directory":
+                        folders.append(info["name"])
+                    else:
+                        yield info["name"], info
+
+
+def make_ref(key: str, path: str, info: dict[str, Any]) -> ImageRef:
+    """One file, as its listing tells of it."""
+    size_bytes = int(info.get("size") or 0)
+    kind = str(info.get("type") or "file")
+    whole = scrub_url(path) == path  # else the key does not tell which of many images it means
+    return ImageRef(key, path, size_bytes, kind, _stamp(size_bytes, info) if whole else "")
+
+
+def _stamp(size_bytes: int, info: dict[str, Any]) -> str:
+    """What a listing says of a file's version, empty where it says nothing but the size.
+
+    On disk ``created`` is the time of the last change of any kind, which no program can set: it
+    also tells a file that was replaced by one of the same size and date.
+    """
+    if "mtime" in info:
+        return f"{size_bytes} {info['mtime']} {info.get('created', '')}"
+    for name in ("VersionId", "generation", "ETag", "etag", "md5Hash"):
+        if info.get(name):
+            return f"{size_bytes} {str(info[name]).strip(_QUOTES)}"
+    for name in ("LastModified", "last_modified", "updated", "modified", "created"):
+        if info.get(name):
+            return f"{size_bytes} {info[name]}"
+    return ""
+
+
+def _key(path: str, base: str) -> str:
+    shown = scrub_url(path)
+    key = shown[len(base) :].removeprefix("/") if shown.startswith(base) else shown
+    return key.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def is_hidden(key: str) -> bool:
+    """Whether it, or a folder that it lies in, is one of the operating system's own."""
+    return any(part.startswith(".") for part in key.split("/"))

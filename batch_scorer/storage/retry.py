@@ -1,0 +1,294 @@
+"""What an exception of a storage client means: worth another try or not, in plain words, no secret.
+
+The clients of S3, Google Cloud Storage and Azure raise errors of their own; they are told apart
+here by HTTP status, error code and class name, so that none of the clients has to be installed.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from batch_scorer.errors import CxrError, TransientError
+from batch_scorer.system.redact import (
+    scrub,  # noqa: PLC0414 - most say it after explain
+    scrub_url,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+MANUAL_PART = "See 'Films and results in a bucket' in docs/films.md."
+_CLIENT_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("botocore.parsers", "ResponseParserError"),
+    ("aiohttp", "ClientError"),
+    ("azure.core.exceptions", "AzureError"),
+    ("gcsfs.retry", "HttpError"),
+    ("gcsfs.retry", "ChecksumError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+)
+_TRANSIENT_CLASSES = {
+    *("aiohttp.client_exceptions.ClientConnectionError",),
+    *("aiohttp.client_exceptions.ClientPayloadError",),
+    *("azure.core.exceptions.ServiceRequestError", "azure.core.exceptions.ServiceResponseError"),
+    *("azure.core.exceptions.IncompleteReadError",),
+    *("botocore.exceptions.ConnectionError", "botocore.exceptions.HTTPClientError"),
+    *("botocore.exceptions.IncompleteReadError", "botocore.parsers.ResponseParserError"),
+    *("gcsfs.retry.ChecksumError", "google.auth.exceptions.TransportError"),
+    *("requests.exceptions.ConnectionError", "requests.exceptions.Timeout"),
+}
+_TRANSIENT_ERRNOS = {
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "EAGAIN", "EBUSY", "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN")
+    if hasattr(errno, name)
+}
+_TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
+_TRANSIENT_CODES = {
+    *("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"),
+    "ConditionalRequestConflict",  # two wrote the same new object at once
+}
+_NO_CREDENTIALS = {
+    *("botocore.exceptions.NoCredentialsError", "botocore.exceptions.PartialCredentialsError"),
+    *("botocore.exceptions.CredentialRetrievalError", "botocore.exceptions.TokenRetrievalError"),
+    *("google.auth.exceptions.DefaultCredentialsError", "google.auth.exceptions.RefreshError"),
+    "azure.core.exceptions.ClientAuthenticationError",
+}
+_REFUSED_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+_REGION_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IncorrectEndpoint"}
+_CLOCK_TOLERANCE = timedelta(minutes=15)
+"""What S3 accepts."""
+_CLOCK_CODES = {"RequestTimeTooSkewed", "RequestInTheFuture"}
+_BUCKET_CODES = {"NoSuchBucket", "ContainerNotFound"}
+_LOG_IN = {
+    "s3": "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+    "gs": "Log in with gcloud auth application-default login, or set "
+    "GOOGLE_APPLICATION_CREDENTIALS.",
+    "az": "Set AZURE_STORAGE_ACCOUNT_NAME and log in with az login, or set "
+    "AZURE_STORAGE_CONNECTION_STRING.",
+}
+_CLOUDS = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
+
+
+def name_private(url: str) -> tuple[str, ...]:
+    """What lies below the bucket in a URL that a blank or a quote makes hard to tell from prose."""
+    path = scrub_url(url).partition("://")[2].partition("/")[2]
+    return (path,) if re.search(r"[\s'\",;)]", path) else ()
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Every class of error that the storage clients loaded so far may raise.
+
+    ValueError is what they make of names that cannot be: a zero byte, a container without a blob.
+    """
+    # Another thread may be importing a module: it is there then, but not all of it.
+    found = (getattr(sys.modules.get(module), name, None) for module, name in _CLIENT_ERRORS)
+    return (OSError, ValueError, *filter(None, found))
+
+
+def is_transient(exc: BaseException) -> bool:
+    """Whether the same call may work a little later: no answer, throttled, cut short."""
+    if _classes([exc]) & _TRANSIENT_CLASSES:  # first: aiohttp calls a body cut short status 400
+        return True
+    status, code = _status(exc), _code(exc)
+    if status:
+        return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES
+    return (
+        isinstance(exc, (ConnectionError, TimeoutError))
+        or bool(_classes(_causes(exc)) & _TRANSIENT_CLASSES)
+        or (isinstance(exc, OSError) and exc.errno in _TRANSIENT_ERRNOS)
+    )
+
+
+def is_past_end(exc: BaseException) -> bool:
+    """Whether a part of a file was asked for that begins at its end: it is empty."""
+    return _status(exc) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+
+
+def lacks_bucket(exc: BaseException) -> bool:
+    """Whether not only the file, but the whole bucket or container is not there."""
+    return _code(exc) in _BUCKET_CODES or "bucket does not exist" in str(exc)
+
+
+def is_wordless(exc: BaseException) -> bool:
+    """Whether a request was found bad without a reason: an answer to HEAD has no room for one."""
+    return _status(exc) == HTTPStatus.BAD_REQUEST and _first_rule(exc) is None
+
+
+def explain(exc: Exception, what: str, kind: type[CxrError], done: str, hint: str = "") -> CxrError:
+    """The one-line error to raise for a listing, an output or a table.
+
+    Args:
+        exc: What the client raised, after every retry.
+        what: What it happened to, with its path or URL.
+        kind: The class for what no later run can mend; else it is a TransientError.
+        done: "listed", "read" or "written".
+        hint: What to try where nothing better is known.
+    """
+    shown = scrub(what)
+    sentence = f"{shown} cannot be {done}: {reason(exc, quote=shown == what)}."
+    private = name_private(what)
+    if is_transient(exc):
+        again = "Check address and network, then run the same command again."
+        return TransientError(sentence, again, private)
+    return kind(sentence, _advice(exc, what) or hint, private)
+
+
+def reason(exc: BaseException, *, quote: bool = True) -> str:
+    """Why, in plain words, for a row or an error.
+
+    Args:
+        exc: What the client raised.
+        quote: Whether its own words may be repeated. They may tell a piece of a URL that no longer
+            looks like one, so not where the URL holds something to hide.
+    """
+    found = _first_rule(exc)
+    text = _text(exc) if quote else type(exc).__name__
+    return found.reason.replace("TEXT", text) if found else text
+
+
+def _advice(exc: BaseException, what: str) -> str:
+    found, cloud = _first_rule(exc), _cloud(what)
+    if not found or not found.advice or not cloud:
+        return ""
+    return f"{found.advice.replace('LOG IN', _LOG_IN.get(cloud, 'Log in.'))} {MANUAL_PART}"
+
+
+def _first_rule(exc: BaseException) -> _Rule | None:
+    return next((rule for rule in _RULES if rule.applies(exc)), None)
+
+
+def _cloud(what: str) -> str:
+    match = re.search(r"(\w+)://", what)
+    protocol = match[1] if match else ""
+    return "" if protocol in {"file", "local"} else _CLOUDS.get(protocol, protocol)
+
+
+def _is_elsewhere(exc: BaseException) -> bool:
+    return _code(exc) in _REGION_CODES or _status(exc) == HTTPStatus.MOVED_PERMANENTLY
+
+
+def _lacks_credentials(exc: BaseException) -> bool:
+    if "Anonymous caller" in str(exc):
+        return True
+    return bool(_classes(_causes(exc)) & _NO_CREDENTIALS) and not _status(exc)
+
+
+def _has_other_time(exc: BaseException) -> bool:
+    """Whether the clocks are too far apart; an answer without a body tells it by its date alone."""
+    if _code(exc) in _CLOCK_CODES:
+        return True
+    date = _date(exc) if _status(exc) == HTTPStatus.FORBIDDEN else None
+    return date is not None and abs(datetime.now(UTC) - date) > _CLOCK_TOLERANCE
+
+
+def _date(exc: BaseException) -> datetime | None:
+    """When an answer was given, by the server's own clock."""
+    for error in _causes(exc):
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        else:
+            headers = getattr(response, "headers", {})
+        text = headers.get("date") or headers.get("Date")
+        if text:
+            try:
+                return parsedate_to_datetime(text).astimezone(UTC)
+            except ValueError:
+                return None
+    return None
+
+
+def _is_refused(exc: BaseException) -> bool:
+    if _status(exc) in {401, 403} or _code(exc) in _REFUSED_CODES:
+        return True
+    wordless = isinstance(exc, PermissionError) and not exc.strerror
+    return wordless or str(exc).startswith("Forbidden")
+
+
+def _is_missing(exc: BaseException) -> bool:
+    if isinstance(exc, FileNotFoundError):
+        return not exc.strerror
+    return _status(exc) == HTTPStatus.NOT_FOUND
+
+
+def _text(exc: BaseException) -> str:
+    text = str(getattr(exc, "strerror", None) or exc) or type(exc).__name__
+    line = scrub(text).splitlines()[0].strip().rstrip(".: ")
+    line = line.encode("utf-8", "backslashreplace").decode("utf-8")
+    return line if len(line) <= 200 else f"{line[:200]}..."  # noqa: PLR2004 - one line of a row
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = exc
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__
+
+
+def _classes(errors: Iterable[BaseException]) -> set[str]:
+    return {f"{c.__module__}.{c.__qualname__}" for e in errors for c in type(e).__mro__}
+
+
+def _status(exc: BaseException) -> int | None:
+    """The HTTP status that an error carries, or its cause."""
+    for error in _causes(exc):
+        response = getattr(error, "response", None)
+        found = (
+            [response.get("ResponseMetadata", {}).get("HTTPStatusCode")]
+            if isinstance(response, dict)
+            else (getattr(error, name, None) for name in ("status_code", "status", "code"))
+        )
+        for value in found:
+            if str(value).isdecimal() and 100 <= int(str(value)) <= 599:  # noqa: PLR2004 - HTTP's
+                return int(str(value))
+    return None
+
+
+def _code(exc: BaseException) -> str:
+    """The cloud's own name of an error, such as NoSuchBucket."""
+    for error in _causes(exc):
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+        code = getattr(error, "error_code", None)
+        if code:
+            return str(getattr(code, "value", code))
+    return ""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    applies: Callable[[BaseException], bool]
+    reason: str
+    advice: str = ""
+
+
+_RULES = (
+    _Rule(is_transient, "no whole answer came (TEXT)"),
+    _Rule(_lacks_credentials, "no credentials were found, or they cannot be used", "LOG IN"),
+    _Rule(
+        _is_elsewhere,
+        "the bucket lies in another region, or behind another endpoint",
+        "Set AWS_DEFAULT_REGION, or AWS_ENDPOINT_URL.",
+    ),
+    _Rule(
+        _has_other_time,
+        "this machine's clock is wrong, by the storage's own",
+        "Set the clock.",
+    ),
+    _Rule(
+        _is_refused,
+        "access is refused",
+        "Check whose the credentials are, and what they allow.",
+    ),
+    _Rule(lacks_bucket, "the bucket does not exist", "Check its name, and in whose account it is."),
+    _Rule(_is_missing, "it is not there"),
+)

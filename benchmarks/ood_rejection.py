@@ -1,0 +1,244 @@
+"""Which images a model file rejects as no film that it knows, and which it flags as atypical.
+
+Real films are to be let through: at most 1 % of the validation and of the test films may be
+rejected. Images of other kinds are to be rejected: at least 95 % of each kind. Everything goes
+through the real decoder and the real scorer's session; what the decoder refuses is rejected too.
+Shares have Wilson's 95 % interval.
+
+The validation films are those of the model's own training, split again by the seed on its card. No
+label is used, that of a test film neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+
+from batch_scorer.errors import DatasetError, ImageError, ModelFileError
+from batch_scorer.imaging.decode import decode_radiograph
+from batch_scorer.metrics.classification import proportion
+from batch_scorer.model.classifier import Classifier
+from benchmarks.command import Measurement
+from benchmarks.nonfilms import CHANGED, DRAWN, WHOLE_PHOTOS, encode
+from trainer.cli import split_names
+from trainer.data.dataset import read_dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from batch_scorer.model.card import Typicality
+
+MOST_FILMS = 0.01
+LEAST_NONFILMS = 0.95
+BATCH = 64
+JPEG = {".jpg", ".jpeg"}
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """How many of ``n`` images were flagged and rejected; rejected ones count as flagged.
+
+    ``refused`` of the rejected ones were not even decoded. ``film`` says whether they are films
+    that must pass or images that must not; None where there is no rule.
+    """
+
+    kind: str
+    n: int
+    flagged: int
+    rejected: int
+    refused: int = 0
+    film: bool | None = None
+
+    @property
+    def rule(self) -> str:
+        """What must hold."""
+        if self.film is None:
+            return ""
+        return f"at most {MOST_FILMS:.0%}" if self.film else f"at least {LEAST_NONFILMS:.0%}"
+
+    @property
+    def kept(self) -> bool:
+        """Whether that holds."""
+        if self.film is None:
+            return True
+        share = self.rejected / self.n
+        return share <= MOST_FILMS if self.film else share >= LEAST_NONFILMS
+
+
+@click.command(
+    cls=Measurement,
+    epilog="Example: python benchmarks/ood_rejection.py models/cnn.onnx chest_xray "
+    "--also adults=adult_normal",
+)
+@click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    callback=split_names,
+    help="Other images, counted without a rule. May be repeated.",
+)
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Look at the JPEG photos below this folder too: those that come along are few.",
+)
+@click.option(
+    "--test/--no-test",
+    "open_test",
+    default=True,
+    show_default=True,
+    help="Look at the official test films too, without their labels.",
+)
+@click.option(
+    "--number",
+    type=click.IntRange(20),
+    default=200,
+    show_default=True,
+    help="Images of each kind that is no film.",
+)
+@click.pass_context
+def main(  # noqa: PLR0913, PLR0917 - an argument for each option
+    ctx: click.Context,
+    model: Path,
+    data: Path,
+    also: dict[str, Path],
+    photos: Path | None,
+    open_test: bool,
+    number: int,
+) -> None:
+    """Count what the model file MODEL rejects: films in DATA, and images that are no films.
+
+    Exit code 1: too many films are rejected, or too few of a kind that is no film.
+    """
+    classifier = Classifier.load(model, "cpu")
+    _limits(classifier)
+    click.echo(f"{'images':28s}{'n':>6s}{'flagged':>9s}  {'rejected':23s}{'refused':>8s}  rule")
+    missed = []
+    for row in measure(classifier, data, also, photos, number, open_test=open_test):
+        click.echo(line(row))
+        if not row.kept:
+            missed.append(row.kind)
+    click.echo(f"Missed: {', '.join(missed)}" if missed else "Every rule is kept.")
+    ctx.exit(1 if missed else 0)
+
+
+def measure(
+    classifier: Classifier,
+    data: Path,
+    also: dict[str, Path],
+    photos: Path | None,
+    number: int,
+    *,
+    open_test: bool,
+) -> Iterator[Row]:
+    """One row after the other: films, other folders, and images that are no films."""
+    training = classifier.card.training
+    dataset = read_dataset(data, classifier.card.size_px, training.seed)
+    if dataset.fingerprint != training.data_fingerprint:
+        raise DatasetError(
+            f"Expected the films that {classifier.path} was trained on, found others in {data}.",
+            "Its validation films can only be told by splitting the same films again.",
+        )
+    films = dataset.validation.pixels
+    yield count("validation films", classifier, films, film=True)
+    if open_test and dataset.test is not None:
+        yield count("test films", classifier, dataset.test.pixels, film=True)
+    for name, folder in also.items():
+        yield count_files(name, classifier, read_files(folder))
+    rng = np.random.default_rng(SEED)
+    for kind, draw in DRAWN.items():
+        images = (encode(image) for image in draw(rng, number))
+        more = read_files(photos, JPEG) if photos and kind == WHOLE_PHOTOS else ()
+        yield count_files(kind, classifier, chain(images, more), film=False)
+    chosen = films[rng.permutation(len(films))[:number], :, :, 0]
+    for kind, change in CHANGED.items():
+        images = (encode(change(film)) for film in chosen)
+        yield count_files(kind, classifier, images, film=False)
+
+
+def read_files(folder: Path, endings: Collection[str] | None = None) -> Iterator[bytes]:
+    """The files below a folder, with one of some endings (in small letters) or with any."""
+    for path in sorted(folder.glob("**/*")):
+        wanted = endings is None or path.suffix.lower() in endings
+        if wanted and path.is_file() and not path.name.startswith("."):
+            yield path.read_bytes()
+
+
+def count_files(
+    kind: str, classifier: Classifier, files: Iterable[bytes], *, film: bool | None = None
+) -> Row:
+    """Decode and judge encoded images.
+
+    Raises:
+        DatasetError: There is none.
+    """
+    pixels, refused = [], 0
+    for content in files:
+        try:
+            pixels.append(decode_radiograph(content, classifier.card.size_px))
+        except ImageError:  # counted: a file that is not decoded is not scored
+            refused += 1
+    if not pixels and not refused:
+        raise DatasetError(
+            f"Expected images to look at for {kind}, found none.", "Check NAME=FOLDER."
+        )
+    size_px = classifier.card.size_px
+    decoded = np.array(pixels, np.uint8).reshape(-1, size_px, size_px, 1)
+    return count(kind, classifier, decoded, refused=refused, film=film)
+
+
+def count(
+    kind: str,
+    classifier: Classifier,
+    pixels: NDArray[np.uint8],
+    *,
+    refused: int = 0,
+    film: bool | None = None,
+) -> Row:
+    """Judge decoded images, shape (N, S, S, 1)."""
+    limits = _limits(classifier)
+    batches = [
+        classifier.predict(pixels[start : start + BATCH]).atypicality
+        for start in range(0, len(pixels), BATCH)
+    ]
+    known = [found for found in batches if found is not None]
+    strange = np.concatenate(known) if known else np.empty(0, np.float32)
+    flagged = int((strange > limits.flag_above).sum())
+    rejected = int((strange > limits.reject_above).sum())
+    n = len(pixels) + refused
+    return Row(kind, n, flagged + refused, rejected + refused, refused, film)
+
+
+def line(row: Row) -> str:
+    """One line of the table."""
+    share = proportion(row.rejected, row.n)
+    rejected = f"{share.value:6.1%} [{share.low:.1%}, {share.high:.1%}]"
+    rule = row.rule + ("" if row.kept else ": MISSED")
+    flagged = row.flagged / row.n
+    return (
+        f"{row.kind:28s}{row.n:6d}{flagged:9.1%}  {rejected:23s}{row.refused:8d}  {rule}".rstrip()
+    )
+
+
+def _limits(classifier: Classifier) -> Typicality:
+    """From which atypicality on images are flagged and rejected."""
+    if classifier.card.typicality is None:
+        raise ModelFileError(
+            f"Expected a model that answers atypicality, found none in {classifier.path}.",
+            "Export a network of this release.",
+        )
+    return classifier.card.typicality
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What the further answers cost: evidence map, atypicality and viral or bacterial.
+
+Each model file is timed against the same graph with `probability` as its only output and everything
+that only the others need taken out, and against that graph with one further output at a time. All
+take one turn after the other; times are medians over turns, of one thread's processor time, so that
+other work on the machine hardly counts. The stripped graph is the ceiling: no file can be faster
+than what the probability alone takes. It is timed twice, and the second time shows the noise.
+
+The films are the synthetic ones of examples/xrays, repeated to fill a batch.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from batch_scorer.model.card import CARD_KEY, read_card
+from batch_scorer.model.onnx_runtime import ort
+from benchmarks.command import Measurement, packages
+from benchmarks.precision import read_films, take_turns
+
+with packages():
+    import onnx
+    from onnx.utils import Extractor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ALONE = "probability"
+MOST_COST = 0.10
+"""How much longer all answers may take than the probability alone."""
+AGAIN = "probability, again"
+MOST_NOISE = 0.05
+SAME = 1e-5
+
+
+@click.command(
+    cls=Measurement, epilog="Example: python benchmarks/output_cost.py batch_scorer/models --turns 15"
+)
+@click.argument("models", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--turns", type=click.IntRange(1), default=9, show_default=True)
+@click.pass_context
+def main(ctx: click.Context, models: Path, batch_size: int, turns: int) -> None:
+    """Measure what the further outputs of the model files in the folder MODELS cost.
+
+    Exit code 1: all outputs of some file take over 10 % longer than its probability alone, or the
+    machine is too busy to tell.
+    """
+    found = {path: onnx.load(path) for path in sorted(models.glob("*.onnx"))}
+    found = {path: model for path, model in found.items() if len(model.graph.output) > 1}
+    if not found:
+        raise click.UsageError(
+            f"Expected model files with further outputs in {models}, found none: "
+            "export networks of this release."
+        )
+    click.echo(f"1 thread, batch {batch_size}, {turns} turns")
+    click.echo(f"{'file':20s}{'outputs':26s}{'ms a film':>11s}{'x probability':>15s}")
+    missed = []
+    for path, model in found.items():
+        seconds = _time(path, model, batch_size, turns)
+        for name, taken in seconds.items():
+            ratio = taken / seconds[ALONE]
+            click.echo(f"{path.name:20s}{name:26s}{1000 * taken / batch_size:11.3f}{ratio:15.3f}")
+        cost, noise = (seconds[name] / seconds[ALONE] - 1 for name in ("all", AGAIN))
+        if abs(noise) > MOST_NOISE:
+            missed.append(f"{path.name} (cannot be told: the noise is {noise:+.1%})")
+        elif cost > MOST_COST:
+            missed.append(f"{path.name} {cost:.1%}")
+    bar = f"At most {MOST_COST:.0%} for all further outputs"
+    click.echo(f"{bar}: {'missed by ' + ', '.join(missed) if missed else 'kept'}")
+    ctx.exit(1 if missed else 0)
+
+
+def strip(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
+    """The same graph from ``pixels`` to some of its outputs, without what only others need."""
+    return Extractor(model).extract_model([model.graph.input[0].name], outputs)
+
+
+def _time(path: Path, model: onnx.ModelProto, batch_size: int, turns: int) -> dict[str, float]:
+    """Median seconds a batch: for the probability alone, with each further output, and for all."""
+    card = read_card({p.key: p.value for p in model.metadata_props}.get(CARD_KEY), str(path))
+    films = read_films(card.size_px, batch_size)
+    further = [output.name for output in model.graph.output if output.name != ALONE]
+    graphs = {name: strip(model, [ALONE]) for name in (ALONE, AGAIN)}
+    if len(further) > 1:
+        graphs |= {f"and {name}": strip(model, [ALONE, name]) for name in further}
+    graphs["all"] = model
+    sessions = {name: _open(graph) for name, graph in graphs.items()}
+    _check_same(path, sessions, films)
+    return take_turns(
+        {name: partial(session.run, None, {"pixels": films}) for name, session in sessions.items()},
+        turns,
+        clock=time.thread_time,
+    )
+
+
+def _open(model: onnx.ModelProto) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1  # all work is the calling thread's, whose time is taken
+    options.inter_op_num_threads = 1
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _check_same(path: Path, sessions: dict[str, Any], films: NDArray[np.uint8]) -> None:
+    """Refuse to compare graphs that compute different probabilities."""
+    answers = {
+        name: session.run([ALONE], {"pixels": films})[0] for name, session in sessions.items()
+    }
+    off = max(float(np.abs(found - answers["all"]).max()) for found in answers.values())
+    if not off <= SAME:
+        raise click.ClickException(
+            f"Expected the parts of {path} to give its own probabilities, found them off by {off}."
+        )
+
+
+if __name__ == "__main__":
+    main()

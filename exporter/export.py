@@ -1,0 +1,233 @@
+"""One trained network -> one verified model file, and a line in its folder's manifest."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import onnx
+import tf2onnx
+
+from batch_scorer.errors import ConversionError, LedgerError, UsageError
+from batch_scorer.model.card import (
+    FLOAT16_SELF_TEST_TOLERANCE,
+    SELF_TEST_RECIPE,
+    SELF_TEST_TOLERANCE,
+    SelfTest,
+    self_test_pixels,
+)
+from batch_scorer.model.classifier import MANIFEST, MAX_MODEL_BYTES, Manifest, ModelEntry
+from batch_scorer.model.onnx_runtime import ort
+from batch_scorer.storage.output import digest, open_output
+from batch_scorer.system.strict_json import UNREADABLE
+from exporter import convert
+from exporter.optimize import make_cheaper
+from exporter.quantize import keep_halves, to_float16, to_int8
+from exporter.run_reader import keras_probabilities
+from exporter.validate import graph_probabilities, judge, verify
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from batch_scorer.model.card import ModelCard, Precision, SmallKind
+    from batch_scorer.model.comparison import Comparison
+    from batch_scorer.storage.output import Output, Record
+    from exporter.run_reader import Run
+
+    Kind = Literal["float32"] | SmallKind
+    Draft = tuple[onnx.ModelProto, ModelCard, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model file that was verified and is in place; ``precision`` is None for float32."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    films: int
+    difference: float
+    precision: Precision | None
+
+
+def open_models(folder: Path) -> tuple[Output, Manifest]:
+    """Open a folder for model files, made where needed, and prove that it can be written.
+
+    A folder without a record may have been exported by a version that kept none: it is taken over
+    where its manifest states the hash of a model file in it.
+
+    Returns:
+        The folder, and its manifest.
+
+    Raises:
+        UsageError: It cannot be made or written.
+        ConversionError: Its manifest is none of this release.
+        ForeignFile: Its manifest was not written by an export.
+    """
+    output = open_output(folder.absolute())
+    try:
+        output.refuse_foreign_files([MANIFEST], own=[MANIFEST])  # neither a link nor a pipe is read
+        manifest = read_manifest(output)
+        old = {} if output.claimed else _find_unrecorded_export(output, manifest)
+        output.refuse_foreign_files([MANIFEST], old)
+        output.prepare()
+        if not output.claimed:
+            output.enter(old)
+    except LedgerError as exc:
+        raise UsageError(exc.sentence, exc.hint) from exc
+    return output, manifest
+
+
+def _find_unrecorded_export(output: Output, manifest: Manifest) -> Record:
+    """The files of an export that kept no record."""
+    stated = {_file_name(name): entry.sha256 for name, entry in manifest.models.items()}
+    contents = {name: output.read(name, MAX_MODEL_BYTES) for name in stated}
+    found = {
+        name: [stated[name]]
+        for name, data in contents.items()
+        if data is not None and digest(data) == stated[name]
+    }
+    return {**found, MANIFEST: [digest(output.read(MANIFEST) or b"")]} if found else {}
+
+
+def _file_name(model: str) -> str:
+    return f"{model}.onnx"
+
+
+def read_manifest(output: Output) -> Manifest:
+    """Read the manifest of a folder; an empty one where there is none.
+
+    Raises:
+        ConversionError: It is no manifest of this release.
+        LedgerError: It cannot be read.
+    """
+    data = output.read(MANIFEST)
+    try:
+        return Manifest({}) if data is None else msgspec.json.decode(data, type=Manifest)
+    except UNREADABLE as exc:
+        raise ConversionError(
+            f"{output.url}/{MANIFEST} is no manifest of this release: {exc}.",
+            "Export into another folder, or remove it and export every model again.",
+        ) from exc
+
+
+def format_manifest(manifest: Manifest) -> bytes:
+    """Format a manifest as the JSON of its file."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def publish(run: Run, folder: Path, kind: Kind = "float32", *, beside: bool = False) -> Published:
+    """Convert, verify, then write the model file and its line of the manifest.
+
+    Args:
+        run: From ``read_run``.
+        folder: Where to; made where needed.
+        kind: "float32", "float16" or "int8".
+        beside: Call the file NAME.KIND.onnx, since another one is NAME.onnx.
+
+    Raises:
+        UsageError: The folder cannot be made or written.
+        ForeignFile: The model file or the manifest that is there was not exported.
+        PrecisionRefused: The smaller format would lose too much; no file is left.
+        ConversionError: The conversion is not right; no file is left.
+        LedgerError: The model file or the manifest cannot be written.
+    """
+    output, manifest = open_models(folder)
+    model = f"{run.card.name}.{kind}" if beside else run.card.name
+    name = _file_name(model)
+    output.refuse_foreign_files([name])
+    graph, card, expected = _as_float32(run) if kind == "float32" else _as_smaller(run, kind)
+    if beside:
+        card = msgspec.structs.replace(card, name=model, title=f"{card.title}, {kind}")
+    others = run.parity_others if kind == "float32" else None
+    with tempfile.TemporaryDirectory() as hidden:
+        draft = Path(hidden) / name
+        onnx.save(convert.embed_card(graph, card), draft)
+        difference = verify(draft, run.parity, expected, others)
+        data = draft.read_bytes()
+    sha256 = digest(data)
+    listed = _with_model(manifest, card, sha256, len(data))
+    output.write_all({name: data, MANIFEST: format_manifest(listed)})
+    return Published(folder / name, sha256, len(data), len(run.parity), difference, card.precision)
+
+
+def _as_float32(run: Run) -> Draft:
+    """The graph, its card, and Keras's answers for the parity films."""
+    card = run.card
+    graph = convert.halve_weights(make_cheaper(convert.convert(run.model, card)))
+    answers = keras_probabilities(card, run.model, self_test_pixels(card.size_px))
+    return graph, _with_self_test(card, answers, SELF_TEST_TOLERANCE), run.parity_answers
+
+
+def _as_smaller(run: Run, kind: SmallKind) -> Draft:
+    """The graph, its card, and its own answers for the parity films, once it was judged.
+
+    Its weights are not halved: what is left in float32 is small, and the scales of an int8 file
+    have to be plain constants.
+    """
+    card = run.card
+    graph = convert.convert(run.model, card)
+    if kind == "int8":
+        graph = judged = make_cheaper(to_int8(graph, run.calibration.pixels))
+        tolerance = SELF_TEST_TOLERANCE
+    else:
+        graph = make_cheaper(to_float16(graph))
+        judged, tolerance = keep_halves(graph), FLOAT16_SELF_TEST_TOLERANCE
+    precision = judge(kind, graph_probabilities(judged, run.validation.pixels), run)
+    answers = graph_probabilities(judged, self_test_pixels(card.size_px))
+    card = msgspec.structs.replace(card, precision=precision)
+    card = _with_self_test(card, answers, tolerance)
+    return graph, card, graph_probabilities(graph, run.parity)
+
+
+def _with_self_test(card: ModelCard, answers: NDArray[np.float64], tolerance: float) -> ModelCard:
+    """Add the answers on the fixed films, and the exporter's versions."""
+    return msgspec.structs.replace(
+        card,
+        self_test=SelfTest(SELF_TEST_RECIPE, answers.tolist(), tolerance),
+        versions={
+            **card.versions,
+            "tf2onnx": tf2onnx.__version__,
+            "onnx": onnx.__version__,
+            "onnxruntime": ort.__version__,
+            "opset": str(convert.OPSET),
+        },
+    )
+
+
+def note_comparison(folder: Path, comparison: Comparison | None) -> None:
+    """Enter the comparison of the models in their manifest, once all of them are in place.
+
+    A folder that holds other models too has no comparison of all its models.
+    """
+    output, manifest = open_models(folder)
+    if comparison and comparison.names == set(manifest.models):
+        compared = msgspec.structs.replace(manifest, comparison=comparison)
+        output.write(MANIFEST, format_manifest(compared))
+
+
+def _with_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int) -> Manifest:
+    """Enter a model, best validation AUC first. A comparison with its predecessor is dropped."""
+    entry = ModelEntry(
+        precision=card.precision.kind if card.precision else "float32",
+        sha256=sha256,
+        size_bytes=size_bytes,
+        commit=card.training.commit,
+        command=card.training.command,
+        seed=card.training.seed,
+        threshold=card.threshold.value,
+        metrics={
+            split: {name: estimate.value for name, estimate in reference.metrics.items()}
+            for split, reference in card.references.items()
+        },
+    )
+    models = {**manifest.models, card.name: entry}
+    return Manifest(dict(sorted(models.items(), key=lambda item: -_auc(item[1]))))
+
+
+def _auc(entry: ModelEntry) -> float:
+    return entry.metrics.get("validation", {}).get("auc") or 0.0

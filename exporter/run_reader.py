@@ -1,0 +1,202 @@
+"""What the exporter reads of a run folder: the card, the network, and films to check it with."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import keras
+import msgspec
+import numpy as np
+
+from batch_scorer.errors import ConversionError
+from batch_scorer.model.classifier import MAX_MODEL_BYTES
+from batch_scorer.storage.output import MOST_TABLE_BYTES
+from exporter.run_files import read_run_card, read_run_file, unreadable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from batch_scorer.model.card import ModelCard
+    from batch_scorer.model.comparison import Comparison
+
+MODEL_FILE = "model.keras"
+FILMS_FILE = "films.npz"
+_BROKEN_NETWORK = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, ImportError, LookupError),
+    *(AttributeError, RuntimeError, TypeError, ValueError),
+)
+"""What Keras raises where a file is no network, or a damaged one."""
+_BROKEN_ARRAYS = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, MemoryError, OverflowError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What NumPy and zipfile raise where a file is no archive of arrays, or a damaged one."""
+MIN_FILMS = 64
+PARITY_FILMS = 96
+
+
+@dataclass(frozen=True)
+class Films:
+    """Decoded films; ``pixels`` (N, S, S, 1) uint8, ``labels`` (N,) 1 for pneumonia."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    keys: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained network, and the probabilities by Keras that its files are checked against.
+
+    ``parity`` are films of both splits, ``parity_answers`` (N,) Keras's answers for them, and
+    ``parity_others`` its evidence and atypicality; ``answers`` are those for ``validation``.
+    """
+
+    card: ModelCard
+    model: keras.Model
+    validation: Films
+    answers: NDArray[np.float64]
+    calibration: Films
+    parity: NDArray[np.uint8]
+    parity_answers: NDArray[np.float64]
+    parity_others: dict[str, NDArray[np.float32]]
+
+
+def read_run(folder: Path, comparison: Comparison | None = None) -> Run:
+    """Read what the trainer left, and let Keras judge its films.
+
+    Args:
+        folder: The model's run folder.
+        comparison: The model against the others that are exported with it; goes into its card.
+
+    Raises:
+        ConversionError: A file is missing or broken, there are too few films, or the model may not
+            be exported.
+    """
+    card = read_run_card(folder)
+    model = _read_network(folder, card)
+    films, validated = _read_films(folder, card.size_px)
+    if len(films) < MIN_FILMS:
+        raise ConversionError(
+            f"Expected at least {MIN_FILMS} films for the parity check, found {len(films)}.",
+            "Train on at least as many films.",
+        )
+    answers = keras_probabilities(card, model, films.pixels)
+    chosen = _spread(answers, validated)
+    return Run(
+        msgspec.structs.replace(card, comparison=comparison),
+        model,
+        validation=_take(films, validated),
+        answers=answers[validated],
+        calibration=_take(films, ~validated),
+        parity=films.pixels[chosen],
+        parity_answers=answers[chosen],
+        parity_others=_others(model, films.pixels[chosen]),
+    )
+
+
+def _read_network(folder: Path, card: ModelCard) -> keras.Model:
+    """The network that the trainer saved, which answers all that its card describes.
+
+    Raises:
+        ConversionError: It cannot be loaded, or takes or answers something else.
+    """
+    read_run_file(folder, MODEL_FILE, MAX_MODEL_BYTES)  # Keras would wait for a pipe
+    try:
+        model = keras.models.load_model(folder / MODEL_FILE, compile=False)
+        taken, answered = _shapes(model.input), _shapes(model.output)
+    except _BROKEN_NETWORK as exc:
+        raise unreadable(folder, f"{MODEL_FILE}: {exc}") from exc
+    expected: dict[str, tuple[int | None, ...]] = {"logit": (None, 1)}
+    if card.evidence:
+        expected["evidence"] = (None, card.evidence.height, card.evidence.width)
+    if card.typicality:
+        expected["atypicality"] = (None, 1)
+    if card.etiology:
+        expected["viral"] = (None, 1)
+    films = (None, card.size_px, card.size_px, 1)
+    if taken != {"": films} or expected.items() - answered.items():
+        raise unreadable(
+            folder,
+            f"expected a network in {MODEL_FILE} that takes {films} and answers {expected}, "
+            f"found one that takes {taken.get('', taken)} and answers {answered}",
+        )
+    return model
+
+
+def _shapes(tensors: Any) -> dict[str, tuple[int | None, ...]]:
+    """Shapes by name; of a single tensor without one."""
+    named = tensors if isinstance(tensors, dict) else {"": tensors}
+    return {name: tuple(tensor.shape) for name, tensor in named.items()}
+
+
+def _read_films(folder: Path, size_px: int) -> tuple[Films, NDArray[np.bool_]]:
+    """The films that the trainer left, and which of them are validation films.
+
+    Raises:
+        ConversionError: They cannot be read, are no films of that size, or of one split only.
+    """
+    data = read_run_file(folder, FILMS_FILE, MOST_TABLE_BYTES)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+        if unpacked > MOST_TABLE_BYTES:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes")
+        with np.load(io.BytesIO(data)) as stored:
+            found = {name: stored[name] for name in ("pixels", "labels", "keys", "splits")}
+    except _BROKEN_ARRAYS as exc:
+        raise unreadable(folder, f"{FILMS_FILE}: {exc}") from exc
+    number = len(found["labels"]) if found["labels"].ndim else 0
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {
+        "pixels": ("u", (number, size_px, size_px, 1)),
+        "labels": ("i", (number,)),
+        "keys": ("U", (number,)),
+        "splits": ("U", (number,)),
+    }
+    shapes = {name: (array.dtype.kind, array.shape) for name, array in found.items()}
+    if shapes != expected or found["pixels"].dtype != np.uint8:
+        raise unreadable(
+            folder,
+            f"expected films in {FILMS_FILE} as {expected}, found {shapes}",
+        )
+    if not set(np.unique(found["labels"])) <= {0, 1}:
+        raise unreadable(folder, f"expected labels 0 and 1 in {FILMS_FILE}, found others")
+    splits = found.pop("splits")
+    if set(np.unique(splits)) != {"train", "validation"}:
+        raise unreadable(folder, f"expected films of train and validation in {FILMS_FILE}")
+    return Films(**found), splits == "validation"
+
+
+def keras_probabilities(
+    card: ModelCard, model: keras.Model, pixels: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """Calibrated P(pneumonia) by Keras, shape (N,)."""
+    found = model.predict(pixels, batch_size=32, verbose=0)["logit"]
+    logits = np.asarray(found, dtype=np.float64)[:, 0]
+    return card.calibration.apply(logits)
+
+
+def _others(model: keras.Model, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    found = model.predict(pixels, batch_size=32, verbose=0)
+    return {name: found[name] for name in ("evidence", "atypicality") if name in found}
+
+
+def _take(films: Films, wanted: NDArray[np.bool_]) -> Films:
+    return Films(films.pixels[wanted], films.labels[wanted], films.keys[wanted])
+
+
+def _spread(answers: NDArray[np.float64], validated: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Validation films spread over the range of answers; where they are few, training films too."""
+    validation, train = np.flatnonzero(validated), np.flatnonzero(~validated)
+    order = validation[np.argsort(answers[validation], kind="stable")]
+    places = np.unique(np.linspace(0, len(order) - 1, PARITY_FILMS).astype(int))
+    return np.concatenate([order[places], train])[:PARITY_FILMS]

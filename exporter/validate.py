@@ -1,0 +1,177 @@
+"""Is the converted file right? onnx.checker, the real Classifier, parity, and what int8 costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from batch_scorer.errors import ConversionError, ParityError, PrecisionRefused
+from batch_scorer.metrics import classification
+from batch_scorer.model.card import Precision
+from batch_scorer.model.classifier import Classifier
+from batch_scorer.model.onnx_runtime import ort, ort_errors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from batch_scorer.model.card import SmallKind
+    from exporter.run_reader import Run
+
+BATCH_SIZES = (1, 2, 7)
+MAX_DIFFERENCE = 1e-4
+MAX_OTHER_DIFFERENCE = 1e-3
+JUDGED_AT_ONCE = 32
+MAX_AUC_LOSS = 0.002
+MAX_FLIPPED = 0.02
+MAX_DIFFERENCE_FLOAT16 = 0.01
+NAMES_IN_MESSAGE = 5
+USE_FLOAT32 = "Use the float32 file."
+
+
+def verify(
+    path: Path,
+    pixels: NDArray[np.uint8],
+    expected: NDArray[np.float64],
+    others: dict[str, NDArray[np.float32]] | None = None,
+) -> float:
+    """Check a model file as the scorer will use it.
+
+    Args:
+        path: The ONNX file, card and self-test embedded.
+        pixels: Shape (N, S, S, 1) uint8, real films.
+        expected: Shape (N,), the probabilities by Keras; for a smaller number format the file's
+            own, which were judged.
+        others: Further answers by Keras, by name, where they must agree too.
+
+    Returns:
+        The largest difference in probability found.
+
+    Raises:
+        ConversionError: The file is no valid ONNX model.
+        ParityError: A difference above 1e-4, a film on the other side of the threshold, or another
+            answer that is off by more than 1e-3.
+        ModelFileError: The card or the self-test does not hold.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise ConversionError(f"onnx.checker refuses {path.name}: {exc}.") from exc
+    classifier = Classifier.load(path, provider="cpu")
+    threshold = classifier.card.threshold.value
+    worst = 0.0
+    for size in BATCH_SIZES:
+        parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+        found = np.concatenate([classifier.predict(part).probability for part in parts])
+        worst = max(worst, float(np.abs(found - expected).max()))
+        flips = int(((found >= threshold) != (expected >= threshold)).sum())
+        if not worst <= MAX_DIFFERENCE or flips:
+            raise ParityError(
+                f"At batch size {size} {path.name} differs from the expected answers by up to "
+                f"{worst:.2e} in probability (at most {MAX_DIFFERENCE:.0e} allowed), with {flips} "
+                "label flips."
+            )
+    _check_others(classifier, pixels, others or {})
+    return worst
+
+
+def _check_others(
+    classifier: Classifier, pixels: NDArray[np.uint8], others: dict[str, NDArray[np.float32]]
+) -> None:
+    answers = classifier.predict(pixels)
+    for name, expected in others.items():
+        found = getattr(answers, name)
+        if found is None:  # the card does not describe it
+            continue
+        worst = float(np.abs(found - expected.reshape(found.shape)).max())
+        if not worst <= MAX_OTHER_DIFFERENCE:
+            raise ParityError(
+                f"{classifier.path.name} differs from Keras by up to {worst:.2e} in {name} "
+                f"(at most {MAX_OTHER_DIFFERENCE:.0e} allowed)."
+            )
+
+
+def graph_probabilities(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What a graph that has no card yet answers on a CPU, shape (N,).
+
+    Raises:
+        ConversionError: ONNX Runtime cannot run it.
+    """
+    starts = range(0, len(pixels), JUDGED_AT_ONCE)
+    try:
+        session = ort.InferenceSession(
+            graph.SerializeToString(),
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["EliminateIdentity"],  # see quantize.keep_halves
+        )
+        parts = [
+            session.run(["probability"], {"pixels": pixels[start : start + JUDGED_AT_ONCE]})[0]
+            for start in starts
+        ]
+    except (
+        ort_errors.Fail,
+        ort_errors.InvalidArgument,
+        ort_errors.InvalidGraph,
+        ort_errors.NotImplemented,
+        ort_errors.RuntimeException,
+    ) as exc:
+        raise ConversionError(f"ONNX Runtime cannot run the converted graph: {exc}.") from exc
+    return np.concatenate(parts).astype(np.float64)
+
+
+def judge(kind: SmallKind, found: NDArray[np.float64], run: Run) -> Precision:
+    """Weigh what a smaller number format changes on all validation films.
+
+    Calibration and threshold stay those of the float32 network. Where so many labels change that
+    they would have to be chosen anew, the file is refused: it would be another model.
+
+    Args:
+        kind: The smaller format.
+        found: Shape (N,), the smaller file's probabilities for the validation films.
+        run: With Keras's probabilities for them.
+
+    Raises:
+        PrecisionRefused: An answer is no number, AUC falls by more than 0.002, more than 2 % of the
+            labels change, or a float16 probability is off by more than 0.01.
+    """
+    labels, expected, threshold = run.validation.labels, run.answers, run.card.threshold.value
+    if not np.isfinite(found).all():
+        raise PrecisionRefused("Refused: some of its answers are no numbers.", USE_FLOAT32)
+    flips = run.validation.keys[(found >= threshold) != (expected >= threshold)].tolist()
+    before, after = _auc(labels, expected), _auc(labels, found)
+    largest = float(np.abs(found - expected).max())
+    reasons = []
+    if before - after > MAX_AUC_LOSS:
+        reasons.append(f"AUC falls from {before:.4f} to {after:.4f} (by at most {MAX_AUC_LOSS})")
+    if len(flips) > MAX_FLIPPED * len(labels):
+        named = ", ".join(flips[:NAMES_IN_MESSAGE])
+        more = ", ..." if len(flips) > NAMES_IN_MESSAGE else ""
+        reasons.append(f"{len(flips)} labels change (at most {MAX_FLIPPED:.0%}): {named}{more}")
+    if kind == "float16" and largest > MAX_DIFFERENCE_FLOAT16:
+        reasons.append(f"a probability is off by {largest:.4f} (at most {MAX_DIFFERENCE_FLOAT16})")
+    if reasons:
+        raise PrecisionRefused(
+            f"Refused: on {len(labels)} validation films {'; '.join(reasons)}.", USE_FLOAT32
+        )
+    return Precision(
+        kind=kind,
+        films=len(labels),
+        auc=after,
+        auc_difference=after - before,
+        largest_difference=largest,
+        flips=flips,
+        calibrated_on=f"{len(run.calibration)} training films" if kind == "int8" else "",
+    )
+
+
+def _auc(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    value = classification.evaluate(labels, probabilities, 0.5, resamples=1)["auc"].value
+    if value is None:
+        raise ConversionError(
+            "Expected validation films of both classes, found one class only.",
+            "Train on more films.",
+        )
+    return value

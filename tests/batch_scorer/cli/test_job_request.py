@@ -1,0 +1,94 @@
+"""What an event ends in: a night's counts, a reason, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from batch_scorer.cli.job_request import Answer, answer_event, read_settings
+from batch_scorer.jobs.events import Errand
+from tests.servers import SECRET
+
+
+@pytest.fixture
+def place(folder, tiny_model, tmp_path, monkeypatch):
+    """Settings for a folder of six films, and the place of its nights."""
+    output = tmp_path / "out"
+    for name, value in (("IMAGES", folder), ("OUTPUT", output), ("MODEL", tiny_model)):
+        monkeypatch.setenv(f"CXR_JOB_{name}", str(value))
+    return output
+
+
+def test_a_schedule_ends_in_the_nights_counts_and_names_no_film(place, folder):
+    (folder / "NORMAL" / "letter.txt").write_text("Dear doctor")
+    answer = answer_event({})
+    night = answer.facts.pop("night")
+    assert answer == Answer(
+        0,
+        {
+            "found": 7,
+            "scored": 6,
+            "rejected": 1,
+            "failed": 0,
+            "flagged": 3,
+            "new": 7,
+            "reports": [f"{place}/latest/report.pdf"],
+            "latest": f"{place}/latest",
+        },
+    )
+    assert (place / "nights" / night / "run.json").exists()
+
+
+def test_a_night_without_anything_new_draws_no_report(place):
+    first, second = answer_event(None), answer_event(None)
+    assert (first.facts["new"], second.facts["new"]) == (6, 0)
+    assert second.facts["reports"] == []
+    assert second.facts["night"] > first.facts["night"]
+
+
+def test_a_night_that_is_asked_to_stop_is_gone_on_with(place, folder, monkeypatch):
+    monkeypatch.setenv("CXR_JOB_BATCH_SIZE", "2")
+    stopped = answer_event({}, lambda: True)
+    assert (stopped.exit_code, stopped.facts, stopped.code) == (75, {}, "interrupted")
+    assert stopped.error.startswith("Interrupted: 2 of 6 films are done.")
+    assert answer_event({}).facts["scored"] == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "exit_code", "words"),
+    [
+        ("OUTPUT", "", 2, "Missing option '-o' / '--output'"),
+        ("IMAGES", "", 2, "Missing argument 'IMAGES'"),
+        ("BATCH_SIZE", "many", 2, "'many' is not a valid integer range"),
+        ("SHARD", "5/4", 2, "Expected a shard from 1 to 4, found 5/4"),
+        ("MODEL", "no-such-model", 2, "no-such-model"),
+        ("IMAGES", "/no/such/folder", 1, "/no/such/folder"),
+        (
+            "IMAGES",
+            f"http://me:{SECRET}@127.0.0.1:9/films?sig={SECRET}",
+            2,
+            "--allow-private-hosts",
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_the_exit_code_of_the_command(
+    place, monkeypatch, name, value, exit_code, words
+):
+    monkeypatch.setenv(f"CXR_JOB_{name}", value)
+    answer = answer_event({})
+    assert (answer.exit_code, answer.facts) == (exit_code, {})
+    assert words in answer.error
+    assert answer.error.isprintable()
+    assert SECRET not in answer.error
+
+
+def test_an_event_that_is_not_known_is_wrong_usage(place):
+    answer = answer_event({"key1": "value1"})
+    assert answer.exit_code == 2
+    assert answer.error.startswith("Expected an event of S3")
+
+
+def test_the_folder_of_an_event_goes_before_that_of_the_settings(place, tiny_model):
+    job = read_settings(Errand("s3://clinic/-new", "s3://results/clinic/-new"))
+    assert (job.score.images, job.score.output) == ("s3://clinic/-new", "s3://results/clinic/-new")
+    assert job.score.models == (str(tiny_model),)
+    assert read_settings(Errand()).score.output == str(place)

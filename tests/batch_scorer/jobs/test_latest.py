@@ -1,0 +1,248 @@
+"""``latest/``: the newest night whoever published last, whole files, and the mark at the end."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, contextmanager
+
+import msgspec
+import pytest
+
+from batch_scorer.errors import Occupied
+from batch_scorer.jobs.latest import find_published, publish, read_latest, renew
+from batch_scorer.results import store
+from batch_scorer.storage.output import Output, open_output
+from tests.factories import make_manifest, make_models
+from tests.servers import AZURE, S3, found_here
+
+MONDAY, TUESDAY, WEDNESDAY = ("20261123-020000", "20261124-020000", "20261125-020000")
+NUMBERS = {MONDAY: 1, TUESDAY: 2, WEDNESDAY: 3}
+A_FILM, B_FILM = "films/aaaaaaaaaaaaaaaa.jpg", "films/bbbbbbbbbbbbbbbb.jpg"
+STOPS = 60
+"""More operations than a publisher has."""
+
+
+@pytest.fixture
+def output(tmp_path):
+    return open_output(tmp_path / "out")
+
+
+def name_film(night):
+    """The name of a picture that only this night has."""
+    return f"films/{night.replace('-', '0'):0>16}.jpg"
+
+
+def write_night(output, name, *files):
+    """A finished night; what its files hold says whose they are."""
+    night = output.below(f"nights/{name}")
+    names = (*files, store.CSV_FILE, store.PARQUET_FILE)
+    manifest = make_manifest([], make_models("mlp"), run_date=name)
+    contents = {file: f"{file} of {name}".encode() for file in names}
+    contents[store.RUN_FILE] = msgspec.json.encode(manifest)
+    for file, data in contents.items():  # not by the output: a bucket takes its time
+        path = f"{night.root}/{file}"
+        night.filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        night.filesystem.pipe_file(path, data)
+    return night
+
+
+def publish_night(output, name, guard=lambda: None):
+    return publish(output, NUMBERS[name], name, guard)
+
+
+def in_latest(output):
+    """The files of ``latest/``, and of run.json the night that it names."""
+    names = [name.removeprefix("latest/") for name in output.names("latest")]
+    found = {name: output.read(f"latest/{name}").decode() for name in names}
+    if store.RUN_FILE in found:
+        found[store.RUN_FILE] = msgspec.json.decode(found[store.RUN_FILE])["run_date"]
+    return found
+
+
+def of_night(name, *files):
+    tables = (store.CSV_FILE, store.PARQUET_FILE)
+    return {file: f"{file} of {name}" for file in (*files, *tables)} | {store.RUN_FILE: name}
+
+
+def test_a_night_replaces_all_files_of_the_one_before(output):
+    write_night(output, MONDAY, "report.pdf", "report.html", A_FILM)
+    publish_night(output, MONDAY)
+    assert in_latest(output) == of_night(MONDAY, "report.pdf", "report.html", A_FILM)
+    write_night(output, TUESDAY, "report.pdf", B_FILM)
+    assert publish_night(output, TUESDAY) == f"{output.url}/latest"
+    assert in_latest(output) == of_night(TUESDAY, "report.pdf", B_FILM)
+
+
+def test_the_mark_is_written_last_and_old_files_go_after_it(output, monkeypatch):
+    write_night(output, MONDAY, A_FILM)
+    publish_night(output, MONDAY)
+    write_night(output, TUESDAY, B_FILM, "report.pdf")
+    told = []
+    for name in ("_put", "_unlink"):
+        real = getattr(Output, name)
+
+        def noted(self, file, *args, real=real, name=name):
+            if self.url.endswith("/latest") and not file.startswith("."):
+                told.append((name, file))
+            return real(self, file, *args)
+
+        monkeypatch.setattr(Output, name, noted)
+    publish_night(output, TUESDAY)
+    writes = [file for name, file in told if name == "_put"]
+    assert writes[-1] == store.RUN_FILE
+    assert told[len(writes) :] == [("_unlink", A_FILM)]
+
+
+def test_who_lost_the_lease_publishes_nothing(output):
+    write_night(output, MONDAY)
+    publish_night(output, MONDAY)
+    write_night(output, TUESDAY)
+
+    def guard():
+        raise Occupied("Another task took over finish.")
+
+    with pytest.raises(Occupied):
+        publish_night(output, TUESDAY, guard)
+    assert find_published(output) == MONDAY
+    assert in_latest(output) == of_night(MONDAY)
+
+
+def test_an_older_night_never_comes_back(output):
+    for name in (TUESDAY, MONDAY):
+        write_night(output, name, name_film(name))
+        publish_night(output, name)
+    assert find_published(output) == TUESDAY
+    assert in_latest(output) == of_night(TUESDAY, name_film(TUESDAY))
+
+
+def test_latest_of_a_version_without_published_is_carried_on(output):
+    write_night(output, MONDAY)
+    publish_night(output, MONDAY)
+    for path in sorted(output.filesystem.find(f"{output.root}/published")):
+        output.filesystem.rm_file(path)
+    assert find_published(output) == MONDAY
+    assert read_latest(output).run_date == MONDAY
+    write_night(output, TUESDAY)
+    publish_night(output, TUESDAY)
+    assert in_latest(output) == of_night(TUESDAY)
+
+
+def test_a_night_whose_own_folder_is_gone_stays_in_latest(output):
+    night = write_night(output, MONDAY)
+    publish_night(output, MONDAY)
+    output.filesystem.rm(night.root, recursive=True)
+    renew(output)
+    assert in_latest(output) == of_night(MONDAY)
+    assert read_latest(output).run_date == MONDAY
+
+
+class Killed(BaseException):
+    """What no code of the publisher catches."""
+
+
+@contextmanager
+def stopping(number, act):
+    """Call ``act`` in the publisher's thread before it changes storage for that many-th time."""
+    publisher = threading.current_thread()
+    count = 0
+
+    def wrap(real):
+        def stopped(self, *args, **options):
+            nonlocal count
+            if threading.current_thread() is publisher:
+                count += 1
+                if count == number:
+                    act()
+            return real(self, *args, **options)
+
+        return stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_put", "_create", "_unlink"):
+            patch.setattr(Output, name, wrap(getattr(Output, name)))
+        yield lambda: count
+
+
+def run_elsewhere(work):
+    """Do some work in another thread, as another task would, and wait for it."""
+    errors = []
+
+    def run():
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+
+
+@pytest.fixture(params=["disk", S3, AZURE])
+def storage(request, tmp_path, clouds):
+    """A folder for outputs on disk, or in a bucket of a real server."""
+    if request.param == "disk":
+        yield str(tmp_path)
+        return
+    cloud = clouds[request.param]
+    bucket = f"latest-{request.node.name.partition('[')[0].replace('_', '')[-20:]}"
+    with ExitStack() as stack:
+        stack.enter_context(found_here(cloud))
+        cloud.filesystem().mkdir(bucket)
+        yield f"{cloud.protocol}://{bucket}"
+
+
+def name_nights(stop):
+    """Two nights that no other stop has."""
+    return [f"2026{1 + stop // 28:02d}{1 + stop % 28:02d}-0{hour}0000" for hour in (1, 2)]
+
+
+def finish_two_nights(output, stop):
+    """Two finished nights after all that were published before: their names, and their numbers."""
+    names = name_nights(stop)
+    for name in names:
+        write_night(output, name, "report.pdf", name_film(name))
+    return names, [2 * stop, 2 * stop + 1]
+
+
+def is_right(output, name):
+    return in_latest(output) == of_night(name, "report.pdf", name_film(name))
+
+
+def stop_everywhere(storage, act):
+    """Let a publisher be overtaken before each of its operations, and then do ``act``."""
+    output = open_output(f"{storage}/out")
+    if output.local:
+        output.prepare()
+    for stop in range(1, STOPS):
+        (first, second), (number, next_number) = finish_two_nights(output, stop)
+
+        def overtake(second=second, next_number=next_number):
+            run_elsewhere(lambda: publish(output, next_number, second, lambda: None))
+            assert is_right(output, second)
+            act()
+
+        with stopping(stop, overtake) as operations:
+            try:
+                publish(output, number, first, lambda: None)
+            except Killed:
+                renew(output)  # as a night does that finds nothing new
+        stopped = operations() >= stop
+        assert find_published(output) == (second if stopped else first)
+        assert is_right(output, find_published(output)), f"stopped before operation {stop}"
+        if not stopped:
+            return stop
+    return pytest.fail("there were more operations than stops")
+
+
+def test_a_publisher_that_was_paused_anywhere_reverts_nothing(storage):
+    assert stop_everywhere(storage, lambda: None) > 10
+
+
+def test_a_publisher_that_was_killed_anywhere_is_mended_by_the_next_night(storage):
+    def die():
+        raise Killed
+
+    assert stop_everywhere(storage, die) > 10

@@ -1,0 +1,88 @@
+"""Batches of a fixed shape: a film's answers do not depend on its place or its neighbours."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from batch_scorer.imaging.decode import decode_radiograph
+from batch_scorer.model.classifier import Answers, Classifier, bundled_names
+from tests.paths import EXAMPLES
+from tests.tiny_model import tiny_probability
+
+BATCH = 16
+
+
+@pytest.fixture(scope="module")
+def films():
+    paths = sorted(EXAMPLES.rglob("*.jpeg"))
+    return np.stack([decode_radiograph(path.read_bytes(), 224) for path in paths])[..., None]
+
+
+def named(answers: Answers) -> dict[str, np.ndarray]:
+    found = {name: getattr(answers, name) for name in Answers.__dataclass_fields__}
+    return {name: values for name, values in found.items() if values is not None}
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_a_film_s_answers_are_the_same_bits_wherever_it_stands(name, films):
+    model = Classifier.load(name, "cpu", threads=1, batch_size=BATCH)
+    others = {
+        "on two threads": Classifier.load(name, "cpu", threads=2, batch_size=BATCH),
+        "alone on the session": model,
+    }
+    expected = named(model.predict(films))
+    assert len(expected["probability"]) == len(films) == 24
+    assert {"probability", "atypicality", "viral", "evidence"} <= set(expected)
+    rng = np.random.default_rng(0)
+    orders = {
+        "backwards": np.arange(len(films))[::-1],
+        "shuffled": rng.permutation(len(films)),
+        "the last batch nearly empty": np.arange(BATCH + 1),
+        "one film alone": np.array([5]),
+        "beside copies of another": np.array([7, *[2] * 9, 11]),
+    }
+    for order_name, order in orders.items():
+        for model_name, other in others.items():
+            found = named(other.predict(films[order]))
+            for answer, values in expected.items():
+                assert np.array_equal(found[answer], values[order]), (
+                    order_name,
+                    model_name,
+                    answer,
+                )
+
+
+def test_blank_films_fill_a_batch_and_leave_no_answer(tiny_model):
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 32, 32, 1), np.uint8)
+    model = Classifier.load(tiny_model, "cpu", batch_size=4)
+    shapes = []
+    binding = model.session.io_binding
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(model.session, name)
+
+        def io_binding(self):
+            bound = binding()
+            bind = bound.bind_cpu_input
+            bound.bind_cpu_input = lambda name, array: (
+                shapes.append(array.shape),
+                bind(name, array),
+            )
+            return bound
+
+    watched = Classifier(model.card, model.path, model.sha256, model.provider, Watched(), 4)
+    found = watched.predict(pixels).probability
+    assert shapes == [(4, 32, 32, 1), (4, 32, 32, 1)]
+    assert found == pytest.approx(tiny_probability(pixels, 8.0), abs=1e-5)
+
+
+def test_many_threads_share_one_model(films):
+    model = Classifier.load("mlp", "cpu", threads=1, batch_size=8)
+    expected = model.predict(films).probability
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: model.predict(films).probability, range(12)):
+            assert np.array_equal(found, expected)

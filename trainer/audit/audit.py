@@ -1,0 +1,305 @@
+"""A labelled folder -> everything that the audit found, as plain numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from batch_scorer import __version__
+from batch_scorer.errors import DatasetError
+from batch_scorer.model.card import CLASSES
+from batch_scorer.model.data_audit import CopyCounts, DataAudit, Looks
+from batch_scorer.report.content.text import count
+from batch_scorer.results.schema import CAUSES
+from trainer.audit.confounders import TOGETHER, Shortcut, measure_shortcut
+from trainer.audit.duplicates import count_copies, find_copies
+from trainer.audit.image_stats import Unusable, measure_films
+from trainer.data.layout import PARTS, WHOLE, is_synthetic, read_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from trainer.audit.duplicates import Group
+    from trainer.audit.image_stats import Film
+    from trainer.data.layout import Layout
+
+log = logging.getLogger("cxr")
+AUDIT_VERSION = 1
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+LOOKS = {
+    "brightness": "brightness",
+    "contrast": "contrast",
+    "border": "border",
+    "width": "width_px",
+    "height": "height_px",
+    "file size": "size_bytes",
+}
+
+
+class Count(msgspec.Struct, frozen=True):
+    """Films of one part, class and cause; class and cause are empty where labels were not opened.
+
+    ``cause`` is "normal", "bacterial", "viral" or "unknown".
+    """
+
+    part: str
+    label: str
+    cause: str
+    films: int
+
+
+class SharedPatients(msgspec.Struct, frozen=True):
+    """Patient numbers that appear in two parts, and how many films of each part have one.
+
+    ``same_cause`` of them have films of the same cause in both; None where labels were not opened.
+    """
+
+    parts: tuple[str, str]
+    patients: int
+    films: tuple[int, int]
+    same_cause: int | None
+
+
+class Patients(msgspec.Struct, frozen=True):
+    """Patients as file names tell them, counted in each part by itself.
+
+    ``films_per_patient`` gives, for each class, the number of patients with that many films.
+    ``both_causes`` counts patient numbers that have bacterial as well as viral films.
+    """
+
+    patients: int
+    films_without_patient: int
+    films_per_patient: dict[str, dict[int, int]]
+    shared: list[SharedPatients]
+    both_causes: int
+
+
+class CopyFacts(msgspec.Struct, frozen=True):
+    """Copies, counted and by name."""
+
+    counts: CopyCounts
+    groups: list[list[str]]
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """One property of the films of one class in one part: its ``QUANTILES`` and mean.
+
+    Grey levels 0 to 255, pixels, or bytes.
+    """
+
+    name: str
+    part: str
+    label: str
+    films: int
+    quantiles: list[float]
+    mean: float
+
+
+class StrayFiles(msgspec.Struct, frozen=True):
+    """Files that have no label: a folder beside those expected, or loose films.
+
+    ``kind`` is as in ``trainer.layout.Stray``; ``path`` is the folder, or the first loose film.
+    """
+
+    kind: str
+    path: str
+    files: int
+
+    @property
+    def sentence(self) -> str:
+        """What was found and where."""
+        if self.kind == "loose":
+            return f"{count(self.files, 'loose film')}, {self.path} first."
+        return f"The folder {self.path} with {count(self.files, 'file')}."
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """Everything that was found, the content of ``audit.json``."""
+
+    audit_version: int
+    version: str
+    data: str
+    synthetic: bool
+    test_labels_opened: bool
+    films: int
+    counts: list[Count]
+    patients: Patients
+    identical: CopyFacts
+    alike: CopyFacts
+    looks: list[Spread]
+    shortcut: Shortcut
+    unusable: list[Unusable]
+    strays: list[StrayFiles]
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts of the set, in their order."""
+        return list(dict.fromkeys(count.part for count in self.counts))
+
+    def count(self, part: str, label: str) -> int:
+        """Films of one class in one part."""
+        return sum(c.films for c in self.counts if (c.part, c.label) == (part, label))
+
+
+def audit_data(root: Path, *, open_test: bool = True) -> Audit:
+    """Look through a labelled folder.
+
+    Args:
+        root: A folder with NORMAL and PNEUMONIA, or with train, val and test that have them.
+        open_test: Whether the labels of the test part may be looked at.
+
+    Raises:
+        DatasetError: No such folder, or no film in it that can be used.
+    """
+    layout = read_layout(root)
+    films, unusable = measure_films(layout, open_test=open_test)
+    if not films:
+        raise DatasetError(
+            f"Expected films in the folders NORMAL and PNEUMONIA of {root}, found none"
+            + (f" that decodes: {unusable[0].film}: {unusable[0].detail}" if unusable else "."),
+            "The folder needs these two, or train, val and test that have them.",
+            private=[film.film for film in unusable],
+        )
+    copies = find_copies(films)
+    return Audit(
+        audit_version=AUDIT_VERSION,
+        version=__version__,
+        data=root.resolve().name,
+        synthetic=is_synthetic(root),
+        test_labels_opened=open_test,
+        films=len(films),
+        counts=_count(films),
+        patients=_count_patients(films),
+        identical=_tell_copies(copies.identical),
+        alike=_tell_copies(copies.alike),
+        looks=list(_spreads(films)),
+        shortcut=measure_shortcut(films),
+        unusable=unusable,
+        strays=_tell_strays(layout),
+    )
+
+
+def shorten(audit: Audit) -> DataAudit:
+    """The part of an audit that a model card carries."""
+    per_patient: Counter[int] = Counter()
+    for table in audit.patients.films_per_patient.values():
+        per_patient.update(table)
+    shortcut = {"cross-validation": audit.shortcut.cross_validation, "test": audit.shortcut.test}
+    return DataAudit(
+        films={
+            " ".join(filter(None, (c.part, c.label, _known(c.cause)))): c.films
+            for c in audit.counts
+        },
+        patients=audit.patients.patients,
+        films_without_patient=audit.patients.films_without_patient,
+        films_per_patient={str(films): n for films, n in sorted(per_patient.items())},
+        shared_patients={" and ".join(s.parts): s.patients for s in audit.patients.shared},
+        shared_with_same_cause={
+            " and ".join(s.parts): s.same_cause
+            for s in audit.patients.shared
+            if s.same_cause is not None
+        },
+        identical=audit.identical.counts,
+        alike=audit.alike.counts,
+        looks=_shorten_looks(audit.looks),
+        metadata_auc={name: found[TOGETHER] for name, found in shortcut.items() if found},
+    )
+
+
+def restore_counts(short: DataAudit) -> list[Count]:
+    """The films by part, class and cause of an audit's short form, in the order of the parts."""
+    counts = []
+    for name, films in short.films.items():
+        part, label, cause = [*name.split(), "", ""][:3]
+        if label and not cause:
+            cause = "unknown" if label == CLASSES[1] else "normal"
+        counts.append(Count(part, label, cause, films))
+    order = (*PARTS, WHOLE)
+    return sorted(counts, key=lambda count: (order.index(count.part), count.label, count.cause))
+
+
+def _known(cause: str) -> str:
+    return cause if cause in CAUSES else ""
+
+
+def _shorten_looks(looks: Sequence[Spread]) -> list[Looks]:
+    """The medians of each class in each part."""
+    medians = {(s.part, s.label, s.name): s.quantiles[QUANTILES.index(0.5)] for s in looks}
+    return [
+        Looks(
+            part,
+            label,
+            *(medians[part, label, name] for name in ("width", "height", "brightness", "contrast")),
+        )
+        for part, label in dict.fromkeys((s.part, s.label) for s in looks)
+    ]
+
+
+def _count(films: Sequence[Film]) -> list[Count]:
+    counts = Counter((film.part, film.label, film.cause) for film in films)
+    return [Count(*place, number) for place, number in counts.items()]
+
+
+def _count_patients(films: Sequence[Film]) -> Patients:
+    known = [film for film in films if film.patient]
+    numbers = Counter((film.part, film.label, film.patient) for film in known)
+    per_patient: dict[str, Counter[int]] = {}
+    for (_, label, _), number in numbers.items():
+        per_patient.setdefault(label, Counter())[number] += 1
+    causes = {(film.patient, film.cause) for film in known}
+    return Patients(
+        patients=len({(film.part, film.patient) for film in known}),
+        films_without_patient=len(films) - len(known),
+        films_per_patient={label: dict(sorted(c.items())) for label, c in per_patient.items()},
+        shared=list(_find_shared(known)),
+        both_causes=sum(
+            (patient, "viral") in causes for patient, cause in causes if cause == "bacterial"
+        ),
+    )
+
+
+def _find_shared(known: Sequence[Film]) -> Iterator[SharedPatients]:
+    parts = list(dict.fromkeys(film.part for film in known))
+    for first, second in combinations(parts, 2):
+        films = [[f for f in known if f.part == part] for part in (first, second)]
+        both = {f.patient for f in films[0]} & {f.patient for f in films[1]}
+        if both:
+            of_first, of_second = (sum(f.patient in both for f in part) for part in films)
+            same = {(f.patient, f.cause) for f in films[0]} & {
+                (f.patient, f.cause) for f in films[1]
+            }
+            opened = all(f.label for part in films for f in part)
+            yield SharedPatients(
+                (first, second),
+                len(both),
+                (of_first, of_second),
+                len({patient for patient, _ in same}) if opened else None,
+            )
+
+
+def _tell_copies(groups: Sequence[Group]) -> CopyFacts:
+    return CopyFacts(count_copies(groups), [[film.key for film in group] for group in groups])
+
+
+def _spreads(films: Sequence[Film]) -> Iterator[Spread]:
+    """Every property by part and class, where the class is known."""
+    places = dict.fromkeys((film.part, film.label) for film in films if film.label)
+    for name, field in LOOKS.items():
+        for part, label in places:
+            values = [getattr(f, field) for f in films if (f.part, f.label) == (part, label)]
+            quantiles = np.quantile(values, QUANTILES).round(2).tolist()
+            mean = round(float(np.mean(values)), 2)
+            yield Spread(name, part, label, len(values), quantiles, mean)
+
+
+def _tell_strays(layout: Layout) -> list[StrayFiles]:
+    return [
+        StrayFiles(stray.kind, stray.path.relative_to(layout.root).as_posix(), stray.files)
+        for stray in layout.strays
+    ]

@@ -1,0 +1,138 @@
+"""Read every film once, and keep what the audit needs of it: never the pixels themselves."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import imagehash
+import msgspec
+from PIL import Image
+from tqdm import tqdm
+
+from batch_scorer.errors import ImageError, Unreadable
+from batch_scorer.imaging.decode import open_image
+from batch_scorer.model.card import CLASSES
+from batch_scorer.results.schema import etiology_of, patient_of
+from batch_scorer.system.log import speaks_json
+from batch_scorer.system.process import available_cores
+from trainer.data.layout import label_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from trainer.data.layout import Layout
+
+SIZE_PX = 224
+BORDER_PX = SIZE_PX // 16
+HASH_SIDE = 16
+HASH_BITS = HASH_SIDE**2
+
+
+@dataclass(frozen=True)
+class Film:
+    """One film as the audit knows it.
+
+    ``label`` and ``cause`` are empty where they may not be looked at; ``patient`` is empty where
+    the file name tells none. ``brightness``, ``contrast`` (standard deviation) and ``border`` (mean
+    of the outer sixteenth on each side) are grey levels of the decoded film, 0 to 255. ``looks`` is
+    a perceptual hash, (HASH_BITS,) bool.
+    """
+
+    key: str
+    part: str
+    label: str
+    cause: str
+    patient: str
+    width_px: int
+    height_px: int
+    size_bytes: int
+    brightness: float
+    contrast: float
+    border: float
+    pixels_sha256: str
+    looks: NDArray[np.bool_]
+
+
+class Unusable(msgspec.Struct, frozen=True):
+    """A file in a class folder that does not decode, and why."""
+
+    film: str
+    reason: str
+    detail: str
+
+
+def measure_films(layout: Layout, *, open_test: bool) -> tuple[list[Film], list[Unusable]]:
+    """Decode and measure every film of a folder.
+
+    Args:
+        layout: From ``read_layout``.
+        open_test: Whether the labels of the test part may be looked at.
+
+    Returns:
+        The films in the order of their parts and names, and the files that could not be used.
+
+    Raises:
+        DatasetError: A film lies in both classes' folders at once.
+    """
+    places = [(part, path) for part, paths in layout.parts.items() for path in paths]
+
+    def measure(place: tuple[str, Path]) -> Film | Unusable:
+        part, path = place
+        sealed = part == "test" and not open_test
+        label = CLASSES[label_of(layout.root, path)]
+        key = path.relative_to(layout.root).as_posix()
+        try:
+            return _measure(path, key, part, "" if sealed else label)
+        except ImageError as exc:
+            return Unusable(key, exc.code, str(exc))
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        progress = {"total": len(places), "unit": "film", "desc": "Reading", "leave": False}
+        found = list(tqdm(pool.map(measure, places), disable=speaks_json() or None, **progress))
+    films = [film for film in found if isinstance(film, Film)]
+    return films, [file for file in found if isinstance(file, Unusable)]
+
+
+def cause_of(key: str, label: str) -> str:
+    """What caused a pneumonia, from a file name of the Kermany set.
+
+    Returns:
+        "bacterial", "viral", "unknown" where the name tells none, "normal" for a normal film, and
+        nothing for a film whose label may not be looked at.
+    """
+    if label != CLASSES[1]:
+        return label.lower()
+    return etiology_of(key) or "unknown"
+
+
+def _measure(path: Path, key: str, part: str, label: str) -> Film:
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise Unreadable(f"The file cannot be read: {exc.strerror or exc}.") from exc
+    image = open_image(data)
+    pixels = image.decode([SIZE_PX])[SIZE_PX]
+    width_px, height_px = image.size_px
+    inner = pixels[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX]
+    border = (float(pixels.sum()) - float(inner.sum())) / (pixels.size - inner.size)
+    return Film(
+        key=key,
+        part=part,
+        label=label,
+        cause=cause_of(key, label),
+        patient=patient_of(key),
+        width_px=width_px,
+        height_px=height_px,
+        size_bytes=len(data),
+        brightness=float(pixels.mean()),
+        contrast=float(pixels.std()),
+        border=border,
+        pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
+        looks=imagehash.phash(Image.fromarray(pixels), HASH_SIDE).hash.ravel(),
+    )

@@ -1,0 +1,69 @@
+"""Normal films from elsewhere: read to see how many are flagged, never to train or choose on."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from batch_scorer.errors import DatasetError
+from trainer.data.dataset import Films, decode_films
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trainer.data.dataset import Dataset
+
+
+def read_normals(folder: Path, size_px: int, dataset: Dataset) -> Films:
+    """Read a folder of films that are all known to be normal.
+
+    Args:
+        folder: Every file in it and below it is a film; names that begin with a dot are left out.
+        size_px: Side of the square that every film is decoded to.
+        dataset: What the models are trained and chosen on. None of the films may be among it.
+
+    Raises:
+        DatasetError: No such folder, no film in it, a file that is no film, or one that the models
+            are trained or chosen on.
+    """
+    if not folder.is_dir():
+        raise DatasetError(
+            f"Expected a folder of normal films, found none at {folder}.",
+            "Say where they are with --normals NAME=FOLDER.",
+        )
+    paths = sorted(
+        path for path in folder.glob("**/*") if path.is_file() and not path.name.startswith(".")
+    )
+    if not paths:
+        raise DatasetError(
+            f"Expected normal films in {folder}, found no file in it.",
+            "Leave --normals out, or name another folder.",
+        )
+    pixels, _ = decode_films(paths, size_px)
+    keys = [path.relative_to(folder).as_posix() for path in paths]
+    _check_unseen(folder, keys, pixels, dataset)
+    return Films(
+        pixels=pixels,
+        labels=np.zeros(len(paths), dtype=np.int64),
+        patients=np.full(len(paths), ""),
+        keys=np.array(keys),
+    )
+
+
+def _check_unseen(folder: Path, keys: list[str], pixels: np.ndarray, dataset: Dataset) -> None:
+    """Refuse a film whose pixels are those of a training or validation film."""
+    known = {_hash(film) for films in (dataset.train, dataset.validation) for film in films.pixels}
+    for key, film in zip(keys, pixels, strict=True):
+        if _hash(film) in known:
+            raise DatasetError(
+                f"Expected films from elsewhere in {folder}, found {key}, which is also among the "
+                "films that the models are trained or chosen on.",
+                "Remove it: what a model has seen says nothing about other hospitals.",
+                private=[key],
+            )
+
+
+def _hash(film: np.ndarray) -> bytes:
+    return hashlib.blake2b(film.tobytes(), digest_size=16).digest()

@@ -1,0 +1,153 @@
+"""Which files of a labelled folder are films, and which lie where no label is.
+
+A folder has the two class folders, or (the Kaggle layout) ``train``, ``val`` and ``test`` that have
+them. Every file below a class folder is a film and must decode, except what an operating system
+leaves behind: names that begin with a dot, and ``Thumbs.db``, ``desktop.ini`` and ``__MACOSX``.
+Everything else that may hold films is a stray: it is named and counted, never passed over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from batch_scorer.errors import DatasetError, ImageError
+from batch_scorer.imaging.decode import HEADER_BYTES, sniff
+from batch_scorer.model.card import CLASSES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PARTS = ("train", "val", "test")
+WHOLE = "all"
+SYNTHETIC_MARKER = "SYNTHETIC.txt"
+LEFT_BEHIND = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+
+
+@dataclass(frozen=True)
+class Stray:
+    """Files outside the class folders, so without a label.
+
+    ``kind`` is "class" for a folder beside the class folders, "part" for one beside train, val and
+    test, and "loose" for films beside folders.
+    """
+
+    kind: Literal["class", "part", "loose"]
+    path: Path
+    files: int
+
+    @property
+    def sentence(self) -> str:
+        """What was found and where: "COVID with 12 files in data/train"."""
+        if self.kind == "loose":
+            some = "1 film" if self.files == 1 else f"{self.files:,} films"
+            return f"{some} beside the folders in {self.path.parent}, such as {self.path.name}"
+        some = "1 file" if self.files == 1 else f"{self.files:,} files"
+        return f"{self.path.name} with {some} in {self.path.parent}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The films of a labelled folder by part, and what lies beside them.
+
+    ``parts`` has the names of ``PARTS`` that exist, or only ``WHOLE`` for a folder without them.
+    """
+
+    root: Path
+    parts: dict[str, list[Path]]
+    strays: tuple[Stray, ...]
+
+    @property
+    def kaggle(self) -> bool:
+        """Whether the folder brings its own parts."""
+        return WHOLE not in self.parts
+
+
+def read_layout(root: Path) -> Layout:
+    """List a labelled folder.
+
+    Raises:
+        DatasetError: There is no such folder, or a film lies in both classes' folders at once.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"Expected a folder with films, found none at {root}.")
+    kaggle = (root / "train").is_dir()
+    folders = {name: root / name for name in PARTS if (root / name).is_dir()}
+    if not kaggle:
+        folders = {WHOLE: root}
+    strays = list(_find_strays(root, PARTS, "part")) if kaggle else []
+    for folder in folders.values():
+        strays += _find_strays(folder, CLASSES, "class")
+    parts = {name: _list_films(folder) for name, folder in folders.items()}
+    return Layout(root, parts, tuple(strays))
+
+
+def is_synthetic(root: Path) -> bool:
+    """Whether a folder, or the one around it, calls its films synthetic."""
+    return any((place / SYNTHETIC_MARKER).is_file() for place in (root, root.parent))
+
+
+def label_of(root: Path, path: Path) -> int:
+    """The class of a film, from the folder that it lies in: 0 normal, 1 pneumonia.
+
+    Raises:
+        DatasetError: One class folder lies inside the other.
+    """
+    named = {part for part in path.relative_to(root).parts[:-1] if part in CLASSES}
+    if len(named) != 1:
+        raise DatasetError(
+            f"Expected each film in one of the folders {CLASSES[0]} and {CLASSES[1]}, "
+            f"found {path} in both.",
+            "Move the inner folder out: its films would get the wrong label.",
+            private=[str(path)],
+        )
+    return CLASSES.index(named.pop())
+
+
+def count_classes(root: Path, paths: list[Path]) -> Counter[int]:
+    """How many films each class has."""
+    return Counter(label_of(root, path) for path in paths)
+
+
+def _list_films(folder: Path) -> list[Path]:
+    return sorted(path for name in CLASSES for path in _files(folder / name))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, without what operating systems leave behind."""
+    for path in folder.glob("**/*"):
+        inner = path.relative_to(folder).parts
+        if path.is_file() and not any(_is_left_behind(part) for part in inner):
+            yield path
+
+
+def _find_strays(
+    folder: Path, expected: tuple[str, ...], kind: Literal["class", "part"]
+) -> Iterator[Stray]:
+    children = sorted(path for path in folder.iterdir() if not _is_left_behind(path.name))
+    for child in children:
+        if child.is_dir() and child.name not in expected:
+            files = sum(1 for _ in _files(child))
+            if files:
+                yield Stray(kind, child, files)
+    loose = [path for path in children if path.is_file() and _is_film(path)]
+    if loose:
+        yield Stray("loose", loose[0], len(loose))
+
+
+def _is_left_behind(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LEFT_BEHIND
+
+
+def _is_film(path: Path) -> bool:
+    """Whether the first bytes are those of a film; a file that cannot be opened may be one."""
+    try:
+        with path.open("rb") as file:
+            sniff(file.read(HEADER_BYTES))
+    except ImageError:
+        return False
+    except OSError:
+        return True
+    return True

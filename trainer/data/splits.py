@@ -1,0 +1,96 @@
+"""Which films a network is validated on: by patient, or in two ways that flatter it.
+
+Stopping, calibration and threshold are all chosen on validation films, so a network that is
+validated on the films by which it is judged looks better than it is. The two flattering ways are
+those of many notebooks on this data set. They are here to show by how much they flatter, and
+nothing else: a model of theirs says so on its card, and ``cxr export`` refuses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batch_scorer.errors import DatasetError
+from trainer.data.dataset import (
+    Dataset,
+    check_both,
+    check_classes,
+    check_strays,
+    hash_films,
+    read_dataset,
+    read_films,
+)
+from trainer.data.layout import read_layout
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to choose validation films.
+
+    ``part`` is the official part that they are, empty where train and val are split by patient.
+    ``withheld`` is as in ``Dataset``.
+    """
+
+    title: str
+    part: str = ""
+    withheld: str = ""
+
+
+CHOICES = {
+    "patient": Choice("other patients of train and val"),
+    "official": Choice(
+        "the official val part",
+        "val",
+        "It was validated on the official val part: too few films to choose anything on, and "
+        "patients who may be in training too.",
+    ),
+    "test": Choice(
+        "the test films",
+        "test",
+        "It was validated on the test films: what was chosen on them is also judged on them.",
+    ),
+}
+
+
+def read_validated(root: Path, size_px: int, seed: int, choice: str) -> Dataset:
+    """Read a labelled folder, validation films chosen in one of the ways of ``CHOICES``.
+
+    Args:
+        root: As for ``read_dataset``; for an official part, it has train, val and test.
+        size_px: Side of the square that every film is decoded to.
+        seed: Of the split by patient.
+        choice: "patient", "official" or "test". With the last two the official train part is learnt
+            from, whole, and with "test" validation and test films are the same.
+
+    Raises:
+        DatasetError: Another choice, or as for ``read_dataset``.
+    """
+    if choice not in CHOICES:
+        raise DatasetError(
+            f"Expected validation by one of {', '.join(CHOICES)}, found {choice}.",
+            "The right one is patient.",
+        )
+    if not CHOICES[choice].part:
+        return read_dataset(root, size_px, seed)
+    layout = read_layout(root)
+    check_strays(layout)
+    wanted = dict.fromkeys(("train", CHOICES[choice].part, "test"))
+    paths = {part: layout.parts.get(part, []) for part in wanted}
+    for part in wanted:
+        check_both(root / part, paths[part])
+    check_classes(root / "train", paths["train"])
+    films = {part: read_films(root, paths[part], size_px) for part in wanted}
+    title = CHOICES[choice].title
+    return Dataset(
+        name=root.resolve().name,
+        fingerprint=hash_films(list(films.values())),
+        split_policy=f"Official train to learn from, {title} to validate on.",
+        train=films["train"][0],
+        validation=films[CHOICES[choice].part][0],
+        test=films["test"][0],
+        withheld=CHOICES[choice].withheld,
+    )

@@ -1,0 +1,148 @@
+"""What a network is made of, as a list and as a figure; read from the network itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from keras import layers
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from batch_scorer.report.charts.performance import BLUE, GREY, INK, as_svg, house_style
+from batch_scorer.report.content.text import count
+from trainer.model.networks import BUILDERS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+QUESTIONS = {"pneumonia": "Answer: pneumonia?", "viral": "Answer: if so, viral?"}
+STEPS = {
+    layers.InputLayer: "Film, in grey levels",
+    layers.Concatenate: "Three views of it",
+    layers.Conv2D: "Convolution",
+    layers.MaxPooling2D: "Halve: largest of four",
+    layers.Flatten: "Lay out as one list",
+    layers.GlobalAveragePooling2D: "Mean over all places",
+}
+FULL_COLOUR_CHANNELS = 512
+FULL_WIDTH_PX = 224
+ROW_IN = 0.27
+BAR = 0.3
+"""Of the figure's width: the widest bar, half of it on each side of the middle."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a network, or several of the same kind and size.
+
+    ``side_px`` is the side of the square that comes out of it, 1 for a plain list of numbers;
+    ``channels`` how many numbers each place of it has; ``weights`` how many numbers were learnt.
+    """
+
+    name: str
+    side_px: int
+    channels: int
+    weights: int
+    times: int = 1
+
+    def same_as(self, other: Stage) -> bool:
+        """Whether the two do the same and give the same size."""
+        own = (self.name, self.side_px, self.channels)
+        return own == (other.name, other.side_px, other.channels)
+
+    @property
+    def title(self) -> str:
+        """What is done, and how often."""
+        return self.name if self.times == 1 else f"{self.times} × {self.name}"
+
+    @property
+    def size(self) -> str:
+        """What comes out of it: "40 × 40 × 128", or "128 numbers"."""
+        if self.side_px == 1:
+            return count(self.channels, "number")
+        return f"{self.side_px} × {self.side_px} × {self.channels}"
+
+
+def list_stages(name: str) -> list[Stage]:
+    """The steps of one of the networks of ``BUILDERS``, in the order in which a film takes them.
+
+    Left out is what changes neither size nor numbers of weights, and dropout, which acts in
+    training only. The weights of a batch normalisation count with its convolution.
+    """
+    stages: list[Stage] = []
+    for layer in BUILDERS[name](0, augment=0.0).layers:
+        last = stages[-1] if stages else None
+        stage = _read_stage(layer)
+        if last and isinstance(layer, layers.BatchNormalization):
+            stages[-1] = replace(last, weights=last.weights + stage.weights)
+        elif last and stage.same_as(last):
+            weights = last.weights + stage.weights
+            stages[-1] = replace(last, weights=weights, times=last.times + 1)
+        elif stage.name:
+            stages.append(stage)
+    return stages
+
+
+def draw_architecture(name: str) -> str:
+    """Draw a network from top to bottom: bars as wide as the picture, darker with more channels.
+
+    Returns:
+        An SVG document.
+    """
+    stages = list_stages(name)
+    with house_style():
+        figure = Figure(figsize=(6.9, 0.5 + ROW_IN * len(stages)), layout="constrained")
+        place = figure.subplots()
+        for row, stage in enumerate(stages):
+            _draw_stage(place, row, stage)
+        for x, align, text in (
+            (0.0, "left", "Step"),
+            (0.8, "right", "What comes out"),
+            (1.0, "right", "Weights"),
+        ):
+            place.text(x, -1, text, color=GREY, ha=align, va="center")
+        place.set(xlim=(0, 1), ylim=(len(stages) - 0.4, -1.5))
+        place.axis("off")
+        return as_svg(figure)
+
+
+def _read_stage(layer: Any) -> Stage:
+    shape = layer.output.shape
+    side = shape[1] if len(shape) > 2 else 1  # noqa: PLR2004 - a batch of lists has two axes
+    weights = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
+    return Stage(_name_step(layer), side, shape[-1], weights)
+
+
+def _name_step(layer: Any) -> str:
+    """What a reader calls a layer; empty for one that is no step of its own."""
+    if layer.name in QUESTIONS:
+        return QUESTIONS[layer.name]
+    if isinstance(layer, layers.Dense):
+        return "Dense layer" if layer.trainable else ""  # else half of the shrinking
+    if isinstance(layer, layers.Reshape):
+        return "Shrink" if len(layer.output.shape) == 4 else ""  # noqa: PLR2004 - pictures again
+    if isinstance(layer, layers.Conv2D) and layer.strides != (1, 1):
+        return "Convolution, every second place"
+    return next((text for kind, text in STEPS.items() if isinstance(layer, kind)), "")
+
+
+def _draw_stage(place: Axes, row: int, stage: Stage) -> None:
+    width = BAR * max(stage.side_px / FULL_WIDTH_PX, 0.012)
+    depth = math.log2(stage.channels + 1) / math.log2(FULL_COLOUR_CHANNELS + 1)
+    place.add_patch(
+        FancyBboxPatch(
+            (0.5 - width / 2, row - 0.36),
+            width,
+            0.72,
+            boxstyle="square,pad=0",
+            facecolor=BLUE,
+            alpha=0.15 + 0.85 * min(1.0, depth),
+            edgecolor="none",
+        )
+    )
+    place.text(0.0, row, stage.title, color=INK, ha="left", va="center")
+    place.text(0.8, row, stage.size, color=INK, ha="right", va="center")
+    weights = f"{stage.weights:,}" if stage.weights else "–"
+    place.text(1.0, row, weights, color=INK, ha="right", va="center")

@@ -1,0 +1,154 @@
+"""The network that is kept: a trained one, with everything that a model file has to answer.
+
+- ``logit`` (N, 1): pneumonia against normal, not calibrated;
+- ``viral`` (N, 1): viral against bacterial, a logit, for films with pneumonia;
+- ``evidence`` (N, h, w): how much each place of the film speaks for pneumonia, in units of the
+  logit; negative where it speaks against;
+- ``atypicality`` (N, 1): see ``trainer.typicality``.
+
+Evidence is written in forward operations only, because gradients have no ONNX mapping. Where the
+head looks at a mean over places, the class activation map is exact: its mean plus the head's bias
+is the logit. That map means little where each of those places sees the whole film, as in the CNN:
+there a layer below is taken whose places see a part of the film, times the gradient of the logit.
+For dense layers it is the input times the gradient of the logit, summed over patches.
+
+Source: Zhou et al. 2016 (class activation maps); Shrikumar et al. 2016 (gradient times input).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from trainer.model.networks import SIZE_PX
+
+if TYPE_CHECKING:
+    from trainer.model.ood import Typical
+
+_EXACT = "exact class activation map, times its weight in the logit"
+EVIDENCE_METHODS = {
+    "mlp": "input times gradient, summed over patches",
+    "cnn": "activation times gradient, where each place sees a part of the film",
+    "vgg16": _EXACT,
+}
+PATCH = 4
+"""Side of the patches over which the evidence of dense layers is summed."""
+
+
+def answer(network: keras.Model, typical: Typical | None, *, both_ways: bool) -> keras.Model:
+    """Join all that a model file answers into one network.
+
+    Args:
+        network: One of ``trainer.models``, built without augmentation, with its weights.
+        typical: What training films look like; left out for networks that are only compared.
+        both_ways: Judge every film as it is and mirrored, and give the mean of both answers. The
+            evidence is that of the film as it is: a second one would cost as much again.
+    """
+    explained = explain(network)
+    pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
+    found = explained(pixels)
+    if both_ways:
+        mirrored = explained(ops.flip(pixels, axis=2))
+        found |= {name: (found[name] + mirrored[name]) / 2 for name in ("logit", "viral")}
+    if typical is not None:
+        found["atypicality"] = typical.judge(pixels)
+    return keras.Model(pixels, found, name=network.name)
+
+
+def explain(network: keras.Model) -> keras.Model:
+    """A network that also says where its evidence lies."""
+    kernel = network.get_layer("pneumonia").get_weights()[0]
+    names = {layer.name for layer in network.layers}
+    if "local" in names:
+        evidence = _activation_times_gradient(network, kernel)
+    elif "pooled" in names:
+        evidence = _activation_map(network, kernel)
+    else:
+        evidence = _input_times_gradient(network, kernel)
+    outputs = {
+        "logit": network.output["pneumonia"],
+        "viral": network.output["viral"],
+        "evidence": evidence,
+    }
+    return keras.Model(network.input, outputs, name=f"{network.name}_explained")
+
+
+def _activation_map(network: keras.Model, kernel: np.ndarray) -> Any:
+    features = network.get_layer("pooled").input
+    _, height, width, _ = features.shape
+    return layers.Reshape((height, width), dtype="float32")(
+        _fixed(kernel, "activation_map")(features)
+    )
+
+
+def _activation_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
+    """The backward pass from the mean to the layer ``local``, as convolutions and masks.
+
+    Times the number of places, so that a mean over places is comparable with the logit, as it is
+    in a class activation map.
+    """
+    chain = [layer.name for layer in network.layers]
+    above = network.layers[chain.index("local") + 1 : chain.index("pooled")]
+    blocks = list(zip(above[::3], above[1::3], above[2::3], strict=True))
+    slopes = [_slope(norm) for _, norm, _ in blocks]
+    slopes[-1] = slopes[-1] * kernel[:, 0]
+    passed = ops.cast(above[-1].output > 0, "float32")
+    for number in reversed(range(len(blocks))):
+        gradient = _backward(blocks[number][0], slopes[number])(passed)
+        below = blocks[number - 1][2].output > 0 if number else network.get_layer("local").output
+        passed = gradient * ops.cast(below, "float32")
+    return ops.sum(passed, axis=3)
+
+
+def _slope(norm: keras.layers.BatchNormalization) -> np.ndarray:
+    """What a finished batch normalisation multiplies each channel by."""
+    spread = np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
+    slope: np.ndarray = np.asarray(norm.gamma) / spread
+    return slope
+
+
+def _backward(convolution: keras.layers.Conv2D, slope: np.ndarray) -> keras.layers.Conv2D:
+    """The convolution that takes gradients back through one of stride 1 and same padding.
+
+    Args:
+        convolution: The one to go back through.
+        slope: Shape (channels,): what its output was multiplied by afterwards.
+    """
+    kernel = (np.asarray(convolution.kernel) * slope)[::-1, ::-1].transpose(0, 1, 3, 2)
+    backward = layers.Conv2D(
+        kernel.shape[3], kernel.shape[:2], padding="same", use_bias=False, trainable=False,
+        name=f"backward_{convolution.name}", dtype="float32",
+    )  # fmt: skip
+    backward.build((None, None, None, kernel.shape[2]))
+    backward.set_weights([kernel])
+    return backward
+
+
+def _input_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
+    """The backward pass of dense layers with ReLU, as matrix products and masks."""
+    hidden = [layer for layer in network.layers if layer.name.startswith("hidden")]
+    last = hidden[-1]
+    gradient = ops.cast(last.output > 0, "float32") * kernel[:, 0]
+    for number, layer in reversed(list(enumerate(hidden))):
+        backward = layer.get_weights()[0].T
+        gradient = _fixed(backward, f"backward_{layer.name}")(gradient)
+        if number:
+            gradient = gradient * ops.cast(hidden[number - 1].output > 0, "float32")
+    flat = network.get_layer("flat")
+    height, width, views = flat.input.shape[1:]
+    patches = (height // PATCH, PATCH, width // PATCH, PATCH, views)
+    product = layers.Reshape(patches, dtype="float32")(gradient * flat.output)
+    return ops.sum(product, axis=(2, 4, 5))
+
+
+def _fixed(weights: np.ndarray, name: str) -> Any:
+    """A matrix product that never learns."""
+    product = layers.Dense(
+        weights.shape[1], use_bias=False, trainable=False, name=name, dtype="float32"
+    )
+    product.build((None, weights.shape[0]))
+    product.set_weights([weights])
+    return product

@@ -1,0 +1,232 @@
+"""The three networks, each spelled out straight down the page.
+
+Every network takes ``pixels`` uint8 (N, 224, 224, 1) and answers two questions, each with a logit
+(N, 1): ``pneumonia`` (or normal), and ``viral`` (or bacterial), which only films with pneumonia
+teach. Shrinking and normalisation are layers of the network, so that the scorer needs no code per
+model; augmentation is built in for training and left out of the network that is kept.
+
+Each network names the layer that its heads look at ``pooled`` (a mean over places, so that evidence
+for every place can be read off) or ``hidden`` (dense layers, where it has to be worked out). Where
+the places of that mean see the whole film, it also names the last layer whose places do not
+``local``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+from PIL import Image
+
+from batch_scorer.imaging.decode import FILTER
+from trainer.model.augmentation import BorrowedTone, RandomTone, RandomView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIZE_PX = 224
+LEAST_VARIANCE = 0.003
+"""Of 1: below it a place is flat, and its noise is not blown up."""
+
+
+def build_mlp(
+    seed: int,
+    *,
+    pretrained: bool = False,  # noqa: ARG001 - one signature
+    augment: float = 1.0,
+) -> keras.Model:
+    """The seed's multilayer perceptron, 32-32-64-128, on a film of 64 by 64."""
+    pixels, x = _entrance(64, seed, augment, turn=0.1, shift=0.05, zoom=0.1, borrow=False)
+    x = _three_views(x)
+    x = layers.Flatten(name="flat")(x)
+    x = layers.Dropout(0.1, seed=seed)(x)
+    for number, units in enumerate((32, 32, 64, 128), start=1):
+        x = layers.Dense(
+            units, activation="relu", kernel_initializer="he_normal", name=f"hidden{number}"
+        )(x)
+    x = layers.Dropout(0.3, seed=seed)(x)
+    return keras.Model(pixels, _heads(x), name="mlp")
+
+
+def build_cnn(
+    seed: int,
+    *,
+    pretrained: bool = False,  # noqa: ARG001 - one signature
+    augment: float = 1.0,
+) -> keras.Model:
+    """A small convolutional network with batch normalisation, on a film of 96 by 96.
+
+    Each of its last places sees the whole film: a mean over places that see less is a statistic of
+    texture, and misleads where texture does (docs/experiments.md). Where each still sees a part,
+    in the layer ``local``, evidence is read off.
+    """
+    pixels, x = _entrance(96, seed, augment)
+    x = _three_views(x)
+    x = _convolution(x, 32, "conv1", stride=2)
+    x = _convolution(x, 64, "conv2")
+    x = layers.MaxPooling2D()(x)
+    x = _convolution(x, 128, "conv3")
+    x = layers.MaxPooling2D()(x)
+    x = _convolution(x, 128, "conv4")
+    x = layers.MaxPooling2D(name="local")(x)
+    x = _convolution(x, 256, "conv5")
+    x = _convolution(x, 256, "conv6")
+    return keras.Model(pixels, _heads(_pool(x, seed)), name="cnn")
+
+
+def build_vgg16(seed: int, *, pretrained: bool = False, augment: float = 1.0) -> keras.Model:
+    """VGG16 (Simonyan and Zisserman 2015) with a pooled classification head, on 96 by 96.
+
+    Args:
+        seed: Of initial weights, augmentation and dropout.
+        pretrained: Build the thirteen convolutions as they were published, so that
+            ``trainer.pretrained`` can load them: the three views take the place of the three
+            colours. A network from scratch has batch normalisation after each convolution,
+            without which the thirteen of them hardly learn.
+        augment: Build for training, with this much of the usual augmentation; 0 builds the
+            network that is kept.
+    """
+    pixels, x = _entrance(96, seed, augment)
+    x = _three_views(x)
+    convolution = _same if pretrained else _convolution
+    x = convolution(x, 64, "block1_conv1")
+    x = convolution(x, 64, "block1_conv2")
+    x = layers.MaxPooling2D(name="block1_pool")(x)
+    x = convolution(x, 128, "block2_conv1")
+    x = convolution(x, 128, "block2_conv2")
+    x = layers.MaxPooling2D(name="block2_pool")(x)
+    x = convolution(x, 256, "block3_conv1")
+    x = convolution(x, 256, "block3_conv2")
+    x = convolution(x, 256, "block3_conv3")
+    x = layers.MaxPooling2D(name="block3_pool")(x)
+    x = convolution(x, 512, "block4_conv1")
+    x = convolution(x, 512, "block4_conv2")
+    x = convolution(x, 512, "block4_conv3")
+    x = layers.MaxPooling2D(name="block4_pool")(x)
+    x = convolution(x, 512, "block5_conv1")
+    x = convolution(x, 512, "block5_conv2")
+    x = convolution(x, 512, "block5_conv3")
+    return keras.Model(pixels, _heads(_pool(x, seed)), name="vgg16")
+
+
+BUILDERS: dict[str, Callable[..., keras.Model]] = {
+    "mlp": build_mlp,
+    "cnn": build_cnn,
+    "vgg16": build_vgg16,
+}
+
+
+def _entrance(  # noqa: PLR0913 - what one network changes of the usual
+    size_px: int,
+    seed: int,
+    strength: float,
+    *,
+    turn: float = 0.2,
+    shift: float = 0.1,
+    zoom: float = 0.22,
+    borrow: bool = True,
+) -> tuple[Any, Any]:
+    """Pixels in; shrunk, and augmented where there is a strength, in 0..1, out."""
+    pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
+    x = layers.Rescaling(1 / 255, dtype="float32")(pixels)
+    x = shrink(x, size_px)
+    if strength:
+        x = RandomView(seed, turn=turn * strength, shift=shift * strength, zoom=zoom * strength)(x)
+        x = BorrowedTone(seed + 2)(x) if borrow else x
+        x = RandomTone(
+            seed + 1,
+            gamma=0.5 * strength,
+            contrast=0.4 * strength,
+            brightness=0.2 * strength,
+            blur=min(1.0, 0.8 * strength),
+            noise=0.04 * strength,
+        )(x)
+    return pixels, x
+
+
+def _three_views(x: Any) -> Any:
+    """The film as it is, and with its local brightness and contrast taken out on two scales.
+
+    What one machine makes brighter or flatter, another does not; the shapes stay.
+    """
+    side = x.shape[1]
+    views = [layers.Rescaling(2.0, offset=-1.0, dtype="float32")(x)]
+    for part in (4, 8):
+        window = side // part | 1
+        distance = x - _mean_around(x, window, f"mean{part}")
+        spread = _mean_around(distance * distance, window, f"spread{part}")
+        views.append(distance / ops.sqrt(spread + LEAST_VARIANCE))
+    return layers.Concatenate(dtype="float32")(views)
+
+
+def _mean_around(x: Any, window: int, name: str) -> Any:
+    """The mean of the square of this side around each place; beyond the edge nothing counts.
+
+    Matrix products, because pooling over windows this large took as long as all convolutions.
+    """
+    places = np.arange(x.shape[1])
+    near = np.abs(places[:, None] - places) <= window // 2
+    mean = near / near.sum(axis=1, keepdims=True)
+    return ops.expand_dims(_along_both_axes(x[..., 0], mean.T.astype(np.float32), name), -1)
+
+
+def shrink(x: Any, size_px: int, name: str = "shrink") -> Any:
+    """Shrink square images with the decoder's own antialiased filter.
+
+    Shrinking the identity matrix by Pillow gives the filter's weights.
+    """
+    identity = Image.fromarray(np.eye(SIZE_PX, dtype=np.float32))
+    filter_weights = np.asarray(identity.resize((SIZE_PX, size_px), FILTER)).T
+    x = layers.Reshape((SIZE_PX, SIZE_PX), dtype="float32")(x)
+    x = _along_both_axes(x, filter_weights, name)
+    return layers.Reshape((size_px, size_px, 1), dtype="float32")(x)
+
+
+def _along_both_axes(x: Any, weights: np.ndarray, name: str) -> Any:
+    """Filter images (N, S, S) by a fixed matrix (S, T) along columns, then rows: (N, T, T).
+
+    Two fixed matrix products, so that every backend and ONNX compute the same.
+    """
+    for axis in ("columns", "rows"):
+        product = layers.Dense(
+            weights.shape[1], use_bias=False, trainable=False, name=f"{name}_{axis}",
+            dtype="float32",
+        )  # fmt: skip
+        x = product(x)
+        product.set_weights([weights])
+        x = layers.Permute((2, 1), dtype="float32")(x)
+    return x
+
+
+def _convolution(x: Any, filters: int, name: str, stride: int = 1) -> Any:
+    x = layers.Conv2D(
+        filters,
+        3,
+        strides=stride,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=name,
+    )(x)
+    x = layers.BatchNormalization(momentum=0.95, name=f"{name}_norm")(x)
+    return layers.ReLU()(x)
+
+
+def _same(x: Any, filters: int, name: str) -> Any:
+    return layers.Conv2D(
+        filters, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=name
+    )(x)
+
+
+def _pool(x: Any, seed: int) -> Any:
+    x = layers.GlobalAveragePooling2D(name="pooled", dtype="float32")(x)
+    return layers.Dropout(0.3, seed=seed)(x)
+
+
+def _heads(x: Any) -> dict[str, Any]:
+    return {
+        question: layers.Dense(1, dtype="float32", name=question)(x)
+        for question in ("pneumonia", "viral")
+    }

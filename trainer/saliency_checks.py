@@ -1,0 +1,99 @@
+"""Does the evidence map say what the network looks at? Two checks, both on validation films.
+
+- **Deletion** (Petsiuk et al. 2018): the places of most evidence are blurred away, more and more of
+  them. The logit must fall faster than when places are chosen at random.
+- **Randomisation** (Adebayo et al. 2018): the map must change when the network's learned weights
+  are shuffled. A map that stays shows edges of the film, not what was learned.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+from PIL import Image, ImageFilter
+from scipy.stats import spearmanr
+
+from batch_scorer.model.card import Faithfulness
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trainer.data.dataset import Films
+
+FILMS = 100
+STEPS = (0.05, 0.1, 0.2, 0.3, 0.5)
+BLUR_PX = 16
+PREDICT_BATCH = 32
+
+
+def check_evidence(model: keras.Model, films: Films, seed: int) -> Faithfulness:
+    """Check a network's evidence on its validation films.
+
+    Args:
+        model: From ``trainer.answers.answer``.
+        films: Validation films; up to 100 with pneumonia are used.
+        seed: Of the places chosen at random and of the shuffled weights.
+    """
+    ill = np.flatnonzero(films.labels)
+    pixels = films.pixels[ill[np.unique(np.linspace(0, len(ill) - 1, FILMS).astype(int))]]
+    rng = np.random.default_rng(seed)
+    found = _predict(model, pixels)
+    maps, logits = found["evidence"], found["logit"][:, 0]
+    return Faithfulness(
+        films=len(pixels),
+        steps=list(STEPS),
+        deletion=_fall(model, pixels, logits, maps),
+        random_deletion=_fall(model, pixels, logits, rng.random(maps.shape)),
+        randomised_correlation=_correlation(
+            maps, _predict(_shuffled(model, rng), pixels)["evidence"]
+        ),
+    )
+
+
+def _fall(
+    model: keras.Model,
+    pixels: NDArray[np.uint8],
+    logits: NDArray[np.float64],
+    maps: NDArray[np.float64],
+) -> list[float]:
+    """By how much the mean logit falls when the highest places of ``maps`` are blurred."""
+    blurred = np.stack([_blur(film) for film in pixels])
+    order = np.argsort(np.argsort(-maps.reshape(len(maps), -1), axis=1), axis=1)
+    rank = order.reshape(maps.shape) / order.shape[1]
+    falls = []
+    for share in STEPS:
+        covered = np.stack([_enlarge(hidden, pixels.shape[1]) for hidden in rank < share])
+        changed = np.where(covered[..., None], blurred, pixels)
+        falls.append(float(np.mean(logits - _predict(model, changed)["logit"][:, 0])))
+    return falls
+
+
+def _blur(film: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    picture = Image.fromarray(film[:, :, 0]).filter(ImageFilter.GaussianBlur(BLUR_PX))
+    return np.asarray(picture)[..., None]
+
+
+def _enlarge(hidden: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    return np.asarray(Image.fromarray(hidden).resize((side, side), Image.Resampling.NEAREST))
+
+
+def _shuffled(model: keras.Model, rng: np.random.Generator) -> keras.Model:
+    """A copy whose learned weights are shuffled within each array."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for weight in copy.trainable_weights:
+        weight.assign(rng.permutation(np.asarray(weight).ravel()).reshape(weight.shape))
+    return copy
+
+
+def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Mean rank correlation of two maps of the same film."""
+    pairs = zip(first, second, strict=True)
+    return float(np.mean([spearmanr(one.ravel(), two.ravel()).statistic for one, two in pairs]))
+
+
+def _predict(model: keras.Model, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    found = model.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
+    return {name: np.asarray(values, dtype=np.float64) for name, values in found.items()}
