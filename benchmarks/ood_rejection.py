@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from batch_scorer.model.card import Typicality
+    from batch_scorer.model.card_sections import Typicality
 
 MOST_FILMS = 0.01
 LEAST_NONFILMS = 0.95

@@ -40,7 +40,8 @@ SAME = 1e-5
 
 
 @click.command(
-    cls=Measurement, epilog="Example: python benchmarks/output_cost.py batch_scorer/models --turns 15"
+    cls=Measurement,
+    epilog="Example: python benchmarks/output_cost.py batch_scorer/models --turns 15",
 )
 @click.argument("models", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)

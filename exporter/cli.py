@@ -79,8 +79,7 @@ def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
             from batch_scorer.report.content.model_comparison import say_comparison
             from exporter.compare import compare_models
             from exporter.export import note_comparison, open_models
-            from exporter.run_files import find_runs, read_run_card
-            from exporter.run_reader import read_run
+            from exporter.run_reader import find_runs, read_run, read_run_card
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"Exporting needs the package {exc.name}, which is not installed.",

@@ -15,9 +15,9 @@ from statsmodels.stats.multitest import multipletests
 
 from batch_scorer.metrics import classification
 from batch_scorer.model.card import CLASSES
-from batch_scorer.model.comparison import Comparison, PairedDifference
+from batch_scorer.model.card_sections import Comparison, PairedDifference
 from batch_scorer.storage.output import MOST_TABLE_BYTES
-from exporter.run_files import read_run_card, read_run_file, unreadable
+from exporter.run_reader import read_run_card, read_run_file, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,8 +75,8 @@ def compare_models(folders: Sequence[Path]) -> Comparison | None:
         films=len(films),
         patients=len(set(patients)) if all(patients) else 0,
         films_sha256=hashlib.sha256(repr(films).encode()).hexdigest(),
-        method=f"paired bootstrap by patient, {classification.COMPARISON_RESAMPLES:,} draws; accuracy at "
-        f"each model's own threshold; p corrected for {len(pairs)} comparisons (Holm)",
+        method=f"paired bootstrap by patient, {classification.COMPARISON_RESAMPLES:,} draws; accuracy "
+        f"at each model's own threshold; p corrected for {len(pairs)} comparisons (Holm)",
         pairs=pairs,
     )
 

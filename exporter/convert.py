@@ -21,7 +21,8 @@ from batch_scorer.model.card import CARD_KEY, output_names, write_card
 if TYPE_CHECKING:
     import keras
 
-    from batch_scorer.model.card import Calibration, ModelCard
+    from batch_scorer.model.card import ModelCard
+    from batch_scorer.model.card_sections import Calibration
 
 OPSET = 18
 MIN_WEIGHTS_TO_HALVE = 256

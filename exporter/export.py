@@ -12,12 +12,11 @@ import onnx
 import tf2onnx
 
 from batch_scorer.errors import ConversionError, LedgerError, UsageError
-from batch_scorer.model.card import (
+from batch_scorer.model.card import SELF_TEST_RECIPE, self_test_pixels
+from batch_scorer.model.card_sections import (
     FLOAT16_SELF_TEST_TOLERANCE,
-    SELF_TEST_RECIPE,
     SELF_TEST_TOLERANCE,
     SelfTest,
-    self_test_pixels,
 )
 from batch_scorer.model.classifier import MANIFEST, MAX_MODEL_BYTES, Manifest, ModelEntry
 from batch_scorer.model.onnx_runtime import ort
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from batch_scorer.model.card import ModelCard, Precision, SmallKind
-    from batch_scorer.model.comparison import Comparison
+    from batch_scorer.model.card import ModelCard
+    from batch_scorer.model.card_sections import Comparison, Precision, SmallKind
     from batch_scorer.storage.output import Output, Record
     from exporter.run_reader import Run
 

@@ -9,7 +9,7 @@ import onnx
 
 from batch_scorer.errors import ConversionError, ParityError, PrecisionRefused
 from batch_scorer.metrics import classification
-from batch_scorer.model.card import Precision
+from batch_scorer.model.card_sections import Precision
 from batch_scorer.model.classifier import Classifier
 from batch_scorer.model.onnx_runtime import ort, ort_errors
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from batch_scorer.model.card import SmallKind
+    from batch_scorer.model.card_sections import SmallKind
     from exporter.run_reader import Run
 
 BATCH_SIZES = (1, 2, 7)

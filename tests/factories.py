@@ -10,35 +10,27 @@ import numpy as np
 from PIL import Image
 
 from batch_scorer.imaging.decode import DECODE_VERSION
-from batch_scorer.imaging.heatmap import draw_overlay
+from batch_scorer.imaging.file_names import patient_of
+from batch_scorer.imaging.heatmap import Peak, draw_overlay
 from batch_scorer.metrics import classification
-from batch_scorer.model.card import (
-    CARD_VERSION,
-    CLASSES,
+from batch_scorer.model.card import CARD_VERSION, CLASSES, ModelCard
+from batch_scorer.model.card_sections import (
     Band,
     Calibration,
+    Comparison,
     Etiology,
     Evidence,
     ExternalSet,
     Faithfulness,
     History,
-    ModelCard,
+    PairedDifference,
     Reference,
     Threshold,
     Training,
     Typicality,
 )
-from batch_scorer.model.comparison import Comparison, PairedDifference
 from batch_scorer.results import store
-from batch_scorer.results.schema import (
-    BatchMetrics,
-    Gallery,
-    ModelUsed,
-    Peak,
-    RunManifest,
-    Score,
-    patient_of,
-)
+from batch_scorer.results.schema import BatchMetrics, Gallery, ModelUsed, RunManifest, Score
 from batch_scorer.results.worklist import first_look
 from batch_scorer.storage.output import open_output
 
@@ -134,7 +126,9 @@ def make_card(
 
 def make_band(low: float = 0.3, high: float = 0.6) -> Band:
     """A band around the threshold of ``make_card``."""
-    return Band(low, high, "few errors lie beyond it", "validation", classification.proportion(66, 655))
+    return Band(
+        low, high, "few errors lie beyond it", "validation", classification.proportion(66, 655)
+    )
 
 
 def make_evidence(side: int = 12) -> Evidence:

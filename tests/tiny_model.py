@@ -12,13 +12,11 @@ from onnx import TensorProto, helper
 from batch_scorer.model.card import (
     CARD_KEY,
     SELF_TEST_RECIPE,
-    Calibration,
-    SelfTest,
-    Threshold,
     output_names,
     self_test_pixels,
     write_card,
 )
+from batch_scorer.model.card_sections import Calibration, SelfTest, Threshold
 from tests.factories import make_card
 
 if TYPE_CHECKING:

@@ -180,7 +180,7 @@ def train(
             from trainer.train import fit
 
             if trials:
-                import trainer.search  # noqa: F401 - so that a missing Optuna is told here
+                import trainer.tune  # noqa: F401 - so that a missing Optuna is told here
     except ModuleNotFoundError as exc:
         extra = "train" if backend == "tensorflow" else backend
         raise MissingPackage(

@@ -15,8 +15,9 @@ import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from batch_scorer.imaging.file_names import CAUSES
 from batch_scorer.metrics import classification
-from batch_scorer.model.card import (
+from batch_scorer.model.card_sections import (
     Band,
     Calibration,
     Etiology,
@@ -25,7 +26,6 @@ from batch_scorer.model.card import (
     Threshold,
     Typicality,
 )
-from batch_scorer.results.schema import CAUSES
 
 if TYPE_CHECKING:
     import keras

@@ -13,15 +13,8 @@ import numpy as np
 
 from batch_scorer import __version__
 from batch_scorer.imaging.decode import DECODE_VERSION
-from batch_scorer.model.card import (
-    CARD_VERSION,
-    CLASSES,
-    Calibration,
-    Evidence,
-    History,
-    ModelCard,
-    Training,
-)
+from batch_scorer.model.card import CARD_VERSION, CLASSES, ModelCard
+from batch_scorer.model.card_sections import Calibration, Evidence, History, Training
 from trainer import evaluate, run_folder
 from trainer.config import RECIPES
 from trainer.data.corruptions import shift_films

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy.stats import spearmanr
 
-from batch_scorer.model.card import Faithfulness
+from batch_scorer.model.card_sections import Faithfulness
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

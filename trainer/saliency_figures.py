@@ -18,7 +18,7 @@ from batch_scorer.errors import DatasetError
 from batch_scorer.imaging.decode import FILTER
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.charts.performance import as_svg, house_style
-from batch_scorer.report.charts.typeface import data_uri, printable
+from batch_scorer.report.content.typeface import data_uri, printable
 from trainer.config import RECIPES
 from trainer.data.dataset import decode_films
 from trainer.data.layout import is_synthetic, label_of, read_layout

@@ -140,21 +140,6 @@ def merge(output: str, report: bool, drawing: Drawing) -> int:
         return _conclude(place, merge_shards(output, lock), drawing if report else None, lock)
 
 
-@cloup.command(epilog="Example: cxr report out")
-@click.argument("output", metavar="FOLDER|URL")
-@report_options
-def report(output: str, drawing: Drawing) -> int:
-    """Draw the report again from the finished run in OUTPUT.
-
-    It carries the title, organisation and logo that are given here.
-    """
-    from batch_scorer.report.formats.draw import draw_report
-
-    for place in draw_report(output, drawing):
-        click.echo(f"Report    {place}")
-    return EXIT_OK
-
-
 def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
     """Say what a run would take."""
     from batch_scorer.engine.dry_run import probe, say_forecast

@@ -1,0 +1,1 @@
+"""Score images with loaded models, in this process or on a Ray cluster."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.engine.predict import Film
     from batch_scorer.engine.score_job import ScoreJob
-    from batch_scorer.results.schema import ImageRef
+    from batch_scorer.storage.listing import ImageRef
 
     Batches = Iterator[int]
     """The number of films in each batch, at the moment when it is done."""

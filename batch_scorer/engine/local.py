@@ -21,7 +21,8 @@ from batch_scorer.engine.prefetch import read_ahead
 from batch_scorer.errors import DecoderKilled, ImageError
 from batch_scorer.imaging.decode_pool import Decoder
 from batch_scorer.imaging.deidentify import Identifiers
-from batch_scorer.results.schema import Score, patient_of
+from batch_scorer.imaging.file_names import patient_of
+from batch_scorer.results.schema import Score
 from batch_scorer.results.usage import CLASSIFY, DECODE, READ, Meter
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from batch_scorer.model.classifier import Answers, Classifier
-    from batch_scorer.results.schema import ImageRef
     from batch_scorer.results.thumbnails import ReportImages
+    from batch_scorer.storage.listing import ImageRef
     from batch_scorer.storage.source import Source
 
 PREFETCH_BATCHES = 4

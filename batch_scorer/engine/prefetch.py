@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from concurrent.futures import Future
 
-    from batch_scorer.results.schema import ImageRef
+    from batch_scorer.storage.listing import ImageRef
     from batch_scorer.storage.source import Source
 
 UNDECODED_PER_READER = 2

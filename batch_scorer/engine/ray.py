@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from batch_scorer.results.schema import ImageRef
+    from batch_scorer.storage.listing import ImageRef
     from batch_scorer.storage.source import Source
 
 ADDRESS = "RAY_ADDRESS"

@@ -10,13 +10,13 @@ import msgspec
 
 from batch_scorer.errors import DecoderKilled, LedgerError
 from batch_scorer.imaging.decode import DECODE_VERSION
+from batch_scorer.imaging.file_names import patient_of
 from batch_scorer.model.classifier import find_model, hash_model
 from batch_scorer.results import store
 from batch_scorer.results.checkpoint import FOLDER as JOURNAL_FOLDER
 from batch_scorer.results.checkpoint import Journal
 from batch_scorer.results.claim import check_run
 from batch_scorer.results.commit import name_copies
-from batch_scorer.results.schema import patient_of
 from batch_scorer.storage.output import open_output
 from batch_scorer.storage.overlap import check_apart
 from batch_scorer.storage.source import open_source, read_labels

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from batch_scorer.results.schema import Peak
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from batch_scorer.system.strict_json import (
+    Number,
+)
 
 COLOURS = "cividis"
 """Even in lightness from dark to bright, and the same to colour-blind eyes (Nuñez et al. 2018)."""
@@ -19,6 +25,21 @@ OPACITY = 0.7
 """The film is dimmed to the rest: else its own white would pass for evidence in grey print."""
 
 MIDDLE_GREY = 128
+
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Peak(msgspec.Struct, frozen=True):
+    """Where an evidence map is strongest.
+
+    ``value`` is in units of the logit; ``x`` and ``y`` are shares of the picture's width and height
+    from its upper left corner.
+    """
+
+    value: Number
+    x: Share
+    y: Share
 
 
 def draw_overlay(film: Image.Image, evidence: NDArray[np.float32], top: float) -> Image.Image:

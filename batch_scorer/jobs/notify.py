@@ -19,9 +19,9 @@ from batch_scorer.report.content.changes import describe_news
 from batch_scorer.report.content.domain_shift import describe_drift
 from batch_scorer.report.content.text import count, show_name, show_night
 from batch_scorer.results.drift import measure_drift
-from batch_scorer.storage.retry import scrub
 from batch_scorer.system.deadline import run_within
 from batch_scorer.system.log import log_event
+from batch_scorer.system.redact import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

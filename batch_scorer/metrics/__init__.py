@@ -1,0 +1,1 @@
+"""Performance measures, with confidence intervals."""

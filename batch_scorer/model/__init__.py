@@ -1,0 +1,1 @@
+"""Model files: their card, their checks and their predictions."""

@@ -12,7 +12,7 @@ refuses every version but its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,20 +20,29 @@ from msgspec import Meta
 
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
 from batch_scorer.imaging.decode import DECODE_VERSION
-from batch_scorer.metrics.classification import METRICS, Confusion, Curve, Estimate
 from batch_scorer.model.card_checks import (
     LONGEST_CARD,
-    ROUNDING,
     check_contents,
-    check_curves,
-    check_lengths,
-    check_metrics,
-    check_order,
-    check_shares,
 )
-from batch_scorer.model.comparison import Comparison
-from batch_scorer.model.data_audit import DataAudit
-from batch_scorer.system.strict_json import Count, Number, Size
+from batch_scorer.model.card_sections import (
+    FLOAT16_SELF_TEST_TOLERANCE,
+    SELF_TEST_TOLERANCE,
+    Band,
+    Calibration,
+    Comparison,
+    DataAudit,
+    Etiology,
+    Evidence,
+    ExternalSet,
+    History,
+    Precision,
+    Reference,
+    SelfTest,
+    Threshold,
+    Training,
+    Typicality,
+)
+from batch_scorer.system.strict_json import Count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,256 +53,6 @@ CARD_VERSION = 1
 CARD_KEY = "cxr_card"
 CLASSES = ("NORMAL", "PNEUMONIA")
 SELF_TEST_RECIPE = "phantom-1"
-SELF_TEST_IMAGES = 4
-SELF_TEST_TOLERANCE = 1e-3
-FLOAT16_SELF_TEST_TOLERANCE = 5e-3
-"""A GPU adds halves in another order, a CPU rounds less. int8 needs no room: its sums are exact."""
-SmallKind = Literal["float16", "int8"]
-Loss = Annotated[float, Meta(ge=0, le=1e6)]
-Probability = Annotated[float, Meta(ge=-ROUNDING, le=1 + ROUNDING)]
-
-
-class Threshold(msgspec.Struct, frozen=True):
-    """The operating threshold: a film is flagged at or above ``value``."""
-
-    value: Annotated[float, Meta(gt=0, lt=1)]
-    rule: str
-    chosen_on: str
-
-
-class Calibration(msgspec.Struct, frozen=True):
-    """probability = sigmoid(slope * logit + intercept), fitted on ``fitted_on``.
-
-    Brier score and ECE before and after are those of the same films.
-    """
-
-    method: str
-    slope: Number
-    intercept: Number
-    fitted_on: str
-    brier_before: Number
-    ece_before: Number
-    brier_after: Number | None = None
-    ece_after: Number | None = None
-
-    def apply(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Turn logits into probabilities, of the same shape."""
-        from scipy.special import expit  # slow to load, and a scorer never needs it
-
-        return np.asarray(expit(self.slope * logits + self.intercept))
-
-
-class Reference(msgspec.Struct, frozen=True):
-    """What the finished model answered on one labelled split.
-
-    ``patients`` is 0 where not every film's patient is known.
-    """
-
-    split: str
-    films: Count
-    patients: Count
-    pneumonia: Count
-    metrics: dict[str, Estimate]
-    confusion: Confusion
-    roc: Curve
-    reliability: Curve
-    score_quantiles: Annotated[list[Number], Meta(min_length=2)]
-
-    def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
-        check_metrics(self.metrics, METRICS)
-        check_curves(self.roc, self.reliability)
-        check_order(self.score_quantiles)
-
-
-class History(msgspec.Struct, frozen=True):
-    """One value per epoch."""
-
-    loss: list[Loss]
-    val_loss: list[Loss]
-    accuracy: list[Probability]
-    val_accuracy: list[Probability]
-
-    def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
-        check_lengths(self.loss, self.val_loss, self.accuracy, self.val_accuracy)
-
-
-class Training(msgspec.Struct, frozen=True):
-    """Where the model came from, enough to make it again."""
-
-    data: str
-    data_fingerprint: str
-    films: Annotated[dict[str, Count], Meta(min_length=1)]
-    split_policy: str
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-    epochs: Count
-    best_epoch: Count
-    minutes: Number
-    parameters: Size
-    backend: str
-    command: str
-    commit: str
-    imbalance: str
-    initial_weights: str
-    brightness_mean: Number
-    brightness_sd: Number
-    contrast_mean: Number
-    contrast_sd: Number
-
-
-class SelfTest(msgspec.Struct, frozen=True):
-    """Fixed inputs, by recipe, and the probabilities for them.
-
-    A float32 file has those that Keras gave, any other its own, as judged on validation.
-    """
-
-    recipe: str
-    probabilities: Annotated[
-        list[Probability], Meta(min_length=SELF_TEST_IMAGES, max_length=SELF_TEST_IMAGES)
-    ]
-    tolerance: Annotated[float, Meta(gt=0, le=FLOAT16_SELF_TEST_TOLERANCE)]
-
-
-class Band(msgspec.Struct, frozen=True):
-    """Where an answer is uncertain: from ``low`` up to, not including, ``high``.
-
-    The operating threshold lies in it. ``share`` is the share of the films of ``chosen_on`` that
-    fall into it.
-    """
-
-    low: Probability
-    high: Probability
-    rule: str
-    chosen_on: str
-    share: Estimate
-
-    def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
-        if self.low > self.high:  # a model that tells all films apart has an empty one
-            raise ValueError(f"expected a band, found one from {self.low} up to {self.high}")
-        check_shares([self.share])
-
-    def holds(self, probability: float) -> bool:
-        """Whether an answer is uncertain."""
-        return self.low <= probability < self.high
-
-
-class ExternalSet(msgspec.Struct, frozen=True):
-    """Normal films from elsewhere: how many of them the model flags, all of them wrongly.
-
-    ``rejected`` films look too little like the training films to be scored; none of them counts as
-    flagged. ``share`` is that of the flagged among all films.
-    """
-
-    name: str
-    films: Count
-    flagged: Count
-    share: Estimate
-    note: str
-    rejected: Count = 0
-
-    def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
-        check_shares([self.share])
-
-
-class Etiology(msgspec.Struct, frozen=True):
-    """The second question: what caused a pneumonia. Weaker than the first, and only for study.
-
-    Output ``viral`` (N,) is the calibrated P(viral | pneumonia). ``references`` holds, by split,
-    how well it tells viral from bacterial among the films with pneumonia whose cause is known.
-    """
-
-    classes: tuple[str, str]
-    calibration: Calibration
-    references: Annotated[dict[str, dict[str, Estimate]], Meta(min_length=1)]
-
-    def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
-        for figures in self.references.values():
-            check_metrics(figures, METRICS)
-
-
-class Typicality(msgspec.Struct, frozen=True):
-    """How much an image looks like the training films.
-
-    Output ``atypicality`` (N,): 0 the median training film, larger the stranger. Above
-    ``flag_above`` a film is scored and called atypical; above ``reject_above`` it is not scored.
-    ``quantiles`` are 101 quantiles of the training films, from 0 to 1. ``flagged`` and ``rejected``
-    say, for each set of films that was looked at, which share that was.
-    """
-
-    method: str
-    flag_above: Number
-    reject_above: Number
-    chosen_on: str
-    quantiles: Annotated[list[Number], Meta(min_length=2)]
-    flagged: dict[str, Estimate]
-    rejected: dict[str, Estimate]
-
-    def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
-        if self.flagged.keys() != self.rejected.keys():
-            raise ValueError(
-                "expected what is flagged and rejected of the same images, found others"
-            )
-        check_order(self.quantiles)
-        check_shares([*self.flagged.values(), *self.rejected.values()])
-
-    def share_stranger(self, atypicality: float) -> float:
-        """The share of training films that are at least as strange."""
-        steps = np.linspace(1, 0, len(self.quantiles))
-        return float(np.interp(atypicality, self.quantiles, steps))
-
-
-class Faithfulness(msgspec.Struct, frozen=True):
-    """Whether the evidence map says what the network looks at, on validation films with pneumonia.
-
-    ``deletion`` is by how much the mean logit falls when the share ``steps`` of places with most
-    evidence is blurred away, ``random_deletion`` the same for places chosen at random.
-    ``randomised_correlation`` is the mean rank correlation with the map of shuffled weights.
-    """
-
-    films: Count
-    steps: Annotated[list[Number], Meta(min_length=2)]
-    deletion: list[Number]
-    random_deletion: list[Number]
-    randomised_correlation: Number
-
-    def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
-        check_lengths(self.steps, self.deletion, self.random_deletion)
-
-    @property
-    def beats_random(self) -> bool:
-        """Whether the logit falls faster than by chance, on the mean over all steps."""
-        return sum(self.deletion) > sum(self.random_deletion)
-
-
-class Evidence(msgspec.Struct, frozen=True):
-    """The map of evidence: output ``evidence`` (N, height, width), in units of the logit."""
-
-    method: str
-    height: Annotated[int, Meta(ge=1, le=1024)]
-    width: Annotated[int, Meta(ge=1, le=1024)]
-    faithfulness: Faithfulness
-
-
-class Precision(msgspec.Struct, frozen=True):
-    """A smaller number format, and what it changed on the validation films.
-
-    ``auc`` is the file's own, ``auc_difference`` what it has more than the float32 network;
-    ``largest_difference`` is in probability, ``flips`` the films whose label changed.
-    """
-
-    kind: SmallKind
-    films: Count
-    auc: Number
-    auc_difference: Number
-    largest_difference: Number
-    flips: list[str]
-    calibrated_on: str
 
 
 class ModelCard(msgspec.Struct, frozen=True):

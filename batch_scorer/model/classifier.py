@@ -28,7 +28,7 @@ from batch_scorer.model.card import (
     read_card,
     self_test_pixels,
 )
-from batch_scorer.model.comparison import Comparison
+from batch_scorer.model.card_sections import Comparison
 from batch_scorer.model.onnx_runtime import ort
 from batch_scorer.model.session import (
     OF_EXPORT,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.model.card import ModelCard
 
-BUNDLED = Path(__file__).parent / "models"
+BUNDLED = Path(__file__).parents[1] / "models"
 MANIFEST = "manifest.json"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TF32 would round a float32 model by more than its self-test allows, unasked; speed is what float16

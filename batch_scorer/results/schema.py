@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from batch_scorer.imaging.file_names import patient_of
+from batch_scorer.imaging.heatmap import Peak
 from batch_scorer.metrics.classification import METRICS, Confusion, Curve, Estimate
-from batch_scorer.model.card import ModelCard, Probability
+from batch_scorer.model.card import ModelCard
 from batch_scorer.model.card_checks import check_curves, check_metrics
+from batch_scorer.model.card_sections import Probability
 from batch_scorer.results.usage import Price
 from batch_scorer.system.strict_json import (
     Count,
@@ -28,47 +29,6 @@ SCHEMA_VERSION: Literal[2] = 2
 Heatmaps = Literal["flagged", "all", "none"]
 Status = Literal["scored", "rejected", "failed"]
 Label = Annotated[str, Meta(pattern=r"^(NORMAL|PNEUMONIA)?\Z")]
-Share = Annotated[float, Meta(ge=0, le=1)]
-_KERMANY_PATIENT = re.compile(r"^(person\d+)_(?:bacteria|virus)_|^((?:NORMAL\d*-)?IM-\d+)-")
-
-
-CAUSES = ("bacterial", "viral")
-"""Of pneumonia, as ``etiology_of`` tells them; the second is the positive one."""
-
-
-def patient_of(key: str) -> str:
-    """Read the patient from a file name of the Kermany set; empty where it names none.
-
-    ``person12_virus_7.jpeg`` is of person12, ``NORMAL2-IM-0927-0001.jpeg`` of NORMAL2-IM-0927.
-    """
-    match = _KERMANY_PATIENT.match(PurePosixPath(key).name)
-    return (match[1] or match[2]) if match else ""
-
-
-def etiology_of(key: str) -> str:
-    """Read "bacterial" or "viral" from a Kermany file name; empty where there is none."""
-    match = re.match(r"^person\d+_(bacteria|virus)_", PurePosixPath(key).name)
-    return {"bacteria": "bacterial", "virus": "viral"}[match[1]] if match else ""
-
-
-class ImageRef(msgspec.Struct, frozen=True, gc=False):
-    """One file to score.
-
-    ``key`` is its POSIX path relative to the root, printable as UTF-8. ``kind`` is "file", or
-    "other" for what the file system lists as something else (a pipe, a device, a link). ``stamp``
-    is what the listing says of the file's version (size and time, or an entity tag): while it stays
-    the same, so does the content; empty where the listing says nothing.
-    """
-
-    key: str
-    path: str
-    size_bytes: int = 0
-    kind: str = "file"
-    stamp: str = ""
-
-    def __repr__(self) -> str:
-        """Its key alone: a path may be a URL with a password."""
-        return f"ImageRef({self.key!r})"
 
 
 class Score(msgspec.Struct, frozen=True, gc=False):
@@ -145,18 +105,6 @@ class ModelUsed(msgspec.Struct, frozen=True):
     def threshold(self) -> float:
         """The card's operating threshold."""
         return self.card.threshold.value
-
-
-class Peak(msgspec.Struct, frozen=True):
-    """Where an evidence map is strongest.
-
-    ``value`` is in units of the logit; ``x`` and ``y`` are shares of the picture's width and height
-    from its upper left corner.
-    """
-
-    value: Number
-    x: Share
-    y: Share
 
 
 class Gallery(msgspec.Struct, frozen=True):

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from batch_scorer.imaging.decode import ImageContent
+    from batch_scorer.imaging.heatmap import Peak
     from batch_scorer.model.classifier import Classifier
-    from batch_scorer.results.schema import Gallery, ImageRef, Peak, Score
+    from batch_scorer.results.schema import Gallery, Score
+    from batch_scorer.storage.listing import ImageRef
     from batch_scorer.storage.output import Output
     from batch_scorer.storage.source import Source
 

@@ -7,14 +7,34 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from batch_scorer.errors import SourceError
-from batch_scorer.results.schema import ImageRef
 from batch_scorer.storage.filesystem import call, is_local
 from batch_scorer.system.redact import scrub_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+import msgspec
 
 _QUOTES = "\"'"
+
+
+class ImageRef(msgspec.Struct, frozen=True, gc=False):
+    """One file to score.
+
+    ``key`` is its POSIX path relative to the root, printable as UTF-8. ``kind`` is "file", or
+    "other" for what the file system lists as something else (a pipe, a device, a link). ``stamp``
+    is what the listing says of the file's version (size and time, or an entity tag): while it stays
+    the same, so does the content; empty where the listing says nothing.
+    """
+
+    key: str
+    path: str
+    size_bytes: int = 0
+    kind: str = "file"
+    stamp: str = ""
+
+    def __repr__(self) -> str:
+        """Its key alone: a path may be a URL with a password."""
+        return f"ImageRef({self.key!r})"
 
 
 def list_files(

@@ -16,10 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from batch_scorer.errors import CxrError, TransientError
-from batch_scorer.system.redact import (
-    scrub,  # noqa: PLC0414 - most say it after explain
-    scrub_url,
-)
+from batch_scorer.system.redact import scrub, scrub_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -25,7 +25,6 @@ from batch_scorer.errors import (
     UsageError,
 )
 from batch_scorer.model.card import CLASSES
-from batch_scorer.results.schema import ImageRef
 from batch_scorer.storage.access import Access, end_the_run
 from batch_scorer.storage.filesystem import (
     ATTEMPTS,
@@ -37,7 +36,7 @@ from batch_scorer.storage.filesystem import (
 )
 from batch_scorer.storage.image_list import FilmList, is_list, parse_list
 from batch_scorer.storage.labels import MAX_TABLE_BYTES, read_label_file
-from batch_scorer.storage.listing import is_hidden, list_files, make_ref
+from batch_scorer.storage.listing import ImageRef, is_hidden, list_files, make_ref
 from batch_scorer.storage.outages import Outages
 from batch_scorer.storage.retry import (
     explain,

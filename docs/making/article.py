@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.metrics.classification import Estimate
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.model.data_audit import DataAudit
+    from batch_scorer.model.card_sections import DataAudit
 
 TEMPLATE = "article.md.j2"
 ARTICLE = REPOSITORY / "docs" / "article.md"

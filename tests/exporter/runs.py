@@ -8,7 +8,8 @@ import keras
 import msgspec
 import numpy as np
 
-from batch_scorer.model.card import Calibration, Threshold, write_card
+from batch_scorer.model.card import write_card
+from batch_scorer.model.card_sections import Calibration, Threshold
 from exporter.run_reader import keras_probabilities
 from tests.factories import make_etiology, make_evidence, make_typicality
 from tests.tiny_model import make_tiny_card

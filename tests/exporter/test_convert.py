@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from batch_scorer.errors import ConversionError, ForeignFile, ParityError, SelfTestFailed
-from batch_scorer.model.card import SelfTest
+from batch_scorer.model.card_sections import SelfTest
 from batch_scorer.model.classifier import MANIFEST
 from batch_scorer.model.onnx_runtime import ort
 from batch_scorer.storage.output import OWN_FOLDER, Output, digest

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from batch_scorer.model.onnx_runtime import ort
-from exporter.entrance import scale_bytes
+from exporter.optimize import scale_bytes
 
 FILMS = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
 

@@ -13,8 +13,7 @@ from click.testing import CliRunner
 from batch_scorer.errors import ConversionError, UsageError
 from exporter import export as publish
 from exporter.cli import export
-from exporter.run_files import find_runs
-from exporter.run_reader import read_run
+from exporter.run_reader import find_runs, read_run
 from tests.exporter.runs import make_network, save_run
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from batch_scorer.metrics import classification
 from batch_scorer.model.card import read_card
+from batch_scorer.model.card_sections import shared_comparison
 from batch_scorer.model.classifier import Classifier
-from batch_scorer.model.comparison import shared_comparison
 from batch_scorer.results import store
 from batch_scorer.storage.output import open_output
 from tests.images import make_film, make_labelled_folder

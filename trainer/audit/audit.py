@@ -12,10 +12,10 @@ import numpy as np
 
 from batch_scorer import __version__
 from batch_scorer.errors import DatasetError
+from batch_scorer.imaging.file_names import CAUSES
 from batch_scorer.model.card import CLASSES
-from batch_scorer.model.data_audit import CopyCounts, DataAudit, Looks
+from batch_scorer.model.card_sections import CopyCounts, DataAudit, Looks
 from batch_scorer.report.content.text import count
-from batch_scorer.results.schema import CAUSES
 from trainer.audit.confounders import TOGETHER, Shortcut, measure_shortcut
 from trainer.audit.duplicates import count_copies, find_copies
 from trainer.audit.image_stats import Unusable, measure_films

@@ -17,7 +17,7 @@ from batch_scorer.report.charts.performance import (
     as_svg,
     house_style,
 )
-from batch_scorer.report.charts.typeface import printable
+from batch_scorer.report.content.typeface import printable
 from trainer.audit.confounders import TOGETHER
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from batch_scorer.model.data_audit import CopyCounts
+from batch_scorer.model.card_sections import CopyCounts
 from trainer.audit.image_stats import HASH_BITS
 
 if TYPE_CHECKING:

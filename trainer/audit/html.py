@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 
 from batch_scorer.errors import LedgerError, ReportError
 from batch_scorer.model.card import CLASSES
-from batch_scorer.report.charts.typeface import FONT_FILES, printable
 from batch_scorer.report.content.text import count, join_words, show_estimate, show_name
+from batch_scorer.report.content.typeface import FONT_FILES, printable
 from batch_scorer.report.formats.templates import open_template
 from batch_scorer.storage.output import open_output
 from trainer.audit import charts

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from batch_scorer.errors import ImageError, Unreadable
 from batch_scorer.imaging.decode import open_image
+from batch_scorer.imaging.file_names import etiology_of, patient_of
 from batch_scorer.model.card import CLASSES
-from batch_scorer.results.schema import etiology_of, patient_of
 from batch_scorer.system.log import speaks_json
 from batch_scorer.system.process import available_cores
 from trainer.data.layout import label_of

@@ -1,0 +1,1 @@
+"""Images and labels: folders, splits, corruptions and the input pipeline."""

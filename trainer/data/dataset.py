@@ -21,8 +21,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from batch_scorer.errors import DatasetError, ImageError
 from batch_scorer.imaging.decode import decode_radiograph
+from batch_scorer.imaging.file_names import etiology_of, patient_of
 from batch_scorer.model.card import CLASSES
-from batch_scorer.results.schema import etiology_of, patient_of
 from batch_scorer.system.process import available_cores
 from trainer.data.layout import WHOLE, count_classes, label_of, read_layout
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from batch_scorer.model.data_audit import DataAudit
+    from batch_scorer.model.card_sections import DataAudit
     from trainer.data.layout import Layout
 
 log = logging.getLogger("cxr")

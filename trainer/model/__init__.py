@@ -1,0 +1,1 @@
+"""Keras networks, their augmentation and their output heads."""

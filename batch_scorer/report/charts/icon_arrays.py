@@ -23,7 +23,7 @@ from batch_scorer.report.charts.performance import (
     as_svg,
     house_style,
 )
-from batch_scorer.report.charts.typeface import printable
+from batch_scorer.report.content.typeface import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

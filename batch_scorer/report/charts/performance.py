@@ -18,7 +18,7 @@ from matplotlib import colors, font_manager, patches
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from batch_scorer.report.charts.typeface import FAMILY, font_paths, printable
+from batch_scorer.report.content.typeface import FAMILY, font_paths, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from string import printable
 
-from batch_scorer.report.charts.typeface import FAMILY, embedded_faces
+from batch_scorer.report.content.typeface import FAMILY, embedded_faces
 
 _START = re.compile(r"<svg [^>]*>")
 _FALLBACK = f"'{FAMILY}', 'Helvetica Neue', Arial, sans-serif"

@@ -1,0 +1,1 @@
+"""Numbers to sentences. Pure: nothing is read or written."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batch_scorer.imaging.file_names import CAUSES, etiology_of
 from batch_scorer.metrics import classification
 from batch_scorer.model.card import CLASSES
-from batch_scorer.model.comparison import shared_comparison
+from batch_scorer.model.card_sections import shared_comparison
 from batch_scorer.report.content.guidelines import Item, describe_guidelines
 from batch_scorer.report.content.text import (
     count,
@@ -16,13 +17,13 @@ from batch_scorer.report.content.text import (
     show_name,
     show_threshold,
 )
-from batch_scorer.results.schema import CAUSES, etiology_of
 from batch_scorer.results.usage import say_price
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batch_scorer.model.card import ModelCard, Reference
+    from batch_scorer.model.card import ModelCard
+    from batch_scorer.model.card_sections import Reference
     from batch_scorer.results.schema import RunManifest, Score
 
 NOT_AVAILABLE = "not available"
@@ -158,8 +159,8 @@ def _threshold(card: ModelCard) -> str:
 def _intervals(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     comparison = shared_comparison(cards)
     return (
-        f"Metrics: percentile bootstrap of {classification.RESAMPLES:,} draws of patients where patients "
-        "are known and several films are of one, else Wilson for shares and a bootstrap of films "
+        f"Metrics: percentile bootstrap of {classification.RESAMPLES:,} draws of patients where "
+        "patients are known and several films are of one, else Wilson for shares and a bootstrap of films "
         "for the rest; Wilson where a share is 0 or 1. AUC and Brier score from probabilities, ECE "
         f"over {classification.BINS} equal bins.",
         "Predictive values: log likelihood ratio, the intervals of sensitivity and specificity "

@@ -149,7 +149,7 @@ def _redraw(png: bytes, path: Path) -> bytes:
 
 def _rasterise(data: bytes, path: Path) -> bytes:
     """Draw an SVG that holds all it shows."""
-    from batch_scorer.report.charts.typeface import font_paths
+    from batch_scorer.report.content.typeface import font_paths
 
     _check_closed(data, path)
     try:

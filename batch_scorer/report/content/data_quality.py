@@ -10,7 +10,7 @@ from batch_scorer.report.content.text import count, join_words, show_estimate, s
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batch_scorer.model.data_audit import CopyCounts, DataAudit
+    from batch_scorer.model.card_sections import CopyCounts, DataAudit
 
 FEW_FILMS = 100
 

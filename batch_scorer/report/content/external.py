@@ -9,7 +9,8 @@ from batch_scorer.report.content.text import count, of_hundred, show_interval, s
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batch_scorer.model.card import ExternalSet, ModelCard
+    from batch_scorer.model.card import ModelCard
+    from batch_scorer.model.card_sections import ExternalSet
 
 
 def describe_elsewhere(cards: Sequence[ModelCard]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.model.comparison import shared_comparison
+from batch_scorer.model.card_sections import shared_comparison
 from batch_scorer.report.content.methods import is_kermany
 
 if TYPE_CHECKING:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.model.comparison import shared_comparison
+from batch_scorer.model.card_sections import shared_comparison
 from batch_scorer.report.content.text import count, join_words, show_interval, show_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.model.comparison import Comparison, PairedDifference
+    from batch_scorer.model.card_sections import Comparison, PairedDifference
     from batch_scorer.results.schema import RunManifest
 
 DECIDING = "auc"

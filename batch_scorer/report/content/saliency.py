@@ -11,8 +11,9 @@ from batch_scorer.report.content.text import count, show_name
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from batch_scorer.model.card import Evidence
-    from batch_scorer.results.schema import Peak, RunManifest
+    from batch_scorer.imaging.heatmap import Peak
+    from batch_scorer.model.card_sections import Evidence
+    from batch_scorer.results.schema import RunManifest
 
 SMALL_SHARE = 0.1
 ALIKE = 0.3

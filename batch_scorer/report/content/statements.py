@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from batch_scorer.report.charts.typeface import printable
+from batch_scorer.report.content.typeface import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

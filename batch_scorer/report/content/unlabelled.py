@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batch_scorer.metrics.classification import Estimate
-    from batch_scorer.model.card import ModelCard, Reference
+    from batch_scorer.model.card import ModelCard
+    from batch_scorer.model.card_sections import Reference
     from batch_scorer.results.drift import Drift
     from batch_scorer.results.schema import RunManifest, Score
 

@@ -1,0 +1,1 @@
+"""Files for readers: PDF, HTML page, slides, and their verification."""

@@ -18,9 +18,9 @@ import msgspec
 from markupsafe import Markup
 
 from batch_scorer.errors import ReportError
-from batch_scorer.report.charts.typeface import data_uri, embedded_faces
 from batch_scorer.report.content.metrics_table import describe_table
 from batch_scorer.report.content.predictions import PREDICTIONS_CAP
+from batch_scorer.report.content.typeface import data_uri, embedded_faces
 from batch_scorer.report.formats.pdf import created_when
 from batch_scorer.report.formats.templates import open_template
 from batch_scorer.results import store

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from batch_scorer.report.charts.typeface import printable
+from batch_scorer.report.content.typeface import printable
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -137,7 +137,9 @@ def test_copies_of_an_image_that_killed_its_decoder_kill_no_more(tmp_path, tiny_
     monkeypatch.setattr(decode_pool, "_COMMAND", options_of("die_of_patients"))
     started = []
     start = decode_pool.Decoder._start
-    monkeypatch.setattr(decode_pool.Decoder, "_start", lambda self: started.append(self) or start(self))
+    monkeypatch.setattr(
+        decode_pool.Decoder, "_start", lambda self: started.append(self) or start(self)
+    )
     for name in "abcd":
         (tmp_path / name).write_bytes(dicom(GREY, PatientID="FATAL"))
     rows = [row for batch in score_locally(work_on(tmp_path, tiny_model)) for row in batch]

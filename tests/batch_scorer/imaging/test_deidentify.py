@@ -15,8 +15,8 @@ from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import UsageError
 from batch_scorer.imaging.decode import read_image
 from batch_scorer.imaging.deidentify import KEY_VARIABLE, Identifiers
+from batch_scorer.imaging.file_names import patient_of
 from batch_scorer.results import store
-from batch_scorer.results.schema import patient_of
 from batch_scorer.storage.output import open_output
 from tests.batch_scorer.imaging.pixel_table import GREY, dicom
 from tests.images import make_film

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from batch_scorer.imaging.heatmap import colour_steps, draw_overlay, draw_scale, find_peak
-from batch_scorer.results.schema import Peak
+from batch_scorer.imaging.heatmap import Peak, colour_steps, draw_overlay, draw_scale, find_peak
 
 
 def evidence_at(row: int, column: int, value: float = 4.0) -> np.ndarray:

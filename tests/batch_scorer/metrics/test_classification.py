@@ -167,9 +167,9 @@ def test_models_that_do_not_differ_are_seldom_called_different():
 
 
 def test_with_one_class_only_the_accuracy_can_be_compared():
-    assert set(classification.compare([1, 1, 1], ([0.2, 0.7, 0.9], 0.5), ([0.2, 0.1, 0.9], 0.5))) == {
-        "accuracy"
-    }
+    assert set(
+        classification.compare([1, 1, 1], ([0.2, 0.7, 0.9], 0.5), ([0.2, 0.1, 0.9], 0.5))
+    ) == {"accuracy"}
 
 
 def test_confusion_counts_add_up():

@@ -11,15 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
-from batch_scorer.model.card import (
-    ModelCard,
-    Precision,
-    SelfTest,
-    Threshold,
-    read_card,
-    self_test_pixels,
-    write_card,
-)
+from batch_scorer.model.card import ModelCard, read_card, self_test_pixels, write_card
+from batch_scorer.model.card_sections import Precision, SelfTest, Threshold
 from tests.factories import (
     make_band,
     make_comparison,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from batch_scorer.model.comparison import shared_comparison
+from batch_scorer.model.card_sections import shared_comparison
 from tests.factories import make_card, make_comparison
 
 SET = make_comparison(cnn_vgg16=0.2, cnn_mlp=0.01, vgg16_mlp=0.01)

@@ -56,8 +56,7 @@ def test_merged_shards_sum_what_each_spent(films, tmp_path, tiny_model):
     out = tmp_path / "out"
     score_shards(films, out, tiny_model, 2, tariff=Tariff(0.05))
     parts = [
-        store.read_run(open_output(out / "shards" / f"{number}-of-2")).manifest
-        for number in (1, 2)
+        store.read_run(open_output(out / "shards" / f"{number}-of-2")).manifest for number in (1, 2)
     ]
     merged = merge_shards(str(out))
     assert merged.bytes_read == sum(path.stat().st_size for path in films.rglob("*.png"))

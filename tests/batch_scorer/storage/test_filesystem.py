@@ -88,7 +88,8 @@ def test_an_end_is_made_of_trying():
 def test_retries_of_many_threads_are_all_counted():
     before = filesystem.retries()
     threads = [
-        threading.Thread(target=filesystem.call, args=(failing(5, TimeoutError()),)) for _ in range(40)
+        threading.Thread(target=filesystem.call, args=(failing(5, TimeoutError()),))
+        for _ in range(40)
     ]
     for thread in threads:
         thread.start()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_scorer.cli.bench import _own_file
+from batch_scorer.cli.inspect import _own_file
 from batch_scorer.cli.prometheus import Gauges
 from batch_scorer.errors import ForeignFile
 

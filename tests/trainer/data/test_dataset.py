@@ -7,7 +7,7 @@ import pytest
 
 from batch_scorer.errors import DatasetError
 from batch_scorer.imaging.decode import decode_radiograph
-from batch_scorer.results.schema import patient_of
+from batch_scorer.imaging.file_names import patient_of
 from tests.batch_scorer.imaging.pixel_table import ROWS
 from tests.images import make_film, make_labelled_folder
 from tests.paths import REAL_DATA

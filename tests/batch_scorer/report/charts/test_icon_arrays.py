@@ -33,7 +33,9 @@ def test_as_many_people_are_filled_as_the_number_says(found: int) -> None:
 
 
 def test_a_crowd_for_each_prevalence() -> None:
-    svg = icon_arrays.draw_flagged([icon_arrays.Crowd(f"{n} ill", n, BLUE) for n in (19, 34, 60, 87)])
+    svg = icon_arrays.draw_flagged(
+        [icon_arrays.Crowd(f"{n} ill", n, BLUE) for n in (19, 34, 60, 87)]
+    )
     assert drawn(svg, BLUE) == 200
     assert svg.count("<use ") == 400
 
@@ -68,6 +70,8 @@ def test_each_part_draws_what_it_has() -> None:
         "scores",
     }
     failed = make_unscored(3)
-    assert set(icon_arrays.draw_parts(build_facts(make_manifest(failed, models), failed))) == reference
+    assert (
+        set(icon_arrays.draw_parts(build_facts(make_manifest(failed, models), failed))) == reference
+    )
     for svg in full.values():
         assert ET.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"

@@ -12,9 +12,9 @@ import matplotlib as mpl
 import pytest
 
 from batch_scorer.metrics.classification import Confusion, Curve, Estimate
-from batch_scorer.model.card import History
+from batch_scorer.model.card_sections import History
 from batch_scorer.report.charts import performance
-from batch_scorer.report.charts.typeface import FAMILY, printable
+from batch_scorer.report.content.typeface import FAMILY, printable
 from tests.batch_scorer.report.documents import texts
 from tests.factories import TITLES, make_card
 
@@ -77,7 +77,9 @@ def test_edges_are_drawn_too() -> None:
     assert ET.fromstring(performance.draw_training([one])) is not None
     assert "no such film" in texts(performance.draw_confusion(Confusion(0, 0, 0, 0)))
     undefined = Estimate(None, None, None, 0)
-    assert performance.draw_roc_lines([performance.RocLine("none", Curve([], []), undefined, undefined)])
+    assert performance.draw_roc_lines(
+        [performance.RocLine("none", Curve([], []), undefined, undefined)]
+    )
 
 
 def test_the_operating_point_is_drawn_with_its_intervals() -> None:
@@ -85,7 +87,9 @@ def test_the_operating_point_is_drawn_with_its_intervals() -> None:
     undefined = Estimate(None, None, None, 0)
 
     def drawn(sensitivity: Estimate, specificity: Estimate) -> int:
-        svg = performance.draw_roc_lines([performance.RocLine("one", curve, sensitivity, specificity)])
+        svg = performance.draw_roc_lines(
+            [performance.RocLine("one", curve, sensitivity, specificity)]
+        )
         return len(re.findall(r'<g id="line2d_', svg))
 
     plain = drawn(undefined, undefined)

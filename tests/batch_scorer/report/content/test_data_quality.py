@@ -7,7 +7,7 @@ import pytest
 
 from batch_scorer.metrics.classification import Estimate
 from batch_scorer.model.card import read_card, write_card
-from batch_scorer.model.data_audit import CopyCounts, DataAudit, Looks
+from batch_scorer.model.card_sections import CopyCounts, DataAudit, Looks
 from batch_scorer.report.content.data_quality import describe_faults
 from batch_scorer.report.content.report import build_facts
 from batch_scorer.report.formats.pdf import TEMPLATE

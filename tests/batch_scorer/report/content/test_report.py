@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from batch_scorer.model.card import Precision
+from batch_scorer.model.card_sections import Precision
 from batch_scorer.report.charts.performance import draw_confusion
 from batch_scorer.report.content.gallery import PLACES
 from batch_scorer.report.content.predictions import PREDICTIONS_CAP, UNSCORED_CAP

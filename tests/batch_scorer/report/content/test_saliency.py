@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from batch_scorer.imaging.heatmap import Peak
 from batch_scorer.report.content.saliency import (
     describe_evidence,
     describe_map,
@@ -14,7 +15,7 @@ from batch_scorer.report.content.saliency import (
     name_place,
     place_of,
 )
-from batch_scorer.results.schema import Gallery, Peak
+from batch_scorer.results.schema import Gallery
 from tests.factories import make_evidence, make_gallery, make_manifest, make_models, make_rows
 
 

@@ -22,7 +22,7 @@ from tests.factories import (
 )
 
 if TYPE_CHECKING:
-    from batch_scorer.model.card import Reference
+    from batch_scorer.model.card_sections import Reference
     from batch_scorer.results.schema import ModelUsed
 
 

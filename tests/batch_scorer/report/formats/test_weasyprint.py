@@ -223,7 +223,9 @@ def test_a_stream_whose_last_byte_looks_like_a_line_end_keeps_its_length() -> No
     numbers = (b"%d" % number for number in range(10_000, 99_999))
     data = next(number for number in numbers if zlib.adler32(number) & 0xFF == ord("\r"))
     file = weasyprint.Attached("predictions.csv", "All of them.", data)
-    pdf = weasyprint.print_pdf(page_of("<p>x"), {}, weasyprint.Imprint(b"i" * 16, attachments=(file,)))
+    pdf = weasyprint.print_pdf(
+        page_of("<p>x"), {}, weasyprint.Imprint(b"i" * 16, attachments=(file,))
+    )
     assert page.validate_pdf_bytes(pdf).failures == []
     with pypdfium2.PdfDocument(pdf) as opened:
         assert bytes(opened.get_attachment(0).get_data()) == data

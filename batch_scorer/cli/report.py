@@ -1,0 +1,31 @@
+"""``cxr report``: draw the report of a finished run again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import cloup
+
+from batch_scorer.cli.options import (
+    report_options,
+)
+from batch_scorer.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from batch_scorer.report.content.report_options import Drawing
+
+
+@cloup.command(epilog="Example: cxr report out")
+@click.argument("output", metavar="FOLDER|URL")
+@report_options
+def report(output: str, drawing: Drawing) -> int:
+    """Draw the report again from the finished run in OUTPUT.
+
+    It carries the title, organisation and logo that are given here.
+    """
+    from batch_scorer.report.formats.draw import draw_report
+
+    for place in draw_report(output, drawing):
+        click.echo(f"Report    {place}")
+    return EXIT_OK
