@@ -7,6 +7,7 @@ import io
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
@@ -40,16 +41,24 @@ _PICTURE_NAME = re.compile(ledger.PICTURE_NAME)
 class Material:
     """What a report of any format is made of.
 
-    ``pictures`` names the films that can be shown; ``resources`` holds body and media type of
-    every picture and figure by name; ``variant`` is the standard that a PDF follows.
+    ``pictures`` names the films that can be shown; ``files`` holds body and media type of these and
+    of the logo by name; ``variant`` is the standard that a PDF follows.
     """
 
     manifest: RunManifest
     rows: Sequence[Score]
     facts: ReportFacts
     pictures: frozenset[str]
-    resources: Mapping[str, tuple[bytes, str]]
+    files: Mapping[str, tuple[bytes, str]]
     variant: str
+
+    @cached_property
+    def resources(self) -> Mapping[str, tuple[bytes, str]]:
+        """Body and media type of every picture and figure by name.
+
+        Drawing the figures takes longer than all else here: who needs only the words draws none.
+        """
+        return {**_draw_figures(self.manifest, self.facts), **self.files}
 
 
 def render_report(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> str:
@@ -71,7 +80,7 @@ def render_report(url: str | PathLike[str], drawing: Drawing = AS_USUAL) -> str:
 
 
 def gather(output: Output, drawing: Drawing = AS_USUAL) -> Material:
-    """Read a finished run, tell its facts, find its pictures and draw its figures.
+    """Read a finished run, tell its facts and find its pictures.
 
     Raises:
         LedgerError: There is no finished run.
@@ -86,7 +95,7 @@ def gather(output: Output, drawing: Drawing = AS_USUAL) -> Material:
         rows,
         facts,
         frozenset(pictures),
-        {**_draw_figures(manifest, facts), **pictures, **logo},
+        {**pictures, **logo},
         drawing.variant or ARCHIVAL,
     )
 

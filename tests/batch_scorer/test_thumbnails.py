@@ -236,7 +236,9 @@ def test_a_film_that_breaks_its_decoder_breaks_a_worker_and_has_no_picture(
 
 def test_the_pictures_are_grey_thumbnails_and_coloured_maps(folder, tmp_path, telling_model):
     run(folder, tmp_path / "out", telling_model)
-    for path in (tmp_path / "out" / "films").iterdir():
+    paths = list((tmp_path / "out" / "films").iterdir())
+    assert {"evidence" in path.name for path in paths} == {True, False}
+    for path in paths:
         with Image.open(io.BytesIO(path.read_bytes())) as picture:
             assert picture.format == "JPEG"
             assert picture.mode == ("RGB" if "evidence" in path.name else "L")
