@@ -75,8 +75,8 @@ def compare_models(folders: Sequence[Path]) -> Comparison | None:
         films=len(films),
         patients=len(set(patients)) if all(patients) else 0,
         films_sha256=hashlib.sha256(repr(films).encode()).hexdigest(),
-        method=f"paired bootstrap by patient, {classification.COMPARISON_RESAMPLES:,} draws; accuracy "
-        f"at each model's own threshold; p corrected for {len(pairs)} comparisons (Holm)",
+        method=f"paired bootstrap by patient, {classification.COMPARISON_RESAMPLES:,} draws; "
+        f"accuracy at each model's own threshold; p corrected for {len(pairs)} comparisons (Holm)",
         pairs=pairs,
     )
 

@@ -19,6 +19,8 @@ README = REPOSITORY / "README.md"
 PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"```console\n.*?```|`[^`\n]+`", re.DOTALL)
+MAKE = re.compile(r"\bmake\s+([a-z][a-z-]*)")
 HELP = re.compile(r"<!-- help: (cxr[ a-z]*) -->\n```text\n(.*?)```", re.DOTALL)
 METRICS = re.compile(r"<!-- metrics:start -->\n(.*?)<!-- metrics:end -->", re.DOTALL)
 SHOWN = ("accuracy", "precision", "recall", "specificity", "f1", "auc")
@@ -117,6 +119,12 @@ def test_every_option_stands_in_the_manual(words):
     assert [option for option in options if option not in text] == []
 
 
-def test_every_door_of_the_makefile_stands_in_the_readme_or_its_help():
-    doors = re.findall(r"^([a-z]+):.*## ", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-    assert {"demo", "test", "lint", "models", "clean"} <= set(doors)
+def test_every_target_that_make_help_lists_stands_in_the_manual_and_no_other():
+    makefile = (REPOSITORY / "Makefile").read_text()
+    listed = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+    pages = [*PAGES, *sorted((REPOSITORY / "deploy").rglob("*.md"))]
+    code = [text for page in pages for text in CODE.findall(page.read_text(encoding="utf-8"))]
+    named = {name for text in code for name in MAKE.findall(text)}
+    assert {"demo", "test", "lint", "models", "clean"} <= listed
+    assert sorted(listed - named) == [], "targets that no page names"
+    assert sorted(named - listed) == [], "named on a page, and not in make help"

@@ -82,7 +82,9 @@ def known_variables() -> set[str]:
 
 @pytest.mark.parametrize("name", KUBERNETES)
 def test_kubernetes_takes_the_manifest(name):
-    for manifest in read(f"kubernetes/{name}"):
+    manifests = list(read(f"kubernetes/{name}"))
+    assert manifests
+    for manifest in manifests:
         assert check_kubernetes(manifest) == []
 
 

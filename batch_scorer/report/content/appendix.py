@@ -160,8 +160,8 @@ def _intervals(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     comparison = shared_comparison(cards)
     return (
         f"Metrics: percentile bootstrap of {classification.RESAMPLES:,} draws of patients where "
-        "patients are known and several films are of one, else Wilson for shares and a bootstrap of films "
-        "for the rest; Wilson where a share is 0 or 1. AUC and Brier score from probabilities, ECE "
+        "patients are known and several films are of one, else Wilson for shares and a bootstrap "
+        "of films for the rest; Wilson where a share is 0 or 1. AUC and Brier score from probabilities, ECE "
         f"over {classification.BINS} equal bins.",
         "Predictive values: log likelihood ratio, the intervals of sensitivity and specificity "
         "joined by squares (Zou and Donner 2008); prevalence as given, without error.",

@@ -7,6 +7,7 @@ import io
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -43,8 +44,8 @@ class Material:
     """What a report of any format is made of.
 
     ``dates`` are those of the scheduled runs that first wrote each row. ``pictures`` names the
-    films that can be shown; ``resources`` holds body and media type of every picture and figure by
-    name; ``variant`` is the standard that a PDF follows.
+    films that can be shown; ``files`` holds body and media type of these and of the logo by name;
+    ``variant`` is the standard that a PDF follows.
     """
 
     manifest: RunManifest
@@ -52,12 +53,20 @@ class Material:
     dates: Sequence[str]
     facts: ReportFacts
     pictures: frozenset[str]
-    resources: Mapping[str, tuple[bytes, str]]
+    files: Mapping[str, tuple[bytes, str]]
     variant: str
+
+    @cached_property
+    def resources(self) -> Mapping[str, tuple[bytes, str]]:
+        """Body and media type of every picture and figure by name.
+
+        Drawing the figures takes longer than all else here: who needs only the words draws none.
+        """
+        return {**_draw_figures(self.manifest, self.facts), **self.files}
 
 
 def gather(output: Output, drawing: Drawing = AS_USUAL) -> Material:
-    """Read a finished run, tell its facts, find its pictures and draw its figures.
+    """Read a finished run, tell its facts and find its pictures.
 
     Raises:
         LedgerError: There is no finished run.
@@ -74,7 +83,7 @@ def gather(output: Output, drawing: Drawing = AS_USUAL) -> Material:
         dates,
         facts,
         frozenset(pictures),
-        {**_draw_figures(manifest, facts), **pictures, **logo},
+        {**pictures, **logo},
         drawing.variant or ARCHIVAL,
     )
 

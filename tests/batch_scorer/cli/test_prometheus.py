@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import time
 from pathlib import Path
 
@@ -149,10 +151,25 @@ def test_a_place_that_cannot_be_written_is_said_first_or_costs_no_result(
     assert (tmp_path / "out" / "run.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("data", "values"),
+    [
+        *((b"", {}), (b"\xff", {}), (b"Dear diary", {}), (b"a 1\nb", {}), (b"a 1_0", {})),
+        (b"# HELP a b\n# TYPE a gauge\na 1.5\n", {"a": 1.5}),
+        (b'a 1\nb{c="d"} 2\nc 3 1700000000\n', {"a": 1, "c": 3}),
+        (b"a +Inf\nb -1e3", {"a": math.inf, "b": -1000}),
+    ],
+)
+def test_only_values_without_labels_of_a_whole_textfile_are_kept(data, values):
+    assert _parse_values(data) == values
+
+
 @settings(deadline=None)
 @given(st.binary(max_size=60) | st.text('a_{}="\\,# \n1.eE+-NanInf', max_size=60).map(str.encode))
-def test_whatever_stood_there_before_ends_no_run(data):
-    assert isinstance(_parse_values(data), dict)
+def test_whatever_stood_there_before_is_kept_or_left_out_and_ends_no_run(data):
+    found = {k: v for k, v in _parse_values(data).items() if re.fullmatch(r"[a-zA-Z_:][\w:]*", k)}
+    again = "".join(f"{name} {value!r}\n" for name, value in found.items())
+    assert repr(_parse_values(again.encode())) == repr(found)
 
 
 @pytest.mark.parametrize(

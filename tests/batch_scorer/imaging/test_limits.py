@@ -42,11 +42,14 @@ def test_large_images_wait_until_there_is_room_and_small_ones_never_do():
 
 
 def test_as_many_large_images_as_fit_are_decoded_side_by_side():
+    third, whole = threading.Event(), threading.Event()
     with ExitStack() as stack:
-        for _ in range(3):
+        for _ in range(2):
             stack.enter_context(reserve_pixels(LARGE_PIXELS + 1))
-    with reserve_pixels(MAX_PIXELS):  # all room is free again
-        pass
+        threading.Thread(target=waiting, args=(LARGE_PIXELS + 1, third), daemon=True).start()
+        assert third.wait(60)
+    threading.Thread(target=waiting, args=(MAX_PIXELS, whole), daemon=True).start()
+    assert whole.wait(60), "all room is free again"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])

@@ -177,12 +177,14 @@ def test_a_shard_whose_run_json_cannot_be_is_not_merged(path, value, run, tmp_pa
 
 
 def test_any_change_of_a_shard_is_joined_or_refused(run, tmp_path):
-    sound = json.loads((run / "run.json").read_bytes())
+    sound = json.loads((run / "run.json").read_bytes()) | {"taken": 12}  # as a shard counts
     place = open_output(tmp_path / "out")
     shard = shutil.copytree(run, tmp_path / "out" / "shards" / "1-of-1")
+    outcomes = set()
     for broken in broken_documents(sound, np.random.default_rng(SEED), 200):
         (shard / "run.json").write_text(json.dumps(broken))
-        outcome(join_shards, place, [Shard(1, 1)])
+        outcomes.add(outcome(join_shards, place, [Shard(1, 1)]))
+    assert outcomes == {"used", "LedgerError"}
 
 
 def test_a_folder_that_claims_to_be_one_of_very_many_shards_is_no_shard(run, tmp_path):
@@ -262,6 +264,8 @@ def test_a_lease_of_the_last_number_of_six_digits_can_be_taken(tmp_path):
     put(tmp_path, "leases/run/999999.json", CLAIM | {"released": True})
     with lease.acquire_lease(open_output(tmp_path), "run") as taken:
         taken.check()
+        names = {path.name for path in (tmp_path / "leases" / "run").iterdir()}
+    assert "1000000.json" in names
 
 
 def test_a_journal_with_any_value_changed_is_read_or_named_as_damaged(run):

@@ -294,7 +294,9 @@ def test_the_header_of_a_dicom_file_is_read_once_for_its_row_and_its_picture(
 
 def test_the_pictures_are_grey_thumbnails_and_coloured_maps(folder, tmp_path, telling_model):
     run(folder, tmp_path / "out", telling_model)
-    for path in (tmp_path / "out" / "films").iterdir():
+    paths = list((tmp_path / "out" / "films").iterdir())
+    assert {"evidence" in path.name for path in paths} == {True, False}
+    for path in paths:
         with Image.open(io.BytesIO(path.read_bytes())) as picture:
             assert picture.format == "JPEG"
             assert picture.mode == ("RGB" if "evidence" in path.name else "L")

@@ -97,9 +97,11 @@ def test_something_else_is_refused_and_stays(tmp_path, monkeypatch, other, optio
 
 @pytest.mark.parametrize("option", OPENED)
 def test_a_new_file_and_an_empty_one_are_taken(tmp_path, option):
-    OPENED[option](tmp_path / "new")
     (tmp_path / "empty").touch()
+    before = look(tmp_path)
+    OPENED[option](tmp_path / "new")
     OPENED[option](tmp_path / "empty")
+    assert look(tmp_path) == before, "nothing is written before there is something to say"
 
 
 @pytest.mark.parametrize("other", OTHERS)

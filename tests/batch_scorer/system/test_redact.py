@@ -137,5 +137,6 @@ def test_what_was_learnt_is_hidden_wherever_it_is_quoted(argument, text, shown):
 
 
 def test_a_long_text_takes_no_long_time():
-    for text in ("a" * 300_000, "http://" + "%25" * 100_000, "http://h/?" + ")" * 300_000 + "x"):
-        scrub(text)
+    for text in ("a" * 300_000, "http://" + "%25" * 100_000):
+        assert scrub(text) == text
+    assert scrub("http://h/?" + ")" * 300_000 + "x") == "http://h/"
