@@ -27,11 +27,11 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 @dataclass(frozen=True)
 class Need:
-    """Whether it is here, and how to get it; ``package`` is Debian's, of programs that it has."""
+    """Whether it is here, and how to get it; ``packages`` are Debian's, of programs that it has."""
 
     is_here: Callable[[], bool]
     hint: str
-    package: str = ""
+    packages: str = ""
 
 
 def find_browser() -> str | None:
@@ -43,17 +43,17 @@ def _has_programs(*names: str) -> bool:
     return all(map(shutil.which, names))
 
 
-def _may_mount() -> bool:
-    """Whether this user may mount file systems in a namespace, which containers often refuse."""
-    command = ["unshare", "-rm", "true"]
-    return (
-        _has_programs("unshare")
-        and not subprocess.run(command, check=False, capture_output=True).returncode
-    )
+def _runs(*command: str) -> bool:
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 NEEDS = {
-    "chromium": Need(lambda: find_browser() is not None, "make test-all", "chromium"),
+    # libatomic1 is for Playwright's own driver, which a bare Debian cannot start.
+    "chromium": Need(
+        lambda: find_browser() is not None and _runs(sys.executable, "-m", "playwright", "-V"),
+        "make test-all",
+        "chromium libatomic1",
+    ),
     "poppler": Need(lambda: _has_programs("pdfinfo"), "make test-all", "poppler-utils"),
     "espeak-ng": Need(lambda: _has_programs("espeak-ng"), "make test-all", "espeak-ng"),
     "ffmpeg": Need(lambda: _has_programs("ffmpeg", "ffprobe"), "make test-all", "ffmpeg"),
@@ -61,7 +61,10 @@ NEEDS = {
     "torch": Need(lambda: _has_module("torch"), 'pip install "cxr-batch[torch]"'),
     "jax": Need(lambda: _has_module("jax"), 'pip install "cxr-batch[jax]"'),
     "real films": Need(REAL_DATA.is_dir, f"expected at {REAL_DATA}, or CXR_REAL_DATA=folder"),
-    "mount": Need(_may_mount, "a machine where `unshare -rm` is allowed"),
+    "mount": Need(
+        lambda: _has_programs("unshare") and _runs("unshare", "-rm", "true"),
+        "a machine where `unshare -rm` is allowed",
+    ),
 }
 
 
@@ -76,9 +79,9 @@ def is_here(name: str) -> bool:
 
 def missing_programs() -> list[str]:
     """Return the needs that ``make test-all`` meets and that are missing all the same."""
-    installed = [name for name, need in NEEDS.items() if need.package or name == "azurite"]
+    installed = [name for name, need in NEEDS.items() if need.packages or name == "azurite"]
     return [name for name in installed if not is_here(name)]
 
 
 if __name__ == "__main__":
-    print(*filter(None, (NEEDS[name].package for name in missing_programs())))  # noqa: T201
+    print(*filter(None, (NEEDS[name].packages for name in missing_programs())))  # noqa: T201

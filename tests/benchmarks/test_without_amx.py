@@ -14,7 +14,7 @@ from benchmarks import without_amx
 
 ASK = """
 import ctypes
-from batch_scorer.process import has_tiles
+from batch_scorer.system.process import has_tiles
 libc = ctypes.CDLL(None, use_errno=True)
 print(libc.syscall(158, 0x1023, 18), ctypes.get_errno(), has_tiles())
 raise SystemExit(3)

@@ -263,6 +263,7 @@ def test_the_page_beside_it_says_what_to_change(name):
     assert manifest.name in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_the_tasks_of_a_platform_do_a_night_together(cxr, folder, tiny_model, platform):
     tasks = PLATFORMS[platform]()
@@ -282,6 +283,7 @@ def test_the_tasks_of_a_platform_do_a_night_together(cxr, folder, tiny_model, pl
     assert (nights / "latest" / "report.html").is_file()
 
 
+@pytest.mark.cloud
 @pytest.mark.parametrize(
     ("name", "role"), [("aws-batch/nightly.yaml", "TaskRole"), ("aws-lambda/small.yaml", "Role")]
 )

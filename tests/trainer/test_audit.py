@@ -271,7 +271,7 @@ def test_the_command_writes_page_and_facts_without_tensorflow(tmp_path):
         "import sys\n"
         "for name in ('tensorflow', 'keras', 'onnx', 'tf2onnx'): sys.modules[name] = None\n"
         f"sys.argv = ['cxr', 'audit', {str(EXAMPLES)!r}, '-o', {str(tmp_path / 'out')!r}]\n"
-        "from batch_scorer.cli import main; main()"
+        "from batch_scorer.cli.main import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -295,7 +295,7 @@ def test_a_base_install_is_told_what_the_audit_needs(tmp_path):
         "import sys\n"
         "sys.modules['imagehash'] = None\n"
         f"sys.argv = ['cxr', 'audit', {str(EXAMPLES)!r}, '-o', {str(tmp_path / 'out')!r}]\n"
-        "from batch_scorer.cli import main; main()"
+        "from batch_scorer.cli.main import main; main()"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)

@@ -23,7 +23,7 @@ class Without(PathFinder):
         foreign = name.partition(".")[0] in {foreign!r}
         return None if foreign else super().find_spec(name, path, target)
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
-from batch_scorer.cli import main
+from batch_scorer.cli.main import main
 sys.argv = ["cxr", *{arguments!r}]
 main()
 """

@@ -161,8 +161,8 @@ def _intervals(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     return (
         f"Metrics: percentile bootstrap of {classification.RESAMPLES:,} draws of patients where "
         "patients are known and several films are of one, else Wilson for shares and a bootstrap "
-        "of films for the rest; Wilson where a share is 0 or 1. AUC and Brier score from probabilities, ECE "
-        f"over {classification.BINS} equal bins.",
+        "of films for the rest; Wilson where a share is 0 or 1. AUC and Brier score from "
+        f"probabilities, ECE over {classification.BINS} equal bins.",
         "Predictive values: log likelihood ratio, the intervals of sensitivity and specificity "
         "joined by squares (Zou and Donner 2008); prevalence as given, without error.",
         "Prevalence without labels: Rogan and Gladen 1978, interval of Lang and Reiczigel 2014. "

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.servers import Cloud
 
 pytestmark = pytest.mark.cloud
-MAIN = "from batch_scorer.job.http_entry import receive"
+MAIN = "from batch_scorer.cli.http import receive"
 SETTINGS = {"CXR_JOB_IMAGES": "s3://clinic/films", "CXR_JOB_OUTPUT": "s3://clinic/results"}
 
 
@@ -143,7 +143,7 @@ def test_the_lines_of_an_event_do_not_name_the_night_of_the_one_before(tmp_path)
     main.write_text(MAIN)
     ask = f"""
 from functions_framework import create_app
-from batch_scorer.log import bind
+from batch_scorer.system.log import bind
 bind(night="before")
 create_app("receive", {str(main)!r}).test_client().post("/", data='{{"key1": 1}}')
 """

@@ -24,7 +24,7 @@ import sys
 for name in ("tensorflow", "keras", "onnx", "tf2onnx", "statsmodels", "trainer", "exporter"):
     sys.modules[name] = None
 sys.argv = ["cxr", *sys.argv[1:]]
-from batch_scorer.cli import main
+from batch_scorer.cli.main import main
 main()
 """
 
@@ -35,7 +35,7 @@ def test_help_is_quick_to_read_and_loads_nothing_heavy(cxr):
     for command in ("score", "report", "verify", "models", "doctor", "train", "export"):
         assert command in run.stdout
     assert "Not a medical device" in run.stdout
-    code = "import sys; sys.argv=['cxr','--help']\nfrom batch_scorer.cli import main\n"
+    code = "import sys; sys.argv=['cxr','--help']\nfrom batch_scorer.cli.main import main\n"
     code += "try: main()\nexcept SystemExit: print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

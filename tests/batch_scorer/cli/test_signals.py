@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 DRAWING = """
 import logging, os, signal, sys, time
 import weasyprint
-from batch_scorer.cli import main
+from batch_scorer.cli.main import main
 
 name, kind = sys.argv.pop(1), sys.argv.pop(1)
 
@@ -47,8 +47,8 @@ main()
 """
 READING = """
 import os, sys
-from batch_scorer.cli import main
-from batch_scorer.source import Source
+from batch_scorer.cli.main import main
+from batch_scorer.storage.source import Source
 
 mark = sys.argv.pop(1)
 

@@ -318,8 +318,8 @@ def test_a_disk_that_is_full_or_read_only_ends_the_run_and_the_next_goes_on(
 
 KILLER = """
 import os, signal
-from batch_scorer import decoder
-from batch_scorer.cli import main
+from batch_scorer.imaging import decode_pool as decoder
+from batch_scorer.cli.main import main
 
 real = decoder.read_image
 

@@ -7,9 +7,9 @@ import sys
 _START = """
 import os, signal, sys, time
 import msgspec
-from batch_scorer import decoder_worker as worker
-from batch_scorer.decoding import read_image
-from batch_scorer.limits import LARGE_PIXELS
+from batch_scorer.imaging import decode_worker as worker
+from batch_scorer.imaging.decode import read_image
+from batch_scorer.imaging.limits import LARGE_PIXELS
 """
 _END = """
 worker.main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
@@ -35,7 +35,7 @@ worker.read_image = read
     "fill_the_memory": """
 def decode(*_):
     bytearray(1_000_000_000)
-import batch_scorer.dicom_pixels
+import batch_scorer.imaging.dicom_pixels
 batch_scorer.dicom_pixels.decode_dicom = decode
 """,
     "answer_noise": """

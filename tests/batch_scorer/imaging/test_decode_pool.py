@@ -227,7 +227,7 @@ def test_a_decoder_that_is_forgotten_leaves_no_process():
 
 ORPHANED = """
 import os, signal
-from batch_scorer.decoder import Decoder
+from batch_scorer.imaging.decode_pool import Decoder
 from tests.batch_scorer.pixel_table import GREY, dicom
 decoder = Decoder()
 decoder.read(dicom(GREY), [32])

@@ -13,8 +13,8 @@ from tests.torture.hostile import hostile_files
 
 MEASURED = """
 import json, resource
-from batch_scorer.process import peak_memory_bytes
-from batch_scorer.decoding import decode_radiograph
+from batch_scorer.system.process import peak_memory_bytes
+from batch_scorer.imaging.decode import decode_radiograph
 from batch_scorer.errors import ImageError
 from tests.torture.hostile import hostile_files
 

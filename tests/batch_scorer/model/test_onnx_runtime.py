@@ -27,7 +27,7 @@ for size in (16, 28):  # of an address in IPv4 and in IPv6; other sockets stay o
 rules.load()
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
-LOAD = "from batch_scorer.classifier import Classifier; Classifier.load('mlp'); "
+LOAD = "from batch_scorer.model.classifier import Classifier; Classifier.load('mlp'); "
 FONTS = ".cache/matplotlib/fontlist-*.json"
 """Which fonts there are: Matplotlib looks for them once."""
 KERAS = ".keras/keras.json"
@@ -58,11 +58,11 @@ def start(home, *command, **environment):
         ),
         pytest.param(["-m", "batch_scorer", "doctor"], set(), id="doctor"),
         pytest.param(["-c", LOAD], set(), id="API"),
-        pytest.param(["-c", f"import batch_scorer.job.lambda_handler; {LOAD}"], set(), id="Lambda"),
-        pytest.param(["-c", f"import batch_scorer.job.http_entry; {LOAD}"], set(), id="HTTP"),
-        pytest.param(["-c", f"import batch_scorer.ray_engine; {LOAD}"], set(), id="Ray worker"),
+        pytest.param(["-c", f"import batch_scorer.cli.lambda_handler; {LOAD}"], set(), id="Lambda"),
+        pytest.param(["-c", f"import batch_scorer.cli.http; {LOAD}"], set(), id="HTTP"),
+        pytest.param(["-c", f"import batch_scorer.engine.ray; {LOAD}"], set(), id="Ray worker"),
         pytest.param(
-            ["-c", "import trainer.fit, trainer.search, exporter.publish"],
+            ["-c", "import trainer.train, trainer.tune, exporter.export"],
             {FONTS, KERAS},
             id="trainer and exporter",
         ),

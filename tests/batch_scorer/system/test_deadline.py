@@ -37,7 +37,7 @@ def test_work_that_takes_too_long_is_asked_to_stop_and_left_alone(monkeypatch):
 def test_a_process_ends_with_its_code_whether_or_not_work_still_runs(left, cleared):
     program = f"""
 import atexit, threading
-from batch_scorer import deadline
+from batch_scorer.system import deadline
 deadline._GRACE_S = 0
 atexit.register(print, "cleared up")
 let_go = threading.Event()
@@ -83,7 +83,7 @@ def test_a_watchdog_stops_what_is_late_and_nothing_else(monkeypatch):
 def test_a_signal_while_the_process_ends_changes_no_exit_code(name, when):
     program = f"""
 import atexit, os, signal, threading
-from batch_scorer.deadline import end_process
+from batch_scorer.system.deadline import end_process
 def tell(kill=os.kill, me=os.getpid(), number=signal.{name}): kill(me, number)
 {when}
 end_process(3)

@@ -148,7 +148,7 @@ def test_what_an_error_quotes_of_films_is_for_a_terminal_alone(cxr, folder, tiny
 def test_a_defect_is_told_by_its_kind_alone(monkeypatch, capsys):
     code = (
         "import sys; sys.argv = ['cxr', 'doctor', '--log-format', 'json']\n"
-        "from batch_scorer import cli\n"
+        "from batch_scorer.cli import main as cli\n"
         "def fail(): raise KeyError('DoeJane')\n"
         "cli.cxr.main = lambda **_: fail()\n"
         "cli.main()"
@@ -172,7 +172,7 @@ def test_a_traceback_that_is_asked_for_is_one_line_too(cxr):
 
 def test_a_warning_of_python_s_own_names_its_origin_alone():
     code = (
-        "import warnings\nfrom batch_scorer import log\n"
+        "import warnings\nfrom batch_scorer.system import log\n"
         "log.set_format('json'); warnings.warn('PatientName DoeJane')\n"
         "log.set_format('text'); warnings.warn('plain')\n"
     )

@@ -120,7 +120,7 @@ def test_peak_memory_is_this_process_s_own_and_never_falls(tmp_path):
     assert peak_memory_bytes() >= large.nbytes
     del large
     assert peak_memory_bytes() >= before
-    code = "from batch_scorer.process import peak_memory_bytes; print(peak_memory_bytes())"
+    code = "from batch_scorer.system.process import peak_memory_bytes; print(peak_memory_bytes())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 1e6 < int(child.stdout) < 100e6  # it does not inherit its parent's
     assert peak_memory_bytes(make_system(tmp_path, {"proc/self/status": "VmHWM:\t 7 kB\n"})) == 7168

@@ -53,8 +53,8 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
 
 def test_pyplot_is_never_imported() -> None:
     code = (
-        "import sys; from batch_scorer.report import figures; "
-        "from batch_scorer.metrics import Confusion; "
+        "import sys; from batch_scorer.report.charts import performance as figures; "
+        "from batch_scorer.metrics.classification import Confusion; "
         "figures.draw_confusion(Confusion(1, 1, 1, 1)); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )

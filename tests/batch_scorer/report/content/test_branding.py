@@ -200,6 +200,7 @@ def test_what_is_no_logo_is_refused_in_one_sentence(
         read_branding(logo=path)
 
 
+@pytest.mark.slow
 def test_the_report_carries_them_on_page_one_and_in_every_footer(tmp_path: Path) -> None:
     models = make_models("cnn")
     write_run(tmp_path, make_rows(models), models)

@@ -1,4 +1,4 @@
-"""The HTML page in a real browser: sort, filter, open, read aloud, print; nothing leaves it."""
+"""The HTML page in Chromium: sort, filter, open, read aloud, print; nothing leaves the page."""
 
 from __future__ import annotations
 

@@ -155,8 +155,8 @@ def test_the_same_run_gives_the_same_bytes_anywhere(run, html, tmp_path):
     moved = shutil.copytree(run, tmp_path / "moved")
     (moved / "report.html").unlink()
     code = (
-        "from batch_scorer.report.drawing import Drawing\n"
-        "from batch_scorer.report.formats import draw_report\n"
+        "from batch_scorer.report.content.report_options import Drawing\n"
+        "from batch_scorer.report.formats.draw import draw_report\n"
         f"draw_report({str(moved)!r}, Drawing(('html',)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONHASHSEED": "7"})

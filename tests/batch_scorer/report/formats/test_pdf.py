@@ -125,12 +125,13 @@ def test_the_part_on_how_it_works_ends_with_what_to_do_and_what_is_to_come(run: 
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes_anywhere(run: Path, tmp_path: Path) -> None:
     first = (run / "report.pdf").read_bytes()
     assert Path(draw_report(run)[0]).read_bytes() == first
     moved = shutil.copytree(run, tmp_path / "moved")
     (moved / "report.pdf").unlink()
-    code = f"from batch_scorer.report.formats import draw_report; draw_report({str(moved)!r})"
+    code = f"from batch_scorer.report.formats.draw import draw_report; draw_report({str(moved)!r})"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (moved / "report.pdf").read_bytes() == first
     assert str(moved).encode() not in first
@@ -143,7 +144,7 @@ def test_no_unfinished_file_is_left(run: Path) -> None:
 def test_pillow_still_refuses_truncated_films(run: Path) -> None:
     code = (
         "from PIL import ImageFile\n"
-        "from batch_scorer.report.formats import draw_report\n"
+        "from batch_scorer.report.formats.draw import draw_report\n"
         "import sys\n"
         "assert 'weasyprint' not in sys.modules\n"
         f"draw_report({str(run)!r})\n"
@@ -180,6 +181,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert "line‹U+000A›break" in text
 
 
+@pytest.mark.slow
 def test_band_elsewhere_and_comparison_are_printed(tmp_path: Path) -> None:
     models = make_models(
         *("cnn", "mlp"),
@@ -236,6 +238,7 @@ def test_maps_lie_beside_their_films_with_one_scale_and_texts(mapped: Path) -> N
     ]
 
 
+@pytest.mark.slow
 def test_a_map_that_is_missing_or_broken_is_an_empty_frame(mapped: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(mapped, tmp_path / "broken")
     first, second, *_ = sorted((broken / "films").glob("*-evidence.jpg"))
@@ -252,6 +255,7 @@ def test_a_name_in_run_json_reaches_no_other_file(mapped: Path, tmp_path: Path) 
         assert not render._PICTURE_NAME.fullmatch(name)
 
 
+@pytest.mark.slow
 def test_a_run_without_maps_says_once_why(tmp_path: Path) -> None:
     models = make_models("cnn")
     rows = make_rows(models)
@@ -261,6 +265,7 @@ def test_a_run_without_maps_says_once_why(tmp_path: Path) -> None:
     assert "one scale" not in text
 
 
+@pytest.mark.slow
 def test_a_batch_unlike_the_training_films_is_warned_of_on_page_one(tmp_path: Path) -> None:
     models = make_models("cnn", typicality=make_typicality())
     rows = with_looks(make_rows(models, 30, 40, labelled=False), brighter=3)
@@ -283,6 +288,7 @@ def test_a_batch_unlike_the_training_films_is_warned_of_on_page_one(tmp_path: Pa
         assert part in text
 
 
+@pytest.mark.slow
 def test_page_one_stays_one_page(tmp_path: Path) -> None:
     models = [
         msgspec.structs.replace(
@@ -313,6 +319,7 @@ def test_page_one_stays_one_page(tmp_path: Path) -> None:
     assert pages[1].strip().startswith("2 Films to look at first")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows_of", "sentence"),
     [
@@ -332,6 +339,7 @@ def test_thin_runs_have_a_report(tmp_path: Path, rows_of: Any, sentence: str) ->
     assert "None" not in text
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_missing_or_broken_is_an_empty_frame(tmp_path: Path) -> None:
     models = make_models("cnn")
     rows = make_rows(models, labelled=False)

@@ -174,13 +174,14 @@ def test_only_films_are_made_of_pixels(run: Path) -> None:
     assert set(filters) == {"/DCTDecode"}
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(run, tmp_path / "moved")
     for name in ("slides.pdf", "slides-notes.txt"):
         (moved / name).unlink()
     code = (
-        "from batch_scorer.report.drawing import Drawing; "
-        "from batch_scorer.report.formats import draw_report; "
+        "from batch_scorer.report.content.report_options import Drawing; "
+        "from batch_scorer.report.formats.draw import draw_report; "
         f"draw_report({str(moved)!r}, Drawing(('slides',)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -224,6 +225,7 @@ def test_notes_are_spoken_in_half_a_minute_and_have_no_slip(
         assert not title.endswith(".") or title.count(" ") < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows_of", CASES.values(), ids=CASES)
 def test_thin_runs_have_slides_of_one_page_each(tmp_path: Path, rows_of: Any) -> None:
     models = make_models("vgg16", typicality=make_typicality())
@@ -235,6 +237,7 @@ def test_thin_runs_have_slides_of_one_page_each(tmp_path: Path, rows_of: Any) ->
     assert "None" not in " ".join(pages)
 
 
+@pytest.mark.slow
 def test_long_and_hostile_names_are_text_and_fit(tmp_path: Path) -> None:
     titles = {
         "cnn": "<b>bold</b> & \"long\" 'title' <script>alert(1)</script> \u80f8" + " x" * 60,
@@ -275,6 +278,7 @@ def test_where_no_film_is_at_hand_a_drawn_chest_is_changed(tmp_path: Path) -> No
     assert "A drawn chest, no patient" in shown
 
 
+@pytest.mark.slow
 def test_synthetic_films_are_called_so_wherever_they_are_shown(tmp_path: Path) -> None:
     models = make_models("cnn")
     write_run(tmp_path, make_rows(models), models, synthetic=True)
@@ -303,6 +307,7 @@ def test_a_model_that_learned_from_films_as_they_are_has_no_slide_on_changes(
     assert not any("In training no film" in slide.title for slide in tell(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_batch_unlike_the_training_films_is_warned_of_on_the_first_slide(tmp_path: Path) -> None:
     models = make_models("cnn", typicality=make_typicality())
     write_run(tmp_path, unlike(models), models)

@@ -338,6 +338,7 @@ def test_a_document_without_pages_is_refused_in_plain_words(report: Path, tmp_pa
     assert "Success" not in str(told.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("films", [0, 1, 1234])
 def test_reports_of_no_film_of_one_and_of_many_agree(
     tmp_path: Path, films: int, monkeypatch: pytest.MonkeyPatch
@@ -369,6 +370,7 @@ def test_the_command_says_what_agrees_and_what_does_not(report: Path, tmp_path: 
     assert "Traceback" not in bad.stderr
 
 
+@pytest.mark.slow
 def test_what_is_new_in_a_night_is_counted_again(tmp_path: Path) -> None:
     night, before = "20261127-020000", "20261126-020000"
     models = make_models("cnn")
