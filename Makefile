@@ -22,7 +22,7 @@ AZURITE := .cache/azurite/node_modules/.bin/azurite-blob
 AZURITE_VERSION := 3.37.0
 NODE := $(BIN)/node
 NODE_VERSION := 22.20.0
-# The libraries that WeasyPrint loads; report/paper.py names them to those who install by pip.
+# The libraries that WeasyPrint loads; report/formats/weasyprint.py names them to those who install by pip.
 REPORT_PACKAGES := libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0
 CAN_DRAW = $(BIN)/python -c 'import sys; from batch_scorer.report.formats.weasyprint import missing_system_library as m; sys.exit(m())'
 NO_APT ?=

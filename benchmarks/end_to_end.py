@@ -1,7 +1,7 @@
 """Films a second from end to end: `cxr score` against the notebook's way, and against the ceiling.
 
 Each turn runs, one after the other and each in a process of its own, `cxr score` on all films,
-``notebook_way.py`` on the same films, and `cxr bench`. Times are without start-up. The ratio
+``keras_baseline.py`` on the same films, and `cxr bench`. Times are without start-up. The ratio
 compares what both do: films in, answers out, of `cxr score` the stage "score" of run.json, with its
 journal. What `cxr score` does once at the end (tables, pictures for a report), which no notebook
 does, is told beside it. Ratios are taken within a turn, and their median is told, so that a busy
@@ -26,7 +26,7 @@ from benchmarks.command import Measurement
 MODEL = "vgg16"
 LEAST_RATIO = 4.5
 LEAST_SHARE = 0.90
-PEER = Path(__file__).parent / "notebook_way.py"
+PEER = Path(__file__).parent / "keras_baseline.py"
 
 
 @click.command(

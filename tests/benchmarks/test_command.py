@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from batch_scorer.errors import EXIT_FAILED, DatasetError
-from benchmarks import held_out, ood_rejection, output_cost, precision, ray_scaling
+from benchmarks import ood_rejection, output_cost, precision, ray_scaling
 from benchmarks.command import Measurement, packages
 
 WITHOUT = """
@@ -38,7 +38,6 @@ def test_an_error_is_one_sentence_without_traceback():
         (precision, "onnx"),
         (ray_scaling, "ray"),
         (ood_rejection, "skimage"),
-        (held_out, "keras"),
     ],
 )
 def test_a_missing_package_is_named(tmp_path, script, package):

@@ -92,8 +92,8 @@ def test_files_without_further_outputs_are_refused(tiny_model):
 
 
 SCRIPTS = (
-    *("evidence", "typicality"),
-    *("cold_start", "decoder_cost", "end_to_end", "memory", "notebook_way", "report_scale"),
+    *("output_cost", "ood_rejection"),
+    *("cold_start", "decoder_cost", "end_to_end", "memory", "keras_baseline", "report_scale"),
 )
 
 

@@ -136,7 +136,7 @@ def test_a_signal_while_the_command_is_loaded_ends_it_without_a_word(name):
 def test_the_script_goes_the_same_way_in():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"cxr": "batch_scorer.cli.entry:main"}
-    code = "import sys, batch_scorer.entry; print(*sys.modules)"
+    code = "import sys, batch_scorer.cli.entry; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     ours = [name for name in run.stdout.split() if name.startswith("batch_scorer")]
     assert sorted(ours) == ["batch_scorer", "batch_scorer.cli.entry", "batch_scorer.errors"]
