@@ -116,7 +116,7 @@ def say_forecast(forecast: Forecast, deadline_h: float | None, tariff: Tariff | 
             else f"Shards    none needed for {_say_duration(3600 * deadline_h)}"
         )
     core_seconds = forecast.cores * forecast.run_s
-    if tariff and (price := tariff.price(core_seconds, forecast.films)):
+    if tariff and (price := tariff.compute_cost(core_seconds, forecast.films)):
         lines.append(f"Price     about {say_price(price, core_seconds)}")
     return "\n".join(lines)
 

@@ -117,7 +117,7 @@ def describe_night(manifest: RunManifest, rows: Sequence[Score], title: str, at:
         flagged=manifest.flagged,
         not_scored=manifest.not_scored,
         since=since.run_date if since else "",
-        new=since.fresh if since else manifest.found,
+        new=since.new_or_changed if since else manifest.found,
         new_flagged=since.flagged if since else manifest.flagged,
         news=describe_news(manifest) or "All are new: there was no night before.",
         likeness=likeness.short or likeness.sentences[0],

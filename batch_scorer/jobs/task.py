@@ -116,7 +116,7 @@ class _Task:
     """A task of a night that it has joined."""
 
     job: NightJob
-    night: Night
+    run: Night
     pause: Callable[[float], None]
     progress: Progress | None
     stop: Callable[[], bool] | None
@@ -127,7 +127,7 @@ class _Task:
             yield from self._claim()
             return
         name = _lease_name(self.job.shard)
-        with acquire_lease(self.night.place, name, self.job.lease_s, self.pause) as lease:
+        with acquire_lease(self.run.place, name, self.job.lease_s, self.pause) as lease:
             yield self._score(self.job.shard, lease)
 
     def _claim(self) -> Iterator[RunManifest]:
@@ -136,13 +136,13 @@ class _Task:
         alive: set[Shard] = set()
         while True:
             free: Lease | None = None
-            missing = self.night.missing()
+            missing = self.run.missing()
             for shard in missing:
                 name = _lease_name(shard)
-                watch = watches.setdefault(shard, Watch(self.night.place, name))
+                watch = watches.setdefault(shard, Watch(self.run.place, name))
                 sight = watch.look()
                 if sight is Sight.FREE:
-                    free = take_lease(self.night.place, name, watch, self.job.lease_s)
+                    free = take_lease(self.run.place, name, watch, self.job.lease_s)
                 if free:
                     break
                 if sight is not Sight.SILENT:
@@ -158,7 +158,7 @@ class _Task:
     def _score(self, shard: Shard, lease: Lease) -> RunManifest:
         score = replace(
             self.job.score,
-            output=f"{self.job.score.output.rstrip('/')}/{self.night.folder}",
+            output=f"{self.job.score.output.rstrip('/')}/{self.run.folder}",
             shard=shard,
             earlier=tuple(self._earlier(shard)),
         )
@@ -171,10 +171,10 @@ class _Task:
     def _earlier(self, shard: Shard) -> Iterator[Output]:
         """Where rows of films lie that need not be scored again."""
         if not self.job.rescore:
-            yield latest.find_place(self.night.output)
-        for night in reversed(find_given_up(self.night)):
+            yield latest.find_place(self.run.output)
+        for night in reversed(find_given_up(self.run)):
             if night.plan.rescore == self.job.rescore:
-                alike = night.plan.tasks == self.night.plan.tasks
+                alike = night.plan.tasks == self.run.plan.tasks
                 shards = [shard] if alike else night.shards
                 yield from (night.place.below(other.folder) for other in shards)
 

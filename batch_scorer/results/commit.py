@@ -93,7 +93,7 @@ def commit_run(
         _add_commit(run.facts, time.perf_counter() - since), gallery=gallery
     )
     read = len(run.rows) - facts.reused
-    price = run.tariff.price(facts.core_seconds, read) if run.tariff else None
+    price = run.tariff.compute_cost(facts.core_seconds, read) if run.tariff else None
     manifest = _make_manifest(run, facts, hashes, price)
     store.write_manifest(output, manifest)
     log_event("run_finished", **tell_run(manifest))

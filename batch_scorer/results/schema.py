@@ -162,7 +162,7 @@ class Since(msgspec.Struct, frozen=True):
         check_moments(self.finished)
 
     @property
-    def fresh(self) -> int:
+    def new_or_changed(self) -> int:
         """Files that are new or changed: those whose row has this run's date."""
         return self.new + self.changed
 

@@ -30,7 +30,7 @@ class Tariff(msgspec.Struct, frozen=True):
     core_hour: Amount
     currency: str = "USD"
 
-    def price(self, core_seconds: float, films: int) -> Price | None:
+    def compute_cost(self, core_seconds: float, films: int) -> Price | None:
         """The price of a run; None where it had no film to do."""
         if not films:
             return None

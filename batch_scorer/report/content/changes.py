@@ -20,7 +20,7 @@ def describe_news(manifest: RunManifest) -> str:
         return ""
     night = name_earlier(since)
     parts = []
-    if since.fresh:
+    if since.new_or_changed:
         verb = "is" if since.flagged == 1 else "are"
         flagged = f"{since.flagged:,} of them {verb} flagged."
         parts.append(f"{_count_fresh(since)} since {night}: {flagged}")
@@ -40,7 +40,7 @@ def name_earlier(since: Since) -> str:
 
 
 def _count_fresh(since: Since) -> str:
-    files, verb = count(since.fresh, "file"), "is" if since.fresh == 1 else "are"
+    files, verb = count(since.new_or_changed, "file"), "is" if since.new_or_changed == 1 else "are"
     if not since.changed:
         return f"{files} {verb} new"
     return f"{files} {verb} new or changed" if since.new else f"{files} changed"

@@ -79,7 +79,7 @@ def explain_empty_gallery(manifest: RunManifest) -> str:
     if not manifest.scored:
         return "No film was scored, so there is none to show."
     since = manifest.since
-    if since and not since.fresh:
+    if since and not since.new_or_changed:
         return f"No file is new since {name_earlier(since)}, so there is none to look at first."
     which = f"No film that is new since {name_earlier(since)}" if since else "No film"
     return (

@@ -97,8 +97,8 @@ def stated_totals(manifest: RunManifest) -> dict[str, int]:
             totals["undecided"] = manifest.uncertain
         if manifest.atypical is not None:
             totals["atypical"] = manifest.atypical
-    if manifest.since and manifest.since.fresh:
-        totals |= {"new": manifest.since.fresh, "new flagged": manifest.since.flagged}
+    if manifest.since and manifest.since.new_or_changed:
+        totals |= {"new": manifest.since.new_or_changed, "new flagged": manifest.since.flagged}
     return totals
 
 

@@ -265,7 +265,7 @@ def _pair(counted: Counter[str], manifest: RunManifest) -> dict[str, tuple[int |
         "atypical": manifest.atypical,
     }
     if manifest.since:
-        stated |= {"new": manifest.since.fresh, "new flagged": manifest.since.flagged}
+        stated |= {"new": manifest.since.new_or_changed, "new flagged": manifest.since.flagged}
     pairs: dict[str, tuple[int | None, int | None]] = {
         name: (counted[name], number)
         for name, number in stated.items()

@@ -103,7 +103,7 @@ def test_another_label_is_no_new_film_but_a_new_report(job, folder, tmp_path):
     run_night(job)
     table.write_text("image,label\nNORMAL/film_0.png,1\n")
     second = run_night(job)
-    assert (second.since.fresh, second.since.same) == (0, False)
+    assert (second.since.new_or_changed, second.since.same) == (0, False)
     assert read_latest(job)[0] == second.manifest
 
 
@@ -274,7 +274,7 @@ def test_another_model_is_refused_until_rescoring_is_asked_for(job, tmp_path):
     ):
         run_night(changed)
     second = run_night(replace(changed, rescore=True))
-    assert (second.manifest.reused, second.since.fresh, second.since.same) == (0, 0, False)
+    assert (second.manifest.reused, second.since.new_or_changed, second.since.same) == (0, 0, False)
     assert {*read_latest(job).added[COLUMN]} == {first.night}
     assert run_night(changed).nothing_new
     with pytest.raises(LedgerError, match=r"same models with other options.*--rescore"):

@@ -68,7 +68,7 @@ def test_merged_shards_sum_what_each_spent(films, tmp_path, tiny_model):
     assert merged.core_seconds > sum(part.core_seconds for part in parts)
     assert merged.seconds["record"] > sum(part.seconds["record"] for part in parts)
     assert merged.price is not None
-    assert merged.price == Tariff(0.05).price(merged.core_seconds, merged.found)
+    assert merged.price == Tariff(0.05).compute_cost(merged.core_seconds, merged.found)
     rewrite(out, price=None)
     assert merge_shards(str(out)).price is None
 

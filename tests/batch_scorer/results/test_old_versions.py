@@ -97,7 +97,7 @@ def test_a_scheduled_run_follows_one_of_version_1():
     job = NightJob(score("nightly"), shard=Shard(1, 1), drawing=None)
     outcome = run_night(job)
     assert outcome.since.run_date == before.manifest.run_date
-    assert (outcome.since.films, outcome.since.fresh, outcome.since.gone) == (4, 0, 0)
+    assert (outcome.since.films, outcome.since.new_or_changed, outcome.since.gone) == (4, 0, 0)
     assert read("nightly/latest").added == {COLUMN: read_run_dates(before)}
     Path("xrays", NEW_IMAGE).unlink()
     third = run_night(job)

@@ -69,7 +69,7 @@ def test_what_the_run_spent_is_told_and_its_price_where_one_was_stated() -> None
         "one process had at most 456 MB of memory." in told
     )
     assert "core-hour" not in told
-    price = Tariff(0.05, "EUR\u202e").price(18.0, len(rows))
+    price = Tariff(0.05, "EUR\u202e").compute_cost(18.0, len(rows))
     manifest = make_manifest(rows, models, price=price)
     priced = texts(describe_appendix(manifest, rows), title)
     assert f"18.0 core-seconds for {len(rows)}, at 0.050 EUR‹U+202E› a core-hour. That is" in priced
