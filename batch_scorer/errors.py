@@ -146,7 +146,7 @@ class SourceError(CxrError):
     code = "source"
 
 
-class LedgerError(CxrError):
+class OutputError(CxrError):
     """Results cannot be written or read back."""
 
     code = "ledger"
@@ -171,7 +171,7 @@ class Interrupted(TransientError):
     code = "interrupted"
 
 
-class Occupied(TransientError):
+class AlreadyRunning(TransientError):
     """Another task is at this work, or has taken it over."""
 
     code = "occupied"

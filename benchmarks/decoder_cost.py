@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from batch_scorer.imaging.decode import ImageContent
+    from batch_scorer.imaging.decode import DecodeResult
 
 HEIGHT_PX, WIDTH_PX = 1760, 2140
 SIZES_PX = (224,)
@@ -55,7 +55,7 @@ def main(
             if kind and name not in kind:
                 continue
             data = path.read_bytes()
-            ways: list[Callable[[], ImageContent]] = [
+            ways: list[Callable[[], DecodeResult]] = [
                 partial(decoder.read, data, SIZES_PX),
                 partial(read_image, data, SIZES_PX),
             ]
@@ -127,7 +127,7 @@ def write_image(
 
 
 def take_turns(
-    ways: list[Callable[[], ImageContent]], images: int, turns: int, threads: int
+    ways: list[Callable[[], DecodeResult]], images: int, turns: int, threads: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Seconds of the clock and of the processor, both (ways, turns), after one uncounted turn."""
     wall_s, processor_s = np.zeros((2, len(ways), turns + 1))
@@ -138,8 +138,8 @@ def take_turns(
             for way in order:
                 start, used = time.perf_counter(), processor_seconds()
                 for content in pool.map(lambda _, way=way: ways[way](), range(images)):
-                    if content.problem:
-                        raise content.problem
+                    if content.error:
+                        raise content.error
                 wall_s[way, turn] = time.perf_counter() - start
                 processor_s[way, turn] = processor_seconds() - used
     return wall_s[:, 1:], processor_s[:, 1:]

@@ -21,7 +21,7 @@ import numpy as np
 
 from batch_scorer.errors import DatasetError, ImageError, ModelFileError
 from batch_scorer.imaging.decode import decode_radiograph
-from batch_scorer.metrics.classification import proportion
+from batch_scorer.metrics.classification import estimate_proportion
 from batch_scorer.model.classifier import Classifier
 from benchmarks.command import Measurement
 from benchmarks.nonfilms import CHANGED, DRAWN, WHOLE_PHOTOS, encode
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from batch_scorer.model.card_sections import Typicality
+    from batch_scorer.model.card_sections import OodDetection
 
 MOST_FILMS = 0.01
 LEAST_NONFILMS = 0.95
@@ -221,7 +221,7 @@ def count(
 
 def line(row: Row) -> str:
     """One line of the table."""
-    share = proportion(row.rejected, row.n)
+    share = estimate_proportion(row.rejected, row.n)
     rejected = f"{share.value:6.1%} [{share.low:.1%}, {share.high:.1%}]"
     rule = row.rule + ("" if row.kept else ": MISSED")
     flagged = row.flagged / row.n
@@ -230,7 +230,7 @@ def line(row: Row) -> str:
     )
 
 
-def _limits(classifier: Classifier) -> Typicality:
+def _limits(classifier: Classifier) -> OodDetection:
     """From which atypicality on images are flagged and rejected."""
     if classifier.card.typicality is None:
         raise ModelFileError(

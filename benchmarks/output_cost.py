@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from batch_scorer.model.card import CARD_KEY, read_card
+from batch_scorer.model.card import CARD_KEY, decode_card
 from batch_scorer.model.onnx_runtime import ort
 from benchmarks.command import Measurement, packages
 from benchmarks.precision import read_films, take_turns
@@ -85,7 +85,7 @@ def strip(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
 
 def _time(path: Path, model: onnx.ModelProto, batch_size: int, turns: int) -> dict[str, float]:
     """Median seconds a batch: for the probability alone, with each further output, and for all."""
-    card = read_card({p.key: p.value for p in model.metadata_props}.get(CARD_KEY), str(path))
+    card = decode_card({p.key: p.value for p in model.metadata_props}.get(CARD_KEY), str(path))
     films = read_films(card.size_px, batch_size)
     further = [output.name for output in model.graph.output if output.name != ALONE]
     graphs = {name: strip(model, [ALONE]) for name in (ALONE, AGAIN)}

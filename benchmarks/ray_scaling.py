@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from batch_scorer.engine.local import Work, score_locally
-from batch_scorer.engine.ray import SHARE_BATCHES, score_with_ray
+from batch_scorer.engine.local import EngineJob, score_locally
+from batch_scorer.engine.ray import BATCHES_PER_BLOCK, score_with_ray
 from batch_scorer.model.classifier import Classifier
 from batch_scorer.storage.source import open_source
 from batch_scorer.system.process import BATCH_SIZE, available_cores
@@ -59,7 +59,7 @@ def main(ctx: click.Context, films: str, model: str, batch_size: int, turns: int
     Exit code 1: two workers are less than 1.8 times as fast as one.
     """
     source = open_source(films)
-    least = SHARE_BATCHES * batch_size * 2
+    least = BATCHES_PER_BLOCK * batch_size * 2
     if available_cores() < CORES or len(source.refs) < least:
         raise click.UsageError(
             f"Expected {CORES} cores and {least} films, found {available_cores()} and "
@@ -103,9 +103,9 @@ def _repeat(source: Source) -> Source:
     return replace(source, refs=tuple(refs))
 
 
-def _work(source: Source, model: str, threads: int, batch_size: int) -> Work:
+def _work(source: Source, model: str, threads: int, batch_size: int) -> EngineJob:
     classifier = Classifier.load(model, "cpu", 1, batch_size)
-    return Work(
+    return EngineJob(
         source=source,
         refs=source.refs,
         labels={},
@@ -117,7 +117,7 @@ def _work(source: Source, model: str, threads: int, batch_size: int) -> Work:
     )
 
 
-def _rate_ray(work: Work, workers: int) -> float:
+def _rate_ray(work: EngineJob, workers: int) -> float:
     """Films a second on a cluster of so many CPUs, started for this."""
     ray.init(
         address="local",

@@ -21,9 +21,9 @@ import click
 import numpy as np
 
 from batch_scorer.model.card import CLASSES
-from batch_scorer.model.classifier import Classifier, bundled_names
+from batch_scorer.model.classifier import Classifier, list_bundled_models
 from batch_scorer.report.formats.pdf import compose_pdf, gather
-from batch_scorer.results.commit import PictureSource, ScoredRun, commit_run
+from batch_scorer.results.commit import ReportImageSource, ScoredRun, commit_run
 from batch_scorer.results.schema import ModelUsed, RunFacts, Score
 from batch_scorer.results.thumbnails import ReportImages
 from batch_scorer.storage.output import open_output
@@ -84,7 +84,7 @@ def make_run(folder: Path, output: Path, number: int) -> None:
     """A finished run of so many synthetic films, as `cxr score --model all` leaves it."""
     make_films(sorted(FILMS.rglob("*.jpeg")), folder, number)
     source = open_source(str(folder))
-    classifiers = [Classifier.load(name, "cpu") for name in bundled_names()]
+    classifiers = [Classifier.load(name, "cpu") for name in list_bundled_models()]
     models = [ModelUsed(each.path.name, each.sha256, each.card) for each in classifiers]
     place = open_output(output)
     place.prepare()
@@ -97,7 +97,7 @@ def make_run(folder: Path, output: Path, number: int) -> None:
         finished=MOMENT,
         listed=number,
         hidden=0,
-        taken=number,
+        selected=number,
         provider="none",
         batch_size=1,
         threads=1,
@@ -107,7 +107,7 @@ def make_run(folder: Path, output: Path, number: int) -> None:
         versions={},
     )
     rows = make_rows({ref.key: source.read(ref) for ref in source.refs}, models)
-    pictures = PictureSource(ReportImages(source), lambda _: classifiers[0])
+    pictures = ReportImageSource(ReportImages(source), lambda _: classifiers[0])
     commit_run(place, ScoredRun(rows, models, facts), pictures)
 
 
@@ -132,7 +132,7 @@ def make_rows(films: dict[str, bytes], models: list[ModelUsed]) -> list[Score]:
                 "scored",
                 prediction=CLASSES[flags[0]],
                 probabilities=tuple(probabilities),
-                uncertain=band.holds(probabilities[0]) if band else None,
+                undecided=band.holds(probabilities[0]) if band else None,
                 typicality=0.5,
                 atypical=False,
                 agreement=flags.count(flags[0]) / len(flags),

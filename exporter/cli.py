@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import click
 
-from batch_scorer.cli.options import Folder
+from batch_scorer.cli.options import FolderPath
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK, MissingPackage, PrecisionRefused
-from batch_scorer.system.log import log_event, speaks_json
+from batch_scorer.system.log import log_event, logs_json
 from batch_scorer.system.process import quiet_import
-from batch_scorer.system.redact import scrub
+from batch_scorer.system.redact import redact_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,12 +47,12 @@ def _read_wishes(
 @click.command(
     epilog="Example: cxr export runs/first -o models --precision float32 --precision vgg16=int8"
 )
-@click.argument("run", type=Folder())
+@click.argument("run", type=FolderPath())
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=Folder(),
+    type=FolderPath(),
     help="Folder for NAME.onnx and manifest.json.",
 )
 @click.option(
@@ -118,14 +118,14 @@ def _publish_all(run: Run, output: Path, choices: list[list[Kind]]) -> bool:
             try:
                 done = publish(run, output, kind, beside=passed > 0)
             except PrecisionRefused as exc:
-                if speaks_json():
+                if logs_json():
                     log_event("precision_refused", model=run.card.name, precision=kind)
                 else:
-                    click.echo(scrub(f"{run.card.name} as {kind}: {exc}"), err=True)
+                    click.echo(redact_secrets(f"{run.card.name} as {kind}: {exc}"), err=True)
                 refused = True
             else:
                 passed += 1
-                click.echo(scrub(_say(done)))
+                click.echo(redact_secrets(_say(done)))
         if passed:
             break
     return refused

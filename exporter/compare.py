@@ -15,8 +15,8 @@ from statsmodels.stats.multitest import multipletests
 
 from batch_scorer.metrics import classification
 from batch_scorer.model.card import CLASSES
-from batch_scorer.model.card_sections import Comparison, PairedDifference
-from batch_scorer.storage.output import MOST_TABLE_BYTES
+from batch_scorer.model.card_sections import ModelComparison, PairedDifference
+from batch_scorer.storage.output import MAX_TABLE_READ_BYTES
 from exporter.run_reader import read_run_card, read_run_file, unreadable
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Answers:
     probabilities: tuple[float, ...]
 
 
-def compare_models(folders: Sequence[Path]) -> Comparison | None:
+def compare_models(folders: Sequence[Path]) -> ModelComparison | None:
     """Compare the models of a run, every one with every other, on the same films.
 
     Test films where every model was evaluated on them, else validation films. The first of a pair
@@ -70,11 +70,11 @@ def compare_models(folders: Sequence[Path]) -> Comparison | None:
         return None
     pairs = _correct([pair for one, two in combinations(answers, 2) for pair in _pair(one, two)])
     patients = [patient for _, _, patient in films]
-    return Comparison(
+    return ModelComparison(
         split=split,
         films=len(films),
         patients=len(set(patients)) if all(patients) else 0,
-        films_sha256=hashlib.sha256(repr(films).encode()).hexdigest(),
+        images_sha256=hashlib.sha256(repr(films).encode()).hexdigest(),
         method=f"paired bootstrap by patient, {classification.COMPARISON_RESAMPLES:,} draws; "
         f"accuracy at each model's own threshold; p corrected for {len(pairs)} comparisons (Holm)",
         pairs=pairs,
@@ -87,7 +87,7 @@ def _auc(card: ModelCard, split: str) -> float:
 
 def _read_answers(folder: Path, card: ModelCard, split: str) -> Answers:
     """One split of predictions.csv, sorted by film."""
-    data = read_run_file(folder, PREDICTIONS_FILE, MOST_TABLE_BYTES)
+    data = read_run_file(folder, PREDICTIONS_FILE, MAX_TABLE_READ_BYTES)
     try:
         rows = sorted(
             (
@@ -126,7 +126,7 @@ def _pair(one: Answers, two: Answers) -> list[PairedDifference]:
     """Every metric of two models, p not yet corrected."""
     truth = [CLASSES.index(label) for _, label, _ in one.films]
     patients = [patient or image for image, _, patient in one.films]
-    found = classification.compare(
+    found = classification.compare_models(
         truth,
         (one.probabilities, one.threshold),
         (two.probabilities, two.threshold),

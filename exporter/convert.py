@@ -16,7 +16,7 @@ import tf2onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from batch_scorer.errors import ConversionError
-from batch_scorer.model.card import CARD_KEY, output_names, write_card
+from batch_scorer.model.card import CARD_KEY, encode_card, output_names
 
 if TYPE_CHECKING:
     import keras
@@ -106,7 +106,7 @@ def halve_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 def embed_card(graph: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
     """Write the card into the file's metadata."""
-    helper.set_model_props(graph, {CARD_KEY: write_card(card)})
+    helper.set_model_props(graph, {CARD_KEY: encode_card(card)})
     graph.doc_string = "Research use only, not a medical device."
     return graph
 

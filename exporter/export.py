@@ -11,17 +11,17 @@ import msgspec
 import onnx
 import tf2onnx
 
-from batch_scorer.errors import ConversionError, LedgerError, UsageError
-from batch_scorer.model.card import SELF_TEST_RECIPE, self_test_pixels
+from batch_scorer.errors import ConversionError, OutputError, UsageError
+from batch_scorer.model.card import SELF_TEST_RECIPE, draw_self_test_images
 from batch_scorer.model.card_sections import (
     FLOAT16_SELF_TEST_TOLERANCE,
     SELF_TEST_TOLERANCE,
     SelfTest,
 )
-from batch_scorer.model.classifier import MANIFEST, MAX_MODEL_BYTES, Manifest, ModelEntry
+from batch_scorer.model.classifier import MANIFEST_NAME, MAX_MODEL_BYTES, Manifest, ModelEntry
 from batch_scorer.model.onnx_runtime import ort
-from batch_scorer.storage.output import digest, open_output
-from batch_scorer.system.strict_json import UNREADABLE
+from batch_scorer.storage.output import open_output, sha256_hex
+from batch_scorer.system.strict_json import DECODE_ERRORS
 from exporter import convert
 from exporter.optimize import make_cheaper
 from exporter.quantize import keep_halves, to_float16, to_int8
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.model.card_sections import Comparison, Precision, SmallKind
-    from batch_scorer.storage.output import Output, Record
+    from batch_scorer.model.card_sections import ModelComparison, Precision, ReducedPrecision
+    from batch_scorer.storage.output import Output, OwnershipRecord
     from exporter.run_reader import Run
 
-    Kind = Literal["float32"] | SmallKind
+    Kind = Literal["float32"] | ReducedPrecision
     Draft = tuple[onnx.ModelProto, ModelCard, NDArray[np.float64]]
 
 
@@ -69,28 +69,32 @@ def open_models(folder: Path) -> tuple[Output, Manifest]:
     """
     output = open_output(folder.absolute())
     try:
-        output.refuse_foreign_files([MANIFEST], own=[MANIFEST])  # neither a link nor a pipe is read
+        output.refuse_foreign_files(
+            [MANIFEST_NAME], own=[MANIFEST_NAME]
+        )  # neither a link nor a pipe is read
         manifest = read_manifest(output)
-        old = {} if output.claimed else _find_unrecorded_export(output, manifest)
-        output.refuse_foreign_files([MANIFEST], old)
+        old = {} if output.has_record else _find_unrecorded_export(output, manifest)
+        output.refuse_foreign_files([MANIFEST_NAME], old)
         output.prepare()
-        if not output.claimed:
-            output.enter(old)
-    except LedgerError as exc:
+        if not output.has_record:
+            output.add_to_record(old)
+    except OutputError as exc:
         raise UsageError(exc.sentence, exc.hint) from exc
     return output, manifest
 
 
-def _find_unrecorded_export(output: Output, manifest: Manifest) -> Record:
+def _find_unrecorded_export(output: Output, manifest: Manifest) -> OwnershipRecord:
     """The files of an export that kept no record."""
     stated = {_file_name(name): entry.sha256 for name, entry in manifest.models.items()}
     contents = {name: output.read(name, MAX_MODEL_BYTES) for name in stated}
     found = {
         name: [stated[name]]
         for name, data in contents.items()
-        if data is not None and digest(data) == stated[name]
+        if data is not None and sha256_hex(data) == stated[name]
     }
-    return {**found, MANIFEST: [digest(output.read(MANIFEST) or b"")]} if found else {}
+    return (
+        {**found, MANIFEST_NAME: [sha256_hex(output.read(MANIFEST_NAME) or b"")]} if found else {}
+    )
 
 
 def _file_name(model: str) -> str:
@@ -104,12 +108,12 @@ def read_manifest(output: Output) -> Manifest:
         ConversionError: It is no manifest of this release.
         LedgerError: It cannot be read.
     """
-    data = output.read(MANIFEST)
+    data = output.read(MANIFEST_NAME)
     try:
         return Manifest({}) if data is None else msgspec.json.decode(data, type=Manifest)
-    except UNREADABLE as exc:
+    except DECODE_ERRORS as exc:
         raise ConversionError(
-            f"{output.url}/{MANIFEST} is no manifest of this release: {exc}.",
+            f"{output.url}/{MANIFEST_NAME} is no manifest of this release: {exc}.",
             "Export into another folder, or remove it and export every model again.",
         ) from exc
 
@@ -148,9 +152,9 @@ def publish(run: Run, folder: Path, kind: Kind = "float32", *, beside: bool = Fa
         onnx.save(convert.embed_card(graph, card), draft)
         difference = verify(draft, run.parity, expected, others)
         data = draft.read_bytes()
-    sha256 = digest(data)
+    sha256 = sha256_hex(data)
     listed = _with_model(manifest, card, sha256, len(data))
-    output.write_all({name: data, MANIFEST: format_manifest(listed)})
+    output.write_all({name: data, MANIFEST_NAME: format_manifest(listed)})
     return Published(folder / name, sha256, len(data), len(run.parity), difference, card.precision)
 
 
@@ -158,11 +162,11 @@ def _as_float32(run: Run) -> Draft:
     """The graph, its card, and Keras's answers for the parity films."""
     card = run.card
     graph = convert.halve_weights(make_cheaper(convert.convert(run.model, card)))
-    answers = keras_probabilities(card, run.model, self_test_pixels(card.size_px))
+    answers = keras_probabilities(card, run.model, draw_self_test_images(card.size_px))
     return graph, _with_self_test(card, answers, SELF_TEST_TOLERANCE), run.parity_answers
 
 
-def _as_smaller(run: Run, kind: SmallKind) -> Draft:
+def _as_smaller(run: Run, kind: ReducedPrecision) -> Draft:
     """The graph, its card, and its own answers for the parity films, once it was judged.
 
     Its weights are not halved: what is left in float32 is small, and the scales of an int8 file
@@ -177,7 +181,7 @@ def _as_smaller(run: Run, kind: SmallKind) -> Draft:
         graph = make_cheaper(to_float16(graph))
         judged, tolerance = keep_halves(graph), FLOAT16_SELF_TEST_TOLERANCE
     precision = judge(kind, graph_probabilities(judged, run.validation.pixels), run)
-    answers = graph_probabilities(judged, self_test_pixels(card.size_px))
+    answers = graph_probabilities(judged, draw_self_test_images(card.size_px))
     card = msgspec.structs.replace(card, precision=precision)
     card = _with_self_test(card, answers, tolerance)
     return graph, card, graph_probabilities(graph, run.parity)
@@ -198,7 +202,7 @@ def _with_self_test(card: ModelCard, answers: NDArray[np.float64], tolerance: fl
     )
 
 
-def note_comparison(folder: Path, comparison: Comparison | None) -> None:
+def note_comparison(folder: Path, comparison: ModelComparison | None) -> None:
     """Enter the comparison of the models in their manifest, once all of them are in place.
 
     A folder that holds other models too has no comparison of all its models.
@@ -206,7 +210,7 @@ def note_comparison(folder: Path, comparison: Comparison | None) -> None:
     output, manifest = open_models(folder)
     if comparison and comparison.names == set(manifest.models):
         compared = msgspec.structs.replace(manifest, comparison=comparison)
-        output.write(MANIFEST, format_manifest(compared))
+        output.write(MANIFEST_NAME, format_manifest(compared))
 
 
 def _with_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int) -> Manifest:

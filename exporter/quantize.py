@@ -25,16 +25,16 @@ import onnx
 from onnx import helper
 
 from batch_scorer.errors import ConversionError, PrecisionRefused
-from batch_scorer.model.onnx_runtime import import_part, ort_errors
+from batch_scorer.model.onnx_runtime import import_submodule, ort_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH_FILMS = 20
-_quantization = import_part("quantization")
-_float16 = import_part("transformers.float16")
+_quantization = import_submodule("quantization")
+_float16 = import_submodule("transformers.float16")
 _DataReader: Any = _quantization.CalibrationDataReader
-_onnx_model = import_part("transformers.onnx_model")
+_onnx_model = import_submodule("transformers.onnx_model")
 
 
 def to_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ import numpy as np
 
 from batch_scorer.errors import ConversionError
 from batch_scorer.model.classifier import MAX_MODEL_BYTES
-from batch_scorer.storage.output import MOST_TABLE_BYTES
+from batch_scorer.storage.output import MAX_TABLE_READ_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.model.card_sections import Comparison
+    from batch_scorer.model.card_sections import ModelComparison
 import os
 from typing import TYPE_CHECKING
 
-from batch_scorer.model.card import read_card
-from batch_scorer.model.card_checks import LONGEST_CARD
+from batch_scorer.model.card import decode_card
+from batch_scorer.model.card_checks import MAX_CARD_CHARS
 from batch_scorer.system.regular_file import read_regular_file
 
 if TYPE_CHECKING:
@@ -68,20 +68,20 @@ class Run:
     """One trained network, and the probabilities by Keras that its files are checked against.
 
     ``parity`` are films of both splits, ``parity_answers`` (N,) Keras's answers for them, and
-    ``parity_others`` its evidence and atypicality; ``answers`` are those for ``validation``.
+    ``parity_others`` its evidence and atypicality; ``predictions`` are those for ``validation``.
     """
 
     card: ModelCard
     model: keras.Model
     validation: Films
-    answers: NDArray[np.float64]
+    predictions: NDArray[np.float64]
     calibration: Films
     parity: NDArray[np.uint8]
     parity_answers: NDArray[np.float64]
     parity_others: dict[str, NDArray[np.float32]]
 
 
-def read_run(folder: Path, comparison: Comparison | None = None) -> Run:
+def read_run(folder: Path, comparison: ModelComparison | None = None) -> Run:
     """Read what the trainer left, and let Keras judge its films.
 
     Args:
@@ -106,7 +106,7 @@ def read_run(folder: Path, comparison: Comparison | None = None) -> Run:
         msgspec.structs.replace(card, comparison=comparison),
         model,
         validation=_take(films, validated),
-        answers=answers[validated],
+        predictions=answers[validated],
         calibration=_take(films, ~validated),
         parity=films.pixels[chosen],
         parity_answers=answers[chosen],
@@ -155,11 +155,11 @@ def _read_films(folder: Path, size_px: int) -> tuple[Films, NDArray[np.bool_]]:
     Raises:
         ConversionError: They cannot be read, are no films of that size, or of one split only.
     """
-    data = read_run_file(folder, FILMS_FILE, MOST_TABLE_BYTES)
+    data = read_run_file(folder, FILMS_FILE, MAX_TABLE_READ_BYTES)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(part.file_size for part in archive.infolist())
-        if unpacked > MOST_TABLE_BYTES:
+        if unpacked > MAX_TABLE_READ_BYTES:
             raise ValueError(f"it unpacks to {unpacked:,} bytes")
         with np.load(io.BytesIO(data)) as stored:
             found = {name: stored[name] for name in ("pixels", "labels", "keys", "splits")}
@@ -256,9 +256,9 @@ def read_run_card(folder: Path) -> ModelCard:
         ConversionError: There is none that can be read, or the model may not be exported.
         ModelFileError: It is none of this release, or broken.
     """
-    data = read_run_file(folder, CARD_FILE, 4 * LONGEST_CARD)  # UTF-8 has up to 4 bytes
+    data = read_run_file(folder, CARD_FILE, 4 * MAX_CARD_CHARS)  # UTF-8 has up to 4 bytes
     try:
-        card = read_card(data.decode(), str(folder))
+        card = decode_card(data.decode(), str(folder))
     except UnicodeDecodeError as exc:
         raise unreadable(folder, f"{CARD_FILE} is no text: {exc}") from exc
     if card.withheld:

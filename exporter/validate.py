@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from batch_scorer.model.card_sections import SmallKind
+    from batch_scorer.model.card_sections import ReducedPrecision
     from exporter.run_reader import Run
 
 BATCH_SIZES = (1, 2, 7)
@@ -122,7 +122,7 @@ def graph_probabilities(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> ND
     return np.concatenate(parts).astype(np.float64)
 
 
-def judge(kind: SmallKind, found: NDArray[np.float64], run: Run) -> Precision:
+def judge(kind: ReducedPrecision, found: NDArray[np.float64], run: Run) -> Precision:
     """Weigh what a smaller number format changes on all validation films.
 
     Calibration and threshold stay those of the float32 network. Where so many labels change that
@@ -137,7 +137,7 @@ def judge(kind: SmallKind, found: NDArray[np.float64], run: Run) -> Precision:
         PrecisionRefused: An answer is no number, AUC falls by more than 0.002, more than 2 % of the
             labels change, or a float16 probability is off by more than 0.01.
     """
-    labels, expected, threshold = run.validation.labels, run.answers, run.card.threshold.value
+    labels, expected, threshold = run.validation.labels, run.predictions, run.card.threshold.value
     if not np.isfinite(found).all():
         raise PrecisionRefused("Refused: some of its answers are no numbers.", USE_FLOAT32)
     flips = run.validation.keys[(found >= threshold) != (expected >= threshold)].tolist()
@@ -168,7 +168,7 @@ def judge(kind: SmallKind, found: NDArray[np.float64], run: Run) -> Precision:
 
 
 def _auc(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    value = classification.evaluate(labels, probabilities, 0.5, resamples=1)["auc"].value
+    value = classification.compute_metrics(labels, probabilities, 0.5, resamples=1)["auc"].value
     if value is None:
         raise ConversionError(
             "Expected validation films of both classes, found one class only.",

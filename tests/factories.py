@@ -11,28 +11,28 @@ import numpy as np
 from PIL import Image
 
 from batch_scorer.imaging.decode import DECODE_VERSION
-from batch_scorer.imaging.file_names import patient_of
-from batch_scorer.imaging.heatmap import Peak, draw_overlay
+from batch_scorer.imaging.file_names import parse_patient
+from batch_scorer.imaging.heatmap import Peak, overlay_heatmap
 from batch_scorer.metrics import classification
 from batch_scorer.model.card import CARD_VERSION, CLASSES, ModelCard
 from batch_scorer.model.card_sections import (
-    Band,
     Calibration,
-    Comparison,
     Etiology,
+    Evaluation,
     Evidence,
-    ExternalSet,
+    ExternalDataset,
     Faithfulness,
     History,
+    ModelComparison,
+    OodDetection,
     PairedDifference,
-    Reference,
     Threshold,
     Training,
-    Typicality,
+    UndecidedBand,
 )
 from batch_scorer.results import store
 from batch_scorer.results.schema import BatchMetrics, Gallery, ModelUsed, RunManifest, Score
-from batch_scorer.results.worklist import first_look
+from batch_scorer.results.worklist import select_for_review
 from batch_scorer.storage.output import open_output
 
 if TYPE_CHECKING:
@@ -74,18 +74,18 @@ def make_scores(
 
 
 @cache
-def make_reference(name: str, split: str, threshold: float, seed: int) -> Reference:
+def make_reference(name: str, split: str, threshold: float, seed: int) -> Evaluation:
     """The reference figures of a model on a split as large as the real one."""
     normal, pneumonia = (234, 390) if split == "test" else (169, 486)
     truth, scores = make_scores(SKILL[name], normal, pneumonia, seed)
     patients = [f"p{index // 2}" for index in range(len(truth))]
-    return Reference(
+    return Evaluation(
         split=split,
         films=len(truth),
         patients=len(set(patients)),
         pneumonia=pneumonia,
-        metrics=classification.evaluate(truth, scores, threshold, patients, resamples=200),
-        confusion=classification.confusion(truth, scores, threshold),
+        metrics=classification.compute_metrics(truth, scores, threshold, patients, resamples=200),
+        confusion=classification.confusion_matrix(truth, scores, threshold),
         roc=classification.roc_points(truth, scores),
         reliability=classification.reliability_points(truth, scores),
         score_quantiles=np.quantile(scores, np.linspace(0, 1, 21)).round(6).tolist(),
@@ -126,10 +126,14 @@ def make_card(
     return msgspec.structs.replace(card, **changes)
 
 
-def make_band(low: float = 0.3, high: float = 0.6) -> Band:
+def make_band(low: float = 0.3, high: float = 0.6) -> UndecidedBand:
     """A band around the threshold of ``make_card``."""
-    return Band(
-        low, high, "few errors lie beyond it", "validation", classification.proportion(66, 655)
+    return UndecidedBand(
+        low,
+        high,
+        "few errors lie beyond it",
+        "validation",
+        classification.estimate_proportion(66, 655),
     )
 
 
@@ -150,20 +154,20 @@ def make_gallery(rows: Sequence[Score], heatmaps: Heatmaps = "flagged", **change
     return msgspec.structs.replace(Gallery(heatmaps, None, maps), **changes)
 
 
-def make_typicality(flag_above: float = 0.8, reject_above: float = 1.0) -> Typicality:
+def make_typicality(flag_above: float = 0.8, reject_above: float = 1.0) -> OodDetection:
     """Limits of atypicality; a training film lies anywhere from -1 to 1."""
-    share = classification.proportion(3, 650)
-    return Typicality(
+    share = classification.estimate_proportion(3, 650)
+    return OodDetection(
         "distance to the training films",
         flag_above,
         reject_above,
         "training",
         np.linspace(-1, 1, 101).tolist(),
         {
-            "validation": classification.proportion(13, 650),
-            "adults elsewhere": classification.proportion(210, 600),
+            "validation": classification.estimate_proportion(13, 650),
+            "adults elsewhere": classification.estimate_proportion(210, 600),
         },
-        {"validation": share, "adults elsewhere": classification.proportion(80, 600)},
+        {"validation": share, "adults elsewhere": classification.estimate_proportion(80, 600)},
     )
 
 
@@ -175,35 +179,35 @@ def make_etiology() -> Etiology:
     return Etiology(
         ("bacterial", "viral"),
         Calibration("Platt scaling", 1.2, 0.3, "validation", 0.2, 0.1),
-        {"test": classification.evaluate(truth, answers, 0.5, resamples=50)},
+        {"test": classification.compute_metrics(truth, answers, 0.5, resamples=50)},
     )
 
 
-def make_external(flagged: int = 132, films: int = 600) -> ExternalSet:
+def make_external(flagged: int = 132, films: int = 600) -> ExternalDataset:
     """What a card says of normal films of another place."""
-    return ExternalSet(
+    return ExternalDataset(
         "adults elsewhere",
         films,
         flagged,
-        classification.proportion(flagged, films),
+        classification.estimate_proportion(flagged, films),
         "No model was trained on them.",
     )
 
 
-def make_comparison(**p_holm: float) -> Comparison:
+def make_comparison(**p_holm: float) -> ModelComparison:
     """The pairs "first_second" with a corrected p each, the first one ahead by 0.03."""
-    return Comparison(
+    return ModelComparison(
         split="test",
         films=624,
         patients=427,
-        films_sha256="0" * 64,
+        images_sha256="0" * 64,
         method="paired bootstrap by patient",
         pairs=[
             PairedDifference(
                 *pair.split("_"), metric, classification.Estimate(0.03, -0.01, 0.05, 624), p / 2, p
             )
             for pair, p in p_holm.items()
-            for metric in classification.COMPARED
+            for metric in classification.COMPARED_METRICS
         ],
     )
 
@@ -281,12 +285,12 @@ def make_rows(
                 label=label if labelled else "",
                 prediction=CLASSES[flags[0]],
                 probabilities=probabilities,
-                uncertain=band.holds(probabilities[0]) if band else None,
+                undecided=band.holds(probabilities[0]) if band else None,
                 agreement=flags.count(flags[0]) / len(flags),
                 spread=max(probabilities) - min(probabilities) if len(models) > 1 else None,
                 width_px=1400,
                 height_px=1000,
-                patient=patient_of(name),
+                patient=parse_patient(name),
                 sha256=hashlib.sha256(name.encode()).hexdigest(),
             )
         )
@@ -369,7 +373,7 @@ def make_manifest(
         rows_sha256="0" * 64,
         parquet_sha256="0" * 64,
         versions={"onnxruntime": "1.32.0"},
-        uncertain=sum(bool(row.uncertain) for row in rows) if models[0].card.band else None,
+        undecided=sum(bool(row.undecided) for row in rows) if models[0].card.band else None,
     )
     return msgspec.structs.replace(manifest, **changes)
 
@@ -386,8 +390,10 @@ def make_batch_metrics(rows: Sequence[Score], models: Sequence[ModelUsed]) -> li
                 model=model.name,
                 films=len(labelled),
                 pneumonia=sum(truth),
-                metrics=classification.evaluate(truth, scores, model.threshold, resamples=200),
-                confusion=classification.confusion(truth, scores, model.threshold),
+                metrics=classification.compute_metrics(
+                    truth, scores, model.threshold, resamples=200
+                ),
+                confusion=classification.confusion_matrix(truth, scores, model.threshold),
                 roc=classification.roc_points(truth, scores),
             )
         )
@@ -406,12 +412,12 @@ def write_run(
     place.prepare()
     rows_sha256, parquet_sha256 = store.write_rows(place, rows, models, added=added)
     gallery = changes.get("gallery", Gallery())
-    groups = first_look(rows, models[0].threshold, gallery.review_minutes).values()
+    groups = select_for_review(rows, models[0].threshold, gallery.review_minutes).values()
     for index, row in enumerate(row for group in groups for row in group):
         place.write(*store.encode_thumbnail(row, draw_film(index)))
         if store.thumbnail_stem(row) in gallery.maps:
             evidence = np.linspace(-1, 2, 12)[None].repeat(12, axis=0).astype(np.float32)
-            overlay = draw_overlay(draw_film(index), evidence, 2.0)
+            overlay = overlay_heatmap(draw_film(index), evidence, 2.0)
             place.write(*store.encode_evidence_map(row, overlay))
     manifest = make_manifest(
         rows, models, rows_sha256=rows_sha256, parquet_sha256=parquet_sha256, **changes

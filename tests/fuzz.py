@@ -147,8 +147,8 @@ def outcome(data: bytes) -> str:
     """ "pixels", or the code of the ImageError; any other exception goes through."""
     try:
         content = read_image(data, [32])
-        if content.problem:
-            return content.problem.code
+        if content.error:
+            return content.error.code
         width_px, height_px = open_image(data).size_px
     except ImageError as exc:
         return exc.code

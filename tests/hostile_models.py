@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import TensorProto, helper
 
-from batch_scorer.model.card import CARD_KEY, write_card
+from batch_scorer.model.card import CARD_KEY, encode_card
 from tests.tiny_model import make_tiny_card
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def save_graph(
         [whole("axes", [1, 2, 3]), *constants],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {CARD_KEY: card or write_card(make_tiny_card())})
+    helper.set_model_props(model, {CARD_KEY: card or encode_card(make_tiny_card())})
     path.write_bytes(model.SerializeToString())
     return path
 

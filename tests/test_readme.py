@@ -11,7 +11,7 @@ import click
 import pytest
 
 from batch_scorer.cli.main import cxr as commands
-from batch_scorer.model.classifier import Classifier, bundled_names
+from batch_scorer.model.classifier import Classifier, list_bundled_models
 from batch_scorer.report.content.slides import PUBLISHED
 from tests.paths import REPOSITORY
 
@@ -45,7 +45,7 @@ def help_text(words: str) -> str:
 
 
 def metrics_table() -> str:
-    cards = [Classifier.load(name, "cpu").card for name in bundled_names()]
+    cards = [Classifier.load(name, "cpu").card for name in list_bundled_models()]
     lines = [
         "| model | accuracy | precision | recall (sensitivity) | specificity | F1 | AUC |",
         "|---|---|---|---|---|---|---|",

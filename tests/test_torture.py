@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from batch_scorer.results import store
-from batch_scorer.results.tables import FORMULA_STARTS
+from batch_scorer.results.tables import FORMULA_PREFIXES
 from batch_scorer.storage.output import open_output
 from tests.torture.folder import make_folder
 
@@ -88,5 +88,5 @@ def test_the_table_survives_hostile_names(expected, run):
     with (run[0] / store.CSV_FILE).open(newline="", encoding="utf-8") as file:
         cells = [row["image"] for row in csv.DictReader(file)]
     assert len(cells) == len(expected[1])
-    assert not any(cell.startswith(FORMULA_STARTS) for cell in cells)
+    assert not any(cell.startswith(FORMULA_PREFIXES) for cell in cells)
     assert (run[0] / store.REPORT_FILE).stat().st_size > 20_000

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 from batch_scorer.model.card import (
     CARD_KEY,
     SELF_TEST_RECIPE,
+    draw_self_test_images,
+    encode_card,
     output_names,
-    self_test_pixels,
-    write_card,
 )
 from batch_scorer.model.card_sections import Calibration, SelfTest, Threshold
 from tests.factories import make_card
@@ -35,7 +35,7 @@ def make_tiny_card(
     name: str = "tiny", *, size_px: int = 32, slope: float = 8.0, **changes: Any
 ) -> ModelCard:
     """A card of the factories with the tiny model's own threshold and self-test."""
-    answers = tiny_probability(self_test_pixels(size_px), slope)
+    answers = tiny_probability(draw_self_test_images(size_px), slope)
     card = msgspec.structs.replace(
         make_card("mlp", splits=("validation",)),
         name=name,
@@ -106,6 +106,6 @@ def save_tiny_model(
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {CARD_KEY: write_card(card)})
+    helper.set_model_props(model, {CARD_KEY: encode_card(card)})
     onnx.save(model, path)
     return path

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_scorer.cli.options import Folder
+from batch_scorer.cli.options import FolderPath
 from batch_scorer.errors import EXIT_OK, MissingPackage
 from batch_scorer.system.process import quiet_import
-from batch_scorer.system.redact import scrub
+from batch_scorer.system.redact import redact_secrets
 
 if TYPE_CHECKING:
     from trainer.config import FitConfig
@@ -79,7 +79,7 @@ def read_settings(
     "--output",
     "run",
     required=True,
-    type=Folder(),
+    type=FolderPath(),
     help="Run folder; each model gets a folder in it.",
 )
 @click.option(
@@ -219,7 +219,7 @@ def train(
         _print_result(config.model, card)
     if len(names) > 1:
         log.info("            %s", tell_total(run, names, time.monotonic() - started))
-    click.echo(scrub(f"Next: cxr export {run} -o MODELS"))
+    click.echo(redact_secrets(f"Next: cxr export {run} -o MODELS"))
     return EXIT_OK
 
 
@@ -235,7 +235,7 @@ def _search(config: FitConfig, dataset: Dataset, data: Path, run: Path, trials: 
         f"Table: {folder / TABLE_FILE}\n"
         f"Next: {found.best.command_for(str(data), str(run))}"
     )
-    click.echo(scrub(told))
+    click.echo(redact_secrets(told))
 
 
 def _print_result(name: str, card: object) -> None:

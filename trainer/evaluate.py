@@ -15,16 +15,16 @@ import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from batch_scorer.imaging.file_names import CAUSES
+from batch_scorer.imaging.file_names import ETIOLOGIES
 from batch_scorer.metrics import classification
 from batch_scorer.model.card_sections import (
-    Band,
     Calibration,
     Etiology,
-    ExternalSet,
-    Reference,
+    Evaluation,
+    ExternalDataset,
+    OodDetection,
     Threshold,
-    Typicality,
+    UndecidedBand,
 )
 
 if TYPE_CHECKING:
@@ -84,8 +84,10 @@ def calibrate(
     """
     fitted = LogisticRegression(C=100.0).fit(logits[:, None], labels)
     slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    before = classification.evaluate(labels, expit(logits), 0.5, resamples=1)
-    after = classification.evaluate(labels, expit(slope * logits + intercept), 0.5, resamples=1)
+    before = classification.compute_metrics(labels, expit(logits), 0.5, resamples=1)
+    after = classification.compute_metrics(
+        labels, expit(slope * logits + intercept), 0.5, resamples=1
+    )
     return Calibration(
         method="Platt scaling",
         slope=slope,
@@ -114,7 +116,7 @@ def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float6
 
 def choose_band(
     labels: NDArray[np.int64], probabilities: NDArray[np.float64], threshold: float
-) -> Band:
+) -> UndecidedBand:
     """Where an answer is uncertain: between two thresholds that would make few errors.
 
     Below the lower edge lies at most 1 % of the validation films with pneumonia, at or above the
@@ -128,27 +130,27 @@ def choose_band(
     high = 1 - classification.threshold_at_sensitivity(1 - labels, 1 - probabilities, SURE)
     low, high = min(low, threshold), max(high, threshold)
     inside = int(((probabilities >= low) & (probabilities < high)).sum())
-    return Band(
+    return UndecidedBand(
         low=low,
         high=high,
         rule=f"below it lies at most {1 - SURE:.0%} of the films with pneumonia, above it at most "
         f"{1 - SURE:.0%} of the normal ones, and the threshold lies in it",
         chosen_on="validation",
-        share=classification.proportion(inside, len(labels)),
+        share=classification.estimate_proportion(inside, len(labels)),
     )
 
 
 def refer_elsewhere(
     name: str, judged: Judgement, rejected: NDArray[np.bool_], threshold: float
-) -> ExternalSet:
+) -> ExternalDataset:
     """How many normal films of another place are flagged; what is rejected, (N,), is not."""
     flagged = int(((judged.probabilities >= threshold) & ~rejected).sum())
     films = len(judged.probabilities)
-    return ExternalSet(
+    return ExternalDataset(
         name=name,
         films=films,
         flagged=flagged,
-        share=classification.proportion(flagged, films),
+        share=classification.estimate_proportion(flagged, films),
         note="No model was trained on them.",
         rejected=int(rejected.sum()),
     )
@@ -171,10 +173,10 @@ def refer_etiology(films: dict[str, Films], answers: dict[str, Answers]) -> Etio
     logits = {split: answers[split].viral[known[split]] for split in films}
     calibration = calibrate(truth["validation"], logits["validation"])
     return Etiology(
-        classes=CAUSES,
+        classes=ETIOLOGIES,
         calibration=calibration,
         references={
-            split: classification.evaluate(
+            split: classification.compute_metrics(
                 truth[split],
                 calibration.apply(logits[split]),
                 0.5,
@@ -188,7 +190,7 @@ def refer_etiology(films: dict[str, Films], answers: dict[str, Answers]) -> Etio
 
 def choose_typicality(
     training: NDArray[np.float64], others: dict[str, NDArray[np.float64]]
-) -> Typicality:
+) -> OodDetection:
     """Limits of atypicality, from the training films, and what they do to other films.
 
     Args:
@@ -197,7 +199,7 @@ def choose_typicality(
     """
     flag_above = float(np.quantile(training, TYPICAL))
     sets = {"training": training, **others}
-    return Typicality(
+    return OodDetection(
         method="distance to the training films in principal components of a small version without "
         "its own brightness and contrast, and the same against the film upside down",
         flag_above=flag_above,
@@ -210,21 +212,21 @@ def choose_typicality(
 
 
 def _share(held: NDArray[np.bool_]) -> classification.Estimate:
-    return classification.proportion(int(held.sum()), len(held))
+    return classification.estimate_proportion(int(held.sum()), len(held))
 
 
-def refer(split: str, judged: Judgement, threshold: float) -> Reference:
+def refer(split: str, judged: Judgement, threshold: float) -> Evaluation:
     """The reference figures of one split, with intervals by patient."""
     labels, probabilities = judged.films.labels, judged.probabilities
     known = judged.films.patients.tolist()
     patients = judged.films.groups.tolist()
-    return Reference(
+    return Evaluation(
         split=split,
         films=len(labels),
         patients=len(set(known)) if all(known) else 0,
         pneumonia=judged.films.pneumonia,
-        metrics=classification.evaluate(labels, probabilities, threshold, patients),
-        confusion=classification.confusion(labels, probabilities, threshold),
+        metrics=classification.compute_metrics(labels, probabilities, threshold, patients),
+        confusion=classification.confusion_matrix(labels, probabilities, threshold),
         roc=classification.roc_points(labels, probabilities),
         reliability=classification.reliability_points(labels, probabilities),
         score_quantiles=np.quantile(probabilities, np.linspace(0, 1, 21)).round(6).tolist(),

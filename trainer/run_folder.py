@@ -31,9 +31,9 @@ import msgspec
 import numpy as np
 
 from batch_scorer.errors import DatasetError, ForeignFile
-from batch_scorer.model.card import CLASSES, ModelCard, write_card
-from batch_scorer.storage.output import MOST_TABLE_BYTES, digest, open_output
-from batch_scorer.system.strict_json import UNREADABLE
+from batch_scorer.model.card import CLASSES, ModelCard, encode_card
+from batch_scorer.storage.output import MAX_TABLE_READ_BYTES, open_output, sha256_hex
+from batch_scorer.system.strict_json import DECODE_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         return msgspec.json.decode(open_run(folder).read(CONFIG_FILE) or b"", type=dict[str, Any])
-    except UNREADABLE as exc:
+    except DECODE_ERRORS as exc:
         raise ForeignFile(
             f"Expected what a run was started with in {folder / CONFIG_FILE}, found another file.",
             "Choose another output folder, or move that file away.",
@@ -91,7 +91,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 
 def write_run_card(folder: Path, card: ModelCard) -> None:
     """Write the card, whole or not at all."""
-    write_text(folder, CARD_FILE, write_card(card, indent=2) + "\n")
+    write_text(folder, CARD_FILE, encode_card(card, indent=2) + "\n")
 
 
 def write_text(folder: Path, name: str, text: str) -> None:
@@ -106,8 +106,8 @@ def write_text(folder: Path, name: str, text: str) -> None:
 
 def read_own(place: Output, name: str) -> bytes | None:
     """The content of a file, None where it is not there or not as it was written."""
-    data = place.read(name, MOST_TABLE_BYTES)
-    own = data is not None and digest(data) in place.record().get(name, ())
+    data = place.read(name, MAX_TABLE_READ_BYTES)
+    own = data is not None and sha256_hex(data) in place.record().get(name, ())
     return data if own else None
 
 
@@ -119,11 +119,11 @@ def _read_kept(folder: Path, name: str) -> bytes | None:
         LedgerError: It cannot be read.
     """
     place = open_run(folder)
-    data = place.read(name, MOST_TABLE_BYTES)
+    data = place.read(name, MAX_TABLE_READ_BYTES)
     if data is None and not os.path.lexists(folder / MODEL_FILE):
         return None
     written = place.record().get(name)  # empty for a run that is older than the record
-    if data is None or (written and digest(data) not in written):
+    if data is None or (written and sha256_hex(data) not in written):
         raise changed(folder, name)
     return data
 
@@ -207,7 +207,7 @@ def remove_resume(folder: Path) -> None:
     """Remove the weights that a finished training no longer needs."""
     place = open_run(folder)
     place.remove(*_weights_names(place))
-    place.remove_empty(RESUME_FOLDER)
+    place.remove_empty_folder(RESUME_FOLDER)
 
 
 def best_epoch(folder: Path) -> int:

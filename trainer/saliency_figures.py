@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from batch_scorer.errors import DatasetError
-from batch_scorer.imaging.decode import FILTER
+from batch_scorer.imaging.decode import RESIZE_FILTER
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.charts.performance import as_svg, house_style
 from batch_scorer.report.content.typeface import data_uri, printable
@@ -133,7 +133,7 @@ def _draw_rows(rows: dict[str, NDArray[np.uint8]], above: str) -> str:
 
 
 def _shrink(film: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(film).resize((SHOWN_PX, SHOWN_PX), FILTER))
+    return np.asarray(Image.fromarray(film).resize((SHOWN_PX, SHOWN_PX), RESIZE_FILTER))
 
 
 def _draw_film(place: Axes, film: NDArray[np.uint8]) -> None:

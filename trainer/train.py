@@ -20,8 +20,8 @@ import msgspec
 import numpy as np
 
 from batch_scorer.errors import DatasetError, ForeignFile, ModelFileError
-from batch_scorer.model.card import read_card
-from batch_scorer.storage.output import OWN_FOLDER
+from batch_scorer.model.card import decode_card
+from batch_scorer.storage.output import INTERNAL_FOLDER
 from trainer import run_folder
 from trainer.data.pipeline import feed
 from trainer.model.heads import answer
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.storage.output import Record
+    from batch_scorer.storage.output import OwnershipRecord
     from trainer.config import FitConfig
     from trainer.data.dataset import Dataset, Films
 
@@ -99,17 +99,17 @@ def claim(
     found = run_folder.read_config(folder)
     if found is not None:
         _check_same(folder, wanted, found)
-    claimed = place.claimed
-    old: Record = {} if found is None else {run_folder.CONFIG_FILE: []}
+    claimed = place.has_record
+    old: OwnershipRecord = {} if found is None else {run_folder.CONFIG_FILE: []}
     if not claimed and found is not None and _is_finished(folder, config):
         old = {name: [] for name in files if (folder / name).is_file()}
     elif found is None or not claimed:
-        _refuse_others(folder, {OWN_FOLDER, *old})
+        _refuse_others(folder, {INTERNAL_FOLDER, *old})
     weights = [run_folder.weights_name(epoch) for epoch in range(1, config.epochs + 1)]
     place.refuse_foreign_files([*files, *weights], old)
     place.prepare()
     if not claimed:
-        place.enter(old)
+        place.add_to_record(old)
     if found is None:
         started = {**wanted, "recipe": asdict(config.recipe), "commit": _commit()}
         text = msgspec.json.format(msgspec.json.encode(started), indent=2)
@@ -132,7 +132,7 @@ def _is_finished(folder: Path, config: FitConfig) -> bool:
         return False
     card = run_folder.open_run(folder).read(run_folder.CARD_FILE) or b""
     try:
-        return read_card(card.decode(), run_folder.CARD_FILE).name == config.model
+        return decode_card(card.decode(), run_folder.CARD_FILE).name == config.model
     except (UnicodeDecodeError, ModelFileError):
         return False
 

@@ -17,33 +17,38 @@ from typing import TYPE_CHECKING
 import functions_framework
 from flask import Response
 
-from batch_scorer.cli.job_request import RESERVE_S, answer_event, explain, open_log
+from batch_scorer.cli.job_request import (
+    STOP_RESERVE_S,
+    handle_event,
+    make_error_response,
+    start_event_log,
+)
 from batch_scorer.errors import (
     EXIT_FAILED,
     EXIT_OK,
     EXIT_RETRY,
     EXIT_USAGE,
-    Occupied,
+    AlreadyRunning,
     UsageError,
 )
-from batch_scorer.system.log import log_event, speaks_json
+from batch_scorer.system.log import log_event, logs_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flask import Request
 
-    from batch_scorer.cli.job_request import Answer
+    from batch_scorer.cli.job_request import JobResponse
 
 log = logging.getLogger("cxr")
-MOST_BYTES = 2**20
+MAX_REQUEST_BYTES = 2**20
 """Of a request: as large as the largest events get, those of SQS."""
 RETRY_AFTER_S = 60
-TIME_VARIABLE = "CLOUD_RUN_TIMEOUT_SECONDS"
+TIMEOUT_VARIABLE = "CLOUD_RUN_TIMEOUT_SECONDS"
 """How long a request may take, as functions-framework reads it too; empty or 0: without limit."""
-MOST_DIGITS = 9
+MAX_TIMEOUT_DIGITS = 9
 """Of its seconds; more are decades, and no limit either."""
-STATUS = {
+HTTP_STATUS = {
     EXIT_OK: HTTPStatus.OK,
     EXIT_FAILED: HTTPStatus.UNPROCESSABLE_ENTITY,
     EXIT_USAGE: HTTPStatus.BAD_REQUEST,
@@ -61,16 +66,16 @@ def receive(request: Request) -> Response:
         for what fails every time; 503 for what may work later. 409 and 503 say when in
         ``Retry-After``.
     """
-    open_log()
+    start_event_log()
     if request.method == "OPTIONS":
-        return _permit(request)
+        return _allow_webhook(request)
     if request.method != "POST":
         return Response(status=HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST, OPTIONS"})
     try:
         event = _read_request(request)
     except UsageError as exc:
-        return _say(explain(exc))
-    return _say(answer_event(event, _stop_in_time()))
+        return _to_http_response(make_error_response(exc))
+    return _to_http_response(handle_event(event, _make_stop_check()))
 
 
 def _read_request(request: Request) -> object:
@@ -80,7 +85,7 @@ def _read_request(request: Request) -> object:
         UsageError: The body is no JSON.
         RequestEntityTooLarge: It is larger than any event; answered with 413 by Flask.
     """
-    request.max_content_length = MOST_BYTES
+    request.max_content_length = MAX_REQUEST_BYTES
     body = request.get_data()
     try:
         event = json.loads(body) if body.strip() else None
@@ -92,7 +97,7 @@ def _read_request(request: Request) -> object:
     return {**head, "data": event}
 
 
-def _permit(request: Request) -> Response:
+def _allow_webhook(request: Request) -> Response:
     """Answer the question that a sender of CloudEvents asks once, whether it may send.
 
     Source: CloudEvents, HTTP 1.1 Web Hooks for Event Delivery, 4; Azure Event Grid asks so.
@@ -102,24 +107,26 @@ def _permit(request: Request) -> Response:
     return Response(status=HTTPStatus.OK, headers={"Allow": "POST, OPTIONS", **allowed})
 
 
-def _stop_in_time() -> Callable[[], bool] | None:
+def _make_stop_check() -> Callable[[], bool] | None:
     """Says yes shortly before the platform would end the request; None where it never does."""
-    text = os.environ.get(TIME_VARIABLE, "")
-    limit_s = int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else 0
+    text = os.environ.get(TIMEOUT_VARIABLE, "")
+    limit_s = int(text) if text.isdecimal() and len(text) <= MAX_TIMEOUT_DIGITS else 0
     if not limit_s:
         return None
-    end = time.monotonic() + limit_s - RESERVE_S
+    end = time.monotonic() + limit_s - STOP_RESERVE_S
     return lambda: time.monotonic() > end
 
 
-def _say(answer: Answer) -> Response:
-    if answer.error and speaks_json():
+def _to_http_response(answer: JobResponse) -> Response:
+    if answer.error and logs_json():
         log_event("error", logging.ERROR, code=answer.code, sentence=answer.error)
     elif answer.error:
         log.error("%s", answer.error)
     response = Response(
         json.dumps({"error": answer.error} if answer.error else answer.facts),
-        HTTPStatus.CONFLICT if answer.code == Occupied.code else STATUS[answer.exit_code],
+        HTTPStatus.CONFLICT
+        if answer.code == AlreadyRunning.code
+        else HTTP_STATUS[answer.exit_code],
         mimetype="application/json",
     )
     if answer.exit_code == EXIT_RETRY:

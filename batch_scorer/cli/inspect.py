@@ -14,13 +14,13 @@ import msgspec
 from batch_scorer import __version__
 from batch_scorer.cli.options import model_options
 from batch_scorer.errors import EXIT_FAILED, EXIT_OK, CxrError, ReportError, UsageError
-from batch_scorer.storage.output_file import OwnFile
-from batch_scorer.system.strict_json import UNREADABLE
+from batch_scorer.storage.output_file import OutputFile
+from batch_scorer.system.strict_json import DECODE_ERRORS
 
 if TYPE_CHECKING:
-    from batch_scorer.engine.benchmark import Speed
+    from batch_scorer.engine.benchmark import BenchmarkResult
 
-OPTIONAL = {
+OPTIONAL_PACKAGES = {
     "tensorflow": "train",
     "tf2onnx": "train",
     "imagehash": "audit",
@@ -31,7 +31,7 @@ OPTIONAL = {
     "prometheus-client": "metrics",
     "apprise": "notify",
 }
-BASE = ("numpy", "pillow", "pydicom", "pyarrow", "weasyprint")
+REQUIRED_PACKAGES = ("numpy", "pillow", "pydicom", "pyarrow", "weasyprint")
 
 
 @click.group(invoke_without_command=True, epilog="Example: cxr models show cnn")
@@ -40,14 +40,14 @@ def models(ctx: click.Context) -> None:
     """List the bundled models; show one in plain words; test them all."""
     if ctx.invoked_subcommand is not None:
         return
-    from batch_scorer.model.classifier import bundled_manifest, find_model
+    from batch_scorer.model.classifier import find_model_file, read_bundled_manifest
     from batch_scorer.report.content.model_comparison import say_comparison
 
-    manifest = bundled_manifest()
+    manifest = read_bundled_manifest()
     for name, entry in manifest.models.items():
         scores = entry.metrics.get("test") or entry.metrics["validation"]
         click.echo(
-            f"{name:6s} {find_model(name).stat().st_size / 1e6:5.1f} MB  "
+            f"{name:6s} {find_model_file(name).stat().st_size / 1e6:5.1f} MB  "
             f"{entry.precision:7s}  "
             f"accuracy {scores['accuracy']:.3f}  AUC {scores['auc']:.3f}  "
             f"threshold {entry.threshold:.3f}  sha256 {entry.sha256[:12]}"
@@ -72,10 +72,10 @@ def show(model: str) -> None:
 @models.command(epilog="Example: cxr models test")
 def test() -> int:
     """Replay the self-test of every bundled model."""
-    from batch_scorer.model.classifier import Classifier, bundled_names
+    from batch_scorer.model.classifier import Classifier, list_bundled_models
 
     code = EXIT_OK
-    for name in bundled_names():
+    for name in list_bundled_models():
         try:
             worst = Classifier.load(name, "cpu").self_test()
         except CxrError as exc:
@@ -120,7 +120,7 @@ def verify(report: str) -> int:
 @click.command(epilog="Example: cxr doctor")
 def doctor() -> int:
     """Say what is installed, which provider really runs, and how to add what is missing."""
-    from batch_scorer.model.classifier import Classifier, bundled_names
+    from batch_scorer.model.classifier import Classifier, list_bundled_models
     from batch_scorer.model.onnx_runtime import ort
     from batch_scorer.report.formats.weasyprint import missing_system_library
     from batch_scorer.system.process import available_cores
@@ -130,12 +130,12 @@ def doctor() -> int:
         f"{available_cores()} cores to use"
     )
     click.echo(f"{'onnxruntime':18s} {ort.__version__}")
-    for name in BASE:
+    for name in REQUIRED_PACKAGES:
         click.echo(f"{name:18s} {version(name)}")
     code = EXIT_OK
     for provider in ("cpu", "cuda"):
         try:
-            Classifier.load(bundled_names()[0], provider)
+            Classifier.load(list_bundled_models()[0], provider)
         except CxrError as exc:
             click.echo(f"{provider:18s} not available: {exc}")
             code = EXIT_FAILED if provider == "cpu" else code
@@ -143,12 +143,12 @@ def doctor() -> int:
             click.echo(f"{provider:18s} runs, self-test passed")
     missing = missing_system_library()
     click.echo(f"{'report':18s} {missing or 'can be drawn'}")
-    for name, extra in OPTIONAL.items():
-        click.echo(f"{name:18s} {_optional(name, extra)}")
+    for name, extra in OPTIONAL_PACKAGES.items():
+        click.echo(f"{name:18s} {_format_optional(name, extra)}")
     return EXIT_FAILED if missing else code
 
 
-def _optional(name: str, extra: str) -> str:
+def _format_optional(name: str, extra: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
@@ -175,21 +175,21 @@ def bench(films: int, turns: int, json_file: Path | None, **options: Any) -> Non
     The ceiling is what reading, decoding and the models, each measured alone, allow together.
     Nothing but the --json file is written.
     """
-    from batch_scorer.engine.benchmark import measure_speed
+    from batch_scorer.engine.benchmark import run_benchmark
     from batch_scorer.engine.score_job import ScoreJob
-    from batch_scorer.model.classifier import expand_names
+    from batch_scorer.model.classifier import expand_model_names
 
-    file = _own_file(json_file) if json_file else None
+    file = _make_output_file(json_file) if json_file else None
     if file:
         file.read()
-    job = ScoreJob(output="", models=expand_names(options.pop("model")), **options)
-    speed = measure_speed(job, films, turns)
-    click.echo(say_speed(speed))
+    job = ScoreJob(output="", models=expand_model_names(options.pop("model")), **options)
+    speed = run_benchmark(job, films, turns)
+    click.echo(format_benchmark(speed))
     if file:
-        _write(file, speed)
+        _write_json(file, speed)
 
 
-def say_speed(speed: Speed) -> str:
+def format_benchmark(speed: BenchmarkResult) -> str:
     """What was measured, as a table."""
     lines = [
         f"{', '.join(speed.models)} on {speed.provider}, {speed.threads} threads, batches of "
@@ -199,7 +199,7 @@ def say_speed(speed: Speed) -> str:
         f"{'stage':<12s}{'films/s':>10s}{'of ceiling':>12s}{'p50 ms':>10s}{'p95 ms':>10s}",
     ]
     lines += [
-        f"{stage.name:<12s}{stage.films_per_second:>10.1f}"
+        f"{stage.name:<12s}{stage.images_per_second:>10.1f}"
         + (f"{stage.share:>12.0%}" if stage.share is not None else f"{'':12s}")
         + f"{stage.p50_ms:>10.1f}{stage.p95_ms:>10.1f}"
         for stage in speed.stages
@@ -213,21 +213,21 @@ def say_speed(speed: Speed) -> str:
     return "\n".join(lines)
 
 
-def _own_file(path: Path) -> OwnFile:
+def _make_output_file(path: Path) -> OutputFile:
     """The file of what was measured before, if anything."""
-    from batch_scorer.engine.benchmark import Speed
+    from batch_scorer.engine.benchmark import BenchmarkResult
 
     def recognises(data: bytes) -> bool:
         try:
-            msgspec.json.decode(data, type=Speed)
-        except UNREADABLE:
+            msgspec.json.decode(data, type=BenchmarkResult)
+        except DECODE_ERRORS:
             return False
         return True
 
-    return OwnFile(path, "--json", "measurements of `cxr bench`", MAX_JSON_BYTES, recognises)
+    return OutputFile(path, "--json", "measurements of `cxr bench`", MAX_JSON_BYTES, recognises)
 
 
-def _write(file: OwnFile, speed: Speed) -> None:
+def _write_json(file: OutputFile, speed: BenchmarkResult) -> None:
     try:
         file.replace(msgspec.json.format(msgspec.json.encode(speed), indent=2) + b"\n")
     except OSError as exc:

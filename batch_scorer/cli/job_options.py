@@ -9,29 +9,29 @@ import click
 import cloup
 
 from batch_scorer.cli.options import (
-    Quantity,
+    FiniteFloatRange,
     access_options,
+    cost_options,
     gallery_options,
     model_options,
     output_option,
     report_options,
     scoring_options,
-    tariff_options,
 )
-from batch_scorer.cli.score import job_of
-from batch_scorer.results.shards import MOST_SHARDS
-from batch_scorer.system.strict_json import LONGEST_TERM_S
+from batch_scorer.cli.score import make_score_job
+from batch_scorer.results.shards import MAX_SHARDS
+from batch_scorer.system.strict_json import MAX_LEASE_TERM_S
 
 if TYPE_CHECKING:
     from batch_scorer.cli.options import Command
-    from batch_scorer.jobs.task import NightJob
+    from batch_scorer.jobs.task import TaskSpec
     from batch_scorer.report.content.report_options import Drawing
 
-SETTINGS = {"auto_envvar_prefix": "CXR_JOB"}
+CONTEXT_SETTINGS = {"auto_envvar_prefix": "CXR_JOB"}
 """Of each command below ``cxr job``: one grammar of environment variables for all of them."""
 
 
-ending_options = cloup.option_group(
+finalize_options = cloup.option_group(
     "End of a night",
     cloup.option("--report/--no-report", default=True, show_default=True, help="Draw it."),
     cloup.option(
@@ -43,7 +43,7 @@ ending_options = cloup.option_group(
     ),
     cloup.option(
         "--lease-s",
-        type=Quantity(1, LONGEST_TERM_S),
+        type=FiniteFloatRange(1, MAX_LEASE_TERM_S),
         default=60,
         show_default=True,
         metavar="SECONDS",
@@ -57,11 +57,11 @@ ending_options = cloup.option_group(
 )
 
 
-def night_options(command: Command) -> Command:
+def task_options(command: Command) -> Command:
     """Add IMAGES and every option that says what a task of a night does, for `night_job_of`."""
     for add in (
-        ending_options,
-        tariff_options,
+        finalize_options,
+        cost_options,
         report_options,
         gallery_options,
         click.option(
@@ -83,7 +83,7 @@ def night_options(command: Command) -> Command:
         ),
         click.option(
             "--tasks",
-            type=click.IntRange(1, MOST_SHARDS),
+            type=click.IntRange(1, MAX_SHARDS),
             help="Number of shares, for claim and Kubernetes.",
         ),
         click.option(
@@ -102,7 +102,7 @@ def night_options(command: Command) -> Command:
     return command
 
 
-def night_job_of(
+def make_task_spec(
     *,
     shard: str | None,
     tasks: int | None,
@@ -110,18 +110,18 @@ def night_job_of(
     drawing: Drawing,
     report: bool,
     **options: Any,
-) -> NightJob:
+) -> TaskSpec:
     """The job that `night_options` name."""
-    from batch_scorer.jobs.task import NightJob
-    from batch_scorer.results.shards import choose_share, read_execution
+    from batch_scorer.jobs.task import TaskSpec
+    from batch_scorer.results.shards import read_execution_id, select_shard
 
-    share, count = choose_share(shard, tasks, os.environ)
+    share, count = select_shard(shard, tasks, os.environ)
     ending = {name: options.pop(name) for name in ("rescore", "finish", "lease_s", "notify")}
-    return NightJob(
-        job_of(**options),
+    return TaskSpec(
+        make_score_job(**options),
         tasks=count,
         shard=share,
-        execution=read_execution(os.environ) if execution is None else execution,
-        drawing=drawing if report else None,
+        execution=read_execution_id(os.environ) if execution is None else execution,
+        report_options=drawing if report else None,
         **ending,
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Protocol
 
-from batch_scorer.cli.job_request import RESERVE_S, answer_event, open_log
+from batch_scorer.cli.job_request import STOP_RESERVE_S, handle_event, start_event_log
 from batch_scorer.errors import EXIT_RETRY
 
 
@@ -46,16 +46,18 @@ def handle(event: object, context: Context) -> dict[str, Any]:
         TryAgain: The time was over, another task is at it, or the storage does not answer.
         Failed: Event, settings, films or results are not as they must be.
     """
-    _take_log()
-    answer = answer_event(event, lambda: context.get_remaining_time_in_millis() < 1000 * RESERVE_S)
+    _replace_log_handlers()
+    answer = handle_event(
+        event, lambda: context.get_remaining_time_in_millis() < 1000 * STOP_RESERVE_S
+    )
     if answer.error:
         raise (TryAgain if answer.exit_code == EXIT_RETRY else Failed)(answer.error)
     return answer.facts
 
 
-def _take_log() -> None:
+def _replace_log_handlers() -> None:
     """Write each line once: the runtime's own handler would say it again, and in words."""
     root = logging.getLogger()
     for handler in [h for h in root.handlers if type(h).__module__.startswith("awslambdaric")]:
         root.removeHandler(handler)
-    open_log()
+    start_event_log()

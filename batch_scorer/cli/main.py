@@ -23,44 +23,44 @@ from batch_scorer.errors import (
     EXIT_FAILED,
     EXIT_OK,
     EXIT_RETRY,
+    AlreadyRunning,
     CxrError,
     Interrupted,
-    Occupied,
     UsageError,
 )
-from batch_scorer.system.deadline import end_process, settle
+from batch_scorer.system.deadline import exit_process, lock_exit_code
 from batch_scorer.system.log import (
+    FORMAT_OPTION,
+    FORMAT_VARIABLE,
     JSON,
-    OPTION,
     TEXT,
-    VARIABLE,
-    asked_format,
+    find_log_format,
     log_event,
-    redact,
-    set_format,
-    speaks_json,
+    logs_json,
+    redact_for_log,
+    set_log_format,
 )
 from batch_scorer.system.process import STOP_SIGNALS
-from batch_scorer.system.redact import learn, scrub
+from batch_scorer.system.redact import redact_secrets, register_secrets
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 log = logging.getLogger("cxr")
-_PREFIX = "CXR"
-_ABORTED = Interrupted("Interrupted.", "Run the same command again.")
-_ADVICE = "This is a defect of cxr-batch. Run again with --debug and report what it prints."
-_BRACKETS = re.compile(r" \(.*\)", re.DOTALL)
+_ENV_PREFIX = "CXR"
+_INTERRUPTED = Interrupted("Interrupted.", "Run the same command again.")
+_DEFECT_HINT = "This is a defect of cxr-batch. Run again with --debug and report what it prints."
+_PARENTHESES = re.compile(r" \(.*\)", re.DOTALL)
 """Where click quotes arguments, which may be names of films."""
 
 
-class _Defect(CxrError):
+class _UnexpectedError(CxrError):
     """What nobody foresaw."""
 
     code = "unexpected"
 
 
-class Commands(click.Group):
+class LazyGroup(click.Group):
     """Commands by entry point, each loaded when it is asked for, with --debug and --log-format."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -70,26 +70,26 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import one command, or None if there is none of that name."""
         for entry in entry_points(group="cxr.commands", name=cmd_name):
-            return _load(entry)
+            return _load_command(entry)
         return None
 
 
-def _load(entry: EntryPoint) -> click.Command:
-    return _with_common_options(entry.load())
+def _load_command(entry: EntryPoint) -> click.Command:
+    return _add_common_options(entry.load())
 
 
-def _with_common_options(command: click.Command) -> click.Command:
+def _add_common_options(command: click.Command) -> click.Command:
     """Give a command, and every command below it, the options --log-format and --debug."""
     for below in command.commands.values() if isinstance(command, click.Group) else ():
-        _with_common_options(below)
+        _add_common_options(below)
     if not any(param.name == "debug" for param in command.params):
         common = [
             click.Option(
-                [OPTION],
+                [FORMAT_OPTION],
                 type=click.Choice([TEXT, JSON]),
                 default=TEXT,
                 show_default=True,
-                envvar=VARIABLE,
+                envvar=FORMAT_VARIABLE,
                 allow_from_autoenv=False,
                 expose_value=False,
                 is_eager=True,
@@ -112,7 +112,7 @@ def _with_common_options(command: click.Command) -> click.Command:
 
 
 def _set_format(ctx: click.Context, param: click.Parameter, value: str) -> None:  # noqa: ARG001
-    set_format(value)
+    set_log_format(value)
 
 
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001
@@ -121,8 +121,8 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 @click.command(
-    cls=Commands,
-    context_settings={"auto_envvar_prefix": _PREFIX, "help_option_names": ["-h", "--help"]},
+    cls=LazyGroup,
+    context_settings={"auto_envvar_prefix": _ENV_PREFIX, "help_option_names": ["-h", "--help"]},
     epilog="Example: cxr score my-xrays -o out --model all",
 )
 @click.version_option(__version__, prog_name="cxr-batch")
@@ -135,63 +135,67 @@ def cxr() -> None:
 
 def main() -> None:
     """Run ``cxr``; turn every expected error into one line and an exit code."""
-    sys.excepthook = _unexpected
+    sys.excepthook = _handle_unexpected
     try:
-        end_process(_run())
+        exit_process(_run())
     except KeyboardInterrupt:  # while the end was told
-        end_process(EXIT_RETRY)
+        exit_process(EXIT_RETRY)
 
 
 def _run() -> int:
     """Run the command that was asked for; say how it ended."""
-    settings = [value for name, value in os.environ.items() if name.startswith(f"{_PREFIX}_")]
-    learn([*sys.argv[1:], *settings])
-    set_format(asked_format(sys.argv[1:], os.environ))
+    settings = [value for name, value in os.environ.items() if name.startswith(f"{_ENV_PREFIX}_")]
+    register_secrets([*sys.argv[1:], *settings])
+    set_log_format(find_log_format(sys.argv[1:], os.environ))
     log.setLevel(logging.INFO)
     try:
-        STOP_SIGNALS.listen()
-        with STOP_SIGNALS.heeded():
+        STOP_SIGNALS.install()
+        with STOP_SIGNALS.raise_if_received():
             code = cxr.main(standalone_mode=False) or EXIT_OK
     except CxrError as exc:
         start = "" if isinstance(exc, Interrupted) else "Error: "
-        trace = "".join(format_exception(exc)) if _debugging() else ""
-        _say(f"{trace}{start}{exc}", exc, trace)
+        trace = "".join(format_exception(exc)) if _is_debug() else ""
+        _print_error(f"{trace}{start}{exc}", exc, trace)
         code = exc.exit_code
     except click.ClickException as exc:
         exc.show(words := io.StringIO())
-        _say(words.getvalue().rstrip(), UsageError(_BRACKETS.sub("", exc.format_message())))
+        _print_error(
+            words.getvalue().rstrip(), UsageError(_PARENTHESES.sub("", exc.format_message()))
+        )
         code = exc.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _say(str(_ABORTED), _ABORTED)
+        _print_error(str(_INTERRUPTED), _INTERRUPTED)
         code = EXIT_RETRY
     log_event("exit", exit_code=code)
     return int(code)
 
 
-def _say(text: str, error: CxrError, trace: str = "") -> None:
+def _print_error(text: str, error: CxrError, trace: str = "") -> None:
     """Tell an error as one line, in either format; the traceback in JSON alone."""
-    if not speaks_json():
-        click.echo(scrub(text), err=True)
+    if not logs_json():
+        click.echo(redact_secrets(text), err=True)
         return
-    level = logging.WARNING if isinstance(error, (Interrupted, Occupied)) else logging.ERROR
-    sentence, hint = (redact(part, error.private) for part in (error.sentence, error.hint))
+    level = logging.WARNING if isinstance(error, (Interrupted, AlreadyRunning)) else logging.ERROR
+    sentence, hint = (redact_for_log(part, error.private) for part in (error.sentence, error.hint))
     log_event("error", level, code=error.code, sentence=sentence, hint=hint, traceback=trace)
 
 
-def _debugging() -> bool:
+def _is_debug() -> bool:
     return log.isEnabledFor(logging.DEBUG)
 
 
-def _unexpected(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+def _handle_unexpected(
+    kind: type[BaseException], exc: BaseException, trace: TracebackType | None
+) -> None:
     """What nobody foresaw is a defect: two lines and exit 1; the traceback with --debug."""
-    if speaks_json():  # without its text, which may quote anything, unless that is asked for
-        text = "".join(format_exception(kind, exc, trace)) if _debugging() else ""
-        defect = _Defect(f"An unexpected {kind.__name__}.", _ADVICE)
-        _say("", defect, text)
+    if logs_json():  # without its text, which may quote anything, unless that is asked for
+        text = "".join(format_exception(kind, exc, trace)) if _is_debug() else ""
+        defect = _UnexpectedError(f"An unexpected {kind.__name__}.", _DEFECT_HINT)
+        _print_error("", defect, text)
         log_event("exit", exit_code=EXIT_FAILED)
-    elif _debugging():
-        sys.stderr.write(scrub("".join(format_exception(kind, exc, trace))))
+    elif _is_debug():
+        sys.stderr.write(redact_secrets("".join(format_exception(kind, exc, trace))))
     else:
-        text = scrub((str(exc).splitlines() or [""])[0])
-        sys.stderr.write(f"Error: an unexpected {kind.__name__}: {text}\n{_ADVICE}\n")
-    settle(EXIT_FAILED)
+        text = redact_secrets((str(exc).splitlines() or [""])[0])
+        sys.stderr.write(f"Error: an unexpected {kind.__name__}: {text}\n{_DEFECT_HINT}\n")
+    lock_exit_code(EXIT_FAILED)

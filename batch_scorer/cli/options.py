@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     Command = Callable[..., Any]
 
-MOST_MINUTES = 480
+MAX_REVIEW_MINUTES = 480
 
 
-class Quantity(click.FloatRange):
+class FiniteFloatRange(click.FloatRange):
     """A number within bounds. Click takes "nan" for one within any bounds, and "inf"."""
 
     def convert(
@@ -35,7 +35,7 @@ class Quantity(click.FloatRange):
         return number
 
 
-class Folder(click.Path):
+class FolderPath(click.Path):
     """A folder of this machine, there or not; nothing is made yet.
 
     Click takes an empty name for the current folder, and whatever is no plain file for a folder.
@@ -162,9 +162,9 @@ def access_options(command: Command) -> Command:
     )
     @wraps(command)
     def permitted(*, list_root: tuple[str, ...], allow_private_hosts: bool, **options: Any) -> Any:
-        from batch_scorer.storage.access import Access
+        from batch_scorer.storage.access import AccessPolicy
 
-        return command(access=Access(list_root, allow_private_hosts), **options)
+        return command(access=AccessPolicy(list_root, allow_private_hosts), **options)
 
     return permitted
 
@@ -179,7 +179,7 @@ def report_options(command: Command) -> Command:
             default="pdf",
             show_default=True,
             metavar="pdf,html,slides",
-            callback=_read_formats,
+            callback=_parse_formats,
             help="Which reports to draw, with commas between them: pdf for print, html for a "
             "browser, slides to present.",
         ),
@@ -220,7 +220,7 @@ def report_options(command: Command) -> Command:
     return drawn
 
 
-def _read_formats(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+def _parse_formats(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     """The names in "pdf,html", each once."""
     from batch_scorer.results.store import REPORT_FILES
 
@@ -236,14 +236,14 @@ def _read_formats(ctx: click.Context, param: click.Parameter, value: str) -> tup
     return formats
 
 
-def tariff_options(command: Command) -> Command:
+def cost_options(command: Command) -> Command:
     """Add --core-hour-price and --currency, as one ``tariff``, None where no price is given."""
 
     @cloup.option_group(
         "Cost",
         cloup.option(
             "--core-hour-price",
-            type=Quantity(0, min_open=True),
+            type=FiniteFloatRange(0, min_open=True),
             metavar="PRICE",
             help="What one core costs for an hour: run.json, report and summary then say what "
             "1,000 films cost.",
@@ -258,9 +258,9 @@ def tariff_options(command: Command) -> Command:
     )
     @wraps(command)
     def priced(*, core_hour_price: float | None, currency: str, **options: Any) -> Any:
-        from batch_scorer.results.usage import Tariff
+        from batch_scorer.results.usage import CoreHourPrice
 
-        tariff = Tariff(core_hour_price, currency) if core_hour_price else None
+        tariff = CoreHourPrice(core_hour_price, currency) if core_hour_price else None
         return command(tariff=tariff, **options)
 
     return priced
@@ -277,9 +277,9 @@ def metrics_option(command: Command) -> Command:
     )
     @wraps(command)
     def measured(*, metrics: Path | None, **options: Any) -> int | None:
-        from batch_scorer.cli.prometheus import Gauges
+        from batch_scorer.cli.prometheus import MetricsFile
 
-        with Gauges(metrics, options["output"]) as gauges:
+        with MetricsFile(metrics, options["output"]) as gauges:
             gauges.exit_code = command(gauges=gauges, **options)
         return gauges.exit_code
 
@@ -297,7 +297,7 @@ gallery_options = cloup.option_group(
     ),
     cloup.option(
         "--review-minutes",
-        type=click.IntRange(1, MOST_MINUTES),
+        type=click.IntRange(1, MAX_REVIEW_MINUTES),
         help="Show as many films as can be looked at in so many minutes, at 45 seconds a film. "
         "Default: up to 6 for each reason to look.",
     ),

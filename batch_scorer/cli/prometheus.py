@@ -21,8 +21,8 @@ from batch_scorer.errors import (
     MissingPackage,
     UsageError,
 )
-from batch_scorer.storage.filesystem import is_local, open_filesystem, retries
-from batch_scorer.storage.output_file import OwnFile
+from batch_scorer.storage.filesystem import count_retries, is_local, open_filesystem
+from batch_scorer.storage.output_file import OutputFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ LAST_SUCCESS = "cxr_last_success_timestamp_seconds"
 log = logging.getLogger("cxr.gauges")
 
 
-class Gauges:
+class MetricsFile:
     """The textfile of one command, written when the command has ended, whatever its end.
 
     Args:
@@ -54,9 +54,9 @@ class Gauges:
 
     def __init__(self, path: Path | None, output: str | None = None) -> None:
         self.exit_code: int | None = None
-        self._file: OwnFile | None = None
+        self._file: OutputFile | None = None
         self._started = datetime.now(UTC).replace(microsecond=0)
-        self._retries = retries()
+        self._retries = count_retries()
         self._finished = False
         self._result: RunManifest | None = None
         self._own: list[RunManifest] = []
@@ -78,7 +78,7 @@ class Gauges:
             raise UsageError(
                 f"Expected a folder for the metrics at {path.parent}, found none.", "Make it first."
             )
-        self._file = OwnFile(
+        self._file = OutputFile(
             path,
             "--metrics",
             "metrics of cxr-batch",
@@ -113,14 +113,14 @@ class Gauges:
         if self._file:
             self._write(self._file)
 
-    def _write(self, file: OwnFile) -> None:
+    def _write(self, file: OutputFile) -> None:
         """Write the file; where that fails, say so: the command's own end counts for more."""
         from prometheus_client import CollectorRegistry, generate_latest
 
         registry = CollectorRegistry()
         try:
             before = _parse_values(file.read())
-            registry.register(_Families(list(self._collect(before))))
+            registry.register(_StaticCollector(list(self._collect(before))))
             file.replace(generate_latest(registry))
         except UsageError as exc:
             log.warning("The metrics are not written. %s", exc)
@@ -145,15 +145,15 @@ class Gauges:
                 yield GaugeMetricFamily(name, meaning, value=value)
         fresh = [m for m in self._own if datetime.fromisoformat(m.started) >= self._started]
         for name, meaning, value in (
-            (RETRIES, "Calls to storage that were made again.", retries() - self._retries),
+            (RETRIES, "Calls to storage that were made again.", count_retries() - self._retries),
             (BYTES_READ, "Bytes of films read to be scored.", sum(m.bytes_read for m in fresh)),
         ):
             yield CounterMetricFamily(name, meaning, value=before.get(f"{name}_total", 0.0) + value)
         if self._result:
-            yield from _describe(self._result)
+            yield from _collect_run(self._result)
 
 
-class _Families:
+class _StaticCollector:
     """What a registry asks for: metrics that stand already."""
 
     def __init__(self, found: list[Metric]) -> None:
@@ -164,13 +164,13 @@ class _Families:
         return self._found
 
 
-def _describe(manifest: RunManifest) -> Iterator[Metric]:
+def _collect_run(manifest: RunManifest) -> Iterator[Metric]:
     """The gauges of a finished run."""
     from prometheus_client.core import GaugeMetricFamily
 
     statuses = {name: getattr(manifest, name) for name in ("scored", "rejected", "failed")}
     films = manifest.found - manifest.reused
-    price = manifest.price
+    price = manifest.cost
     parts: list[tuple[str, str, str, dict[str, float]]] = [
         ("cxr_films", "Films of the run by what became of them.", "status", statuses),
         ("cxr_run_seconds", "Seconds by stage.", "stage", manifest.seconds),
@@ -184,7 +184,7 @@ def _describe(manifest: RunManifest) -> Iterator[Metric]:
             "cxr_price_per_1000_films",
             "What 1,000 films cost by the price of a core-hour that was stated.",
             "currency",
-            {price.currency: price.per_1000_films} if price else {},
+            {price.currency: price.per_1000_images} if price else {},
         ),
     ]
     for name, meaning, label, values in parts:

@@ -13,18 +13,18 @@ import click
 import cloup
 
 from batch_scorer.cli.options import (
-    Quantity,
+    FiniteFloatRange,
     access_options,
+    cost_options,
     gallery_options,
     metrics_option,
     model_options,
     output_option,
     report_options,
     scoring_options,
-    tariff_options,
 )
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK, EXIT_RETRY
-from batch_scorer.system.log import log_event, render, speaks_json
+from batch_scorer.system.log import format_event, log_event, logs_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from tqdm import tqdm
 
-    from batch_scorer.cli.prometheus import Gauges
+    from batch_scorer.cli.prometheus import MetricsFile
     from batch_scorer.engine.score_job import ScoreJob
     from batch_scorer.report.content.report_options import Drawing
     from batch_scorer.results.schema import BatchMetrics, RunManifest
@@ -55,7 +55,7 @@ log = logging.getLogger("cxr")
 )
 @gallery_options
 @report_options
-@tariff_options
+@cost_options
 @metrics_option
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
 @click.option(
@@ -65,7 +65,7 @@ log = logging.getLogger("cxr")
 )
 @click.option(
     "--deadline-h",
-    type=Quantity(0, min_open=True),
+    type=FiniteFloatRange(0, min_open=True),
     metavar="HOURS",
     help="With --dry-run: say how many shards are done in so many hours.",
 )
@@ -74,7 +74,7 @@ def score(
     dry_run: bool,
     deadline_h: float | None,
     drawing: Drawing,
-    gauges: Gauges,
+    gauges: MetricsFile,
     **options: Any,
 ) -> int:
     """Score the X-rays in IMAGES: a folder, a bucket URL, a list of films or one film.
@@ -82,26 +82,26 @@ def score(
     Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
     2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
     """
-    from batch_scorer.engine.runner import score_batch
+    from batch_scorer.engine.runner import run_score_job
     from batch_scorer.storage.lease import OutputLock
 
-    job = job_of(**options)
+    job = make_score_job(**options)
     if dry_run:
-        return _foretell(job, deadline_h)
+        return _print_forecast(job, deadline_h)
     if deadline_h:
         raise click.UsageError("--deadline-h goes with --dry-run, which scores nothing.")
-    stop = Stop()
+    stop = GracefulStop()
     with OutputLock(job.place, stop) as lock:
-        with Progress() as progress, stop:
-            manifest = score_batch(job, progress, stop, lock)
+        with ProgressReporter() as progress, stop:
+            manifest = run_score_job(job, progress, stop, lock)
         if not progress.told:
             click.echo("New       nothing: every film has its row already")
-        code = _conclude(job.place, manifest, drawing if report and not job.shard else None, lock)
+        code = _finish_run(job.place, manifest, drawing if report and not job.shard else None, lock)
     gauges.tell(manifest)
     return code
 
 
-def job_of(
+def make_score_job(
     model: tuple[str, ...],
     identifiers: str,
     identifiers_key: Path | None,
@@ -110,14 +110,14 @@ def job_of(
 ) -> ScoreJob:
     """The job that the options of `model_options`, `scoring_options` and `gallery_options` name."""
     from batch_scorer.engine.score_job import ScoreJob
-    from batch_scorer.imaging.deidentify import Identifiers
-    from batch_scorer.model.classifier import expand_names
-    from batch_scorer.results.shards import read_shard
+    from batch_scorer.imaging.deidentify import Deidentifier
+    from batch_scorer.model.classifier import expand_model_names
+    from batch_scorer.results.shards import parse_shard
 
     return ScoreJob(
-        models=expand_names(model),
-        shard=read_shard(shard, os.environ) if shard else None,
-        identifiers=Identifiers.from_options(identifiers, identifiers_key),
+        models=expand_model_names(model),
+        shard=parse_shard(shard, os.environ) if shard else None,
+        identifiers=Deidentifier.from_options(identifiers, identifiers_key),
         **options,
     )
 
@@ -137,18 +137,18 @@ def merge(output: str, report: bool, drawing: Drawing) -> int:
     from batch_scorer.storage.output import open_output
 
     with OutputLock(place := open_output(output)) as lock:
-        return _conclude(place, merge_shards(output, lock), drawing if report else None, lock)
+        return _finish_run(place, merge_shards(output, lock), drawing if report else None, lock)
 
 
-def _foretell(job: ScoreJob, deadline_h: float | None) -> int:
+def _print_forecast(job: ScoreJob, deadline_h: float | None) -> int:
     """Say what a run would take."""
-    from batch_scorer.engine.dry_run import probe, say_forecast
+    from batch_scorer.engine.dry_run import forecast_run, format_forecast
 
-    click.echo(say_forecast(probe(job), deadline_h, job.tariff))
+    click.echo(format_forecast(forecast_run(job), deadline_h, job.core_hour_price))
     return EXIT_OK
 
 
-def _conclude(
+def _finish_run(
     place: Output, manifest: RunManifest, drawing: Drawing | None, lock: OutputLock
 ) -> int:
     """Say what came of a run, draw its report where that is asked for, choose the exit code."""
@@ -164,7 +164,7 @@ def _conclude(
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 
 
-class Stop:
+class GracefulStop:
     """Whether a signal asked to stop: the first lets the batch be finished, a second does not.
 
     Until the work asks for the first time there is no batch to finish: a signal ends it at once.
@@ -192,18 +192,18 @@ class Stop:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
-            self._end_soon()
+            self._force_exit_soon()
         at_once = self._asked or not self._begun
         self._asked = True
         if at_once:
             signal.default_int_handler(number, frame)
         words = "\nFinishing this batch; once more stops at once."
-        if speaks_json():
-            words = render("stopping", "warning", {})
+        if logs_json():
+            words = format_event("stopping", "warning", {})
         # Written whole and at once: a handler of signals may not wait for the log's lock.
         os.write(sys.stderr.fileno(), f"{words}\n".encode())
 
-    def _end_soon(self) -> None:
+    def _force_exit_soon(self) -> None:
         """End the process, where the exception of the second signal has not done so by then."""
         if not hasattr(signal, "setitimer"):  # Windows
             os._exit(EXIT_RETRY)
@@ -211,7 +211,7 @@ class Stop:
         signal.setitimer(signal.ITIMER_REAL, self.LAST_S)
 
 
-class Progress:
+class ProgressReporter:
     """A bar with rate and time left on a terminal, a line of the log now and then elsewhere."""
 
     LINE_EVERY_S = 30
@@ -227,7 +227,7 @@ class Progress:
     def __call__(self, done: int, total: int) -> None:
         """Show that so many of so many films are done."""
         self.told = True
-        if speaks_json():
+        if logs_json():
             self._log(done, total)
         elif sys.stderr.isatty():
             if self._bar is None:
@@ -241,7 +241,7 @@ class Progress:
 
     def _log(self, done: int, total: int) -> None:
         """One JSON line of the first batch, of the last one, and now and then between."""
-        from batch_scorer.storage.filesystem import retries
+        from batch_scorer.storage.filesystem import count_retries
 
         now = time.monotonic()
         first, since = self._first or (done, now)
@@ -249,7 +249,9 @@ class Progress:
             return
         self._first, self._last_line = (first, since), now
         rate = round((done - first) / (now - since), 1) if now - since > self.RATE_AFTER_S else None
-        log_event("progress", done=done, found=total, films_per_second=rate, retries=retries())
+        log_event(
+            "progress", done=done, found=total, films_per_second=rate, retries=count_retries()
+        )
 
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
@@ -258,18 +260,18 @@ class Progress:
 
 def print_summary(manifest: RunManifest) -> None:
     """Say what came of a run."""
-    from batch_scorer.results.usage import say_price
+    from batch_scorer.results.usage import describe_cost
 
     click.echo(
         f"Files     {manifest.found} found = {manifest.scored} scored "
         f"+ {manifest.rejected} rejected + {manifest.failed} failed"
-        + (f" ({_listed(manifest.reasons)})" if manifest.reasons else "")
+        + (f" ({_format_reasons(manifest.reasons)})" if manifest.reasons else "")
     )
     synthetic = " synthetic" if manifest.synthetic else ""
     click.echo(
         f"Films     {manifest.scored}{synthetic} scored: {manifest.flagged} flagged, "
         f"{manifest.clear} clear"
-        + ("" if manifest.uncertain is None else f", {manifest.uncertain} uncertain")
+        + ("" if manifest.undecided is None else f", {manifest.undecided} uncertain")
         + ("" if manifest.atypical is None else f", {manifest.atypical} atypical")
         + (f", {manifest.duplicates} copies" if manifest.duplicates else "")
     )
@@ -281,19 +283,19 @@ def print_summary(manifest: RunManifest) -> None:
     names = " ".join(f"{model.name} {model.sha256[:12]}" for model in manifest.models)
     rate = f", {manifest.images_per_second} films/s" if manifest.scored else ""
     click.echo(f"Models    {names} on {manifest.provider}{rate}")
-    if manifest.price:
-        click.echo(f"Price     {say_price(manifest.price, manifest.core_seconds)}")
+    if manifest.cost:
+        click.echo(f"Price     {describe_cost(manifest.cost, manifest.core_seconds)}")
     scores = " · ".join(
-        f"{part.model} accuracy {_shown(part, 'accuracy')} AUC {_shown(part, 'auc')}"
+        f"{part.model} accuracy {_format_metric(part, 'accuracy')} AUC {_format_metric(part, 'auc')}"
         for part in manifest.metrics
     )
     click.echo(f"Labels    {manifest.labelled} films with a label{': ' if scores else ''}{scores}")
 
 
-def _listed(reasons: dict[str, int]) -> str:
+def _format_reasons(reasons: dict[str, int]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in reasons.items())
 
 
-def _shown(part: BatchMetrics, name: str) -> str:
+def _format_metric(part: BatchMetrics, name: str) -> str:
     value = part.metrics[name].value
     return "undefined" if value is None else f"{value:.3f}"

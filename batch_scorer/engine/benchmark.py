@@ -23,8 +23,8 @@ import msgspec
 import numpy as np
 
 from batch_scorer import __version__
-from batch_scorer.engine.local import Work, decode_film, score_batches
-from batch_scorer.engine.predict import choose_fresh, classify_films
+from batch_scorer.engine.local import EngineJob, decode_image, score_batches
+from batch_scorer.engine.predict import classify_images, select_unseen
 from batch_scorer.engine.runner import load_models
 from batch_scorer.errors import UsageError
 from batch_scorer.storage.source import open_source
@@ -33,18 +33,18 @@ from batch_scorer.system.process import available_cores
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from batch_scorer.engine.predict import Film
+    from batch_scorer.engine.predict import DecodedImage
     from batch_scorer.engine.score_job import ScoreJob
     from batch_scorer.storage.listing import ImageRef
 
     Batches = Iterator[int]
     """The number of films in each batch, at the moment when it is done."""
 
-READ, DECODE, JUDGE, ALL = "read", "decode", "models", "end to end"
+READ, DECODE, MODELS, END_TO_END = "read", "decode", "models", "end to end"
 WARM_UP_BATCHES = 2
 
 
-class Stage(msgspec.Struct, frozen=True):
+class StageSpeed(msgspec.Struct, frozen=True, rename={"images_per_second": "films_per_second"}):
     """How fast one stage is alone, all threads at it.
 
     ``share`` of the ceiling is None where a stage is a part of what sets it. ``p50_ms`` and
@@ -52,13 +52,13 @@ class Stage(msgspec.Struct, frozen=True):
     """
 
     name: str
-    films_per_second: float
+    images_per_second: float
     share: float | None
     p50_ms: float
     p95_ms: float
 
 
-class Speed(msgspec.Struct, frozen=True):
+class BenchmarkResult(msgspec.Struct, frozen=True):
     """What was measured, how, and on what. ``share`` is the median of each turn's own share."""
 
     models: list[str]
@@ -72,18 +72,18 @@ class Speed(msgspec.Struct, frozen=True):
     ceiling: float
     formula: str
     share: float
-    stages: list[Stage]
+    stages: list[StageSpeed]
 
 
 @dataclass
-class _Times:
+class _StageTimes:
     """Of one stage: films a second of every turn, seconds of every batch."""
 
     rates: list[float] = field(default_factory=list)
     batches_s: list[float] = field(default_factory=list)
 
 
-def measure_speed(job: ScoreJob, films: int, turns: int) -> Speed:
+def run_benchmark(job: ScoreJob, films: int, turns: int) -> BenchmarkResult:
     """Measure the stages of a job on a sample of its films. Nothing is written.
 
     Args:
@@ -95,27 +95,27 @@ def measure_speed(job: ScoreJob, films: int, turns: int) -> Speed:
         UsageError: None of the sampled files can be decoded.
         CxrError: The source or a model cannot be used.
     """
-    work, _ = prepare_work(job, films)
+    work, _ = prepare_sample(job, films)
     with work.decoder:
         return _measure(job, work, turns)
 
 
-def _measure(job: ScoreJob, work: Work, turns: int) -> Speed:
+def _measure(job: ScoreJob, work: EngineJob, turns: int) -> BenchmarkResult:
     decoded = _decode_all(work)
-    fresh = choose_fresh(decoded, set())
+    fresh = select_unseen(decoded, set())
     if not fresh:
         raise UsageError(f"None of {len(work.refs)} files sampled from {job.images} is a film.")
     stages: dict[str, Callable[[], Batches]] = {
-        READ: lambda: _in_threads(work, work.refs, work.read),
-        DECODE: lambda: _in_threads(work, work.refs, lambda ref: decode_film(work, ref)),
-        JUDGE: lambda: _judge(work, fresh),
-        ALL: lambda: (len(rows) for rows in score_batches(replace(work, known={}))),
+        READ: lambda: _map_in_threads(work, work.refs, work.read),
+        DECODE: lambda: _map_in_threads(work, work.refs, lambda ref: decode_image(work, ref)),
+        MODELS: lambda: _run_models(work, fresh),
+        END_TO_END: lambda: (len(rows) for rows in score_batches(replace(work, known={}))),
     }
-    times = _take_turns(stages, turns)
-    return _tell(work, times, turns, sum(not film.pixels for film in decoded))
+    times = _time_stages(stages, turns)
+    return _summarize(work, times, turns, sum(not film.pixels for film in decoded))
 
 
-def prepare_work(job: ScoreJob, films: int) -> tuple[Work, int]:
+def prepare_sample(job: ScoreJob, films: int) -> tuple[EngineJob, int]:
     """Models, warmed up, and a sample of the films, spread evenly over the listing.
 
     Args:
@@ -140,7 +140,7 @@ def prepare_work(job: ScoreJob, films: int) -> tuple[Work, int]:
         blank = np.zeros((job.batch_size, side, side, 1), np.uint8)
         for _ in range(WARM_UP_BATCHES):
             classifier.predict(blank)
-    work = Work(
+    work = EngineJob(
         source=source,
         refs=[refs[place] for place in places],
         labels={},
@@ -154,7 +154,9 @@ def prepare_work(job: ScoreJob, films: int) -> tuple[Work, int]:
     return work, len(refs)
 
 
-def _in_threads(work: Work, refs: Sequence[ImageRef], do: Callable[[ImageRef], Any]) -> Batches:
+def _map_in_threads(
+    work: EngineJob, refs: Sequence[ImageRef], do: Callable[[ImageRef], Any]
+) -> Batches:
     """Do something with every file, in as many threads as the scorer has."""
     with ThreadPoolExecutor(work.threads) as pool:
         done = pool.map(do, refs)
@@ -165,19 +167,19 @@ def _in_threads(work: Work, refs: Sequence[ImageRef], do: Callable[[ImageRef], A
             yield len(batch)
 
 
-def _decode_all(work: Work) -> list[Film]:
+def _decode_all(work: EngineJob) -> list[DecodedImage]:
     with ThreadPoolExecutor(work.threads) as pool:
-        return list(pool.map(lambda ref: decode_film(work, ref), work.refs))
+        return list(pool.map(lambda ref: decode_image(work, ref), work.refs))
 
 
-def _judge(work: Work, films: list[Film]) -> Batches:
+def _run_models(work: EngineJob, films: list[DecodedImage]) -> Batches:
     """Let the models judge decoded films, as many batches at a time as there are threads."""
     batches = [
         films[start : start + work.batch_size] for start in range(0, len(films), work.batch_size)
     ]
     with ThreadPoolExecutor(work.threads) as pool:
         waiting = deque(
-            (len(batch), pool.submit(classify_films, batch, work.classifiers)) for batch in batches
+            (len(batch), pool.submit(classify_images, batch, work.classifiers)) for batch in batches
         )
         while waiting:
             size, answers = waiting.popleft()
@@ -185,8 +187,8 @@ def _judge(work: Work, films: list[Film]) -> Batches:
             yield size
 
 
-def _take_turns(stages: dict[str, Callable[[], Batches]], turns: int) -> dict[str, _Times]:
-    times = {name: _Times() for name in stages}
+def _time_stages(stages: dict[str, Callable[[], Batches]], turns: int) -> dict[str, _StageTimes]:
+    times = {name: _StageTimes() for name in stages}
     order = list(stages.items())
     for turn in range(turns + 1):
         order.reverse()
@@ -203,23 +205,28 @@ def _take_turns(stages: dict[str, Callable[[], Batches]], turns: int) -> dict[st
     return times
 
 
-SHARED, APART = "1 / (1 / decode + 1 / models)", "the smaller of decode and models"
+SHARED_FORMULA, SEPARATE_FORMULA = (
+    "1 / (1 / decode + 1 / models)",
+    "the smaller of decode and models",
+)
 
 
-def _ceilings(formula: str, times: dict[str, _Times]) -> list[float]:
+def _compute_ceilings(formula: str, times: dict[str, _StageTimes]) -> list[float]:
     """The ceiling of every turn, by that turn's own rates."""
-    pairs = zip(times[DECODE].rates, times[JUDGE].rates, strict=True)
-    if formula == APART:
+    pairs = zip(times[DECODE].rates, times[MODELS].rates, strict=True)
+    if formula == SEPARATE_FORMULA:
         return [min(pair) for pair in pairs]
     return [1 / (1 / decode + 1 / judge) for decode, judge in pairs]
 
 
-def _tell(work: Work, times: dict[str, _Times], turns: int, not_decoded: int) -> Speed:
+def _summarize(
+    work: EngineJob, times: dict[str, _StageTimes], turns: int, not_decoded: int
+) -> BenchmarkResult:
     provider = work.classifiers[0].provider
-    formula = APART if provider == "cuda" else SHARED
-    ceilings = _ceilings(formula, times)
-    share = _median([a / c for a, c in zip(times[ALL].rates, ceilings, strict=True)])
-    return Speed(
+    formula = SEPARATE_FORMULA if provider == "cuda" else SHARED_FORMULA
+    ceilings = _compute_ceilings(formula, times)
+    share = _median([a / c for a, c in zip(times[END_TO_END].rates, ceilings, strict=True)])
+    return BenchmarkResult(
         models=[c.card.name for c in work.classifiers],
         provider=provider,
         films=len(work.refs),
@@ -232,10 +239,10 @@ def _tell(work: Work, times: dict[str, _Times], turns: int, not_decoded: int) ->
         formula=formula,
         share=share,
         stages=[
-            Stage(
+            StageSpeed(
                 name,
                 _median(stage.rates),
-                share if name == ALL else None,
+                share if name == END_TO_END else None,
                 *(1000 * float(np.percentile(stage.batches_s, p)) for p in (50, 95)),
             )
             for name, stage in times.items()

@@ -16,20 +16,26 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from batch_scorer.engine.predict import Film, Judged, choose_fresh, classify_films, settle_batch
+from batch_scorer.engine.predict import (
+    Batch,
+    DecodedImage,
+    classify_images,
+    make_rows,
+    select_unseen,
+)
 from batch_scorer.engine.prefetch import read_ahead
 from batch_scorer.errors import DecoderKilled, ImageError
 from batch_scorer.imaging.decode_pool import Decoder
-from batch_scorer.imaging.deidentify import Identifiers
-from batch_scorer.imaging.file_names import patient_of
+from batch_scorer.imaging.deidentify import Deidentifier
+from batch_scorer.imaging.file_names import parse_patient
 from batch_scorer.results.schema import Score
-from batch_scorer.results.usage import CLASSIFY, DECODE, READ, Meter
+from batch_scorer.results.usage import CLASSIFY, DECODE, READ, UsageMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
-    from batch_scorer.model.classifier import Answers, Classifier
+    from batch_scorer.model.classifier import Classifier, Predictions
     from batch_scorer.results.thumbnails import ReportImages
     from batch_scorer.storage.listing import ImageRef
     from batch_scorer.storage.source import Source
@@ -39,11 +45,11 @@ PREFETCH_BATCHES = 4
 
 
 @dataclass(frozen=True)
-class Work:
+class EngineJob:
     """What an engine has to do: turn each of ``refs`` into one row.
 
     ``known`` holds rows by content hash, of films that were scored before: what has the same
-    content takes their answers and is not decoded. An engine may add to it. ``meter`` counts what
+    content takes their answers and is not decoded. An engine may add to it. ``usage`` counts what
     the engine spends. ``suspects`` are keys of images that may have ended an earlier run: of
     whatever kind, they are decoded in processes of their own by ``decoder``, which whoever makes
     the work closes at its end. ``report_images`` keeps what the report
@@ -58,17 +64,17 @@ class Work:
     threads: int
     batch_size: int
     keep_atypical: bool
-    identifiers: Identifiers = field(default_factory=Identifiers)
-    meter: Meter = field(default_factory=Meter)
+    identifiers: Deidentifier = field(default_factory=Deidentifier)
+    usage: UsageMeter = field(default_factory=UsageMeter)
     suspects: frozenset[str] = frozenset()
     decoder: Decoder = field(default_factory=Decoder)
     report_images: ReportImages | None = None
 
     def read(self, ref: ImageRef) -> bytes:
         """Read one whole film, as `Source.read` does."""
-        with self.meter.timing(READ):
+        with self.usage.timing(READ):
             data = self.source.read(ref)
-        self.meter.count_bytes(len(data))
+        self.usage.count_bytes(len(data))
         return data
 
     @property
@@ -77,13 +83,13 @@ class Work:
         report_px = self.report_images.sizes_px if self.report_images else frozenset()
         return sorted({c.card.size_px for c in self.classifiers} | report_px)
 
-    def classify(self, films: list[Film]) -> list[Answers]:
+    def classify(self, films: list[DecodedImage]) -> list[Predictions]:
         """What each model says of decoded films, as `classify_films` does."""
-        with self.meter.timing(CLASSIFY):
-            return classify_films(films, self.classifiers)
+        with self.usage.timing(CLASSIFY):
+            return classify_images(films, self.classifiers)
 
 
-def score_locally(work: Work) -> Generator[list[Score]]:
+def score_locally(work: EngineJob) -> Generator[list[Score]]:
     """Rows in the order of the films, a batch at a time, each as soon as its turn has come.
 
     The processes that decode are ended with it.
@@ -92,48 +98,52 @@ def score_locally(work: Work) -> Generator[list[Score]]:
         yield from score_batches(replace(work, decoder=decoder))
 
 
-def score_batches(work: Work) -> Generator[list[Score]]:
+def score_batches(work: EngineJob) -> Generator[list[Score]]:
     """Rows as of ``score_locally``; the work's decoder stays open for more."""
     seen = set(work.known)
-    under_way: deque[_UnderWay] = deque()
+    under_way: deque[_PendingBatch] = deque()
     with ThreadPoolExecutor(work.threads, thread_name_prefix="cxr") as pool:
-        films = _decode_ahead(work, pool)
+        films = _prefetch_decoded(work, pool)
         try:
             while batch := list(islice(films, work.batch_size)):
-                fresh = choose_fresh(batch, seen)
+                fresh = select_unseen(batch, seen)
                 answers = pool.submit(work.classify, fresh) if fresh else None
-                under_way.append(_UnderWay(batch, fresh, answers))
-                while len(under_way) > work.threads or (under_way and under_way[0].ready):
-                    yield under_way.popleft().settle(work)
+                under_way.append(_PendingBatch(batch, fresh, answers))
+                while len(under_way) > work.threads or (under_way and under_way[0].is_done):
+                    yield under_way.popleft().make_rows(work)
             while under_way:
-                yield under_way.popleft().settle(work)
+                yield under_way.popleft().make_rows(work)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            work.meter.note_memory(work.decoder.peak_memory_bytes)
+            work.usage.record_peak_memory(work.decoder.peak_memory_bytes)
 
 
 @dataclass(frozen=True)
-class _UnderWay:
+class _PendingBatch:
     """A decoded batch that the models may still be working on."""
 
-    films: list[Film]
-    fresh: list[Film]
-    answers: Future[list[Answers]] | None
+    films: list[DecodedImage]
+    unseen: list[DecodedImage]
+    predictions: Future[list[Predictions]] | None
 
     @property
-    def ready(self) -> bool:
+    def is_done(self) -> bool:
         """Whether nothing is waited for."""
-        return self.answers is None or self.answers.done()
+        return self.predictions is None or self.predictions.done()
 
-    def settle(self, work: Work) -> list[Score]:
+    def make_rows(self, work: EngineJob) -> list[Score]:
         """Wait for the models, and write the rows."""
-        judged = Judged(self.films, self.fresh, self.answers.result() if self.answers else [])
+        judged = Batch(
+            self.films, self.unseen, self.predictions.result() if self.predictions else []
+        )
         return list(
-            settle_batch(judged, work.classifiers, work.known, keep_atypical=work.keep_atypical)
+            make_rows(judged, work.classifiers, work.known, keep_atypical=work.keep_atypical)
         )
 
 
-def decode_film(work: Work, ref: ImageRef, read: Callable[[], bytes] | None = None) -> Film:
+def decode_image(
+    work: EngineJob, ref: ImageRef, read: Callable[[], bytes] | None = None
+) -> DecodedImage:
     """Read one file and make it ready for the models. What is wrong with it stands in its row.
 
     Args:
@@ -145,50 +155,50 @@ def decode_film(work: Work, ref: ImageRef, read: Callable[[], bytes] | None = No
         image=ref.key,
         status="scored",
         label=work.labels.get(ref.key, ""),
-        patient=work.identifiers.apply_to_name(patient_of(ref.key)),
+        patient=work.identifiers.apply_to_patient_id(parse_patient(ref.key)),
         stamp=ref.stamp,
     )
     try:
         data = read() if read else work.read(ref)
-        with work.meter.timing(DECODE):
+        with work.usage.timing(DECODE):
             row = msgspec.structs.replace(row, sha256=hashlib.sha256(data).hexdigest())
             first = work.known.get(row.sha256)
             if first and first.reason == DecoderKilled.code:  # not even its header is safe
-                return Film(row)
+                return DecodedImage(row)
             known = row.sha256 in work.known
             sizes_px = () if known else work.sizes_px
             content = work.decoder.read(data, sizes_px, careful=ref.key in work.suspects)
             patient, study = work.identifiers.apply(content.patient_id, content.study_uid)
             row = msgspec.structs.replace(row, patient=patient or row.patient, study=study)
     except ImageError as exc:  # it cannot be read
-        return Film(_refused(row, exc))
-    if content.problem:
-        row = _refused(row, content.problem)
+        return DecodedImage(_mark_unscored(row, exc))
+    if content.error:
+        row = _mark_unscored(row, content.error)
         if row.reason == DecoderKilled.code:
             work.known.setdefault(row.sha256, row)
-        return Film(row)
+        return DecodedImage(row)
     if known:
-        return Film(row)
+        return DecodedImage(row)
     if work.report_images:
         work.report_images.keep(row.sha256, content)
     row = msgspec.structs.replace(row, width_px=content.width_px, height_px=content.height_px)
-    return Film(row, content.pixels)
+    return DecodedImage(row, content.pixels)
 
 
-def _refused(row: Score, problem: ImageError) -> Score:
+def _mark_unscored(row: Score, problem: ImageError) -> Score:
     return msgspec.structs.replace(
         row, status=problem.status, reason=problem.code, detail=str(problem)
     )
 
 
-def _decode_ahead(work: Work, pool: ThreadPoolExecutor) -> Iterator[Film]:
+def _prefetch_decoded(work: EngineJob, pool: ThreadPoolExecutor) -> Iterator[DecodedImage]:
     """Read and decode in threads, in order, at most a few batches ahead of the models."""
     with closing(read_ahead(work.source, work.refs, work.read)) as films:
         waiting = deque(
-            pool.submit(decode_film, work, *film)
+            pool.submit(decode_image, work, *film)
             for film in islice(films, PREFETCH_BATCHES * work.batch_size)
         )
         while waiting:
             decoded = waiting.popleft().result()
-            waiting.extend(pool.submit(decode_film, work, *film) for film in islice(films, 1))
+            waiting.extend(pool.submit(decode_image, work, *film) for film in islice(films, 1))
             yield decoded

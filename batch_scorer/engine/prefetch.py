@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from batch_scorer.storage.listing import ImageRef
     from batch_scorer.storage.source import Source
 
-UNDECODED_PER_READER = 2
+MAX_UNDECODED_PER_READER = 2
 """Films whose bytes may be on their way or wait to be decoded; bounds the memory."""
 
 
@@ -36,19 +36,19 @@ def read_ahead(
         for ref in refs:
             yield ref, partial(read, ref)
         return
-    places = BoundedSemaphore(UNDECODED_PER_READER * source.readers)
+    places = BoundedSemaphore(MAX_UNDECODED_PER_READER * source.readers)
     pool = ThreadPoolExecutor(source.readers, thread_name_prefix="read")
     given_up = True
     try:
         for ref in refs:
             places.acquire()
-            yield ref, partial(_take, pool.submit(read, ref), places)
+            yield ref, partial(_take_result, pool.submit(read, ref), places)
         given_up = False
     finally:
         pool.shutdown(wait=False, cancel_futures=given_up)
 
 
-def _take(coming: Future[bytes], places: BoundedSemaphore) -> bytes:
+def _take_result(coming: Future[bytes], places: BoundedSemaphore) -> bytes:
     try:
         return coming.result()
     finally:

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from batch_scorer.engine.local import Work, score_batches
-from batch_scorer.engine.predict import with_answers
+from batch_scorer.engine.local import EngineJob, score_batches
+from batch_scorer.engine.predict import copy_scores
 from batch_scorer.errors import CxrError, MissingPackage, TransientError, UsageError
 from batch_scorer.model.classifier import Classifier
 from batch_scorer.results.schema import Score
-from batch_scorer.results.usage import Meter, Spent
-from batch_scorer.storage.filesystem import add_retries, open_filesystem, retries
+from batch_scorer.results.usage import Usage, UsageMeter
+from batch_scorer.storage.filesystem import add_retries, count_retries, open_filesystem
 from batch_scorer.system.process import available_cores, quiet_import
 
 if TYPE_CHECKING:
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
     from batch_scorer.storage.listing import ImageRef
     from batch_scorer.storage.source import Source
 
-ADDRESS = "RAY_ADDRESS"
-OWN = "local"
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+LOCAL_CLUSTER = "local"
 """What Ray calls a cluster that it starts for this process alone."""
-START = f"Start it with `ray start --head`, or leave {ADDRESS} out."
-PATIENCE_S = 30
-SHARE_BATCHES = 4
+START_HINT = f"Start it with `ray start --head`, or leave {ADDRESS_VARIABLE} out."
+TIMEOUT_S = 30
+BATCHES_PER_BLOCK = 4
 """For each thread. To hand out a share takes some 9 ms of processor time: with VGG16, all that is
 not a worker's own took 8 % of its time with shares of one batch and 5.5 % with four."""
-LEAST_SHARES = 8
+MIN_BLOCKS_PER_WORKER = 8
 """For each worker: rather smaller shares than workers that wait for the last ones."""
-QUIET = {
+QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
@@ -57,7 +57,7 @@ QUIET = {
 What a user has set stays."""
 
 
-class Settled(dict[str, Score]):
+class KnownRows(dict[str, Score]):
     """Rows by content hash; of films that were settled before the run it knows the hash alone.
 
     ``hashes`` is (N,) of 64 characters, sorted. Ray keeps one copy on each node, whatever the
@@ -78,7 +78,7 @@ class Settled(dict[str, Score]):
 class Worker:
     """One process of the cluster, with its own sessions, and its own processes that decode."""
 
-    def __init__(self, work: Work, models: list[tuple[str, str, str]], hashes: Any) -> None:
+    def __init__(self, work: EngineJob, models: list[tuple[str, str, str]], hashes: Any) -> None:
         import ray
 
         self._unpickle = ray.cloudpickle.loads
@@ -92,7 +92,7 @@ class Worker:
                 Classifier.load(path, provider, 1, work.batch_size, sha256)
                 for path, sha256, provider in models
             ]
-            source = _open_again(work.source)
+            source = _reopen_source(work.source)
             self._work = replace(work, source=source, classifiers=classifiers, threads=threads)
         except CxrError as exc:  # raised with the first batch: what fails here, Ray tries for ever
             self._failure = exc
@@ -101,20 +101,20 @@ class Worker:
         """Rows of one share, what was spent on them, and how many calls were repeated for it."""
         if self._failure:
             raise self._failure
-        before = retries()
+        before = count_retries()
         refs, labels = self._unpickle(item["share"])
         work = replace(
-            self._work, refs=refs, labels=labels, known=Settled(self._hashes), meter=Meter()
+            self._work, refs=refs, labels=labels, known=KnownRows(self._hashes), usage=UsageMeter()
         )
         rows = [row for part in score_batches(work) for row in part]
         return {
             "rows": msgspec.json.encode(rows),
-            "spent": msgspec.json.encode(work.meter.tell()),
-            "retries": retries() - before,
+            "spent": msgspec.json.encode(work.usage.tell()),
+            "retries": count_retries() - before,
         }
 
 
-def score_with_ray(work: Work) -> Generator[list[Score]]:
+def score_with_ray(work: EngineJob) -> Generator[list[Score]]:
     """Rows a share at a time, in the order in which the shares are done.
 
     The cluster is that of the environment variable RAY_ADDRESS, as everywhere in Ray; without it
@@ -131,38 +131,38 @@ def score_with_ray(work: Work) -> Generator[list[Score]]:
     if not work.refs:
         return
     ray = _import_ray()
-    with _cluster(ray, work.threads), _joined(), _told(ray):
-        work.meter.cores = _cores(ray)
-        blocks = iter(_rows(ray, work).iter_batches(batch_size=1, prefetch_batches=0))
+    with _connect_cluster(ray, work.threads), _joining_threads(), _translating_errors(ray):
+        work.usage.cores = _count_cores(ray)
+        blocks = iter(_build_dataset(ray, work).iter_batches(batch_size=1, prefetch_batches=0))
         try:
             for block in blocks:
                 add_retries(int(block["retries"].sum()))
                 for data in block["spent"]:
-                    work.meter.add(msgspec.json.decode(data, type=Spent))
+                    work.usage.add(msgspec.json.decode(data, type=Usage))
                 for data in block["rows"]:
                     rows = msgspec.json.decode(data, type=list[Score])
-                    yield [_complete(row, work.known) for row in rows]
-            work.meter.cores = max(work.meter.cores, _cores(ray))  # where it has grown
+                    yield [_copy_known_scores(row, work.known) for row in rows]
+            work.usage.cores = max(work.usage.cores, _count_cores(ray))  # where it has grown
         finally:
             blocks.close()  # stops the workers now, not when somebody collects the garbage
 
 
-def _cores(ray: Any) -> int:
+def _count_cores(ray: Any) -> int:
     """The cluster's cores, all of them: they are paid for, whether or not a worker has them."""
     return int(ray.cluster_resources().get("CPU", 0))
 
 
-def _rows(ray: Any, work: Work) -> Any:
+def _build_dataset(ray: Any, work: EngineJob) -> Any:
     """The data set of all rows, a block for each share. Nothing runs yet."""
     cuda = work.classifiers[0].provider == "cuda"
     free = ray.cluster_resources()
     room = max(1, int(free.get("GPU", 0) if cuda else free.get("CPU", 0) // work.threads))
-    shares = [{"share": ray.cloudpickle.dumps(share)} for share in _split(work, room)]
+    shares = [{"share": ray.cloudpickle.dumps(share)} for share in _split_into_blocks(work, room)]
     source = replace(work.source, refs=(), labels={})
     bare = replace(work, source=source, refs=(), labels={}, classifiers=[], known={})
     models = [(str(c.path), c.sha256, c.provider) for c in work.classifiers]
     hashes = ray.put(np.array(sorted(work.known), dtype="S64"))
-    with ray.data.DataContext.current(_quiet_context(ray)):
+    with ray.data.DataContext.current(_make_quiet_context(ray)):
         return ray.data.from_items(shares, override_num_blocks=len(shares)).map(
             Worker,
             fn_constructor_args=(bare, models, hashes),
@@ -172,7 +172,7 @@ def _rows(ray: Any, work: Work) -> Any:
         )
 
 
-def _quiet_context(ray: Any) -> Any:
+def _make_quiet_context(ray: Any) -> Any:
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -180,32 +180,36 @@ def _quiet_context(ray: Any) -> Any:
     return context
 
 
-def _split(work: Work, workers: int) -> Iterator[tuple[Sequence[ImageRef], dict[str, str]]]:
+def _split_into_blocks(
+    work: EngineJob, workers: int
+) -> Iterator[tuple[Sequence[ImageRef], dict[str, str]]]:
     """Shares: films, with the labels of these alone."""
     least = work.batch_size * work.threads
-    size = least * max(1, min(SHARE_BATCHES, len(work.refs) // (least * workers * LEAST_SHARES)))
+    size = least * max(
+        1, min(BATCHES_PER_BLOCK, len(work.refs) // (least * workers * MIN_BLOCKS_PER_WORKER))
+    )
     for first in range(0, len(work.refs), size):
         refs = work.refs[first : first + size]
         yield refs, {ref.key: work.labels[ref.key] for ref in refs if ref.key in work.labels}
 
 
-def _open_again(source: Source) -> Source:
+def _reopen_source(source: Source) -> Source:
     """The source with a connection of this process's own; a list opens each film by its URL."""
     if source.filesystem is None:
         return source
     return replace(source, filesystem=open_filesystem(source.address, source.access)[0])
 
 
-def _complete(row: Score, known: dict[str, Score]) -> Score:
+def _copy_known_scores(row: Score, known: dict[str, Score]) -> Score:
     """A row whose content was settled before, here or by another worker, takes those answers."""
     if row.status == "failed" or not row.sha256:
         return row
     first = known.setdefault(row.sha256, row)
-    return row if first is row else with_answers(row, first)
+    return row if first is row else copy_scores(row, first)
 
 
 def _import_ray() -> Any:
-    for name, value in QUIET.items():
+    for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import ray.data
@@ -218,23 +222,25 @@ def _import_ray() -> Any:
 
 
 @contextmanager
-def _cluster(ray: Any, threads: int) -> Iterator[None]:
+def _connect_cluster(ray: Any, threads: int) -> Iterator[None]:
     """The cluster to work on. What was connected or started here is left or stopped at the end."""
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get(ADDRESS, OWN)
+    address = os.environ.get(ADDRESS_VARIABLE, LOCAL_CLUSTER)
     _check_address(address)
     own = {"num_cpus": max(available_cores(), threads), "include_dashboard": False}
     before = signal.getsignal(signal.SIGTERM)
     try:
         with quiet_import():
             ray.init(
-                address=address, logging_level=logging.CRITICAL, **own if address == OWN else {}
+                address=address,
+                logging_level=logging.CRITICAL,
+                **own if address == LOCAL_CLUSTER else {},
             )
     except (ConnectionError, TimeoutError) as exc:
         raise TransientError(
-            f"The Ray cluster at {address} cannot be reached: {_first_line(exc)}", START
+            f"The Ray cluster at {address} cannot be reached: {_first_line(exc)}", START_HINT
         ) from exc
     except (RuntimeError, ValueError) as exc:
         raise UsageError(
@@ -251,24 +257,24 @@ def _cluster(ray: Any, threads: int) -> Iterator[None]:
 
 def _check_address(address: str) -> None:
     """Ray itself would try for minutes to reach a machine where no cluster is."""
-    if address in (OWN, "auto"):
+    if address in (LOCAL_CLUSTER, "auto"):
         return
     host, _, port = address.rpartition(":")
     if not port.isdigit() or "/" in host:
         raise UsageError(
-            f"Expected HOST:PORT, auto or local in {ADDRESS}, found {address}.",
+            f"Expected HOST:PORT, auto or local in {ADDRESS_VARIABLE}, found {address}.",
             "Run the command on a machine of the cluster, or give it to `ray job submit`.",
         )
     try:
-        socket.create_connection((host, int(port)), PATIENCE_S).close()
+        socket.create_connection((host, int(port)), TIMEOUT_S).close()
     except OSError as exc:
         raise TransientError(
-            f"The Ray cluster at {address} cannot be reached: {exc.strerror or exc}.", START
+            f"The Ray cluster at {address} cannot be reached: {exc.strerror or exc}.", START_HINT
         ) from exc
 
 
 @contextmanager
-def _joined() -> Iterator[None]:
+def _joining_threads() -> Iterator[None]:
     """Wait for Ray Data's threads: one that finds Ray shut down ends the process without a word."""
     before = set(threading.enumerate())
     try:
@@ -276,11 +282,11 @@ def _joined() -> Iterator[None]:
     finally:
         for thread in set(threading.enumerate()) - before:
             if thread.name != "Prefetcher":  # where a run is ended early, Ray leaves it, asleep
-                thread.join(PATIENCE_S)
+                thread.join(TIMEOUT_S)
 
 
 @contextmanager
-def _told(ray: Any) -> Iterator[None]:
+def _translating_errors(ray: Any) -> Iterator[None]:
     """Every error of Ray's as one of ours; what a worker raised, as it was."""
     from ray.data.exceptions import ExecutionTimeoutError
 

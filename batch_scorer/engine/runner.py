@@ -17,21 +17,27 @@ from importlib.metadata import version
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from batch_scorer.engine.local import PREFETCH_BATCHES, Work, score_locally
-from batch_scorer.engine.run_plan import find_finished, plan_run, renew_plan
-from batch_scorer.errors import Interrupted, LedgerError, Unreadable, UsageError
-from batch_scorer.model.classifier import Classifier, load_used
+from batch_scorer.engine.local import PREFETCH_BATCHES, EngineJob, score_locally
+from batch_scorer.engine.run_plan import find_finished_run, plan_run, refresh_plan
+from batch_scorer.errors import Interrupted, OutputError, Unreadable, UsageError
+from batch_scorer.model.classifier import Classifier, load_if_unchanged
 from batch_scorer.model.onnx_runtime import ort
-from batch_scorer.results.checkpoint import find_own
+from batch_scorer.results.checkpoint import find_checkpoint_files
 from batch_scorer.results.claim import claim_run
-from batch_scorer.results.commit import PictureSource, ScoredRun, commit_run, name_copies, name_run
+from batch_scorer.results.commit import (
+    ReportImageSource,
+    ScoredRun,
+    commit_run,
+    format_start_time,
+    mark_duplicates,
+)
 from batch_scorer.results.schema import ModelUsed, RunFacts
 from batch_scorer.results.thumbnails import ReportImages
-from batch_scorer.storage.filesystem import retries
+from batch_scorer.storage.filesystem import count_retries
 from batch_scorer.storage.lease import OutputLock
-from batch_scorer.system.log import bind, log_event
+from batch_scorer.system.log import bind_fields, log_event
 from batch_scorer.system.process import available_cores
-from batch_scorer.system.redact import scrub_url
+from batch_scorer.system.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -42,24 +48,24 @@ if TYPE_CHECKING:
     from batch_scorer.storage.lease import Lease
     from batch_scorer.storage.source import Source
 
-    Progress = Callable[[int, int], None]
+    ProgressCallback = Callable[[int, int], None]
 
 
-def _score_with_ray(work: Work) -> Generator[list[Score]]:
+def _score_with_ray(work: EngineJob) -> Generator[list[Score]]:
     from batch_scorer.engine.ray import score_with_ray
 
     return score_with_ray(work)
 
 
-ENGINES: dict[str, Callable[[Work], Generator[list[Score]]]] = {
+ENGINES: dict[str, Callable[[EngineJob], Generator[list[Score]]]] = {
     "local": score_locally,
     "ray": _score_with_ray,
 }
 
 
-def score_batch(
+def run_score_job(
     job: ScoreJob,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     stop: Callable[[], bool] | None = None,
     held: Lease | OutputLock | None = None,
 ) -> RunManifest:
@@ -80,37 +86,37 @@ def score_batch(
         CxrError: The run as a whole cannot go on. A single bad file never raises.
     """
     with OutputLock(job.place, stop) as own:
-        return _score_batch(job, progress, stop, held or own)
+        return _run_score_job(job, progress, stop, held or own)
 
 
-def _score_batch(
+def _run_score_job(
     job: ScoreJob,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
     stop: Callable[[], bool] | None,
     held: Lease | OutputLock,
 ) -> RunManifest:
-    clock = _Clock()
-    bind(run=name_run(clock.started), shard=str(job.shard or ""))
+    clock = _StageTimer()
+    bind_fields(run=format_start_time(clock.started), shard=str(job.shard or ""))
     plan = plan_run(job)
-    clock.lap("list")
-    finished = find_finished(job, plan)
+    clock.end_stage("list")
+    finished = find_finished_run(job, plan)
     if finished:
-        if find_own(plan.output):
+        if find_checkpoint_files(plan.output):
             held.check()
-            plan.journal.clear()
+            plan.checkpoint.clear()
         log_event("nothing_new", found=finished.found, run_id=finished.run_id)
         return finished
     for output, old in plan.outputs:
         claim_run(output, old)
     held.check()
-    plan = renew_plan(job, plan)  # another run may have ended just before
+    plan = refresh_plan(job, plan)  # another run may have ended just before
     plan = replace(plan, report_images=_choose_report_images(job, plan))
-    run = _score(job, plan, clock, progress, stop, suspicious=held.inherited)
-    output = plan.output.guarded(held.check)
-    first = partial(load_used, job.models[0], job.provider, job.threads)
-    pictures = PictureSource(plan.report_images, first) if plan.report_images else None
+    run = _score_images(job, plan, clock, progress, stop, suspicious=held.inherited)
+    output = plan.output.with_guard(held.check)
+    first = partial(load_if_unchanged, job.models[0], job.provider, job.threads)
+    pictures = ReportImageSource(plan.report_images, first) if plan.report_images else None
     manifest = commit_run(output, run, pictures)
-    plan.journal.clear()
+    plan.checkpoint.clear()
     return manifest
 
 
@@ -122,11 +128,11 @@ def _choose_report_images(job: ScoreJob, plan: RunPlan) -> ReportImages | None:
     return ReportImages(plan.source, to_decode if job.engine == "local" else 0)
 
 
-def _score(
+def _score_images(
     job: ScoreJob,
     plan: RunPlan,
-    clock: _Clock,
-    progress: Progress | None,
+    clock: _StageTimer,
+    progress: ProgressCallback | None,
     stop: Callable[[], bool] | None,
     *,
     suspicious: bool,
@@ -137,12 +143,14 @@ def _score(
     """
     classifiers = load_models(job, plan.models)
     have = {row.image for row in plan.rows}
-    work = Work(
+    work = EngineJob(
         source=plan.source,
         refs=[ref for ref in plan.source.refs if ref.key not in have],
         labels=plan.labels,
         classifiers=classifiers,
-        known={r.sha256: r for r in plan.settled.values() if r.sha256 and r.status != "failed"},
+        known={
+            r.sha256: r for r in plan.earlier_rows.values() if r.sha256 and r.status != "failed"
+        },
         threads=job.threads or (available_cores() if job.engine == "local" else 1),
         batch_size=job.batch_size,
         keep_atypical=job.keep_atypical,
@@ -151,7 +159,7 @@ def _score(
     )
     if suspicious:
         work = replace(work, suspects=_find_suspects(job, work))
-    clock.lap("start")
+    clock.end_stage("start")
     log_event(
         "run_started",
         found=len(plan.source.refs),
@@ -165,19 +173,21 @@ def _score(
     rows = list(plan.rows)
     if stop:
         stop()  # from now on there is a batch to finish; the answer counts after it
-    with closing(_journaled(job, plan, work)) as batches:
+    with closing(_iter_checkpointed(job, plan, work)) as batches:
         for batch in batches:
             rows += batch
-            _tell(len(rows), len(plan.source.refs), progress, stop)
-    _check_closed(plan.source, rows)
+            _report_progress(len(rows), len(plan.source.refs), progress, stop)
+    _check_one_row_per_image(plan.source, rows)
     if plan.source.readers:
-        rows = _try_again(job, plan, work, rows)
-    clock.lap("score")
+        rows = _retry_unreadable(job, plan, work, rows)
+    clock.end_stage("score")
     models = [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers]
-    return ScoredRun(name_copies(rows), models, _state_facts(job, plan, work, clock), job.tariff)
+    return ScoredRun(
+        mark_duplicates(rows), models, _make_facts(job, plan, work, clock), job.core_hour_price
+    )
 
 
-def _find_suspects(job: ScoreJob, work: Work) -> frozenset[str]:
+def _find_suspects(job: ScoreJob, work: EngineJob) -> frozenset[str]:
     """The images that the run before this one may have had in hand when it was killed.
 
     One of them may have killed it: in a process of its own it cannot do so again.
@@ -187,15 +197,17 @@ def _find_suspects(job: ScoreJob, work: Work) -> frozenset[str]:
     return frozenset(ref.key for ref in refs)
 
 
-def _journaled(job: ScoreJob, plan: RunPlan, work: Work) -> Generator[list[Score]]:
+def _iter_checkpointed(job: ScoreJob, plan: RunPlan, work: EngineJob) -> Generator[list[Score]]:
     """The engine's batches of rows, each in the journal before it is given."""
     with closing(ENGINES[job.engine](work)) as batches:
         for batch in batches:
-            plan.journal.add(batch)
+            plan.checkpoint.add(batch)
             yield batch
 
 
-def _try_again(job: ScoreJob, plan: RunPlan, work: Work, rows: list[Score]) -> list[Score]:
+def _retry_unreadable(
+    job: ScoreJob, plan: RunPlan, work: EngineJob, rows: list[Score]
+) -> list[Score]:
     """The rows, after one more try of films elsewhere that could not be read.
 
     An outage of seconds is over by now, and its films need not wait for the next run.
@@ -204,11 +216,11 @@ def _try_again(job: ScoreJob, plan: RunPlan, work: Work, rows: list[Score]) -> l
     if not lost:
         return rows
     work = replace(work, refs=[ref for ref in work.refs if ref.key in lost])
-    again = {row.image: row for batch in _journaled(job, plan, work) for row in batch}
+    again = {row.image: row for batch in _iter_checkpointed(job, plan, work) for row in batch}
     return [again.get(row.image, row) for row in rows]
 
 
-def _state_facts(job: ScoreJob, plan: RunPlan, work: Work, clock: _Clock) -> RunFacts:
+def _make_facts(job: ScoreJob, plan: RunPlan, work: EngineJob, clock: _StageTimer) -> RunFacts:
     """The facts of a run whose images are all scored."""
     return RunFacts(
         method=plan.method,
@@ -218,7 +230,7 @@ def _state_facts(job: ScoreJob, plan: RunPlan, work: Work, clock: _Clock) -> Run
         synthetic=plan.source.synthetic,
         listed=plan.source.listed,
         hidden=plan.source.hidden,
-        labels=scrub_url(job.labels),
+        labels=redact_url(job.labels),
         provider=work.classifiers[0].provider,
         batch_size=work.batch_size,
         threads=work.threads,
@@ -226,22 +238,22 @@ def _state_facts(job: ScoreJob, plan: RunPlan, work: Work, clock: _Clock) -> Run
         shard=str(job.shard or ""),
         engine=job.engine,
         gallery=job.gallery,
-        taken=plan.taken,
-        identifiers=job.identifiers.effective,
+        selected=plan.selected,
+        identifiers=job.identifiers.effective_mode,
         seconds=clock.seconds,
-        worker_seconds=work.meter.worker_seconds,
-        retries=retries() - clock.retries_before,
-        bytes_read=work.meter.bytes_read,
-        peak_memory_bytes=work.meter.peak_memory_bytes,
-        core_seconds=work.meter.cores * sum(clock.seconds.values()),
+        worker_seconds=work.usage.worker_seconds,
+        retries=count_retries() - clock.retries_before,
+        bytes_read=work.usage.bytes_read,
+        peak_memory_bytes=work.usage.peak_memory_bytes,
+        core_seconds=work.usage.cores * sum(clock.seconds.values()),
         images_per_second=round(len(work.refs) / max(clock.seconds["score"], 1e-3), 1),
         versions={"onnxruntime": ort.__version__}
         | {name: version(name) for name in ("numpy", "pillow", "pydicom")},
     )
 
 
-def _tell(
-    done: int, found: int, progress: Progress | None, stop: Callable[[], bool] | None
+def _report_progress(
+    done: int, found: int, progress: ProgressCallback | None, stop: Callable[[], bool] | None
 ) -> None:
     if progress:
         progress(done, found)
@@ -252,16 +264,16 @@ def _tell(
         )
 
 
-class _Clock:
+class _StageTimer:
     """Seconds by stage, and the calls to storage that were made again before the first one."""
 
     def __init__(self) -> None:
-        self.retries_before = retries()
+        self.retries_before = count_retries()
         self.started = datetime.now(UTC)
         self.seconds: dict[str, float] = {}
         self._since = time.perf_counter()
 
-    def lap(self, stage: str) -> None:
+    def end_stage(self, stage: str) -> None:
         now = time.perf_counter()
         self.seconds[stage] = now - self._since
         self._since = now
@@ -290,11 +302,11 @@ def load_models(job: ScoreJob, hashes: Sequence[str] = ()) -> list[Classifier]:
     return classifiers
 
 
-def _check_closed(source: Source, rows: list[Score]) -> None:
+def _check_one_row_per_image(source: Source, rows: list[Score]) -> None:
     """Each file found has one row, no other has."""
     found = {ref.key for ref in source.refs}
     if len(rows) != len(found) or {row.image for row in rows} != found:
-        raise LedgerError(
+        raise OutputError(
             f"{len(found)} files were found, {len(rows)} rows were written for "
             f"{len({row.image for row in rows})} of them."
         )

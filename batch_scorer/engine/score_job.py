@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batch_scorer.imaging.deidentify import Identifiers
+from batch_scorer.imaging.deidentify import Deidentifier
 from batch_scorer.results.schema import Gallery
-from batch_scorer.storage.access import Access
+from batch_scorer.storage.access import AccessPolicy
 from batch_scorer.storage.output import open_output
 from batch_scorer.system.process import BATCH_SIZE
 
 if TYPE_CHECKING:
     from batch_scorer.results.schema import Heatmaps
     from batch_scorer.results.shards import Shard
-    from batch_scorer.results.usage import Tariff
+    from batch_scorer.results.usage import CoreHourPrice
     from batch_scorer.storage.output import Output
 
 
@@ -29,8 +29,8 @@ class ScoreJob:
     ``shard`` takes one share of the films; its results lie in a folder of their own below
     ``output``, for `merge_shards`. ``identifiers`` says how patient and study are told.
     ``heatmaps`` says which films of the report get an evidence map: "flagged", "all" or "none";
-    ``review_minutes`` is the time for looking at the films it shows. ``tariff`` is what a core
-    costs, where the price of the run is to be told. ``earlier`` are other places with rows by the
+    ``review_minutes`` is the time for looking at the films it shows. ``core_hour_price`` is what a core
+    costs, where the price of the run is to be told. ``earlier_outputs`` are other places with rows by the
     same method, finished or not, that this job takes over too. ``access`` says what a list and web
     addresses may lead to.
     """
@@ -46,12 +46,12 @@ class ScoreJob:
     keep_atypical: bool = False
     shard: Shard | None = None
     engine: str = "local"
-    identifiers: Identifiers = field(default_factory=Identifiers)
+    identifiers: Deidentifier = field(default_factory=Deidentifier)
     heatmaps: Heatmaps = "flagged"
     review_minutes: int | None = None
-    tariff: Tariff | None = None
-    earlier: tuple[Output, ...] = ()
-    access: Access = field(default_factory=Access)
+    core_hour_price: CoreHourPrice | None = None
+    earlier_outputs: tuple[Output, ...] = ()
+    access: AccessPolicy = field(default_factory=AccessPolicy)
 
     @property
     def gallery(self) -> Gallery:
@@ -62,4 +62,4 @@ class ScoreJob:
     def place(self) -> Output:
         """Where this job's own results lie."""
         output = open_output(self.output)
-        return output.below(self.shard.folder) if self.shard else output
+        return output.subfolder(self.shard.folder) if self.shard else output

@@ -42,8 +42,8 @@ from PIL import Image
 from batch_scorer.errors import ImageError, NotRadiograph, Unreadable, Unsupported
 from batch_scorer.imaging.dicom import find_elements
 from batch_scorer.imaging.dicom_pixels import DicomImage
-from batch_scorer.imaging.limits import out_of_memory, reserve_pixels
-from batch_scorer.imaging.raster import Picture, refuse_half_films
+from batch_scorer.imaging.limits import out_of_memory_error, reserve_pixels
+from batch_scorer.imaging.raster import Picture, forbid_truncated_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -52,17 +52,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DECODE_VERSION = 1
-FILTER = Image.Resampling.BILINEAR
+RESIZE_FILTER = Image.Resampling.BILINEAR
 HEADER_BYTES = 1024
-"""As much of a file as ``sniff`` looks at."""
-_BITMAP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
+"""As much of a file as ``detect_format`` looks at."""
+_BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
 
 
 @dataclass(frozen=True)
 class EncodedImage:
     """An image whose header has been read once, with all that anybody wants of it.
 
-    ``kind`` is that of ``sniff``.
+    ``kind`` is that of ``detect_format``.
     """
 
     kind: str
@@ -103,7 +103,8 @@ class EncodedImage:
             ImageError: It is no radiograph, or its pixels cannot be decoded.
         """
         return {
-            size_px: _stretch(self._file.decode(size_px, reserve), size_px) for size_px in sizes_px
+            size_px: _resize_to_square(self._file.decode(size_px, reserve), size_px)
+            for size_px in sizes_px
         }
 
 
@@ -116,17 +117,17 @@ def open_image(data: bytes | memoryview) -> EncodedImage:
     Raises:
         ImageError: The header cannot be read, or is that of no image to be decoded.
     """
-    refuse_half_films()
+    forbid_truncated_images()
     kind, start = _find_kind(data)
     return EncodedImage(kind, DicomImage(data, start) if kind == "DICOM" else Picture(bytes(data)))
 
 
 @dataclass(frozen=True)
-class ImageContent:
+class DecodeResult:
     """What one reading of an image has found, in plain values.
 
     Patient, study and ``burned_in`` are those of the `EncodedImage`. ``pixels`` holds one plane
-    for each size asked for, unless there is a ``problem``. Width and height are 0 where nothing
+    for each size asked for, unless there is a ``error``. Width and height are 0 where nothing
     was decoded.
     """
 
@@ -135,7 +136,7 @@ class ImageContent:
     width_px: int = 0
     height_px: int = 0
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
-    problem: ImageError | None = None
+    error: ImageError | None = None
     burned_in: bool = False
 
 
@@ -143,7 +144,7 @@ def read_image(
     data: bytes | memoryview,
     sizes_px: Collection[int],
     reserve: Callable[[int], AbstractContextManager[None]] = reserve_pixels,
-) -> ImageContent:
+) -> DecodeResult:
     """Read all of one image that the scorer wants; what is wrong with it is part of the answer.
 
     Args:
@@ -151,21 +152,21 @@ def read_image(
         sizes_px: Sides of the squares to make; with none, no pixel is decoded.
         reserve: Waits until so many pixels may be decoded.
     """
-    content = ImageContent()
+    content = DecodeResult()
     try:
-        if not sizes_px and sniff(data) != "DICOM":  # only DICOM has identifiers
+        if not sizes_px and detect_format(data) != "DICOM":  # only DICOM has identifiers
             return content
         image = open_image(data)
-        content = ImageContent(image.patient_id, image.study_uid, burned_in=image.burned_in)
+        content = DecodeResult(image.patient_id, image.study_uid, burned_in=image.burned_in)
         if not sizes_px:
             return content
         pixels = image.decode(sizes_px, reserve)
         width_px, height_px = image.size_px
         return replace(content, width_px=width_px, height_px=height_px, pixels=pixels)
     except ImageError as exc:
-        return replace(content, problem=exc)
+        return replace(content, error=exc)
     except MemoryError:
-        return replace(content, problem=out_of_memory())
+        return replace(content, error=out_of_memory_error())
 
 
 def decode_radiograph(data: bytes, size_px: int) -> NDArray[np.uint8]:
@@ -186,10 +187,10 @@ def decode_radiograph(data: bytes, size_px: int) -> NDArray[np.uint8]:
     try:
         return open_image(data).decode([size_px])[size_px]
     except MemoryError as exc:
-        raise out_of_memory() from exc
+        raise out_of_memory_error() from exc
 
 
-def sniff(data: bytes | memoryview) -> str:
+def detect_format(data: bytes | memoryview) -> str:
     """Name the format of a file by its first bytes, never by its name.
 
     Args:
@@ -221,7 +222,7 @@ def _find_kind(data: bytes | memoryview) -> tuple[str, int]:
         return "TIFF", 0
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP", 0
-    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BITMAP_HEADER_BYTES:
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADER_BYTES:
         return "BMP", 0
     raise Unsupported(
         "The content is not JPEG, PNG, TIFF, BMP, WebP or DICOM.",
@@ -229,8 +230,8 @@ def _find_kind(data: bytes | memoryview) -> tuple[str, int]:
     )
 
 
-def _stretch(image: Image.Image, size_px: int) -> NDArray[np.uint8]:
-    pixels = np.asarray(image.resize((size_px, size_px), FILTER), dtype=np.uint8)
+def _resize_to_square(image: Image.Image, size_px: int) -> NDArray[np.uint8]:
+    pixels = np.asarray(image.resize((size_px, size_px), RESIZE_FILTER), dtype=np.uint8)
     if pixels.min() == pixels.max():
         raise NotRadiograph(
             "Expected a film, found a picture of one flat grey.",

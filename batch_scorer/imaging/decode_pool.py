@@ -23,27 +23,35 @@ import msgspec
 import numpy as np
 
 from batch_scorer.errors import DecoderKilled, DecoderUnavailable, ImageError, Interrupted
-from batch_scorer.imaging.decode import ImageContent, read_image, sniff
-from batch_scorer.imaging.decode_worker import Found, Large, Ready, Request, Room, receive, send
+from batch_scorer.imaging.decode import DecodeResult, detect_format, read_image
+from batch_scorer.imaging.decode_worker import (
+    DecodeRequest,
+    DecodeResponse,
+    ReservationGranted,
+    ReservationRequest,
+    WorkerReady,
+    receive_message,
+    send_message,
+)
 from batch_scorer.imaging.grayscale import MAX_PIXELS
 from batch_scorer.imaging.limits import reserve_pixels
-from batch_scorer.imaging.shared_memory import CAPACITY_BYTES, SharedBytes
+from batch_scorer.imaging.shared_memory import CAPACITY_BYTES, SharedBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-UNTRUSTED_KINDS = ("DICOM", "TIFF", "WebP")
+UNTRUSTED_FORMATS = ("DICOM", "TIFF", "WebP")
 """Formats whose decoders reserve memory by what a file announces in many places."""
-START_LIMIT_S = 120.0
-_WATCH_S = 0.2
+START_TIMEOUT_S = 120.0
+_WATCH_INTERVAL_S = 0.2
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
 _COMMAND = ("-P", "-m", "batch_scorer.imaging.decode_worker")
-_FAILURES = (OSError, EOFError, ValueError, msgspec.MsgspecError)
+_WORKER_ERRORS = (OSError, EOFError, ValueError, msgspec.MsgspecError)
 
 
 @dataclass(frozen=True)
-class Limits:
+class WorkerLimits:
     """What a worker may use for one image.
 
     Of the largest that are read, 80 megapixels, a DICOM file needs up to 0.8 GB beyond itself and a
@@ -70,8 +78,10 @@ class Decoder:
         command: The Python interpreter and what it runs as a worker, before the limits.
     """
 
-    def __init__(self, limits: Limits | None = None, command: Sequence[str] | None = None) -> None:
-        self._limits = limits or Limits()
+    def __init__(
+        self, limits: WorkerLimits | None = None, command: Sequence[str] | None = None
+    ) -> None:
+        self._limits = limits or WorkerLimits()
         self._command = (sys.executable, *_COMMAND) if command is None else tuple(command)
         self._lock = threading.Lock()
         self._workers: set[_Worker] = set()
@@ -79,9 +89,9 @@ class Decoder:
         self._closed = False
         self.peak_memory_bytes = 0
         self._ended = threading.Event()
-        self._end_all = weakref.finalize(self, _end_all, self._workers, self._ended)
+        self._end_all = weakref.finalize(self, _end_workers, self._workers, self._ended)
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Limits, tuple[str, ...]]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[WorkerLimits, tuple[str, ...]]]:
         return type(self), (self._limits, self._command)
 
     def __enter__(self) -> Self:
@@ -98,7 +108,7 @@ class Decoder:
 
     def read(
         self, data: bytes, sizes_px: Collection[int], *, careful: bool = False
-    ) -> ImageContent:
+    ) -> DecodeResult:
         """Read one image as ``read_image`` does, in a worker where its kind needs that.
 
         Args:
@@ -112,11 +122,11 @@ class Decoder:
         """
         if not _needs_worker(data, sizes_px, careful=careful):
             return read_image(data, sizes_px)
-        for take in (self._take, self._start):
+        for take in (self._acquire_worker, self._start_worker):
             worker = take()
             try:
                 content, peak_bytes = worker.read(data, list(sizes_px))
-            except _FAILURES:
+            except _WORKER_ERRORS:
                 self._discard(worker)
                 self._check_open()
                 continue
@@ -127,21 +137,21 @@ class Decoder:
                 self._idle.append(worker)
                 self.peak_memory_bytes = max(self.peak_memory_bytes, peak_bytes)
             return content
-        return ImageContent(
-            problem=DecoderKilled(
+        return DecodeResult(
+            error=DecoderKilled(
                 f"Decoding the image failed twice: it needed more than {self._limits.describe()}, "
                 "or broke the decoder.",
                 "Look at it with another program; it is tried again once the file has changed.",
             )
         )
 
-    def _take(self) -> _Worker:
+    def _acquire_worker(self) -> _Worker:
         with self._lock:
             if self._idle and not self._closed:
                 return self._idle.pop()
-        return self._start()
+        return self._start_worker()
 
-    def _start(self) -> _Worker:
+    def _start_worker(self) -> _Worker:
         self._check_open()
         worker = _Worker(self._command, self._limits)
         with self._lock:
@@ -150,7 +160,7 @@ class Decoder:
         try:
             if first:
                 watch = (self._workers, self._lock, self._ended)
-                threading.Thread(target=_end_late_ones, args=watch, daemon=True).start()
+                threading.Thread(target=_kill_late_workers, args=watch, daemon=True).start()
             self._check_open()
             worker.wait_until_ready()
         except BaseException:
@@ -171,26 +181,26 @@ class Decoder:
 
 def _needs_worker(data: bytes, sizes_px: Collection[int], *, careful: bool) -> bool:
     try:
-        kind = sniff(data)
+        kind = detect_format(data)
     except ImageError:  # none that any decoder would get
         return False
-    return kind == "DICOM" or bool(sizes_px and (careful or kind in UNTRUSTED_KINDS))
+    return kind == "DICOM" or bool(sizes_px and (careful or kind in UNTRUSTED_FORMATS))
 
 
-def _end_all(workers: set[_Worker], ended: threading.Event) -> None:
+def _end_workers(workers: set[_Worker], ended: threading.Event) -> None:
     ended.set()
     for worker in list(workers):
         worker.end()
 
 
-def _end_late_ones(workers: set[_Worker], lock: threading.Lock, ended: threading.Event) -> None:
+def _kill_late_workers(workers: set[_Worker], lock: threading.Lock, ended: threading.Event) -> None:
     """End each worker that is past its limit of time, as long as there are any."""
-    while not ended.wait(_WATCH_S):
+    while not ended.wait(_WATCH_INTERVAL_S):
         with lock:
             if not workers:
                 return
             for worker in workers:
-                worker.end_if_late()
+                worker.kill_if_late()
 
 
 class _Worker:
@@ -200,9 +210,9 @@ class _Worker:
         DecoderUnavailable: It cannot be started.
     """
 
-    def __init__(self, command: tuple[str, ...], limits: Limits) -> None:
+    def __init__(self, command: tuple[str, ...], limits: WorkerLimits) -> None:
         self._limits = limits
-        self._shared = SharedBytes.or_none()
+        self._shared = SharedBuffer.create_if_possible()
         passed = [self._shared.descriptor] if self._shared else []
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this program itself
@@ -215,19 +225,19 @@ class _Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=_environment(),
+                env=_make_environment(),
                 pass_fds=passed,
             )
         except (OSError, ValueError) as exc:
             self._close_shared()
-            raise _unavailable(str(exc)) from exc
+            raise _decoder_unavailable(str(exc)) from exc
         self._to, self._from, said = (
             cast("IO[bytes]", pipe)
             for pipe in (self._process.stdin, self._process.stdout, self._process.stderr)
         )
         self._said = said
         self._late_at = math.inf
-        _widen(self._to)
+        _enlarge_pipe(self._to)
 
     def wait_until_ready(self) -> None:
         """Wait until it has started.
@@ -235,14 +245,14 @@ class _Worker:
         Raises:
             DecoderUnavailable: It has not.
         """
-        with self._said as said, self._ended_after(START_LIMIT_S):
+        with self._said as said, self._time_limit(START_TIMEOUT_S):
             try:
-                receive(self._from, Ready)
-            except _FAILURES as exc:
+                receive_message(self._from, WorkerReady)
+            except _WORKER_ERRORS as exc:
                 self._process.kill()
-                raise _unavailable(_last_line(said.read())) from exc
+                raise _decoder_unavailable(_last_line(said.read())) from exc
 
-    def read(self, data: bytes, sizes_px: list[int]) -> tuple[ImageContent, int]:
+    def read(self, data: bytes, sizes_px: list[int]) -> tuple[DecodeResult, int]:
         """Have one image read.
 
         Returns:
@@ -255,32 +265,38 @@ class _Worker:
         shared = self._shared if data and len(data) <= CAPACITY_BYTES else None
         if shared:
             shared.write(data)
-        answer = self._ask(Request(sizes_px, len(data), bool(shared)), b"" if shared else data)
+        answer = self._ask(
+            DecodeRequest(sizes_px, len(data), bool(shared)), b"" if shared else data
+        )
         with ExitStack() as reserved:
-            if isinstance(answer, Large):
+            if isinstance(answer, ReservationRequest):
                 reserved.enter_context(reserve_pixels(min(answer.pixels, MAX_PIXELS)))
-                answer = self._ask(Room())
-        if not isinstance(answer, Found):
+                answer = self._ask(ReservationGranted())
+        if not isinstance(answer, DecodeResponse):
             raise msgspec.ValidationError("an image that is large twice")
         if shared:
             shared.forget(len(data))
-        return _unpack(answer, sizes_px), answer.peak_memory_bytes
+        return _to_result(answer, sizes_px), answer.peak_memory_bytes
 
-    def _ask(self, message: Request | Room, data: bytes = b"") -> Found | Large:
-        with self._ended_after(self._limits.seconds):
-            send(self._to, message, data)
-            answer: Found | Large = receive(self._from, Found | Large)
+    def _ask(
+        self, message: DecodeRequest | ReservationGranted, data: bytes = b""
+    ) -> DecodeResponse | ReservationRequest:
+        with self._time_limit(self._limits.seconds):
+            send_message(self._to, message, data)
+            answer: DecodeResponse | ReservationRequest = receive_message(
+                self._from, DecodeResponse | ReservationRequest
+            )
             return answer
 
     @contextmanager
-    def _ended_after(self, seconds: float) -> Iterator[None]:
+    def _time_limit(self, seconds: float) -> Iterator[None]:
         self._late_at = time.monotonic() + seconds
         try:
             yield
         finally:
             self._late_at = math.inf
 
-    def end_if_late(self) -> None:
+    def kill_if_late(self) -> None:
         """End the process where it has been waited for too long."""
         if time.monotonic() > self._late_at:
             self._process.kill()
@@ -299,13 +315,13 @@ class _Worker:
             self._shared.close()
 
 
-def _environment() -> dict[str, str]:
+def _make_environment() -> dict[str, str]:
     """Let a worker find what this process finds, and start no threads of its own."""
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100 - of ""
     return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-def _widen(pipe: IO[bytes]) -> None:
+def _enlarge_pipe(pipe: IO[bytes]) -> None:
     """Let a pipe hold more, so that a large image takes fewer turns of the two processes."""
     try:
         import fcntl
@@ -315,15 +331,15 @@ def _widen(pipe: IO[bytes]) -> None:
         fcntl.fcntl(pipe.fileno(), _F_SETPIPE_SZ, _PIPE_BYTES)
 
 
-def _unpack(found: Found, sizes_px: list[int]) -> ImageContent:
+def _to_result(found: DecodeResponse, sizes_px: list[int]) -> DecodeResult:
     """Turn plain values back.
 
     Raises:
         ValueError: They are not what was asked for.
     """
-    if not found.problem and sorted(found.pixels) != sorted(sizes_px):
+    if not found.error and sorted(found.pixels) != sorted(sizes_px):
         raise ValueError("pixels of other sizes than those asked for")
-    return ImageContent(
+    return DecodeResult(
         found.patient_id.decode("utf-8", "surrogatepass"),
         found.study_uid.decode("utf-8", "surrogatepass"),
         found.width_px,
@@ -332,12 +348,12 @@ def _unpack(found: Found, sizes_px: list[int]) -> ImageContent:
             size_px: np.frombuffer(plane, np.uint8).reshape(size_px, size_px)
             for size_px, plane in found.pixels.items()
         },
-        _unpack_problem(found.problem) if found.problem else None,
+        _to_error(found.error) if found.error else None,
         found.burned_in,
     )
 
 
-def _unpack_problem(problem: tuple[str, bytes, bytes]) -> ImageError:
+def _to_error(problem: tuple[str, bytes, bytes]) -> ImageError:
     code, sentence, hint = problem
     kinds: dict[str, type[ImageError]] = {kind.code: kind for kind in ImageError.__subclasses__()}
     if code not in kinds:
@@ -350,7 +366,7 @@ def _last_line(said: bytes) -> str:
     return lines[-1] if lines else "it ended without a word"
 
 
-def _unavailable(reason: str) -> DecoderUnavailable:
+def _decoder_unavailable(reason: str) -> DecoderUnavailable:
     return DecoderUnavailable(
         f"No process can be started to decode images in: {reason}",
         "Let this program start processes, with the Python that it runs in itself.",

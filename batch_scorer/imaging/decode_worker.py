@@ -18,26 +18,26 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 
 from batch_scorer.imaging.decode import read_image
-from batch_scorer.imaging.limits import LARGE_PIXELS
-from batch_scorer.imaging.shared_memory import map_shared
+from batch_scorer.imaging.limits import LARGE_IMAGE_PIXELS
+from batch_scorer.imaging.shared_memory import map_shared_buffer
 from batch_scorer.system.process import peak_memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batch_scorer.imaging.decode import ImageContent
+    from batch_scorer.imaging.decode import DecodeResult
 
 MAX_MESSAGE_BYTES = 64_000_000
 """Some pixel planes of the largest size that a model may ask for."""
 _LENGTH_BYTES = 4
-_FIRST_TO_BE_KILLED = "1000"
+_MAX_OOM_SCORE = "1000"
 
 
-class Ready(msgspec.Struct, tag=True):
+class WorkerReady(msgspec.Struct, tag=True):
     """The worker has imported what it needs and has set its limits."""
 
 
-class Request(msgspec.Struct, tag=True):
+class DecodeRequest(msgspec.Struct, tag=True):
     """Decode an image of ``size_bytes`` to squares of these sides.
 
     It is in the memory that both processes share, or follows where they share none.
@@ -48,18 +48,18 @@ class Request(msgspec.Struct, tag=True):
     shared: bool
 
 
-class Large(msgspec.Struct, tag=True):
+class ReservationRequest(msgspec.Struct, tag=True):
     """The image in hand has so many pixels: is there room for them?"""
 
     pixels: int
 
 
-class Room(msgspec.Struct, tag=True):
+class ReservationGranted(msgspec.Struct, tag=True):
     """There is: go on."""
 
 
-class Found(msgspec.Struct, tag=True):
-    """An `ImageContent` in plain values; ``problem`` is code, sentence and hint.
+class DecodeResponse(msgspec.Struct, tag=True):
+    """An `ImageContent` in plain values; ``error`` is code, sentence and hint.
 
     Texts are bytes in UTF-8 that may hold lone surrogates, as the headers of images may.
     ``peak_memory_bytes`` is the most that the worker has had so far.
@@ -71,11 +71,11 @@ class Found(msgspec.Struct, tag=True):
     height_px: int
     pixels: dict[int, bytes]
     burned_in: bool
-    problem: tuple[str, bytes, bytes] | None
+    error: tuple[str, bytes, bytes] | None
     peak_memory_bytes: int
 
 
-def send(file: IO[bytes], message: msgspec.Struct, data: bytes = b"") -> None:
+def send_message(file: IO[bytes], message: msgspec.Struct, data: bytes = b"") -> None:
     """Send a message, and bytes behind it.
 
     Raises:
@@ -87,7 +87,7 @@ def send(file: IO[bytes], message: msgspec.Struct, data: bytes = b"") -> None:
     file.flush()
 
 
-def receive(file: IO[bytes], kind: Any) -> Any:
+def receive_message(file: IO[bytes], kind: Any) -> Any:
     """Wait for a message of a kind, which is one of the classes above, or a union of them.
 
     Raises:
@@ -122,20 +122,20 @@ def main(memory_bytes: int, limit_s: float, shared: int) -> None:
     """
     source, sink = _take_pipes()
     _import_decoders()
-    room = map_shared(shared) if shared >= 0 else memoryview(b"")
+    room = map_shared_buffer(shared) if shared >= 0 else memoryview(b"")
     _limit_memory(memory_bytes)
-    send(sink, Ready())
+    send_message(sink, WorkerReady())
     _silence(sys.stderr.fileno())
-    ask = partial(_ask_for_room, source, sink, limit_s)
+    ask = partial(_request_reservation, source, sink, limit_s)
     with suppress(EOFError, BrokenPipeError):
         while True:
-            request = receive(source, Request)
+            request = receive_message(source, DecodeRequest)
             size_bytes = request.size_bytes
             data = room[:size_bytes] if request.shared else receive_bytes(source, size_bytes)
             _set_alarm(limit_s)
             content = read_image(data, request.sizes_px, ask)
             _set_alarm(0)
-            send(sink, _pack(content))
+            send_message(sink, _to_response(content))
 
 
 def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
@@ -163,7 +163,7 @@ def _import_decoders() -> None:
 def _limit_memory(memory_bytes: int) -> None:
     """Let the system refuse what goes beyond, and kill this process before any other."""
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_BE_KILLED, encoding="ascii")
+        Path("/proc/self/oom_score_adj").write_text(_MAX_OOM_SCORE, encoding="ascii")
     try:
         import resource
     except ImportError:  # Windows
@@ -186,35 +186,35 @@ def _set_alarm(seconds: float) -> None:
 
 
 @contextmanager
-def _ask_for_room(
+def _request_reservation(
     source: IO[bytes], sink: IO[bytes], limit_s: float, pixels: int
 ) -> Iterator[None]:
     """Have the other process reserve the pixels of a large image; it knows when they are free."""
-    if pixels > LARGE_PIXELS:
+    if pixels > LARGE_IMAGE_PIXELS:
         _set_alarm(0)
-        send(sink, Large(pixels))
-        receive(source, Room)
+        send_message(sink, ReservationRequest(pixels))
+        receive_message(source, ReservationGranted)
         _set_alarm(limit_s)
     yield
 
 
-def _pack(content: ImageContent) -> Found:
-    problem, told = content.problem, None
+def _to_response(content: DecodeResult) -> DecodeResponse:
+    problem, told = content.error, None
     if problem:
-        told = (problem.code, _pack_text(problem.sentence), _pack_text(problem.hint))
-    return Found(
-        patient_id=_pack_text(content.patient_id),
-        study_uid=_pack_text(content.study_uid),
+        told = (problem.code, _encode_text(problem.sentence), _encode_text(problem.hint))
+    return DecodeResponse(
+        patient_id=_encode_text(content.patient_id),
+        study_uid=_encode_text(content.study_uid),
         width_px=content.width_px,
         height_px=content.height_px,
         pixels={size_px: plane.tobytes() for size_px, plane in content.pixels.items()},
         burned_in=content.burned_in,
-        problem=told,
+        error=told,
         peak_memory_bytes=peak_memory_bytes(),
     )
 
 
-def _pack_text(text: str) -> bytes:
+def _encode_text(text: str) -> bytes:
     """Turn any text into bytes."""
     return text.encode("utf-8", "surrogatepass")
 

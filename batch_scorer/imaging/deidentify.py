@@ -24,20 +24,20 @@ from batch_scorer.system.regular_file import read_regular_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-MODES = ("hash", "keep", "drop")
+IDENTIFIER_MODES = ("hash", "keep", "drop")
 KEY_VARIABLE = "CXR_IDENTIFIERS_KEY"
 MIN_KEY_BYTES = 16
 MAX_KEY_BYTES = 1_000_000
 HASH_DIGITS = 16
-MAX_LENGTH = 64
+MAX_IDENTIFIER_CHARS = 64
 """What DICOM allows for either (PS3.5, LO and UI)."""
 
 log = logging.getLogger("cxr")
-_unsaid = threading.Lock()  # taken by the first who says it, and kept
+_log_once_lock = threading.Lock()  # taken by the first who says it, and kept
 
 
 @dataclass(frozen=True)
-class Identifiers:
+class Deidentifier:
     """How patient and study are told in the rows.
 
     ``mode`` is "hash", "keep" or "drop"; ``key`` is what hashes are made with, and may be empty.
@@ -71,41 +71,41 @@ class Identifiers:
         return cls(mode, key)
 
     @property
-    def effective(self) -> str:
+    def effective_mode(self) -> str:
         """What is really done: hashing without a key is leaving out."""
         return "drop" if self.mode == "hash" and not self.key else self.mode
 
     @property
     def fingerprint(self) -> str:
         """Tells two ways of telling apart, two keys too, and no key by it."""
-        named = self.effective
-        return f"{named} {self._hashed('the key itself')}" if named == "hash" else named
+        named = self.effective_mode
+        return f"{named} {self._hash('the key itself')}" if named == "hash" else named
 
     def apply(self, patient: str, study: str) -> tuple[str, str]:
         """Turn both as they were read into what the row may hold."""
-        if (patient or study) and self.effective != self.mode:
-            _say_that_a_key_is_missing()
-        return self._told("patient", patient), self._told("study", study)
+        if (patient or study) and self.effective_mode != self.mode:
+            _log_missing_key_once()
+        return self._transform("patient", patient), self._transform("study", study)
 
-    def apply_to_name(self, patient: str) -> str:
+    def apply_to_patient_id(self, patient: str) -> str:
         """Turn the patient number of a file's name into what the column patient may hold."""
-        return self._told("patient", patient)
+        return self._transform("patient", patient)
 
-    def _told(self, kind: str, value: str) -> str:
-        if not value or self.effective == "drop":
+    def _transform(self, kind: str, value: str) -> str:
+        if not value or self.effective_mode == "drop":
             return ""
-        if self.effective == "keep":
-            return _harmless(value)
-        return self._hashed(f"{kind}:{value}")
+        if self.effective_mode == "keep":
+            return _sanitize(value)
+        return self._hash(f"{kind}:{value}")
 
-    def _hashed(self, text: str) -> str:
+    def _hash(self, text: str) -> str:
         message = text.encode("utf-8", "surrogatepass")
         return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:HASH_DIGITS]
 
 
-def _say_that_a_key_is_missing() -> None:
+def _log_missing_key_once() -> None:
     """Say it once, though many threads decode."""
-    if _unsaid.acquire(blocking=False):
+    if _log_once_lock.acquire(blocking=False):
         log.info(
             "Patients and studies of DICOM films are left out: hashing them needs a key, from "
             "--identifiers-key FILE or %s.",
@@ -120,7 +120,7 @@ def _read_key(path: Path) -> bytes:
         raise UsageError(f"The key file {path} cannot be read: {exc.strerror or exc}.") from exc
 
 
-def _harmless(value: str) -> str:
-    """One printable line of at most ``MAX_LENGTH`` characters, whatever the header holds."""
+def _sanitize(value: str) -> str:
+    """One printable line of at most ``MAX_IDENTIFIER_CHARS`` characters, whatever the header holds."""
     line = "".join(char if char.isprintable() else " " for char in value)
-    return line if len(line) <= MAX_LENGTH else line[: MAX_LENGTH - 1] + "…"
+    return line if len(line) <= MAX_IDENTIFIER_CHARS else line[: MAX_IDENTIFIER_CHARS - 1] + "…"

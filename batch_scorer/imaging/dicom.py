@@ -18,47 +18,47 @@ from typing import Any, NoReturn
 
 from batch_scorer.errors import ImageError, NotRadiograph, TooLarge, Truncated, Unreadable
 from batch_scorer.imaging.grayscale import check_size
-from batch_scorer.imaging.limits import Steps, out_of_memory
+from batch_scorer.imaging.limits import ParseBudget, out_of_memory_error
 
 PREFIX = b"DICM"
 PREAMBLE_BYTES = 128
 _AFTER_PREFIX = PREAMBLE_BYTES + len(PREFIX)
-HEAD_BYTES = 4096
+DETECTION_BYTES = 4096
 """How much of a file without prefix is parsed to tell whether it is DICOM."""
 MAX_INFLATED_BYTES = 200_000_000
 """More than the largest film that is read."""
-MAX_INFLATION = 300
+MAX_INFLATION_RATIO = 300
 """Bytes from one deflated byte; a film gives 10 or so, zeros 1,030."""
-SMALL_BYTES = 1_000_000
+MIN_INFLATION_LIMIT_BYTES = 1_000_000
 """Whatever was deflated may inflate to so much."""
 MAX_VALUE_BYTES = 65_536
 """Of an element that is converted to numbers or text: what an explicit length may say."""
 MAX_LUT_BYTES = 262_144
 MAX_ITEMS = 64
-VALUES = (
+VALUE_KEYWORDS = (
     *("SOPClassUID", "Modality", "PatientID", "StudyInstanceUID", "BodyPartExamined"),
     *("ViewPosition", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
     *("NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("RescaleIntercept", "RescaleSlope", "BurnedInAnnotation"),
 )
-SEQUENCES = (
+SEQUENCE_KEYWORDS = (
     *("AnatomicRegionSequence", "ViewCodeSequence", "ModalityLUTSequence", "VOILUTSequence"),
 )
-ITEM_VALUES = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning", "LUTDescriptor")
+ITEM_KEYWORDS = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning", "LUTDescriptor")
 """All that is read of a file; whatever else is in it is skipped."""
-SHORTS = ("Rows", "Columns", "BitsAllocated", "BitsStored")
+UINT16_KEYWORDS = ("Rows", "Columns", "BitsAllocated", "BitsStored")
 """Numbers that messages tell. DICOM keeps them in 16 bits; one that needs more is another text."""
-MAX_SHORT = 65_535
+MAX_UINT16 = 65_535
 RADIOGRAPH_MODALITIES = ("", "CR", "DX", "RG", "OT")
-RADIOGRAPH_CLASSES = (
+RADIOGRAPH_SOP_CLASSES = (
     *("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"),  # CR; DX for presentation
     "1.2.840.10008.5.1.4.1.1.1.1.1",  # DX for processing
     *(f"1.2.840.10008.5.1.4.1.1.7{end}" for end in ("", ".1", ".2", ".3", ".4")),  # capture
 )
-SIDE_VIEWS = ("LL", "RL", "LLD", "RLD", "LLO", "RLO")
-SIDE_WORDS = re.compile(r"\blat|obliq|decub|sagittal|axial", re.IGNORECASE)
-OTHER_PARTS = re.compile(
+NON_FRONTAL_VIEWS = ("LL", "RL", "LLD", "RLD", "LLO", "RLO")
+NON_FRONTAL_WORDS = re.compile(r"\blat|obliq|decub|sagittal|axial", re.IGNORECASE)
+OTHER_BODY_PARTS = re.compile(
     r"ABDOMEN|ANKLE|ARM|BLADDER|BRAIN|BREAST|CALCANEUS|CLAVICLE|COCCYX|CSPINE|ELBOW|"
     r"EXTREMITY|EYE|FEMUR|FINGER|FOOT|FOREARM|HAND|HEAD|HEEL|HIP|HUMERUS|JAW|KIDNEY|KNEE|"
     r"LEG|LSPINE|MANDIBLE|MAXILLA|NECK|NOSE|ORBIT|PATELLA|PELVIS|RIB|SACRUM|SCAPULA|SELLA|"
@@ -113,7 +113,7 @@ def find_elements(data: bytes | memoryview) -> int | None:
     if data[: len(PREFIX)] == PREFIX:
         return len(PREFIX)
     for start in (0, PREAMBLE_BYTES):
-        if _reads_as_elements(data[start : start + HEAD_BYTES]):
+        if _starts_with_elements(data[start : start + DETECTION_BYTES]):
             return start
     return None
 
@@ -141,7 +141,7 @@ def open_dicom(data: bytes | memoryview, start: int, *, header_only: bool = Fals
         if isinstance(exc.__context__, TooLarge):  # pydicom takes it for damage
             raise exc.__context__ from None
         if isinstance(exc, MemoryError):
-            raise out_of_memory() from exc
+            raise out_of_memory_error() from exc
         # What pydicom says may quote the file, and with it a patient: only the kind is told.
         raise Unreadable(
             f"The DICOM header cannot be read ({type(exc).__name__}).", "Send the file again."
@@ -155,19 +155,19 @@ def read_identifiers(dataset: Any) -> tuple[str, str]:
     Args:
         dataset: What ``open_dicom`` returns.
     """
-    return _text(dataset, "PatientID"), _text(dataset, "StudyInstanceUID")
+    return _read_text(dataset, "PatientID"), _read_text(dataset, "StudyInstanceUID")
 
 
-def says_burned_in(dataset: Any) -> bool:
+def has_burned_in_annotation(dataset: Any) -> bool:
     """Whether the header says that something is burned in that may show who the patient is.
 
     Args:
         dataset: What ``open_dicom`` returns.
     """
-    return _text(dataset, "BurnedInAnnotation").strip().upper() == "YES"
+    return _read_text(dataset, "BurnedInAnnotation").strip().upper() == "YES"
 
 
-def _text(dataset: Any, name: str) -> str:
+def _read_text(dataset: Any, name: str) -> str:
     try:
         value = getattr(dataset, name, None)
         return "" if value is None else str(value).strip("\0 ")
@@ -175,7 +175,7 @@ def _text(dataset: Any, name: str) -> str:
         return ""
 
 
-def check_film(dataset: Any) -> None:
+def check_radiograph(dataset: Any) -> None:
     """Refuse what says of itself that it is no single frontal chest film of a size to be judged.
 
     Raises:
@@ -183,14 +183,14 @@ def check_film(dataset: Any) -> None:
         TooLarge: More pixels than are safe to decode.
         TooSmall: Too few pixels to judge.
     """
-    other_kind = _other_kind(dataset)
+    other_kind = _format_other_sop_class(dataset)
     if "PixelData" not in dataset:
         _refuse_without_pixels(dataset, other_kind)
     modality = str(dataset.get("Modality") or "")
     if modality not in RADIOGRAPH_MODALITIES:
         raise NotRadiograph(
             "Expected a radiograph (DICOM modality CR or DX), found modality "
-            f"{_show_term(modality, _modalities())}."
+            f"{_format_term(modality, _defined_modalities())}."
         )
     if other_kind:
         raise NotRadiograph(f"Expected a radiograph, found another kind of image{other_kind}.")
@@ -200,11 +200,13 @@ def check_film(dataset: Any) -> None:
     photometric = str(dataset.PhotometricInterpretation)
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
         raise NotRadiograph(
-            f"Expected a greyscale film, found pixels {_show_term(photometric, _photometrics())}."
+            f"Expected a greyscale film, found pixels {_format_term(photometric, _defined_photometrics())}."
         )
-    for name in SHORTS:
-        if not 0 <= int(getattr(dataset, name)) <= MAX_SHORT:
-            raise Unreadable(f"Expected DICOM {name} from 0 to {MAX_SHORT:,}, found another value.")
+    for name in UINT16_KEYWORDS:
+        if not 0 <= int(getattr(dataset, name)) <= MAX_UINT16:
+            raise Unreadable(
+                f"Expected DICOM {name} from 0 to {MAX_UINT16:,}, found another value."
+            )
     check_size(int(dataset.Columns), int(dataset.Rows))
 
 
@@ -220,19 +222,21 @@ def _refuse_without_pixels(dataset: Any, other_kind: str) -> NoReturn:
 def _check_view(dataset: Any) -> None:
     """The view and the part of the body, where the header names them."""
     view = str(dataset.get("ViewPosition") or "").upper()
-    coded = [_view_meaning(item) for item in dataset.get("ViewCodeSequence") or ()]
-    if view in SIDE_VIEWS or any(SIDE_WORDS.search(words) for words in (view, *coded)):
-        named = f" ({view})" if view in SIDE_VIEWS else ""
+    coded = [_read_view_meaning(item) for item in dataset.get("ViewCodeSequence") or ()]
+    if view in NON_FRONTAL_VIEWS or any(
+        NON_FRONTAL_WORDS.search(words) for words in (view, *coded)
+    ):
+        named = f" ({view})" if view in NON_FRONTAL_VIEWS else ""
         raise NotRadiograph(f"Expected a frontal view, found another view{named}.")
     regions = dataset.get("AnatomicRegionSequence") or ()
     told = [dataset.get("BodyPartExamined"), *(item.get("CodeMeaning") for item in regions)]
     for words in told:
         part = re.sub(r"[^A-Z]", "", str(words or "").upper())
-        if OTHER_PARTS.fullmatch(part):
+        if OTHER_BODY_PARTS.fullmatch(part):
             raise NotRadiograph(f"Expected a chest film, found body part {part}.")
 
 
-def _view_meaning(item: Any) -> str:
+def _read_view_meaning(item: Any) -> str:
     """A coded view in words: DICOM's own (PS3.16 CID 4010), else those that stand beside it."""
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
@@ -244,23 +248,23 @@ def _view_meaning(item: Any) -> str:
     return next((code.meaning for code in codes.cid4010.concepts.values() if code == told), meaning)
 
 
-def _other_kind(dataset: Any) -> str:
+def _format_other_sop_class(dataset: Any) -> str:
     """The name of the SOP class in brackets, where it is one of DICOM's own and no radiograph's."""
     from pydicom.uid import UID
 
     told = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
     uid = UID(str(told))
-    known = uid.type == "SOP Class" and uid not in RADIOGRAPH_CLASSES
+    known = uid.type == "SOP Class" and uid not in RADIOGRAPH_SOP_CLASSES
     return f" ({uid.name})" if known else ""
 
 
-def _show_term(text: str, defined: frozenset[str]) -> str:
+def _format_term(text: str, defined: frozenset[str]) -> str:
     """A term of the header for a message; only DICOM's own: any other may name a patient."""
     return text if text in defined else "that DICOM does not define"
 
 
 @cache
-def _modalities() -> frozenset[str]:
+def _defined_modalities() -> frozenset[str]:
     """Source: DICOM PS3.16 CID 33."""
     from pydicom.sr.codedict import codes
 
@@ -268,14 +272,14 @@ def _modalities() -> frozenset[str]:
 
 
 @cache
-def _photometrics() -> frozenset[str]:
+def _defined_photometrics() -> frozenset[str]:
     """Source: DICOM PS3.3 C.7.6.3.1.2."""
     from pydicom.pixels.common import PhotometricInterpretation
 
     return frozenset(term.value for term in PhotometricInterpretation)
 
 
-def _reads_as_elements(head: bytes | memoryview) -> bool:
+def _starts_with_elements(head: bytes | memoryview) -> bool:
     """Whether the first two elements are DICOM's own, of the groups that stand first."""
     if head[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
         return False
@@ -298,7 +302,7 @@ class _Deflated(Exception):
     """Raised where pydicom would inflate the elements, which it does without a limit."""
 
 
-class _Elements:
+class _BudgetedReader:
     """Elements as a file for pydicom, not copied, with its steps counted.
 
     pydicom converts character sets and the file meta information while it reads: each byte of
@@ -309,7 +313,7 @@ class _Elements:
         self._data = memoryview(data)[start:]
         self._place = 0
         self._tag = b""
-        self._steps = Steps()
+        self._steps = ParseBudget()
 
     def read(self, size: int = -1) -> bytes:
         if size < 0:  # pydicom asks for all that is left in order to inflate it, and only then
@@ -333,10 +337,10 @@ class _Elements:
 
 
 @cache
-def _tags() -> list[int]:
+def _wanted_tags() -> list[int]:
     from pydicom.datadict import tag_for_keyword
 
-    names = (*VALUES, *SEQUENCES, "PixelData")
+    names = (*VALUE_KEYWORDS, *SEQUENCE_KEYWORDS, "PixelData")
     return [tag for name in names if (tag := tag_for_keyword(name)) is not None]
 
 
@@ -345,14 +349,14 @@ def _check_lengths(dataset: Any) -> None:
     from pydicom.dataelem import RawDataElement
     from pydicom.filereader import read_sequence
 
-    _check_values(dataset, VALUES)
+    _check_values(dataset, VALUE_KEYWORDS)
     if "PixelData" in dataset and dataset.get_item("PixelData").VR not in _PIXEL_VRS:
         raise Unreadable("Expected DICOM pixels as bytes, found another kind of value.")
-    for name in SEQUENCES:
+    for name in SEQUENCE_KEYWORDS:
         raw = dataset.get_item(name) if name in dataset else None
         if isinstance(raw, RawDataElement) and raw.value and raw.VR != "UN":  # short, if it is UN
             read_sequence(
-                _Elements(raw.value),
+                _BudgetedReader(raw.value),
                 raw.is_implicit_VR,
                 raw.is_little_endian,
                 len(raw.value),
@@ -362,7 +366,7 @@ def _check_lengths(dataset: Any) -> None:
         if len(items) > MAX_ITEMS:
             raise TooLarge(f"Expected at most {MAX_ITEMS} items in {name}, found {len(items)}.")
         for item in items:
-            _check_values(item, ITEM_VALUES)
+            _check_values(item, ITEM_KEYWORDS)
             _check_values(item, ("LUTData",), MAX_LUT_BYTES)
 
 
@@ -382,15 +386,15 @@ def _parse(data: bytes | memoryview, start: int, *, header_only: bool) -> Any:
     whole = start in (0, _AFTER_PREFIX)
     try:
         dataset = pydicom.dcmread(
-            _Elements(data, 0 if whole else start),
+            _BudgetedReader(data, 0 if whole else start),
             stop_before_pixels=header_only,
             force=True,
-            specific_tags=_tags(),
+            specific_tags=_wanted_tags(),
         )
     except _Deflated:
         return _parse_deflated(memoryview(data)[start:], header_only=header_only)
     if "TransferSyntaxUID" not in dataset.file_meta:
-        dataset.file_meta.TransferSyntaxUID = _plain_syntax(*dataset.original_encoding)
+        dataset.file_meta.TransferSyntaxUID = _uncompressed_syntax(*dataset.original_encoding)
     return dataset
 
 
@@ -398,14 +402,14 @@ def _parse_deflated(data: memoryview, *, header_only: bool) -> Any:
     from pydicom.filereader import read_dataset
     from pydicom.uid import ExplicitVRLittleEndian
 
-    elements = _Elements(data)
+    elements = _BudgetedReader(data)
     meta = read_dataset(elements, False, True, stop_when=_after_file_meta)  # noqa: FBT003 - pydicom's
     dataset = read_dataset(
-        _Elements(_inflate(data[elements.tell() :])),
+        _BudgetedReader(_inflate(data[elements.tell() :])),
         is_implicit_VR=False,
         is_little_endian=True,
         stop_when=_at_pixels if header_only else None,
-        specific_tags=_tags(),
+        specific_tags=_wanted_tags(),
     )
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta = meta
@@ -420,7 +424,7 @@ def _at_pixels(tag: int, vr: str | None, length: int) -> bool:  # noqa: ARG001 -
     return tag == _PIXEL_DATA
 
 
-def _plain_syntax(implicit: bool, little_endian: bool) -> Any:  # noqa: FBT001 - as pydicom does
+def _uncompressed_syntax(implicit: bool, little_endian: bool) -> Any:  # noqa: FBT001 - as pydicom does
     """The transfer syntax that uncompressed elements were found to have."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -431,7 +435,7 @@ def _plain_syntax(implicit: bool, little_endian: bool) -> Any:  # noqa: FBT001 -
 
 def _inflate(data: bytes | memoryview) -> bytes:
     """Inflate a deflated data set, but not one that was made to fill the memory."""
-    limit = min(MAX_INFLATED_BYTES, max(SMALL_BYTES, MAX_INFLATION * len(data)))
+    limit = min(MAX_INFLATED_BYTES, max(MIN_INFLATION_LIMIT_BYTES, MAX_INFLATION_RATIO * len(data)))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = inflater.decompress(data, limit)
     if inflater.unconsumed_tail:

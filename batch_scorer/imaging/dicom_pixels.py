@@ -13,15 +13,15 @@ from PIL import Image
 
 from batch_scorer.errors import ImageError, Truncated, Unreadable, Unsupported
 from batch_scorer.imaging.dicom import (
-    check_film,
+    check_radiograph,
     dicom_errors,
+    has_burned_in_annotation,
     open_dicom,
     read_identifiers,
-    says_burned_in,
 )
 from batch_scorer.imaging.dicom_codestream import check_frame
-from batch_scorer.imaging.grayscale import map_stored, stretch_range
-from batch_scorer.imaging.limits import out_of_memory, reserve_pixels
+from batch_scorer.imaging.grayscale import map_to_grey, rescale_to_uint8
+from batch_scorer.imaging.limits import out_of_memory_error, reserve_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ class DicomImage:
             self._problem = exc
             self._dataset = _open_header(data, start, exc)
         self.patient_id, self.study_uid = read_identifiers(self._dataset)
-        self.burned_in = says_burned_in(self._dataset)
+        self.burned_in = has_burned_in_annotation(self._dataset)
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -109,37 +109,37 @@ def decode_dicom(
     Source: DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality LUT) and C.11.2 (VOI LUT).
     """
     try:
-        check_film(dataset)
+        check_radiograph(dataset)
         with reserve(int(dataset.Columns) * int(dataset.Rows)):
-            return _grey(dataset)
+            return _to_grey(dataset)
     except ImageError:
         raise
     except dicom_errors() as exc:
         if isinstance(exc, ValueError) and "less than expected" in str(exc):
             raise Truncated("The DICOM pixel data end too early.", "Send the file again.") from exc
         if isinstance(exc, MemoryError) or "Unable to allocate" in str(exc):  # NumPy, by pydicom
-            raise out_of_memory() from exc
+            raise out_of_memory_error() from exc
         raise Unreadable(
             f"The DICOM pixels cannot be read ({type(exc).__name__}).", "Send the file again."
         ) from exc
 
 
-def _grey(dataset: Any) -> NDArray[np.uint8]:
-    stored = _stored_values(dataset)
+def _to_grey(dataset: Any) -> NDArray[np.uint8]:
+    stored = _read_stored_values(dataset)
     low, high = int(stored.min()), int(stored.max())
-    values, occurring = _modality_values(dataset, stored, low, high)
+    values, occurring = _apply_modality_lut(dataset, stored, low, high)
     if dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None:
-        grey = _windowed(dataset, values)
+        grey = _apply_window(dataset, values)
     elif dataset.get("VOILUTSequence"):
-        grey = stretch_range(*_look_up(values, dataset.VOILUTSequence[0]))
+        grey = rescale_to_uint8(*_apply_lut(values, dataset.VOILUTSequence[0]))
     else:
         ends = values[occurring]
-        grey = stretch_range(values, float(ends.min()), float(ends.max()))
-    pixels = map_stored(stored, low, grey)
+        grey = rescale_to_uint8(values, float(ends.min()), float(ends.max()))
+    pixels = map_to_grey(stored, low, grey)
     return 255 - pixels if dataset.PhotometricInterpretation == "MONOCHROME1" else pixels
 
 
-def _stored_values(dataset: Any) -> NDArray[np.integer]:
+def _read_stored_values(dataset: Any) -> NDArray[np.integer]:
     """The pixels as stored, without the bits that are not theirs."""
     from pydicom.pixels import pixel_array
 
@@ -163,7 +163,7 @@ def _stored_values(dataset: Any) -> NDArray[np.integer]:
     return stored
 
 
-def _modality_values(
+def _apply_modality_lut(
     dataset: Any, stored: NDArray[np.integer], low: int, high: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """What each stored value from ``low`` to ``high`` means, and which of them the film has."""
@@ -173,14 +173,14 @@ def _modality_values(
         occurring[line.astype(np.int64) - low] = True
     slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
     if dataset.get("ModalityLUTSequence"):
-        values, *_ = _look_up(values, dataset.ModalityLUTSequence[0])
+        values, *_ = _apply_lut(values, dataset.ModalityLUTSequence[0])
     elif slope is not None and intercept is not None:
         with np.errstate(over="ignore", invalid="ignore"):  # refused later: not a number
             values = values * float(slope) + float(intercept)
     return values, occurring
 
 
-def _windowed(dataset: Any, values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _apply_window(dataset: Any, values: NDArray[np.float64]) -> NDArray[np.uint8]:
     """The first VOI window, by the function that the header names (PS3.3 C.11.2.1.2 and 3)."""
     center, width = (
         float(value[0] if hasattr(value, "__len__") else value)
@@ -194,13 +194,13 @@ def _windowed(dataset: Any, values: NDArray[np.float64]) -> NDArray[np.uint8]:
     if function == "SIGMOID":
         from scipy.special import expit
 
-        return stretch_range(expit(4 * (values - center) / width), 0, 1)
+        return rescale_to_uint8(expit(4 * (values - center) / width), 0, 1)
     if linear:
         center, width = center - 0.5, width - 1
-    return stretch_range(values, center - width / 2, center + width / 2)
+    return rescale_to_uint8(values, center - width / 2, center + width / 2)
 
 
-def _look_up(values: NDArray[np.float64], item: Any) -> tuple[NDArray[np.float64], int, int]:
+def _apply_lut(values: NDArray[np.float64], item: Any) -> tuple[NDArray[np.float64], int, int]:
     """Look values up in a DICOM LUT (PS3.3 C.11.1.1); beyond its ends, its ends.
 
     Returns:

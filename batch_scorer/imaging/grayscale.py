@@ -45,7 +45,7 @@ def check_area(width_px: int, height_px: int) -> None:
         )
 
 
-def check_density(width_px: int, height_px: int, size_bytes: int) -> None:
+def check_compression_ratio(width_px: int, height_px: int, size_bytes: int) -> None:
     """Refuse a header whose pixels cannot be in the file: memory would be reserved for nothing.
 
     Args:
@@ -63,7 +63,7 @@ def check_density(width_px: int, height_px: int, size_bytes: int) -> None:
         )
 
 
-def stretch_range(
+def rescale_to_uint8(
     values: NDArray[np.floating], black: float | None = None, white: float | None = None
 ) -> NDArray[np.uint8]:
     """Map black..white to 0..255, and what lies beyond to its end.
@@ -95,7 +95,9 @@ def stretch_range(
     return grey.reshape(values.shape)
 
 
-def map_stored(stored: NDArray[np.integer], low: int, grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def map_to_grey(
+    stored: NDArray[np.integer], low: int, grey: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
     """Look every stored value up, row by row, so that a large film needs little memory.
 
     Args:

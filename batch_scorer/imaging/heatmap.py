@@ -16,10 +16,10 @@ import msgspec
 from msgspec import Meta
 
 from batch_scorer.system.strict_json import (
-    Number,
+    FiniteFloat,
 )
 
-COLOURS = "cividis"
+COLORMAP = "cividis"
 """Even in lightness from dark to bright, and the same to colour-blind eyes (Nuñez et al. 2018)."""
 OPACITY = 0.7
 """The film is dimmed to the rest: else its own white would pass for evidence in grey print."""
@@ -27,7 +27,7 @@ OPACITY = 0.7
 MIDDLE_GREY = 128
 
 
-Share = Annotated[float, Meta(ge=0, le=1)]
+UnitFloat = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Peak(msgspec.Struct, frozen=True):
@@ -37,12 +37,12 @@ class Peak(msgspec.Struct, frozen=True):
     from its upper left corner.
     """
 
-    value: Number
-    x: Share
-    y: Share
+    value: FiniteFloat
+    x: UnitFloat
+    y: UnitFloat
 
 
-def draw_overlay(film: Image.Image, evidence: NDArray[np.float32], top: float) -> Image.Image:
+def overlay_heatmap(film: Image.Image, evidence: NDArray[np.float32], top: float) -> Image.Image:
     """Lay a map over its film.
 
     Args:
@@ -58,15 +58,15 @@ def draw_overlay(film: Image.Image, evidence: NDArray[np.float32], top: float) -
         film.size, Image.Resampling.BICUBIC
     )
     share = np.clip(np.asarray(smooth) / top, 0, 1) if top > 0 else np.zeros(film.size[::-1])
-    colours = colour_steps()[np.rint(share * 255).astype(np.uint8)]
+    colours = load_colormap()[np.rint(share * 255).astype(np.uint8)]
     grey = np.asarray(film.convert("L"), dtype=np.float64)[..., None]
     mixed = OPACITY * colours + (1 - OPACITY) * grey
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
 
-def draw_scale() -> Image.Image:
+def draw_colour_bar() -> Image.Image:
     """The colours from no evidence to most, as they look over a grey film: one row of RGB."""
-    mixed = OPACITY * colour_steps() + (1 - OPACITY) * MIDDLE_GREY
+    mixed = OPACITY * load_colormap() + (1 - OPACITY) * MIDDLE_GREY
     return Image.fromarray(np.rint(mixed).astype(np.uint8)[None])
 
 
@@ -79,9 +79,9 @@ def find_peak(evidence: NDArray[np.float32]) -> Peak:
 
 
 @lru_cache(maxsize=1)
-def colour_steps() -> NDArray[np.float64]:
+def load_colormap() -> NDArray[np.float64]:
     """The colours from no evidence to most, shape (256, 3), 0 to 255."""
     from matplotlib import colormaps
 
-    steps: NDArray[np.float64] = colormaps[COLOURS](np.linspace(0, 1, 256))[:, :3] * 255
+    steps: NDArray[np.float64] = colormaps[COLORMAP](np.linspace(0, 1, 256))[:, :3] * 255
     return steps

@@ -27,8 +27,8 @@ MAX_PRECINCTS = 100_000
 MAX_PACKETS = 1_000_000
 MAX_SEGMENTS = 50_000
 _SOC, _SIZ, _COD, _COC, _SOT, _SOD, _EOC = 0xFF4F, 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93, 0xFFD9
-_START = struct.pack(">HH", _SOC, _SIZ)
-_BOXED = b"\0\0\0\x0cjP  "
+_CODESTREAM_START = struct.pack(">HH", _SOC, _SIZ)
+_JP2_SIGNATURE = b"\0\0\0\x0cjP  "
 _WHOLE_PRECINCT = 15
 _MAX_LEVELS = 32
 _SHORT_INDEX_COMPONENTS = 257
@@ -90,7 +90,7 @@ def read_grid(frame: bytes) -> Grid:
     return Grid(area, (tile[0], tile[1]), (tile[2], tile[3]), components, (x_sampling, y_sampling))
 
 
-def check_parts(frame: bytes, grid: Grid) -> None:
+def check_codestream(frame: bytes, grid: Grid) -> None:
     """Refuse a codestream that announces more parts than an image of its size needs.
 
     Each coding style is taken as if it were that of the whole image, wherever it stands.
@@ -106,7 +106,7 @@ def check_parts(frame: bytes, grid: Grid) -> None:
     Source: ITU-T T.800 A.4, A.6 and B.5 to B.10.
     """
     layers, styles = 1, set()
-    for marker, body in _segments(frame, _find_codestream(frame) + 2):
+    for marker, body in _read_segments(frame, _find_codestream(frame) + 2):
         if marker == _COD:
             layers = max(layers, int.from_bytes(body[2:4], "big"))
             styles.add(_read_style(body[5:], own_precincts=bool(body[0] & 1)))
@@ -132,19 +132,19 @@ def check_parts(frame: bytes, grid: Grid) -> None:
 def _find_codestream(frame: bytes) -> int:
     """Find where the codestream begins: at once, as DICOM wants it, or in a box of a JP2 file."""
     place = 0
-    if frame.startswith(_BOXED):
+    if frame.startswith(_JP2_SIGNATURE):
         while frame[place + 4 : place + 8] != b"jp2c":
             (length,) = struct.unpack_from(">I", frame, place)
             if length < 8 or b"pclr" in frame[place : place + length]:  # noqa: PLR2004 - its header
                 raise Unreadable("Expected a JPEG 2000 image without a palette, found another.")
             place += length
         place += 16 if frame[place : place + 4] == b"\0\0\0\1" else 8
-    if frame[place : place + 4] != _START:
+    if frame[place : place + 4] != _CODESTREAM_START:
         raise Unreadable("Expected a JPEG 2000 image in the DICOM file, found none.")
     return place
 
 
-def _segments(frame: bytes, place: int) -> Iterator[tuple[int, bytes]]:
+def _read_segments(frame: bytes, place: int) -> Iterator[tuple[int, bytes]]:
     """Give the segments of the main header and of every tile-part's, in order."""
     tile_part = None
     for _ in range(MAX_SEGMENTS):
@@ -182,7 +182,7 @@ def _read_style(body: bytes, *, own_precincts: bool) -> CodingStyle:
 def _count_parts(grid: Grid, style: CodingStyle) -> tuple[int, int]:
     """Count precincts and code blocks of all tiles: by column and by row, then multiplied."""
     columns, rows = (
-        _count_along(
+        _count_along_axis(
             grid.area[axis], grid.area[axis + 2], grid.tile_origin[axis], grid.tile[axis], sizes
         )
         for axis in (0, 1)
@@ -193,7 +193,7 @@ def _count_parts(grid: Grid, style: CodingStyle) -> tuple[int, int]:
     return sum(c[0] for c in counts), sum(c[1] for c in counts)
 
 
-def _count_along(
+def _count_along_axis(
     low: int, high: int, origin: int, tile: int, sizes: list[tuple[int, int]]
 ) -> list[tuple[int, int]]:
     """Count along one axis: precincts and code blocks of one band, for each resolution.
@@ -210,23 +210,23 @@ def _count_along(
     found = []
     for resolution, (precinct, block) in enumerate(sizes):
         level = len(sizes) - 1 - resolution
-        first, last = _ceil(begins, level), _ceil(ends, level)
+        first, last = _ceil_shift(begins, level), _ceil_shift(ends, level)
         band = level + 1 if resolution else level
         within = min(block, max(0, precinct - 1) if resolution else precinct)
         found.append(
             (
-                _cells(first, last, precinct),
-                _cells(_ceil(begins, band), _ceil(ends, band), within),
+                _count_cells(first, last, precinct),
+                _count_cells(_ceil_shift(begins, band), _ceil_shift(ends, band), within),
             )
         )
     return found
 
 
-def _ceil(values: NDArray[np.int64], exponent: int) -> NDArray[np.int64]:
+def _ceil_shift(values: NDArray[np.int64], exponent: int) -> NDArray[np.int64]:
     return -(-values >> exponent)
 
 
-def _cells(first: NDArray[np.int64], last: NDArray[np.int64], exponent: int) -> int:
+def _count_cells(first: NDArray[np.int64], last: NDArray[np.int64], exponent: int) -> int:
     """Count the cells of size 2**exponent that the ranges touch, all together."""
-    touched = _ceil(last, exponent) - (first >> exponent)
+    touched = _ceil_shift(last, exponent) - (first >> exponent)
     return int(touched[last > first].sum())

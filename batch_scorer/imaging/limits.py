@@ -15,10 +15,10 @@ from batch_scorer.imaging.grayscale import MAX_PIXELS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_STEPS = 50_000
+MAX_PARSE_STEPS = 50_000
 """Parts of a file that a parser may look at. A step costs up to 30 µs, and a plain chest film with
 the largest headers has some thousand."""
-LARGE_PIXELS = 20_000_000
+LARGE_IMAGE_PIXELS = 20_000_000
 """More than the largest plain chest film has; smaller images never wait for each other."""
 MAX_HEADER_BYTES = 8_000_000
 """Of a JPEG or PNG file, before its pixels: Pillow puts some of its pieces together one by one."""
@@ -27,13 +27,13 @@ MAX_SCANS = 100
 MAX_SCANNED_PIXELS = 2_000_000_000
 """Pixels x scans: every scan of a progressive JPEG visits every pixel."""
 _SCAN_HEADERS = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
-_BLOCK_BYTES = 4096
+_SMALL_READ_BYTES = 4096
 
-_room = threading.Condition()
+_pixels_released = threading.Condition()
 _reserved_pixels = 0
 
 
-class Steps:
+class ParseBudget:
     """Counts the work of a parser by its small reads, and ends it when there were too many.
 
     Parsers written in Python ask for each part of a file by one small read, whatever the format.
@@ -44,7 +44,7 @@ class Steps:
         left: How many steps there may be.
     """
 
-    def __init__(self, left: int = MAX_STEPS) -> None:
+    def __init__(self, left: int = MAX_PARSE_STEPS) -> None:
         self.left = left
 
     def spend(self, steps: int) -> None:
@@ -62,7 +62,7 @@ class Steps:
         Raises:
             TooLarge: There have been more than there may be.
         """
-        self.spend(size_bytes < _BLOCK_BYTES)
+        self.spend(size_bytes < _SMALL_READ_BYTES)
 
     def check(self) -> None:
         """Tell a parser's failure from the end of its work.
@@ -77,20 +77,20 @@ class Steps:
             )
 
 
-class LimitedBytes(io.BytesIO):
+class BudgetedBytesIO(io.BytesIO):
     """A file in memory whose reads are counted as ``steps``.
 
     Args:
         data: The whole file.
         max_steps: How many there may be.
-        max_header_bytes: How much may be read before ``pass_header`` is called.
+        max_header_bytes: How much may be read before ``end_header`` is called.
     """
 
     def __init__(
-        self, data: bytes, max_steps: int = MAX_STEPS, max_header_bytes: float = math.inf
+        self, data: bytes, max_steps: int = MAX_PARSE_STEPS, max_header_bytes: float = math.inf
     ) -> None:
         super().__init__(data)
-        self.steps = Steps(max_steps)
+        self.steps = ParseBudget(max_steps)
         self._header_bytes_left = max_header_bytes
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -106,7 +106,7 @@ class LimitedBytes(io.BytesIO):
             self.steps.spend(self.steps.left + 1)
         return found
 
-    def pass_header(self) -> None:
+    def end_header(self) -> None:
         """Allow reads of any length from here on."""
         self._header_bytes_left = math.inf
 
@@ -134,7 +134,7 @@ def check_scans(scans: int, pixels: int) -> None:
         )
 
 
-def out_of_memory() -> TooLarge:
+def out_of_memory_error() -> TooLarge:
     """Make the error of an image that does not fit into the memory that is left."""
     return TooLarge("Decoding the image needs more memory than there is for one image.")
 
@@ -148,16 +148,16 @@ def reserve_pixels(pixels: int) -> Iterator[None]:
     Args:
         pixels: How many the image has, at most ``MAX_PIXELS``.
     """
-    if pixels <= LARGE_PIXELS:
+    if pixels <= LARGE_IMAGE_PIXELS:
         yield
         return
     global _reserved_pixels  # noqa: PLW0603 - the memory belongs to the whole process
-    with _room:
-        _room.wait_for(lambda: _reserved_pixels + pixels <= MAX_PIXELS)
+    with _pixels_released:
+        _pixels_released.wait_for(lambda: _reserved_pixels + pixels <= MAX_PIXELS)
         _reserved_pixels += pixels
     try:
         yield
     finally:
-        with _room:
+        with _pixels_released:
             _reserved_pixels -= pixels
-            _room.notify_all()
+            _pixels_released.notify_all()

@@ -25,23 +25,23 @@ from batch_scorer.errors import (
 from batch_scorer.imaging.grayscale import (
     MAX_PIXELS,
     check_area,
-    check_density,
+    check_compression_ratio,
     check_size,
-    map_stored,
-    stretch_range,
+    map_to_grey,
+    rescale_to_uint8,
 )
 from batch_scorer.imaging.limits import (
     MAX_HEADER_BYTES,
-    MAX_STEPS,
-    LimitedBytes,
+    MAX_PARSE_STEPS,
+    BudgetedBytesIO,
     check_scans,
     count_scans,
-    out_of_memory,
+    out_of_memory_error,
 )
 from batch_scorer.imaging.raster_headers import (
     MAX_RUN_LENGTH_BYTES,
     MAX_TAG_VALUES,
-    check_bitmap,
+    check_bmp,
     check_tiff,
     read_webp_size,
 )
@@ -52,15 +52,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PICTURE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+RASTER_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 REDUCED_SCALE_MARGIN = 2
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 BAND_PIXELS = 4_000_000
 """Converted at a time, so that a large picture in colour needs little more memory."""
-_ORIENTATION = 0x0112
-_TRANSPOSED = (5, 6, 7, 8)
-_TURNS = {
+_ORIENTATION_TAG = 0x0112
+_SWAPPED_ORIENTATIONS = (5, 6, 7, 8)
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -70,9 +70,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _START_OF_SCAN = b"\xff\xda"
-_PHOTOMETRIC = 262
+_PHOTOMETRIC_TAG = 262
 _WHITE_IS_ZERO = 0
-_TABLE_BYTES = 2
+_MAX_TABLE_VALUE_BYTES = 2
 """Up to 16 bits, every grey level fits a table."""
 
 # Pillow warns between its limit and twice its limit: for a film this large both mean the same.
@@ -118,8 +118,8 @@ class Picture:
         self._grey: Image.Image | None = None
         self._file = _limit_reads(data)
         with self._translated():
-            self._image = Image.open(self._file, formats=PICTURE_FORMATS)
-            self._file.pass_header()
+            self._image = Image.open(self._file, formats=RASTER_FORMATS)
+            self._file.end_header()
             self._stored_px = self._image.size
             _check_header(self._image, data)
 
@@ -129,7 +129,7 @@ class Picture:
         with self._translated():
             if self._image.format == "TIFF":  # Pillow has turned its size already
                 return self._stored_px
-            turned = _orientation(self._image) in _TRANSPOSED
+            turned = _read_orientation(self._image) in _SWAPPED_ORIENTATIONS
             return self._stored_px[::-1] if turned else self._stored_px
 
     def decode(
@@ -165,9 +165,9 @@ class Picture:
             image.decodermaxblock = len(self._data)
             image.draft("L", (REDUCED_SCALE_MARGIN * size_px, REDUCED_SCALE_MARGIN * size_px))
             image.load()
-            turn = _orientation(image)
+            turn = _read_orientation(image)
             grey = _to_grey(image)
-        return grey.transpose(_TURNS[turn]) if turn in _TURNS else grey
+        return grey.transpose(_TRANSPOSITIONS[turn]) if turn in _TRANSPOSITIONS else grey
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -178,35 +178,35 @@ class Picture:
             raise
         except _PILLOW_ERRORS as exc:
             self._file.steps.check()
-            raise _translate(exc) from exc
+            raise _translate_error(exc) from exc
 
 
-def _limit_reads(data: bytes) -> LimitedBytes:
+def _limit_reads(data: bytes) -> BudgetedBytesIO:
     """The file for Pillow, once the parts of its header that cost most were checked.
 
     Raises:
         ImageError: They are damaged, or would cost too much.
     """
-    max_steps, max_header_bytes = MAX_STEPS, math.inf
+    max_steps, max_header_bytes = MAX_PARSE_STEPS, math.inf
     if data[:4] == b"RIFF":
         size = read_webp_size(data)
         check_area(*size)
-        check_density(*size, len(data))
+        check_compression_ratio(*size, len(data))
     elif data[:2] == b"BM":
-        check_bitmap(data)
+        check_bmp(data)
         max_steps += MAX_RUN_LENGTH_BYTES
     elif data[:2] in {b"II", b"MM"}:
         check_tiff(data)
         max_steps += MAX_TAG_VALUES
     else:
         max_header_bytes = MAX_HEADER_BYTES
-    return LimitedBytes(data, max_steps, max_header_bytes)
+    return BudgetedBytesIO(data, max_steps, max_header_bytes)
 
 
 def _check_header(image: Image.Image, data: bytes) -> None:
     """Refuse what is too large, too small, several pictures, or costly for its size."""
     check_size(*image.size)
-    check_density(*image.size, len(data))
+    check_compression_ratio(*image.size, len(data))
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise NotRadiograph(
             "Expected one film, found a file of several pages or pictures.",
@@ -225,17 +225,17 @@ def _has_one_scan(image: JpegImageFile, data: bytes) -> bool:
     return data.startswith(header, place)
 
 
-def _orientation(image: Image.Image) -> int:
+def _read_orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1, upright, where EXIF is absent or damaged."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except _PILLOW_ERRORS:  # nothing that can be read turns the film: its pixels are sound
         return 1
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_deep_grey(image))
+        return Image.fromarray(_high_depth_to_grey(image))
     if image.mode not in PLAIN_MODES + ALPHA_MODES:
         raise Unsupported(
             f"Expected a grey or RGB picture, found one in {image.mode}.", "Save it as grey."
@@ -247,11 +247,11 @@ def _to_grey(image: Image.Image) -> Image.Image:
     grey = Image.new("L", image.size)
     for top in range(0, height, rows):
         band = image.crop((0, top, width, min(top + rows, height)))
-        grey.paste(_plain_grey(band), (0, top))
+        grey.paste(_band_to_grey(band), (0, top))
     return grey
 
 
-def _plain_grey(image: Image.Image) -> Image.Image:
+def _band_to_grey(image: Image.Image) -> Image.Image:
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode in ALPHA_MODES:
@@ -262,30 +262,30 @@ def _plain_grey(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def _deep_grey(image: Image.Image) -> NDArray[np.uint8]:
+def _high_depth_to_grey(image: Image.Image) -> NDArray[np.uint8]:
     """16-bit, 32-bit and float grey, from the film's own minimum to its maximum."""
     values = np.asarray(image)
-    if values.dtype.itemsize <= _TABLE_BYTES:
+    if values.dtype.itemsize <= _MAX_TABLE_VALUE_BYTES:
         low, high = int(values.min()), int(values.max())
         levels = np.arange(low, high + 1, dtype=np.float32)
-        grey = map_stored(values, low, stretch_range(levels))
+        grey = map_to_grey(values, low, rescale_to_uint8(levels))
     else:
-        grey = stretch_range(values.astype(np.float32, copy=False))
+        grey = rescale_to_uint8(values.astype(np.float32, copy=False))
     tags = getattr(image, "tag_v2", {})
-    return 255 - grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
+    return 255 - grey if tags.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO else grey
 
 
-def refuse_half_films() -> None:
+def forbid_truncated_images() -> None:
     """Undo what other libraries allow for the whole process: half a film decoded in silence."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-def _translate(exc: BaseException) -> ImageError:
+def _translate_error(exc: BaseException) -> ImageError:
     """One border for everything that Pillow raises."""
     text = str(exc).lower()
     if isinstance(exc, MemoryError):
-        return out_of_memory()
+        return out_of_memory_error()
     if isinstance(exc, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return TooLarge(f"Expected at most {MAX_PIXELS // 1_000_000} megapixels, found far more.")
     if "truncated" in text or "unrecognized data stream" in text or isinstance(exc, EOFError):

@@ -21,15 +21,15 @@ MAX_TAG_VALUES = 200_000
 MAX_REPEATS = 8
 """How often all tags, or all strips, may hold as many bytes as the file has."""
 _COMPRESSIBLE_HEADER_BYTES = 40
-_UNCOMPRESSED_BITMAPS = (0, 3, 6)
-_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-_VALUE_BYTES |= {16: 8, 17: 8, 18: 8}
-_ONE_OBJECT = (1, 2, 6, 7)
-_INTEGERS = (3, 4, 16)
-_STRIP_BYTES = (279, 325)
+_UNCOMPRESSED_BMP = (0, 3, 6)
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_TYPE_BYTES |= {16: 8, 17: 8, 18: 8}
+_SINGLE_OBJECT_TYPES = (1, 2, 6, 7)
+_INTEGER_TYPES = (3, 4, 16)
+_STRIP_BYTE_COUNT_TAGS = (279, 325)
 
 
-class _Form(NamedTuple):
+class _TiffLayout(NamedTuple):
     """How a TIFF or BigTIFF is laid out: where its first page is told, and formats of numbers."""
 
     first: int
@@ -38,8 +38,8 @@ class _Form(NamedTuple):
     tag: str
 
 
-_CLASSIC = _Form(4, "I", "H", "HHII")
-_BIG = _Form(8, "Q", "Q", "HHQQ")
+_CLASSIC_TIFF = _TiffLayout(4, "I", "H", "HHII")
+_BIG_TIFF = _TiffLayout(8, "Q", "Q", "HHQQ")
 
 
 def read_webp_size(data: bytes) -> tuple[int, int]:
@@ -63,14 +63,14 @@ def read_webp_size(data: bytes) -> tuple[int, int]:
     raise Unreadable("The image header is damaged.", "Copy the file again.")
 
 
-def check_bitmap(data: bytes) -> None:
+def check_bmp(data: bytes) -> None:
     """Refuse a large BMP in run lengths, which Pillow decodes in Python.
 
     Raises:
         TooLarge: It has more than ``MAX_RUN_LENGTH_BYTES`` or ``MAX_RUN_LENGTH_PIXELS``.
     """
     header_bytes, compression = (int.from_bytes(data[at : at + 4], "little") for at in (14, 30))
-    if header_bytes < _COMPRESSIBLE_HEADER_BYTES or compression in _UNCOMPRESSED_BITMAPS:
+    if header_bytes < _COMPRESSIBLE_HEADER_BYTES or compression in _UNCOMPRESSED_BMP:
         return
     width, height = (int.from_bytes(data[at : at + 4], "little", signed=True) for at in (18, 22))
     if len(data) > MAX_RUN_LENGTH_BYTES or abs(width * height) > MAX_RUN_LENGTH_PIXELS:
@@ -94,7 +94,7 @@ def check_tiff(data: bytes) -> None:
     Source: TIFF 6.0, section 2; the BigTIFF design.
     """
     order = "<" if data[:2] == b"II" else ">"
-    form = _BIG if data[2:4] in {b"+\0", b"\0+"} else _CLASSIC
+    form = _BIG_TIFF if data[2:4] in {b"+\0", b"\0+"} else _CLASSIC_TIFF
     try:
         (place,) = struct.unpack_from(order + form.offset, data, form.first)
         (count,) = struct.unpack_from(order + form.number, data, place)
@@ -110,14 +110,14 @@ def check_tiff(data: bytes) -> None:
 def _check_tags(data: bytes, tags: list[tuple[int, int, int, int]], order: str) -> None:
     total = 0
     for tag, kind, count, place in tags:
-        size = _VALUE_BYTES.get(kind, 0) * count
+        size = _TYPE_BYTES.get(kind, 0) * count
         if not size or place + size > len(data):  # damaged: Pillow leaves it out
             continue
         total += size
-        if kind not in _ONE_OBJECT and count > MAX_TAG_VALUES:
+        if kind not in _SINGLE_OBJECT_TYPES and count > MAX_TAG_VALUES:
             raise TooLarge(f"Expected at most {MAX_TAG_VALUES:,} values in a TIFF tag.")
-        if tag in _STRIP_BYTES and kind in _INTEGERS:
-            lengths = np.frombuffer(data, f"{order}u{_VALUE_BYTES[kind]}", count, place)
+        if tag in _STRIP_BYTE_COUNT_TAGS and kind in _INTEGER_TYPES:
+            lengths = np.frombuffer(data, f"{order}u{_TYPE_BYTES[kind]}", count, place)
             if np.minimum(lengths, len(data)).sum(dtype=np.float64) > MAX_REPEATS * len(data):
                 raise TooLarge("Expected strips that share no bytes in the TIFF, found others.")
     if total > MAX_REPEATS * len(data):
@@ -125,7 +125,7 @@ def _check_tags(data: bytes, tags: list[tuple[int, int, int, int]], order: str) 
 
 
 def _read_tags(
-    data: bytes, order: str, form: _Form, place: int
+    data: bytes, order: str, form: _TiffLayout, place: int
 ) -> Iterator[tuple[int, int, int, int]]:
     """Give tag, kind, number of values, and where these are; ``data`` begins at ``place``."""
     layout = struct.Struct(order + form.tag)
@@ -133,5 +133,5 @@ def _read_tags(
     whole = len(data) - len(data) % layout.size
     for tag, kind, count, offset in layout.iter_unpack(data[:whole]):
         place += layout.size
-        within = _VALUE_BYTES.get(kind, 0) * count <= slot_bytes
+        within = _TYPE_BYTES.get(kind, 0) * count <= slot_bytes
         yield tag, kind, count, place - slot_bytes if within else offset

@@ -12,7 +12,7 @@ KEPT_BYTES = 32_000_000
 """What stays taken after an image, because the next one will need it again."""
 
 
-class SharedBytes:
+class SharedBuffer:
     """Room for the bytes of one image, in a file that exists in memory alone.
 
     It cannot be made smaller, so that nothing the other process does to it can harm this one.
@@ -36,7 +36,7 @@ class SharedBytes:
             raise
 
     @classmethod
-    def or_none(cls) -> Self | None:
+    def create_if_possible(cls) -> Self | None:
         """Make one, if the system can."""
         try:
             return cls()
@@ -60,6 +60,6 @@ class SharedBytes:
             os.close(self.descriptor)
 
 
-def map_shared(descriptor: int) -> memoryview:
+def map_shared_buffer(descriptor: int) -> memoryview:
     """See what the other process puts in: ``CAPACITY_BYTES``, of which an image has the first."""
     return memoryview(mmap.mmap(descriptor, CAPACITY_BYTES, access=mmap.ACCESS_READ))

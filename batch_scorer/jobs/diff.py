@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batch_scorer.model.card import CLASSES
-from batch_scorer.results.run_dates import first_written, read_run_dates
-from batch_scorer.results.schema import Since
+from batch_scorer.results.run_dates import read_run_dates, select_rows_of_date
+from batch_scorer.results.schema import RunChanges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from batch_scorer.results.store import FinishedRun
 
 
-def date_rows(rows: Sequence[Score], before: FinishedRun | None, run_date: str) -> list[str]:
+def assign_run_dates(rows: Sequence[Score], before: FinishedRun | None, run_date: str) -> list[str]:
     """For each row, the date of the scheduled run that first wrote it.
 
     A row keeps its date while its file has the same name, the same content and the same status, by
@@ -31,9 +31,9 @@ def date_rows(rows: Sequence[Score], before: FinishedRun | None, run_date: str) 
     return [known.get((row.image, row.sha256, row.status), run_date) for row in rows]
 
 
-def tell_since(
+def compare_runs(
     rows: Sequence[Score], dates: Sequence[str], before: FinishedRun, run_date: str
-) -> Since:
+) -> RunChanges:
     """What came, changed and went between two scheduled runs.
 
     Args:
@@ -43,9 +43,9 @@ def tell_since(
         run_date: This run's date.
     """
     names, names_before = {row.image for row in rows}, {row.image for row in before.rows}
-    fresh = first_written(rows, dates, run_date)
+    fresh = select_rows_of_date(rows, dates, run_date)
     new = sum(row.image not in names_before for row in fresh)
-    return Since(
+    return RunChanges(
         run_date=before.manifest.run_date,
         finished=before.manifest.finished,
         films=len(before.rows),

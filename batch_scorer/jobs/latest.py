@@ -23,8 +23,8 @@ import msgspec
 from batch_scorer.errors import TransientError
 from batch_scorer.results import store
 from batch_scorer.results.claim import claim_run
-from batch_scorer.storage.output import MOST_TABLE_BYTES
-from batch_scorer.system.strict_json import RunDate, check_run_date, decode_stored
+from batch_scorer.storage.output import MAX_TABLE_READ_BYTES
+from batch_scorer.system.strict_json import RunDate, check_run_date, decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,76 +32,76 @@ if TYPE_CHECKING:
     from batch_scorer.results.schema import RunManifest
     from batch_scorer.storage.output import Output
 
-FOLDER = "latest"
-NIGHTS_FOLDER = "nights"
+LATEST_FOLDER = "latest"
+RUNS_FOLDER = "nights"
 PUBLISHED_FOLDER = "published"
-_NUMBERED = re.compile(rf"{PUBLISHED_FOLDER}/([0-9]{{6,}})\.json")
-_MOST_TURNS = 10
+_PUBLISHED_FILE = re.compile(rf"{PUBLISHED_FOLDER}/([0-9]{{6,}})\.json")
+_MAX_ATTEMPTS = 10
 
 
-class Published(msgspec.Struct, frozen=True):
+class PublishedRun(msgspec.Struct, frozen=True, rename={"run_date": "night"}):
     """The night that was published under a number."""
 
-    night: RunDate
+    run_date: RunDate
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
-        check_run_date(self.night)
+        check_run_date(self.run_date)
 
 
-def find_published(output: Output) -> str:
+def read_published_date(output: Output) -> str:
     """The name of the newest published night; empty where none was.
 
     Raises:
         LedgerError: It cannot be read.
     """
-    matches = filter(None, map(_NUMBERED.fullmatch, output.names(PUBLISHED_FOLDER)))
+    matches = filter(None, map(_PUBLISHED_FILE.fullmatch, output.names(PUBLISHED_FOLDER)))
     newest = max(matches, key=lambda match: int(match[1]), default=None)
     data = output.read(newest[0]) if newest else None
     if newest is None or data is None:
-        shown = read_shown(output)  # of a version without published/
+        shown = read_latest_manifest(output)  # of a version without published/
         return shown.run_date if shown else ""
     what = f"{newest[0]} in {output.url}"
     hint = "Remove it: the next night publishes again."
-    return decode_stored(data, Published, what, hint).night
+    return decode_json(data, PublishedRun, what, hint).run_date
 
 
-def find_place(output: Output) -> Output:
+def find_newest_output(output: Output) -> Output:
     """Where the newest published night lies: its own folder, or ``latest/`` once that is gone.
 
     Raises:
         LedgerError: It cannot be read.
     """
-    night = find_published(output)
-    own = output.below(f"{NIGHTS_FOLDER}/{night}") if night else None
-    return own if own and store.read_manifest(own) else output.below(FOLDER)
+    night = read_published_date(output)
+    own = output.subfolder(f"{RUNS_FOLDER}/{night}") if night else None
+    return own if own and store.read_manifest(own) else output.subfolder(LATEST_FOLDER)
 
 
-def read_latest(output: Output) -> RunManifest | None:
+def read_newest_manifest(output: Output) -> RunManifest | None:
     """What run.json of the newest published night says; None where none was.
 
     Raises:
         LedgerError: It cannot be read.
     """
-    return store.read_manifest(find_place(output))
+    return store.read_manifest(find_newest_output(output))
 
 
-def read_shown(output: Output) -> RunManifest | None:
+def read_latest_manifest(output: Output) -> RunManifest | None:
     """What run.json in ``latest/`` says, whether or not that is the newest published night.
 
     Raises:
         LedgerError: It cannot be read.
     """
-    return store.read_manifest(output.below(FOLDER))
+    return store.read_manifest(output.subfolder(LATEST_FOLDER))
 
 
-def read_earlier(output: Output) -> store.FinishedRun | None:
+def read_newest_run(output: Output) -> store.FinishedRun | None:
     """The newest published night with its rows.
 
     Raises:
         LedgerError: It cannot be read.
     """
-    place = find_place(output)
+    place = find_newest_output(output)
     return store.read_run(place) if store.read_manifest(place) else None
 
 
@@ -122,14 +122,14 @@ def publish(output: Output, number: int, night: str, guard: Callable[[], None]) 
         LedgerError: A file cannot be read or written.
     """
     guard()
-    data = msgspec.json.encode(Published(night))
+    data = msgspec.json.encode(PublishedRun(night))
     output.create(f"{PUBLISHED_FOLDER}/{number:06d}.json", data)
-    place = renew(output)
+    place = update_latest(output)
     guard()
     return place
 
 
-def renew(output: Output) -> str:
+def update_latest(output: Output) -> str:
     """Make ``latest/`` agree with the newest published night, whoever published that meanwhile.
 
     Returns:
@@ -139,25 +139,25 @@ def renew(output: Output) -> str:
         LedgerError: A file cannot be read or written.
         TransientError: Others published again and again.
     """
-    place = output.below(FOLDER)
-    for _ in range(_MOST_TURNS):
-        newest = find_published(output)
-        night = output.below(f"{NIGHTS_FOLDER}/{newest}") if newest else None
+    place = output.subfolder(LATEST_FOLDER)
+    for _ in range(_MAX_ATTEMPTS):
+        newest = read_published_date(output)
+        night = output.subfolder(f"{RUNS_FOLDER}/{newest}") if newest else None
         if night is None or store.read_manifest(night) is None:
             return place.url
-        if _copy_all(night, place, partial(_is_newest, output, newest)):
+        if _copy_changed_files(night, place, partial(_is_newest, output, newest)):
             return place.url
     raise TransientError(
-        f"{place.url} could not be renewed: other tasks published {_MOST_TURNS} times meanwhile.",
+        f"{place.url} could not be renewed: other tasks published {_MAX_ATTEMPTS} times meanwhile.",
         "Run the same command again.",
     )
 
 
 def _is_newest(output: Output, night: str) -> bool:
-    return find_published(output) == night
+    return read_published_date(output) == night
 
 
-def _copy_all(night: Output, place: Output, is_newest: Callable[[], bool]) -> bool:
+def _copy_changed_files(night: Output, place: Output, is_newest: Callable[[], bool]) -> bool:
     """Copy what differs, run.json last, and then remove what the night does not have.
 
     Args:
@@ -168,17 +168,17 @@ def _copy_all(night: Output, place: Output, is_newest: Callable[[], bool]) -> bo
     Returns:
         Whether it still was the newest one when all was done.
     """
-    pictures = store.find_pictures(night)
+    pictures = store.find_report_images(night)
     groups = [pictures, store.RUN_FILES[:-1], store.RUN_FILES[-1:]]
     absent: set[str] = set()
     claimed = False
     for group in groups:
-        contents = {name: night.read(name, MOST_TABLE_BYTES) for name in group}
+        contents = {name: night.read(name, MAX_TABLE_READ_BYTES) for name in group}
         absent |= {name for name, data in contents.items() if data is None}
         changed = {
             name: data
             for name, data in contents.items()
-            if data is not None and place.read(name, MOST_TABLE_BYTES) != data
+            if data is not None and place.read(name, MAX_TABLE_READ_BYTES) != data
         }
         if changed and not is_newest():
             return False
@@ -187,7 +187,7 @@ def _copy_all(night: Output, place: Output, is_newest: Callable[[], bool]) -> bo
                 claim_run(place)
                 claimed = True
             place.write_all(changed)
-    gone = absent | (set(store.find_pictures(place)) - set(pictures))
+    gone = absent | (set(store.find_report_images(place)) - set(pictures))
     if gone and is_newest():
         place.remove(*sorted(gone))
     return is_newest()

@@ -19,9 +19,9 @@ from batch_scorer.report.content.changes import describe_news
 from batch_scorer.report.content.domain_shift import describe_drift
 from batch_scorer.report.content.text import count, show_name, show_night
 from batch_scorer.results.drift import measure_drift
-from batch_scorer.system.deadline import run_within
+from batch_scorer.system.deadline import run_with_timeout
 from batch_scorer.system.log import log_event
-from batch_scorer.system.redact import scrub
+from batch_scorer.system.redact import redact_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
     Send = Callable[["Notice"], None]
 
-ATTEMPTS = 4
+MAX_ATTEMPTS = 4
 SILENCE_S = 10
 """A webhook may say nothing for so long."""
 ATTEMPT_S = 30
 """One attempt may take so long, whatever the server says meanwhile."""
-WEBHOOKS = {"https": "jsons", "http": "json"}
+WEBHOOK_SCHEMES = {"https": "jsons", "http": "json"}
 """Apprise's name of each kind of webhook."""
 _WEBHOOK_FIELDS = {"message": "text", "version": "", "attachments": "", "type": ""}
 """A webhook gets the fields of a notice: Apprise's own are renamed, or left out."""
@@ -48,7 +48,7 @@ log = logging.getLogger("cxr.notice")
 
 
 @dataclass(frozen=True)
-class Notice:
+class Notification:
     """What a night came to: counts and the place of its report, no film.
 
     ``report`` is where the report is, or the rows; ``likeness`` says whether the batch looks like
@@ -58,7 +58,7 @@ class Notice:
     """
 
     title: str
-    night: str
+    run_date: str
     found: int
     scored: int
     flagged: int
@@ -79,7 +79,7 @@ class Notice:
     def lines(self) -> tuple[str, str, str, str, str]:
         """What ran; the counts; what is new; how far to trust it; where the report is."""
         return (
-            f"{self.title}: the night of {show_night(self.night)} is done.",
+            f"{self.title}: the night of {show_night(self.run_date)} is done.",
             f"{count(self.found, 'file')} found: {self.scored:,} scored, {self.flagged:,} of them "
             f"flagged; {self.not_scored:,} not scored.",
             self.news,
@@ -93,11 +93,13 @@ class Notice:
         return "\n".join(self.lines)
 
 
-class _Undelivered(Exception):
+class _DeliveryError(Exception):
     """Why a notice was not taken, in words without its address."""
 
 
-def describe_night(manifest: RunManifest, rows: Sequence[Score], title: str, at: str) -> Notice:
+def make_notification(
+    manifest: RunManifest, rows: Sequence[Score], title: str, at: str
+) -> Notification:
     """What a finished night came to.
 
     Args:
@@ -108,10 +110,10 @@ def describe_night(manifest: RunManifest, rows: Sequence[Score], title: str, at:
     """
     card = manifest.models[0].card
     likeness = describe_drift(measure_drift(rows, card), card)
-    since = manifest.since
-    return Notice(
+    since = manifest.changes
+    return Notification(
         title=show_name(title) or "Chest X-rays",
-        night=manifest.run_date,
+        run_date=manifest.run_date,
         found=manifest.found,
         scored=manifest.scored,
         flagged=manifest.flagged,
@@ -121,11 +123,11 @@ def describe_night(manifest: RunManifest, rows: Sequence[Score], title: str, at:
         new_flagged=since.flagged if since else manifest.flagged,
         news=describe_news(manifest) or "All are new: there was no night before.",
         likeness=likeness.short or likeness.sentences[0],
-        report=scrub(at),
+        report=redact_secrets(at),
     )
 
 
-def announce(addresses: Sequence[str], notice: Notice) -> int:
+def send_notification(addresses: Sequence[str], notice: Notification) -> int:
     """Send a notice to every address; what fails is tried again, then warned of.
 
     Args:
@@ -140,13 +142,13 @@ def announce(addresses: Sequence[str], notice: Notice) -> int:
         MissingPackage: Apprise is not installed.
     """
     delivered = 0
-    for place, (kind, send) in enumerate(_open(addresses), start=1):
+    for place, (kind, send) in enumerate(_open_channels(addresses), start=1):
         try:
             _RETRYING(send, notice)
-        except _Undelivered as exc:
+        except _DeliveryError as exc:
             log.warning(
                 "The notice to address %d of %d (%s) was not sent: %s, %d times.",
-                *(place, len(addresses), kind, exc, ATTEMPTS),
+                *(place, len(addresses), kind, exc, MAX_ATTEMPTS),
                 extra={"event": "notice_failed", "fields": {"kind": kind, "reason": str(exc)}},
             )
             continue
@@ -165,10 +167,10 @@ def check_addresses(addresses: Sequence[str]) -> None:
         UsageError: One of them cannot be understood.
         MissingPackage: Apprise is not installed.
     """
-    _open(addresses)
+    _open_channels(addresses)
 
 
-def _open(addresses: Sequence[str]) -> list[tuple[str, Send]]:
+def _open_channels(addresses: Sequence[str]) -> list[tuple[str, Send]]:
     """Each address's kind, and a call that sends a notice there or raises _Undelivered."""
     channels: list[tuple[str, Send]] = []
     for place, address in enumerate(addresses, start=1):
@@ -201,32 +203,32 @@ def _open_channel(kind: str, address: str) -> Send | None:
         app_url="",
         storage_mode=apprise.PersistentStoreMode.MEMORY,  # nothing is written to this machine
     )
-    target = _read_webhook(address) if kind in WEBHOOKS else address
+    target = _read_webhook(address) if kind in WEBHOOK_SCHEMES else address
     channel: Any = target and apprise.Apprise.instantiate(target, asset=asset)
     if not channel:
         return None
     service = apprise.Apprise(channel, asset=asset)
 
-    def send(notice: Notice) -> None:
+    def send(notice: Notification) -> None:
         title = notice.subject
-        if kind in WEBHOOKS:
+        if kind in WEBHOOK_SCHEMES:
             channel.payload_extras = {**_WEBHOOK_FIELDS, **asdict(notice)}
             title = channel.payload_extras.pop("title")
         logger.addFilter(reason := _Reason())
         logger.setLevel(logging.DEBUG)
         try:
-            taken = run_within(
+            taken = run_with_timeout(
                 ATTEMPT_S,
                 lambda: service.notify(notice.text, title, body_format="text"),
                 lambda: None,
             )
         except TimeoutError:
-            raise _Undelivered(f"it took over {ATTEMPT_S} seconds") from None
+            raise _DeliveryError(f"it took over {ATTEMPT_S} seconds") from None
         finally:
             logger.setLevel(_SILENT)
             logger.removeFilter(reason)
         if not taken:
-            raise _Undelivered(reason.words or "it was not taken")
+            raise _DeliveryError(reason.words or "it was not taken")
 
     return send
 
@@ -245,7 +247,7 @@ def _read_webhook(address: str) -> dict[str, Any] | None:
         return None
     path = parts._replace(scheme="", netloc="", fragment="", path=parts.path or "/").geturl()
     return {
-        "schema": WEBHOOKS[parts.scheme],
+        "schema": WEBHOOK_SCHEMES[parts.scheme],
         "host": parts.netloc.rpartition("@")[2],
         "user": parts.username,
         "password": parts.password or "",
@@ -269,14 +271,14 @@ class _Reason(logging.Filter):
         return False
 
 
-def _tell_attempt(state: RetryCallState) -> None:
+def _log_retry(state: RetryCallState) -> None:
     log.debug("sending the notice again, after attempt %d", state.attempt_number)
 
 
 _RETRYING = Retrying(
-    retry=retry_if_exception_type(_Undelivered),
-    stop=stop_after_attempt(ATTEMPTS),
+    retry=retry_if_exception_type(_DeliveryError),
+    stop=stop_after_attempt(MAX_ATTEMPTS),
     wait=wait_random_exponential(multiplier=1, max=10),
-    before_sleep=_tell_attempt,
+    before_sleep=_log_retry,
     reraise=True,
 )

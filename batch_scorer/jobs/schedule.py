@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from batch_scorer.errors import LedgerError, Occupied
+from batch_scorer.errors import AlreadyRunning, OutputError
 from batch_scorer.jobs import latest
 from batch_scorer.results import store
-from batch_scorer.results.claim import check_run
+from batch_scorer.results.claim import check_claimable
 from batch_scorer.results.schema import Gallery
-from batch_scorer.results.shards import MOST_SHARDS, Shard
+from batch_scorer.results.shards import MAX_SHARDS, Shard
 from batch_scorer.storage import lease
 from batch_scorer.system.strict_json import (
     RUN_DATE_FORMAT,
     Count,
     RunDate,
     check_run_date,
-    decode_stored,
+    decode_json,
 )
 
 if TYPE_CHECKING:
@@ -39,78 +39,78 @@ if TYPE_CHECKING:
     from batch_scorer.results.schema import RunManifest
     from batch_scorer.storage.output import Output
 
-FOLDER = latest.NIGHTS_FOLDER
-PLANS_FOLDER = "plans"
-LOOK_BACK = 7
+RUNS_FOLDER = latest.RUNS_FOLDER
+SPECS_FOLDER = "plans"
+MAX_LOOKBACK_RUNS = 7
 """So many plans before the newest are looked at, for a start that comes late."""
-_PLAN = re.compile(rf"{PLANS_FOLDER}/([0-9]{{6,18}})\.json")
+_SPEC_FILE = re.compile(rf"{SPECS_FOLDER}/([0-9]{{6,18}})\.json")
 log = logging.getLogger("cxr.job")
 
 
-class Plan(msgspec.Struct, frozen=True):
+class RunSpec(msgspec.Struct, frozen=True, rename={"nonce": "opened_by", "run_date": "night"}):
     """What a night is to do: what its tasks must agree on.
 
     ``method`` names models and options that decide an answer; ``execution`` is the platform's name
-    of the start that the tasks belong to, empty where there is none; ``opened_by`` is of no meaning
+    of the start that the tasks belong to, empty where there is none; ``nonce`` is of no meaning
     and unlike any other.
     """
 
     source: str
     method: str
-    tasks: Annotated[int, Meta(ge=1, le=MOST_SHARDS)]
+    tasks: Annotated[int, Meta(ge=1, le=MAX_SHARDS)]
     labels: str = "folders"
     limit: Count | None = None
     gallery: Gallery = Gallery()
     rescore: bool = False
     execution: str = ""
-    night: RunDate = ""
-    opened_by: str = ""
+    run_date: RunDate = ""
+    nonce: str = ""
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
-        check_run_date(self.night)
+        check_run_date(self.run_date)
 
     @property
-    def asked(self) -> Plan:
+    def as_requested(self) -> RunSpec:
         """The plan without what is only this night's."""
-        return msgspec.structs.replace(self, night="", opened_by="")
+        return msgspec.structs.replace(self, run_date="", nonce="")
 
-    def differences(self, other: Plan) -> list[str]:
+    def list_differences(self, other: RunSpec) -> list[str]:
         """Names of what differs."""
         return [
             name
             for name in self.__struct_fields__
-            if getattr(self.asked, name) != getattr(other.asked, name)
+            if getattr(self.as_requested, name) != getattr(other.as_requested, name)
         ]
 
 
 @dataclass(frozen=True)
-class Night:
+class ScheduledRun:
     """One night of an output place, by the number of its plan."""
 
     output: Output
     number: int
-    plan: Plan
+    spec: RunSpec
 
     @property
     def name(self) -> str:
         """When it was opened: 20261127-020000, in UTC; later nights have greater names."""
-        return self.plan.night
+        return self.spec.run_date
 
     @property
     def folder(self) -> str:
         """Where its results lie below the output."""
-        return f"{FOLDER}/{self.name}"
+        return f"{RUNS_FOLDER}/{self.name}"
 
     @property
     def place(self) -> Output:
         """Where its results lie."""
-        return self.output.below(self.folder)
+        return self.output.subfolder(self.folder)
 
     @property
     def shards(self) -> list[Shard]:
         """All its shares."""
-        return [Shard(number, self.plan.tasks) for number in range(1, self.plan.tasks + 1)]
+        return [Shard(number, self.spec.tasks) for number in range(1, self.spec.tasks + 1)]
 
     def missing(self) -> list[Shard]:
         """The shares that are not finished yet."""
@@ -124,13 +124,13 @@ class Night:
         manifest = store.read_manifest(self.place)
         if manifest is None:
             return None
-        if manifest.since and manifest.since.same:
+        if manifest.changes and manifest.changes.unchanged:
             return manifest
-        shown = latest.read_shown(self.output)
+        shown = latest.read_latest_manifest(self.output)
         return manifest if shown and shown.run_date >= self.name else None
 
 
-def claim_nights(output: Output) -> None:
+def claim_job_output(output: Output) -> None:
     """Claim the place of all nights.
 
     Raises:
@@ -138,25 +138,33 @@ def claim_nights(output: Output) -> None:
             Nothing was written.
         LedgerError: It cannot be read or written.
     """
-    names = (PLANS_FOLDER, FOLDER, latest.FOLDER, latest.PUBLISHED_FOLDER, lease.FOLDER)
-    if not output.claimed and not _has_plan(output):
+    names = (
+        SPECS_FOLDER,
+        RUNS_FOLDER,
+        latest.LATEST_FOLDER,
+        latest.PUBLISHED_FOLDER,
+        lease.LEASES_FOLDER,
+    )
+    if not output.has_record and not _has_run(output):
         output.refuse_foreign_folders(*names)
     output.refuse_links(*names)
-    check_run(output.below(latest.FOLDER))
+    check_claimable(output.subfolder(latest.LATEST_FOLDER))
     output.prepare()
-    if not output.claimed:
-        output.enter({})
+    if not output.has_record:
+        output.add_to_record({})
 
 
-def _has_plan(output: Output) -> bool:
+def _has_run(output: Output) -> bool:
     """Whether a version that kept no record opened a night here."""
     try:
-        return find_night(output) is not None
-    except LedgerError:
+        return find_scheduled_run(output) is not None
+    except OutputError:
         return False
 
 
-def join_night(output: Output, asked: Plan, term_s: float, pause: Callable[[float], None]) -> Night:
+def join_scheduled_run(
+    output: Output, asked: RunSpec, term_s: float, pause: Callable[[float], None]
+) -> ScheduledRun:
     """The open night where it is by the same plan; else a new one, opened by this task or another.
 
     Args:
@@ -173,61 +181,67 @@ def join_night(output: Output, asked: Plan, term_s: float, pause: Callable[[floa
         LedgerError: The plan's execution was followed by another one already.
     """
     while True:
-        newest = find_night(output)
-        if newest and newest.plan.asked == asked and (asked.execution or not newest.closed()):
+        newest = find_scheduled_run(output)
+        if (
+            newest
+            and newest.spec.as_requested == asked
+            and (asked.execution or not newest.closed())
+        ):
             return newest
         if newest:
-            _check_not_followed(newest, asked)
-            _outwait(newest, asked, term_s, pause)
-        if night := _open(output, asked, newest):
+            _check_not_superseded(newest, asked)
+            _wait_until_abandoned(newest, asked, term_s, pause)
+        if night := _open_run(output, asked, newest):
             return night
 
 
-def find_night(output: Output, number: int | None = None) -> Night | None:
+def find_scheduled_run(output: Output, number: int | None = None) -> ScheduledRun | None:
     """The newest night, or the one of that number; None where there is none.
 
     Raises:
         LedgerError: Its plan cannot be read.
     """
     if number is None:
-        matches = filter(None, map(_PLAN.fullmatch, output.names(PLANS_FOLDER)))
-        numbers = [int(match[1]) for match in matches if match[0] == _plan_file(int(match[1]))]
+        matches = filter(None, map(_SPEC_FILE.fullmatch, output.names(SPECS_FOLDER)))
+        numbers = [int(match[1]) for match in matches if match[0] == _spec_path(int(match[1]))]
         number = max(numbers, default=0)
-    data = output.read(_plan_file(number)) if number > 0 else None
+    data = output.read(_spec_path(number)) if number > 0 else None
     if data is None:
         return None
-    what = f"The plan {_plan_file(number)} in {output.url}"
-    return Night(output, number, decode_stored(data, Plan, what, "Remove it to open a new night."))
+    what = f"The plan {_spec_path(number)} in {output.url}"
+    return ScheduledRun(
+        output, number, decode_json(data, RunSpec, what, "Remove it to open a new night.")
+    )
 
 
-def find_given_up(night: Night) -> list[Night]:
+def find_abandoned_runs(night: ScheduledRun) -> list[ScheduledRun]:
     """The nights just before this one that were never closed: their rows need not be lost."""
-    found: list[Night] = []
-    for number in range(night.number - 1, max(night.number - 1 - LOOK_BACK, 0), -1):
-        earlier = find_night(night.output, number)
+    found: list[ScheduledRun] = []
+    for number in range(night.number - 1, max(night.number - 1 - MAX_LOOKBACK_RUNS, 0), -1):
+        earlier = find_scheduled_run(night.output, number)
         if earlier is None or earlier.closed():
             break
         found.append(earlier)
     return found
 
 
-def _plan_file(number: int) -> str:
-    return f"{PLANS_FOLDER}/{number:06d}.json"
+def _spec_path(number: int) -> str:
+    return f"{SPECS_FOLDER}/{number:06d}.json"
 
 
-def _open(output: Output, asked: Plan, newest: Night | None) -> Night | None:
+def _open_run(output: Output, asked: RunSpec, newest: ScheduledRun | None) -> ScheduledRun | None:
     """Open the next night; None where another task just did."""
     number = newest.number + 1 if newest else 1
-    published = latest.read_latest(output)
+    published = latest.read_newest_manifest(output)
     after = max(newest.name if newest else "", published.run_date if published else "")
-    name = name_night(datetime.now(UTC), after)
-    plan = msgspec.structs.replace(asked, night=name, opened_by=secrets.token_hex(8))
-    if not output.create(_plan_file(number), msgspec.json.encode(plan)):
+    name = make_run_date(datetime.now(UTC), after)
+    plan = msgspec.structs.replace(asked, run_date=name, nonce=secrets.token_hex(8))
+    if not output.create(_spec_path(number), msgspec.json.encode(plan)):
         return None
-    return Night(output, number, plan)
+    return ScheduledRun(output, number, plan)
 
 
-def name_night(now: datetime, after: str) -> str:
+def make_run_date(now: datetime, after: str) -> str:
     """A name that is greater than ``after``, whatever the machines' clocks say."""
     name = now.strftime(RUN_DATE_FORMAT)
     if name > after:
@@ -236,20 +250,22 @@ def name_night(now: datetime, after: str) -> str:
     return (last + timedelta(seconds=1)).strftime(RUN_DATE_FORMAT)
 
 
-def _check_not_followed(newest: Night, asked: Plan) -> None:
+def _check_not_superseded(newest: ScheduledRun, asked: RunSpec) -> None:
     """A task that comes after its own night was followed by another has nothing to do any more."""
-    if not asked.execution or newest.plan.execution == asked.execution:
+    if not asked.execution or newest.spec.execution == asked.execution:
         return
-    for number in range(newest.number - 1, max(newest.number - 1 - LOOK_BACK, 0), -1):
-        earlier = find_night(newest.output, number)
-        if earlier and earlier.plan.execution == asked.execution:
-            raise LedgerError(
+    for number in range(newest.number - 1, max(newest.number - 1 - MAX_LOOKBACK_RUNS, 0), -1):
+        earlier = find_scheduled_run(newest.output, number)
+        if earlier and earlier.spec.execution == asked.execution:
+            raise OutputError(
                 f"The night {earlier.name} of {asked.execution} was followed by {newest.name}.",
                 "Nothing is left to do.",
             )
 
 
-def _outwait(newest: Night, asked: Plan, term_s: float, pause: Callable[[float], None]) -> None:
+def _wait_until_abandoned(
+    newest: ScheduledRun, asked: RunSpec, term_s: float, pause: Callable[[float], None]
+) -> None:
     """Wait until it is sure that nobody works on an open night by another plan.
 
     Raises:
@@ -257,23 +273,23 @@ def _outwait(newest: Night, asked: Plan, term_s: float, pause: Callable[[float],
     """
     if newest.closed():
         return
-    differences = ", ".join(newest.plan.differences(asked))
+    differences = ", ".join(newest.spec.list_differences(asked))
     log.info(
         "the night %s is open by another plan (%s): given up if it gives no sign of life for %g s",
         *(newest.name, differences, term_s),
         extra={"event": "waiting", "fields": {"night": newest.name, "seconds": term_s}},
     )
-    watches: dict[str, lease.Watch] = {}
+    watches: dict[str, lease.LeaseWatcher] = {}
     since = time.monotonic()
     while True:
-        names = lease.names_of(newest.place)
-        sights = [watches.setdefault(n, lease.Watch(newest.place, n)).look() for n in names]
-        if lease.Sight.ALIVE in sights or newest.closed():
-            raise Occupied(
+        names = lease.list_leases(newest.place)
+        sights = [watches.setdefault(n, lease.LeaseWatcher(newest.place, n)).poll() for n in names]
+        if lease.LeaseState.ALIVE in sights or newest.closed():
+            raise AlreadyRunning(
                 f"The night {newest.name} of {newest.output.url} is under way by another plan: "
                 f"it differs in {differences}.",
                 "Wait until it is done, then run the same command again.",
             )
-        if time.monotonic() - since >= term_s and lease.Sight.SILENT not in sights:
+        if time.monotonic() - since >= term_s and lease.LeaseState.SILENT not in sights:
             return
-        pause(lease.pause_s(term_s))
+        pause(lease.poll_interval_s(term_s))

@@ -10,51 +10,63 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from batch_scorer.engine.run_plan import name_method
-from batch_scorer.engine.runner import score_batch
-from batch_scorer.errors import LedgerError, ModelFileError, Occupied
+from batch_scorer.engine.run_plan import config_hash
+from batch_scorer.engine.runner import run_score_job
+from batch_scorer.errors import AlreadyRunning, ModelFileError, OutputError
 from batch_scorer.jobs import latest
-from batch_scorer.jobs.finalize import Ending, end_night, hold_end, tell, tell_people
+from batch_scorer.jobs.finalize import (
+    FinalizeOptions,
+    acquire_finalize_lease,
+    finalize_run,
+    make_outcome,
+    notify_outcome,
+)
 from batch_scorer.jobs.notify import check_addresses
-from batch_scorer.jobs.schedule import Night, Plan, claim_nights, find_given_up, join_night
-from batch_scorer.model.classifier import find_model, hash_model, load_used
+from batch_scorer.jobs.schedule import (
+    RunSpec,
+    ScheduledRun,
+    claim_job_output,
+    find_abandoned_runs,
+    join_scheduled_run,
+)
+from batch_scorer.model.classifier import find_model_file, hash_model_file, load_if_unchanged
 from batch_scorer.report.content.report_options import AS_USUAL, Drawing
-from batch_scorer.storage.image_list import is_list
+from batch_scorer.storage.image_list import is_image_list
 from batch_scorer.storage.lease import (
-    TERM_S,
+    DEFAULT_TERM_S,
     Lease,
-    Sight,
-    Watch,
+    LeaseState,
+    LeaseWatcher,
     acquire_lease,
-    pause_s,
-    pause_unless,
-    take_lease,
+    poll_interval_s,
+    sleep_interruptibly,
+    try_acquire_lease,
 )
 from batch_scorer.storage.output import open_output
-from batch_scorer.storage.overlap import check_apart
+from batch_scorer.storage.overlap import check_no_overlap
 from batch_scorer.storage.source import check_source, open_source
-from batch_scorer.system.log import bind
-from batch_scorer.system.redact import scrub_url
+from batch_scorer.system.log import bind_fields
+from batch_scorer.system.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from batch_scorer.engine.runner import Progress
+    from batch_scorer.engine.runner import ProgressCallback
     from batch_scorer.engine.score_job import ScoreJob
-    from batch_scorer.jobs.finalize import NightOutcome
+    from batch_scorer.jobs.finalize import TaskOutcome
     from batch_scorer.results.schema import RunManifest
     from batch_scorer.results.shards import Shard
     from batch_scorer.storage.output import Output
 
 
 @dataclass(frozen=True)
-class NightJob:
+class TaskSpec:
     """What one task of a night does.
 
     ``score`` says what to score; its output is the place of all nights, and it has no shard.
     ``tasks`` share the films; ``shard`` is this task's share, None to claim one after another.
     ``execution`` is what the platform calls the start that all tasks belong to; ``rescore`` takes
-    no row over from finished nights. ``finish`` lets the last task merge and report, as ``drawing``
+    no row over from finished nights. ``finish`` lets the last task merge and report, as ``report_options``
     says (None: no report), and tell the addresses in ``notify``. A lease holds for ``lease_s``
     without being renewed.
     """
@@ -65,14 +77,14 @@ class NightJob:
     execution: str = ""
     rescore: bool = False
     finish: bool = True
-    drawing: Drawing | None = AS_USUAL
-    lease_s: float = TERM_S
+    report_options: Drawing | None = AS_USUAL
+    lease_s: float = DEFAULT_TERM_S
     notify: tuple[str, ...] = ()
 
 
-def run_night(
-    job: NightJob, progress: Progress | None = None, stop: Callable[[], bool] | None = None
-) -> NightOutcome:
+def run_task(
+    job: TaskSpec, progress: ProgressCallback | None = None, stop: Callable[[], bool] | None = None
+) -> TaskOutcome:
     """Do one task's part of the open night, or open one; finish it where this task is the last.
 
     Args:
@@ -87,153 +99,159 @@ def run_night(
     """
     check_addresses(job.notify)
     output = open_output(job.score.output)
-    pause = partial(pause_unless, stop)
-    night = join_night(output, _prepare(job, output), job.lease_s, pause)
-    bind(night=night.name)
+    pause = partial(sleep_interruptibly, stop)
+    night = join_scheduled_run(output, _make_run_spec(job, output), job.lease_s, pause)
+    bind_fields(night=night.name)
     if manifest := night.closed():
-        return tell(night, manifest=manifest, again=True)
-    task = _Task(job, night, pause, progress, stop)
-    own = tuple(task.score_shares())
+        return make_outcome(night, manifest=manifest, again=True)
+    task = _JoinedTask(job, night, pause, progress, stop)
+    own = tuple(task.score_shards())
     missing = tuple(night.missing())
     if missing or not job.finish:
-        return tell(night, own=own, missing=missing)
-    first = partial(load_used, job.score.models[0], job.score.provider, job.score.threads)
-    ending = Ending(
-        job.score.output, job.drawing, job.lease_s, first, pause, job.notify, job.score.access
+        return make_outcome(night, own=own, missing=missing)
+    first = partial(load_if_unchanged, job.score.models[0], job.score.provider, job.score.threads)
+    ending = FinalizeOptions(
+        job.score.output,
+        job.report_options,
+        job.lease_s,
+        first,
+        pause,
+        job.notify,
+        job.score.access,
     )
     try:
-        held = hold_end(night, ending)
-    except Occupied:  # this task's own share is done
-        return tell(night, own=own)
+        held = acquire_finalize_lease(night, ending)
+    except AlreadyRunning:  # this task's own share is done
+        return make_outcome(night, own=own)
     with held as lease:
-        outcome = end_night(night, ending, lease)
-    tell_people(outcome, ending)
+        outcome = finalize_run(night, ending, lease)
+    notify_outcome(outcome, ending)
     return replace(outcome, own=own)
 
 
 @dataclass(frozen=True)
-class _Task:
+class _JoinedTask:
     """A task of a night that it has joined."""
 
-    job: NightJob
-    run: Night
-    pause: Callable[[float], None]
-    progress: Progress | None
+    job: TaskSpec
+    run: ScheduledRun
+    sleep: Callable[[float], None]
+    progress: ProgressCallback | None
     stop: Callable[[], bool] | None
 
-    def score_shares(self) -> Iterator[RunManifest]:
+    def score_shards(self) -> Iterator[RunManifest]:
         """Score this task's share, or those that it can claim."""
         if self.job.shard is None:
             yield from self._claim()
             return
-        name = _lease_name(self.job.shard)
-        with acquire_lease(self.run.place, name, self.job.lease_s, self.pause) as lease:
-            yield self._score(self.job.shard, lease)
+        name = _format_lease_name(self.job.shard)
+        with acquire_lease(self.run.place, name, self.job.lease_s, self.sleep) as lease:
+            yield self._score_shard(self.job.shard, lease)
 
     def _claim(self) -> Iterator[RunManifest]:
         """Score one free share after another, until each is finished or in good hands."""
-        watches: dict[Shard, Watch] = {}
+        watches: dict[Shard, LeaseWatcher] = {}
         alive: set[Shard] = set()
         while True:
             free: Lease | None = None
             missing = self.run.missing()
             for shard in missing:
-                name = _lease_name(shard)
-                watch = watches.setdefault(shard, Watch(self.run.place, name))
-                sight = watch.look()
-                if sight is Sight.FREE:
-                    free = take_lease(self.run.place, name, watch, self.job.lease_s)
+                name = _format_lease_name(shard)
+                watch = watches.setdefault(shard, LeaseWatcher(self.run.place, name))
+                sight = watch.poll()
+                if sight is LeaseState.FREE:
+                    free = try_acquire_lease(self.run.place, name, watch, self.job.lease_s)
                 if free:
                     break
-                if sight is not Sight.SILENT:
+                if sight is not LeaseState.SILENT:
                     alive.add(shard)
             if free:
                 with free as lease:
-                    yield self._score(shard, lease)
+                    yield self._score_shard(shard, lease)
             elif alive.issuperset(missing):
                 return
             else:
-                self.pause(pause_s(self.job.lease_s))
+                self.sleep(poll_interval_s(self.job.lease_s))
 
-    def _score(self, shard: Shard, lease: Lease) -> RunManifest:
+    def _score_shard(self, shard: Shard, lease: Lease) -> RunManifest:
         score = replace(
             self.job.score,
             output=f"{self.job.score.output.rstrip('/')}/{self.run.folder}",
             shard=shard,
-            earlier=tuple(self._earlier(shard)),
+            earlier_outputs=tuple(self._find_earlier_outputs(shard)),
         )
-        return score_batch(score, self.progress, partial(self._stopped, lease), lease)
+        return run_score_job(score, self.progress, partial(self._should_stop, lease), lease)
 
-    def _stopped(self, lease: Lease) -> bool:
-        lease.tell_loss()
+    def _should_stop(self, lease: Lease) -> bool:
+        lease.raise_if_lost()
         return self.stop is not None and self.stop()
 
-    def _earlier(self, shard: Shard) -> Iterator[Output]:
+    def _find_earlier_outputs(self, shard: Shard) -> Iterator[Output]:
         """Where rows of films lie that need not be scored again."""
         if not self.job.rescore:
-            yield latest.find_place(self.run.output)
-        for night in reversed(find_given_up(self.run)):
-            if night.plan.rescore == self.job.rescore:
-                alike = night.plan.tasks == self.run.plan.tasks
+            yield latest.find_newest_output(self.run.output)
+        for night in reversed(find_abandoned_runs(self.run)):
+            if night.spec.rescore == self.job.rescore:
+                alike = night.spec.tasks == self.run.spec.tasks
                 shards = [shard] if alike else night.shards
-                yield from (night.place.below(other.folder) for other in shards)
+                yield from (night.place.subfolder(other.folder) for other in shards)
 
 
-def _lease_name(shard: Shard) -> str:
+def _format_lease_name(shard: Shard) -> str:
     return f"{shard.number}-of-{shard.count}"
 
 
-def _prepare(job: NightJob, output: Output) -> Plan:
+def _make_run_spec(job: TaskSpec, output: Output) -> RunSpec:
     """Find what is wrong before a night is opened; say what the night is to do."""
     score = job.score
-    listed = is_list(score.images)
+    listed = is_image_list(score.images)
     source = open_source(score.images, score.limit, score.access) if listed else None
-    check_apart(score.images, output, source)
-    plan = Plan(
-        source=scrub_url(score.images),
-        method=name_method(score),
+    check_no_overlap(score.images, output, source)
+    plan = RunSpec(
+        source=redact_url(score.images),
+        method=config_hash(score),
         tasks=job.tasks,
-        labels=scrub_url(score.labels),
+        labels=redact_url(score.labels),
         limit=score.limit,
         gallery=score.gallery,
         rescore=job.rescore,
         execution=job.execution,
     )
     check_source(score.images, score.access)
-    claim_nights(output)
-    output.prove_creation()
+    claim_job_output(output)
+    output.check_exclusive_create()
     if not job.rescore:
-        _check_method(score, plan.method, output)
+        _check_same_config(score, plan.method, output)
     return plan
 
 
-def _check_method(score: ScoreJob, method: str, output: Output) -> None:
+def _check_same_config(score: ScoreJob, method: str, output: Output) -> None:
     """Refuse to mix the answers of two models in one place without a word.
 
     Raises:
         ModelFileError: The rows in latest/ are by other models.
         LedgerError: They are by the same models with other options.
     """
-    newest = latest.read_latest(output)
+    newest = latest.read_newest_manifest(output)
     if newest is None or newest.method == method:
         return
-    paths = [find_model(name) for name in score.models]
-    given = [(path.stem, hash_model(path)) for path in paths]
+    paths = [find_model_file(name) for name in score.models]
+    given = [(path.stem, hash_model_file(path)) for path in paths]
     before = [(model.name, model.sha256) for model in newest.models]
-    place = f"{output.url}/{latest.FOLDER}"
+    place = f"{output.url}/{latest.LATEST_FOLDER}"
     hint = "Add --rescore to score every film anew; the nights of before stay."
     if [sha256 for _, sha256 in given] != [sha256 for _, sha256 in before]:
         raise ModelFileError(
-            f"The rows in {place} are by {_name_models(before)}, this start is with "
-            f"{_name_models(given)}.",
+            f"The rows in {place} are by {_format_models(before)}, this start is with "
+            f"{_format_models(given)}.",
             hint,
         )
-    raise LedgerError(
+    raise OutputError(
         f"The rows in {place} are by the same models with other options (--keep-atypical, "
         "--identifiers and its key) or another version of the decoder.",
         hint,
     )
 
 
-def _name_models(models: list[tuple[str, str]]) -> str:
+def _format_models(models: list[tuple[str, str]]) -> str:
     return " and ".join(f"{name} {sha256[:12]}" for name, sha256 in models)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from batch_scorer.system.strict_json import Count, Number
+from batch_scorer.system.strict_json import Count, FiniteFloat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 METRICS = ("accuracy", "precision", "recall", "specificity", "f1", "auc", "brier", "ece")
-BINS = 10
-COMPARED = ("auc", "accuracy")
+CALIBRATION_BINS = 10
+COMPARED_METRICS = ("auc", "accuracy")
 RESAMPLES = 1000
 COMPARISON_RESAMPLES = 10_000
-BLOCK_WEIGHTS = 4_000_000
-CONFIDENCE = 0.95
+MAX_BLOCK_WEIGHTS = 4_000_000
+CONFIDENCE_LEVEL = 0.95
 
 
 class Estimate(msgspec.Struct, frozen=True):
     """A number with its 95 % interval. ``None`` where the films do not define it."""
 
-    value: Number | None
-    low: Number | None
-    high: Number | None
+    value: FiniteFloat | None
+    low: FiniteFloat | None
+    high: FiniteFloat | None
     n: Count
 
 
-class Confusion(msgspec.Struct, frozen=True):
+class ConfusionMatrix(msgspec.Struct, frozen=True):
     """Counts of films; pneumonia is the positive class."""
 
     true_positive: Count
@@ -65,11 +65,11 @@ class Confusion(msgspec.Struct, frozen=True):
 class Curve(msgspec.Struct, frozen=True):
     """Points of a figure."""
 
-    x: list[Number]
-    y: list[Number]
+    x: list[FiniteFloat]
+    y: list[FiniteFloat]
 
 
-def evaluate(
+def compute_metrics(
     truth: ArrayLike,
     probabilities: ArrayLike,
     threshold: float,
@@ -94,24 +94,24 @@ def evaluate(
     y, p = _as_arrays(truth, probabilities)
     if not len(y):
         return dict.fromkeys(METRICS, Estimate(None, None, None, 0))
-    groups = _groups(len(y), patients)
+    groups = _group_by_patient(len(y), patients)
     clustered = int(groups.max()) + 1 < len(y)
-    point = _statistics(np.ones((1, len(y))), y, p, threshold)
+    point = _compute_weighted(np.ones((1, len(y))), y, p, threshold)
     draws = _bootstrap(groups, y, p, threshold, resamples=resamples, seed=seed)
-    counts = _proportion_counts(confusion(y, p, threshold))
+    counts = _proportion_counts(confusion_matrix(y, p, threshold))
     return {
-        name: _estimate(
+        name: _make_estimate(
             float(point[name][0]),
             draws[name],
             counts.get(name),
-            n=_n_behind(name, y, counts),
+            n=_sample_size(name, y, counts),
             clustered=clustered,
         )
         for name in METRICS
     }
 
 
-def compare(
+def compare_models(
     truth: ArrayLike,
     first: tuple[ArrayLike, float],
     second: tuple[ArrayLike, float],
@@ -131,32 +131,34 @@ def compare(
         seed: Of the bootstrap.
 
     Returns:
-        For each metric of ``COMPARED`` that the films define: first minus second with its interval,
+        For each metric of ``COMPARED_METRICS`` that the films define: first minus second with its interval,
         and the two-sided p of no difference, twice the smaller share of draws on one side of zero.
     """
     y = np.asarray(truth, dtype=np.int64)
-    groups = _groups(len(y), patients)
+    groups = _group_by_patient(len(y), patients)
     points, draws = [], []
     for answers, threshold in (first, second):
         p = np.asarray(answers, dtype=np.float64)
-        points.append(_statistics(np.ones((1, len(y))), y, p, threshold))
+        points.append(_compute_weighted(np.ones((1, len(y))), y, p, threshold))
         draws.append(_bootstrap(groups, y, p, threshold, resamples=resamples, seed=seed))
     found = {}
-    for name in COMPARED:
+    for name in COMPARED_METRICS:
         value = float(points[0][name][0] - points[1][name][0])
         drawn = draws[0][name] - draws[1][name]
         drawn = drawn[np.isfinite(drawn)]
         if np.isfinite(value):
-            estimate = _estimate(value, drawn, None, n=len(y), clustered=True)
-            found[name] = (estimate, _p_of_no_difference(drawn))
+            estimate = _make_estimate(value, drawn, None, n=len(y), clustered=True)
+            found[name] = (estimate, _bootstrap_p_value(drawn))
     return found
 
 
-def confusion(truth: ArrayLike, probabilities: ArrayLike, threshold: float) -> Confusion:
+def confusion_matrix(
+    truth: ArrayLike, probabilities: ArrayLike, threshold: float
+) -> ConfusionMatrix:
     """Count films by truth and by which side of the threshold they fall on."""
     y, p = _as_arrays(truth, probabilities)
     flagged = p >= threshold
-    return Confusion(
+    return ConfusionMatrix(
         true_positive=int((flagged & (y == 1)).sum()),
         false_positive=int((flagged & (y == 0)).sum()),
         true_negative=int((~flagged & (y == 0)).sum()),
@@ -164,11 +166,11 @@ def confusion(truth: ArrayLike, probabilities: ArrayLike, threshold: float) -> C
     )
 
 
-def proportion(successes: int, n: int) -> Estimate:
+def estimate_proportion(successes: int, n: int) -> Estimate:
     """A share with Wilson's 95 % interval."""
     if n == 0:
         return Estimate(None, None, None, 0)
-    share, z = successes / n, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    share, z = successes / n, NormalDist().inv_cdf((1 + CONFIDENCE_LEVEL) / 2)
     middle = share + z**2 / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = ((middle + side * half) / (1 + z**2 / n) for side in (-1, 1))
@@ -183,7 +185,7 @@ def roc_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
     from sklearn.metrics import roc_curve
 
     false_positive, true_positive, _ = roc_curve(y, p)
-    return Curve(_rounded(false_positive), _rounded(true_positive))
+    return Curve(_round_all(false_positive), _round_all(true_positive))
 
 
 def reliability_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
@@ -191,8 +193,8 @@ def reliability_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
     from sklearn.calibration import calibration_curve
 
     y, p = _as_arrays(truth, probabilities)
-    observed, predicted = calibration_curve(y, p, n_bins=BINS)
-    return Curve(_rounded(predicted), _rounded(observed))
+    observed, predicted = calibration_curve(y, p, n_bins=CALIBRATION_BINS)
+    return Curve(_round_all(predicted), _round_all(observed))
 
 
 def threshold_at_sensitivity(truth: ArrayLike, probabilities: ArrayLike, target: float) -> float:
@@ -219,20 +221,20 @@ def _as_arrays(
     return np.asarray(truth, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
 
 
-def _groups(films: int, patients: Sequence[str] | None) -> NDArray[np.int64]:
+def _group_by_patient(films: int, patients: Sequence[str] | None) -> NDArray[np.int64]:
     """The number of each film's patient; a patient for each film where none is known."""
     if patients is None:
         return np.arange(films)
     return np.asarray(np.unique(patients, return_inverse=True)[1], dtype=np.int64)
 
 
-def _p_of_no_difference(drawn: NDArray[np.float64]) -> float:
+def _bootstrap_p_value(drawn: NDArray[np.float64]) -> float:
     """Two-sided; one is added to both counts, since no number of draws can show p = 0."""
     smaller = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     return min(1.0, 2 * (smaller + 1) / (len(drawn) + 1))
 
 
-def _rounded(values: NDArray[Any]) -> list[float]:
+def _round_all(values: NDArray[Any]) -> list[float]:
     return [round(float(value), 5) for value in values]
 
 
@@ -249,9 +251,9 @@ def _bootstrap(
     rng = np.random.default_rng(seed)
     n_groups = int(groups.max()) + 1
     shares = np.full(n_groups, 1 / n_groups)
-    rows = max(1, min(resamples, BLOCK_WEIGHTS // len(groups)))
+    rows = max(1, min(resamples, MAX_BLOCK_WEIGHTS // len(groups)))
     blocks = [
-        _statistics(
+        _compute_weighted(
             rng.multinomial(n_groups, shares, size=min(rows, resamples - start))[:, groups],
             y,
             p,
@@ -262,7 +264,7 @@ def _bootstrap(
     return {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
 
 
-def _statistics(
+def _compute_weighted(
     weights: NDArray[Any], y: NDArray[np.int64], p: NDArray[np.float64], threshold: float
 ) -> dict[str, NDArray[np.float64]]:
     """Every metric for every row of film weights, shape (rows, N) -> (rows,) each."""
@@ -308,11 +310,13 @@ def _ece(
     weights: NDArray[Any], y: NDArray[np.int64], p: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Expected calibration error over equal bins, not yet divided by the total weight."""
-    in_bin = np.eye(BINS)[np.minimum((p * BINS).astype(int), BINS - 1)]
+    in_bin = np.eye(CALIBRATION_BINS)[
+        np.minimum((p * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    ]
     return np.asarray(np.abs((weights * (p - y)) @ in_bin).sum(axis=1))
 
 
-def _proportion_counts(counts: Confusion) -> dict[str, tuple[int, int]]:
+def _proportion_counts(counts: ConfusionMatrix) -> dict[str, tuple[int, int]]:
     tp, fp = counts.true_positive, counts.false_positive
     tn, fn = counts.true_negative, counts.false_negative
     return {
@@ -323,11 +327,11 @@ def _proportion_counts(counts: Confusion) -> dict[str, tuple[int, int]]:
     }
 
 
-def _n_behind(name: str, y: NDArray[np.int64], counts: dict[str, tuple[int, int]]) -> int:
+def _sample_size(name: str, y: NDArray[np.int64], counts: dict[str, tuple[int, int]]) -> int:
     return counts[name][1] if name in counts else len(y)
 
 
-def _estimate(
+def _make_estimate(
     value: float,
     draws: NDArray[np.float64],
     counts: tuple[int, int] | None,
@@ -338,7 +342,7 @@ def _estimate(
     if not np.isfinite(value):
         return Estimate(None, None, None, n)
     if counts is not None and (not clustered or value in (0.0, 1.0)):
-        return proportion(*counts)
-    tail = 100 * (1 - CONFIDENCE) / 2
+        return estimate_proportion(*counts)
+    tail = 100 * (1 - CONFIDENCE_LEVEL) / 2
     low, high = np.nanpercentile(draws, [tail, 100 - tail])
     return Estimate(value, float(low), float(high), n)

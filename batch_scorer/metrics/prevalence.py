@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import expit, logit, ndtri
 
-from batch_scorer.metrics.classification import CONFIDENCE, Estimate
+from batch_scorer.metrics.classification import CONFIDENCE_LEVEL, Estimate
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-Z = float(ndtri((1 + CONFIDENCE) / 2))
+Z_SCORE = float(ndtri((1 + CONFIDENCE_LEVEL) / 2))
 
 
 def predictive_values(
@@ -42,14 +42,14 @@ def predictive_values(
     Returns:
         Positive and negative predictive value, each undefined where a class has no films.
     """
-    found, cleared = _known(sensitivity), _known(specificity)
+    found, cleared = _to_proportion(sensitivity), _to_proportion(specificity)
     n = sensitivity.n + specificity.n
     if found is None or cleared is None:
         return Estimate(None, None, None, n), Estimate(None, None, None, n)
     prior = float(logit(prevalence))
     return (
-        _after(_log_ratio(found, cleared.others), prior, n),
-        _after(_log_ratio(cleared, found.others), -prior, n),
+        _posterior(_log_likelihood_ratio(found, cleared.others), prior, n),
+        _posterior(_log_likelihood_ratio(cleared, found.others), -prior, n),
     )
 
 
@@ -67,21 +67,21 @@ def adjusted_prevalence(
     Returns:
         Between 0 and 1; undefined without films, or for a model that is no better than chance.
     """
-    found, cleared = _known(sensitivity), _known(specificity)
+    found, cleared = _to_proportion(sensitivity), _to_proportion(specificity)
     if not films or found is None or cleared is None or found.value + cleared.value <= 1:
         return Estimate(None, None, None, films)
-    n_se, n_sp = found.films_behind + 2, cleared.films_behind + 2
+    n_se, n_sp = found.effective_n + 2, cleared.effective_n + 2
     se = (found.value * (n_se - 2) + 1) / n_se
     sp = (cleared.value * (n_sp - 2) + 1) / n_sp
-    n = films + Z**2
-    apparent = (flagged + Z**2 / 2) / n
+    n = films + Z_SCORE**2
+    apparent = (flagged + Z_SCORE**2 / 2) / n
     better = se + sp - 1
     centre = (apparent + sp - 1) / better
     spread_se, spread_sp = se * (1 - se) / n_se, sp * (1 - sp) / n_sp
-    shift = 2 * Z**2 * (centre * spread_se - (1 - centre) * spread_sp)
+    shift = 2 * Z_SCORE**2 * (centre * spread_se - (1 - centre) * spread_sp)
     variance = apparent * (1 - apparent) / n
     variance += centre**2 * spread_se + (1 - centre) ** 2 * spread_sp
-    half = Z * math.sqrt(variance) / better
+    half = Z_SCORE * math.sqrt(variance) / better
     value = (flagged / films + cleared.value - 1) / (found.value + cleared.value - 1)
     low, high = centre + shift - half, centre + shift + half
     return Estimate(_clip(value), _clip(low), _clip(high), films)
@@ -98,11 +98,11 @@ def expected_count(probabilities: ArrayLike) -> Estimate:
         alone, not doubt about the probabilities.
     """
     p = np.asarray(probabilities, dtype=np.float64)
-    mean, half = float(p.sum()), Z * math.sqrt(float((p * (1 - p)).sum()))
+    mean, half = float(p.sum()), Z_SCORE * math.sqrt(float((p * (1 - p)).sum()))
     return Estimate(mean, max(0.0, mean - half), min(float(len(p)), mean + half), len(p))
 
 
-class _Share(NamedTuple):
+class _Proportion(NamedTuple):
     """A share that its films define."""
 
     value: float
@@ -111,26 +111,28 @@ class _Share(NamedTuple):
     n: int
 
     @property
-    def others(self) -> _Share:
+    def others(self) -> _Proportion:
         """Those who are not in the share."""
-        return _Share(1 - self.value, 1 - self.high, 1 - self.low, self.n)
+        return _Proportion(1 - self.value, 1 - self.high, 1 - self.low, self.n)
 
     @property
-    def films_behind(self) -> float:
+    def effective_n(self) -> float:
         """How many independent films would give as wide an interval, at most ``n``."""
         half = (self.high - self.low) / 2
         if not half or self.value in (0, 1):
             return self.n
-        return min(self.n, self.value * (1 - self.value) * (Z / half) ** 2)
+        return min(self.n, self.value * (1 - self.value) * (Z_SCORE / half) ** 2)
 
 
-def _known(share: Estimate) -> _Share | None:
+def _to_proportion(share: Estimate) -> _Proportion | None:
     if share.value is None or share.low is None or share.high is None:
         return None
-    return _Share(share.value, share.low, share.high, share.n)
+    return _Proportion(share.value, share.low, share.high, share.n)
 
 
-def _log_ratio(above: _Share, below: _Share) -> tuple[float, float, float] | None:
+def _log_likelihood_ratio(
+    above: _Proportion, below: _Proportion
+) -> tuple[float, float, float] | None:
     """The logarithm of a ratio of two shares with its limits; None where both are 0."""
     with np.errstate(divide="ignore"):
         a, a_low, a_high = np.log(above[:3])
@@ -148,7 +150,7 @@ def _log_ratio(above: _Share, below: _Share) -> tuple[float, float, float] | Non
     )
 
 
-def _after(ratio: tuple[float, float, float] | None, prior: float, n: int) -> Estimate:
+def _posterior(ratio: tuple[float, float, float] | None, prior: float, n: int) -> Estimate:
     """The probability after an answer, from the log likelihood ratio and the log odds before it."""
     if ratio is None:
         return Estimate(None, None, None, n)

@@ -21,26 +21,26 @@ from msgspec import Meta
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
 from batch_scorer.imaging.decode import DECODE_VERSION
 from batch_scorer.model.card_checks import (
-    LONGEST_CARD,
+    MAX_CARD_CHARS,
     check_contents,
 )
 from batch_scorer.model.card_sections import (
     FLOAT16_SELF_TEST_TOLERANCE,
     SELF_TEST_TOLERANCE,
-    Band,
     Calibration,
-    Comparison,
     DataAudit,
     Etiology,
+    Evaluation,
     Evidence,
-    ExternalSet,
+    ExternalDataset,
     History,
+    ModelComparison,
+    OodDetection,
     Precision,
-    Reference,
     SelfTest,
     Threshold,
     Training,
-    Typicality,
+    UndecidedBand,
 )
 from batch_scorer.system.strict_json import Count
 
@@ -74,16 +74,16 @@ class ModelCard(msgspec.Struct, frozen=True):
     size_px: Annotated[int, Meta(ge=16, le=1024)]
     threshold: Threshold
     calibration: Calibration
-    references: dict[str, Reference]
+    references: dict[str, Evaluation]
     history: History
     training: Training
     versions: dict[str, str]
     self_test: SelfTest | None = None
-    band: Band | None = None
-    external: list[ExternalSet] = []
-    comparison: Comparison | None = None
+    band: UndecidedBand | None = None
+    external: list[ExternalDataset] = []
+    comparison: ModelComparison | None = None
     etiology: Etiology | None = None
-    typicality: Typicality | None = None
+    typicality: OodDetection | None = None
     evidence: Evidence | None = None
     audit: DataAudit | None = None
     precision: Precision | None = None
@@ -101,7 +101,7 @@ class ModelCard(msgspec.Struct, frozen=True):
             )
 
     @property
-    def reference(self) -> Reference:
+    def reference(self) -> Evaluation:
         """The split to quote: the test films where they were opened, else validation."""
         return self.references.get("test") or self.references["validation"]
 
@@ -123,13 +123,13 @@ def output_names(card: ModelCard) -> set[str]:
     return set(output_shapes(card, 1))
 
 
-def write_card(card: ModelCard, *, indent: int = 0) -> str:
+def encode_card(card: ModelCard, *, indent: int = 0) -> str:
     """Serialise a card as JSON with stable key order."""
     text = msgspec.json.encode(card, order="deterministic")
     return (msgspec.json.format(text, indent=indent) if indent else text).decode()
 
 
-def read_card(text: str | None, where: str) -> ModelCard:
+def decode_card(text: str | None, where: str) -> ModelCard:
     """Read and check a card.
 
     Args:
@@ -146,9 +146,9 @@ def read_card(text: str | None, where: str) -> ModelCard:
             f"{where} is an ONNX file without a model card.",
             "Use a model that `cxr export` made.",
         )
-    if len(text) > LONGEST_CARD:
+    if len(text) > MAX_CARD_CHARS:
         raise CardVersionUnsupported(
-            f"Expected a model card of at most {LONGEST_CARD:,} characters in {where}, "
+            f"Expected a model card of at most {MAX_CARD_CHARS:,} characters in {where}, "
             f"found {len(text):,}.",
             "Use a model that `cxr export` made.",
         )
@@ -168,7 +168,7 @@ def read_card(text: str | None, where: str) -> ModelCard:
     try:
         check_contents(msgspec.to_builtins(card))
     except ValueError as exc:
-        raise _broken(where, exc) from exc
+        raise _broken_card_error(where, exc) from exc
     return card
 
 
@@ -176,10 +176,10 @@ def _decode(text: str, kind: type[_T], where: str) -> _T:
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, RecursionError, OverflowError) as exc:
-        raise _broken(where, exc) from exc
+        raise _broken_card_error(where, exc) from exc
 
 
-def _broken(where: str, error: Exception) -> CardVersionUnsupported:
+def _broken_card_error(where: str, error: Exception) -> CardVersionUnsupported:
     return CardVersionUnsupported(
         f"The model card of {where} is broken: {error}.", "Use a model that `cxr export` made."
     )
@@ -189,7 +189,7 @@ class _CardVersion(msgspec.Struct):
     card_version: Count
 
 
-def self_test_pixels(size_px: int) -> NDArray[np.uint8]:
+def draw_self_test_images(size_px: int) -> NDArray[np.uint8]:
     """Draw the fixed films of the self-test: a chest phantom with four degrees of haze.
 
     Two dark ellipses (lungs) on a bright body; haze fills the lower half of one. Plain arithmetic

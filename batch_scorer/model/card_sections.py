@@ -8,16 +8,16 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from batch_scorer.metrics.classification import METRICS, Confusion, Curve, Estimate
+from batch_scorer.metrics.classification import METRICS, ConfusionMatrix, Curve, Estimate
 from batch_scorer.model.card_checks import (
-    ROUNDING,
+    PROBABILITY_TOLERANCE,
+    check_ascending,
     check_curves,
-    check_lengths,
+    check_equal_lengths,
     check_metrics,
-    check_order,
-    check_shares,
+    check_proportions,
 )
-from batch_scorer.system.strict_json import Count, Number, Size
+from batch_scorer.system.strict_json import Count, FiniteFloat, LargeCount
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,13 +37,13 @@ FLOAT16_SELF_TEST_TOLERANCE = 5e-3
 """A GPU adds halves in another order, a CPU rounds less. int8 needs no room: its sums are exact."""
 
 
-SmallKind = Literal["float16", "int8"]
+ReducedPrecision = Literal["float16", "int8"]
 
 
 Loss = Annotated[float, Meta(ge=0, le=1e6)]
 
 
-Probability = Annotated[float, Meta(ge=-ROUNDING, le=1 + ROUNDING)]
+Probability = Annotated[float, Meta(ge=-PROBABILITY_TOLERANCE, le=1 + PROBABILITY_TOLERANCE)]
 
 
 class Threshold(msgspec.Struct, frozen=True):
@@ -61,13 +61,13 @@ class Calibration(msgspec.Struct, frozen=True):
     """
 
     method: str
-    slope: Number
-    intercept: Number
+    slope: FiniteFloat
+    intercept: FiniteFloat
     fitted_on: str
-    brier_before: Number
-    ece_before: Number
-    brier_after: Number | None = None
-    ece_after: Number | None = None
+    brier_before: FiniteFloat
+    ece_before: FiniteFloat
+    brier_after: FiniteFloat | None = None
+    ece_after: FiniteFloat | None = None
 
     def apply(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Turn logits into probabilities, of the same shape."""
@@ -76,7 +76,7 @@ class Calibration(msgspec.Struct, frozen=True):
         return np.asarray(expit(self.slope * logits + self.intercept))
 
 
-class Reference(msgspec.Struct, frozen=True):
+class Evaluation(msgspec.Struct, frozen=True):
     """What the finished model answered on one labelled split.
 
     ``patients`` is 0 where not every film's patient is known.
@@ -87,16 +87,16 @@ class Reference(msgspec.Struct, frozen=True):
     patients: Count
     pneumonia: Count
     metrics: dict[str, Estimate]
-    confusion: Confusion
+    confusion: ConfusionMatrix
     roc: Curve
     reliability: Curve
-    score_quantiles: Annotated[list[Number], Meta(min_length=2)]
+    score_quantiles: Annotated[list[FiniteFloat], Meta(min_length=2)]
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
         check_metrics(self.metrics, METRICS)
         check_curves(self.roc, self.reliability)
-        check_order(self.score_quantiles)
+        check_ascending(self.score_quantiles)
 
 
 class History(msgspec.Struct, frozen=True):
@@ -109,7 +109,7 @@ class History(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
-        check_lengths(self.loss, self.val_loss, self.accuracy, self.val_accuracy)
+        check_equal_lengths(self.loss, self.val_loss, self.accuracy, self.val_accuracy)
 
 
 class Training(msgspec.Struct, frozen=True):
@@ -122,17 +122,17 @@ class Training(msgspec.Struct, frozen=True):
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
     epochs: Count
     best_epoch: Count
-    minutes: Number
-    parameters: Size
+    minutes: FiniteFloat
+    parameters: LargeCount
     backend: str
     command: str
     commit: str
     imbalance: str
     initial_weights: str
-    brightness_mean: Number
-    brightness_sd: Number
-    contrast_mean: Number
-    contrast_sd: Number
+    brightness_mean: FiniteFloat
+    brightness_sd: FiniteFloat
+    contrast_mean: FiniteFloat
+    contrast_sd: FiniteFloat
 
 
 class SelfTest(msgspec.Struct, frozen=True):
@@ -148,7 +148,7 @@ class SelfTest(msgspec.Struct, frozen=True):
     tolerance: Annotated[float, Meta(gt=0, le=FLOAT16_SELF_TEST_TOLERANCE)]
 
 
-class Band(msgspec.Struct, frozen=True):
+class UndecidedBand(msgspec.Struct, frozen=True):
     """Where an answer is uncertain: from ``low`` up to, not including, ``high``.
 
     The operating threshold lies in it. ``share`` is the share of the films of ``chosen_on`` that
@@ -165,14 +165,14 @@ class Band(msgspec.Struct, frozen=True):
         """Check what msgspec's constraints cannot say."""
         if self.low > self.high:  # a model that tells all films apart has an empty one
             raise ValueError(f"expected a band, found one from {self.low} up to {self.high}")
-        check_shares([self.share])
+        check_proportions([self.share])
 
     def holds(self, probability: float) -> bool:
         """Whether an answer is uncertain."""
         return self.low <= probability < self.high
 
 
-class ExternalSet(msgspec.Struct, frozen=True):
+class ExternalDataset(msgspec.Struct, frozen=True):
     """Normal films from elsewhere: how many of them the model flags, all of them wrongly.
 
     ``rejected`` films look too little like the training films to be scored; none of them counts as
@@ -188,7 +188,7 @@ class ExternalSet(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
-        check_shares([self.share])
+        check_proportions([self.share])
 
 
 class Etiology(msgspec.Struct, frozen=True):
@@ -208,7 +208,7 @@ class Etiology(msgspec.Struct, frozen=True):
             check_metrics(figures, METRICS)
 
 
-class Typicality(msgspec.Struct, frozen=True):
+class OodDetection(msgspec.Struct, frozen=True):
     """How much an image looks like the training films.
 
     Output ``atypicality`` (N,): 0 the median training film, larger the stranger. Above
@@ -218,10 +218,10 @@ class Typicality(msgspec.Struct, frozen=True):
     """
 
     method: str
-    flag_above: Number
-    reject_above: Number
+    flag_above: FiniteFloat
+    reject_above: FiniteFloat
     chosen_on: str
-    quantiles: Annotated[list[Number], Meta(min_length=2)]
+    quantiles: Annotated[list[FiniteFloat], Meta(min_length=2)]
     flagged: dict[str, Estimate]
     rejected: dict[str, Estimate]
 
@@ -231,10 +231,10 @@ class Typicality(msgspec.Struct, frozen=True):
             raise ValueError(
                 "expected what is flagged and rejected of the same images, found others"
             )
-        check_order(self.quantiles)
-        check_shares([*self.flagged.values(), *self.rejected.values()])
+        check_ascending(self.quantiles)
+        check_proportions([*self.flagged.values(), *self.rejected.values()])
 
-    def share_stranger(self, atypicality: float) -> float:
+    def compute_typicality(self, atypicality: float) -> float:
         """The share of training films that are at least as strange."""
         steps = np.linspace(1, 0, len(self.quantiles))
         return float(np.interp(atypicality, self.quantiles, steps))
@@ -249,14 +249,14 @@ class Faithfulness(msgspec.Struct, frozen=True):
     """
 
     films: Count
-    steps: Annotated[list[Number], Meta(min_length=2)]
-    deletion: list[Number]
-    random_deletion: list[Number]
-    randomised_correlation: Number
+    steps: Annotated[list[FiniteFloat], Meta(min_length=2)]
+    deletion: list[FiniteFloat]
+    random_deletion: list[FiniteFloat]
+    randomised_correlation: FiniteFloat
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
-        check_lengths(self.steps, self.deletion, self.random_deletion)
+        check_equal_lengths(self.steps, self.deletion, self.random_deletion)
 
     @property
     def beats_random(self) -> bool:
@@ -280,11 +280,11 @@ class Precision(msgspec.Struct, frozen=True):
     ``largest_difference`` is in probability, ``flips`` the films whose label changed.
     """
 
-    kind: SmallKind
+    kind: ReducedPrecision
     films: Count
-    auc: Number
-    auc_difference: Number
-    largest_difference: Number
+    auc: FiniteFloat
+    auc_difference: FiniteFloat
+    largest_difference: FiniteFloat
     flips: list[str]
     calibrated_on: str
 
@@ -299,20 +299,20 @@ class PairedDifference(msgspec.Struct, frozen=True):
     second: str
     metric: str
     difference: Estimate
-    p: Number
-    p_holm: Number
+    p: FiniteFloat
+    p_holm: FiniteFloat
 
 
-class Comparison(msgspec.Struct, frozen=True):
+class ModelComparison(msgspec.Struct, frozen=True, rename={"images_sha256": "films_sha256"}):
     """The models that were exported together, in pairs, on the same films.
 
-    ``films_sha256`` tells which films; ``patients`` is 0 where not every film's patient is known.
+    ``images_sha256`` tells which films; ``patients`` is 0 where not every film's patient is known.
     """
 
     split: str
     films: Count
     patients: Count
-    films_sha256: str
+    images_sha256: str
     method: str
     pairs: list[PairedDifference]
 
@@ -321,7 +321,7 @@ class Comparison(msgspec.Struct, frozen=True):
         """The models that were compared."""
         return {name for pair in self.pairs for name in (pair.first, pair.second)}
 
-    def among(self, names: set[str]) -> Comparison | None:
+    def restrict_to(self, names: set[str]) -> ModelComparison | None:
         """The pairs of some models only, or None where there is none."""
         pairs = [pair for pair in self.pairs if {pair.first, pair.second} <= names]
         return msgspec.structs.replace(self, pairs=pairs) if pairs else None
@@ -332,10 +332,10 @@ class _Card(Protocol):
     def name(self) -> str: ...
 
     @property
-    def comparison(self) -> Comparison | None: ...
+    def comparison(self) -> ModelComparison | None: ...
 
 
-def shared_comparison(cards: Sequence[_Card]) -> Comparison | None:
+def find_shared_comparison(cards: Sequence[_Card]) -> ModelComparison | None:
     """The comparison that models of a run have in common.
 
     Only models whose cards carry the very same comparison were measured together, on the same
@@ -345,12 +345,12 @@ def shared_comparison(cards: Sequence[_Card]) -> Comparison | None:
         if card.comparison is None:
             continue
         together = {other.name for other in cards if other.comparison == card.comparison}
-        if found := card.comparison.among(together):
+        if found := card.comparison.restrict_to(together):
             return found
     return None
 
 
-class CopyCounts(msgspec.Struct, frozen=True):
+class DuplicateCounts(msgspec.Struct, frozen=True):
     """Groups of films that are copies of each other.
 
     ``within`` and ``across`` name the parts of the data set: "train", or "train and test".
@@ -366,23 +366,32 @@ class CopyCounts(msgspec.Struct, frozen=True):
     mixed_patients: Count
 
 
-class Looks(msgspec.Struct, frozen=True):
+class Appearance(msgspec.Struct, frozen=True):
     """The median film of one class in one part: pixels a side, and grey from 0 to 255."""
 
     part: str
     label: str
-    width_px: Number
-    height_px: Number
-    brightness: Number
-    contrast: Number
+    width_px: FiniteFloat
+    height_px: FiniteFloat
+    brightness: FiniteFloat
+    contrast: FiniteFloat
 
 
-class DataAudit(msgspec.Struct, frozen=True):
+class DataAudit(
+    msgspec.Struct,
+    frozen=True,
+    rename={
+        "appearance": "looks",
+        "images_per_patient": "films_per_patient",
+        "images_without_patient": "films_without_patient",
+        "near_duplicates": "alike",
+    },
+):
     """What ``cxr audit`` counts, in short.
 
     Parts are those that the data set came in ("train", "val", "test", or "all"), not those that
     training split it into. ``films`` is keyed by part, class and, where file names tell it, cause:
-    "train PNEUMONIA viral". ``films_per_patient`` gives the number of patients with that many films
+    "train PNEUMONIA viral". ``images_per_patient`` gives the number of patients with that many films
     in one part; ``shared_patients`` the patient numbers found in two parts, and
     ``shared_with_same_cause`` those of them whose films have one cause in both, where labels were
     opened. ``metadata_auc`` is what the film's size, brightness, contrast and file size reach
@@ -392,11 +401,11 @@ class DataAudit(msgspec.Struct, frozen=True):
 
     films: dict[str, Count]
     patients: Count
-    films_without_patient: Count
-    films_per_patient: dict[Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")], Count]
+    images_without_patient: Count
+    images_per_patient: dict[Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")], Count]
     shared_patients: dict[str, Count]
     shared_with_same_cause: dict[str, Count]
-    identical: CopyCounts
-    alike: CopyCounts
-    looks: list[Looks]
+    identical: DuplicateCounts
+    near_duplicates: DuplicateCounts
+    appearance: list[Appearance]
     metadata_auc: dict[str, Estimate]

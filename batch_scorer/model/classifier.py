@@ -20,25 +20,25 @@ from batch_scorer.errors import (
     SelfTestFailed,
     UsageError,
 )
-from batch_scorer.model.amx import raise_weights
+from batch_scorer.model.amx import shift_zero_points
 from batch_scorer.model.card import (
     CARD_KEY,
     SELF_TEST_RECIPE,
+    decode_card,
+    draw_self_test_images,
     output_shapes,
-    read_card,
-    self_test_pixels,
 )
-from batch_scorer.model.card_sections import Comparison
+from batch_scorer.model.card_sections import ModelComparison
 from batch_scorer.model.onnx_runtime import ort
 from batch_scorer.model.session import (
-    OF_EXPORT,
+    EXPORT_HINT,
     cancel_opening,
-    infer,
+    make_session_options,
     open_session,
-    session_options,
+    run_session,
 )
-from batch_scorer.system.deadline import run_within
-from batch_scorer.system.process import available_cores, has_tiles
+from batch_scorer.system.deadline import run_with_timeout
+from batch_scorer.system.process import available_cores, has_amx
 from batch_scorer.system.regular_file import read_regular_file
 
 if TYPE_CHECKING:
@@ -48,22 +48,22 @@ if TYPE_CHECKING:
 
     from batch_scorer.model.card import ModelCard
 
-BUNDLED = Path(__file__).parents[1] / "models"
-MANIFEST = "manifest.json"
+BUNDLED_FOLDER = Path(__file__).parents[1] / "models"
+MANIFEST_NAME = "manifest.json"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TF32 would round a float32 model by more than its self-test allows, unasked; speed is what float16
 # files are for. Every batch has one shape, so memory is asked for as it is needed.
-_SETTINGS = {"cuda": {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}}
-SELF_TEST_LIMIT_S = {"cpu": 15.0, "cuda": 100.0}
+_PROVIDER_OPTIONS = {"cuda": {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}}
+SELF_TEST_TIMEOUT_S = {"cpu": 15.0, "cuda": 100.0}
 """For a self-test in a batch of up to 64, which takes a second, and CUDA has to start: a graph may
 never end."""
-OPENING_S = 5.0
+SESSION_OPEN_TIMEOUT_S = 5.0
 """What opening a session may add to that: ONNX Runtime then computes whatever is constant."""
 MAX_MODEL_BYTES = 2_000_000_000
 """ONNX's own limit: a larger model keeps its weights in other files, which are not read."""
-INFERENCE_LIMIT_S = 600.0
+INFERENCE_TIMEOUT_S = 600.0
 """For one batch of any size on a slow machine."""
-_FLOAT32 = "tensor(float)"
+_FLOAT32_TENSOR = "tensor(float)"
 
 
 class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,11 +86,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     models: dict[str, ModelEntry]
-    comparison: Comparison | None = None
+    comparison: ModelComparison | None = None
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What a model says of N films, float32; None what it does not answer.
 
     ``probability`` is P(pneumonia), (N,). ``viral`` is P(viral | pneumonia), (N,). ``atypicality``
@@ -113,7 +113,7 @@ class Classifier:
     provider: str
     session: Any
     batch_size: int | None = None
-    limit_s: float = INFERENCE_LIMIT_S
+    timeout_s: float = INFERENCE_TIMEOUT_S
     """Seconds that one inference may take."""
 
     @classmethod
@@ -140,10 +140,10 @@ class Classifier:
             ModelFileError: The file, its card or its self-test is not right.
             ProviderUnavailable: The provider was asked for by name and cannot run here.
         """
-        path = find_model(model)
-        data = read_model(path)
+        path = find_model_file(model)
+        data = read_model_file(path)
         if sha256:
-            _check_same(path, hashlib.sha256(data).hexdigest(), sha256)
+            _check_sha256(path, hashlib.sha256(data).hexdigest(), sha256)
         return cls._open(path, data, provider, threads, batch_size)
 
     @classmethod
@@ -159,30 +159,32 @@ class Classifier:
         found = hashlib.sha256(data).hexdigest()
         _check_bundled(path, found)
         providers = _choose_providers(provider)
-        limit_s = SELF_TEST_LIMIT_S[providers[0]] * max(1.0, (batch_size or 0) / 64)
-        options = session_options(threads or available_cores())
+        limit_s = SELF_TEST_TIMEOUT_S[providers[0]] * max(1.0, (batch_size or 0) / 64)
+        options = make_session_options(threads or available_cores())
 
         def open_and_test() -> Classifier:
-            tiles = providers == ["cpu"] and has_tiles()
-            named = [(PROVIDERS[name], _SETTINGS.get(name, {})) for name in providers]
+            tiles = providers == ["cpu"] and has_amx()
+            named = [(PROVIDERS[name], _PROVIDER_OPTIONS.get(name, {})) for name in providers]
             session = open_session(
-                raise_weights(data) if tiles else data, str(path), options, named
+                shift_zero_points(data) if tiles else data, str(path), options, named
             )
-            used = _provider_of(session, provider)
+            used = _active_provider(session, provider)
             card = _read_card(session, path)
             tested = cls(card, path, found, used, session, batch_size, limit_s)
             tested.self_test()
-            return replace(tested, limit_s=INFERENCE_LIMIT_S)
+            return replace(tested, timeout_s=INFERENCE_TIMEOUT_S)
 
         try:
-            return run_within(limit_s + OPENING_S, open_and_test, partial(cancel_opening, options))
+            return run_with_timeout(
+                limit_s + SESSION_OPEN_TIMEOUT_S, open_and_test, partial(cancel_opening, options)
+            )
         except TimeoutError as exc:
             raise ModelFileError(
-                f"Expected {path} to load in {limit_s + OPENING_S:g} seconds, found it not ready.",
-                OF_EXPORT,
+                f"Expected {path} to load in {limit_s + SESSION_OPEN_TIMEOUT_S:g} seconds, found it not ready.",
+                EXPORT_HINT,
             ) from exc
 
-    def predict(self, pixels: NDArray[np.uint8]) -> Answers:
+    def predict(self, pixels: NDArray[np.uint8]) -> Predictions:
         """Everything that the model says of decoded films.
 
         Args:
@@ -192,11 +194,14 @@ class Classifier:
             ModelFileError: The session failed on this input.
         """
         size = self.batch_size or len(pixels)
-        parts = [self._infer(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+        parts = [
+            self._predict_batch(pixels[start : start + size])
+            for start in range(0, len(pixels), size)
+        ]
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return Answers(**found)
+        return Predictions(**found)
 
-    def _infer(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def _predict_batch(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """One inference of a whole batch; the answers of added blank films are cut off."""
         films, whole = len(pixels), self.batch_size or len(pixels)
         if films < whole:
@@ -204,7 +209,7 @@ class Classifier:
             pixels = np.concatenate([pixels, blank])
         shapes = output_shapes(self.card, len(pixels))
         device = "cuda" if self.provider == "cuda" else "cpu"
-        found = infer(self.session, pixels, shapes, device, self.limit_s, str(self.path))
+        found = run_session(self.session, pixels, shapes, device, self.timeout_s, str(self.path))
         return {name: part[:films] for name, part in found.items()}
 
     def self_test(self) -> float:
@@ -219,7 +224,7 @@ class Classifier:
         test = self.card.self_test
         if test is None or test.recipe != SELF_TEST_RECIPE:
             raise CardVersionUnsupported(f"{self.path} has no self-test that can be replayed.")
-        found = self.predict(self_test_pixels(self.card.size_px)).probability
+        found = self.predict(draw_self_test_images(self.card.size_px)).probability
         worst = float(np.abs(found - np.asarray(test.probabilities)).max())
         if not worst <= test.tolerance:
             raise SelfTestFailed(
@@ -230,39 +235,41 @@ class Classifier:
         return worst
 
 
-def bundled_names() -> list[str]:
+def list_bundled_models() -> list[str]:
     """Names of the models that come with the package, as its manifest lists them."""
-    return list(bundled_manifest().models)
+    return list(read_bundled_manifest().models)
 
 
-def expand_names(models: Iterable[str]) -> tuple[str, ...]:
+def expand_model_names(models: Iterable[str]) -> tuple[str, ...]:
     """Names and paths of models, "all" as the names of the bundled ones, each once."""
-    names = [name for model in models for name in (bundled_names() if model == "all" else [model])]
+    names = [
+        name for model in models for name in (list_bundled_models() if model == "all" else [model])
+    ]
     return tuple(dict.fromkeys(names))
 
 
-def bundled_manifest() -> Manifest:
+def read_bundled_manifest() -> Manifest:
     """What the manifest says of the bundled models."""
-    return msgspec.json.decode((BUNDLED / MANIFEST).read_bytes(), type=Manifest)
+    return msgspec.json.decode((BUNDLED_FOLDER / MANIFEST_NAME).read_bytes(), type=Manifest)
 
 
-def find_model(model: str | Path) -> Path:
+def find_model_file(model: str | Path) -> Path:
     """The path of a bundled model's name, or the path itself.
 
     Raises:
         UsageError: Neither a bundled model nor a file.
     """
-    if isinstance(model, str) and model in bundled_names():
-        return BUNDLED / f"{model}.onnx"
+    if isinstance(model, str) and model in list_bundled_models():
+        return BUNDLED_FOLDER / f"{model}.onnx"
     if not os.path.isfile(model):  # noqa: PTH113 - Path.is_file raises where a name is too long
         raise UsageError(
-            f"Expected a model file or one of {', '.join(bundled_names())}, found {model}.",
+            f"Expected a model file or one of {', '.join(list_bundled_models())}, found {model}.",
             "See `cxr models`.",
         )
     return Path(model)
 
 
-def read_model(path: Path) -> bytes:
+def read_model_file(path: Path) -> bytes:
     """Read a model's file.
 
     Raises:
@@ -277,16 +284,16 @@ def read_model(path: Path) -> bytes:
         ) from exc
 
 
-def hash_model(path: Path) -> str:
+def hash_model_file(path: Path) -> str:
     """The SHA-256 of a model's file.
 
     Raises:
         ModelFileError: As of `read_model`.
     """
-    return hashlib.sha256(read_model(path)).hexdigest()
+    return hashlib.sha256(read_model_file(path)).hexdigest()
 
 
-def load_used(
+def load_if_unchanged(
     model: str | Path, provider: str, threads: int | None, sha256: str
 ) -> Classifier | None:
     """Load a model with the very file that a run used.
@@ -299,8 +306,8 @@ def load_used(
         ProviderUnavailable: As of ``Classifier.load``.
     """
     try:
-        path = find_model(model)
-        data = read_model(path)
+        path = find_model_file(model)
+        data = read_model_file(path)
     except (UsageError, ModelFileError):  # no file any more, or none that can be read
         return None
     if hashlib.sha256(data).hexdigest() != sha256:
@@ -308,13 +315,13 @@ def load_used(
     return Classifier._open(path, data, provider, threads)  # noqa: SLF001 - of this module
 
 
-def available_providers() -> list[str]:
+def list_providers() -> list[str]:
     """Short names of the providers that this ONNX Runtime was built with."""
     built = ort.get_available_providers()
     return [name for name, full in PROVIDERS.items() if full in built]
 
 
-def _check_same(path: Path, found: str, expected: str) -> None:
+def _check_sha256(path: Path, found: str, expected: str) -> None:
     """Refuse a file that is not the one which the run names."""
     if found != expected:
         raise ModelFileError(
@@ -326,9 +333,9 @@ def _check_same(path: Path, found: str, expected: str) -> None:
 
 
 def _check_bundled(path: Path, sha256: str) -> None:
-    if path.parent != BUNDLED:
+    if path.parent != BUNDLED_FOLDER:
         return
-    expected = bundled_manifest().models[path.stem].sha256
+    expected = read_bundled_manifest().models[path.stem].sha256
     if sha256 != expected:
         raise ModelFileError(
             f"The bundled model {path.name} is damaged: expected sha256 {expected[:12]}, "
@@ -343,7 +350,7 @@ def _choose_providers(provider: str) -> list[str]:
     Raises:
         ProviderUnavailable: CUDA was asked for by name, and this ONNX Runtime has none.
     """
-    available = available_providers()
+    available = list_providers()
     if provider == "cuda" and "cuda" not in available:
         raise ProviderUnavailable(
             "The CUDA provider was asked for, but this ONNX Runtime has none.",
@@ -352,7 +359,7 @@ def _choose_providers(provider: str) -> list[str]:
     return ["cuda", "cpu"] if provider != "cpu" and "cuda" in available else ["cpu"]
 
 
-def _provider_of(session: Any, asked: str) -> str:
+def _active_provider(session: Any, asked: str) -> str:
     """The short name of the provider that a session really runs on.
 
     Raises:
@@ -374,28 +381,30 @@ def _read_card(session: Any, path: Path) -> ModelCard:
         found = {output.name: (output.type, output.shape) for output in session.get_outputs()}
     except UnicodeDecodeError as exc:
         raise ModelFileError(
-            f"Expected UTF-8 in the names and metadata of {path}, found other bytes.", OF_EXPORT
+            f"Expected UTF-8 in the names and metadata of {path}, found other bytes.", EXPORT_HINT
         ) from exc
-    card = read_card(text, str(path))
+    card = decode_card(text, str(path))
     promised = output_shapes(card, 1)
     if missing := sorted(promised.keys() - found):
         raise ModelFileError(
             f"Expected {path} to answer {sorted(promised)}, as its card says; it lacks {missing}.",
-            OF_EXPORT,
+            EXPORT_HINT,
         )
     for name, shape in promised.items():
         kind, dimensions = found[name]
         # ONNX Runtime gives no dimensions where it knows none; the self-test finds them.
-        if kind != _FLOAT32 or (dimensions and not _can_be(dimensions[1:], shape[1:])):
+        if kind != _FLOAT32_TENSOR or (
+            dimensions and not _is_compatible(dimensions[1:], shape[1:])
+        ):
             raise ModelFileError(
-                f"Expected the output {name} of {path} as {_FLOAT32} with the shape "
+                f"Expected the output {name} of {path} as {_FLOAT32_TENSOR} with the shape "
                 f"{['N', *shape[1:]]}, found {kind} with {dimensions}.",
-                OF_EXPORT,
+                EXPORT_HINT,
             )
     return card
 
 
-def _can_be(dimensions: list[int | str | None], shape: tuple[int, ...]) -> bool:
+def _is_compatible(dimensions: list[int | str | None], shape: tuple[int, ...]) -> bool:
     """Whether dimensions, of which only numbers are fixed, can become a shape."""
     return len(dimensions) == len(shape) and all(
         found == size or not isinstance(found, int)

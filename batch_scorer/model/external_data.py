@@ -8,10 +8,10 @@ Source: onnx.proto3 of ONNX; its documentation, "External Data".
 
 from __future__ import annotations
 
-from batch_scorer.model.protobuf import BYTES, read_fields
+from batch_scorer.model.protobuf import LENGTH_DELIMITED, read_fields
 
 # Where each kind of message may hold others that lead to a tensor, by number of the field.
-_PARTS: dict[str, dict[int, str]] = {
+_NESTED_MESSAGES: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
@@ -38,8 +38,8 @@ def has_external_data(model: bytes) -> bool:
             for field in read_fields(model, place):
                 if kind == "tensor" and field.name == _DATA_LOCATION and field.number:
                     return True
-                part = _PARTS[kind].get(field.name)
-                if part and field.kind == BYTES:
+                part = _NESTED_MESSAGES[kind].get(field.name)
+                if part and field.kind == LENGTH_DELIMITED:
                     waiting.append((part, field.place))
     except (IndexError, ValueError):  # ONNX Runtime says what is wrong with it
         return False

@@ -14,17 +14,17 @@ import importlib
 import os
 from typing import Any
 
-TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
-os.environ[TELEMETRY_OFF] = "1"
+TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
+os.environ[TELEMETRY_VARIABLE] = "1"
 
 import onnxruntime as ort  # noqa: E402, TID251 - the one place
 from onnxruntime.capi import (  # noqa: E402, TID251
     onnxruntime_pybind11_state as ort_errors,
 )
 
-__all__ = ["TELEMETRY_OFF", "import_part", "ort", "ort_errors"]
+__all__ = ["TELEMETRY_VARIABLE", "import_submodule", "ort", "ort_errors"]
 
 
-def import_part(name: str) -> Any:
+def import_submodule(name: str) -> Any:
     """Import a part of ONNX Runtime that its package leaves out, such as ``quantization``."""
     return importlib.import_module(f"onnxruntime.{name}")

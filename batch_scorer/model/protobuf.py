@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Kinds of fields, and the bytes that numbers of a fixed size have.
-VARINT, BYTES = 0, 2
-_FIXED = {1: 8, 5: 4}
-_LONGEST_VARINT = 10
+VARINT, LENGTH_DELIMITED = 0, 2
+_FIXED_BYTES = {1: 8, 5: 4}
+_MAX_VARINT_BYTES = 10
 _UINT32 = 0xFFFF_FFFF
 
 
@@ -37,10 +37,10 @@ def read_fields(data: bytes, message: slice) -> Iterator[Field]:
         key, place = _read_varint(data, place)
         key &= _UINT32  # as Google's reader does, which drops higher bits
         name, kind = key >> 3, key & 7
-        number, size = 0, _FIXED.get(kind, 0)
-        if kind in {VARINT, BYTES}:
+        number, size = 0, _FIXED_BYTES.get(kind, 0)
+        if kind in {VARINT, LENGTH_DELIMITED}:
             number, place = _read_varint(data, place)
-            size = number if kind == BYTES else 0
+            size = number if kind == LENGTH_DELIMITED else 0
         if place + size > message.stop:
             raise ValueError
         yield Field(name, kind, number, slice(place, place + size))
@@ -50,7 +50,7 @@ def read_fields(data: bytes, message: slice) -> Iterator[Field]:
 def _read_varint(data: bytes, start: int) -> tuple[int, int]:
     """A number, lowest seven bits first, and the place after it."""
     number = 0
-    for place in range(start, start + _LONGEST_VARINT):
+    for place in range(start, start + _MAX_VARINT_BYTES):
         byte = data[place]
         number |= (byte & 127) << 7 * (place - start)
         if byte < 128:  # noqa: PLR2004

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-OF_EXPORT = "Use a model that `cxr export` made."
+EXPORT_HINT = "Use a model that `cxr export` made."
 ORT_ERRORS: tuple[type[Exception], ...] = (
     *(kind for kind in vars(ort_errors).values() if Exception in getattr(kind, "__bases__", ())),
     MemoryError,
     RuntimeError,
     ValueError,  # a text of the file is not UTF-8
 )
-_LONGEST_REASON = 200
+_MAX_REASON_CHARS = 200
 _WATCHDOG = Watchdog()
-_NOWHERE = "/dev/null/outside"
+_NO_EXTERNAL_FOLDER = "/dev/null/outside"
 """Where ONNX Runtime looks for data outside a model file: nothing can lie below a device."""
 
 
-def session_options(threads: int) -> Any:
+def make_session_options(threads: int) -> Any:
     """Options of a session whose inferences have so many threads each."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -39,7 +39,7 @@ def session_options(threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", _NOWHERE
+        "session.model_external_initializers_file_folder_path", _NO_EXTERNAL_FOLDER
     )
     options.log_severity_level = 4  # errors reach the user through exceptions, once
     return options
@@ -56,7 +56,7 @@ def open_session(data: bytes, where: str, options: Any, providers: list[Any]) ->
     Args:
         data: The whole file.
         where: Its path, for the message.
-        options: From ``session_options``.
+        options: From ``make_session_options``.
         providers: As ONNX Runtime takes them.
 
     Raises:
@@ -72,11 +72,11 @@ def open_session(data: bytes, where: str, options: Any, providers: list[Any]) ->
         return ort.InferenceSession(data, options, providers=providers)
     except ORT_ERRORS as exc:
         raise ModelFileError(
-            f"{where} is no ONNX model that can be run: {first_line(exc)}.", OF_EXPORT
+            f"{where} is no ONNX model that can be run: {format_ort_error(exc)}.", EXPORT_HINT
         ) from exc
 
 
-def infer(
+def run_session(
     session: Any,
     pixels: NDArray[np.uint8],
     shapes: Mapping[str, tuple[int, ...]],
@@ -99,7 +99,7 @@ def infer(
     """
     options = ort.RunOptions()
     options.log_severity_level = 4  # errors reach the user through exceptions, once
-    with _WATCHDOG.stopping(limit_s, partial(setattr, options, "terminate", True)):  # noqa: FBT003
+    with _WATCHDOG.timeout(limit_s, partial(setattr, options, "terminate", True)):  # noqa: FBT003
         try:
             # Bound, so that nothing leaves the device before all of it is there.
             binding = session.io_binding()
@@ -114,16 +114,16 @@ def infer(
                 raise ModelFileError(
                     f"Expected the model {where} to finish in {limit_s:g} seconds, found it still "
                     "running.",
-                    OF_EXPORT,
+                    EXPORT_HINT,
                 ) from exc
-            raise ModelFileError(f"The model {where} failed: {first_line(exc)}.") from exc
+            raise ModelFileError(f"The model {where} failed: {format_ort_error(exc)}.") from exc
     return dict(zip(shapes, found, strict=True))
 
 
-def first_line(error: BaseException) -> str:
+def format_ort_error(error: BaseException) -> str:
     """The beginning of what ONNX Runtime says of a failure, which may fill pages."""
     line = (str(error).splitlines() or [""])[0].strip().rstrip(".")
-    return line[:_LONGEST_REASON] or type(error).__name__
+    return line[:_MAX_REASON_CHARS] or type(error).__name__
 
 
 def _check_shapes(outputs: list[Any], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -132,5 +132,5 @@ def _check_shapes(outputs: list[Any], shapes: Mapping[str, tuple[int, ...]], whe
         if found != shape:
             raise ModelFileError(
                 f"Expected the output {name} of {where} to have the shape {shape}, found {found}.",
-                OF_EXPORT,
+                EXPORT_HINT,
             )

@@ -16,28 +16,28 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batch_scorer.results.schema import Score
-from batch_scorer.storage.output import digest
-from batch_scorer.system.strict_json import UNREADABLE
+from batch_scorer.storage.output import sha256_hex
+from batch_scorer.system.strict_json import DECODE_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batch_scorer.storage.output import Output
 
-FOLDER = "journal"
+CHECKPOINT_FOLDER = "journal"
 log = logging.getLogger("cxr.journal")
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Score)
 _HASH_DIGITS = 16
 # Older versions wrote no hash into the name.
-_NAME = re.compile(
-    rf"{FOLDER}/(?P<method>[0-9a-f]{{16}})-[0-9a-f]{{8}}-[0-9]{{6,}}"
+_FILE_NAME = re.compile(
+    rf"{CHECKPOINT_FOLDER}/(?P<method>[0-9a-f]{{16}})-[0-9a-f]{{8}}-[0-9]{{6,}}"
     rf"(?:-(?P<sha256>[0-9a-f]{{{_HASH_DIGITS}}}))?\.jsonl"
 )
 
 
 @dataclass
-class Journal:
+class Checkpoint:
     """Rows of an unfinished run by one method. Each process adds files of its own."""
 
     output: Output
@@ -54,7 +54,9 @@ class Journal:
         self._parts += 1
         data = _ENCODER.encode_lines(rows)
         number = f"{self.method}-{self._process}-{self._parts:06d}"
-        self.output.create(f"{FOLDER}/{number}-{digest(data)[:_HASH_DIGITS]}.jsonl", data)
+        self.output.create(
+            f"{CHECKPOINT_FOLDER}/{number}-{sha256_hex(data)[:_HASH_DIGITS]}.jsonl", data
+        )
 
     def read(self) -> list[Score]:
         """Every row that is kept, of this process and of earlier ones.
@@ -63,11 +65,11 @@ class Journal:
         out: its films are scored again.
         """
         rows: list[Score] = []
-        for name in self.output.names(FOLDER):
-            match = _NAME.fullmatch(name)
+        for name in self.output.names(CHECKPOINT_FOLDER):
+            match = _FILE_NAME.fullmatch(name)
             if not match or match["method"] != self.method:
                 continue
-            part = _read_part(self.output, name)
+            part = _read_file(self.output, name)
             if part is None:
                 log.warning("%s is damaged: its films are scored again", name)
             else:
@@ -76,35 +78,37 @@ class Journal:
 
     def clear(self) -> None:
         """Remove it, that of other methods too: the run's own rows are in place."""
-        self.output.discard({name: part.sha256 for name, part in find_own(self.output).items()})
-        self.output.remove_empty(FOLDER)
+        self.output.discard(
+            {name: part.sha256 for name, part in find_checkpoint_files(self.output).items()}
+        )
+        self.output.remove_empty_folder(CHECKPOINT_FOLDER)
 
 
 @dataclass(frozen=True)
-class _Part:
+class _CheckpointFile:
     """A whole file of a journal."""
 
     rows: list[Score]
     sha256: str
 
 
-def find_own(output: Output) -> dict[str, _Part]:
+def find_checkpoint_files(output: Output) -> dict[str, _CheckpointFile]:
     """The whole files of every journal in an output, by their names."""
-    names = [name for name in output.names(FOLDER) if _NAME.fullmatch(name)]
-    parts = {name: _read_part(output, name) for name in names}
+    names = [name for name in output.names(CHECKPOINT_FOLDER) if _FILE_NAME.fullmatch(name)]
+    parts = {name: _read_file(output, name) for name in names}
     return {name: part for name, part in parts.items() if part}
 
 
-def _read_part(output: Output, name: str) -> _Part | None:
+def _read_file(output: Output, name: str) -> _CheckpointFile | None:
     """A file of a journal; None where it is damaged, or gone."""
-    data, match = output.read(name), _NAME.fullmatch(name)
+    data, match = output.read(name), _FILE_NAME.fullmatch(name)
     if data is None or match is None:
         return None
-    sha256 = digest(data)
+    sha256 = sha256_hex(data)
     if match["sha256"] and not sha256.startswith(match["sha256"]):
         return None
     try:
         rows = _DECODER.decode_lines(data)
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return None
-    return _Part(rows, sha256) if rows or match["sha256"] else None
+    return _CheckpointFile(rows, sha256) if rows or match["sha256"] else None

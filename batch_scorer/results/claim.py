@@ -11,15 +11,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch_scorer.errors import LedgerError
+from batch_scorer.errors import OutputError
 from batch_scorer.results import checkpoint, store
-from batch_scorer.storage.output import MOST_TABLE_BYTES, digest
+from batch_scorer.storage.output import MAX_TABLE_READ_BYTES, sha256_hex
 
 if TYPE_CHECKING:
-    from batch_scorer.storage.output import Output, Record
+    from batch_scorer.storage.output import Output, OwnershipRecord
 
 
-def claim_run(output: Output, old: Record | None = None) -> None:
+def claim_run(output: Output, old: OwnershipRecord | None = None) -> None:
     """Claim the output of a run.
 
     Args:
@@ -31,13 +31,13 @@ def claim_run(output: Output, old: Record | None = None) -> None:
             elsewhere. Nothing was written.
         LedgerError: The output cannot be read or written.
     """
-    old = check_run(output) if old is None else old
+    old = check_claimable(output) if old is None else old
     output.prepare()
-    if not output.claimed:
-        output.enter(old)
+    if not output.has_record:
+        output.add_to_record(old)
 
 
-def check_run(output: Output) -> Record:
+def check_claimable(output: Output) -> OwnershipRecord:
     """Make sure that a run could claim an output, and write nothing.
 
     Returns:
@@ -47,40 +47,40 @@ def check_run(output: Output) -> Record:
         ForeignFile: It could not.
         LedgerError: The output cannot be read.
     """
-    output.refuse_links(store.FILMS_FOLDER, checkpoint.FOLDER)
-    claimed = output.claimed
+    output.refuse_links(store.IMAGES_FOLDER, checkpoint.CHECKPOINT_FOLDER)
+    claimed = output.has_record
     old = None if claimed else _find_unrecorded_run(output)
     if not claimed and old is None:
-        output.refuse_foreign_folders(store.FILMS_FOLDER, checkpoint.FOLDER)
+        output.refuse_foreign_folders(store.IMAGES_FOLDER, checkpoint.CHECKPOINT_FOLDER)
     output.refuse_foreign_files(store.RUN_FILES, old or {})
     return old or {}
 
 
-def _find_unrecorded_run(output: Output) -> Record | None:
+def _find_unrecorded_run(output: Output) -> OwnershipRecord | None:
     """What a version that kept no record left in an output: a finished run, or a journal."""
     try:
         manifest = store.read_manifest(output)
-    except LedgerError:
+    except OutputError:
         manifest = None
     if manifest is None:
-        return {} if checkpoint.find_own(output) else None
-    contents = {name: output.read(name, MOST_TABLE_BYTES) for name in store.RUN_FILES}
-    found: Record = {name: [] for name, data in contents.items() if data is not None}
+        return {} if checkpoint.find_checkpoint_files(output) else None
+    contents = {name: output.read(name, MAX_TABLE_READ_BYTES) for name in store.RUN_FILES}
+    found: OwnershipRecord = {name: [] for name, data in contents.items() if data is not None}
     stated = {
         store.CSV_FILE: manifest.rows_sha256,
         store.PARQUET_FILE: manifest.parquet_sha256,
-        store.RUN_FILE: digest(contents[store.RUN_FILE] or b""),
+        store.RUN_FILE: sha256_hex(contents[store.RUN_FILE] or b""),
     }
     found |= {name: [sha256] for name, sha256 in stated.items()}
-    return found | _find_pictures(output)
+    return found | _find_report_images(output)
 
 
-def _find_pictures(output: Output) -> Record:
+def _find_report_images(output: Output) -> OwnershipRecord:
     """The pictures that are named after a film of the run."""
     try:
         rows = store.read_run(output).rows
-    except LedgerError:
+    except OutputError:
         return {}
     stems = {store.thumbnail_stem(row) for row in rows}
-    names = [name for name in store.find_pictures(output) if Path(name).stem[:16] in stems]
-    return {name: [digest(output.read(name) or b"")] for name in names}
+    names = [name for name in store.find_report_images(output) if Path(name).stem[:16] in stems]
+    return {name: [sha256_hex(output.read(name) or b"")] for name in names}

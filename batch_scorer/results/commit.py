@@ -22,7 +22,7 @@ from batch_scorer.model.card import CLASSES
 from batch_scorer.results import store
 from batch_scorer.results.schema import BatchMetrics, RunManifest, Score
 from batch_scorer.results.thumbnails import write_thumbnails
-from batch_scorer.storage.output import MOST_TABLE_BYTES
+from batch_scorer.storage.output import MAX_TABLE_READ_BYTES
 from batch_scorer.system.log import log_event
 from batch_scorer.system.process import available_cores, peak_memory_bytes
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     from batch_scorer.model.classifier import Classifier
     from batch_scorer.results.schema import Gallery, ModelUsed, RunFacts
-    from batch_scorer.results.tables import Added
+    from batch_scorer.results.tables import ExtraColumns
     from batch_scorer.results.thumbnails import ReportImages
-    from batch_scorer.results.usage import Price, Tariff
+    from batch_scorer.results.usage import CoreHourPrice, RunCost
     from batch_scorer.storage.output import Output
 
-EARLIER_FOLDER = "earlier"
+ARCHIVE_FOLDER = "earlier"
 """Where runs lie whose rows a later run does not carry on."""
 
 
@@ -46,21 +46,21 @@ class ScoredRun:
 
     ``rows`` are one per file found, in the order of the files; the first of the ``models`` decides.
     Of ``facts.gallery`` it is what is asked; ``facts.seconds``, ``facts.core_seconds`` and
-    ``facts.peak_memory_bytes`` are what was before the commit. ``tariff`` is the price of a
-    core-hour, where that of the run is to be stated. ``added`` are further columns of the tables.
-    The report's pictures are chosen among ``shown``: all rows unless given.
+    ``facts.peak_memory_bytes`` are what was before the commit. ``core_hour_price`` is the price of a
+    core-hour, where that of the run is to be stated. ``extra_columns`` are further columns of the tables.
+    The report's pictures are chosen among ``gallery_rows``: all rows unless given.
     """
 
     rows: Sequence[Score]
     models: list[ModelUsed]
     facts: RunFacts
-    tariff: Tariff | None = None
-    added: Added = field(default_factory=dict)
-    shown: Sequence[Score] | None = None
+    core_hour_price: CoreHourPrice | None = None
+    extra_columns: ExtraColumns = field(default_factory=dict)
+    gallery_rows: Sequence[Score] | None = None
 
 
 @dataclass(frozen=True)
-class PictureSource:
+class ReportImageSource:
     """The images that the report's pictures are made from, and the model that explains them.
 
     ``load_model`` loads the first model by the SHA-256 of its file; it is called only where
@@ -72,7 +72,7 @@ class PictureSource:
 
 
 def commit_run(
-    output: Output, run: ScoredRun, pictures: PictureSource | None = None
+    output: Output, run: ScoredRun, pictures: ReportImageSource | None = None
 ) -> RunManifest:
     """Write rows, pictures and at last run.json.
 
@@ -85,34 +85,36 @@ def commit_run(
         LedgerError: The output cannot be written. Run again: nothing that was settled is lost.
     """
     since = time.perf_counter()
-    _keep_earlier(output, run.rows, run.facts.method)
-    store.withdraw_run(output)
-    hashes = store.write_rows(output, run.rows, run.models, run.facts.method, run.added)
-    gallery = _write_pictures(output, run, pictures) if pictures else run.facts.gallery
+    _archive_replaced_run(output, run.rows, run.facts.method)
+    store.invalidate_run(output)
+    hashes = store.write_rows(output, run.rows, run.models, run.facts.method, run.extra_columns)
+    gallery = _write_report_images(output, run, pictures) if pictures else run.facts.gallery
     facts = msgspec.structs.replace(
-        _add_commit(run.facts, time.perf_counter() - since), gallery=gallery
+        _add_commit_usage(run.facts, time.perf_counter() - since), gallery=gallery
     )
     read = len(run.rows) - facts.reused
-    price = run.tariff.compute_cost(facts.core_seconds, read) if run.tariff else None
+    price = (
+        run.core_hour_price.compute_cost(facts.core_seconds, read) if run.core_hour_price else None
+    )
     manifest = _make_manifest(run, facts, hashes, price)
     store.write_manifest(output, manifest)
-    log_event("run_finished", **tell_run(manifest))
+    log_event("run_finished", **make_log_fields(manifest))
     return manifest
 
 
-def _write_pictures(output: Output, run: ScoredRun, pictures: PictureSource) -> Gallery:
+def _write_report_images(output: Output, run: ScoredRun, pictures: ReportImageSource) -> Gallery:
     first = run.models[0]
     return write_thumbnails(
         output,
         pictures.images,
-        run.rows if run.shown is None else run.shown,
+        run.rows if run.gallery_rows is None else run.gallery_rows,
         first.threshold,
         run.facts.gallery,
         partial(pictures.load_model, first.sha256),
     )
 
 
-def _add_commit(facts: RunFacts, record_s: float) -> RunFacts:
+def _add_commit_usage(facts: RunFacts, record_s: float) -> RunFacts:
     """The facts with what the commit took, which one process does."""
     recorded_s = facts.seconds.get("record", 0.0)
     return msgspec.structs.replace(
@@ -124,7 +126,7 @@ def _add_commit(facts: RunFacts, record_s: float) -> RunFacts:
 
 
 def _make_manifest(
-    run: ScoredRun, facts: RunFacts, hashes: tuple[str, str], price: Price | None
+    run: ScoredRun, facts: RunFacts, hashes: tuple[str, str], price: RunCost | None
 ) -> RunManifest:
     """The facts beside what the rows tell; ``hashes`` are those of the CSV and Parquet files."""
     rows_sha256, parquet_sha256 = hashes
@@ -133,56 +135,56 @@ def _make_manifest(
     by_status = Counter(row.status for row in rows)
     return RunManifest(
         **msgspec.structs.asdict(facts),
-        run_id=f"{name_run(datetime.fromisoformat(facts.started))}-{rows_sha256[:6]}",
+        run_id=f"{format_start_time(datetime.fromisoformat(facts.started))}-{rows_sha256[:6]}",
         version=__version__,
         models=run.models,
-        metrics=_batch_metrics(rows, run.models),
+        metrics=_compute_batch_metrics(rows, run.models),
         decode_version=DECODE_VERSION,
         rows_sha256=rows_sha256,
         parquet_sha256=parquet_sha256,
-        price=price,
+        cost=price,
         found=len(rows),
         scored=by_status["scored"],
         rejected=by_status["rejected"],
         failed=by_status["failed"],
         flagged=sum(row.prediction == CLASSES[1] for row in scored),
         duplicates=sum(bool(row.duplicate_of) for row in scored),
-        uncertain=sum(bool(row.uncertain) for row in scored) if card.band else None,
+        undecided=sum(bool(row.undecided) for row in scored) if card.band else None,
         atypical=sum(bool(row.atypical) for row in scored) if card.typicality else None,
         reasons=dict(sorted(Counter(row.reason for row in rows if row.reason).items())),
         labelled=sum(bool(row.label) for row in scored),
     )
 
 
-def tell_run(manifest: RunManifest) -> dict[str, Any]:
+def make_log_fields(manifest: RunManifest) -> dict[str, Any]:
     """What a log says of a run: numbers alone."""
-    return {name: msgspec.to_builtins(getattr(manifest, name)) for name in _TOLD}
+    return {name: msgspec.to_builtins(getattr(manifest, name)) for name in _LOGGED_FIELDS}
 
 
-_TOLD = (
+_LOGGED_FIELDS = (
     *("run_id", "found", "scored", "rejected", "failed", "flagged", "reused", "duplicates"),
     *("uncertain", "atypical", "reasons", "seconds", "worker_seconds", "images_per_second"),
     *("retries", "bytes_read", "peak_memory_bytes", "core_seconds", "price"),
 )
 
 
-def name_copies(rows: Sequence[Score]) -> list[Score]:
+def mark_duplicates(rows: Sequence[Score]) -> list[Score]:
     """The rows in the order of the files, each byte-identical copy naming its first."""
     first: dict[str, str] = {}
     named = []
     for row in sorted(rows, key=lambda row: row.image):
         original = first.setdefault(row.sha256, row.image) if row.sha256 else row.image
-        named.append(_naming(row, "" if original == row.image else original))
+        named.append(_mark_duplicate(row, "" if original == row.image else original))
     return named
 
 
-def _naming(row: Score, original: str) -> Score:
+def _mark_duplicate(row: Score, original: str) -> Score:
     if row.duplicate_of == original:
         return row
     return msgspec.structs.replace(row, duplicate_of=original)
 
 
-def _keep_earlier(output: Output, rows: Sequence[Score], method: str) -> None:
+def _archive_replaced_run(output: Output, rows: Sequence[Score], method: str) -> None:
     """Keep a copy of a finished run that holds rows which this one does not carry on."""
     old = store.read_manifest(output)
     if old is None:
@@ -190,27 +192,27 @@ def _keep_earlier(output: Output, rows: Sequence[Score], method: str) -> None:
     carried = {row.image for row in rows} if old.method == method else set()
     if all(row.image in carried for row in store.read_rows(output, old.method)):
         return
-    contents = {name: output.read(name, MOST_TABLE_BYTES) for name in store.RUN_FILES}
+    contents = {name: output.read(name, MAX_TABLE_READ_BYTES) for name in store.RUN_FILES}
     output.write_all(
         {
-            f"{EARLIER_FOLDER}/{old.run_id}/{name}": data
+            f"{ARCHIVE_FOLDER}/{old.run_id}/{name}": data
             for name, data in contents.items()
             if data is not None
         }
     )
 
 
-def name_run(started: datetime) -> str:
+def format_start_time(started: datetime) -> str:
     """20260102-030405, what the run's id begins with."""
     return f"{started:%Y%m%d-%H%M%S}"
 
 
-def _batch_metrics(rows: Sequence[Score], models: list[ModelUsed]) -> list[BatchMetrics]:
+def _compute_batch_metrics(rows: Sequence[Score], models: list[ModelUsed]) -> list[BatchMetrics]:
     labelled = [row for row in rows if row.status == "scored" and row.label]
     if not labelled:
         return []
     truth = [CLASSES.index(row.label) for row in labelled]
-    patients = [row.known_patient or row.sha256 for row in labelled]  # a copy is no new film
+    patients = [row.patient_key or row.sha256 for row in labelled]  # a copy is no new film
     result = []
     for index, model in enumerate(models):
         answers = [row.probabilities[index] for row in labelled]
@@ -219,8 +221,8 @@ def _batch_metrics(rows: Sequence[Score], models: list[ModelUsed]) -> list[Batch
                 model=model.name,
                 films=len(labelled),
                 pneumonia=sum(truth),
-                metrics=classification.evaluate(truth, answers, model.threshold, patients),
-                confusion=classification.confusion(truth, answers, model.threshold),
+                metrics=classification.compute_metrics(truth, answers, model.threshold, patients),
+                confusion=classification.confusion_matrix(truth, answers, model.threshold),
                 roc=classification.roc_points(truth, answers),
             )
         )

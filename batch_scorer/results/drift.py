@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batch_scorer.errors import NotRadiograph
-from batch_scorer.metrics.classification import Estimate, proportion
+from batch_scorer.metrics.classification import Estimate, estimate_proportion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
     from batch_scorer.results.schema import Score
 
-MIN_FILMS = 30
-SIGNIFICANT = 0.001
-GAP_DIFFERENT, GAP_UNLIKE = 0.2, 0.3
-STRANGE_DIFFERENT, STRANGE_UNLIKE = 0.05, 0.10
-BINS = np.linspace(0, 1, 11)
+MIN_IMAGES = 30
+SIGNIFICANCE_LEVEL = 0.001
+MEDIUM_KS, LARGE_KS = 0.2, 0.3
+MEDIUM_ATYPICAL_SHARE, LARGE_ATYPICAL_SHARE = 0.05, 0.10
+PROBABILITY_BINS = np.linspace(0, 1, 11)
 
 
-class Likeness(IntEnum):
+class DriftLevel(IntEnum):
     """How far a batch is from the training films, the worst last."""
 
     LIKE = 0
@@ -46,7 +46,7 @@ class Likeness(IntEnum):
 
 
 @dataclass(frozen=True)
-class Gap:
+class KsTest:
     """One statistic of a batch against the training films.
 
     ``batch`` and ``training`` are the medians (of brightness and contrast the training mean),
@@ -59,39 +59,39 @@ class Gap:
     p: float
 
     @property
-    def likeness(self) -> Likeness:
+    def likeness(self) -> DriftLevel:
         """What the gap amounts to; a gap that chance may give is none."""
-        if self.p >= SIGNIFICANT or self.gap < GAP_DIFFERENT:
-            return Likeness.LIKE
-        return Likeness.UNLIKE if self.gap >= GAP_UNLIKE else Likeness.DIFFERENT
+        if self.p >= SIGNIFICANCE_LEVEL or self.gap < MEDIUM_KS:
+            return DriftLevel.LIKE
+        return DriftLevel.UNLIKE if self.gap >= LARGE_KS else DriftLevel.DIFFERENT
 
 
 @dataclass(frozen=True)
 class Drift:
     """A batch against the films that its first model learned from.
 
-    ``films`` are the scored ones without copies; with fewer than ``MIN_FILMS`` there are no gaps.
-    ``strange`` is the share of judged files that are atypical or were rejected for it; None where
-    the model cannot say. ``looks`` holds the gap in "typicality", "brightness" and "contrast",
-    where row and card have them. ``answers`` is the gap in the probabilities, against ``split``;
-    ``batch_shares`` and ``known_shares`` are the shares of films in tenths of the probability.
+    ``films`` are the scored ones without copies; with fewer than ``MIN_IMAGES`` there are no gaps.
+    ``atypical_share`` is the share of judged files that are atypical or were rejected for it; None where
+    the model cannot say. ``appearance`` holds the gap in "typicality", "brightness" and "contrast",
+    where row and card have them. ``predictions`` is the gap in the probabilities, against ``split``;
+    ``batch_histogram`` and ``reference_histogram`` are the shares of films in tenths of the probability.
     """
 
     films: int
-    strange: Estimate | None
-    looks: dict[str, Gap]
-    answers: Gap | None
+    atypical_share: Estimate | None
+    appearance: dict[str, KsTest]
+    predictions: KsTest | None
     split: str
-    batch_shares: tuple[float, ...]
-    known_shares: tuple[float, ...]
+    batch_histogram: tuple[float, ...]
+    reference_histogram: tuple[float, ...]
 
     @property
-    def likeness(self) -> Likeness | None:
+    def likeness(self) -> DriftLevel | None:
         """The worst of what the films look like; None where too little is known to say."""
-        found = [gap.likeness for gap in self.looks.values()]
-        low = self.strange.low if self.strange else None
-        if low is not None and low > STRANGE_DIFFERENT:
-            found.append(Likeness.UNLIKE if low > STRANGE_UNLIKE else Likeness.DIFFERENT)
+        found = [gap.likeness for gap in self.appearance.values()]
+        low = self.atypical_share.low if self.atypical_share else None
+        if low is not None and low > MEDIUM_ATYPICAL_SHARE:
+            found.append(DriftLevel.UNLIKE if low > LARGE_ATYPICAL_SHARE else DriftLevel.DIFFERENT)
         return max(found, default=None)
 
 
@@ -106,27 +106,31 @@ def measure_drift(rows: Sequence[Score], card: ModelCard) -> Drift:
     known = card.references["validation"]
     probabilities = np.array([row.probability for row in films])
     levels = np.linspace(0, 1, len(known.score_quantiles))
-    enough = len(films) >= MIN_FILMS
+    enough = len(films) >= MIN_IMAGES
 
     def cdf(x: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.interp(x, known.score_quantiles, levels)
 
     return Drift(
         films=len(films),
-        strange=_share_strange(rows, card),
-        looks=_looks(films, card) if enough else {},
-        answers=(
-            _gap(probabilities, cdf, float(np.interp(0.5, levels, known.score_quantiles)))
+        atypical_share=_estimate_atypical_share(rows, card),
+        appearance=_test_appearance(films, card) if enough else {},
+        predictions=(
+            _ks_test(probabilities, cdf, float(np.interp(0.5, levels, known.score_quantiles)))
             if enough
             else None
         ),
         split=known.split,
-        batch_shares=tuple((np.histogram(probabilities, BINS)[0] / max(len(films), 1)).tolist()),
-        known_shares=tuple(np.diff(np.concatenate([[0.0], cdf(BINS[1:-1]), [1.0]])).tolist()),
+        batch_histogram=tuple(
+            (np.histogram(probabilities, PROBABILITY_BINS)[0] / max(len(films), 1)).tolist()
+        ),
+        reference_histogram=tuple(
+            np.diff(np.concatenate([[0.0], cdf(PROBABILITY_BINS[1:-1]), [1.0]])).tolist()
+        ),
     )
 
 
-def _share_strange(rows: Sequence[Score], card: ModelCard) -> Estimate | None:
+def _estimate_atypical_share(rows: Sequence[Score], card: ModelCard) -> Estimate | None:
     """The share of judged files that look strange to the model."""
     if card.typicality is None:
         return None
@@ -137,32 +141,36 @@ def _share_strange(rows: Sequence[Score], card: ModelCard) -> Estimate | None:
         and (row.status == "scored" or row.reason == NotRadiograph.code)
         and row.atypical is not None
     ]
-    return proportion(sum(bool(row.atypical) for row in judged), len(judged)) if judged else None
+    return (
+        estimate_proportion(sum(bool(row.atypical) for row in judged), len(judged))
+        if judged
+        else None
+    )
 
 
-def _looks(films: Sequence[Score], card: ModelCard) -> dict[str, Gap]:
+def _test_appearance(films: Sequence[Score], card: ModelCard) -> dict[str, KsTest]:
     training = card.training
     found = {}
     typicality = [row.typicality for row in films if row.typicality is not None]
-    if len(typicality) >= MIN_FILMS:
+    if len(typicality) >= MIN_IMAGES:
         # Only towards strange: a batch of nothing but ordinary films is no cause for alarm.
-        found["typicality"] = _gap(np.array(typicality), _uniform, 0.5, "greater")
+        found["typicality"] = _ks_test(np.array(typicality), _uniform_cdf, 0.5, "greater")
     for name, mean, sd in (
         ("brightness", training.brightness_mean, training.brightness_sd),
         ("contrast", training.contrast_mean, training.contrast_sd),
     ):
         values = [value for row in films if (value := getattr(row, name)) is not None]
-        if len(values) >= MIN_FILMS and sd > 0:
-            found[name] = _gap(np.array(values), partial(_bell, mean=mean, sd=sd), mean)
+        if len(values) >= MIN_IMAGES and sd > 0:
+            found[name] = _ks_test(np.array(values), partial(_normal_cdf, mean=mean, sd=sd), mean)
     return found
 
 
-def _gap(
+def _ks_test(
     values: NDArray[np.float64],
     cdf: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     training: float,
     alternative: str = "two-sided",
-) -> Gap:
+) -> KsTest:
     """The largest gap between values, (N,), and a distribution, or its largest excess over them.
 
     The chance of either of two sides is at most the sum of both, and nearly that where it is small.
@@ -177,15 +185,15 @@ def _gap(
         sides.append(float((expected - steps[:-1]).max()))
     gap = max(sides)
     chance = min(1.0, len(sides) * float(smirnov(len(values), max(gap, 0.0))))
-    return Gap(float(np.median(values)), training, gap, chance)
+    return KsTest(float(np.median(values)), training, gap, chance)
 
 
-def _bell(x: NDArray[np.float64], mean: float, sd: float) -> NDArray[np.float64]:
+def _normal_cdf(x: NDArray[np.float64], mean: float, sd: float) -> NDArray[np.float64]:
     """The normal distribution's share below each x."""
     from scipy.special import ndtr
 
     return np.asarray(ndtr((x - mean) / sd))
 
 
-def _uniform(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _uniform_cdf(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(x, 0, 1)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from batch_scorer.errors import LedgerError
+from batch_scorer.errors import OutputError
 from batch_scorer.results.schema import SCHEMA_VERSION, RunManifest
-from batch_scorer.system.strict_json import decode_stored
+from batch_scorer.system.strict_json import decode_json
 
 if TYPE_CHECKING:
     from batch_scorer.errors import CxrError
@@ -22,14 +22,14 @@ _RENAMED_KEYS = {"night": "run_date"}
 """Keys of version 1, in run.json itself and in what it says of the run before."""
 
 
-class _Header(msgspec.Struct):
+class _VersionHeader(msgspec.Struct):
     """The part of run.json that says how to read the rest."""
 
     schema_version: int = 1
 
 
 def decode_manifest(
-    data: bytes, what: str, hint: str, error: type[CxrError] = LedgerError
+    data: bytes, what: str, hint: str, error: type[CxrError] = OutputError
 ) -> RunManifest:
     """Decode run.json of this version or an older one.
 
@@ -39,16 +39,16 @@ def decode_manifest(
         hint: What to do about one that cannot be read.
         error: What to raise then.
     """
-    version = decode_stored(data, _Header, what, hint, error).schema_version
+    version = decode_json(data, _VersionHeader, what, hint, error).schema_version
     if version > SCHEMA_VERSION:
         raise error(
             f"{what} has version {version} of the results, expected at most {SCHEMA_VERSION}.",
             "Use the version of cxr-batch that wrote it, or a newer one.",
         )
     if version == 1:
-        keys = decode_stored(data, dict[str, Any], what, hint, error)
+        keys = decode_json(data, dict[str, Any], what, hint, error)
         data = msgspec.json.encode(_rename_keys(keys))
-    return decode_stored(data, RunManifest, what, hint, error)
+    return decode_json(data, RunManifest, what, hint, error)
 
 
 def _rename_keys(keys: dict[str, Any]) -> dict[str, Any]:

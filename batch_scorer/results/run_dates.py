@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from batch_scorer.errors import LedgerError
+from batch_scorer.errors import OutputError
 from batch_scorer.system.strict_json import RunDate
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from batch_scorer.results.schema import Score
     from batch_scorer.results.store import FinishedRun
 
-COLUMN = "run_date"
+RUN_DATE_COLUMN = "run_date"
 
 
 def read_run_dates(run: FinishedRun) -> list[str]:
@@ -25,15 +25,19 @@ def read_run_dates(run: FinishedRun) -> list[str]:
         LedgerError: A cell holds something else.
     """
     try:
-        return msgspec.convert(run.added.get(COLUMN, [""] * len(run.rows)), list[RunDate])
+        return msgspec.convert(
+            run.extra_columns.get(RUN_DATE_COLUMN, [""] * len(run.rows)), list[RunDate]
+        )
     except msgspec.ValidationError as exc:
-        raise LedgerError(
-            f"The column {COLUMN} of run {run.manifest.run_id} cannot be read: {exc}.",
+        raise OutputError(
+            f"The column {RUN_DATE_COLUMN} of run {run.manifest.run_id} cannot be read: {exc}.",
             "Score the films again.",
         ) from exc
 
 
-def first_written(rows: Sequence[Score], dates: Sequence[str], run_date: str) -> Sequence[Score]:
+def select_rows_of_date(
+    rows: Sequence[Score], dates: Sequence[str], run_date: str
+) -> Sequence[Score]:
     """The rows that a scheduled run wrote first; all of them for any other run.
 
     Args:

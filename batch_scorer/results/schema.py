@@ -7,21 +7,21 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from batch_scorer.imaging.file_names import patient_of
+from batch_scorer.imaging.file_names import parse_patient
 from batch_scorer.imaging.heatmap import Peak
-from batch_scorer.metrics.classification import METRICS, Confusion, Curve, Estimate
+from batch_scorer.metrics.classification import METRICS, ConfusionMatrix, Curve, Estimate
 from batch_scorer.model.card import ModelCard
 from batch_scorer.model.card_checks import check_curves, check_metrics
 from batch_scorer.model.card_sections import Probability
-from batch_scorer.results.usage import Price
+from batch_scorer.results.usage import RunCost
 from batch_scorer.system.strict_json import (
     Count,
-    Number,
+    FiniteFloat,
+    LargeCount,
     RunDate,
     Seconds,
-    Size,
-    check_moments,
     check_run_date,
+    check_timestamps,
 )
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -31,14 +31,14 @@ Status = Literal["scored", "rejected", "failed"]
 Label = Annotated[str, Meta(pattern=r"^(NORMAL|PNEUMONIA)?\Z")]
 
 
-class Score(msgspec.Struct, frozen=True, gc=False):
+class Score(msgspec.Struct, frozen=True, gc=False, rename={"undecided": "uncertain"}):
     """The row of one file: what became of it.
 
     ``status`` is "scored", "rejected" (readable, but not to be judged) or "failed" (could not be
     read); the last two carry a stable ``reason`` code and a plain ``detail``. ``probabilities``
     holds one probability per model, in the run's order; the first model decides ``prediction``.
     ``agreement`` is the share of models on the side of the first one, ``spread`` their largest
-    minus their smallest probability (None with one model). ``uncertain`` says whether the first
+    minus their smallest probability (None with one model). ``undecided`` says whether the first
     model's answer lies in its band; None where its card has none. ``typicality`` is the share of
     the first model's training films that are at least as strange as this one; ``atypical`` says
     that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
@@ -53,7 +53,7 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     label: Label = ""
     prediction: Label = ""
     probabilities: tuple[Probability, ...] = ()
-    uncertain: bool | None = None
+    undecided: bool | None = None
     typicality: Probability | None = None
     atypical: bool | None = None
     viral: Probability | None = None
@@ -62,8 +62,8 @@ class Score(msgspec.Struct, frozen=True, gc=False):
     duplicate_of: str = ""
     width_px: Count | None = None
     height_px: Count | None = None
-    brightness: Number | None = None
-    contrast: Number | None = None
+    brightness: FiniteFloat | None = None
+    contrast: FiniteFloat | None = None
     patient: str = ""
     sha256: str = ""
     stamp: str = ""
@@ -75,11 +75,11 @@ class Score(msgspec.Struct, frozen=True, gc=False):
         return self.probabilities[0]
 
     @property
-    def known_patient(self) -> str:
+    def patient_key(self) -> str:
         """What images of one patient have in common: the column, or else the file's own name."""
-        return self.patient or patient_of(self.image)
+        return self.patient or parse_patient(self.image)
 
-    def is_whole(self, models: int) -> bool:
+    def is_complete(self, models: int) -> bool:
         """Whether it is as a run of so many models writes it: answers of all where it was scored.
 
         Args:
@@ -107,20 +107,20 @@ class ModelUsed(msgspec.Struct, frozen=True):
         return self.card.threshold.value
 
 
-class Gallery(msgspec.Struct, frozen=True):
+class Gallery(msgspec.Struct, frozen=True, rename={"no_maps_reason": "no_maps"}):
     """Which films the report shows, and which of them with an evidence map.
 
     ``heatmaps`` says which films should have one; ``review_minutes`` for how long a reader has time
     to look (None: a few films for each reason). ``maps`` holds the peak of each map that was drawn,
     by the stem of its film's thumbnail; all share one scale, whose brightest colour is the highest
-    peak. ``no_maps`` is why there are none although they were asked for: "unanswered" by the model,
+    peak. ``no_maps_reason`` is why there are none although they were asked for: "unanswered" by the model,
     "model" file not at hand or another by then, or "films" not at hand.
     """
 
     heatmaps: Heatmaps = "none"
     review_minutes: Count | None = None
     maps: dict[str, Peak] = {}
-    no_maps: Literal["", "unanswered", "model", "films"] = ""
+    no_maps_reason: Literal["", "unanswered", "model", "films"] = ""
 
 
 class BatchMetrics(msgspec.Struct, frozen=True):
@@ -130,7 +130,7 @@ class BatchMetrics(msgspec.Struct, frozen=True):
     films: Count
     pneumonia: Count
     metrics: dict[str, Estimate]
-    confusion: Confusion
+    confusion: ConfusionMatrix
     roc: Curve
 
     def __post_init__(self) -> None:
@@ -139,13 +139,13 @@ class BatchMetrics(msgspec.Struct, frozen=True):
         check_curves(self.roc)
 
 
-class Since(msgspec.Struct, frozen=True):
+class RunChanges(msgspec.Struct, frozen=True, rename={"unchanged": "same"}):
     """Changes in a scheduled run, against the newest finished one before it.
 
     ``run_date`` and ``finished`` (ISO 8601) are the earlier run's date and end, ``films`` the files
     that it had. ``new`` files have come since, ``changed`` ones have another content or came out
     otherwise than before, ``gone`` ones are not there any more. ``flagged`` counts the flagged ones
-    among new and changed. ``same`` says that every row is as it was, down to its label.
+    among new and changed. ``unchanged`` says that every row is as it was, down to its label.
     """
 
     run_date: RunDate
@@ -155,11 +155,11 @@ class Since(msgspec.Struct, frozen=True):
     changed: Count
     gone: Count
     flagged: Count
-    same: bool = False
+    unchanged: bool = False
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
-        check_moments(self.finished)
+        check_timestamps(self.finished)
 
     @property
     def new_or_changed(self) -> int:
@@ -167,16 +167,18 @@ class Since(msgspec.Struct, frozen=True):
         return self.new + self.changed
 
 
-class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
+class RunFacts(
+    msgspec.Struct, frozen=True, kw_only=True, rename={"changes": "since", "selected": "taken"}
+):
     """Facts about a run that its rows and models do not tell; whoever made the rows states them.
 
     ``listed`` files lay in the source, ``hidden`` ones were passed over. ``method`` names what
     decides a score apart from the image: models, decode version and options. ``reused`` rows were
     taken over from an earlier run by the same method. ``shard`` is "2/10" where the run was one of
-    ten shares, else empty, and ``taken`` counts the files of all ten. ``identifiers`` says how
+    ten shares, else empty, and ``selected`` counts the files of all ten. ``identifiers`` says how
     patient and study are told: hash, keep or drop. ``engine`` is "local" or "ray", where each
     worker has ``threads``. ``run_date`` names a scheduled run (``cxr job``), empty elsewhere;
-    ``since`` says what is new in it, None in the first one and elsewhere.
+    ``changes`` says what is new in it, None in the first one and elsewhere.
 
     ``seconds`` by stage, in their order: list, start (models), score, record. Within "score",
     ``worker_seconds`` are sums over all threads and workers for read, decode and classify, so that
@@ -203,30 +205,32 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     method: str = ""
     reused: Count = 0
     shard: str = ""
-    taken: Count = 0
+    selected: Count = 0
     retries: Count = 0
     identifiers: str = ""
     engine: str = "local"
     gallery: Gallery = Gallery()
     run_date: RunDate = ""
-    since: Since | None = None
+    changes: RunChanges | None = None
     worker_seconds: dict[str, Seconds] = {}
-    bytes_read: Size = 0
-    peak_memory_bytes: Size = 0
+    bytes_read: LargeCount = 0
+    peak_memory_bytes: LargeCount = 0
     core_seconds: Seconds = 0.0
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""
-        check_moments(self.started, self.finished)
+        check_timestamps(self.started, self.finished)
         check_run_date(self.run_date)
 
 
-class RunManifest(RunFacts, frozen=True, kw_only=True):
+class RunManifest(
+    RunFacts, frozen=True, kw_only=True, rename={"cost": "price", "undecided": "uncertain"}
+):
     """Content of ``run.json``: enough to trust the rows and to draw the report again.
 
     The facts of the run, its models, and what the commit counted. ``found`` files have a row, fewer
-    than were listed only with a limit. ``uncertain`` is None where the first model has no band,
-    ``atypical`` (scored images only) where it has no typicality. ``price`` is the price of the
+    than were listed only with a limit. ``undecided`` is None where the first model has no band,
+    ``atypical`` (scored images only) where it has no typicality. ``cost`` is the price of the
     core-seconds where that of a core-hour was stated. ``schema_version`` is that of the keys here
     and of the columns; `old_versions` reads older ones.
     """
@@ -247,9 +251,9 @@ class RunManifest(RunFacts, frozen=True, kw_only=True):
     rows_sha256: str
     parquet_sha256: str
     schema_version: Literal[2] = SCHEMA_VERSION
-    uncertain: Count | None = None
+    undecided: Count | None = None
     atypical: Count | None = None
-    price: Price | None = None
+    cost: RunCost | None = None
 
     def __post_init__(self) -> None:
         """Check what msgspec's constraints cannot say."""

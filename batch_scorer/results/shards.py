@@ -16,9 +16,9 @@ from batch_scorer.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MOST_SHARDS = 100_000
+MAX_SHARDS = 100_000
 """No platform starts more tasks at once."""
-COUNT_VARIABLE = "CXR_SHARD_COUNT"
+SHARD_COUNT_VARIABLE = "CXR_SHARD_COUNT"
 """Says how many tasks there are where the platform does not."""
 
 
@@ -39,14 +39,14 @@ class Shard:
 
     def holds(self, key: str) -> bool:
         """Whether a film is in this share."""
-        return shard_of(key, self.count) == self.number
+        return assign_shard(key, self.count) == self.number
 
 
 SHARDS_FOLDER = "shards"
 
 
 @dataclass(frozen=True)
-class _Platform:
+class _PlatformVariables:
     """Environment variables by which a platform numbers its tasks."""
 
     index: str
@@ -57,7 +57,7 @@ class _Platform:
     """Variable with the distance from one index to the next: 1 where there is none."""
 
 
-_EXECUTIONS = (
+_EXECUTION_VARIABLES = (
     "CLOUD_RUN_EXECUTION",
     "AWS_BATCH_JOB_ID",
     "SLURM_ARRAY_JOB_ID",
@@ -65,39 +65,41 @@ _EXECUTIONS = (
 )
 """Variables in which a platform names the start that all its tasks belong to."""
 _PLATFORMS = (
-    _Platform("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT"),
-    _Platform("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
-    _Platform(
+    _PlatformVariables("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT"),
+    _PlatformVariables("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
+    _PlatformVariables(
         "SLURM_ARRAY_TASK_ID",
         "SLURM_ARRAY_TASK_COUNT",
         first="SLURM_ARRAY_TASK_MIN",
         step="SLURM_ARRAY_TASK_STEP",
     ),
-    _Platform("JOB_COMPLETION_INDEX", COUNT_VARIABLE),  # Kubernetes does not say how many
+    _PlatformVariables(
+        "JOB_COMPLETION_INDEX", SHARD_COUNT_VARIABLE
+    ),  # Kubernetes does not say how many
 )
 
 
-def shard_of(key: str, count: int) -> int:
+def assign_shard(key: str, count: int) -> int:
     """The number, 1 to ``count``, of the shard that a film is in."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") % count + 1
 
 
-def read_shard(text: str, environment: Mapping[str, str]) -> Shard:
+def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
     """Read ``--shard``: "2/10", or "auto" for what the platform's environment says.
 
     Raises:
         UsageError: It is neither, or no platform says anything.
     """
     if text == "auto":
-        return _from_platform(environment)
+        return _read_platform_shard(environment)
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match:
         raise UsageError(f"Expected a shard such as 2/10, or auto, found {text!r}.")
-    return _checked(int(match[1]), int(match[2]), text)
+    return _make_shard(int(match[1]), int(match[2]), text)
 
 
-def choose_share(
+def select_shard(
     text: str | None, tasks: int | None, environment: Mapping[str, str]
 ) -> tuple[Shard | None, int]:
     """Which share a task does, and how many there are.
@@ -125,36 +127,42 @@ def choose_share(
                 f"Say --shard 1/{tasks}, or --shard claim.",
             )
         return Shard(1, 1), 1
-    known = dict(environment) if tasks is None else {**environment, COUNT_VARIABLE: str(tasks)}
-    shard = read_shard(text or "auto", known)
+    known = (
+        dict(environment) if tasks is None else {**environment, SHARD_COUNT_VARIABLE: str(tasks)}
+    )
+    shard = parse_shard(text or "auto", known)
     if tasks not in (None, shard.count):
         raise UsageError(f"Expected one of {tasks} tasks, found shard {shard}.")
     return shard, shard.count
 
 
-def read_execution(environment: Mapping[str, str]) -> str:
+def read_execution_id(environment: Mapping[str, str]) -> str:
     """What the platform calls the start that this task belongs to; empty where it says nothing.
 
     All tasks of one start give the same, its repetitions too; the next start another. A Kubernetes
     indexed job calls its pods' hosts by its own name and the index.
     """
-    for name in _EXECUTIONS:
+    for name in _EXECUTION_VARIABLES:
         if environment.get(name):
             return environment[name].partition(":")[0]  # AWS Batch appends the task's index
     host, index = environment.get("HOSTNAME", ""), environment.get("JOB_COMPLETION_INDEX")
     return host.removesuffix(f"-{index}") if index and host.endswith(f"-{index}") else ""
 
 
-def _from_platform(environment: Mapping[str, str]) -> Shard:
+def _read_platform_shard(environment: Mapping[str, str]) -> Shard:
     for platform in _PLATFORMS:
         if platform.index in environment:
-            index = _number(environment, platform.index)
-            first = _number(environment, platform.first) if platform.first in environment else 0
-            step = _number(environment, platform.step) if platform.step in environment else 1
-            count_name = COUNT_VARIABLE if COUNT_VARIABLE in environment else platform.count
-            count = _number(environment, count_name)
+            index = _read_integer(environment, platform.index)
+            first = (
+                _read_integer(environment, platform.first) if platform.first in environment else 0
+            )
+            step = _read_integer(environment, platform.step) if platform.step in environment else 1
+            count_name = (
+                SHARD_COUNT_VARIABLE if SHARD_COUNT_VARIABLE in environment else platform.count
+            )
+            count = _read_integer(environment, count_name)
             text = f"{platform.index}={index} of {count_name}={count}"
-            return _checked((index - first) // max(step, 1) + 1, count, text)
+            return _make_shard((index - first) // max(step, 1) + 1, count, text)
     known = ", ".join(platform.index for platform in _PLATFORMS)
     raise UsageError(
         f"--shard auto found none of {known} in the environment.",
@@ -162,21 +170,21 @@ def _from_platform(environment: Mapping[str, str]) -> Shard:
     )
 
 
-def _number(environment: Mapping[str, str], name: str) -> int:
+def _read_integer(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "")
     if not text.isdecimal():
         found = repr(text) if text else "nothing"
         raise UsageError(
             f"--shard auto expected a whole number in {name}, found {found}.",
-            f"Set {COUNT_VARIABLE} to the number of tasks." if "INDEX" not in name else "",
+            f"Set {SHARD_COUNT_VARIABLE} to the number of tasks." if "INDEX" not in name else "",
         )
     return int(text)
 
 
-def _checked(number: int, count: int, text: str) -> Shard:
-    if not 1 <= number <= count <= MOST_SHARDS:
+def _make_shard(number: int, count: int, text: str) -> Shard:
+    if not 1 <= number <= count <= MAX_SHARDS:
         raise UsageError(
-            f"Expected a shard from 1 to {min(count, MOST_SHARDS)}, found {text}.",
+            f"Expected a shard from 1 to {min(count, MAX_SHARDS)}, found {text}.",
             "Shards count from 1: of ten they are 1/10 to 10/10.",
         )
     return Shard(number, count)

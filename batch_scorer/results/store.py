@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from batch_scorer.errors import LedgerError
+from batch_scorer.errors import OutputError
 from batch_scorer.results.old_versions import decode_manifest
-from batch_scorer.results.tables import as_csv, as_parquet, from_parquet
-from batch_scorer.storage.output import MOST_TABLE_BYTES, digest
+from batch_scorer.results.tables import decode_parquet, encode_csv, encode_parquet
+from batch_scorer.storage.output import MAX_TABLE_READ_BYTES, sha256_hex
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from batch_scorer.results.schema import ModelUsed, RunManifest, Score
-    from batch_scorer.results.tables import Added, Table
+    from batch_scorer.results.tables import ExtraColumns, Table
     from batch_scorer.storage.output import Output
 
 CSV_FILE = "predictions.csv"
@@ -32,27 +32,27 @@ REPORT_FILE = "report.pdf"
 REPORT_FILES = {"pdf": REPORT_FILE, "html": "report.html", "slides": "slides.pdf"}
 """The report's file by format."""
 NOTES_FILE = "slides-notes.txt"
-DRAWN_FILES = (*REPORT_FILES.values(), NOTES_FILE)
+RENDERED_FILES = (*REPORT_FILES.values(), NOTES_FILE)
 """All that is drawn from a run, and goes when its rows go."""
-RUN_FILES = (CSV_FILE, PARQUET_FILE, *DRAWN_FILES, RUN_FILE)
+RUN_FILES = (CSV_FILE, PARQUET_FILE, *RENDERED_FILES, RUN_FILE)
 """What a finished run may have beside its pictures, the mark of its end last."""
-FILMS_FOLDER = "films"
+IMAGES_FOLDER = "films"
 EVIDENCE_SUFFIX = "-evidence"
-PICTURE_NAME = rf"[0-9a-f]{{16}}(?:{EVIDENCE_SUFFIX})?"
+REPORT_IMAGE_NAME = rf"[0-9a-f]{{16}}(?:{EVIDENCE_SUFFIX})?"
 """What a picture's name looks like, without its ending: a film's, or its evidence map's."""
-_PICTURE_FILE = re.compile(rf"{FILMS_FOLDER}/{PICTURE_NAME}\.jpg")
+_REPORT_IMAGE_FILE = re.compile(rf"{IMAGES_FOLDER}/{REPORT_IMAGE_NAME}\.jpg")
 
 
-def withdraw_run(output: Output) -> None:
+def invalidate_run(output: Output) -> None:
     """Remove a run's marker, reports and pictures, before its rows are replaced."""
-    output.remove(RUN_FILE, *DRAWN_FILES, *find_pictures(output))
-    output.remove_empty(FILMS_FOLDER)
+    output.remove(RUN_FILE, *RENDERED_FILES, *find_report_images(output))
+    output.remove_empty_folder(IMAGES_FOLDER)
 
 
-def find_pictures(output: Output) -> list[str]:
+def find_report_images(output: Output) -> list[str]:
     """The files of an output whose names are those of pictures of films."""
-    names = output.names(FILMS_FOLDER)
-    return [name for name in names if _PICTURE_FILE.fullmatch(name)]
+    names = output.names(IMAGES_FOLDER)
+    return [name for name in names if _REPORT_IMAGE_FILE.fullmatch(name)]
 
 
 def thumbnail_stem(row: Score) -> str:
@@ -62,18 +62,18 @@ def thumbnail_stem(row: Score) -> str:
 
 def encode_thumbnail(row: Score, picture: Image.Image) -> tuple[str, bytes]:
     """The small picture of a film, as a file: its name and its content."""
-    return _encode(thumbnail_stem(row), picture)
+    return _encode_jpeg(thumbnail_stem(row), picture)
 
 
 def encode_evidence_map(row: Score, picture: Image.Image) -> tuple[str, bytes]:
     """The evidence map of a film, as a file: its name and its content."""
-    return _encode(f"{thumbnail_stem(row)}{EVIDENCE_SUFFIX}", picture)
+    return _encode_jpeg(f"{thumbnail_stem(row)}{EVIDENCE_SUFFIX}", picture)
 
 
-def _encode(stem: str, picture: Image.Image) -> tuple[str, bytes]:
+def _encode_jpeg(stem: str, picture: Image.Image) -> tuple[str, bytes]:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
-    return f"{FILMS_FOLDER}/{stem}.jpg", buffer.getvalue()
+    return f"{IMAGES_FOLDER}/{stem}.jpg", buffer.getvalue()
 
 
 def write_rows(
@@ -81,7 +81,7 @@ def write_rows(
     rows: Sequence[Score],
     models: Sequence[ModelUsed],
     method: str = "",
-    added: Added | None = None,
+    added: ExtraColumns | None = None,
 ) -> tuple[str, str]:
     """Write predictions.parquet and predictions.csv.
 
@@ -98,14 +98,14 @@ def write_rows(
     Raises:
         LedgerError: The output cannot be written.
     """
-    exact = _write(output, PARQUET_FILE, as_parquet(rows, models, method, added))
-    return _write(output, CSV_FILE, as_csv(rows, models, added)), exact
+    exact = _write_table(output, PARQUET_FILE, encode_parquet(rows, models, method, added))
+    return _write_table(output, CSV_FILE, encode_csv(rows, models, added)), exact
 
 
-def _write(output: Output, name: str, data: bytes) -> str:
+def _write_table(output: Output, name: str, data: bytes) -> str:
     """Write a table, which may be large and is given up at once; its SHA-256."""
     output.write(name, data)
-    return digest(data)
+    return sha256_hex(data)
 
 
 def write_manifest(output: Output, manifest: RunManifest) -> None:
@@ -131,11 +131,11 @@ def read_manifest(output: Output) -> RunManifest | None:
 
 
 class FinishedRun(NamedTuple):
-    """A finished run as it was read back; ``added`` are columns that its writer added."""
+    """A finished run as it was read back; ``extra_columns`` are columns that its writer added."""
 
     manifest: RunManifest
     rows: list[Score]
-    added: dict[str, list[str]]
+    extra_columns: dict[str, list[str]]
 
 
 def read_run(output: Output) -> FinishedRun:
@@ -145,10 +145,10 @@ def read_run(output: Output) -> FinishedRun:
         LedgerError: There is no finished run, or its files do not belong together.
     """
     manifest = read_manifest(output)
-    cells, exact = (output.read(name, MOST_TABLE_BYTES) for name in (CSV_FILE, PARQUET_FILE))
+    cells, exact = (output.read(name, MAX_TABLE_READ_BYTES) for name in (CSV_FILE, PARQUET_FILE))
     if manifest is None or cells is None or exact is None:
         missing = RUN_FILE if manifest is None else CSV_FILE if cells is None else PARQUET_FILE
-        raise LedgerError(
+        raise OutputError(
             f"Expected a finished run in {output.url}, found no {missing}.",
             f"Make one with: cxr score IMAGES -o {output.url}",
         )
@@ -156,13 +156,13 @@ def read_run(output: Output) -> FinishedRun:
         (CSV_FILE, cells, manifest.rows_sha256),
         (PARQUET_FILE, exact, manifest.parquet_sha256),
     ):
-        if digest(data) != sha256:
-            raise LedgerError(
+        if sha256_hex(data) != sha256:
+            raise OutputError(
                 f"{name} in {output.url} was changed after the run ended.", "Score the films again."
             )
-    table = _from_parquet(exact, output.url)
-    _check_together(manifest, table, output.url)
-    return FinishedRun(manifest, table.rows, table.added)
+    table = _decode_parquet(exact, output.url)
+    _check_consistent(manifest, table, output.url)
+    return FinishedRun(manifest, table.rows, table.extra_columns)
 
 
 def read_rows(output: Output, method: str) -> list[Score]:
@@ -171,26 +171,26 @@ def read_rows(output: Output, method: str) -> list[Score]:
     Raises:
         LedgerError: The Parquet file is damaged.
     """
-    data = output.read(PARQUET_FILE, MOST_TABLE_BYTES)
+    data = output.read(PARQUET_FILE, MAX_TABLE_READ_BYTES)
     if data is None:
         return []
-    table = _from_parquet(data, output.url)
+    table = _decode_parquet(data, output.url)
     return table.rows if table.method == method else []
 
 
-def _check_together(manifest: RunManifest, table: Table, url: str) -> None:
+def _check_consistent(manifest: RunManifest, table: Table, url: str) -> None:
     """Refuse rows that are not of the models and the number of files that run.json tells of."""
     models = tuple(model.name for model in manifest.models)
     judged = tuple(part.model for part in manifest.metrics)
     if len(set(models)) < len(models) or judged not in ((), models):
-        raise LedgerError(
+        raise OutputError(
             f"Expected models of different names and metrics of each in {RUN_FILE} of {url}, found "
             f"the models {', '.join(models)[:200]} and metrics of {', '.join(judged)[:200]}.",
             f"Remove {RUN_FILE} there, and the next run puts its rows in place again.",
         )
     if (models, manifest.found) == (table.models, len(table.rows)):
         return
-    raise LedgerError(
+    raise OutputError(
         f"Expected rows of {manifest.found} files by {', '.join(models)[:200]} in {url}, as "
         f"{RUN_FILE} says, found {len(table.rows)} by {', '.join(table.models)[:200]} in "
         f"{PARQUET_FILE}.",
@@ -198,12 +198,12 @@ def _check_together(manifest: RunManifest, table: Table, url: str) -> None:
     )
 
 
-def _from_parquet(data: bytes, url: str) -> Table:
+def _decode_parquet(data: bytes, url: str) -> Table:
     """What a Parquet file holds."""
     try:
-        return from_parquet(data)
+        return decode_parquet(data)
     except ValueError as exc:
-        raise LedgerError(
+        raise OutputError(
             f"{PARQUET_FILE} in {url} cannot be read: {exc}.",
             "Remove it to score all films anew.",
         ) from exc

@@ -22,23 +22,27 @@ if TYPE_CHECKING:
 
     from batch_scorer.results.schema import ModelUsed
 
-    Added = Mapping[str, Sequence[str]]
+    ExtraColumns = Mapping[str, Sequence[str]]
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-PART_ROWS = 1000
+FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
+CHUNK_ROWS = 1000
 """Rows that are turned into columns, or back, at once: it bounds the memory."""
-_PROBABILITY = "probability_"
-_KNOWN = {*Score.__struct_fields__} - {"probabilities"}
-_LEAST_ROW_BYTES = 4
+_PROBABILITY_PREFIX = "probability_"
+_SCORE_COLUMNS = {*Score.__struct_fields__} - {"probabilities"}
+_MIN_ROW_BYTES = 4
 """A row's name and stamp are its own: fewer bytes for each row hold no table of films."""
-_INFLATED_BYTES, _MOST_INFLATED = 10_000_000, 30
+_FREE_CELL_BYTES, _MAX_INFLATION_RATIO = 10_000_000, 30
 """How many bytes the cells may have, and how many more for each byte of the file."""
 _NUMBER_BYTES = 8
-_NEEDED = ("image", "status")
+_REQUIRED_COLUMNS = ("image", "status")
 """Columns that every version wrote."""
-_CODECS = {"SNAPPY", "UNCOMPRESSED"}
-_METHOD, _VERSION, _ADDED = b"cxr method", b"cxr schema version", b"cxr added columns"
-_REPEATED = ["status", "reason", "label", "prediction", "model"]
+_ALLOWED_CODECS = {"SNAPPY", "UNCOMPRESSED"}
+_CONFIG_HASH_KEY, _SCHEMA_VERSION_KEY, _EXTRA_COLUMNS_KEY = (
+    b"cxr method",
+    b"cxr schema version",
+    b"cxr added columns",
+)
+_DICTIONARY_COLUMNS = ["status", "reason", "label", "prediction", "model"]
 """Columns of few different values: looking for them in the others takes memory, and gains none."""
 _FIRST_COLUMNS = ("image", "status", "reason", "detail", "label", "prediction")
 _LAST_COLUMNS = (
@@ -47,7 +51,7 @@ _LAST_COLUMNS = (
 )
 
 
-def columns(rows: Sequence[Score], models: Sequence[ModelUsed]) -> dict[str, list[Any]]:
+def build_columns(rows: Sequence[Score], models: Sequence[ModelUsed]) -> dict[str, list[Any]]:
     """The rows as named columns, in the order of the files, but for those that were added."""
     names = [model.name for model in models]
     threshold = models[0].threshold
@@ -63,7 +67,7 @@ def columns(rows: Sequence[Score], models: Sequence[ModelUsed]) -> dict[str, lis
         table[name] = [getattr(row, name) for row in rows]
     table["model"] = [names[0] if ok else "" for ok in scored]
     for index, name in enumerate(names):
-        table[f"{_PROBABILITY}{name}"] = [
+        table[f"{_PROBABILITY_PREFIX}{name}"] = [
             row.probabilities[index] if ok else None for row, ok in zip(rows, scored, strict=True)
         ]
     for name in _LAST_COLUMNS:
@@ -71,20 +75,25 @@ def columns(rows: Sequence[Score], models: Sequence[ModelUsed]) -> dict[str, lis
     return table
 
 
-def as_csv(rows: Sequence[Score], models: Sequence[ModelUsed], added: Added | None = None) -> bytes:
+def encode_csv(
+    rows: Sequence[Score], models: Sequence[ModelUsed], added: ExtraColumns | None = None
+) -> bytes:
     """The rows as CSV in UTF-8, with a line of names first."""
     data = io.BytesIO()
     text = io.TextIOWrapper(data, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_names(models, added))
-    for part in _parts(rows, models, added):
+    writer.writerow(_column_names(models, added))
+    for part in _iter_chunks(rows, models, added):
         for cells in zip(*part.values(), strict=True):
-            writer.writerow([_cell(value) for value in cells])
+            writer.writerow([_format_cell(value) for value in cells])
     return data.getvalue()
 
 
-def as_parquet(
-    rows: Sequence[Score], models: Sequence[ModelUsed], method: str, added: Added | None = None
+def encode_parquet(
+    rows: Sequence[Score],
+    models: Sequence[ModelUsed],
+    method: str,
+    added: ExtraColumns | None = None,
 ) -> bytes:
     """The rows as Parquet, with each file's stamp: a later run by this method takes them over."""
     import pyarrow as pa
@@ -92,38 +101,40 @@ def as_parquet(
 
     data = io.BytesIO()
     metadata = {
-        _METHOD: method.encode(),
-        _VERSION: str(SCHEMA_VERSION).encode(),
-        _ADDED: msgspec.json.encode([*(added or {})]),
+        _CONFIG_HASH_KEY: method.encode(),
+        _SCHEMA_VERSION_KEY: str(SCHEMA_VERSION).encode(),
+        _EXTRA_COLUMNS_KEY: msgspec.json.encode([*(added or {})]),
     }
     added = {**(added or {}), "stamp": [row.stamp for row in rows]}
-    schema = pa.schema([(name, _kind(name)) for name in _names(models, added)], metadata=metadata)
-    with pq.ParquetWriter(data, schema, use_dictionary=_REPEATED) as writer:
-        for part in _parts(rows, models, added):
+    schema = pa.schema(
+        [(name, _arrow_type(name)) for name in _column_names(models, added)], metadata=metadata
+    )
+    with pq.ParquetWriter(data, schema, use_dictionary=_DICTIONARY_COLUMNS) as writer:
+        for part in _iter_chunks(rows, models, added):
             writer.write_table(pa.table(part, schema=schema))
     return data.getvalue()
 
 
-def _names(models: Sequence[ModelUsed], added: Added | None) -> list[str]:
+def _column_names(models: Sequence[ModelUsed], added: ExtraColumns | None) -> list[str]:
     """The names of all columns.
 
     Raises:
         ValueError: An added column has the name of another one.
     """
-    names = [*columns((), models), *(added or {})]
+    names = [*build_columns((), models), *(added or {})]
     if len({*names}) < len(names):
         raise ValueError(f"expected columns of different names, found {', '.join(names)}")
     return names
 
 
-def _parts(
-    rows: Sequence[Score], models: Sequence[ModelUsed], added: Added | None
+def _iter_chunks(
+    rows: Sequence[Score], models: Sequence[ModelUsed], added: ExtraColumns | None
 ) -> Iterator[dict[str, Sequence[Any]]]:
     """All columns, so many rows of them at a time."""
-    for start in range(0, len(rows), PART_ROWS):
-        part = slice(start, start + PART_ROWS)
+    for start in range(0, len(rows), CHUNK_ROWS):
+        part = slice(start, start + CHUNK_ROWS)
         more = {name: cells[part] for name, cells in (added or {}).items()}
-        yield columns(rows[part], models) | more
+        yield build_columns(rows[part], models) | more
 
 
 @dataclass(frozen=True)
@@ -133,10 +144,10 @@ class Table:
     method: str
     models: tuple[str, ...]
     rows: list[Score]
-    added: dict[str, list[str]]
+    extra_columns: dict[str, list[str]]
 
 
-def from_parquet(data: bytes) -> Table:
+def decode_parquet(data: bytes) -> Table:
     """Read back a Parquet file that `as_parquet` wrote. Columns of other names are left unread.
 
     Raises:
@@ -145,38 +156,38 @@ def from_parquet(data: bytes) -> Table:
     import pyarrow as pa
 
     try:
-        return _read_table(data)
+        return _decode_table(data)
     except (pa.ArrowException, OSError) as exc:
         raise ValueError(str(exc)) from exc
 
 
-def _read_table(data: bytes) -> Table:
+def _decode_table(data: bytes) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    left = _INFLATED_BYTES + _MOST_INFLATED * len(data)
+    left = _FREE_CELL_BYTES + _MAX_INFLATION_RATIO * len(data)
     described = pq.ParquetFile(pa.BufferReader(data))
-    added = _find_added(described.schema_arrow)
-    names = _check_claims(described, [*added], len(data), left)
-    text = [name for name in names if _kind(name) == pa.string()]
-    answers = [name for name in names if name.startswith(_PROBABILITY)]
+    added = _find_extra_columns(described.schema_arrow)
+    names = _check_metadata(described, [*added], len(data), left)
+    text = [name for name in names if _arrow_type(name) == pa.string()]
+    answers = [name for name in names if name.startswith(_PROBABILITY_PREFIX)]
     file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=text)
     rows: list[Score] = []
     cells: dict[str, list[str]] = {name: [] for name in added.values()}
-    for part in file.iter_batches(PART_ROWS, columns=names):
-        left -= _room_bytes(part)
+    for part in file.iter_batches(CHUNK_ROWS, columns=names):
+        left -= _count_cell_bytes(part)
         if left < 0:
             raise ValueError("its cells take far more room than the file")
-        records = _decode(part).to_pylist()
-        rows += [_as_score(record, answers) for record in records]
+        records = _decode_dictionaries(part).to_pylist()
+        rows += [_to_score(record, answers) for record in records]
         for name, known_as in added.items():
             cells[known_as] += msgspec.convert([record[name] for record in records], list[str])
-    method = (file.schema_arrow.metadata or {}).get(_METHOD, b"").decode()
-    models = tuple(name.removeprefix(_PROBABILITY) for name in answers)
+    method = (file.schema_arrow.metadata or {}).get(_CONFIG_HASH_KEY, b"").decode()
+    models = tuple(name.removeprefix(_PROBABILITY_PREFIX) for name in answers)
     return Table(method, models, rows, {name: found for name, found in cells.items() if any(found)})
 
 
-def _find_added(schema: Any) -> dict[str, str]:
+def _find_extra_columns(schema: Any) -> dict[str, str]:
     """The added columns of a file, each with the name that it has now.
 
     Version 1 had them in every file, empty where nobody added anything.
@@ -185,16 +196,16 @@ def _find_added(schema: Any) -> dict[str, str]:
         ValueError: Its metadata are not those that `as_parquet` writes.
     """
     metadata = schema.metadata or {}
-    version = int(metadata.get(_VERSION, b"1"))
+    version = int(metadata.get(_SCHEMA_VERSION_KEY, b"1"))
     if version > SCHEMA_VERSION:
         raise ValueError(f"it has version {version}, expected at most {SCHEMA_VERSION}")
     if version == 1:
         return {old: new for old, new in RENAMED_COLUMNS.items() if old in schema.names}
-    names = msgspec.json.decode(metadata.get(_ADDED, b"[]"), type=list[str])
-    return {name: name for name in names if name not in _KNOWN}
+    names = msgspec.json.decode(metadata.get(_EXTRA_COLUMNS_KEY, b"[]"), type=list[str])
+    return {name: name for name in names if name not in _SCORE_COLUMNS}
 
 
-def _check_claims(file: Any, added: list[str], size_bytes: int, most_bytes: int) -> list[str]:
+def _check_metadata(file: Any, added: list[str], size_bytes: int, most_bytes: int) -> list[str]:
     """Refuse a file whose own description is not that of a table of rows, before it is read.
 
     Args:
@@ -206,33 +217,33 @@ def _check_claims(file: Any, added: list[str], size_bytes: int, most_bytes: int)
     Returns:
         The columns that are to be read.
     """
-    if file.metadata.num_rows > size_bytes // _LEAST_ROW_BYTES:
+    if file.metadata.num_rows > size_bytes // _MIN_ROW_BYTES:
         raise ValueError(f"{file.metadata.num_rows} rows in {size_bytes} bytes")
     for group in range(file.metadata.num_row_groups):
         described = file.metadata.row_group(group)
         codecs = {described.column(at).compression for at in range(described.num_columns)}
-        if not codecs <= _CODECS:
-            raise ValueError(f"it is compressed by {', '.join(sorted(codecs - _CODECS))}")
+        if not codecs <= _ALLOWED_CODECS:
+            raise ValueError(f"it is compressed by {', '.join(sorted(codecs - _ALLOWED_CODECS))}")
     names = [
         name
         for name in file.schema_arrow.names
-        if name in _KNOWN or name in added or name.startswith(_PROBABILITY)
+        if name in _SCORE_COLUMNS or name in added or name.startswith(_PROBABILITY_PREFIX)
     ]
     for name in names:
         places = file.schema_arrow.get_all_field_indices(name)
         if len(places) != 1:
             raise ValueError(f"it has {len(places)} columns called {name}")
-        if (found := file.schema_arrow.field(places[0]).type) != _kind(name):
-            raise ValueError(f"its column {name} holds {found}, expected {_kind(name)}")
-    if lacking := [name for name in (*_NEEDED, *added) if name not in names]:
+        if (found := file.schema_arrow.field(places[0]).type) != _arrow_type(name):
+            raise ValueError(f"its column {name} holds {found}, expected {_arrow_type(name)}")
+    if lacking := [name for name in (*_REQUIRED_COLUMNS, *added) if name not in names]:
         raise ValueError(f"it has no column {lacking[0]}")
-    if not any(name.startswith(_PROBABILITY) for name in names):
-        raise ValueError(f"it has no column {_PROBABILITY}… of a model")
-    _check_room(file.metadata, set(names), most_bytes)
+    if not any(name.startswith(_PROBABILITY_PREFIX) for name in names):
+        raise ValueError(f"it has no column {_PROBABILITY_PREFIX}… of a model")
+    _check_uncompressed_size(file.metadata, set(names), most_bytes)
     return names
 
 
-def _check_room(metadata: Any, names: set[str], most_bytes: int) -> None:
+def _check_uncompressed_size(metadata: Any, names: set[str], most_bytes: int) -> None:
     """Refuse a file whose columns, by its own account, are far larger than itself."""
     chunks = (
         metadata.row_group(group).column(at)
@@ -243,7 +254,7 @@ def _check_room(metadata: Any, names: set[str], most_bytes: int) -> None:
         raise ValueError("its columns take far more room than the file")
 
 
-def _decode(part: Any) -> Any:
+def _decode_dictionaries(part: Any) -> Any:
     """A part of a table with every text in its own cell."""
     import pyarrow as pa
 
@@ -254,7 +265,7 @@ def _decode(part: Any) -> Any:
     return pa.RecordBatch.from_arrays(columns, names=part.schema.names)
 
 
-def _room_bytes(part: Any) -> int:
+def _count_cell_bytes(part: Any) -> int:
     """How many bytes the cells of a part of a table have once each text is in its own."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -267,10 +278,10 @@ def _room_bytes(part: Any) -> int:
     )
 
 
-def _as_score(record: dict[str, Any], names: list[str]) -> Score:
+def _to_score(record: dict[str, Any], names: list[str]) -> Score:
     answers = [record[name] for name in names] if record["status"] == "scored" else []
     row = msgspec.convert(record | {"probabilities": answers}, Score)
-    if not row.is_whole(len(names)):
+    if not row.is_complete(len(names)):
         raise ValueError(
             f"expected a prediction where a file was scored and there alone, found {row.status} "
             f"with {row.prediction or 'none'}"
@@ -278,7 +289,7 @@ def _as_score(record: dict[str, Any], names: list[str]) -> Score:
     return row
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
@@ -286,10 +297,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = str(value).replace("\r", "\\r")  # Python's csv leaves one unquoted: two rows to a reader
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+    return f"'{text}" if text.startswith(FORMULA_PREFIXES) else text
 
 
-def _kind(name: str) -> Any:
+def _arrow_type(name: str) -> Any:
     import pyarrow as pa
 
     if name in ("width_px", "height_px"):
@@ -300,4 +311,4 @@ def _kind(name: str) -> Any:
         *("threshold", "agreement", "spread", "typicality", "viral", "probability"),
         *("brightness", "contrast"),
     )
-    return pa.float64() if name in numbers or name.startswith(_PROBABILITY) else pa.string()
+    return pa.float64() if name in numbers or name.startswith(_PROBABILITY_PREFIX) else pa.string()

@@ -12,33 +12,33 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from batch_scorer.system.process import available_cores, peak_memory_bytes
-from batch_scorer.system.strict_json import Count, Seconds, Size
+from batch_scorer.system.strict_json import Count, LargeCount, Seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 READ, DECODE, CLASSIFY = "read", "decode", "classify"
 _LOCK = threading.Lock()
-_LEAST_AMOUNT = 1e-9
+_MIN_AMOUNT = 1e-9
 """Less is shown with as many decimals."""
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
-class Tariff(msgspec.Struct, frozen=True):
+class CoreHourPrice(msgspec.Struct, frozen=True):
     """What one core costs for an hour."""
 
     core_hour: Amount
     currency: str = "USD"
 
-    def compute_cost(self, core_seconds: float, films: int) -> Price | None:
+    def compute_cost(self, core_seconds: float, films: int) -> RunCost | None:
         """The price of a run; None where it had no film to do."""
         if not films:
             return None
         cost = core_seconds / 3600 * self.core_hour
-        return Price(self.core_hour, self.currency, films, 1000 * cost / films)
+        return RunCost(self.core_hour, self.currency, films, 1000 * cost / films)
 
 
-class Price(msgspec.Struct, frozen=True):
+class RunCost(msgspec.Struct, frozen=True, rename={"per_1000_images": "per_1000_films"}):
     """What 1,000 films cost by this run: cores x seconds x price of a core-hour / ``films``.
 
     ``films`` are those that the run itself read and judged, not those whose rows it took over.
@@ -47,40 +47,40 @@ class Price(msgspec.Struct, frozen=True):
     core_hour: Amount
     currency: str
     films: Count
-    per_1000_films: Amount
+    per_1000_images: Amount
 
     @property
-    def tariff(self) -> Tariff:
+    def core_hour_price(self) -> CoreHourPrice:
         """What was stated."""
-        return Tariff(self.core_hour, self.currency)
+        return CoreHourPrice(self.core_hour, self.currency)
 
 
-def say_price(price: Price, core_seconds: float) -> str:
+def describe_cost(price: RunCost, core_seconds: float) -> str:
     """The price of 1,000 films, and how it comes about."""
     return (
-        f"{show_amount(price.per_1000_films)} {price.currency} per 1,000 films: "
+        f"{format_amount(price.per_1000_images)} {price.currency} per 1,000 films: "
         f"{core_seconds:,.1f} core-seconds for {price.films:,}, at "
-        f"{show_amount(price.core_hour)} {price.currency} a core-hour"
+        f"{format_amount(price.core_hour)} {price.currency} a core-hour"
     )
 
 
-def show_amount(amount: float) -> str:
+def format_amount(amount: float) -> str:
     """An amount of money to two digits at least: 12.30, 0.048, 0.00012."""
-    shown = max(amount, _LEAST_AMOUNT)
+    shown = max(amount, _MIN_AMOUNT)
     decimals = 2 if shown >= 1 else max(2, 1 - math.floor(math.log10(shown)))
     return f"{amount:,.{decimals}f}"
 
 
-class Spent(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True):
     """What a process spent on a share of the films, told to another one."""
 
     worker_seconds: dict[str, Seconds]
-    bytes_read: Size
-    peak_memory_bytes: Size
+    bytes_read: LargeCount
+    peak_memory_bytes: LargeCount
 
 
 @dataclass
-class Meter:
+class UsageMeter:
     """Counts what an engine spends, from any thread.
 
     ``worker_seconds`` are sums over all workers, so that together they may exceed the time on the
@@ -111,17 +111,17 @@ class Meter:
         with _LOCK:
             self.bytes_read += number
 
-    def note_memory(self, peak_bytes: int) -> None:
+    def record_peak_memory(self, peak_bytes: int) -> None:
         """Note the most memory that another process has had."""
         with _LOCK:
             self.peak_memory_bytes = max(self.peak_memory_bytes, peak_bytes)
 
-    def tell(self) -> Spent:
+    def tell(self) -> Usage:
         """What was spent so far, with the most memory that this or another process has had."""
         peak_bytes = max(self.peak_memory_bytes, peak_memory_bytes())
-        return Spent(self.worker_seconds, self.bytes_read, peak_bytes)
+        return Usage(self.worker_seconds, self.bytes_read, peak_bytes)
 
-    def add(self, spent: Spent) -> None:
+    def add(self, spent: Usage) -> None:
         """Count what another process spent."""
         with _LOCK:
             for step, seconds in spent.worker_seconds.items():

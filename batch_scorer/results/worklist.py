@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
     from batch_scorer.results.schema import Score
 
-GROUP_SIZE = 6
-SECONDS_A_FILM = 45
+IMAGES_PER_REASON = 6
+SECONDS_PER_IMAGE = 45
 """What a first look at one film takes, when the number of films is chosen by the minutes for it."""
-CLOSE = 0.5
+MAX_CLOSE_LOG_ODDS = 0.5
 """How far from the threshold, in log odds, an answer may lie and still be called close to it."""
 
 
-def films_within(minutes: int) -> int:
+def count_reviewable(minutes: int) -> int:
     """How many films can be looked at in so many minutes."""
-    return minutes * 60 // SECONDS_A_FILM
+    return minutes * 60 // SECONDS_PER_IMAGE
 
 
-def first_look(
+def select_for_review(
     rows: Sequence[Score], threshold: float, minutes: int | None = None
 ) -> dict[str, list[Score]]:
     """The films to show, by reason in reading order, each film once, copies left out.
@@ -34,12 +34,12 @@ def first_look(
         rows: All rows of a run.
         threshold: The first model's.
         minutes: The time for reading: as many films as it allows, shared evenly among the reasons;
-            what one reason leaves over goes to the others. None takes ``GROUP_SIZE`` for each.
+            what one reason leaves over goes to the others. None takes ``IMAGES_PER_REASON`` for each.
 
     Returns:
-        The reasons of ``line_up`` that have a film to show.
+        The reasons of ``rank_candidates`` that have a film to show.
     """
-    waiting = line_up(rows, threshold)
+    waiting = rank_candidates(rows, threshold)
     chosen: dict[str, list[Score]] = {reason: [] for reason in waiting}
     shown: set[str] = set()
 
@@ -51,16 +51,16 @@ def first_look(
 
     if minutes is None:
         for reason in waiting:
-            take(reason, GROUP_SIZE)
+            take(reason, IMAGES_PER_REASON)
     else:
-        films = films_within(minutes)
-        while len(shown) < films and (open_ := _with_fresh(waiting, shown)):
+        films = count_reviewable(minutes)
+        while len(shown) < films and (open_ := _reasons_with_unselected(waiting, shown)):
             for place, reason in enumerate(open_):
                 take(reason, math.ceil((films - len(shown)) / (len(open_) - place)))
     return {reason: found for reason, found in chosen.items() if found}
 
 
-def line_up(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]]:
+def rank_candidates(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]]:
     """Every film that there is a reason to look at, copies left out; a film may have several.
 
     Returns:
@@ -80,7 +80,7 @@ def line_up(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]]:
         "highest": (flagged, lambda row: -row.probability),
         "closest": (
             [row for row in originals if _is_close(row, threshold)],
-            lambda row: _distance(row.probability, threshold),
+            lambda row: _log_odds_distance(row.probability, threshold),
         ),
         "disagree": (
             [r for r in originals if r.agreement is not None and r.agreement < 1],
@@ -93,18 +93,18 @@ def line_up(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]]:
     }
 
 
-def _with_fresh(waiting: dict[str, list[Score]], shown: set[str]) -> list[str]:
+def _reasons_with_unselected(waiting: dict[str, list[Score]], shown: set[str]) -> list[str]:
     """The reasons that have a film which is not shown yet."""
     return [r for r, line in waiting.items() if any(row.image not in shown for row in line)]
 
 
 def _is_close(row: Score, threshold: float) -> bool:
-    if row.uncertain is not None:
-        return row.uncertain
-    return _distance(row.probability, threshold) <= CLOSE
+    if row.undecided is not None:
+        return row.undecided
+    return _log_odds_distance(row.probability, threshold) <= MAX_CLOSE_LOG_ODDS
 
 
-def _distance(probability: float, threshold: float) -> float:
+def _log_odds_distance(probability: float, threshold: float) -> float:
     """How far apart two probabilities are in log odds."""
     return abs(_log_odds(probability) - _log_odds(threshold))
 

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 _LOW_32_BITS = 2**32 - 1
-_ALSO_PRIVATE = tuple(
+_EXTRA_PRIVATE_NETWORKS = tuple(
     map(ip_network, ("192.0.0.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16", "fec0::/10"))
 )
 """What older versions of Python take for public."""
 
 
 @dataclass(frozen=True)
-class Access:
+class AccessPolicy:
     """Permissions of a run.
 
     ``roots`` are folders of this machine below which a list may name images, beside the list's own
@@ -38,7 +38,7 @@ class Access:
     roots: tuple[str, ...] = ()
     private_hosts: bool = False
 
-    def with_root(self, folder: str) -> Access:
+    def with_root(self, folder: str) -> AccessPolicy:
         """Add a folder below which a list may name images."""
         return replace(self, roots=(*self.roots, folder))
 
@@ -67,7 +67,7 @@ class Access:
 
 
 @contextmanager
-def end_the_run() -> Iterator[None]:
+def raise_as_run_error() -> Iterator[None]:
     """Turn what would be the row of an image into an error of the run, where no image is read.
 
     Raises:
@@ -82,19 +82,19 @@ def end_the_run() -> Iterator[None]:
         raise SourceError(exc.sentence, exc.hint) from exc
 
 
-def is_public(address: str) -> bool:
+def is_public_address(address: str) -> bool:
     """Whether an IP address is of the public Internet, also where it is an IPv4 one in disguise.
 
     Source: the registries of IANA for special-purpose addresses (RFC 6890), as `ipaddress` has
     them; RFC 3056 (6to4) and RFC 6052 (NAT64).
     """
-    found = _plain(ip_address(address))
-    if any(found in network for network in _ALSO_PRIVATE):
+    found = _unwrap_ipv4(ip_address(address))
+    if any(found in network for network in _EXTRA_PRIVATE_NETWORKS):
         return False
     return found.is_global and not (found.is_multicast or found.is_reserved)
 
 
-def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+def _unwrap_ipv4(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     """The IPv4 address that an IPv6 address stands for, if it does."""
     if isinstance(address, IPv4Address):
         return address

@@ -5,7 +5,7 @@ fsspec knows many more, of which some run programs or read files of this machine
 
 Credentials come from each cloud's usual chain (environment, configuration files, the machine's own
 role); nothing here reads, keeps or passes one on. The clients' own retries are switched off where
-they can be, so that every repetition is made, waited for and counted in one place: ``call``.
+they can be, so that every repetition is made, waited for and counted in one place: ``call_with_retries``.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from tenacity import (
 )
 
 from batch_scorer.errors import MissingPackage, ProtocolRefused, UsageError
-from batch_scorer.storage.access import Access
-from batch_scorer.storage.retry import MANUAL_PART, failures, is_past_end, is_transient
-from batch_scorer.system.redact import scrub_url
-from batch_scorer.system.regular_file import TooLong, read_regular_file
+from batch_scorer.storage.access import AccessPolicy
+from batch_scorer.storage.retry import DOCS_HINT, is_past_end, is_transient, storage_errors
+from batch_scorer.system.redact import redact_url
+from batch_scorer.system.regular_file import FileTooLarge, read_regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
-EXTRAS = {
+EXTRA_BY_PROTOCOL = {
     **dict.fromkeys(("s3", "s3a"), "s3"),
     **dict.fromkeys(("gs", "gcs"), "gcs"),
     **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
 }
-WEB = ("http", "https")
-PROTOCOLS = ("file", "local", "memory", *WEB, *EXTRAS)
+WEB_PROTOCOLS = ("http", "https")
+PROTOCOLS = ("file", "local", "memory", *WEB_PROTOCOLS, *EXTRA_BY_PROTOCOL)
 """All that are opened. ``memory`` is of this process alone."""
-ATTEMPTS = 7
+MAX_ATTEMPTS = 7
 """How often a call is made at most: eight seconds of waiting on average, sixteen at most."""
-REMOTE_READERS = 16
+MAX_REMOTE_READS = 16
 """Reads that are in flight at once from a bucket, where waiting costs no processor."""
 _OPTIONS: dict[str, dict[str, Any]] = {
     # max_concurrency 1: else every read of a small file costs a second request for its size.
     "s3": {
         "config_kwargs": {
             "retries": {"total_max_attempts": 1},
-            "max_pool_connections": 4 * REMOTE_READERS,
+            "max_pool_connections": 4 * MAX_REMOTE_READS,
         },
         "max_concurrency": 1,
         "use_listings_cache": False,
@@ -60,10 +60,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "gcs": {"use_listings_cache": False},
     "azure": {"max_concurrency": 1, "use_listings_cache": False},
 }
-_CHATTY = ("adlfs", "aiobotocore", "asyncio", "azure", "botocore", "gcsfs", "google", "s3fs")
+_NOISY_LOGGERS = ("adlfs", "aiobotocore", "asyncio", "azure", "botocore", "gcsfs", "google", "s3fs")
 
 
-def open_filesystem(url: str, access: Access | None = None) -> tuple[Any, str]:
+def open_filesystem(url: str, access: AccessPolicy | None = None) -> tuple[Any, str]:
     """The file system that a path or URL names, and the path inside it.
 
     Args:
@@ -78,25 +78,25 @@ def open_filesystem(url: str, access: Access | None = None) -> tuple[Any, str]:
     if not url.strip():
         raise UsageError("Expected a folder, a URL or a file, found an empty name.")
     protocol, url = _split_protocol(url)
-    extra = EXTRAS.get(protocol, "web" if protocol in WEB else "")
+    extra = EXTRA_BY_PROTOCOL.get(protocol, "web" if protocol in WEB_PROTOCOLS else "")
     if extra in _OPTIONS and not url.partition("://")[2].strip("/"):
         raise UsageError(f"{url} names no bucket.", "Write its name after the two slashes.")
     try:
-        filesystem, root = _open(protocol, url, extra, access or Access())
+        filesystem, root = _open(protocol, url, extra, access or AccessPolicy())
     except ImportError as exc:
         hint = f'Install it with: pip install "cxr-batch[{extra}]"'
         raise MissingPackage(f"{protocol} support is missing.", hint) from exc
     except ValueError as exc:
-        shown, private = scrub_url(url), (scrub_url(url),)
+        shown, private = redact_url(url), (redact_url(url),)
         if extra == "azure":
             raise UsageError(
                 f"{shown} names no Azure storage account that can be used.",
-                "Set AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING. " + MANUAL_PART,
+                "Set AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING. " + DOCS_HINT,
                 private,
             ) from exc
         raise UsageError(f"{shown} is no path or URL that can be read.", private=private) from exc
     if extra in _OPTIONS:
-        _quieten(filesystem, extra)
+        _disable_client_retries(filesystem, extra)
     return filesystem, root
 
 
@@ -111,23 +111,23 @@ def _split_protocol(url: str) -> tuple[str, str]:
         return "file", url
     if protocol.lower() not in PROTOCOLS:
         raise ProtocolRefused(
-            f"{scrub_url(url)} is no path or URL that can be read.",
-            f"Give a path, or a URL that begins with {', '.join(_SHOWN[:-1])} or {_SHOWN[-1]}.",
-            private=[scrub_url(url)],
+            f"{redact_url(url)} is no path or URL that can be read.",
+            f"Give a path, or a URL that begins with {', '.join(_ACCEPTED_PREFIXES[:-1])} or {_ACCEPTED_PREFIXES[-1]}.",
+            private=[redact_url(url)],
         )
     return protocol.lower(), f"{protocol.lower()}{mark}{rest}"
 
 
-_SHOWN = ("file://", "http://", "https://", "s3://", "gs://", "az://", "abfs://")
+_ACCEPTED_PREFIXES = ("file://", "http://", "https://", "s3://", "gs://", "az://", "abfs://")
 
 
-def _open(protocol: str, url: str, extra: str, access: Access) -> tuple[Any, str]:
+def _open(protocol: str, url: str, extra: str, access: AccessPolicy) -> tuple[Any, str]:
     """As fsspec does it for a URL without a chain."""
-    if protocol in WEB:
-        from batch_scorer.storage.web import Web, check_url
+    if protocol in WEB_PROTOCOLS:
+        from batch_scorer.storage.web import WebFileSystem, check_url
 
         check_url(url)
-        return Web(private_hosts=access.private_hosts), url
+        return WebFileSystem(private_hosts=access.private_hosts), url
     kind = fsspec.get_filesystem_class(protocol)
     told = kind._get_kwargs_from_urls(url)  # noqa: SLF001 - of the interface for file systems
     return kind(**_OPTIONS.get(extra, {}) | told), kind._strip_protocol(url)  # noqa: SLF001
@@ -159,12 +159,12 @@ def read_file(filesystem: Any, path: str, limit_bytes: int) -> bytes:
         return read_regular_file(path, limit_bytes)
     try:
         data: bytes = filesystem.cat_file(path, start=0, end=limit_bytes + 1)
-    except failures() as exc:
+    except storage_errors() as exc:
         if is_past_end(exc):  # an empty file has no first byte
             return b""
         raise
     if len(data) > limit_bytes:
-        raise TooLong(limit_bytes)
+        raise FileTooLarge(limit_bytes)
     return data
 
 
@@ -173,9 +173,9 @@ def is_local(filesystem: Any) -> bool:
     return "file" in _protocols(filesystem)
 
 
-def has_folders(filesystem: Any) -> bool:
+def needs_folders(filesystem: Any) -> bool:
     """Whether folders have to be made; to make one in a bucket could make the bucket too."""
-    return not _protocols(filesystem) & EXTRAS.keys()
+    return not _protocols(filesystem) & EXTRA_BY_PROTOCOL.keys()
 
 
 def _protocols(filesystem: Any) -> set[str]:
@@ -183,7 +183,7 @@ def _protocols(filesystem: Any) -> set[str]:
     return {protocol} if isinstance(protocol, str) else set(protocol)
 
 
-def call(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def call_with_retries(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call a file system; what fails transiently is called again, later and later, at random times.
 
     Raises:
@@ -192,17 +192,17 @@ def call(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     return _RETRYING(function, *args, **kwargs)
 
 
-def retries() -> int:
+def count_retries() -> int:
     """How many calls this process has repeated so far."""
-    return _counter.count
+    return _retry_counter.count
 
 
 def add_retries(times: int) -> None:
     """Count calls that a worker elsewhere repeated for this process."""
-    _counter.count += times
+    _retry_counter.count += times
 
 
-class _Counter:
+class _RetryCounter:
     """Counts repeated calls, from any thread."""
 
     def __init__(self) -> None:
@@ -216,19 +216,19 @@ class _Counter:
         logging.getLogger("cxr").debug("trying again: %s", type(failed).__name__)
 
 
-_counter = _Counter()
+_retry_counter = _RetryCounter()
 _RETRYING = Retrying(
     retry=retry_if_exception(is_transient),
-    stop=stop_after_attempt(ATTEMPTS),
+    stop=stop_after_attempt(MAX_ATTEMPTS),
     wait=wait_random_exponential(multiplier=0.25, max=30),
-    before_sleep=_counter.add,
+    before_sleep=_retry_counter.add,
     reraise=True,
 )
 
 
-def _quieten(filesystem: Any, extra: str) -> None:
+def _disable_client_retries(filesystem: Any, extra: str) -> None:
     """One call is one request: the client repeats nothing by itself, and its log stays silent."""
-    for name in _CHATTY:
+    for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if extra == "s3":
         filesystem.retries = 1

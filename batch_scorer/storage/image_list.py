@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from batch_scorer.errors import SourceError
-from batch_scorer.storage.filesystem import WEB
-from batch_scorer.storage.labels import LABEL_WORDS, read_table
-from batch_scorer.system.redact import scrub_url
+from batch_scorer.storage.filesystem import WEB_PROTOCOLS
+from batch_scorer.storage.labels import LABEL_WORDS, read_csv_table
+from batch_scorer.system.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-LIST_ENDINGS = (".txt", ".csv")
-LONGEST_KEY = 1024
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+LIST_SUFFIXES = (".txt", ".csv")
+MAX_KEY_CHARS = 1024
+_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _UNDECODED = re.compile("[\udc80-\udcff]")
 _HINT = (
     "A list is UTF-8 text with one path or URL in each line (.txt), or a table with the column "
@@ -36,7 +36,7 @@ log = logging.getLogger("cxr.source")
 
 
 @dataclass(frozen=True)
-class FilmList:
+class ImageList:
     """What a list names, by key, in its own order.
 
     ``places`` says where each image lies, and may hold secrets. ``labels`` are those that the list
@@ -65,12 +65,12 @@ class _Entry:
         return self.place or self.line
 
 
-def is_list(path: str) -> bool:
+def is_image_list(path: str) -> bool:
     """Whether a file given as IMAGES is a list and not a film: its name ends in .txt or .csv."""
-    return scrub_url(path).lower().endswith(LIST_ENDINGS)
+    return redact_url(path).lower().endswith(LIST_SUFFIXES)
 
 
-def parse_list(data: bytes, url: str) -> FilmList:
+def parse_image_list(data: bytes, url: str) -> ImageList:
     """Read a list.
 
     Args:
@@ -80,10 +80,10 @@ def parse_list(data: bytes, url: str) -> FilmList:
     Raises:
         SourceError: It is no list, or names nothing.
     """
-    folder = _folder(url)
-    entries = list(_entries(_decode(data, url), url, folder))
+    folder = _find_folder(url)
+    entries = list(_read_entries(_decode(data, url), url, folder))
     if not entries:
-        raise SourceError(f"Expected films in the list {scrub_url(url)}, found none.", _HINT)
+        raise SourceError(f"Expected films in the list {redact_url(url)}, found none.", _HINT)
     distinct: dict[str | int, _Entry] = {}
     for entry in entries:
         distinct.setdefault(entry.identity, entry)
@@ -91,8 +91,8 @@ def parse_list(data: bytes, url: str) -> FilmList:
         log.warning(
             "%d entries of the list name a film again: it has one row", len(entries) - len(distinct)
         )
-    keys, ambiguous = _name_all(distinct, folder)
-    return FilmList(
+    keys, ambiguous = _assign_keys(distinct, folder)
+    return ImageList(
         places={keys[identity]: entry.place for identity, entry in distinct.items()},
         labels={keys[identity]: label for identity, label in _read_labels(entries).items()},
         problems={
@@ -116,34 +116,34 @@ def _decode(data: bytes, url: str) -> str:
         text = data.decode("utf-8-sig", "surrogateescape")
         lines = [line for line in text.split("\n") if line.strip()]
         odd = sum(_UNDECODED.search(line) is not None for line in lines)
-        if data.startswith(_UTF16_MARKS) or 2 * odd > len(lines):
-            shown = scrub_url(url)
+        if data.startswith(_UTF16_BOMS) or 2 * odd > len(lines):
+            shown = redact_url(url)
             raise SourceError(f"{shown} is no list of films: {exc.reason}.", _HINT) from exc
         return text
 
 
-def _entries(text: str, url: str, folder: str) -> Iterator[_Entry]:
+def _read_entries(text: str, url: str, folder: str) -> Iterator[_Entry]:
     """Each line that is not left out."""
-    if scrub_url(url).lower().endswith(".csv"):
-        for row, line in read_table(text, url, {"image"}, frozenset({"image"})):
+    if redact_url(url).lower().endswith(".csv"):
+        for row, line in read_csv_table(text, url, {"image"}, frozenset({"image"})):
             if not row:
                 yield _Entry(line, "")
             elif row.get("image", "").strip():
-                yield _Entry(line, _place(row["image"], folder), row.get("label", ""))
+                yield _Entry(line, _resolve_location(row["image"], folder), row.get("label", ""))
         return
     for line, words in enumerate(io.StringIO(text), start=1):
         entry = words.strip()
         if entry and not entry.startswith("#"):
-            yield _Entry(line, _place(entry, folder))
+            yield _Entry(line, _resolve_location(entry, folder))
 
 
-def _folder(url: str) -> str:
+def _find_folder(url: str) -> str:
     """The folder of a list, without a slash at its end."""
     place = re.split("[?#]", url, maxsplit=1)[0] if _is_web(url) else url
     return place.rsplit("/", 1)[0] if "/" in place else ""
 
 
-def _place(entry: str, folder: str) -> str:
+def _resolve_location(entry: str, folder: str) -> str:
     if "://" in entry:
         return entry
     if entry.startswith("/"):
@@ -152,11 +152,11 @@ def _place(entry: str, folder: str) -> str:
     return scheme + separator + posixpath.normpath(posixpath.join(path, entry))
 
 
-def _name_all(
+def _assign_keys(
     entries: Mapping[str | int, _Entry], folder: str
 ) -> tuple[dict[str | int, str], frozenset[str]]:
     """A key for each entry, the same as no other's; and those that may mean another by tomorrow."""
-    plain = {identity: _plain_key(entry, folder) for identity, entry in entries.items()}
+    plain = {identity: _make_key(entry, folder) for identity, entry in entries.items()}
     times = Counter(key for key, _ in plain.values())
     numbers: Counter[str] = Counter()
     keys: dict[str | int, str] = {}
@@ -174,24 +174,24 @@ def _name_all(
     return keys, frozenset(ambiguous)
 
 
-def _plain_key(entry: _Entry, folder: str) -> tuple[str, bool]:
+def _make_key(entry: _Entry, folder: str) -> tuple[str, bool]:
     """The key of an entry as if it were alone, and whether it tells all of the place."""
     if not entry.place:
         return f"line {entry.line}", False
     bare, within = entry.place, f"{folder}/" if folder else ""
     if _is_web(bare) or not bare.startswith(within):
-        bare, within = scrub_url(bare), scrub_url(within)
+        bare, within = redact_url(bare), redact_url(within)
     name = bare.removeprefix(within)
-    shown = scrub_url(name)  # a mistyped URL counts as a name in the list's folder
+    shown = redact_url(name)  # a mistyped URL counts as a name in the list's folder
     exact = bare == entry.place and shown == name
     key = shown.encode("utf-8", "backslashreplace").decode("utf-8")
-    if len(key) > LONGEST_KEY:
-        return f"{key[: LONGEST_KEY - 1]}…", False
+    if len(key) > MAX_KEY_CHARS:
+        return f"{key[: MAX_KEY_CHARS - 1]}…", False
     return key, exact
 
 
 def _is_web(place: str) -> bool:
-    return place.partition("://")[0].lower() in WEB
+    return place.partition("://")[0].lower() in WEB_PROTOCOLS
 
 
 def _read_labels(entries: Sequence[_Entry]) -> dict[str | int, str]:

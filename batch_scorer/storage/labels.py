@@ -7,15 +7,15 @@ import io
 from typing import TYPE_CHECKING
 
 from batch_scorer.errors import SourceError
-from batch_scorer.storage.access import end_the_run
-from batch_scorer.storage.filesystem import call, open_filesystem, read_file
-from batch_scorer.storage.retry import explain, failures
-from batch_scorer.system.redact import scrub_url
+from batch_scorer.storage.access import raise_as_run_error
+from batch_scorer.storage.filesystem import call_with_retries, open_filesystem, read_file
+from batch_scorer.storage.retry import storage_errors, translate_error
+from batch_scorer.system.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batch_scorer.storage.access import Access
+    from batch_scorer.storage.access import AccessPolicy
 
 MAX_TABLE_BYTES = 100_000_000
 """Of a file of labels, or of a list."""
@@ -24,7 +24,7 @@ COLUMNS = ("image", "label")
 LABEL_WORDS = {"NORMAL": "NORMAL", "0": "NORMAL", "PNEUMONIA": "PNEUMONIA", "1": "PNEUMONIA"}
 
 
-def read_label_file(url: str, keys: set[str], access: Access) -> dict[str, str]:
+def read_label_file(url: str, keys: set[str], access: AccessPolicy) -> dict[str, str]:
     """Read the label of each image that has one from a CSV file.
 
     Args:
@@ -37,34 +37,36 @@ def read_label_file(url: str, keys: set[str], access: Access) -> dict[str, str]:
         TransientError: Its storage does not answer.
     """
     hint = "--labels takes folders, none, or a CSV file with the columns image and label."
-    shown = scrub_url(url)
+    shown = redact_url(url)
     filesystem, path = open_filesystem(url, access)
     try:
-        with end_the_run():
-            text = call(read_file, filesystem, path, MAX_TABLE_BYTES).decode("utf-8-sig")
+        with raise_as_run_error():
+            text = call_with_retries(read_file, filesystem, path, MAX_TABLE_BYTES).decode(
+                "utf-8-sig"
+            )
     except UnicodeDecodeError as exc:
         raise SourceError(f"The label file {shown} is no UTF-8: {exc.reason}.", hint) from exc
-    except failures() as exc:
-        raise explain(exc, f"The label file {shown}", SourceError, "read", hint) from exc
+    except storage_errors() as exc:
+        raise translate_error(exc, f"The label file {shown}", SourceError, "read", hint) from exc
     labels: dict[str, str] = {}
-    for row, line in read_table(text, url, {"image", "label"}):
+    for row, line in read_csv_table(text, url, {"image", "label"}):
         where = f"line {line} of {shown}"
         if not row:
             raise SourceError(f"The label file is no CSV table in {where}.", hint)
-        image, label = row.get("image", ""), _read_label(row.get("label"), where)
+        image, label = row.get("image", ""), _parse_label(row.get("label"), where)
         if labels.setdefault(image, label) != label:
             raise SourceError(f"{image} has another label in {where} than before.", private=[image])
     matched = {key: label for key, label in labels.items() if key in keys}
     if labels and not matched:
         raise SourceError(
-            f"None of the {len(labels)} images named in {scrub_url(url)} is among the films.",
+            f"None of the {len(labels)} images named in {redact_url(url)} is among the films.",
             f"The column image holds paths relative to the scored folder, such as {min(keys)}.",
             private=[min(keys)],
         )
     return matched
 
 
-def read_table(
+def read_csv_table(
     text: str, url: str, needed: set[str], unbroken: frozenset[str] = frozenset()
 ) -> Iterator[tuple[dict[str, str], int]]:
     """The rows of a CSV table, each with the number of the line on which it begins.
@@ -88,14 +90,14 @@ def read_table(
     if names is None or not needed <= set(names):
         raise SourceError(
             f"Expected the column{'s' * (len(needed) > 1)} {' and '.join(sorted(needed))} in "
-            f"{scrub_url(url)}, found {names}.",
+            f"{redact_url(url)}, found {names}.",
             "Save the table as CSV with commas, in UTF-8.",
             private=[str(names)],
         )
     twice = [name for name in COLUMNS if names.count(name) > 1]
     if twice:
         raise SourceError(
-            f"Expected one column {twice[0]} in {scrub_url(url)}, found {names.count(twice[0])}.",
+            f"Expected one column {twice[0]} in {redact_url(url)}, found {names.count(twice[0])}.",
             "Remove or rename all but one of them.",
         )
     for number, cells in records:
@@ -127,7 +129,7 @@ def _read_records(
         start += read + 1
 
 
-def _read_label(word: str | None, where: str) -> str:
+def _parse_label(word: str | None, where: str) -> str:
     """NORMAL or PNEUMONIA, as a cell of a table says it.
 
     Raises:

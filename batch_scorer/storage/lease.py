@@ -29,68 +29,68 @@ from typing import TYPE_CHECKING, Annotated, Self
 import msgspec
 from msgspec import Meta
 
-from batch_scorer.errors import CxrError, Interrupted, Occupied
-from batch_scorer.storage.output import digest
-from batch_scorer.system.process import has_ended, name_process
-from batch_scorer.system.strict_json import LONGEST_TERM_S, UNREADABLE, Size
+from batch_scorer.errors import AlreadyRunning, CxrError, Interrupted
+from batch_scorer.storage.output import sha256_hex
+from batch_scorer.system.process import get_process_identity, has_ended
+from batch_scorer.system.strict_json import DECODE_ERRORS, MAX_LEASE_TERM_S, LargeCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from batch_scorer.storage.output import Output
 
-TERM_S = 60.0
-FOLDER = "leases"
-RENEWALS_A_TERM = 3
-LONGEST_RENEWAL_S = 5.0
+DEFAULT_TERM_S = 60.0
+LEASES_FOLDER = "leases"
+RENEWALS_PER_TERM = 3
+MAX_RENEWAL_INTERVAL_S = 5.0
 """So soon another start learns that the holder is at work, however long the term is."""
-LONGEST_PAUSE_S = 2.0
-SLICE_S = 0.5
+MAX_POLL_INTERVAL_S = 2.0
+SLEEP_SLICE_S = 0.5
 """How long a wait may take before it is asked whether to stop."""
-_RUN = "run"
-_NUMBERED = re.compile(r"([0-9]{6}|[1-9][0-9]{6,17})\.json")
+_RUN_LEASE = "run"
+_GENERATION_FILE = re.compile(r"([0-9]{6}|[1-9][0-9]{6,17})\.json")
 log = logging.getLogger("cxr.job")
 
 
-class Claim(msgspec.Struct, frozen=True):
+class LeaseRecord(msgspec.Struct, frozen=True):
     """What a lease's file says: who holds it, and how often that was said again.
 
     ``process`` is what `name_process` said of the holder.
     """
 
     holder: str
-    term_s: Annotated[float, Meta(gt=0, le=LONGEST_TERM_S)]
-    renewals: Size = 0
+    term_s: Annotated[float, Meta(gt=0, le=MAX_LEASE_TERM_S)]
+    renewals: LargeCount = 0
     released: bool = False
     process: str = ""
 
     @property
-    def free(self) -> bool:
+    def is_free(self) -> bool:
         """Whether its holder gave it back, or is known to have ended."""
         return self.released or has_ended(self.process)
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _LeaseSnapshot:
     """A lease as it was found: its newest file."""
 
     generation: int
     data: bytes
 
     @property
-    def claim(self) -> Claim:
-        return _read_claim(self.data) or Claim("somebody", TERM_S)
+    def claim(self) -> LeaseRecord:
+        return _decode_record(self.data) or LeaseRecord("somebody", DEFAULT_TERM_S)
 
 
-def _read_claim(data: bytes) -> Claim | None:
+def _decode_record(data: bytes) -> LeaseRecord | None:
     """A claim; None for anything else: of a mounted bucket, half a file may be seen."""
     try:
-        return msgspec.json.decode(data, type=Claim)
-    except UNREADABLE:
+        return msgspec.json.decode(data, type=LeaseRecord)
+    except DECODE_ERRORS:
         return None
 
 
-class Sight(Enum):
+class LeaseState(Enum):
     """What a look at a lease shows."""
 
     FREE = "nobody holds it, or nobody has renewed it for a whole term"
@@ -98,12 +98,12 @@ class Sight(Enum):
     ALIVE = "somebody has taken or renewed it since the last look"
 
 
-class Watch:
+class LeaseWatcher:
     """Looks at a lease from time to time, with a stopwatch."""
 
     def __init__(self, place: Output, name: str) -> None:
-        self._place, self._name = place, f"{FOLDER}/{name}"
-        self._seen: _Seen | None = None
+        self._place, self._name = place, f"{LEASES_FOLDER}/{name}"
+        self._seen: _LeaseSnapshot | None = None
         self._since = time.monotonic()
 
     @property
@@ -121,20 +121,20 @@ class Watch:
         """Whether who held it when it was seen last did not give it back."""
         return self._seen is not None and not self._seen.claim.released
 
-    def look(self) -> Sight:
+    def poll(self) -> LeaseState:
         """Look once.
 
         Raises:
             LedgerError, TransientError: The place cannot be read.
         """
-        before, self._seen = self._seen, _newest(self._place, self._name)
-        if self._seen is None or self._seen.claim.free:
-            return Sight.FREE
+        before, self._seen = self._seen, _read_newest(self._place, self._name)
+        if self._seen is None or self._seen.claim.is_free:
+            return LeaseState.FREE
         if self._seen != before:
             self._since = time.monotonic()
-            return Sight.ALIVE if before else Sight.SILENT
+            return LeaseState.ALIVE if before else LeaseState.SILENT
         expired = time.monotonic() - self._since >= self._seen.claim.term_s
-        return Sight.FREE if expired else Sight.SILENT
+        return LeaseState.FREE if expired else LeaseState.SILENT
 
 
 class Lease:
@@ -144,13 +144,19 @@ class Lease:
     """
 
     def __init__(
-        self, place: Output, name: str, generation: int, claim: Claim, *, inherited: bool = False
+        self,
+        place: Output,
+        name: str,
+        generation: int,
+        claim: LeaseRecord,
+        *,
+        inherited: bool = False,
     ) -> None:
         self._place, self._name, self._generation = place, name, generation
         self._claim = claim
         self.inherited = inherited
         self._ended = threading.Event()
-        self._lost: Occupied | None = None
+        self._lost: AlreadyRunning | None = None
         self._renewer = threading.Thread(target=self._renew, name=f"lease {name}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -167,7 +173,7 @@ class Lease:
         except CxrError as error:  # it ends by itself then, a term later
             log.debug("the lease %s was not given back: %s", self._name, error)
 
-    def tell_loss(self) -> None:
+    def raise_if_lost(self) -> None:
         """Raise where the renewals have found out that the lease is lost; asks nobody.
 
         Raises:
@@ -183,9 +189,9 @@ class Lease:
             Occupied: Another task has it.
             LedgerError, TransientError: The place cannot be read.
         """
-        generations = _generations(self._place, self._path)
+        generations = _list_generations(self._place, self._path)
         if not generations or max(generations) != self._generation:
-            self._lost = Occupied(
+            self._lost = AlreadyRunning(
                 f"Another task took over {self._name}, since this one gave no sign of life for "
                 f"{self._claim.term_s:g} s.",
                 "Nothing of this task was put in place.",
@@ -194,23 +200,25 @@ class Lease:
 
     @property
     def _path(self) -> str:
-        return f"{FOLDER}/{self._name}"
+        return f"{LEASES_FOLDER}/{self._name}"
 
     def _renew(self) -> None:
-        while not self._ended.wait(min(self._claim.term_s / RENEWALS_A_TERM, LONGEST_RENEWAL_S)):
+        while not self._ended.wait(
+            min(self._claim.term_s / RENEWALS_PER_TERM, MAX_RENEWAL_INTERVAL_S)
+        ):
             try:
                 self.check()
                 self._write(msgspec.structs.replace(self._claim, renewals=self._claim.renewals + 1))
-            except Occupied:
+            except AlreadyRunning:
                 return
             except CxrError as error:  # the next renewal may reach the place again
                 log.debug("the lease %s was not renewed: %s", self._name, error)
 
-    def _write(self, claim: Claim) -> None:
+    def _write(self, claim: LeaseRecord) -> None:
         """Rewrite the lease's file, while it is this holder's."""
-        name = _file(self._path, self._generation)
+        name = _generation_path(self._path, self._generation)
         old = self._place.read(name)
-        found = _read_claim(old) if old is not None else None
+        found = _decode_record(old) if old is not None else None
         if old is not None and found and found.holder == claim.holder:
             self._claim = claim
             self._place.replace(name, old, msgspec.json.encode(claim))
@@ -219,7 +227,7 @@ class Lease:
 def acquire_lease(
     place: Output,
     name: str,
-    term_s: float = TERM_S,
+    term_s: float = DEFAULT_TERM_S,
     pause: Callable[[float], None] = time.sleep,
     what: str = "",
 ) -> Lease:
@@ -237,19 +245,19 @@ def acquire_lease(
         Occupied: Its holder is at work, or another task was faster.
         LedgerError, TransientError: The place cannot be read or written.
     """
-    watch = Watch(place, name)
+    watch = LeaseWatcher(place, name)
     waited = not what
     what = what or f"{name} of {place.url}"
-    while (sight := watch.look()) is Sight.SILENT:
+    while (sight := watch.poll()) is LeaseState.SILENT:
         if not waited:
             log.info(
                 "Waiting up to %g s to see whether another task is at work on %s", term_s, what
             )
         waited = True
-        pause(pause_s(term_s))
-    lease = take_lease(place, name, watch, term_s) if sight is Sight.FREE else None
+        pause(poll_interval_s(term_s))
+    lease = try_acquire_lease(place, name, watch, term_s) if sight is LeaseState.FREE else None
     if lease is None:
-        raise Occupied(
+        raise AlreadyRunning(
             f"Another task ({watch.holder}) is working on {what}.",
             "Wait until it is done, then run the same command again.",
         )
@@ -287,12 +295,14 @@ class OutputLock:
         if self._lease:
             self._lease.check()
             return
-        pause = partial(pause_unless, self._stop)
+        pause = partial(sleep_interruptibly, self._stop)
         what = f"the results in {self._output.url}"
-        self._lease = acquire_lease(self._output.own, _RUN, TERM_S, pause, what).__enter__()
+        self._lease = acquire_lease(
+            self._output.own, _RUN_LEASE, DEFAULT_TERM_S, pause, what
+        ).__enter__()
 
 
-def pause_unless(stop: Callable[[], bool] | None, seconds: float) -> None:
+def sleep_interruptibly(stop: Callable[[], bool] | None, seconds: float) -> None:
     """Wait, in slices.
 
     Raises:
@@ -302,55 +312,57 @@ def pause_unless(stop: Callable[[], bool] | None, seconds: float) -> None:
     while (left := end - time.monotonic()) > 0:
         if stop and stop():
             raise Interrupted("Interrupted while waiting.", "Run the same command again.")
-        time.sleep(min(left, SLICE_S))
+        time.sleep(min(left, SLEEP_SLICE_S))
 
 
-def take_lease(place: Output, name: str, watch: Watch, term_s: float) -> Lease | None:
+def try_acquire_lease(place: Output, name: str, watch: LeaseWatcher, term_s: float) -> Lease | None:
     """Take a lease that a watch found free; None where another task was faster."""
     holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    claim = Claim(holder, term_s, process=name_process())
+    claim = LeaseRecord(holder, term_s, process=get_process_identity())
     generation = watch.next_generation
-    path = f"{FOLDER}/{name}"
-    if not place.create(_file(path, generation), msgspec.json.encode(claim)):
+    path = f"{LEASES_FOLDER}/{name}"
+    if not place.create(_generation_path(path, generation), msgspec.json.encode(claim)):
         return None
-    generations = _generations(place, path)
+    generations = _list_generations(place, path)
     if max(generations) > generation:  # ours was a gap that others had left behind them
-        place.discard({_file(path, generation): digest(msgspec.json.encode(claim))})
+        place.discard({_generation_path(path, generation): sha256_hex(msgspec.json.encode(claim))})
         return None
-    _remove_claims(place, [_file(path, old) for old in generations if old < generation])
+    _remove_old_records(
+        place, [_generation_path(path, old) for old in generations if old < generation]
+    )
     return Lease(place, name, generation, claim, inherited=watch.abandoned)
 
 
-def _remove_claims(place: Output, names: Iterable[str]) -> None:
+def _remove_old_records(place: Output, names: Iterable[str]) -> None:
     """Remove the files of former holders; what is no claim is somebody's, and stays."""
     for name in names:
         data = place.read(name)
-        if data is not None and _read_claim(data):
-            place.discard({name: digest(data)})
+        if data is not None and _decode_record(data):
+            place.discard({name: sha256_hex(data)})
 
 
-def pause_s(term_s: float) -> float:
+def poll_interval_s(term_s: float) -> float:
     """How long to wait between two looks at a lease."""
-    return min(term_s / RENEWALS_A_TERM, LONGEST_PAUSE_S)
+    return min(term_s / RENEWALS_PER_TERM, MAX_POLL_INTERVAL_S)
 
 
-def names_of(place: Output) -> list[str]:
+def list_leases(place: Output) -> list[str]:
     """Every lease that was ever taken in a place."""
-    return sorted({name.split("/")[1] for name in place.names(FOLDER)})
+    return sorted({name.split("/")[1] for name in place.names(LEASES_FOLDER)})
 
 
-def _file(path: str, generation: int) -> str:
+def _generation_path(path: str, generation: int) -> str:
     return f"{path}/{generation:06d}.json"
 
 
-def _generations(place: Output, path: str) -> list[int]:
-    matches = (_NUMBERED.fullmatch(name.rpartition("/")[2]) for name in place.names(path))
+def _list_generations(place: Output, path: str) -> list[int]:
+    matches = (_GENERATION_FILE.fullmatch(name.rpartition("/")[2]) for name in place.names(path))
     return [int(match[1]) for match in matches if match]
 
 
-def _newest(place: Output, path: str) -> _Seen | None:
-    while generations := _generations(place, path):
-        data = place.read(_file(path, max(generations)))
+def _read_newest(place: Output, path: str) -> _LeaseSnapshot | None:
+    while generations := _list_generations(place, path):
+        data = place.read(_generation_path(path, max(generations)))
         if data is not None:  # else it went between the two questions: there is a newer one
-            return _Seen(max(generations), data)
+            return _LeaseSnapshot(max(generations), data)
     return None

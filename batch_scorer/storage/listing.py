@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from batch_scorer.errors import SourceError
-from batch_scorer.storage.filesystem import call, is_local
-from batch_scorer.system.redact import scrub_url
+from batch_scorer.storage.filesystem import call_with_retries, is_local
+from batch_scorer.system.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,25 +53,27 @@ def list_files(
         SourceError: Two files would have one key.
         Exception: What the file system raises, one of `faults.failures`.
     """
-    return call(lambda: _index(_find(filesystem, root, single=single), base, url))
+    return call_with_retries(
+        lambda: _index_by_key(_find_files(filesystem, root, single=single), base, url)
+    )
 
 
-def _index(entries: Iterable[tuple[str, Any]], base: str, url: str) -> dict[str, ImageRef]:
+def _index_by_key(entries: Iterable[tuple[str, Any]], base: str, url: str) -> dict[str, ImageRef]:
     """The files by their keys."""
     found: dict[str, ImageRef] = {}
     for path, info in entries:
-        key = _key(path, base)
+        key = _make_key(path, base)
         if key in found:
             raise SourceError(
-                f"Two files in {scrub_url(url)} have names that differ only in bytes that are no "
+                f"Two files in {redact_url(url)} have names that differ only in bytes that are no "
                 "UTF-8.",
                 "Rename one of them: their rows could not be told apart.",
             )
-        found[key] = make_ref(key, path, info)
+        found[key] = make_image_ref(key, path, info)
     return found
 
 
-def _find(filesystem: Any, root: str, *, single: bool) -> Iterable[tuple[str, Any]]:
+def _find_files(filesystem: Any, root: str, *, single: bool) -> Iterable[tuple[str, Any]]:
     """Every file's path and information. A place that only marks a folder is no file."""
     if single:
         return [(root, filesystem.info(root))]
@@ -100,15 +102,15 @@ def _walk(filesystem: Any, root: str) -> Iterator[tuple[str, Any]]:
                         yield info["name"], info
 
 
-def make_ref(key: str, path: str, info: dict[str, Any]) -> ImageRef:
+def make_image_ref(key: str, path: str, info: dict[str, Any]) -> ImageRef:
     """One file, as its listing tells of it."""
     size_bytes = int(info.get("size") or 0)
     kind = str(info.get("type") or "file")
-    whole = scrub_url(path) == path  # else the key does not tell which of many images it means
-    return ImageRef(key, path, size_bytes, kind, _stamp(size_bytes, info) if whole else "")
+    whole = redact_url(path) == path  # else the key does not tell which of many images it means
+    return ImageRef(key, path, size_bytes, kind, _make_stamp(size_bytes, info) if whole else "")
 
 
-def _stamp(size_bytes: int, info: dict[str, Any]) -> str:
+def _make_stamp(size_bytes: int, info: dict[str, Any]) -> str:
     """What a listing says of a file's version, empty where it says nothing but the size.
 
     On disk ``created`` is the time of the last change of any kind, which no program can set: it
@@ -125,8 +127,8 @@ def _stamp(size_bytes: int, info: dict[str, Any]) -> str:
     return ""
 
 
-def _key(path: str, base: str) -> str:
-    shown = scrub_url(path)
+def _make_key(path: str, base: str) -> str:
+    shown = redact_url(path)
     key = shown[len(base) :].removeprefix("/") if shown.startswith(base) else shown
     return key.encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from batch_scorer.errors import TransientError, Unreadable
-from batch_scorer.storage.filesystem import REMOTE_READERS
+from batch_scorer.storage.filesystem import MAX_REMOTE_READS
 
-OUTAGE_FILMS = 2 * REMOTE_READERS
+OUTAGE_IMAGES = 2 * MAX_REMOTE_READS
 """So many films in a row without an answer, each tried ATTEMPTS times: the storage is away."""
 
 
 @dataclass
-class Outages:
+class OutageTracker:
     """How many images in a row got no answer, by server.
 
     Where all images are on one of them, the run ends when it is away. Of a list over several, the
@@ -28,19 +28,19 @@ class Outages:
         Raises:
             Unreadable: It is not.
         """
-        if self.servers > 1 and self._images.get(server, 0) >= OUTAGE_FILMS:
+        if self.servers > 1 and self._images.get(server, 0) >= OUTAGE_IMAGES:
             raise Unreadable(
-                f"It was not asked for: its server gave no answer for {OUTAGE_FILMS} images.",
+                f"It was not asked for: its server gave no answer for {OUTAGE_IMAGES} images.",
                 "Run the same command again to try it.",
             )
 
     def suspects(self, server: str) -> bool:
         """Whether one more image without an answer shows that a server is away."""
-        return self._images.get(server, 0) >= OUTAGE_FILMS - 1
+        return self._images.get(server, 0) >= OUTAGE_IMAGES - 1
 
-    def suspect(self, server: str) -> None:
+    def record_suspect(self, server: str) -> None:
         """Note that an image got no answer to a single attempt, which alone shows no outage."""
-        self._images[server] = min(self._images.get(server, 0) + 1, OUTAGE_FILMS - 1)
+        self._images[server] = min(self._images.get(server, 0) + 1, OUTAGE_IMAGES - 1)
 
     def forget(self, server: str) -> None:
         """Note an answer."""
@@ -53,7 +53,7 @@ class Outages:
             TransientError: It is the last of many, and there is no other server.
         """
         self._images[server] = self._images.get(server, 0) + 1
-        if self.servers == 1 and self._images[server] >= OUTAGE_FILMS:
+        if self.servers == 1 and self._images[server] >= OUTAGE_IMAGES:
             raise TransientError(
                 f"No answer for the last {self._images[server]} {words}.",
                 "Check address and network, then run the same command again.",

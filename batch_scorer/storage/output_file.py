@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_scorer.errors import ForeignFile, UsageError
-from batch_scorer.system.atomic_write import replace_file
-from batch_scorer.system.regular_file import TooLong, read_regular_file
+from batch_scorer.system.atomic_write import write_atomic
+from batch_scorer.system.regular_file import FileTooLarge, read_regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OwnFile:
+class OutputFile:
     """A file that is replaced only while it is empty, or holds what its command writes.
 
-    ``holds`` is that in words, and ``recognises`` tells it by the content, of ``limit_bytes`` at
+    ``holds`` is that in words, and ``is_own`` tells it by the content, of ``limit_bytes`` at
     most. ``option`` is where the path was given.
     """
 
@@ -27,7 +27,7 @@ class OwnFile:
     option: str
     holds: str
     limit_bytes: int
-    recognises: Callable[[bytes], bool]
+    is_own: Callable[[bytes], bool]
 
     def read(self) -> bytes:
         """What an earlier command wrote there, nothing where there is no file.
@@ -39,18 +39,18 @@ class OwnFile:
         if not os.path.lexists(self.path):
             return b""
         if self.path.is_symlink() or not self.path.is_file():
-            raise self._foreign("something that is no file")
+            raise self._foreign_file_error("something that is no file")
         try:
             data = read_regular_file(self.path, self.limit_bytes)
-        except TooLong as exc:
-            raise self._foreign("another file") from exc
+        except FileTooLarge as exc:
+            raise self._foreign_file_error("another file") from exc
         except OSError as exc:
             raise UsageError(
                 f"{self.path} cannot be read: {exc.strerror or exc}.",
                 f"Choose another file with {self.option}.",
             ) from exc
-        if data and not self.recognises(data):
-            raise self._foreign("another file")
+        if data and not self.is_own(data):
+            raise self._foreign_file_error("another file")
         return data
 
     def replace(self, data: bytes) -> None:
@@ -62,9 +62,9 @@ class OwnFile:
             OSError: It cannot be written; what was there before is still there.
         """
         self.read()
-        replace_file(self.path, data)
+        write_atomic(self.path, data)
 
-    def _foreign(self, found: str) -> ForeignFile:
+    def _foreign_file_error(self, found: str) -> ForeignFile:
         return ForeignFile(
             f"Expected {self.holds} in {self.path}, found {found}.",
             f"Choose another file with {self.option}, or remove it.",

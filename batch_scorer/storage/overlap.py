@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from batch_scorer.errors import CxrError, UsageError
 from batch_scorer.storage.filesystem import is_local, open_filesystem
-from batch_scorer.system.redact import scrub_url
+from batch_scorer.system.redact import redact_url
 
 if TYPE_CHECKING:
     from batch_scorer.storage.output import Output
     from batch_scorer.storage.source import Source
 
-Place = tuple[Any, str]
+Location = tuple[Any, str]
 """A file system, and a path in it."""
 
 
-def check_apart(images: str, output: Output, source: Source | None = None) -> None:
+def check_no_overlap(images: str, output: Output, source: Source | None = None) -> None:
     """Refuse an output inside the source, or a source inside the output.
 
     Args:
@@ -33,34 +33,37 @@ def check_apart(images: str, output: Output, source: Source | None = None) -> No
     results = output.filesystem, output.root
     listed = source is not None and source.filesystem is None
     where = open_filesystem(images)
-    places = [(where, scrub_url(images)), *(_folders(source) if source and listed else ())]
+    places = [
+        (where, redact_url(images)),
+        *(_list_image_folders(source) if source and listed else ()),
+    ]
     for place, url in places:
-        if lies_within(place, results):
+        if is_subpath(place, results):
             raise UsageError(
                 f"The scored folder {url} lies inside the output folder {output.url}.",
                 "Choose an output outside it with -o.",
             )
-    if lies_within(results, where):
+    if is_subpath(results, where):
         raise UsageError(
-            f"The output folder {output.url} lies inside the scored folder {scrub_url(images)}.",
+            f"The output folder {output.url} lies inside the scored folder {redact_url(images)}.",
             "Choose one outside it with -o.",
         )
 
 
-def _folders(source: Source) -> list[tuple[Place, str]]:
+def _list_image_folders(source: Source) -> list[tuple[Location, str]]:
     """The folders of a list's images; a line that names no place has none."""
     found = []
     for url in sorted({ref.path.rpartition("/")[0] or "/" for ref in source.refs}):
         with suppress(CxrError, ValueError, OSError):
-            found.append((open_filesystem(url), scrub_url(url)))
+            found.append((open_filesystem(url), redact_url(url)))
     return found
 
 
-def lies_within(inner: Place, outer: Place) -> bool:
+def is_subpath(inner: Location, outer: Location) -> bool:
     """Whether one place is the other one, or lies inside it."""
     if is_local(inner[0]) and is_local(outer[0]):
-        return _lies_within_folder(Path(inner[1]), Path(outer[1]))
-    if _storage(inner[0]) != _storage(outer[0]):
+        return _is_local_subpath(Path(inner[1]), Path(outer[1]))
+    if _storage_identity(inner[0]) != _storage_identity(outer[0]):
         return False
     path, folder = (
         posixpath.normpath(f"/{place[1]}".replace("//", "/")) for place in (inner, outer)
@@ -68,12 +71,12 @@ def lies_within(inner: Place, outer: Place) -> bool:
     return path == folder or path.startswith(f"{folder.rstrip('/')}/")
 
 
-def _storage(filesystem: Any) -> tuple[type, Any]:
+def _storage_identity(filesystem: Any) -> tuple[type, Any]:
     """Which storage it is, whatever its URL calls it: s3 and s3a, gs and gcs, az and abfs."""
     return type(filesystem), getattr(filesystem, "account_name", None)
 
 
-def _lies_within_folder(inner: Path, outer: Path) -> bool:
+def _is_local_subpath(inner: Path, outer: Path) -> bool:
     """Compare folders as the system knows them, through links and its own rule of case."""
     try:
         path, folder = inner.resolve(), outer.resolve()

@@ -16,12 +16,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from batch_scorer.errors import CxrError, TransientError
-from batch_scorer.system.redact import scrub, scrub_url
+from batch_scorer.system.redact import redact_secrets, redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-MANUAL_PART = "See 'Films and results in a bucket' in docs/films.md."
+DOCS_HINT = "See 'Films and results in a bucket' in docs/films.md."
 _CLIENT_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
@@ -47,7 +47,7 @@ _TRANSIENT_ERRNOS = {
     for name in ("EIO", "ESTALE", "EAGAIN", "EBUSY", "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN")
     if hasattr(errno, name)
 }
-_TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
+_TRANSIENT_STATUSES = {408, 429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {
     *("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"),
     "ConditionalRequestConflict",  # two wrote the same new object at once
@@ -64,23 +64,23 @@ _CLOCK_TOLERANCE = timedelta(minutes=15)
 """What S3 accepts."""
 _CLOCK_CODES = {"RequestTimeTooSkewed", "RequestInTheFuture"}
 _BUCKET_CODES = {"NoSuchBucket", "ContainerNotFound"}
-_LOG_IN = {
+_LOGIN_ADVICE = {
     "s3": "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
     "gs": "Log in with gcloud auth application-default login, or set "
     "GOOGLE_APPLICATION_CREDENTIALS.",
     "az": "Set AZURE_STORAGE_ACCOUNT_NAME and log in with az login, or set "
     "AZURE_STORAGE_CONNECTION_STRING.",
 }
-_CLOUDS = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
+_CLOUD_ALIASES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
 
-def name_private(url: str) -> tuple[str, ...]:
+def find_private_path(url: str) -> tuple[str, ...]:
     """What lies below the bucket in a URL that a blank or a quote makes hard to tell from prose."""
-    path = scrub_url(url).partition("://")[2].partition("/")[2]
+    path = redact_url(url).partition("://")[2].partition("/")[2]
     return (path,) if re.search(r"[\s'\",;)]", path) else ()
 
 
-def failures() -> tuple[type[Exception], ...]:
+def storage_errors() -> tuple[type[Exception], ...]:
     """Every class of error that the storage clients loaded so far may raise.
 
     ValueError is what they make of names that cannot be: a zero byte, a container without a blob.
@@ -92,34 +92,36 @@ def failures() -> tuple[type[Exception], ...]:
 
 def is_transient(exc: BaseException) -> bool:
     """Whether the same call may work a little later: no answer, throttled, cut short."""
-    if _classes([exc]) & _TRANSIENT_CLASSES:  # first: aiohttp calls a body cut short status 400
+    if _class_names([exc]) & _TRANSIENT_CLASSES:  # first: aiohttp calls a body cut short status 400
         return True
-    status, code = _status(exc), _code(exc)
+    status, code = _http_status(exc), _error_code(exc)
     if status:
-        return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES
+        return status in _TRANSIENT_STATUSES or code in _TRANSIENT_CODES
     return (
         isinstance(exc, (ConnectionError, TimeoutError))
-        or bool(_classes(_causes(exc)) & _TRANSIENT_CLASSES)
+        or bool(_class_names(_cause_chain(exc)) & _TRANSIENT_CLASSES)
         or (isinstance(exc, OSError) and exc.errno in _TRANSIENT_ERRNOS)
     )
 
 
 def is_past_end(exc: BaseException) -> bool:
     """Whether a part of a file was asked for that begins at its end: it is empty."""
-    return _status(exc) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+    return _http_status(exc) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 
 
 def lacks_bucket(exc: BaseException) -> bool:
     """Whether not only the file, but the whole bucket or container is not there."""
-    return _code(exc) in _BUCKET_CODES or "bucket does not exist" in str(exc)
+    return _error_code(exc) in _BUCKET_CODES or "bucket does not exist" in str(exc)
 
 
-def is_wordless(exc: BaseException) -> bool:
+def lacks_reason(exc: BaseException) -> bool:
     """Whether a request was found bad without a reason: an answer to HEAD has no room for one."""
-    return _status(exc) == HTTPStatus.BAD_REQUEST and _first_rule(exc) is None
+    return _http_status(exc) == HTTPStatus.BAD_REQUEST and _first_rule(exc) is None
 
 
-def explain(exc: Exception, what: str, kind: type[CxrError], done: str, hint: str = "") -> CxrError:
+def translate_error(
+    exc: Exception, what: str, kind: type[CxrError], done: str, hint: str = ""
+) -> CxrError:
     """The one-line error to raise for a listing, an output or a table.
 
     Args:
@@ -129,16 +131,16 @@ def explain(exc: Exception, what: str, kind: type[CxrError], done: str, hint: st
         done: "listed", "read" or "written".
         hint: What to try where nothing better is known.
     """
-    shown = scrub(what)
-    sentence = f"{shown} cannot be {done}: {reason(exc, quote=shown == what)}."
-    private = name_private(what)
+    shown = redact_secrets(what)
+    sentence = f"{shown} cannot be {done}: {describe_failure(exc, quote=shown == what)}."
+    private = find_private_path(what)
     if is_transient(exc):
         again = "Check address and network, then run the same command again."
         return TransientError(sentence, again, private)
-    return kind(sentence, _advice(exc, what) or hint, private)
+    return kind(sentence, _find_advice(exc, what) or hint, private)
 
 
-def reason(exc: BaseException, *, quote: bool = True) -> str:
+def describe_failure(exc: BaseException, *, quote: bool = True) -> str:
     """Why, in plain words, for a row or an error.
 
     Args:
@@ -147,48 +149,48 @@ def reason(exc: BaseException, *, quote: bool = True) -> str:
             looks like one, so not where the URL holds something to hide.
     """
     found = _first_rule(exc)
-    text = _text(exc) if quote else type(exc).__name__
+    text = _format_error(exc) if quote else type(exc).__name__
     return found.reason.replace("TEXT", text) if found else text
 
 
-def _advice(exc: BaseException, what: str) -> str:
-    found, cloud = _first_rule(exc), _cloud(what)
+def _find_advice(exc: BaseException, what: str) -> str:
+    found, cloud = _first_rule(exc), _find_cloud(what)
     if not found or not found.advice or not cloud:
         return ""
-    return f"{found.advice.replace('LOG IN', _LOG_IN.get(cloud, 'Log in.'))} {MANUAL_PART}"
+    return f"{found.advice.replace('LOG IN', _LOGIN_ADVICE.get(cloud, 'Log in.'))} {DOCS_HINT}"
 
 
 def _first_rule(exc: BaseException) -> _Rule | None:
     return next((rule for rule in _RULES if rule.applies(exc)), None)
 
 
-def _cloud(what: str) -> str:
+def _find_cloud(what: str) -> str:
     match = re.search(r"(\w+)://", what)
     protocol = match[1] if match else ""
-    return "" if protocol in {"file", "local"} else _CLOUDS.get(protocol, protocol)
+    return "" if protocol in {"file", "local"} else _CLOUD_ALIASES.get(protocol, protocol)
 
 
-def _is_elsewhere(exc: BaseException) -> bool:
-    return _code(exc) in _REGION_CODES or _status(exc) == HTTPStatus.MOVED_PERMANENTLY
+def _is_other_region(exc: BaseException) -> bool:
+    return _error_code(exc) in _REGION_CODES or _http_status(exc) == HTTPStatus.MOVED_PERMANENTLY
 
 
 def _lacks_credentials(exc: BaseException) -> bool:
     if "Anonymous caller" in str(exc):
         return True
-    return bool(_classes(_causes(exc)) & _NO_CREDENTIALS) and not _status(exc)
+    return bool(_class_names(_cause_chain(exc)) & _NO_CREDENTIALS) and not _http_status(exc)
 
 
-def _has_other_time(exc: BaseException) -> bool:
+def _has_clock_skew(exc: BaseException) -> bool:
     """Whether the clocks are too far apart; an answer without a body tells it by its date alone."""
-    if _code(exc) in _CLOCK_CODES:
+    if _error_code(exc) in _CLOCK_CODES:
         return True
-    date = _date(exc) if _status(exc) == HTTPStatus.FORBIDDEN else None
+    date = _response_date(exc) if _http_status(exc) == HTTPStatus.FORBIDDEN else None
     return date is not None and abs(datetime.now(UTC) - date) > _CLOCK_TOLERANCE
 
 
-def _date(exc: BaseException) -> datetime | None:
+def _response_date(exc: BaseException) -> datetime | None:
     """When an answer was given, by the server's own clock."""
-    for error in _causes(exc):
+    for error in _cause_chain(exc):
         response = getattr(error, "response", None)
         if isinstance(response, dict):
             headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
@@ -204,7 +206,7 @@ def _date(exc: BaseException) -> datetime | None:
 
 
 def _is_refused(exc: BaseException) -> bool:
-    if _status(exc) in {401, 403} or _code(exc) in _REFUSED_CODES:
+    if _http_status(exc) in {401, 403} or _error_code(exc) in _REFUSED_CODES:
         return True
     wordless = isinstance(exc, PermissionError) and not exc.strerror
     return wordless or str(exc).startswith("Forbidden")
@@ -213,30 +215,30 @@ def _is_refused(exc: BaseException) -> bool:
 def _is_missing(exc: BaseException) -> bool:
     if isinstance(exc, FileNotFoundError):
         return not exc.strerror
-    return _status(exc) == HTTPStatus.NOT_FOUND
+    return _http_status(exc) == HTTPStatus.NOT_FOUND
 
 
-def _text(exc: BaseException) -> str:
+def _format_error(exc: BaseException) -> str:
     text = str(getattr(exc, "strerror", None) or exc) or type(exc).__name__
-    line = scrub(text).splitlines()[0].strip().rstrip(".: ")
+    line = redact_secrets(text).splitlines()[0].strip().rstrip(".: ")
     line = line.encode("utf-8", "backslashreplace").decode("utf-8")
     return line if len(line) <= 200 else f"{line[:200]}..."  # noqa: PLR2004 - one line of a row
 
 
-def _causes(exc: BaseException) -> Iterator[BaseException]:
+def _cause_chain(exc: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = exc
     while seen is not None:
         yield seen
         seen = seen.__cause__
 
 
-def _classes(errors: Iterable[BaseException]) -> set[str]:
+def _class_names(errors: Iterable[BaseException]) -> set[str]:
     return {f"{c.__module__}.{c.__qualname__}" for e in errors for c in type(e).__mro__}
 
 
-def _status(exc: BaseException) -> int | None:
+def _http_status(exc: BaseException) -> int | None:
     """The HTTP status that an error carries, or its cause."""
-    for error in _causes(exc):
+    for error in _cause_chain(exc):
         response = getattr(error, "response", None)
         found = (
             [response.get("ResponseMetadata", {}).get("HTTPStatusCode")]
@@ -249,9 +251,9 @@ def _status(exc: BaseException) -> int | None:
     return None
 
 
-def _code(exc: BaseException) -> str:
+def _error_code(exc: BaseException) -> str:
     """The cloud's own name of an error, such as NoSuchBucket."""
-    for error in _causes(exc):
+    for error in _cause_chain(exc):
         response = getattr(error, "response", None)
         if isinstance(response, dict):
             return str(response.get("Error", {}).get("Code", ""))
@@ -272,12 +274,12 @@ _RULES = (
     _Rule(is_transient, "no whole answer came (TEXT)"),
     _Rule(_lacks_credentials, "no credentials were found, or they cannot be used", "LOG IN"),
     _Rule(
-        _is_elsewhere,
+        _is_other_region,
         "the bucket lies in another region, or behind another endpoint",
         "Set AWS_DEFAULT_REGION, or AWS_ENDPOINT_URL.",
     ),
     _Rule(
-        _has_other_time,
+        _has_clock_skew,
         "this machine's clock is wrong, by the storage's own",
         "Set the clock.",
     ),

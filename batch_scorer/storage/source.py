@@ -25,30 +25,30 @@ from batch_scorer.errors import (
     UsageError,
 )
 from batch_scorer.model.card import CLASSES
-from batch_scorer.storage.access import Access, end_the_run
+from batch_scorer.storage.access import AccessPolicy, raise_as_run_error
 from batch_scorer.storage.filesystem import (
-    ATTEMPTS,
-    REMOTE_READERS,
-    call,
+    MAX_ATTEMPTS,
+    MAX_REMOTE_READS,
+    call_with_retries,
     is_local,
     open_filesystem,
     read_file,
 )
-from batch_scorer.storage.image_list import FilmList, is_list, parse_list
+from batch_scorer.storage.image_list import ImageList, is_image_list, parse_image_list
 from batch_scorer.storage.labels import MAX_TABLE_BYTES, read_label_file
-from batch_scorer.storage.listing import ImageRef, is_hidden, list_files, make_ref
-from batch_scorer.storage.outages import Outages
+from batch_scorer.storage.listing import ImageRef, is_hidden, list_files, make_image_ref
+from batch_scorer.storage.outages import OutageTracker
 from batch_scorer.storage.retry import (
-    explain,
-    failures,
+    describe_failure,
+    find_private_path,
     is_transient,
-    is_wordless,
     lacks_bucket,
-    name_private,
-    reason,
+    lacks_reason,
+    storage_errors,
+    translate_error,
 )
-from batch_scorer.system.redact import scrub_url
-from batch_scorer.system.regular_file import TooLong
+from batch_scorer.system.redact import redact_url
+from batch_scorer.system.regular_file import FileTooLarge
 
 _LISTING_HINT = "Change its permissions, or score the other folders."
 SYNTHETIC_MARKER = "SYNTHETIC.txt"
@@ -80,14 +80,14 @@ class Source:
     local: bool
     labels: dict[str, str] = field(default_factory=dict)
     address: str = field(default="", repr=False)
-    access: Access = field(default_factory=Access)
+    access: AccessPolicy = field(default_factory=AccessPolicy)
     problems: dict[str, str] = field(default_factory=dict)
-    outages: Outages = field(default_factory=Outages, compare=False, repr=False)
+    outages: OutageTracker = field(default_factory=OutageTracker, compare=False, repr=False)
 
     @property
     def readers(self) -> int:
         """How many reads may wait for an answer at once, beside those that keep a core busy."""
-        return 0 if self.local else REMOTE_READERS
+        return 0 if self.local else MAX_REMOTE_READS
 
     def read(self, ref: ImageRef) -> bytes:
         """Read one whole file; what fails transiently is tried again.
@@ -105,20 +105,20 @@ class Source:
                 f"Expected at most {MAX_FILE_BYTES // 1_000_000} MB, "
                 f"found {ref.size_bytes // 1_000_000} MB."
             )
-        server = _server(ref.path) if self.filesystem is None else ""
-        quote = scrub_url(ref.path) == ref.path
+        server = _find_server(ref.path) if self.filesystem is None else ""
+        quote = redact_url(ref.path) == ref.path
         self.outages.check(server)
         try:
-            data = call(self._read_once, ref)
-        except TooLong as exc:
+            data = call_with_retries(self._read_once, ref)
+        except FileTooLarge as exc:
             raise TooLarge(
                 f"Expected at most {MAX_FILE_BYTES // 1_000_000} MB, found more."
             ) from exc
-        except failures() as exc:
-            why = reason(exc, quote=quote)
+        except storage_errors() as exc:
+            why = describe_failure(exc, quote=quote)
             tries = ""
             if is_transient(exc):
-                tries = f", {ATTEMPTS} times"
+                tries = f", {MAX_ATTEMPTS} times"
                 self.outages.note(server, f"films of {self.url}: {why}", exc)
             raise Unreadable(f"The file cannot be read: {why}{tries}.") from exc
         self.outages.forget(server)
@@ -136,11 +136,11 @@ class Source:
     def _open(self, ref: ImageRef) -> tuple[Any, str]:
         """Where a film lies: in the source's one file system, or, of a list, in its own."""
         if self.filesystem is None:
-            return _open_listed(ref.path, self.access)
+            return _open_listed_image(ref.path, self.access)
         return self.filesystem, ref.path
 
 
-def open_source(url: str, limit: int | None = None, access: Access | None = None) -> Source:
+def open_source(url: str, limit: int | None = None, access: AccessPolicy | None = None) -> Source:
     """List every file under a folder or bucket, or take the one file or the list named.
 
     Args:
@@ -154,29 +154,31 @@ def open_source(url: str, limit: int | None = None, access: Access | None = None
         TransientError: Its storage does not answer.
         MissingPackage: The cloud's file system is not installed.
     """
-    access = access or Access()
+    access = access or AccessPolicy()
     filesystem, root = open_filesystem(url, access)
-    kind = _kind(filesystem, root, url)
+    kind = _find_kind(filesystem, root, url)
     try:
-        if kind == "file" and is_list(root):
+        if kind == "file" and is_image_list(root):
             place = root if is_local(filesystem) else url
-            with end_the_run():
-                data = call(read_file, filesystem, root, MAX_TABLE_BYTES)
-            return _open_list(parse_list(data, place), url, root, access, limit)
+            with raise_as_run_error():
+                data = call_with_retries(read_file, filesystem, root, MAX_TABLE_BYTES)
+            return _make_list_source(parse_image_list(data, place), url, root, access, limit)
         single = kind != "directory"
-        base = scrub_url(root).rsplit("/", 1)[0] if single else root.rstrip("/")
-        with end_the_run():
+        base = redact_url(root).rsplit("/", 1)[0] if single else root.rstrip("/")
+        with raise_as_run_error():
             found = list_files(filesystem, root, base, url, single=single)
-    except failures() as exc:
+    except storage_errors() as exc:
         inside = getattr(exc, "filename", None)
-        error = explain(exc, inside or scrub_url(url), SourceError, "listed", _LISTING_HINT)
+        error = translate_error(
+            exc, inside or redact_url(url), SourceError, "listed", _LISTING_HINT
+        )
         error.private += (str(inside),) if inside else ()
         raise error from exc
-    source = _as_source(filesystem, url, root, found, base=base, limit=limit)
+    source = _make_source(filesystem, url, root, found, base=base, limit=limit)
     return replace(source, address=url, access=access)
 
 
-def check_source(url: str, access: Access | None = None) -> None:
+def check_source(url: str, access: AccessPolicy | None = None) -> None:
     """Ask whether there is anything at a URL, without listing it.
 
     Args:
@@ -188,36 +190,36 @@ def check_source(url: str, access: Access | None = None) -> None:
         UsageError: It is no path or URL, or may not be read.
         TransientError: Its storage does not answer.
     """
-    _kind(*open_filesystem(url, access), url)
+    _find_kind(*open_filesystem(url, access), url)
 
 
-def _kind(filesystem: Any, root: str, url: str) -> str:
+def _find_kind(filesystem: Any, root: str, url: str) -> str:
     """What the URL names: "directory", "file", or something else that may turn out unreadable."""
     try:
-        with end_the_run():
-            kind = str(call(filesystem.info, root)["type"])
+        with raise_as_run_error():
+            kind = str(call_with_retries(filesystem.info, root)["type"])
         return "directory" if is_local(filesystem) and filesystem.isdir(root) else kind
-    except failures() as exc:
+    except storage_errors() as exc:
         if isinstance(exc, FileNotFoundError) and not lacks_bucket(exc):
             raise SourceError(
-                f"Expected films at {scrub_url(url)}, found nothing there.",
+                f"Expected films at {redact_url(url)}, found nothing there.",
                 "Check the path.",
-                name_private(url),
+                find_private_path(url),
             ) from exc
-        told = _ask_why(filesystem, root, exc) if is_wordless(exc) else exc
-        raise explain(told, scrub_url(url), SourceError, "listed", _LISTING_HINT) from exc
+        told = _fetch_refusal(filesystem, root, exc) if lacks_reason(exc) else exc
+        raise translate_error(told, redact_url(url), SourceError, "listed", _LISTING_HINT) from exc
 
 
-def _ask_why(filesystem: Any, root: str, exc: Exception) -> Exception:
+def _fetch_refusal(filesystem: Any, root: str, exc: Exception) -> Exception:
     """Why the storage refuses, where it said nothing: the answer to a listing has words."""
     try:
-        call(filesystem.ls, root)
-    except failures() as told:
+        call_with_retries(filesystem.ls, root)
+    except storage_errors() as told:
         return told
     return exc
 
 
-def _as_source(
+def _make_source(
     filesystem: Any,
     url: str,
     root: str,
@@ -228,62 +230,64 @@ def _as_source(
 ) -> Source:
     """The films among the files that were found, each under its key."""
     marker = found.get(SYNTHETIC_MARKER)
-    if marker and _calls_synthetic(filesystem, marker.path):
+    if marker and _is_synthetic_marker(filesystem, marker.path):
         del found[SYNTHETIC_MARKER]
     visible = sorted(key for key in found if not is_hidden(key))
     if not visible:
         raise SourceError(
-            f"Expected films in {scrub_url(url)}, found no file in it.",
+            f"Expected films in {redact_url(url)}, found no file in it.",
             "Check the path.",
-            name_private(url),
+            find_private_path(url),
         )
     return Source(
-        url=scrub_url(url),
+        url=redact_url(url),
         root=root,
         refs=tuple(found[key] for key in visible[:limit]),
         listed=len(visible),
         hidden=len(found) - len(visible),
-        synthetic=any(_calls_synthetic(filesystem, path) for path in _marker_places(base)),
+        synthetic=any(_is_synthetic_marker(filesystem, path) for path in _marker_paths(base)),
         filesystem=filesystem,
         local=is_local(filesystem),
     )
 
 
-def _open_list(films: FilmList, url: str, root: str, access: Access, limit: int | None) -> Source:
+def _make_list_source(
+    films: ImageList, url: str, root: str, access: AccessPolicy, limit: int | None
+) -> Source:
     """Ask once for each listed film what version it is; many at once where they lie elsewhere."""
     keys = sorted(films.places)[:limit]
     filesystem, path = open_filesystem(url, access)
     if is_local(filesystem):
         access = access.with_root(str(PurePosixPath(path).parent))
-    servers = {_server(films.places[key]) for key in keys}
+    servers = {_find_server(films.places[key]) for key in keys}
 
-    outages = Outages(len(servers))
+    outages = OutageTracker(len(servers))
 
     def ask(key: str) -> ImageRef:
         place = films.places[key]
-        server = _server(place)
+        server = _find_server(place)
         unknown = ImageRef(key, place)  # reading it will tell: it gets its row like any other
         if outages.suspects(server):
             return unknown
         try:
-            filesystem, path = _open_listed(place, access)
-            ref = make_ref(key, place, filesystem.info(path))
+            filesystem, path = _open_listed_image(place, access)
+            ref = make_image_ref(key, place, filesystem.info(path))
         except ImageError:
             return unknown
-        except failures() as exc:
+        except storage_errors() as exc:
             if is_transient(exc):
-                outages.suspect(server)
+                outages.record_suspect(server)
             return unknown
         outages.forget(server)
         return msgspec.structs.replace(ref, stamp="") if key in films.ambiguous else ref
 
-    pool = ThreadPoolExecutor(1 if servers == {""} else 4 * REMOTE_READERS)
+    pool = ThreadPoolExecutor(1 if servers == {""} else 4 * MAX_REMOTE_READS)
     try:
         refs = tuple(pool.map(ask, keys))
     finally:  # who stops the run does not wait for answers
         pool.shutdown(wait=False, cancel_futures=True)
     return Source(
-        url=scrub_url(url),
+        url=redact_url(url),
         root=root,
         refs=refs,
         listed=len(films.places),
@@ -299,7 +303,7 @@ def _open_list(films: FilmList, url: str, root: str, access: Access, limit: int 
     )
 
 
-def _open_listed(place: str, access: Access) -> tuple[Any, str]:
+def _open_listed_image(place: str, access: AccessPolicy) -> tuple[Any, str]:
     """Where a line of a list leads.
 
     Raises:
@@ -318,22 +322,22 @@ def _open_listed(place: str, access: Access) -> tuple[Any, str]:
     return filesystem, access.check_path(path) if is_local(filesystem) else path
 
 
-def _server(place: str) -> str:
+def _find_server(place: str) -> str:
     """Who answers for a place: protocol and host or bucket, empty for this machine."""
     return "/".join(place.split("/", 3)[:3]) if "://" in place else ""
 
 
-def _marker_places(base: str) -> list[str]:
+def _marker_paths(base: str) -> list[str]:
     """Where a folder may call its films synthetic: in itself, or up to two folders above."""
     folder = PurePosixPath(base)
     places = [str(place / SYNTHETIC_MARKER) for place in (folder, *list(folder.parents)[:2])]
     return [place for place in places if "/" in place]  # above a bucket there is no place
 
 
-def _calls_synthetic(filesystem: Any, path: str) -> bool:
+def _is_synthetic_marker(filesystem: Any, path: str) -> bool:
     try:
-        data = call(read_file, filesystem, path, MAX_MARKER_BYTES)
-    except failures():
+        data = call_with_retries(read_file, filesystem, path, MAX_MARKER_BYTES)
+    except storage_errors():
         return False
     return b"synthetic" in data[:400].lower()
 

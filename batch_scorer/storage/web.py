@@ -18,22 +18,22 @@ from fsspec.implementations.http import HTTPFileSystem
 from yarl import URL
 
 from batch_scorer.errors import NotAllowed, Unreadable
-from batch_scorer.storage.access import is_public
-from batch_scorer.system.redact import scrub_url
+from batch_scorer.storage.access import is_public_address
+from batch_scorer.system.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-TOTAL_S = 120
+TOTAL_TIMEOUT_S = 120
 """How long an answer may take to its last byte."""
-SILENCE_S = 30
+READ_TIMEOUT_S = 30
 """How long a server may say nothing."""
-LONGEST_SHOWN = 200
-_NO_HEAD = (aiohttp.ClientResponseError, aiohttp.ServerDisconnectedError)
+MAX_SHOWN_CHARS = 200
+_HEAD_UNSUPPORTED = (aiohttp.ClientResponseError, aiohttp.ServerDisconnectedError)
 """What a server answers that knows GET only, as one does for a signed URL."""
 
 
-class _PrivateHost(OSError):
+class _PrivateHostError(OSError):
     """A connection would leave the public Internet. All have the same words: aiohttp joins them."""
 
     def __init__(self) -> None:
@@ -43,8 +43,8 @@ class _PrivateHost(OSError):
 def _open_public_socket(found: tuple[Any, ...]) -> socket.socket:
     """A socket for an address that was looked up, if it is a public one."""
     family, kind, protocol, _, address = found
-    if not is_public(str(address[0])):
-        raise _PrivateHost
+    if not is_public_address(str(address[0])):
+        raise _PrivateHostError
     return socket.socket(family, kind, protocol)
 
 
@@ -56,11 +56,13 @@ async def _open_session(*, private_hosts: bool, **_: Any) -> aiohttp.ClientSessi
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity"},
         auto_decompress=False,
-        timeout=aiohttp.ClientTimeout(total=TOTAL_S, sock_connect=SILENCE_S, sock_read=SILENCE_S),
+        timeout=aiohttp.ClientTimeout(
+            total=TOTAL_TIMEOUT_S, sock_connect=READ_TIMEOUT_S, sock_read=READ_TIMEOUT_S
+        ),
     )
 
 
-class Web(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
+class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Web servers as a file system of fsspec: each URL is a file of its own."""
 
     def __init__(self, *, private_hosts: bool = False, **options: Any) -> None:
@@ -73,7 +75,7 @@ class Web(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
         try:
             async with self._request("HEAD", url) as answer:
                 headers = answer.headers
-        except _NO_HEAD:
+        except _HEAD_UNSUPPORTED:
             async with self._request("GET", url) as answer:
                 headers = answer.headers
         length = headers.get("Content-Length", "")
@@ -94,7 +96,9 @@ class Web(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
             except aiohttp.SocketTimeoutError:
                 raise
             except TimeoutError as exc:
-                raise OSError(errno.ETIME, f"it did not end within {TOTAL_S} seconds") from exc
+                raise OSError(
+                    errno.ETIME, f"it did not end within {TOTAL_TIMEOUT_S} seconds"
+                ) from exc
         return bytes(data[start:end])
 
     @asynccontextmanager
@@ -110,11 +114,11 @@ class Web(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
         """
         session = await self.set_session()
         try:
-            async with session.request(method, _parse(url), allow_redirects=False) as answer:
+            async with session.request(method, _parse_url(url), allow_redirects=False) as answer:
                 _check_status(answer)
                 yield answer
         except aiohttp.ClientConnectorError as exc:
-            if isinstance(exc.os_error, _PrivateHost):
+            if isinstance(exc.os_error, _PrivateHostError):
                 raise NotAllowed(
                     "Expected a host of the public Internet, found one of a private network.",
                     "Allow such hosts with --allow-private-hosts.",
@@ -125,13 +129,13 @@ class Web(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
         return bool(path)
 
     async def _pipe_file(self, *_: Any, **__: Any) -> None:
-        raise _read_only()
+        raise _read_only_error()
 
     async def _put_file(self, *_: Any, **__: Any) -> None:
-        raise _read_only()
+        raise _read_only_error()
 
 
-def _read_only() -> OSError:
+def _read_only_error() -> OSError:
     return OSError(errno.EROFS, "a web server is only read, never written")
 
 
@@ -141,10 +145,10 @@ def check_url(url: str) -> None:
     Raises:
         ValueError: It cannot. The words of the parser may hold pieces of a password: it has none.
     """
-    _parse(url)
+    _parse_url(url)
 
 
-def _parse(url: str) -> URL:
+def _parse_url(url: str) -> URL:
     try:
         parsed = URL(url)
         if parsed.host and parsed.port:
@@ -171,4 +175,4 @@ def _describe_target(answer: aiohttp.ClientResponse) -> str:
         target = answer.url.join(URL(answer.headers.get("Location", "")))
     except ValueError:
         return ""
-    return f", {scrub_url(str(target))[:LONGEST_SHOWN]}"
+    return f", {redact_url(str(target))[:MAX_SHOWN_CHARS]}"

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PARTIAL = ".partial"
-_NAME = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(PARTIAL)}")
-_ABANDONED_S = 24 * 3600
+PARTIAL_SUFFIX = ".partial"
+_PARTIAL_NAME = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(PARTIAL_SUFFIX)}")
+_STALE_AFTER_S = 24 * 3600
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
 _BINARY = getattr(os, "O_BINARY", 0)  # and no file elsewhere is text
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Write a whole file, or replace it at once.
 
     Raises:
@@ -46,7 +46,7 @@ def partial_file(data: bytes, folder: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written.
     """
-    path = folder / f".{secrets.token_hex(16)}{PARTIAL}"
+    path = folder / f".{secrets.token_hex(16)}{PARTIAL_SUFFIX}"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -58,7 +58,7 @@ def partial_file(data: bytes, folder: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def remove_abandoned(folder: Path) -> None:
+def remove_stale_partials(folder: Path) -> None:
     """Remove what killed processes left half written a day ago or longer, by the folder's own time.
 
     Raises:
@@ -66,7 +66,7 @@ def remove_abandoned(folder: Path) -> None:
     """
     now = folder.stat().st_mtime
     for path in folder.iterdir():
-        if _NAME.fullmatch(path.name):
+        if _PARTIAL_NAME.fullmatch(path.name):
             with suppress(FileNotFoundError):  # another process was faster
-                if now - path.lstat().st_mtime > _ABANDONED_S:
+                if now - path.lstat().st_mtime > _STALE_AFTER_S:
                     path.unlink()

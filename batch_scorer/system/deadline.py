@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _T = TypeVar("_T")
-_GRACE_S = 3
+_STOP_GRACE_S = 3
 """For work that was asked to stop."""
-_TICK_S = 0.5
-_LEFT_ALONE: list[Thread] = []
+_POLL_INTERVAL_S = 0.5
+_ABANDONED_THREADS: list[Thread] = []
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)
 ]
 
 
-def run_within(limit_s: float, work: Callable[[], _T], stop: Callable[[], None]) -> _T:
+def run_with_timeout(limit_s: float, work: Callable[[], _T], stop: Callable[[], None]) -> _T:
     """Do work in another thread, and wait for it no longer than a limit.
 
     Args:
@@ -36,7 +36,7 @@ def run_within(limit_s: float, work: Callable[[], _T], stop: Callable[[], None])
 
     Raises:
         TimeoutError: The work took longer. Where it does not heed ``stop``, its thread goes on, and
-            the process ends best by ``end_process``.
+            the process ends best by ``exit_process``.
     """
     outcome: Future[_T] = Future()
 
@@ -53,22 +53,22 @@ def run_within(limit_s: float, work: Callable[[], _T], stop: Callable[[], None])
     finally:  # a signal may end the waiting, too
         late = thread.is_alive()
         if late:
-            _LEFT_ALONE.append(thread)
+            _ABANDONED_THREADS.append(thread)
             stop()
-            thread.join(_GRACE_S)
+            thread.join(_STOP_GRACE_S)
     if late:
         raise TimeoutError
     return outcome.result()
 
 
-def end_process(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End this process with an exit code, as ``sys.exit`` does, whatever signals still come.
 
     Native code that comes back while Python clears up would abort the process, up to Python 3.13.
     So where work was left alone and still runs, nothing is cleared up.
     """
-    settle(code)
-    if not any(thread.is_alive() for thread in _LEFT_ALONE):
+    lock_exit_code(code)
+    if not any(thread.is_alive() for thread in _ABANDONED_THREADS):
         sys.exit(code)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
@@ -76,7 +76,7 @@ def end_process(code: int) -> NoReturn:
     os._exit(code)
 
 
-def settle(code: int) -> None:
+def lock_exit_code(code: int) -> None:
     """Let no later signal change the exit code: the next one ends the process with it, at once.
 
     It may be needed, where the end waits for a thread. Python's own last steps take no handler, and
@@ -104,7 +104,7 @@ class Watchdog:
         self._watched: dict[object, tuple[float, Callable[[], None]]] = {}
 
     @contextmanager
-    def stopping(self, limit_s: float, stop: Callable[[], None]) -> Iterator[None]:
+    def timeout(self, limit_s: float, stop: Callable[[], None]) -> Iterator[None]:
         """Call ``stop``, at least once, where the block takes longer than ``limit_s`` seconds."""
         key = object()
         with self._lock:
@@ -120,7 +120,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while True:
-            time.sleep(_TICK_S)
+            time.sleep(_POLL_INTERVAL_S)
             with self._lock:
                 if not self._watched:
                     self._thread = None

@@ -15,18 +15,18 @@ from datetime import UTC, datetime
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
-from batch_scorer.system.redact import HEAD, scrub
+from batch_scorer.system.redact import URL_PREFIX, redact_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 TEXT, JSON = "text", "json"
-OPTION, VARIABLE = "--log-format", "CXR_LOG_FORMAT"
-HIDDEN = "…"
-_OWN = "cxr"
-_EVENTS = logging.getLogger("cxr.events")
-_BOUND: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - never changed
-_PATH_OF_URL = re.compile(rf"({HEAD}[^/\\\s'\"]+)[/\\][^\s'\",;)]+", re.IGNORECASE)
+FORMAT_OPTION, FORMAT_VARIABLE = "--log-format", "CXR_LOG_FORMAT"
+REDACTED = "…"
+_OWN_LOGGER = "cxr"
+_EVENT_LOGGER = logging.getLogger("cxr.events")
+_BOUND_FIELDS: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - never changed
+_URL_PATH = re.compile(rf"({URL_PREFIX}[^/\\\s'\"]+)[/\\][^\s'\",;)]+", re.IGNORECASE)
 
 
 def log_event(name: str, level: int = logging.INFO, **fields: Any) -> None:
@@ -37,44 +37,51 @@ def log_event(name: str, level: int = logging.INFO, **fields: Any) -> None:
         level: Of the logging module.
         fields: What is known of it; those that are None or empty are left out.
     """
-    _EVENTS.log(level, name, extra={"event": name, "fields": fields})
+    _EVENT_LOGGER.log(level, name, extra={"event": name, "fields": fields})
 
 
-def bind(**fields: Any) -> None:
+def bind_fields(**fields: Any) -> None:
     """Add fields to every later JSON line of this thread of work, such as the run's name."""
-    _BOUND.set({**_BOUND.get(), **fields})
+    _BOUND_FIELDS.set({**_BOUND_FIELDS.get(), **fields})
 
 
-def unbind() -> None:
+def clear_fields() -> None:
     """Forget what was bound, where a process begins other work."""
-    _BOUND.set({})
+    _BOUND_FIELDS.set({})
 
 
-def asked_format(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+def find_log_format(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
     """The format that a command line asks for, also one that turns out to be wrong."""
     for place, argument in enumerate(arguments):
-        if argument == f"{OPTION}={JSON}" or list(arguments[place : place + 2]) == [OPTION, JSON]:
+        if argument == f"{FORMAT_OPTION}={JSON}" or list(arguments[place : place + 2]) == [
+            FORMAT_OPTION,
+            JSON,
+        ]:
             return JSON
-    asked = any(argument.partition("=")[0] == OPTION for argument in arguments)
-    return JSON if not asked and environment.get(VARIABLE) == JSON else TEXT
+    asked = any(argument.partition("=")[0] == FORMAT_OPTION for argument in arguments)
+    return JSON if not asked and environment.get(FORMAT_VARIABLE) == JSON else TEXT
 
 
-def set_format(name: str) -> None:
+def set_log_format(name: str) -> None:
     """Write lines in this format from now on, to standard error."""
     root = logging.getLogger()
-    for handler in [h for h in root.handlers if isinstance(h, _Lines)]:
+    for handler in [h for h in root.handlers if isinstance(h, _StderrHandler)]:
         root.removeHandler(handler)
-    root.addHandler(_Lines(name))
-    _EVENTS.setLevel(logging.INFO)
+    root.addHandler(_StderrHandler(name))
+    _EVENT_LOGGER.setLevel(logging.INFO)
     logging.captureWarnings(name == JSON)
 
 
-def speaks_json() -> bool:
+def logs_json() -> bool:
     """Whether lines are for machines."""
-    return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
+    return any(
+        isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers
+    )
 
 
-def render(name: str, level: str, fields: Mapping[str, Any], created: float | None = None) -> str:
+def format_event(
+    name: str, level: str, fields: Mapping[str, Any], created: float | None = None
+) -> str:
     """One JSON line, without its end."""
     moment = datetime.now(UTC) if created is None else datetime.fromtimestamp(created, UTC)
     line = {
@@ -82,16 +89,16 @@ def render(name: str, level: str, fields: Mapping[str, Any], created: float | No
         "level": level,
         "event": name,
     }
-    told = {**_BOUND.get(), **fields}
+    told = {**_BOUND_FIELDS.get(), **fields}
     line |= {
-        key: scrub(value) if isinstance(value, str) else value
+        key: redact_secrets(value) if isinstance(value, str) else value
         for key, value in told.items()
         if value not in (None, "", {}, [], ())
     }
     return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def redact(text: str, private: Sequence[str] = ()) -> str:
+def redact_for_log(text: str, private: Sequence[str] = ()) -> str:
     """A sentence for machines to keep: no private words, and no path of a URL below its host.
 
     Args:
@@ -99,11 +106,11 @@ def redact(text: str, private: Sequence[str] = ()) -> str:
         private: What in it names a film, a patient or the like.
     """
     for word in sorted(filter(None, private), key=len, reverse=True):
-        text = text.replace(word, HIDDEN)
-    return _PATH_OF_URL.sub(rf"\1/{HIDDEN}", scrub(text))
+        text = text.replace(word, REDACTED)
+    return _URL_PATH.sub(rf"\1/{REDACTED}", redact_secrets(text))
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """Each record as one JSON object.
 
     Of the program's own messages that are no events, words that were filled in are hidden, numbers
@@ -115,32 +122,32 @@ class JsonLines(logging.Formatter):
         event = getattr(record, "event", "message")
         fields = getattr(record, "fields", None)
         if fields is None:
-            own = record.name.partition(".")[0] == _OWN
-            fields = {"text": _bare_text(record)} if own else {"logger": record.name}
-        return render(event, record.levelname.lower(), fields, record.created)
+            own = record.name.partition(".")[0] == _OWN_LOGGER
+            fields = {"text": _format_redacted(record)} if own else {"logger": record.name}
+        return format_event(event, record.levelname.lower(), fields, record.created)
 
 
-def _bare_text(record: logging.LogRecord) -> str:
+def _format_redacted(record: logging.LogRecord) -> str:
     args = record.args if isinstance(record.args, tuple) else ()
-    shown = tuple(arg if isinstance(arg, Number) else HIDDEN for arg in args)
+    shown = tuple(arg if isinstance(arg, Number) else REDACTED for arg in args)
     return " ".join((str(record.msg) % shown if shown else str(record.msg)).split())
 
 
-class _TextLines(logging.Formatter):
+class _TextFormatter(logging.Formatter):
     """Each record as its message, without what a URL in it may hold of secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, or more."""
-        return scrub(super().format(record))
+        return redact_secrets(super().format(record))
 
 
-class _Lines(logging.StreamHandler[Any]):
+class _StderrHandler(logging.StreamHandler[Any]):
     """Standard error as it is now, in one of the two formats."""
 
     def __init__(self, name: str) -> None:
         super().__init__(sys.stderr)
         if name == JSON:
-            self.setFormatter(JsonLines())
+            self.setFormatter(JsonFormatter())
         else:
-            self.setFormatter(_TextLines("%(message)s"))
-            self.addFilter(lambda record: record.name != _EVENTS.name)
+            self.setFormatter(_TextFormatter("%(message)s"))
+            self.addFilter(lambda record: record.name != _EVENT_LOGGER.name)

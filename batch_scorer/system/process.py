@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SYS_ARCH_PRCTL = 158
 ARCH_REQ_XCOMP_PERM = 0x1023
 XFEATURE_XTILEDATA = 18
-_PROCESS = re.compile(r"[1-9][0-9]{0,8}")
+_PID = re.compile(r"[1-9][0-9]{0,8}")
 """The number of a process, as any system gives it."""
 
 BATCH_SIZE = 16
@@ -52,13 +52,13 @@ def available_cores(system: Path = Path("/")) -> int:
 
 def _cgroup_limits(system: Path) -> Iterator[float]:
     """The CPU limits, in cores, of this process's cgroup and of each one that it lies in."""
-    for line in _read(system / "proc/self/cgroup").splitlines():
+    for line in _read_kernel_file(system / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, name = rest.partition(":")
         if number == "0":  # version 2
-            root, read_limit = system / "sys/fs/cgroup", _limit_v2
+            root, read_limit = system / "sys/fs/cgroup", _read_limit_v2
         elif "cpu" in controllers.split(","):
-            root, read_limit = system / "sys/fs/cgroup" / controllers, _limit_v1
+            root, read_limit = system / "sys/fs/cgroup" / controllers, _read_limit_v1
             root = root if root.is_dir() else system / "sys/fs/cgroup/cpu"
         else:
             continue
@@ -70,19 +70,19 @@ def _cgroup_limits(system: Path) -> Iterator[float]:
                 yield limit
 
 
-def _limit_v2(cgroup: Path) -> float | None:
-    quota, _, period = _read(cgroup / "cpu.max").partition(" ")
+def _read_limit_v2(cgroup: Path) -> float | None:
+    quota, _, period = _read_kernel_file(cgroup / "cpu.max").partition(" ")
     return int(quota) / int(period) if quota.isdigit() and period.strip() else None
 
 
-def _limit_v1(cgroup: Path) -> float | None:
+def _read_limit_v1(cgroup: Path) -> float | None:
     quota, period = (
-        _read(cgroup / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+        _read_kernel_file(cgroup / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
     )  # no limit is -1
     return int(quota) / int(period) if quota.isdigit() and period else None
 
 
-def _read(path: Path) -> str:
+def _read_kernel_file(path: Path) -> str:
     """The text of a file of the kernel's; empty where there is none to read."""
     try:
         return path.read_text(encoding="utf-8")
@@ -90,7 +90,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def has_tiles(system: Path = Path("/")) -> bool:
+def has_amx(system: Path = Path("/")) -> bool:
     """Whether this process may multiply whole tiles of bytes (Intel AMX).
 
     The CPU has to have them, and Linux to grant them: a sandbox may refuse what the CPU has.
@@ -103,10 +103,10 @@ def has_tiles(system: Path = Path("/")) -> bool:
             flags = next((line for line in lines if line.startswith("flags")), "")
     except OSError:
         return False
-    return "amx_int8" in flags.split() and _tiles_granted()
+    return "amx_int8" in flags.split() and _request_amx()
 
 
-def _tiles_granted() -> bool:
+def _request_amx() -> bool:
     """Ask Linux for the tiles' registers, as ONNX Runtime does; asking twice changes nothing.
 
     Source: Linux's documentation, "Using XSTATE features in user space applications".
@@ -114,7 +114,7 @@ def _tiles_granted() -> bool:
     return not ctypes.CDLL(None).syscall(SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
 
 
-def name_process() -> str:
+def get_process_identity() -> str:
     """A name for this process that no other one has, or empty where the system tells too little.
 
     It holds the boot of the machine, the container's process table, the number of the process and
@@ -122,8 +122,8 @@ def name_process() -> str:
 
     Source: the Linux kernel's documentation, proc(5): boot_id, ns/pid, stat.
     """
-    table = _process_table()
-    started = _started(os.getpid())
+    table = _read_process_namespace()
+    started = _read_start_time(os.getpid())
     return f"{table}|{os.getpid()}|{started}" if table and started else ""
 
 
@@ -138,7 +138,7 @@ def has_ended(process: str) -> bool:
     """
     table, _, identity = process.partition("|")
     number, _, started = identity.partition("|")
-    if not _PROCESS.fullmatch(number) or table != _process_table():
+    if not _PID.fullmatch(number) or table != _read_process_namespace():
         return False
     try:
         os.kill(int(number), 0)
@@ -146,12 +146,12 @@ def has_ended(process: str) -> bool:
         return True
     except OSError:  # it is there, and somebody else's
         return False
-    return _started(int(number)) not in ("", started)
+    return _read_start_time(int(number)) not in ("", started)
 
 
-def _process_table() -> str:
+def _read_process_namespace() -> str:
     """The machine since its last boot, and the container that numbers the processes."""
-    boot = _read(Path("/proc/sys/kernel/random/boot_id")).strip()
+    boot = _read_kernel_file(Path("/proc/sys/kernel/random/boot_id")).strip()
     try:
         numbers = Path("/proc/self/ns/pid").readlink()
     except OSError:
@@ -159,9 +159,9 @@ def _process_table() -> str:
     return f"{boot} {numbers}" if boot else ""
 
 
-def _started(process: int) -> str:
+def _read_start_time(process: int) -> str:
     """When a process started, in ticks since the boot; empty where it cannot be seen."""
-    fields = _read(Path(f"/proc/{process}/stat")).rpartition(")")[2].split()
+    fields = _read_kernel_file(Path(f"/proc/{process}/stat")).rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 else ""  # noqa: PLR2004 - the 22nd field of all
 
 
@@ -176,7 +176,7 @@ def peak_memory_bytes(system: Path = Path("/")) -> int:
 
     Source: the Linux kernel's documentation, proc(5), VmHWM.
     """
-    for line in _read(system / "proc/self/status").splitlines():
+    for line in _read_kernel_file(system / "proc/self/status").splitlines():
         name, _, value = line.partition(":")
         if name == "VmHWM":
             return 1024 * int(value.split()[0])
@@ -195,7 +195,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0
 
-    def listen(self) -> None:
+    def install(self) -> None:
         """Take both signals from now on."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._receive)
@@ -205,7 +205,7 @@ class StopSignals:
         signal.default_int_handler(number, frame)
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
+    def raise_if_received(self) -> Iterator[None]:
         """Raise KeyboardInterrupt at the end of a block in which a signal came, whatever it did.
 
         Raises:

@@ -6,14 +6,14 @@ import errno
 import os
 import stat
 
-_PART_BYTES = 1_000_000
+_CHUNK_BYTES = 1_000_000
 # Windows knows neither pipes among files nor most of these flags, but text files.
-_FLAGS = sum(
+_OPEN_FLAGS = sum(
     getattr(os, name, 0) for name in ("O_RDONLY", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
 )
 
 
-class TooLong(OSError):
+class FileTooLarge(OSError):
     """A file has more bytes than it may have."""
 
     def __init__(self, limit_bytes: int) -> None:
@@ -37,21 +37,21 @@ def read_regular_file(path: str | os.PathLike[str], limit_bytes: int) -> bytes:
             or a file of the system that has nothing to say now.
         ValueError: The path holds a zero byte.
     """
-    opened = os.open(path, _FLAGS)
+    opened = os.open(path, _OPEN_FLAGS)
     try:
         found = os.fstat(opened)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "expected a file, found a folder, a pipe or a device")
         if found.st_size > limit_bytes:
-            raise TooLong(limit_bytes)
-        return _read_parts(opened, found.st_size + 1, limit_bytes)
+            raise FileTooLarge(limit_bytes)
+        return _read_chunks(opened, found.st_size + 1, limit_bytes)
     except BlockingIOError as exc:
         raise OSError(errno.EINVAL, "expected a file, found one that waits for content") from exc
     finally:
         os.close(opened)
 
 
-def _read_parts(opened: int, first_bytes: int, limit_bytes: int) -> bytes:
+def _read_chunks(opened: int, first_bytes: int, limit_bytes: int) -> bytes:
     """Read to the end, whatever the size was when the file was opened."""
     parts: list[bytes] = []
     found_bytes, wanted_bytes = 0, first_bytes
@@ -59,6 +59,6 @@ def _read_parts(opened: int, first_bytes: int, limit_bytes: int) -> bytes:
         parts.append(part)
         found_bytes += len(part)
         if found_bytes > limit_bytes:
-            raise TooLong(limit_bytes)
-        wanted_bytes = _PART_BYTES
+            raise FileTooLarge(limit_bytes)
+        wanted_bytes = _CHUNK_BYTES
     return b"".join(parts)

@@ -12,32 +12,32 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from batch_scorer.errors import LedgerError
+from batch_scorer.errors import OutputError
 
 if TYPE_CHECKING:
     from batch_scorer.errors import CxrError
 
 _T = TypeVar("_T")
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
 """What a decoder of msgspec may raise, whatever it is given."""
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
-Size = Annotated[int, Meta(ge=0, le=1_000_000_000_000_000_000)]
+LargeCount = Annotated[int, Meta(ge=0, le=1_000_000_000_000_000_000)]
 """Of bytes, or of what may be as many."""
-Number = Annotated[float, Meta(ge=-1e39, le=1e39)]
+FiniteFloat = Annotated[float, Meta(ge=-1e39, le=1e39)]
 """Finite, and nothing that a model computes in float32 is larger: squares of it are finite too."""
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 RUN_DATE_FORMAT = "%Y%m%d-%H%M%S"
 RunDate = Annotated[str, Meta(pattern=r"^([0-9]{8}-[0-9]{6})?\Z")]
 """20260102-030405: when a scheduled run was opened; empty for any other run."""
-LONGEST_TERM_S = 86_400
+MAX_LEASE_TERM_S = 86_400
 """Of a lease: so long somebody may wait for a task that gives no sign of life."""
-_LAST_YEAR = 9000
+_END_YEAR = 9000
 """Later moments have no room for the next one."""
 
 
-def decode_stored(
-    data: bytes, kind: type[_T], what: str, hint: str, error: type[CxrError] = LedgerError
+def decode_json(
+    data: bytes, kind: type[_T], what: str, hint: str, error: type[CxrError] = OutputError
 ) -> _T:
     """Decode a stored file.
 
@@ -50,11 +50,11 @@ def decode_stored(
     """
     try:
         return msgspec.json.decode(data, type=kind)
-    except UNREADABLE as exc:
+    except DECODE_ERRORS as exc:
         raise error(f"{what} cannot be read: {exc}.", hint) from exc
 
 
-def check_moments(*texts: str) -> None:
+def check_timestamps(*texts: str) -> None:
     """Refuse what is no moment of a known time zone, in ISO 8601, that can be computed with.
 
     Raises:
@@ -62,9 +62,9 @@ def check_moments(*texts: str) -> None:
     """
     for text in texts:
         moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None or not 1 < moment.year < _LAST_YEAR:
+        if moment.tzinfo is None or not 1 < moment.year < _END_YEAR:
             raise ValueError(
-                f"expected a moment with its time zone before the year {_LAST_YEAR}, "
+                f"expected a moment with its time zone before the year {_END_YEAR}, "
                 f"found {text[:40]!a}"
             )
 
@@ -75,5 +75,5 @@ def check_run_date(text: str) -> None:
     Raises:
         ValueError: It is such a text.
     """
-    if text and not 1 < datetime.strptime(text, RUN_DATE_FORMAT).year < _LAST_YEAR:  # noqa: DTZ007 - UTC
-        raise ValueError(f"expected a run date before the year {_LAST_YEAR}, found {text}")
+    if text and not 1 < datetime.strptime(text, RUN_DATE_FORMAT).year < _END_YEAR:  # noqa: DTZ007 - UTC
+        raise ValueError(f"expected a run date before the year {_END_YEAR}, found {text}")

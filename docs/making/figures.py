@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_scorer.errors import UsageError
-from batch_scorer.model.classifier import Classifier, bundled_names
+from batch_scorer.model.classifier import Classifier, list_bundled_models
 from batch_scorer.report.charts import icon_arrays, performance
 from batch_scorer.report.charts.standalone import stand_alone
 from batch_scorer.report.content.reliability import count_people
@@ -67,7 +67,7 @@ def main(output: Path, data: Path | None, films: Path) -> None:
 
 def read_cards() -> list[ModelCard]:
     """The cards of the bundled models, the best on validation first."""
-    return [Classifier.load(name, "cpu").card for name in bundled_names()]
+    return [Classifier.load(name, "cpu").card for name in list_bundled_models()]
 
 
 def draw_cards(cards: Sequence[ModelCard]) -> dict[str, str]:

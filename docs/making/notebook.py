@@ -18,7 +18,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from traitlets.config import Config
 
 from batch_scorer.errors import ReportError
-from batch_scorer.system.atomic_write import replace_file
+from batch_scorer.system.atomic_write import write_atomic
 from benchmarks.command import Measurement
 from docs.making.committed import FILMS, REPOSITORY, keep_real_films_out
 
@@ -67,7 +67,7 @@ def main(data: Path, output: Path, validation: str, epochs: int, films: Path) ->
     }
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     execute(notebook, settings)
-    replace_file(output, f"{nbformat.writes(notebook)}\n".encode())
+    write_atomic(output, f"{nbformat.writes(notebook)}\n".encode())
     click.echo(output)
 
 

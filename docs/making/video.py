@@ -21,7 +21,7 @@ from batch_scorer.report.formats.pdf import gather
 from batch_scorer.report.formats.slides_pdf import tell_slides
 from batch_scorer.results import store
 from batch_scorer.storage.output import open_output
-from batch_scorer.system.atomic_write import replace_file
+from batch_scorer.system.atomic_write import write_atomic
 from benchmarks.command import Measurement
 from docs.making.committed import REPOSITORY, keep_real_films_out
 from docs.making.narration import SLIDE_PAUSE_S, plan_talk, write_captions, write_script
@@ -83,7 +83,7 @@ def main(run: Path, output: Path, words: Path | None) -> None:
         speak(pages, place / "talk.wav", voice)
         pictures = draw_pages(deck, pages, place)
         assemble(ffmpeg, pictures, place / "talk.wav", captions, place / VIDEO_FILE)
-        replace_file(output / VIDEO_FILE, (place / VIDEO_FILE).read_bytes())
+        write_atomic(output / VIDEO_FILE, (place / VIDEO_FILE).read_bytes())
     click.echo(output / VIDEO_FILE)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from batch_scorer.errors import DatasetError
-from batch_scorer.model.classifier import Answers
+from batch_scorer.model.classifier import Predictions
 from benchmarks.nonfilms import CHANGED, DRAWN, WHOLE_PHOTOS, crops, encode, photos
 from benchmarks.ood_rejection import JPEG, Row, count, count_files, line, read_files
 from tests.images import make_film
@@ -20,7 +20,7 @@ def classifier():
 
     def predict(pixels):
         strange = pixels.mean(axis=(1, 2, 3), dtype=np.float32) / 255
-        return Answers(probability=strange, atypicality=strange)
+        return Predictions(probability=strange, atypicality=strange)
 
     return SimpleNamespace(card=card, predict=predict)
 

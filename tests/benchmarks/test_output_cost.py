@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from batch_scorer.model.card import CARD_KEY, write_card
+from batch_scorer.model.card import CARD_KEY, encode_card
 from batch_scorer.model.onnx_runtime import ort
 from benchmarks.output_cost import main, strip
 from tests.tiny_model import make_tiny_card
@@ -46,7 +46,7 @@ def make_model(squarings: int) -> onnx.ModelProto:
     ]
     graph = helper.make_graph(nodes, "two", [films], outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {CARD_KEY: write_card(make_tiny_card())})
+    helper.set_model_props(model, {CARD_KEY: encode_card(make_tiny_card())})
     return model
 
 

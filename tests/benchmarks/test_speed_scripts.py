@@ -93,7 +93,7 @@ def test_images_are_timed_both_ways(tmp_path):
     paths = decoder_cost.write_images(tmp_path)
     for path in paths.values():
         content = decoder_cost.read_image(path.read_bytes(), [32])
-        assert content.problem is None
+        assert content.error is None
         assert (content.width_px, content.height_px) == (2140, 1760)
     for seconds in decoder_cost.take_turns([lambda: content] * 2, 3, 2, 1):
         assert seconds.shape == (2, 2)

@@ -14,9 +14,9 @@ from benchmarks import without_amx
 
 ASK = """
 import ctypes
-from batch_scorer.system.process import has_tiles
+from batch_scorer.system.process import has_amx
 libc = ctypes.CDLL(None, use_errno=True)
-print(libc.syscall(158, 0x1023, 18), ctypes.get_errno(), has_tiles())
+print(libc.syscall(158, 0x1023, 18), ctypes.get_errno(), has_amx())
 raise SystemExit(3)
 """
 

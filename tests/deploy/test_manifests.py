@@ -76,7 +76,7 @@ def known_variables() -> set[str]:
     return (
         command_variables("job", "run")
         | command_variables("job", "finish")
-        | {shards.COUNT_VARIABLE, deidentify.KEY_VARIABLE}
+        | {shards.SHARD_COUNT_VARIABLE, deidentify.KEY_VARIABLE}
     )
 
 

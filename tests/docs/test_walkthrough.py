@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from batch_scorer.errors import MissingPackage
-from batch_scorer.model.classifier import Classifier, bundled_names
+from batch_scorer.model.classifier import Classifier, list_bundled_models
 from batch_scorer.report.formats.pdf import gather
 from batch_scorer.report.formats.slides_pdf import tell_slides
 from batch_scorer.storage.output import open_output
@@ -75,7 +75,7 @@ def test_the_committed_presentation_is_that_of_the_demo(demo, talk):
         assert "".join(page.title.split()) in "".join(slide.split()), "run make slides"
     told = " ".join(" ".join(slides).split())
     assert "These films are synthetic" in told
-    decides = Classifier.load(bundled_names()[0], "cpu")
+    decides = Classifier.load(list_bundled_models()[0], "cpu")
     assert decides.sha256[:12] in told, "the models were exported again: run make video"
     for card in read_cards():
         assert f"{card.reference.metrics['auc'].value:.3f}" in told

@@ -8,7 +8,7 @@ import keras
 import msgspec
 import numpy as np
 
-from batch_scorer.model.card import write_card
+from batch_scorer.model.card import encode_card
 from batch_scorer.model.card_sections import Calibration, Threshold
 from exporter.run_reader import keras_probabilities
 from tests.factories import make_etiology, make_evidence, make_typicality
@@ -88,7 +88,7 @@ def save_run(folder: Path, model: keras.Model, size_px: int = 32, number: int = 
     ranked = np.sort(answers)
     threshold = float(ranked[number // 2 - 1 : number // 2 + 1].mean())
     card = msgspec.structs.replace(card, threshold=Threshold(threshold, "median", "validation"))
-    (folder / "card.json").write_text(write_card(card))
+    (folder / "card.json").write_text(encode_card(card))
     model.save(folder / "model.keras")
     np.savez(
         folder / "films.npz",

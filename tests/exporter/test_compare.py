@@ -13,8 +13,8 @@ import pytest
 
 from batch_scorer.errors import ConversionError
 from batch_scorer.metrics import classification
-from batch_scorer.model.card import CLASSES, write_card
-from batch_scorer.model.classifier import MANIFEST, Manifest
+from batch_scorer.model.card import CLASSES, encode_card
+from batch_scorer.model.classifier import MANIFEST_NAME, Manifest
 from batch_scorer.storage.output import open_output
 from exporter import export
 from exporter.compare import compare_models
@@ -49,10 +49,12 @@ def fill(run, *names, splits=("validation", "test"), offset=0):
             reference = msgspec.structs.replace(
                 card.references[split],
                 films=FILMS[split],
-                metrics=classification.evaluate(truth, scores, card.threshold.value, resamples=10),
+                metrics=classification.compute_metrics(
+                    truth, scores, card.threshold.value, resamples=10
+                ),
             )
             card.references[split] = reference
-        (folder / "card.json").write_text(write_card(card))
+        (folder / "card.json").write_text(encode_card(card))
         with (folder / "predictions.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
@@ -146,7 +148,7 @@ def test_the_manifest_has_a_comparison_of_all_its_models_or_none(tmp_path):
     manifest = Manifest({})
     for card in cards.values():
         manifest = export._with_model(manifest, card, "0" * 64, 1)
-    output.write(MANIFEST, export.format_manifest(manifest))
+    output.write(MANIFEST_NAME, export.format_manifest(manifest))
     export.note_comparison(tmp_path, make_comparison(cnn_vgg16=0.2))
     assert export.read_manifest(output).comparison is None
     both = make_comparison(cnn_mlp=0.2)
@@ -168,7 +170,7 @@ def test_the_manifest_has_a_comparison_of_all_its_models_or_none(tmp_path):
     ],
 )
 def test_a_manifest_with_a_further_entry_that_is_none_is_refused_before_all(tmp_path, other):
-    path = tmp_path / MANIFEST
+    path = tmp_path / MANIFEST_NAME
     listed = export._with_model(Manifest({}), make_card("mlp"), "0" * 64, 1)
     path.write_bytes(export.format_manifest(listed))
     manifest = json.loads(path.read_text())
@@ -191,12 +193,12 @@ def test_a_model_of_an_unknown_auc_comes_last(tmp_path):
     }
     found = export._with_model(Manifest(unknown), make_card("mlp"), "0" * 64, 1)
     assert list(found.models) == ["mlp", "one", "two"]
-    (tmp_path / MANIFEST).write_bytes(export.format_manifest(found))
+    (tmp_path / MANIFEST_NAME).write_bytes(export.format_manifest(found))
     assert export.read_manifest(open_output(tmp_path)) == found
 
 
 def test_a_manifest_of_an_older_release_is_not_overwritten(tmp_path):
-    (tmp_path / MANIFEST).write_text('{"cnn": {"sha256": "0"}}')
+    (tmp_path / MANIFEST_NAME).write_text('{"cnn": {"sha256": "0"}}')
     with pytest.raises(ConversionError, match="no manifest of this release"):
         export.publish(tmp_path, tmp_path)
-    assert (tmp_path / MANIFEST).read_text() == '{"cnn": {"sha256": "0"}}'
+    assert (tmp_path / MANIFEST_NAME).read_text() == '{"cnn": {"sha256": "0"}}'

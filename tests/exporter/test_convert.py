@@ -16,9 +16,9 @@ from onnx import TensorProto, numpy_helper
 
 from batch_scorer.errors import ConversionError, ForeignFile, ParityError, SelfTestFailed
 from batch_scorer.model.card_sections import SelfTest
-from batch_scorer.model.classifier import MANIFEST
+from batch_scorer.model.classifier import MANIFEST_NAME
 from batch_scorer.model.onnx_runtime import ort
-from batch_scorer.storage.output import OWN_FOLDER, Output, digest
+from batch_scorer.storage.output import INTERNAL_FOLDER, Output, sha256_hex
 from exporter import convert, export
 from exporter.run_reader import read_run
 from exporter.validate import verify
@@ -125,7 +125,7 @@ def test_a_check_that_fails_leaves_no_file(tmp_path, monkeypatch):
     )
     with pytest.raises(SelfTestFailed, match="is off by"):
         export.publish(run, tmp_path / "models")
-    assert [path.name for path in (tmp_path / "models").iterdir()] == [OWN_FOLDER]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [INTERNAL_FOLDER]
 
 
 def test_a_model_file_that_was_not_exported_here_stays(tmp_path):
@@ -147,7 +147,7 @@ def test_an_export_that_was_killed_before_the_manifest_is_made_again(tmp_path, m
     put = Output._put
 
     def put_or_stop(output, name, *rest):
-        if name == MANIFEST:
+        if name == MANIFEST_NAME:
             raise KeyboardInterrupt
         put(output, name, *rest)
 
@@ -156,19 +156,19 @@ def test_an_export_that_was_killed_before_the_manifest_is_made_again(tmp_path, m
         with pytest.raises(KeyboardInterrupt):
             export.publish(run, folder)
     assert (folder / "small.onnx").is_file()
-    assert not (folder / MANIFEST).exists()
+    assert not (folder / MANIFEST_NAME).exists()
     done = export.publish(run, folder)
-    listed = json.loads((folder / MANIFEST).read_bytes())["models"]["small"]
-    assert listed["sha256"] == done.sha256 == digest(done.path.read_bytes())
+    listed = json.loads((folder / MANIFEST_NAME).read_bytes())["models"]["small"]
+    assert listed["sha256"] == done.sha256 == sha256_hex(done.path.read_bytes())
 
 
 def test_an_export_of_a_version_without_records_is_replaced_where_it_is_as_stated(tmp_path):
     run = read_run(save_run(tmp_path / "run", make_network()))
     folder = tmp_path / "models"
     path = export.publish(run, folder).path
-    shutil.rmtree(folder / OWN_FOLDER)
+    shutil.rmtree(folder / INTERNAL_FOLDER)
     assert export.publish(run, folder).path == path
-    shutil.rmtree(folder / OWN_FOLDER)
+    shutil.rmtree(folder / INTERNAL_FOLDER)
     path.write_bytes(b"mine")
     with pytest.raises(ForeignFile):
         export.publish(run, folder)
@@ -208,7 +208,7 @@ def identify(path):
 def test_a_manifest_that_was_not_exported_here_stays(tmp_path, manifest):
     run = read_run(save_run(tmp_path / "run", make_network()))
     folder = tmp_path / "models"
-    path = folder / MANIFEST
+    path = folder / MANIFEST_NAME
     folder.mkdir()
     if isinstance(manifest, bytes):
         path.write_bytes(manifest)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from batch_scorer.model.classifier import BUNDLED
+from batch_scorer.model.classifier import BUNDLED_FOLDER
 from batch_scorer.model.onnx_runtime import ort
 from exporter import convert, export
 from exporter.optimize import make_cheaper
@@ -189,7 +189,7 @@ def test_a_number_gets_the_axes_of_its_tensor(operation, first):
     assert shapes == {"number": [], "number_4_axes": [1, 1, 1, 1]}
 
 
-@pytest.mark.parametrize("path", sorted(BUNDLED.glob("*.onnx")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(BUNDLED_FOLDER.glob("*.onnx")), ids=lambda path: path.stem)
 def test_the_bundled_models_have_every_cheaper_operation(path):
     whole = onnx.load(path)
     assert make_cheaper(onnx.load(path)).SerializeToString() == whole.SerializeToString()

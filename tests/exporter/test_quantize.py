@@ -15,7 +15,7 @@ from batch_scorer.cli.inspect import models as models_command
 from batch_scorer.errors import ConversionError, PrecisionRefused
 from batch_scorer.model.classifier import Classifier
 from batch_scorer.model.onnx_runtime import ort
-from batch_scorer.storage.output import OWN_FOLDER
+from batch_scorer.storage.output import INTERNAL_FOLDER
 from exporter.cli import export
 from exporter.export import publish
 from exporter.quantize import to_float16, to_int8
@@ -132,11 +132,11 @@ def test_a_smaller_file_is_judged_says_so_and_passes_its_self_test(run, kind, tm
     threshold = run.card.threshold.value
     assert classifier.card.threshold == run.card.threshold
     assert classifier.card.calibration == run.card.calibration
-    flips = run.validation.keys[(found >= threshold) != (run.answers >= threshold)]
+    flips = run.validation.keys[(found >= threshold) != (run.predictions >= threshold)]
     assert precision.flips == flips.tolist()
     assert 0 < precision.largest_difference < (0.1 if kind == "int8" else 0.002)
     assert precision.largest_difference == pytest.approx(
-        np.abs(found - run.answers).max(), abs=10 * exact
+        np.abs(found - run.predictions).max(), abs=10 * exact
     )
     assert precision.auc_difference >= -0.002
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -152,7 +152,11 @@ def test_int8_that_loses_too_much_is_refused_and_the_float32_file_stays(blind, t
     with pytest.raises(PrecisionRefused, match=r"AUC falls from 1\.0000 to 0\.\d+ \(by at most"):
         publish(blind, tmp_path, "int8")
     assert (kept.path.read_bytes(), (tmp_path / "manifest.json").read_bytes()) == before
-    assert {path.name for path in tmp_path.iterdir()} == {OWN_FOLDER, "small.onnx", "manifest.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        INTERNAL_FOLDER,
+        "small.onnx",
+        "manifest.json",
+    }
 
 
 def test_float16_that_overflows_is_refused(blind, tmp_path):
@@ -162,7 +166,7 @@ def test_float16_that_overflows_is_refused(blind, tmp_path):
 
 
 def test_labels_that_change_are_listed_and_too_many_are_refused(run):
-    threshold, found = run.card.threshold.value, run.answers.copy()
+    threshold, found = run.card.threshold.value, run.predictions.copy()
     nearest = np.argsort(np.abs(found - threshold))
     found[nearest[0]] = 2 * threshold - found[nearest[0]]  # the same distance, on the other side
     one = judge("int8", found, run)
@@ -176,7 +180,7 @@ def test_labels_that_change_are_listed_and_too_many_are_refused(run):
 
 
 def test_float16_may_not_move_a_probability_far(run):
-    found = run.answers.copy()
+    found = run.predictions.copy()
     found[np.argmax(found)] -= 0.011
     assert judge("int8", found, run).largest_difference == pytest.approx(0.011)
     with pytest.raises(PrecisionRefused, match=r"a probability is off by 0\.0110 \(at most 0\.01"):
@@ -186,7 +190,7 @@ def test_float16_may_not_move_a_probability_far(run):
 def test_one_class_alone_cannot_be_judged_by(run):
     films = replace(run.validation, labels=np.ones_like(run.validation.labels))
     with pytest.raises(ConversionError, match="films of both classes"):
-        judge("int8", run.answers, replace(run, validation=films))
+        judge("int8", run.predictions, replace(run, validation=films))
 
 
 def test_the_first_format_that_passes_has_the_plain_name(run, blind, tmp_path, capsys):
@@ -238,7 +242,7 @@ def test_a_run_folder_without_its_films_says_what_to_do(tmp_path):
 def test_parity_films_span_the_answers_and_are_filled_up_from_training(run):
     assert len(run.parity) == 96
     assert len(run.validation) == 80
-    assert {run.answers.min(), run.answers.max()} <= set(run.parity_answers)
+    assert {run.predictions.min(), run.predictions.max()} <= set(run.parity_answers)
 
 
 @pytest.mark.parametrize(("weights", "code", "kind"), [("usual", 0, "int8"), ("blinding", 3, None)])

@@ -79,7 +79,7 @@ def film(key, part="train", label="NORMAL", **changes):
         contrast=50.0,
         border=80.0,
         pixels_sha256=key,
-        looks=RNG.integers(0, 2, HASH_BITS).astype(bool),
+        appearance=RNG.integers(0, 2, HASH_BITS).astype(bool),
     )
     return replace(base, **changes)
 
@@ -99,7 +99,7 @@ def test_films_are_counted_by_part_class_and_cause(found):
 
 
 def test_patients_are_counted_by_part_and_shared_numbers_with_their_films(found):
-    assert found.patients.films_per_patient == {"NORMAL": {1: 37}, "PNEUMONIA": {1: 13, 2: 12}}
+    assert found.patients.images_per_patient == {"NORMAL": {1: 37}, "PNEUMONIA": {1: 13, 2: 12}}
     assert found.patients.patients == 37 + 25
     assert found.patients.both_causes == 12
     (shared,) = found.patients.shared
@@ -113,11 +113,14 @@ def test_copies_are_found_by_pixels_and_by_looks(found):
     ]
     assert found.identical.counts.across == {"train and test": 1}
     assert found.identical.counts.within == {}
-    assert found.alike.groups == [
+    assert found.near_duplicates.groups == [
         ["train/NORMAL/IM-0001-0001.png", "train/PNEUMONIA/person40_virus_1.jpeg"]
     ]
-    assert found.alike.counts.within == {"train": 1}
-    assert (found.alike.counts.mixed_labels, found.alike.counts.mixed_patients) == (1, 1)
+    assert found.near_duplicates.counts.within == {"train": 1}
+    assert (
+        found.near_duplicates.counts.mixed_labels,
+        found.near_duplicates.counts.mixed_patients,
+    ) == (1, 1)
 
 
 def test_a_film_saved_smaller_brighter_or_rougher_looks_the_same_another_does_not(tmp_path):
@@ -135,7 +138,7 @@ def test_a_film_saved_smaller_brighter_or_rougher_looks_the_same_another_does_no
     for name, image in variants.items():
         put(tmp_path, f"NORMAL/{name}.png", np.asarray(image))
     films, _ = measure_films(read_layout(tmp_path), open_test=True)
-    (group,) = find_copies(films).alike
+    (group,) = find_copies(films).near_duplicates
     assert {item.key for item in group} == {f"NORMAL/{n}.png" for n in list(variants)[:4]}
 
 
@@ -146,7 +149,7 @@ def test_many_films_are_compared_block_by_block_as_in_one(monkeypatch):
     monkeypatch.setattr("trainer.audit.duplicates.BLOCK", 7)
     assert find_copies(films) == whole
     assert count_copies(whole.identical).across == {"train and test": 3}
-    assert whole.alike == ()
+    assert whole.near_duplicates == ()
 
 
 def test_a_shortcut_is_measured_and_its_absence_too(found):
@@ -177,7 +180,7 @@ def test_sealed_test_labels_leave_no_trace(kaggle):
         msgspec.structs.replace(sealed.counts[-1], label="", cause="", films=25)
     ]
     assert sealed.shortcut.test == {}
-    assert {spread.part for spread in sealed.looks} == {"train"}
+    assert {spread.part for spread in sealed.appearance} == {"train"}
     assert sealed.patients.shared[0].same_cause is None
     assert sealed.patients.shared[0].patients == 2
     short = shorten(sealed)
@@ -190,10 +193,10 @@ def test_the_short_form_holds_the_same_numbers(found):
     short = shorten(found)
     assert short.films["train PNEUMONIA viral"] == 13
     assert short.films["train NORMAL"] == 24
-    assert short.films_per_patient == {"1": 50, "2": 12}
+    assert short.images_per_patient == {"1": 50, "2": 12}
     assert short.shared_patients == {"train and test": 2}
     assert short.metadata_auc["test"] == found.shortcut.test[TOGETHER]
-    normal, pneumonia = (looks for looks in short.looks if looks.part == "train")
+    normal, pneumonia = (looks for looks in short.appearance if looks.part == "train")
     assert (normal.width_px, normal.height_px) == (192, 160)
     assert normal.brightness < pneumonia.brightness - 40
     assert msgspec.json.decode(msgspec.json.encode(found), type=Audit) == found
@@ -253,10 +256,12 @@ def test_a_set_without_a_fault_is_called_so(found):
         found,
         counts=[c for c in found.counts if c.part == "train"],
         patients=msgspec.structs.replace(
-            found.patients, shared=[], films_per_patient={"NORMAL": {1: 9}, "PNEUMONIA": {1: 9}}
+            found.patients, shared=[], images_per_patient={"NORMAL": {1: 9}, "PNEUMONIA": {1: 9}}
         ),
         identical=msgspec.structs.replace(found.identical, counts=count_copies([]), groups=[]),
-        alike=msgspec.structs.replace(found.alike, counts=count_copies([]), groups=[]),
+        near_duplicates=msgspec.structs.replace(
+            found.near_duplicates, counts=count_copies([]), groups=[]
+        ),
         shortcut=msgspec.structs.replace(found.shortcut, cross_validation={}, test={}),
     )
     (only,) = find_faults(clean)
@@ -325,5 +330,5 @@ def test_the_published_set_has_its_known_faults():
     assert short.films["test"] == 624
     assert short.shared_patients == {"train and test": 170}
     assert (short.identical.groups, short.identical.across) == (30, {})
-    assert short.alike.groups == 0
+    assert short.near_duplicates.groups == 0
     assert short.metadata_auc["cross-validation"].value == pytest.approx(0.902, abs=0.005)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from batch_scorer.metrics.classification import Estimate
-from batch_scorer.storage.output import OWN_FOLDER
+from batch_scorer.storage.output import INTERNAL_FOLDER
 from tests.paths import EXAMPLES
 from trainer.audit import charts
 from trainer.audit.audit import Count, SharedPatients, StrayFiles, audit_data
@@ -126,7 +126,7 @@ def test_the_page_says_what_was_found(rich):
 def test_a_poor_set_has_a_page_too(examples):
     poor = msgspec.structs.replace(
         examples,
-        looks=[],
+        appearance=[],
         counts=[Count("all", "NORMAL", "normal", 1)],
         shortcut=Shortcut({}, {}, [], "Too few to measure this on."),
     )
@@ -141,7 +141,7 @@ def test_the_same_facts_give_the_same_page(examples, tmp_path):
     assert write_audit(examples, tmp_path / "a").read_bytes() == render_page(examples).encode()
     assert render_page(examples) == render_page(examples)
     names = {path.name for path in (tmp_path / "a").iterdir()}
-    assert names == {"audit.html", "audit.json", OWN_FOLDER}
+    assert names == {"audit.html", "audit.json", INTERNAL_FOLDER}
 
 
 def test_figures_have_the_numbers_of_the_facts(rich):

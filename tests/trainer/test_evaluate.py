@@ -114,5 +114,5 @@ def test_typicality_keeps_its_limits_and_counts_every_set():
     assert found.flagged["training"].value == pytest.approx(0.02, abs=0.002)
     assert (found.flagged["elsewhere"].value, found.rejected["elsewhere"].value) == (1.0, 0.5)
     assert found.rejected["validation"].value == 0
-    assert found.share_stranger(0.0) == pytest.approx(0.5, abs=0.01)
-    assert (found.share_stranger(-5.0), found.share_stranger(5.0)) == (1.0, 0.0)
+    assert found.compute_typicality(0.0) == pytest.approx(0.5, abs=0.01)
+    assert (found.compute_typicality(-5.0), found.compute_typicality(5.0)) == (1.0, 0.0)

@@ -11,8 +11,8 @@ import optuna
 import pytest
 
 from batch_scorer.errors import DatasetError, ForeignFile
-from batch_scorer.model.card import write_card
-from batch_scorer.storage.output import OWN_FOLDER
+from batch_scorer.model.card import encode_card
+from batch_scorer.storage.output import INTERNAL_FOLDER
 from tests.tiny_model import make_tiny_card
 from trainer import model_card, run_folder
 from trainer.audit import html
@@ -37,7 +37,7 @@ def look(folder):
     return {
         str(path.relative_to(folder)): path.readlink() if path.is_symlink() else path.read_bytes()
         for path in folder.rglob("*")
-        if OWN_FOLDER not in path.parts and (path.is_symlink() or path.is_file())
+        if INTERNAL_FOLDER not in path.parts and (path.is_symlink() or path.is_file())
     }
 
 
@@ -73,7 +73,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path, name):
     with pytest.raises((ForeignFile, DatasetError), match="holds"):
         claim_all(tmp_path)
     assert look(tmp_path) == before
-    assert not (tmp_path / OWN_FOLDER).exists()
+    assert not (tmp_path / INTERNAL_FOLDER).exists()
 
 
 @pytest.mark.parametrize("content", [b"Dear diary", b"\xff\xfe", b"[" * 100_000, b"[]"])
@@ -126,10 +126,10 @@ def test_a_finished_run_without_a_record_is_taken_and_its_files_are_kept(tmp_pat
     (folder / run_folder.MODEL_FILE).write_text("network")
     (folder / run_folder.PREDICTIONS_FILE).write_text(DIARY)
     card = folder / run_folder.CARD_FILE
-    card.write_text(write_card(make_tiny_card(name="cnn")))
+    card.write_text(encode_card(make_tiny_card(name="cnn")))
     with pytest.raises(ForeignFile, match=r"holds .*, and no run"):
         claim(folder, CONFIG, DATASET)
-    card.write_text(write_card(make_tiny_card(name="mlp")))
+    card.write_text(encode_card(make_tiny_card(name="mlp")))
     claim(folder, CONFIG, DATASET)
     run_folder.write_text(folder, run_folder.PREDICTIONS_FILE, "rows")
     (earlier,) = folder.glob(f"earlier/*/{run_folder.PREDICTIONS_FILE}")
@@ -287,8 +287,8 @@ def finish(folder, *, older=False):
     run_folder.open_run(folder).write(run_folder.MODEL_FILE, b"network")
     if older:
         kept_files = (run_folder.MODEL_FILE, run_folder.HISTORY_FILE, run_folder.SECONDS_FILE)
-        shutil.rmtree(folder / OWN_FOLDER)
-        run_folder.open_run(folder).enter({name: [] for name in kept_files})
+        shutil.rmtree(folder / INTERNAL_FOLDER)
+        run_folder.open_run(folder).add_to_record({name: [] for name in kept_files})
 
 
 def read_finished(folder):

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from batch_scorer.metrics import classification
-from batch_scorer.model.card import read_card
-from batch_scorer.model.card_sections import shared_comparison
+from batch_scorer.model.card import decode_card
+from batch_scorer.model.card_sections import find_shared_comparison
 from batch_scorer.model.classifier import Classifier
 from batch_scorer.results import store
 from batch_scorer.storage.output import open_output
@@ -103,13 +103,13 @@ def test_the_run_folder_holds_what_was_promised(killed_then_finished):
         "training.svg",
         "roc.svg",
     } <= names
-    card = read_card((folder / "card.json").read_text(), "card.json")
+    card = decode_card((folder / "card.json").read_text(), "card.json")
     rows = table(folder / "predictions.csv")
     for split in ("validation", "test"):
         part = [row for row in rows if row["split"] == split]
         truth = [int(row["label"] == "PNEUMONIA") for row in part]
         scores = [float(row["probability"]) for row in part]
-        found = classification.evaluate(truth, scores, card.threshold.value)
+        found = classification.compute_metrics(truth, scores, card.threshold.value)
         assert card.references[split].films == len(part)
         for name in ("accuracy", "auc", "recall"):
             assert found[name].value == pytest.approx(
@@ -204,15 +204,15 @@ def test_models_that_are_exported_together_are_compared(killed_then_finished, da
     assert said in exported.stdout
     names = ("mlp", "twin")
     cards = [Classifier.load(tmp_path / "models" / f"{name}.onnx", "cpu").card for name in names]
-    assert shared_comparison(cards) == cards[0].comparison
+    assert find_shared_comparison(cards) == cards[0].comparison
     manifest = json.loads((tmp_path / "models" / "manifest.json").read_text())
     assert manifest["comparison"]["pairs"][0]["p_holm"] == 1
     models = [word for name in names for word in ("--model", tmp_path / "models" / f"{name}.onnx")]
     scored = run("score", data / "test", "-o", tmp_path / "out", "--keep-atypical", *models)
     assert scored.returncode == 0, scored.stderr
     found, rows, _ = store.read_run(open_output(tmp_path / "out"))
-    assert shared_comparison([model.card for model in found.models]) == cards[0].comparison
-    assert f", {found.uncertain} uncertain" in scored.stdout
+    assert find_shared_comparison([model.card for model in found.models]) == cards[0].comparison
+    assert f", {found.undecided} uncertain" in scored.stdout
     assert {row.spread for row in rows} == {0.0}
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from batch_scorer import __version__
 from batch_scorer.errors import DatasetError
-from batch_scorer.imaging.file_names import CAUSES
+from batch_scorer.imaging.file_names import ETIOLOGIES
 from batch_scorer.model.card import CLASSES
-from batch_scorer.model.card_sections import CopyCounts, DataAudit, Looks
+from batch_scorer.model.card_sections import Appearance, DataAudit, DuplicateCounts
 from batch_scorer.report.content.text import count
 from trainer.audit.confounders import TOGETHER, Shortcut, measure_shortcut
 from trainer.audit.duplicates import count_copies, find_copies
@@ -69,13 +69,13 @@ class SharedPatients(msgspec.Struct, frozen=True):
 class Patients(msgspec.Struct, frozen=True):
     """Patients as file names tell them, counted in each part by itself.
 
-    ``films_per_patient`` gives, for each class, the number of patients with that many films.
+    ``images_per_patient`` gives, for each class, the number of patients with that many films.
     ``both_causes`` counts patient numbers that have bacterial as well as viral films.
     """
 
     patients: int
-    films_without_patient: int
-    films_per_patient: dict[str, dict[int, int]]
+    images_without_patient: int
+    images_per_patient: dict[str, dict[int, int]]
     shared: list[SharedPatients]
     both_causes: int
 
@@ -83,7 +83,7 @@ class Patients(msgspec.Struct, frozen=True):
 class CopyFacts(msgspec.Struct, frozen=True):
     """Copies, counted and by name."""
 
-    counts: CopyCounts
+    counts: DuplicateCounts
     groups: list[list[str]]
 
 
@@ -131,8 +131,8 @@ class Audit(msgspec.Struct, frozen=True):
     counts: list[Count]
     patients: Patients
     identical: CopyFacts
-    alike: CopyFacts
-    looks: list[Spread]
+    near_duplicates: CopyFacts
+    appearance: list[Spread]
     shortcut: Shortcut
     unusable: list[Unusable]
     strays: list[StrayFiles]
@@ -177,8 +177,8 @@ def audit_data(root: Path, *, open_test: bool = True) -> Audit:
         counts=_count(films),
         patients=_count_patients(films),
         identical=_tell_copies(copies.identical),
-        alike=_tell_copies(copies.alike),
-        looks=list(_spreads(films)),
+        near_duplicates=_tell_copies(copies.near_duplicates),
+        appearance=list(_spreads(films)),
         shortcut=measure_shortcut(films),
         unusable=unusable,
         strays=_tell_strays(layout),
@@ -188,7 +188,7 @@ def audit_data(root: Path, *, open_test: bool = True) -> Audit:
 def shorten(audit: Audit) -> DataAudit:
     """The part of an audit that a model card carries."""
     per_patient: Counter[int] = Counter()
-    for table in audit.patients.films_per_patient.values():
+    for table in audit.patients.images_per_patient.values():
         per_patient.update(table)
     shortcut = {"cross-validation": audit.shortcut.cross_validation, "test": audit.shortcut.test}
     return DataAudit(
@@ -197,8 +197,8 @@ def shorten(audit: Audit) -> DataAudit:
             for c in audit.counts
         },
         patients=audit.patients.patients,
-        films_without_patient=audit.patients.films_without_patient,
-        films_per_patient={str(films): n for films, n in sorted(per_patient.items())},
+        images_without_patient=audit.patients.images_without_patient,
+        images_per_patient={str(films): n for films, n in sorted(per_patient.items())},
         shared_patients={" and ".join(s.parts): s.patients for s in audit.patients.shared},
         shared_with_same_cause={
             " and ".join(s.parts): s.same_cause
@@ -206,8 +206,8 @@ def shorten(audit: Audit) -> DataAudit:
             if s.same_cause is not None
         },
         identical=audit.identical.counts,
-        alike=audit.alike.counts,
-        looks=_shorten_looks(audit.looks),
+        near_duplicates=audit.near_duplicates.counts,
+        appearance=_shorten_looks(audit.appearance),
         metadata_auc={name: found[TOGETHER] for name, found in shortcut.items() if found},
     )
 
@@ -225,14 +225,14 @@ def restore_counts(short: DataAudit) -> list[Count]:
 
 
 def _known(cause: str) -> str:
-    return cause if cause in CAUSES else ""
+    return cause if cause in ETIOLOGIES else ""
 
 
-def _shorten_looks(looks: Sequence[Spread]) -> list[Looks]:
+def _shorten_looks(looks: Sequence[Spread]) -> list[Appearance]:
     """The medians of each class in each part."""
     medians = {(s.part, s.label, s.name): s.quantiles[QUANTILES.index(0.5)] for s in looks}
     return [
-        Looks(
+        Appearance(
             part,
             label,
             *(medians[part, label, name] for name in ("width", "height", "brightness", "contrast")),
@@ -255,8 +255,8 @@ def _count_patients(films: Sequence[Film]) -> Patients:
     causes = {(film.patient, film.cause) for film in known}
     return Patients(
         patients=len({(film.part, film.patient) for film in known}),
-        films_without_patient=len(films) - len(known),
-        films_per_patient={label: dict(sorted(c.items())) for label, c in per_patient.items()},
+        images_without_patient=len(films) - len(known),
+        images_per_patient={label: dict(sorted(c.items())) for label, c in per_patient.items()},
         shared=list(_find_shared(known)),
         both_causes=sum(
             (patient, "viral") in causes for patient, cause in causes if cause == "bacterial"

@@ -98,7 +98,7 @@ def draw_films_per_patient(audit: Audit) -> str:
     Returns:
         An SVG document.
     """
-    tables = audit.patients.films_per_patient
+    tables = audit.patients.images_per_patient
     most = max(max(table) for table in tables.values())
     last = min(most, LAST_BAR)
     with house_style():
@@ -170,14 +170,14 @@ def draw_looks(audit: Audit) -> str:
         An SVG document.
     """
     names = varying(audit)
-    rows = len({(s.part, s.label) for s in audit.looks})
+    rows = len({(s.part, s.label) for s in audit.appearance})
     with house_style():
         lines = -(-len(names) // 2)
         figure = Figure(figsize=(WIDTH_IN, lines * (0.65 + 0.2 * rows)), layout="constrained")
         grid: Any = figure.subplots(lines, 2, squeeze=False, sharey=True)
         places = list(grid.flat)
         for place, name in zip(places, names, strict=False):
-            _draw_spreads(place, [s for s in audit.looks if s.name == name])
+            _draw_spreads(place, [s for s in audit.appearance if s.name == name])
             place.set_title(UNITS[name][1])
         for place in places[len(names) :]:
             place.set_visible(False)
@@ -187,7 +187,7 @@ def draw_looks(audit: Audit) -> str:
 def varying(audit: Audit) -> list[str]:
     """The properties that are not the same for all films."""
     ranges: dict[str, set[float]] = {}
-    for spread in audit.looks:
+    for spread in audit.appearance:
         ranges.setdefault(spread.name, set()).update([*spread.quantiles, spread.mean])
     return [name for name, values in ranges.items() if len(values) > 1]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from batch_scorer.cli.options import Folder
+from batch_scorer.cli.options import FolderPath
 from batch_scorer.errors import EXIT_OK, MissingPackage
-from batch_scorer.system.redact import scrub
+from batch_scorer.system.redact import redact_secrets
 
 log = logging.getLogger("cxr")
 
@@ -20,7 +20,7 @@ log = logging.getLogger("cxr")
     "-o",
     "--output",
     required=True,
-    type=Folder(),
+    type=FolderPath(),
     help="Folder for audit.html and audit.json.",
 )
 @click.option(
@@ -52,7 +52,7 @@ def audit(data: Path, output: Path, *, open_test: bool) -> int:
     log.info("2 write     %s", output)
     page = write_audit(found, output)
     faults = find_faults(found)
-    click.echo(scrub(f"Page      {page}"))
+    click.echo(redact_secrets(f"Page      {page}"))
     click.echo(f"Films     {found.films:,}, and {len(found.unusable):,} files that cannot be used")
     for place, fault in enumerate(faults[:WORST], 1):
         click.echo(f"Worst {place}   {fault.title}. {fault.text}")

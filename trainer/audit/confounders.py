@@ -142,7 +142,9 @@ def rule_without_lungs() -> Pipeline:
 
 
 def _auc(films: Sequence[Film], answers: NDArray[np.float64]) -> Estimate:
-    return classification.evaluate(_labels(films), answers, 0.5, _patients(films).tolist())["auc"]
+    return classification.compute_metrics(_labels(films), answers, 0.5, _patients(films).tolist())[
+        "auc"
+    ]
 
 
 def _table(films: Sequence[Film], columns: Sequence[str]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from batch_scorer.model.card_sections import CopyCounts
+from batch_scorer.model.card_sections import DuplicateCounts
 from trainer.audit.image_stats import HASH_BITS
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Copies:
     """Groups of two or more films: with the same pixels, and others that look the same."""
 
     identical: tuple[Group, ...]
-    alike: tuple[Group, ...]
+    near_duplicates: tuple[Group, ...]
 
 
 def find_copies(films: Sequence[Film]) -> Copies:
@@ -50,7 +50,7 @@ def find_copies(films: Sequence[Film]) -> Copies:
     return Copies(tuple(same_pixels), tuple(alike))
 
 
-def count_copies(groups: Sequence[Group]) -> CopyCounts:
+def count_copies(groups: Sequence[Group]) -> DuplicateCounts:
     """Count groups by the parts that they lie in, and those whose films contradict each other."""
     within: dict[str, int] = defaultdict(int)
     across: dict[str, int] = defaultdict(int)
@@ -60,7 +60,7 @@ def count_copies(groups: Sequence[Group]) -> CopyCounts:
             within[part] += sum(film.part == part for film in group) > 1
         for pair in combinations(parts, 2):
             across[" and ".join(pair)] += 1
-    return CopyCounts(
+    return DuplicateCounts(
         groups=len(groups),
         films=sum(len(group) for group in groups),
         within={part: number for part, number in within.items() if number},
@@ -89,7 +89,7 @@ def _close_pairs(films: Sequence[Film]) -> NDArray[np.int64]:
     With bits written as -1 and 1, the product of two hashes is the number of bits that agree less
     the number that differ.
     """
-    signs = np.stack([film.looks for film in films]).astype(np.float32) * 2 - 1
+    signs = np.stack([film.appearance for film in films]).astype(np.float32) * 2 - 1
     pairs = []
     for start in range(0, len(signs), BLOCK):
         agreement = signs[start : start + BLOCK] @ signs[start:].T

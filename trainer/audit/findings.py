@@ -160,7 +160,7 @@ def _small_parts(audit: Audit) -> Iterator[Finding]:
 
 
 def _no_patients(audit: Audit) -> Iterator[Finding]:
-    unknown = audit.patients.films_without_patient
+    unknown = audit.patients.images_without_patient
     if unknown:
         yield Finding(
             f"{count(unknown, 'film')} of no known patient",
@@ -191,7 +191,7 @@ def _copies_within(audit: Audit) -> Iterator[Finding]:
 
 
 def _several_films(audit: Audit) -> Iterator[Finding]:
-    tables = audit.patients.films_per_patient.values()
+    tables = audit.patients.images_per_patient.values()
     several = sum(patients for table in tables for films, patients in table.items() if films > 1)
     if several:
         yield Finding(
@@ -202,7 +202,7 @@ def _several_films(audit: Audit) -> Iterator[Finding]:
 
 
 def _kinds(audit: Audit) -> tuple[tuple[str, CopyFacts], ...]:
-    return (("are identical", audit.identical), ("look the same", audit.alike))
+    return (("are identical", audit.identical), ("look the same", audit.near_duplicates))
 
 
 def _in_part(part: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from markupsafe import Markup, escape
 
-from batch_scorer.errors import LedgerError, ReportError
+from batch_scorer.errors import OutputError, ReportError
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.text import count, join_words, show_estimate, show_name
 from batch_scorer.report.content.typeface import FONT_FILES, printable
@@ -106,7 +106,7 @@ def write_audit(audit: Audit, output: Path) -> Path:
     try:
         place.prepare()
         place.write_all({FACTS_FILE: facts.encode(), PAGE_FILE: page.encode()})
-    except LedgerError as exc:
+    except OutputError as exc:
         raise ReportError(
             f"The audit cannot be written: {exc.sentence}", "Choose another folder with -o."
         ) from exc
@@ -127,7 +127,7 @@ def render_page(audit: Audit) -> str:
 def describe(audit: Audit) -> PageFacts:
     """Every sentence and table of the page."""
     faults = find_faults(audit)
-    groups = [*audit.identical.groups, *audit.alike.groups]
+    groups = [*audit.identical.groups, *audit.near_duplicates.groups]
     test = "" if audit.test_labels_opened else " The labels of the test part were not opened."
     return PageFacts(
         title=show_name(audit.data, 60),
@@ -141,7 +141,7 @@ def describe(audit: Audit) -> PageFacts:
         shared=tuple(_tell_shared(audit)),
         copies=(
             _copy_row("The same pixels", audit.identical),
-            _copy_row("Look the same", audit.alike),
+            _copy_row("Look the same", audit.near_duplicates),
         ),
         copy_groups=tuple(
             " = ".join(show_name(name, 60) for name in group) for group in groups[:SHOWN_GROUPS]
@@ -179,8 +179,8 @@ def _tell_patients(audit: Audit) -> str:
             "split, and every film counts as a patient of its own."
         )
     text = f"File names tell {count(patients.patients, 'patient')}, counted in each part by itself."
-    if patients.films_without_patient:
-        text += f" For {count(patients.films_without_patient, 'film')} the name tells none."
+    if patients.images_without_patient:
+        text += f" For {count(patients.images_without_patient, 'film')} the name tells none."
     if patients.both_causes:
         text += (
             f" {patients.both_causes:,} numbers stand before bacterial as well as viral films: "
@@ -215,7 +215,7 @@ def _copy_row(kind: str, facts: CopyFacts) -> CopyRow:
 def _tell_constant(audit: Audit) -> str:
     varying = charts.varying(audit)
     same = [name for name in charts.UNITS if name not in varying]
-    if not same or not audit.looks:
+    if not same or not audit.appearance:
         return ""
     return (
         f"The same for every film, so not drawn: {join_words(same)}. Where films were resized "
@@ -250,7 +250,7 @@ def _draw(audit: Audit) -> dict[str, Markup]:
             "Share of each class and cause in each part; the numbers are in the table below.",
         ),
     }
-    if audit.patients.films_per_patient:
+    if audit.patients.images_per_patient:
         drawn["patients"] = (charts.draw_films_per_patient(audit), "Patients by number of films.")
     if audit.patients.shared:
         text = " ".join(_tell_shared(audit))
@@ -260,7 +260,7 @@ def _draw(audit: Audit) -> dict[str, Markup]:
             charts.draw_looks(audit),
             "Spread of brightness, contrast, border and size by part and class: "
             + "; ".join(
-                f"{s.name} {s.part} {s.label} median {s.quantiles[2]:g}" for s in audit.looks
+                f"{s.name} {s.part} {s.label} median {s.quantiles[2]:g}" for s in audit.appearance
             ),
         )
     if audit.shortcut.cross_validation:

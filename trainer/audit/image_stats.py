@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from batch_scorer.errors import ImageError, Unreadable
 from batch_scorer.imaging.decode import open_image
-from batch_scorer.imaging.file_names import etiology_of, patient_of
+from batch_scorer.imaging.file_names import parse_etiology, parse_patient
 from batch_scorer.model.card import CLASSES
-from batch_scorer.system.log import speaks_json
+from batch_scorer.system.log import logs_json
 from batch_scorer.system.process import available_cores
 from trainer.data.layout import label_of
 
@@ -40,7 +40,7 @@ class Film:
 
     ``label`` and ``cause`` are empty where they may not be looked at; ``patient`` is empty where
     the file name tells none. ``brightness``, ``contrast`` (standard deviation) and ``border`` (mean
-    of the outer sixteenth on each side) are grey levels of the decoded film, 0 to 255. ``looks`` is
+    of the outer sixteenth on each side) are grey levels of the decoded film, 0 to 255. ``appearance`` is
     a perceptual hash, (HASH_BITS,) bool.
     """
 
@@ -56,7 +56,7 @@ class Film:
     contrast: float
     border: float
     pixels_sha256: str
-    looks: NDArray[np.bool_]
+    appearance: NDArray[np.bool_]
 
 
 class Unusable(msgspec.Struct, frozen=True):
@@ -94,7 +94,7 @@ def measure_films(layout: Layout, *, open_test: bool) -> tuple[list[Film], list[
 
     with ThreadPoolExecutor(available_cores()) as pool:
         progress = {"total": len(places), "unit": "film", "desc": "Reading", "leave": False}
-        found = list(tqdm(pool.map(measure, places), disable=speaks_json() or None, **progress))
+        found = list(tqdm(pool.map(measure, places), disable=logs_json() or None, **progress))
     films = [film for film in found if isinstance(film, Film)]
     return films, [file for file in found if isinstance(file, Unusable)]
 
@@ -108,7 +108,7 @@ def cause_of(key: str, label: str) -> str:
     """
     if label != CLASSES[1]:
         return label.lower()
-    return etiology_of(key) or "unknown"
+    return parse_etiology(key) or "unknown"
 
 
 def _measure(path: Path, key: str, part: str, label: str) -> Film:
@@ -126,7 +126,7 @@ def _measure(path: Path, key: str, part: str, label: str) -> Film:
         part=part,
         label=label,
         cause=cause_of(key, label),
-        patient=patient_of(key),
+        patient=parse_patient(key),
         width_px=width_px,
         height_px=height_px,
         size_bytes=len(data),
@@ -134,5 +134,5 @@ def _measure(path: Path, key: str, part: str, label: str) -> Film:
         contrast=float(pixels.std()),
         border=border,
         pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
-        looks=imagehash.phash(Image.fromarray(pixels), HASH_SIDE).hash.ravel(),
+        appearance=imagehash.phash(Image.fromarray(pixels), HASH_SIDE).hash.ravel(),
     )

@@ -21,7 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from batch_scorer.errors import DatasetError, ImageError
 from batch_scorer.imaging.decode import decode_radiograph
-from batch_scorer.imaging.file_names import etiology_of, patient_of
+from batch_scorer.imaging.file_names import parse_etiology, parse_patient
 from batch_scorer.model.card import CLASSES
 from batch_scorer.system.process import available_cores
 from trainer.data.layout import WHOLE, count_classes, label_of, read_layout
@@ -70,7 +70,7 @@ class Films:
     @property
     def etiology(self) -> NDArray[np.str_]:
         """What caused each film's pneumonia, as the file name tells; empty where it does not."""
-        return np.array([etiology_of(key) for key in self.keys])
+        return np.array([parse_etiology(key) for key in self.keys])
 
     @property
     def pneumonia(self) -> int:
@@ -226,7 +226,7 @@ def read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, list
         Films(
             pixels=pixels,
             labels=np.array([label_of(root, path) for path in paths]),
-            patients=np.array([patient_of(key) for key in keys]),
+            patients=np.array([parse_patient(key) for key in keys]),
             keys=np.array(keys),
         ),
         hashes,

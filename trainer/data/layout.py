@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from batch_scorer.errors import DatasetError, ImageError
-from batch_scorer.imaging.decode import HEADER_BYTES, sniff
+from batch_scorer.imaging.decode import HEADER_BYTES, detect_format
 from batch_scorer.model.card import CLASSES
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _is_film(path: Path) -> bool:
     """Whether the first bytes are those of a film; a file that cannot be opened may be one."""
     try:
         with path.open("rb") as file:
-            sniff(file.read(HEADER_BYTES))
+            detect_format(file.read(HEADER_BYTES))
     except ImageError:
         return False
     except OSError:

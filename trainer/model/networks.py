@@ -20,7 +20,7 @@ import numpy as np
 from keras import layers, ops
 from PIL import Image
 
-from batch_scorer.imaging.decode import FILTER
+from batch_scorer.imaging.decode import RESIZE_FILTER
 from trainer.model.augmentation import BorrowedTone, RandomTone, RandomView
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def shrink(x: Any, size_px: int, name: str = "shrink") -> Any:
     Shrinking the identity matrix by Pillow gives the filter's weights.
     """
     identity = Image.fromarray(np.eye(SIZE_PX, dtype=np.float32))
-    filter_weights = np.asarray(identity.resize((SIZE_PX, size_px), FILTER)).T
+    filter_weights = np.asarray(identity.resize((SIZE_PX, size_px), RESIZE_FILTER)).T
     x = layers.Reshape((SIZE_PX, SIZE_PX), dtype="float32")(x)
     x = _along_both_axes(x, filter_weights, name)
     return layers.Reshape((size_px, size_px, 1), dtype="float32")(x)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from batch_scorer.metrics.classification import Confusion, Curve, Estimate
+    from batch_scorer.metrics.classification import ConfusionMatrix, Curve, Estimate
     from batch_scorer.model.card import ModelCard
 
 INK = "#17293a"
@@ -161,7 +161,7 @@ def draw_roc_lines(lines: Sequence[RocLine]) -> str:
         return as_svg(figure)
 
 
-def draw_confusion(confusion: Confusion) -> str:
+def draw_confusion(confusion: ConfusionMatrix) -> str:
     """Draw the four counts as a square, each with its share of the row.
 
     Returns:

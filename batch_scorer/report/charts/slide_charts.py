@@ -14,7 +14,7 @@ from matplotlib import patches
 from matplotlib.figure import Figure
 from PIL import Image, ImageFilter
 
-from batch_scorer.model.card import self_test_pixels
+from batch_scorer.model.card import draw_self_test_images
 from batch_scorer.report.charts.performance import (
     AMBER,
     BLUE,
@@ -99,7 +99,7 @@ def change_film(picture: bytes | None) -> list[bytes]:
         Square greyscale JPEGs, always the same for the same film.
     """
     if picture is None:
-        film = Image.fromarray(self_test_pixels(SIDE_PX)[2, :, :, 0])
+        film = Image.fromarray(draw_self_test_images(SIDE_PX)[2, :, :, 0])
     else:
         with Image.open(io.BytesIO(picture)) as opened:
             film = opened.convert("L").resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)

@@ -22,7 +22,7 @@ from batch_scorer.report.content.text import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from batch_scorer.metrics.classification import Confusion, Curve, Estimate
+    from batch_scorer.metrics.classification import ConfusionMatrix, Curve, Estimate
     from batch_scorer.model.card import ModelCard
     from batch_scorer.results.schema import RunManifest
 
@@ -76,7 +76,7 @@ class Performance:
     about: str
     rows: tuple[Row, ...]
     findings: tuple[str, ...]
-    confusion: Confusion
+    confusion: ConfusionMatrix
     confusion_title: str
     confusion_alt: str
     roc: tuple[Roc, ...]
@@ -281,7 +281,7 @@ def _confusion_title(card: ModelCard, films: str) -> str:
     return f"Confusion matrix of {show_name(card.title, 60)}, {films}"
 
 
-def _confusion_alt(confusion: Confusion, films: str) -> str:
+def _confusion_alt(confusion: ConfusionMatrix, films: str) -> str:
     return (
         f"Confusion matrix, {films}: of "
         f"{count(confusion.true_positive + confusion.false_negative, 'film')} with pneumonia "

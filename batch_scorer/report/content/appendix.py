@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.imaging.file_names import CAUSES, etiology_of
+from batch_scorer.imaging.file_names import ETIOLOGIES, parse_etiology
 from batch_scorer.metrics import classification
 from batch_scorer.model.card import CLASSES
-from batch_scorer.model.card_sections import shared_comparison
+from batch_scorer.model.card_sections import find_shared_comparison
 from batch_scorer.report.content.guidelines import Item, describe_guidelines
 from batch_scorer.report.content.text import (
     count,
@@ -17,13 +17,13 @@ from batch_scorer.report.content.text import (
     show_name,
     show_threshold,
 )
-from batch_scorer.results.usage import say_price
+from batch_scorer.results.usage import describe_cost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.model.card_sections import Reference
+    from batch_scorer.model.card_sections import Evaluation
     from batch_scorer.results.schema import RunManifest, Score
 
 NOT_AVAILABLE = "not available"
@@ -126,7 +126,7 @@ def _splits(card: ModelCard) -> tuple[str, ...]:
     return (*texts, f"Fingerprint of the data: {show_name(training.data_fingerprint, 80)}.")
 
 
-def _in_order(card: ModelCard) -> list[tuple[str, Reference]]:
+def _in_order(card: ModelCard) -> list[tuple[str, Evaluation]]:
     """Validation first, then its kin, then test."""
     return sorted(card.references.items(), key=lambda item: (item[0] == "test", len(item[0])))
 
@@ -157,12 +157,12 @@ def _threshold(card: ModelCard) -> str:
 
 
 def _intervals(cards: Sequence[ModelCard]) -> tuple[str, ...]:
-    comparison = shared_comparison(cards)
+    comparison = find_shared_comparison(cards)
     return (
         f"Metrics: percentile bootstrap of {classification.RESAMPLES:,} draws of patients where "
         "patients are known and several films are of one, else Wilson for shares and a bootstrap "
         "of films for the rest; Wilson where a share is 0 or 1. AUC and Brier score from "
-        f"probabilities, ECE over {classification.BINS} equal bins.",
+        f"probabilities, ECE over {classification.CALIBRATION_BINS} equal bins.",
         "Predictive values: log likelihood ratio, the intervals of sensitivity and specificity "
         "joined by squares (Zou and Donner 2008); prevalence as given, without error.",
         "Prevalence without labels: Rogan and Gladen 1978, interval of Lang and Reiczigel 2014. "
@@ -227,13 +227,13 @@ def _subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Subgroup, 
     labelled = [row for row in rows if row.status == "scored" and row.label]
     well = [row for row in labelled if row.label == CLASSES[0]]
     found = []
-    for cause in CAUSES:
-        ill = [r for r in labelled if r.label == CLASSES[1] and etiology_of(r.image) == cause]
+    for cause in ETIOLOGIES:
+        ill = [r for r in labelled if r.label == CLASSES[1] and parse_etiology(r.image) == cause]
         if len(ill) < FEW_FILMS:
             continue
         group = [*ill, *well]
-        patients = [row.known_patient for row in group]
-        values = classification.evaluate(
+        patients = [row.patient_key for row in group]
+        values = classification.compute_metrics(
             [CLASSES.index(row.label) for row in group],
             [row.probability for row in group],
             manifest.models[0].threshold,
@@ -268,9 +268,9 @@ def _spending(manifest: RunManifest) -> tuple[str, ...]:
             f"{count(manifest.retries, 'call')} to storage made again; one process had at most "
             f"{manifest.peak_memory_bytes / 1e6:,.0f} MB of memory."
         )
-    if manifest.price:
+    if manifest.cost:
         texts.append(
-            f"{show_name(say_price(manifest.price, manifest.core_seconds))}. That is the "
+            f"{show_name(describe_cost(manifest.cost, manifest.core_seconds))}. That is the "
             "seconds by stage times the cores at hand, at the price of a core-hour, for the films "
             "that this run itself read: an estimate, without storage, network and idle time."
         )

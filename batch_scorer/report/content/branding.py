@@ -20,7 +20,7 @@ from PIL import Image
 
 from batch_scorer.errors import UsageError
 from batch_scorer.report.content.text import show_name
-from batch_scorer.system.regular_file import TooLong, read_regular_file
+from batch_scorer.system.regular_file import FileTooLarge, read_regular_file
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -117,7 +117,7 @@ def read_branding(
 def _read_logo(path: Path) -> bytes:
     try:
         data = read_regular_file(path, MAX_LOGO_BYTES)
-    except TooLong as exc:
+    except FileTooLarge as exc:
         raise UsageError(
             f"Expected a logo of at most 2 MB in {path}, found more.", _WHAT_TO_GIVE
         ) from exc

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from batch_scorer.report.content.text import count, show_night
 
 if TYPE_CHECKING:
-    from batch_scorer.results.schema import RunManifest, Since
+    from batch_scorer.results.schema import RunChanges, RunManifest
 
 
 def describe_news(manifest: RunManifest) -> str:
@@ -15,7 +15,7 @@ def describe_news(manifest: RunManifest) -> str:
 
     Empty where there was no night before.
     """
-    since = manifest.since
+    since = manifest.changes
     if since is None:
         return ""
     night = name_earlier(since)
@@ -34,12 +34,12 @@ def describe_news(manifest: RunManifest) -> str:
     return " ".join(parts)
 
 
-def name_earlier(since: Since) -> str:
+def name_earlier(since: RunChanges) -> str:
     """The night before, in words."""
     return f"the night of {show_night(since.run_date)}"
 
 
-def _count_fresh(since: Since) -> str:
+def _count_fresh(since: RunChanges) -> str:
     files, verb = count(since.new_or_changed, "file"), "is" if since.new_or_changed == 1 else "are"
     if not since.changed:
         return f"{files} {verb} new"

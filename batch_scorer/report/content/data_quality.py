@@ -10,7 +10,7 @@ from batch_scorer.report.content.text import count, join_words, show_estimate, s
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batch_scorer.model.card_sections import CopyCounts, DataAudit
+    from batch_scorer.model.card_sections import DataAudit, DuplicateCounts
 
 FEW_FILMS = 100
 
@@ -32,16 +32,16 @@ def _small_parts(audit: DataAudit) -> Iterator[str]:
 
 
 def _patients(audit: DataAudit) -> Iterator[str]:
-    several = {int(films): n for films, n in audit.films_per_patient.items() if films != "1"}
+    several = {int(films): n for films, n in audit.images_per_patient.items() if films != "1"}
     if several:
         yield (
             f"{sum(several.values()):,} of {count(audit.patients, 'patient')} have several films, "
             f"up to {max(several)}. These are not independent: split by film, they make a model "
             "look better than it is."
         )
-    if audit.films_without_patient:
+    if audit.images_without_patient:
         yield (
-            f"{audit.films_without_patient:,} of {sum(audit.films.values()):,} file names tell no "
+            f"{audit.images_without_patient:,} of {sum(audit.films.values()):,} file names tell no "
             "patient: films of one person may lie on both sides of a split."
         )
 
@@ -60,12 +60,15 @@ def _shared(audit: DataAudit) -> Iterator[str]:
 
 
 def _copies(audit: DataAudit) -> Iterator[str]:
-    for kind, counts in (("identical", audit.identical), ("nearly identical", audit.alike)):
+    for kind, counts in (
+        ("identical", audit.identical),
+        ("nearly identical", audit.near_duplicates),
+    ):
         if counts.groups:
             yield f"{_tell_copies(counts, kind)}."
 
 
-def _tell_copies(counts: CopyCounts, kind: str) -> str:
+def _tell_copies(counts: DuplicateCounts, kind: str) -> str:
     across = [f"{number:,} across {pair}" for pair, number in counts.across.items()]
     told = [
         f"{count(counts.films, 'film')} are {kind} to another, in {count(counts.groups, 'group')}",
@@ -94,8 +97,8 @@ def _metadata(audit: DataAudit) -> Iterator[str]:
 
 def _looks(audit: DataAudit) -> Iterator[str]:
     """The first part that has both classes, in medians."""
-    for part in dict.fromkeys(looks.part for looks in audit.looks):
-        of_class = {looks.label: looks for looks in audit.looks if looks.part == part}
+    for part in dict.fromkeys(looks.part for looks in audit.appearance):
+        of_class = {looks.label: looks for looks in audit.appearance if looks.part == part}
         if set(of_class) == set(CLASSES):
             told = [
                 f"{of_class[label].width_px:.0f} by {of_class[label].height_px:.0f} pixels, "

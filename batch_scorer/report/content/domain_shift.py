@@ -13,17 +13,17 @@ from batch_scorer.report.content.text import (
     show_name,
     show_probability,
 )
-from batch_scorer.results.drift import BINS, MIN_FILMS, Likeness
+from batch_scorer.results.drift import MIN_IMAGES, PROBABILITY_BINS, DriftLevel
 
 if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.results.drift import Drift, Gap
+    from batch_scorer.results.drift import Drift, KsTest
 
 WARNING = "This batch looks unlike the films that the model learned from"
 VERDICTS = {
-    Likeness.LIKE: "alike",
-    Likeness.DIFFERENT: "somewhat different",
-    Likeness.UNLIKE: "unlike",
+    DriftLevel.LIKE: "alike",
+    DriftLevel.DIFFERENT: "somewhat different",
+    DriftLevel.UNLIKE: "unlike",
 }
 LOOKS = {
     "typicality": ("How ordinary a film is (0 to 1)", 2),
@@ -71,12 +71,12 @@ class DriftFacts:
     histogram: Histogram | None
     histogram_title: str
     histogram_alt: str
-    answers: str
+    predictions: str
 
 
 def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
     """Say how much a batch looks like the training films of the model that decides."""
-    unlike = drift.likeness == Likeness.UNLIKE
+    unlike = drift.likeness == DriftLevel.UNLIKE
     label = f"{count(card.references['validation'].films, 'validation film')}"
     return DriftFacts(
         headline=_headline(drift),
@@ -89,23 +89,28 @@ def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
         rows=_rows(drift, card),
         about=_about(drift, card),
         histogram=(
-            Histogram(tuple(BINS.tolist()), drift.batch_shares, drift.known_shares, label)
-            if drift.answers
+            Histogram(
+                tuple(PROBABILITY_BINS.tolist()),
+                drift.batch_histogram,
+                drift.reference_histogram,
+                label,
+            )
+            if drift.predictions
             else None
         ),
         histogram_title=f"Probabilities of this batch ({count(drift.films, 'film')}) against the "
         f"{label}",
         histogram_alt=_histogram_alt(drift, label),
-        answers=_answers(drift, card),
+        predictions=_answers(drift, card),
     )
 
 
 def _headline(drift: Drift) -> str:
-    if drift.likeness == Likeness.UNLIKE:
+    if drift.likeness == DriftLevel.UNLIKE:
         return WARNING
-    if drift.likeness == Likeness.DIFFERENT:
+    if drift.likeness == DriftLevel.DIFFERENT:
         return "This batch looks somewhat different from the films that the model learned from"
-    if drift.likeness is None or not drift.looks:
+    if drift.likeness is None or not drift.appearance:
         return "Whether this batch looks like the training films is not known"
     return "This batch looks like the training films, which is no proof of right answers"
 
@@ -114,18 +119,18 @@ def _verdict(drift: Drift) -> str:
     if drift.likeness is None:
         return _too_little(drift)
     films = count(drift.films, "film")
-    if drift.likeness == Likeness.UNLIKE:
+    if drift.likeness == DriftLevel.UNLIKE:
         return (
-            f"{WARNING}: {_named(drift, Likeness.UNLIKE)}. How good the model is on such films is "
+            f"{WARNING}: {_named(drift, DriftLevel.UNLIKE)}. How good the model is on such films is "
             "not known, and the figures of section 3 do not say it. Measure it on labelled films "
             "like these before you act on any answer."
         )
-    if drift.likeness == Likeness.DIFFERENT:
+    if drift.likeness == DriftLevel.DIFFERENT:
         return (
             f"This batch looks somewhat different from the films that the model learned from: "
-            f"{_named(drift, Likeness.DIFFERENT)}. Take the figures of section 3 with caution."
+            f"{_named(drift, DriftLevel.DIFFERENT)}. Take the figures of section 3 with caution."
         )
-    if not drift.looks:
+    if not drift.appearance:
         return _too_little(drift)
     return (
         f"By what was measured, the {films} of this batch look like those that the model learned "
@@ -136,7 +141,7 @@ def _verdict(drift: Drift) -> str:
 def _too_little(drift: Drift) -> str:
     if not drift.films:
         return "No film was scored, so there is nothing to compare."
-    if drift.films >= MIN_FILMS:
+    if drift.films >= MIN_IMAGES:
         return (
             "The model file or these rows lack the numbers, so whether this batch looks like the "
             "training films is not known."
@@ -144,36 +149,44 @@ def _too_little(drift: Drift) -> str:
     verb = "is" if drift.films == 1 else "are"
     return (
         f"{count(drift.films, 'film')} {verb} too few to tell whether this batch looks like the "
-        f"films that the model learned from; {MIN_FILMS} are needed."
+        f"films that the model learned from; {MIN_IMAGES} are needed."
     )
 
 
-def _named(drift: Drift, level: Likeness) -> str:
+def _named(drift: Drift, level: DriftLevel) -> str:
     """What is so far away, in words."""
     words = {
         "typicality": "its films are stranger than the training films",
         "brightness": "they are brighter or darker",
         "contrast": "their contrast is another",
     }
-    found = [words[name] for name, gap in drift.looks.items() if gap.likeness == level]
-    own = Likeness.LIKE if not drift.looks else max(g.likeness for g in drift.looks.values())
-    if drift.strange and own < level:
+    found = [words[name] for name, gap in drift.appearance.items() if gap.likeness == level]
+    own = (
+        DriftLevel.LIKE
+        if not drift.appearance
+        else max(g.likeness for g in drift.appearance.values())
+    )
+    if drift.atypical_share and own < level:
         found.append("many of its films are strange to the model")
     return ", ".join(found)
 
 
 def _strange(drift: Drift, card: ModelCard) -> tuple[str, ...]:
-    if drift.strange is None or drift.strange.value is None or card.typicality is None:
+    if (
+        drift.atypical_share is None
+        or drift.atypical_share.value is None
+        or card.typicality is None
+    ):
         return ()
-    if drift.strange.n < MIN_FILMS:
-        strange = round(drift.strange.value * drift.strange.n)
+    if drift.atypical_share.n < MIN_IMAGES:
+        strange = round(drift.atypical_share.value * drift.atypical_share.n)
         return (
-            f"{strange:,} of {count(drift.strange.n, 'film')} that could be judged "
+            f"{strange:,} of {count(drift.atypical_share.n, 'film')} that could be judged "
             f"{'looks' if strange == 1 else 'look'} strange to the model: atypical, or not scored "
             "for that reason.",
         )
     text = (
-        f"Of 100 films of this batch {of_hundred(drift.strange)} look strange to the model: "
+        f"Of 100 films of this batch {of_hundred(drift.atypical_share)} look strange to the model: "
         "atypical, or not scored for that reason."
     )
     training = card.typicality.flagged.get("training")
@@ -197,10 +210,10 @@ def _no_proof(drift: Drift, card: ModelCard) -> tuple[str, ...]:
 
 def _rows(drift: Drift, card: ModelCard) -> tuple[GapRow, ...]:
     rows = []
-    for name, gap in drift.looks.items():
+    for name, gap in drift.appearance.items():
         what, decimals = LOOKS[name]
         rows.append(_row(what, f"{gap.batch:.{decimals}f}", f"{gap.training:.{decimals}f}", gap))
-    if other := drift.answers:
+    if other := drift.predictions:
         batch, known = (
             show_probability(p, card.threshold.value) for p in (other.batch, other.training)
         )
@@ -208,7 +221,7 @@ def _rows(drift: Drift, card: ModelCard) -> tuple[GapRow, ...]:
     return tuple(rows)
 
 
-def _row(what: str, batch: str, training: str, gap: Gap) -> GapRow:
+def _row(what: str, batch: str, training: str, gap: KsTest) -> GapRow:
     return GapRow(
         what=what,
         batch=batch,
@@ -220,7 +233,7 @@ def _row(what: str, batch: str, training: str, gap: Gap) -> GapRow:
 
 
 def _about(drift: Drift, card: ModelCard) -> str:
-    if not drift.looks and not drift.answers:
+    if not drift.appearance and not drift.predictions:
         return ""
     training = card.training.films
     films = sum(number for name, number in training.items() if name.startswith("train "))
@@ -237,7 +250,7 @@ def _about(drift: Drift, card: ModelCard) -> str:
 
 def _answers(drift: Drift, card: ModelCard) -> str:
     """What another spread of probabilities can mean; it never makes a batch unlike by itself."""
-    if drift.answers is None or drift.answers.likeness == Likeness.LIKE:
+    if drift.predictions is None or drift.predictions.likeness == DriftLevel.LIKE:
         return ""
     validation = card.references["validation"]
     return (
@@ -249,10 +262,12 @@ def _answers(drift: Drift, card: ModelCard) -> str:
 
 
 def _histogram_alt(drift: Drift, label: str) -> str:
-    if not drift.answers:
+    if not drift.predictions:
         return ""
-    low, high = (100 * shares[0] for shares in (drift.batch_shares, drift.known_shares))
-    low_top, high_top = (100 * shares[-1] for shares in (drift.batch_shares, drift.known_shares))
+    low, high = (100 * shares[0] for shares in (drift.batch_histogram, drift.reference_histogram))
+    low_top, high_top = (
+        100 * shares[-1] for shares in (drift.batch_histogram, drift.reference_histogram)
+    )
     return (
         f"Histogram of the probability of pneumonia in tenths. Of {count(drift.films, 'film')} of "
         f"this batch {low:.0f} of 100 lie below 0.1 and {low_top:.0f} at {MUCH_PROBABILITY} or "

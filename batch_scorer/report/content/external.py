@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.model.card_sections import ExternalSet
+    from batch_scorer.model.card_sections import ExternalDataset
 
 
 def describe_elsewhere(cards: Sequence[ModelCard]) -> tuple[str, ...]:
@@ -22,7 +22,7 @@ def describe_elsewhere(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     )
 
 
-def say_elsewhere(found: ExternalSet, model: str) -> str:
+def say_elsewhere(found: ExternalDataset, model: str) -> str:
     """How many normal films of one other place a model wrongly flags."""
     rejects = f"rejects {found.rejected:,} as too unlike and " if found.rejected else ""
     return (

@@ -15,11 +15,11 @@ from batch_scorer.report.content.saliency import describe_map, name_place
 from batch_scorer.report.content.text import count, likelihood, show_name, show_probability
 from batch_scorer.results.store import EVIDENCE_SUFFIX, thumbnail_stem
 from batch_scorer.results.worklist import (
-    GROUP_SIZE,
-    SECONDS_A_FILM,
-    films_within,
-    first_look,
-    line_up,
+    IMAGES_PER_REASON,
+    SECONDS_PER_IMAGE,
+    count_reviewable,
+    rank_candidates,
+    select_for_review,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def explain_empty_gallery(manifest: RunManifest) -> str:
     """Why there is no film to look at first."""
     if not manifest.scored:
         return "No film was scored, so there is none to show."
-    since = manifest.since
+    since = manifest.changes
     if since and not since.new_or_changed:
         return f"No file is new since {name_earlier(since)}, so there is none to look at first."
     which = f"No film that is new since {name_earlier(since)}" if since else "No film"
@@ -95,22 +95,22 @@ def explain_choice(rows: Sequence[Score], manifest: RunManifest) -> str:
         rows: Those to choose from.
         manifest: The run.
     """
-    since = manifest.since
+    since = manifest.changes
     new = f"Only films that are new since {name_earlier(since)} are shown here. " if since else ""
     return new + _explain_number(rows, manifest)
 
 
 def _explain_number(rows: Sequence[Score], manifest: RunManifest) -> str:
     minutes = manifest.gallery.review_minutes
-    groups = first_look(rows, manifest.models[0].threshold, minutes)
+    groups = select_for_review(rows, manifest.models[0].threshold, minutes)
     shown = sum(map(len, groups.values()))
     if minutes is None:
-        return f"Up to {GROUP_SIZE} films are shown for each reason to look, in this order."
+        return f"Up to {IMAGES_PER_REASON} films are shown for each reason to look, in this order."
     text = (
-        f"In {count(minutes, 'minute')}, at {SECONDS_A_FILM} seconds a film, "
-        f"{count(films_within(minutes), 'film')} can be looked at: "
+        f"In {count(minutes, 'minute')}, at {SECONDS_PER_IMAGE} seconds a film, "
+        f"{count(count_reviewable(minutes), 'film')} can be looked at: "
     )
-    if shown < films_within(minutes):
+    if shown < count_reviewable(minutes):
         return text + f"there is a reason to look at {shown:,}, all shown here in this order."
     return text + "those below, shared among the reasons to look, in this order."
 
@@ -118,10 +118,12 @@ def _explain_number(rows: Sequence[Score], manifest: RunManifest) -> str:
 def describe_gallery(rows: Sequence[Score], manifest: RunManifest) -> tuple[tuple[Part, ...], ...]:
     """The films to look at, of those to choose from, as rows of parts; small ones share one."""
     threshold = manifest.models[0].threshold
-    candidates = line_up(rows, threshold)
+    candidates = rank_candidates(rows, threshold)
     packed: list[list[Part]] = []
     room = 0
-    for reason, found in first_look(rows, threshold, manifest.gallery.review_minutes).items():
+    for reason, found in select_for_review(
+        rows, threshold, manifest.gallery.review_minutes
+    ).items():
         text = explain_group(reason, len(found), len(candidates[reason]), manifest)
         parts = _split(GROUPS[reason], text, [_film(row, manifest) for row in found])
         if len(parts) == 1 and parts[0].places <= room:
@@ -179,7 +181,7 @@ def _film(row: Score, manifest: RunManifest) -> Film:
     words = likelihood(row.probability)
     probability = show_probability(row.probability, manifest.models[0].threshold)
     notes = ["flagged" if row.prediction == CLASSES[1] else "not flagged"]
-    if row.uncertain:
+    if row.undecided:
         notes.append("uncertain: in the band around the threshold")
     if row.atypical:
         notes.append("atypical: unlike most training films")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.model.card_sections import shared_comparison
+from batch_scorer.model.card_sections import find_shared_comparison
 from batch_scorer.report.content.methods import is_kermany
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def describe_guidelines(manifest: RunManifest, *, subgroups: bool) -> tuple[Item
         Item(
             "Comparison of models on the same films",
             *("29", "12e", "18"),
-            where("section 3", there=shared_comparison(cards) is not None),
+            where("section 3", there=find_shared_comparison(cards) is not None),
         ),
         Item("Subgroups by cause", "37", "23a", "21", where("section 9", there=subgroups)),
         Item(

@@ -66,7 +66,7 @@ _GROUPS: tuple[tuple[str, Callable[[Score], bool]], ...] = (
     ("Flagged", lambda row: row.prediction == PNEUMONIA),
     ("Clear", lambda row: row.status == "scored" and row.prediction != PNEUMONIA),
     ("Not scored", lambda row: row.status != "scored"),
-    ("Uncertain", lambda row: bool(row.uncertain)),
+    ("Uncertain", lambda row: bool(row.undecided)),
     ("Atypical", lambda row: bool(row.atypical) and row.status == "scored"),
     ("Models disagree", lambda row: row.agreement is not None and row.agreement < 1),
     ("Exact copies", lambda row: bool(row.duplicate_of)),
@@ -122,8 +122,8 @@ def _new_since(
     manifest: RunManifest, written: Mapping[str, str]
 ) -> Iterable[tuple[str, Callable[[Score], bool]]]:
     """The group of what is new in a scheduled run."""
-    if manifest.since:
-        title = f"New since {name_earlier(manifest.since)}"
+    if manifest.changes:
+        title = f"New since {name_earlier(manifest.changes)}"
         yield title, lambda row: written.get(row.image) == manifest.run_date
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.model.card_sections import shared_comparison
+from batch_scorer.model.card_sections import find_shared_comparison
 from batch_scorer.report.content.text import count, join_words, show_interval, show_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.model.card_sections import Comparison, PairedDifference
+    from batch_scorer.model.card_sections import ModelComparison, PairedDifference
     from batch_scorer.results.schema import RunManifest
 
 DECIDING = "auc"
@@ -45,7 +45,7 @@ class ComparisonFacts:
 def describe_comparison(manifest: RunManifest) -> ComparisonFacts | None:
     """The comparison that this run's model files have in common, or None where they have none."""
     cards = [model.card for model in manifest.models]
-    found = shared_comparison(cards)
+    found = find_shared_comparison(cards)
     if found is None:
         return None
     titles = {card.name: show_name(card.title, 60) for card in cards}
@@ -58,7 +58,7 @@ def describe_comparison(manifest: RunManifest) -> ComparisonFacts | None:
     )
 
 
-def say_comparison(comparison: Comparison, titles: Mapping[str, str] | None = None) -> str:
+def say_comparison(comparison: ModelComparison, titles: Mapping[str, str] | None = None) -> str:
     """Which models are better than which, by AUC, in one sentence.
 
     Args:
@@ -87,7 +87,7 @@ def say_comparison(comparison: Comparison, titles: Mapping[str, str] | None = No
 
 def tied_with(name: str, cards: Sequence[ModelCard]) -> list[str]:
     """The titles of the models that cannot be told apart from one, by AUC, where that was asked."""
-    found = shared_comparison(cards)
+    found = find_shared_comparison(cards)
     pairs = [pair for pair in found.pairs if pair.metric == DECIDING] if found else []
     tied = {
         one

@@ -96,7 +96,7 @@ def describe_answer(row: Score) -> str:
     scored = row.status == "scored"
     flagged = row.prediction == CLASSES[1]
     answer = ("Flagged" if flagged else "Clear") if scored else "Not scored"
-    if row.uncertain:
+    if row.undecided:
         answer += ", uncertain"
     if row.atypical and scored:
         answer += ", atypical"

@@ -56,7 +56,7 @@ from batch_scorer.report.content.summary import (
 from batch_scorer.report.content.text import show_name
 from batch_scorer.report.content.unlabelled import LabelFree, describe_label_free
 from batch_scorer.results.drift import measure_drift
-from batch_scorer.results.run_dates import first_written
+from batch_scorer.results.run_dates import select_rows_of_date
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,7 +116,7 @@ def build_facts(
         dates: Of a scheduled run, for each row the date of the run that first wrote it.
     """
     cards = [model.card for model in manifest.models]
-    shown = first_written(rows, dates, manifest.run_date)
+    shown = select_rows_of_date(rows, dates, manifest.run_date)
     drift = measure_drift(rows, cards[0])
     drift_facts = describe_drift(drift, cards[0])
     return ReportFacts(

@@ -65,7 +65,7 @@ def describe_evidence(manifest: RunManifest) -> EvidenceFacts | None:
 
 def explain_missing_maps(manifest: RunManifest) -> str:
     """Why there are no maps although they were asked for; empty where nothing is missing."""
-    reason = manifest.gallery.no_maps
+    reason = manifest.gallery.no_maps_reason
     if not reason:
         return ""
     return _NO_MAPS[reason].format(model=show_name(manifest.models[0].card.title, 60))

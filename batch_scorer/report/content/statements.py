@@ -67,7 +67,7 @@ def describe_statements(
         *((f"{tile.number} {tile.label} {tile.note}", (tag,)) for tile, tag in tiles),
         (summary.counted, ("found", "listed")),
         (summary.news, ("new", "new flagged")),
-        (summary.uncertain, ("undecided", "scored")),
+        (summary.undecided, ("undecided", "scored")),
         (summary.atypical, ("atypical", "scored")),
     ]
     return Statements(
@@ -93,12 +93,12 @@ def stated_totals(manifest: RunManifest) -> dict[str, int]:
         totals["listed"] = manifest.listed
     if manifest.scored:
         totals["scored"] = manifest.scored
-        if manifest.uncertain is not None:
-            totals["undecided"] = manifest.uncertain
+        if manifest.undecided is not None:
+            totals["undecided"] = manifest.undecided
         if manifest.atypical is not None:
             totals["atypical"] = manifest.atypical
-    if manifest.since and manifest.since.new_or_changed:
-        totals |= {"new": manifest.since.new_or_changed, "new flagged": manifest.since.flagged}
+    if manifest.changes and manifest.changes.new_or_changed:
+        totals |= {"new": manifest.changes.new_or_changed, "new flagged": manifest.changes.flagged}
     return totals
 
 
@@ -204,7 +204,7 @@ def early_model(manifest: RunManifest) -> str:
 
 def _early_night(manifest: RunManifest) -> str:
     """The earlier night as 0.1.0 wrote it: "26 November" for 20261126-020000."""
-    name = manifest.since.run_date if manifest.since else ""
+    name = manifest.changes.run_date if manifest.changes else ""
     try:
         day = datetime.strptime(name[:8], "%Y%m%d")  # noqa: DTZ007 - a day alone
     except ValueError:

@@ -59,7 +59,7 @@ class Summary:
     news: str
     scored_when: str
     scored_by: str
-    uncertain: str
+    undecided: str
     atypical: str
     trust: tuple[str, ...]
     never: str
@@ -85,7 +85,7 @@ def describe_summary(manifest: RunManifest, warning: str = "") -> Summary:
         news=describe_news(manifest),
         scored_when=_scored_when(manifest),
         scored_by=_scored_by(manifest),
-        uncertain=_uncertain(manifest),
+        undecided=_uncertain(manifest),
         atypical=_atypical(manifest),
         trust=_trust(manifest, warning),
         never=_never(primary.card),
@@ -175,10 +175,10 @@ def _atypical(manifest: RunManifest) -> str:
 def _uncertain(manifest: RunManifest) -> str:
     """How many answers are uncertain; empty where no model says so of any."""
     band = manifest.models[0].card.band
-    if band is None or manifest.uncertain is None or not manifest.scored:
+    if band is None or manifest.undecided is None or not manifest.scored:
         return ""
     return (
-        f"{manifest.uncertain:,} of {count(manifest.scored, 'scored film')}, flagged or not: the "
+        f"{manifest.undecided:,} of {count(manifest.scored, 'scored film')}, flagged or not: the "
         f"probability lies between {show_threshold(band.low)} and {show_threshold(band.high)}, "
         "around the threshold. Read these as if the model had said nothing."
     )
@@ -257,7 +257,7 @@ def _next_steps(manifest: RunManifest, warning: str) -> tuple[str, ...]:
 
 def _which_first(manifest: RunManifest) -> str:
     """Where some of the flagged films are of an earlier night: that the new ones come first."""
-    fresh = manifest.since.flagged if manifest.since else 0
+    fresh = manifest.changes.flagged if manifest.changes else 0
     if not 0 < fresh < manifest.flagged:
         return ""
     return ", the new one first" if fresh == 1 else f", the {fresh:,} new ones first"

@@ -11,14 +11,14 @@ from batch_scorer.metrics.prevalence import adjusted_prevalence, expected_count
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.accuracy import split_name
 from batch_scorer.report.content.text import count, of_hundred, outwards, show_name, show_value
-from batch_scorer.results.drift import MIN_FILMS, Likeness
+from batch_scorer.results.drift import MIN_IMAGES, DriftLevel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batch_scorer.metrics.classification import Estimate
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.model.card_sections import Reference
+    from batch_scorer.model.card_sections import Evaluation
     from batch_scorer.results.drift import Drift
     from batch_scorer.results.schema import RunManifest, Score
 
@@ -62,11 +62,11 @@ def describe_label_free(
     films = [row for row in rows if row.status == "scored" and not row.duplicate_of]
     if manifest.metrics or not films:
         return None
-    if len(films) < MIN_FILMS:
+    if len(films) < MIN_IMAGES:
         verb = "is" if len(films) == 1 else "are"
         lead = (
             f"{count(len(films), 'film')} {verb} too few to estimate anything without labels; "
-            f"{MIN_FILMS} are needed."
+            f"{MIN_IMAGES} are needed."
         )
         return LabelFree(lead, (), "", "", ())
     card = manifest.models[0].card
@@ -113,7 +113,7 @@ def _expected(what: str, chances: Sequence[float], checked: float, truth: int) -
     )
 
 
-def _same_sums(reference: Reference, threshold: float) -> tuple[float, float, float]:
+def _same_sums(reference: Evaluation, threshold: float) -> tuple[float, float, float]:
     """Expected pneumonia, wrong flags and misses of the reference films, from their quantiles."""
     levels = np.linspace(0, 1, len(reference.score_quantiles))
     p = np.interp(np.linspace(0, 1, STEPS), levels, reference.score_quantiles)
@@ -157,7 +157,7 @@ def _limits(card: ModelCard, drift: Drift, *, synthetic: bool) -> tuple[str, ...
     limits = []
     if synthetic:
         limits.append("These films are synthetic, so the estimates say nothing about patients.")
-    if drift.likeness == Likeness.UNLIKE:
+    if drift.likeness == DriftLevel.UNLIKE:
         limits.append(
             "This batch looks unlike the films that the model learned from (section 5): do not "
             "use these estimates."

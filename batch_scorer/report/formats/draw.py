@@ -11,10 +11,10 @@ from batch_scorer.report.formats.html import write_page
 from batch_scorer.report.formats.pdf import gather, write_pdf
 from batch_scorer.report.formats.slides_pdf import write_slides
 from batch_scorer.results import store
-from batch_scorer.results.claim import check_run, claim_run
+from batch_scorer.results.claim import check_claimable, claim_run
 from batch_scorer.results.store import REPORT_FILES
 from batch_scorer.storage.lease import OutputLock
-from batch_scorer.storage.output import MOST_TABLE_BYTES, Output, open_output
+from batch_scorer.storage.output import MAX_TABLE_READ_BYTES, Output, open_output
 from batch_scorer.system.log import log_event
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def draw_report(
     if held is None:
         with OutputLock(output) as own:
             return draw_report(output, drawing, own)
-    if not output.claimed:
+    if not output.has_record:
         store.read_run(output)  # nothing is written where there is no run
         claim_run(output)
     held.check()  # before the run is looked at: another one may be replacing it
-    check_run(output)
-    output = output.guarded(held.check)
+    check_claimable(output)
+    output = output.with_guard(held.check)
     since = time.perf_counter()
     material = gather(output, drawing)
     places = [WRITERS[name](output, material) for name in drawing.formats]
@@ -80,7 +80,9 @@ def draw_missing(output: Output, drawing: Drawing, lock: OutputLock) -> list[str
     Returns:
         Where each file of the drawing is.
     """
-    found = {name: output.read(REPORT_FILES[name], MOST_TABLE_BYTES) for name in drawing.formats}
+    found = {
+        name: output.read(REPORT_FILES[name], MAX_TABLE_READ_BYTES) for name in drawing.formats
+    }
     lacking = [name for name, data in found.items() if drawing.given or data is None]
     if lacking:
         draw_report(output, replace(drawing, formats=tuple(lacking)), lock)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from PIL import Image, UnidentifiedImageError
 
-from batch_scorer.errors import LedgerError
-from batch_scorer.imaging.heatmap import draw_scale
+from batch_scorer.errors import OutputError
+from batch_scorer.imaging.heatmap import draw_colour_bar
 from batch_scorer.report.charts import icon_arrays, performance
 from batch_scorer.report.content.predictions import ATTACHED, STATEMENTS_FILE
 from batch_scorer.report.content.report import build_facts
@@ -24,7 +24,7 @@ from batch_scorer.report.formats.templates import open_template
 from batch_scorer.report.formats.weasyprint import ARCHIVAL, UNDATED, Attached, Imprint, print_pdf
 from batch_scorer.results import store
 from batch_scorer.results.run_dates import read_run_dates
-from batch_scorer.storage.output import MOST_TABLE_BYTES, digest
+from batch_scorer.storage.output import MAX_TABLE_READ_BYTES, sha256_hex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from batch_scorer.storage.output import Output
 
 TEMPLATE = "report.html.j2"
-_PICTURE_NAME = re.compile(store.PICTURE_NAME)
+_PICTURE_NAME = re.compile(store.REPORT_IMAGE_NAME)
 
 
 @dataclass(frozen=True)
@@ -133,16 +133,16 @@ def make_imprint(
 def _attach(output: Output, material: Material) -> tuple[Attached, ...]:
     """The rows, the run, and what page 1 states of them."""
     data = {name: _read_whole(output, name) for name in (store.CSV_FILE, store.RUN_FILE)}
-    facts, run_sha256 = material.facts, digest(data[store.RUN_FILE])
+    facts, run_sha256 = material.facts, sha256_hex(data[store.RUN_FILE])
     statements = describe_statements(material.manifest, facts.summary, facts.model_line, run_sha256)
     data[STATEMENTS_FILE] = msgspec.json.format(msgspec.json.encode(statements), indent=2)
     return tuple(Attached(name, ATTACHED[name], data[name]) for name in sorted(ATTACHED))
 
 
 def _read_whole(output: Output, name: str) -> bytes:
-    data = output.read(name, MOST_TABLE_BYTES)
+    data = output.read(name, MAX_TABLE_READ_BYTES)
     if data is None:
-        raise LedgerError(f"{name} in {output.url} went away while the report was drawn.")
+        raise OutputError(f"{name} in {output.url} went away while the report was drawn.")
     return data
 
 
@@ -162,7 +162,7 @@ def _find_pictures(output: Output, facts: ReportFacts) -> dict[str, tuple[bytes,
     for name in (name for film in films for name in (film.picture, film.evidence)):
         if not _PICTURE_NAME.fullmatch(name):
             continue
-        data = output.read(f"{store.FILMS_FOLDER}/{name}.jpg")
+        data = output.read(f"{store.IMAGES_FOLDER}/{name}.jpg")
         if data is not None and _is_jpeg(data):
             found[name] = (data, "image/jpeg")
     return found
@@ -185,7 +185,7 @@ def _draw_figures(manifest: RunManifest, facts: ReportFacts) -> dict[str, tuple[
     drawn |= icon_arrays.draw_parts(facts)
     found = {name: (svg.encode(), "image/svg+xml") for name, svg in drawn.items()}
     if facts.evidence:
-        found["evidence-scale"] = (_as_png(draw_scale()), "image/png")
+        found["evidence-scale"] = (_as_png(draw_colour_bar()), "image/png")
     return found
 
 

@@ -31,13 +31,13 @@ from batch_scorer.report.content.statements import (
 )
 from batch_scorer.report.content.text import count, join_words, show_name
 from batch_scorer.results.old_versions import RENAMED_COLUMNS, decode_manifest
-from batch_scorer.results.run_dates import COLUMN
+from batch_scorer.results.run_dates import RUN_DATE_COLUMN
 from batch_scorer.results.store import CSV_FILE, RUN_FILE
-from batch_scorer.storage.access import end_the_run
-from batch_scorer.storage.filesystem import call, open_filesystem, read_file
-from batch_scorer.storage.retry import explain, failures
-from batch_scorer.system.redact import scrub_url
-from batch_scorer.system.strict_json import decode_stored
+from batch_scorer.storage.access import raise_as_run_error
+from batch_scorer.storage.filesystem import call_with_retries, open_filesystem, read_file
+from batch_scorer.storage.retry import storage_errors, translate_error
+from batch_scorer.system.redact import redact_url
+from batch_scorer.system.strict_json import decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +109,7 @@ def verify_report(url: str) -> Verification:
     Raises:
         ReportError: It is no PDF, is encrypted, or does not carry the rows and the run.
     """
-    data, url = _read(url), scrub_url(url)
+    data, url = _read(url), redact_url(url)
     try:
         with pypdfium2.PdfDocument(data) as pdf:
             if pypdfium2.raw.FPDF_GetSecurityHandlerRevision(pdf) >= 0:
@@ -130,7 +130,7 @@ def verify_report(url: str) -> Verification:
         ) from exc
     sha256 = hashlib.sha256(table).hexdigest()
     readings, unsaid = _read_page(page, manifest, statements)
-    counted = _count_rows(table, url, manifest.run_date if manifest.since else "")
+    counted = _count_rows(table, url, manifest.run_date if manifest.changes else "")
     totals = tuple(
         Total(name, number, told, tuple(sorted(readings.get(name, ()))))
         for name, (number, told) in _pair(counted, manifest).items()
@@ -143,12 +143,12 @@ def verify_report(url: str) -> Verification:
 def _read(url: str) -> bytes:
     filesystem, path = open_filesystem(url)
     try:
-        with end_the_run():
-            return call(read_file, filesystem, path, MAX_REPORT_BYTES)
+        with raise_as_run_error():
+            return call_with_retries(read_file, filesystem, path, MAX_REPORT_BYTES)
     except FileNotFoundError as exc:
-        raise ReportError(f"Expected a report at {scrub_url(url)}, found nothing.") from exc
-    except failures() as exc:
-        raise explain(exc, scrub_url(url), ReportError, "read") from exc
+        raise ReportError(f"Expected a report at {redact_url(url)}, found nothing.") from exc
+    except storage_errors() as exc:
+        raise translate_error(exc, redact_url(url), ReportError, "read") from exc
 
 
 def _find_attachments(pdf: pypdfium2.PdfDocument, url: str) -> dict[str, pypdfium2.PdfAttachment]:
@@ -221,7 +221,7 @@ def _read_statements(
         return None
     data = _extract(attachments, STATEMENTS_FILE, MAX_STATEMENTS_BYTES, url)
     hint = "Verify it with the version of cxr-batch that drew it."
-    return decode_stored(data, Statements, f"{STATEMENTS_FILE} inside {url}", hint, ReportError)
+    return decode_json(data, Statements, f"{STATEMENTS_FILE} inside {url}", hint, ReportError)
 
 
 def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
@@ -245,7 +245,7 @@ def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
             totals["not flagged"] += scored and row["prediction"] == CLASSES[0]
             totals["undecided"] += scored and row["uncertain"] == "true"
             totals["atypical"] += scored and row["atypical"] == "true"
-            fresh = bool(run_date) and row.get(COLUMN) == run_date
+            fresh = bool(run_date) and row.get(RUN_DATE_COLUMN) == run_date
             totals["new"] += fresh
             totals["new flagged"] += fresh and row["prediction"] == CLASSES[1]
     except (csv.Error, KeyError, UnicodeDecodeError) as exc:
@@ -261,11 +261,11 @@ def _pair(counted: Counter[str], manifest: RunManifest) -> dict[str, tuple[int |
         "flagged": manifest.flagged,
         "not flagged": manifest.clear,
         "not scored": manifest.not_scored,
-        "undecided": manifest.uncertain,
+        "undecided": manifest.undecided,
         "atypical": manifest.atypical,
     }
-    if manifest.since:
-        stated |= {"new": manifest.since.new_or_changed, "new flagged": manifest.since.flagged}
+    if manifest.changes:
+        stated |= {"new": manifest.changes.new_or_changed, "new flagged": manifest.changes.flagged}
     pairs: dict[str, tuple[int | None, int | None]] = {
         name: (counted[name], number)
         for name, number in stated.items()

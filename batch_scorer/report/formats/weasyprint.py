@@ -101,7 +101,7 @@ def print_pdf(html: str, resources: Mapping[str, tuple[bytes, str]], imprint: Im
         )
         for file in imprint.attachments
     ]
-    with STOP_SIGNALS.heeded(), _no_complaints(), _few_collections():
+    with STOP_SIGNALS.raise_if_received(), _no_complaints(), _few_collections():
         document = weasyprint.HTML(string=html, url_fetcher=_fetcher(resources))
         pdf: bytes = document.write_pdf(
             finisher=_finish,

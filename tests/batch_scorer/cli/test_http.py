@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batch_scorer.cli import http
-from batch_scorer.cli.job_request import RESERVE_S
+from batch_scorer.cli.job_request import STOP_RESERVE_S
 from tests.batch_scorer.jobs.events import gcs_event, s3_event
 from tests.batch_scorer.jobs.s3_events import Clinic, hold_one_film
 from tests.paths import REPOSITORY
@@ -163,13 +163,13 @@ create_app("receive", {str(main)!r}).test_client().post("/", data='{{"key1": 1}}
     ids=lambda value: str(value)[:9],
 )
 def test_a_request_without_a_limit_is_never_stopped(monkeypatch, text, ever):
-    monkeypatch.setenv(http.TIME_VARIABLE, text)
-    stop = http._stop_in_time()
+    monkeypatch.setenv(http.TIMEOUT_VARIABLE, text)
+    stop = http._make_stop_check()
     assert stop is None if ever else stop()
 
 
 def test_an_event_larger_than_any_is_refused_unread(entry):
-    assert entry.ask(b" " * (http.MOST_BYTES + 1)).status == 413
+    assert entry.ask(b" " * (http.MAX_REQUEST_BYTES + 1)).status == 413
 
 
 def test_a_visitor_starts_nothing(entry):
@@ -251,7 +251,7 @@ def test_a_storage_that_is_down_is_worth_another_try(cloud, tiny_model):
 def test_a_request_stops_in_time_and_the_next_one_goes_on(cloud, tiny_model):
     clinic = Clinic.open(cloud)
     clinic.put_films(0, 10)
-    short = {http.TIME_VARIABLE: str(RESERVE_S)}
+    short = {http.TIMEOUT_VARIABLE: str(STOP_RESERVE_S)}
     with serve(clinic.settings(tiny_model, **short)) as entry:
         stopped = entry.ask()
     assert stopped.status == 503

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch_scorer.jobs.schedule import find_night
+from batch_scorer.jobs.schedule import find_scheduled_run
 from batch_scorer.storage.lease import acquire_lease
 from batch_scorer.storage.output import open_output
 from tests.servers import run_proxy, without_credentials
@@ -84,7 +84,7 @@ def test_no_credentials_is_one_line(films, tmp_path):
 def test_two_jobs_at_once_are_one_line_worth_another_try(films, tmp_path):
     share = ("-o", tmp_path / "out", "--lease-s", 1)
     assert run(*films, *share, "--shard", "1/2").returncode == 0
-    night = find_night(open_output(tmp_path / "out"))
+    night = find_scheduled_run(open_output(tmp_path / "out"))
     with acquire_lease(night.place, "2-of-2", 6):
         found = run(*films, *share, "--shard", "2/2")
     assert found.returncode == 75

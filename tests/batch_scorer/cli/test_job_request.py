@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from batch_scorer.cli.job_request import Answer, answer_event, read_settings
-from batch_scorer.jobs.events import Errand
+from batch_scorer.cli.job_request import JobResponse, handle_event, read_task_spec
+from batch_scorer.jobs.events import JobRequest
 from tests.servers import SECRET
 
 
@@ -20,9 +20,9 @@ def place(folder, tiny_model, tmp_path, monkeypatch):
 
 def test_a_schedule_ends_in_the_nights_counts_and_names_no_film(place, folder):
     (folder / "NORMAL" / "letter.txt").write_text("Dear doctor")
-    answer = answer_event({})
+    answer = handle_event({})
     night = answer.facts.pop("night")
-    assert answer == Answer(
+    assert answer == JobResponse(
         0,
         {
             "found": 7,
@@ -39,7 +39,7 @@ def test_a_schedule_ends_in_the_nights_counts_and_names_no_film(place, folder):
 
 
 def test_a_night_without_anything_new_draws_no_report(place):
-    first, second = answer_event(None), answer_event(None)
+    first, second = handle_event(None), handle_event(None)
     assert (first.facts["new"], second.facts["new"]) == (6, 0)
     assert second.facts["reports"] == []
     assert second.facts["night"] > first.facts["night"]
@@ -47,10 +47,10 @@ def test_a_night_without_anything_new_draws_no_report(place):
 
 def test_a_night_that_is_asked_to_stop_is_gone_on_with(place, folder, monkeypatch):
     monkeypatch.setenv("CXR_JOB_BATCH_SIZE", "2")
-    stopped = answer_event({}, lambda: True)
+    stopped = handle_event({}, lambda: True)
     assert (stopped.exit_code, stopped.facts, stopped.code) == (75, {}, "interrupted")
     assert stopped.error.startswith("Interrupted: 2 of 6 films are done.")
-    assert answer_event({}).facts["scored"] == 6
+    assert handle_event({}).facts["scored"] == 6
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_what_is_wrong_is_one_line_with_the_exit_code_of_the_command(
     place, monkeypatch, name, value, exit_code, words
 ):
     monkeypatch.setenv(f"CXR_JOB_{name}", value)
-    answer = answer_event({})
+    answer = handle_event({})
     assert (answer.exit_code, answer.facts) == (exit_code, {})
     assert words in answer.error
     assert answer.error.isprintable()
@@ -82,13 +82,13 @@ def test_what_is_wrong_is_one_line_with_the_exit_code_of_the_command(
 
 
 def test_an_event_that_is_not_known_is_wrong_usage(place):
-    answer = answer_event({"key1": "value1"})
+    answer = handle_event({"key1": "value1"})
     assert answer.exit_code == 2
     assert answer.error.startswith("Expected an event of S3")
 
 
 def test_the_folder_of_an_event_goes_before_that_of_the_settings(place, tiny_model):
-    job = read_settings(Errand("s3://clinic/-new", "s3://results/clinic/-new"))
+    job = read_task_spec(JobRequest("s3://clinic/-new", "s3://results/clinic/-new"))
     assert (job.score.images, job.score.output) == ("s3://clinic/-new", "s3://results/clinic/-new")
     assert job.score.models == (str(tiny_model),)
-    assert read_settings(Errand()).score.output == str(place)
+    assert read_task_spec(JobRequest()).score.output == str(place)

@@ -11,7 +11,7 @@ import msgspec
 import pypdfium2
 import pytest
 
-from batch_scorer.cli.job_request import RESERVE_S
+from batch_scorer.cli.job_request import STOP_RESERVE_S
 from tests.batch_scorer.jobs.events import s3_event
 from tests.batch_scorer.jobs.lambda_runtime import Function, Reply, run_function
 from tests.batch_scorer.jobs.s3_events import Clinic, hold_one_film
@@ -116,7 +116,7 @@ def test_a_call_stops_in_time_and_the_next_one_goes_on(cloud, tiny_model):
     clinic.put_films(0, 10)
     event = clinic.events()[-1]
     with run_function(clinic.settings(tiny_model)) as function:
-        stopped = function.api.invoke(event, within_s=RESERVE_S / 2)
+        stopped = function.api.invoke(event, within_s=STOP_RESERVE_S / 2)
         assert (stopped.kind, stopped.body["errorType"]) == ("error", "TryAgain")
         assert "4 of 10 films are done" in stopped.body["errorMessage"]
         assert not [name for name in clinic.names() if "latest" in name]

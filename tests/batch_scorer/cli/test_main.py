@@ -14,8 +14,8 @@ import pikepdf
 import pytest
 
 from batch_scorer.cli.main import cxr as commands
-from batch_scorer.model.classifier import bundled_names
-from batch_scorer.storage.output import OWN_FOLDER
+from batch_scorer.model.classifier import list_bundled_models
+from batch_scorer.storage.output import INTERNAL_FOLDER
 from tests.images import make_film
 from tests.paths import EXAMPLES
 
@@ -78,7 +78,7 @@ def test_score_prints_six_lines_and_writes_four_files(cxr, folder, tiny_model, t
     assert lines[1] == "Films     6 scored: 3 flagged, 3 clear"
     assert re.search(r"tiny [0-9a-f]{12} on cpu, [\d.]+ films/s", lines[2])
     assert lines[3] == "Labels    6 films with a label: tiny accuracy 1.000 AUC 1.000"
-    names = {path.name for path in (tmp_path / "out").iterdir() if path.name != OWN_FOLDER}
+    names = {path.name for path in (tmp_path / "out").iterdir() if path.name != INTERNAL_FOLDER}
     assert names == {"predictions.csv", "predictions.parquet", "run.json", "report.pdf", "films"}
     assert run.stderr == "scored 6 of 6 films\n"
 
@@ -290,4 +290,4 @@ def test_models_and_doctor_say_what_is_there(cxr):
 def test_the_default_model_is_the_best_on_validation():
     command = commands.get_command(click.Context(commands), "score")
     default = next(param.default for param in command.params if param.name == "model")
-    assert default == (bundled_names()[0],)
+    assert default == (list_bundled_models()[0],)

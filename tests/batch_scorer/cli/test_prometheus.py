@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from batch_scorer.cli.prometheus import Gauges, _parse_values
-from batch_scorer.errors import LedgerError, TransientError, UsageError
-from batch_scorer.results.usage import Tariff
+from batch_scorer.cli.prometheus import MetricsFile, _parse_values
+from batch_scorer.errors import OutputError, TransientError, UsageError
+from batch_scorer.results.usage import CoreHourPrice
 from batch_scorer.storage import filesystem
 from tests.factories import make_manifest, make_models, make_rows, make_unscored
 from tests.images import make_film
@@ -40,7 +40,7 @@ def manifest_of(**changes):
 
 
 def end(path, manifest=None, code=0, error=None):
-    with Gauges(path) as gauges:
+    with MetricsFile(path) as gauges:
         if error:
             raise error
         if manifest:
@@ -91,7 +91,7 @@ def test_counters_go_on_and_a_run_that_stood_before_adds_nothing(tmp_path):
     end(file, manifest_of(bytes_read=5))
     assert read(file)["cxr_bytes_read_total",] == 15
     filesystem.add_retries(2)  # before the command
-    with Gauges(file) as gauges:
+    with MetricsFile(file) as gauges:
         filesystem.add_retries(3)
         gauges.exit_code = 75
     end(file, make_manifest(make_rows(make_models("cnn")), make_models("cnn"), bytes_read=7))
@@ -101,7 +101,7 @@ def test_counters_go_on_and_a_run_that_stood_before_adds_nothing(tmp_path):
 
 def test_work_that_others_share_is_told_without_a_result(tmp_path):
     file = tmp_path / "cxr.prom"
-    with Gauges(file) as gauges:
+    with MetricsFile(file) as gauges:
         gauges.tell(None, own=[manifest_of(bytes_read=4), manifest_of(bytes_read=3)])
         gauges.exit_code = 0
     found = read(file)
@@ -113,7 +113,7 @@ def test_work_that_others_share_is_told_without_a_result(tmp_path):
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (LedgerError("full"), 1),
+        (OutputError("full"), 1),
         (UsageError("wrong"), 2),
         (TransientError("away"), 75),
         (KeyboardInterrupt(), 75),
@@ -182,9 +182,9 @@ def test_metrics_never_lie_among_the_results(tmp_path, monkeypatch, path):
     (tmp_path / "link").symlink_to("out")
     for output in ("out", f"file://{tmp_path}/out"):
         with pytest.raises(UsageError, match="Expected a file outside the output"):
-            Gauges(Path(path), output)
-    Gauges(Path("out.prom"), "out")
-    Gauges(Path("x/cxr.prom"), "memory://out")
+            MetricsFile(Path(path), output)
+    MetricsFile(Path("out.prom"), "out")
+    MetricsFile(Path("x/cxr.prom"), "memory://out")
 
 
 def test_a_score_refuses_metrics_among_its_results_and_writes_nothing(
@@ -200,7 +200,7 @@ def test_a_score_refuses_metrics_among_its_results_and_writes_nothing(
 
 def test_metrics_ask_again_before_they_are_written(tmp_path, caplog):
     file = tmp_path / "cxr.prom"
-    with Gauges(file) as gauges:
+    with MetricsFile(file) as gauges:
         gauges.exit_code = 0
         file.write_text("Dear diary")
     assert "found another file" in caplog.text
@@ -208,7 +208,7 @@ def test_metrics_ask_again_before_they_are_written(tmp_path, caplog):
 
 
 def test_a_price_is_a_gauge_of_its_currency(tmp_path):
-    end(tmp_path / "a.prom", manifest_of(price=Tariff(0.05, "CHF").compute_cost(3600, 100)))
+    end(tmp_path / "a.prom", manifest_of(price=CoreHourPrice(0.05, "CHF").compute_cost(3600, 100)))
     assert read(tmp_path / "a.prom")["cxr_price_per_1000_films", "CHF"] == 0.5
     end(tmp_path / "b.prom", manifest_of())
     assert "price" not in (tmp_path / "b.prom").read_text()

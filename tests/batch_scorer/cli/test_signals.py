@@ -11,8 +11,8 @@ import tomllib
 
 import pytest
 
-from batch_scorer.cli.score import Stop
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.cli.score import GracefulStop
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import Interrupted
 from batch_scorer.results import store
@@ -143,12 +143,12 @@ def test_the_script_goes_the_same_way_in():
     assert "click" not in run.stdout.split()
 
 
-@pytest.mark.parametrize("number", Stop.SIGNALS)
+@pytest.mark.parametrize("number", GracefulStop.SIGNALS)
 def test_the_first_signal_ends_a_run_in_which_no_batch_has_begun(number, capfd):
-    with Stop(), pytest.raises(KeyboardInterrupt):
+    with GracefulStop(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)
     assert capfd.readouterr().err == ""
-    with Stop() as stop:
+    with GracefulStop() as stop:
         assert not stop()
         os.kill(os.getpid(), number)
         assert stop()
@@ -159,5 +159,5 @@ def test_a_run_asks_whether_to_stop_once_before_its_first_batch(folder, tiny_mod
     asked = []
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),), batch_size=2, threads=1)
     with pytest.raises(Interrupted, match="2 of 6 films"):
-        score_batch(job, stop=lambda: not asked.append(None))
+        run_score_job(job, stop=lambda: not asked.append(None))
     assert len(asked) == 2

@@ -8,10 +8,10 @@ from itertools import count
 import pytest
 
 from batch_scorer.engine import benchmark
-from batch_scorer.engine.dry_run import Forecast, probe, say_forecast
+from batch_scorer.engine.dry_run import Forecast, forecast_run, format_forecast
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import UsageError
-from batch_scorer.results.usage import Tariff
+from batch_scorer.results.usage import CoreHourPrice
 from batch_scorer.system.process import peak_memory_bytes
 from tests.images import make_film
 
@@ -23,19 +23,19 @@ def job(folder, model, **options):
 def test_the_stages_are_measured_on_a_sample_and_written_nowhere(folder, tiny_model):
     (folder / "broken.png").write_bytes(make_film()[:200])
     before = sorted(folder.rglob("*"))
-    found = benchmark.measure_speed(job(folder, tiny_model, batch_size=2, threads=2), 5, 2)
+    found = benchmark.run_benchmark(job(folder, tiny_model, batch_size=2, threads=2), 5, 2)
     assert sorted(folder.rglob("*")) == before
     assert [stage.name for stage in found.stages] == ["read", "decode", "models", "end to end"]
     assert (found.films, found.turns, found.threads, found.batch_size) == (5, 2, 2, 2)
     assert found.models == ["tiny"]
-    assert all(stage.films_per_second > 0 for stage in found.stages)
+    assert all(stage.images_per_second > 0 for stage in found.stages)
     assert all(0 <= stage.p50_ms <= stage.p95_ms for stage in found.stages)
     assert [stage.share for stage in found.stages[:3]] == [None] * 3
     assert found.stages[3].share == found.share > 0
 
 
 def test_the_sample_is_spread_over_the_listing(folder, tiny_model):
-    work, films = benchmark.prepare_work(job(folder, tiny_model), 3)
+    work, films = benchmark.prepare_sample(job(folder, tiny_model), 3)
     names = [ref.key for ref in work.refs]
     assert films == 6
     assert names[0].startswith("NORMAL/film_0")
@@ -45,11 +45,11 @@ def test_the_sample_is_spread_over_the_listing(folder, tiny_model):
 
 def test_the_ceiling_is_that_of_stages_which_share_the_cores():
     times = {
-        benchmark.DECODE: benchmark._Times(rates=[100.0, 200.0]),
-        benchmark.JUDGE: benchmark._Times(rates=[100.0, 50.0]),
+        benchmark.DECODE: benchmark._StageTimes(rates=[100.0, 200.0]),
+        benchmark.MODELS: benchmark._StageTimes(rates=[100.0, 50.0]),
     }
-    assert benchmark._ceilings(benchmark.SHARED, times) == [50.0, 40.0]
-    assert benchmark._ceilings(benchmark.APART, times) == [100.0, 50.0]
+    assert benchmark._compute_ceilings(benchmark.SHARED_FORMULA, times) == [50.0, 40.0]
+    assert benchmark._compute_ceilings(benchmark.SEPARATE_FORMULA, times) == [100.0, 50.0]
 
 
 def test_turns_go_back_and_forth_and_the_first_is_not_counted(monkeypatch):
@@ -63,7 +63,7 @@ def test_turns_go_back_and_forth_and_the_first_is_not_counted(monkeypatch):
 
         return batches
 
-    times = benchmark._take_turns({"a": stage("a"), "b": stage("b")}, 2)
+    times = benchmark._time_stages({"a": stage("a"), "b": stage("b")}, 2)
     assert order == ["b", "a", "a", "b", "b", "a"]
     assert times["a"].rates == [4.0, 4.0]  # eight films in two ticks
     assert times["a"].batches_s == [1.0] * 4
@@ -72,7 +72,7 @@ def test_turns_go_back_and_forth_and_the_first_is_not_counted(monkeypatch):
 def test_files_that_are_no_films_cannot_be_measured(tmp_path, tiny_model):
     (tmp_path / "x.png").write_bytes(b"no film")
     with pytest.raises(UsageError, match="None of 1 files sampled"):
-        benchmark.measure_speed(job(tmp_path, tiny_model), 5, 1)
+        benchmark.run_benchmark(job(tmp_path, tiny_model), 5, 1)
 
 
 def test_the_command_prints_a_table_and_writes_json(cxr, folder, tiny_model, tmp_path):
@@ -105,27 +105,27 @@ def test_measurements_replace_their_like_and_nothing_else(cxr, folder, tiny_mode
 def test_a_forecast_divides_what_was_probed():
     told = Forecast(
         films=36_000,
-        probed=50,
-        unread=0,
-        films_per_second=10,
+        sampled=50,
+        unscored=0,
+        images_per_second=10,
         start_s=5,
         threads=2,
         peak_bytes=200_000_000,
         cores=4,
     )
     assert told.run_s == 3605
-    assert told.shards_within(3605) == 1
-    assert told.shards_within(3604) == 2
-    assert told.shards_within(365) == 10
-    assert told.shards_within(364) == 11
+    assert told.count_shards(3605) == 1
+    assert told.count_shards(3604) == 2
+    assert told.count_shards(365) == 10
+    assert told.count_shards(364) == 11
     with pytest.raises(UsageError, match=r"takes 5\.0 s to start"):
-        told.shards_within(5)
-    assert "about 1 h 01 min" in say_forecast(told, None)
-    assert "about 308 MB" in say_forecast(told, None)
-    assert "11 on machines like this one are done in 7 min" in say_forecast(told, 364 / 3600)
-    assert "none needed for 8 h 00 min" in say_forecast(told, 8)
-    assert "Price" not in say_forecast(told, 8)
-    price = say_forecast(told, None, Tariff(0.05, "EUR")).splitlines()[-1]
+        told.count_shards(5)
+    assert "about 1 h 01 min" in format_forecast(told, None)
+    assert "about 308 MB" in format_forecast(told, None)
+    assert "11 on machines like this one are done in 7 min" in format_forecast(told, 364 / 3600)
+    assert "none needed for 8 h 00 min" in format_forecast(told, 8)
+    assert "Price" not in format_forecast(told, 8)
+    price = format_forecast(told, None, CoreHourPrice(0.05, "EUR")).splitlines()[-1]
     assert price == (  # 4 cores for 3,605 s at 0.05 EUR an hour: 0.2003 EUR for 36,000 films
         "Price     about 0.0056 EUR per 1,000 films: 14,420.0 core-seconds for 36,000, "
         "at 0.050 EUR a core-hour"
@@ -134,9 +134,9 @@ def test_a_forecast_divides_what_was_probed():
 
 def test_a_probe_scores_a_sample_and_counts_what_it_could_not_read(folder, tiny_model):
     (folder / "broken.png").write_bytes(make_film()[:200])
-    found = probe(job(folder, tiny_model))
-    assert (found.films, found.probed, found.unread) == (7, 7, 1)
-    assert found.films_per_second > 0
+    found = forecast_run(job(folder, tiny_model))
+    assert (found.films, found.sampled, found.unscored) == (7, 7, 1)
+    assert found.images_per_second > 0
     assert 20e6 < found.peak_bytes < peak_memory_bytes() + 4e9
 
 

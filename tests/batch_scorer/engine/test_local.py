@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from batch_scorer.engine import local
-from batch_scorer.engine.benchmark import prepare_work
+from batch_scorer.engine.benchmark import prepare_sample
 from batch_scorer.engine.local import score_locally
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.imaging import decode_pool
@@ -22,7 +22,7 @@ from tests.images import encode, make_film
 from tests.tiny_model import tiny_probability
 
 if TYPE_CHECKING:
-    from batch_scorer.model.classifier import Answers, Classifier
+    from batch_scorer.model.classifier import Classifier, Predictions
 
 
 class Watched:
@@ -33,7 +33,7 @@ class Watched:
         self.films, self.busy, self.most = [], 0, 0
         self.lock = threading.Lock()
 
-    def predict(self, pixels: np.ndarray) -> Answers:
+    def predict(self, pixels: np.ndarray) -> Predictions:
         with self.lock:
             self.busy += 1
             self.most = max(self.most, self.busy)
@@ -51,7 +51,7 @@ def work(tmp_path, tiny_model):
         film = make_film(90 + index, seed=0 if index % 4 == 0 else index)
         (tmp_path / f"{index:02d}.png").write_bytes(make_film(90) if index % 4 == 0 else film)
     job = ScoreJob(str(tmp_path), "", (str(tiny_model),), batch_size=2, threads=4)
-    made, _ = prepare_work(job, 40)
+    made, _ = prepare_sample(job, 40)
     return replace(made, classifiers=[Watched(made.classifiers[0])])
 
 
@@ -102,13 +102,13 @@ def test_no_more_threads_work_than_were_allowed(work, monkeypatch):
 
 def test_an_engine_that_is_closed_early_stops_decoding(work, monkeypatch):
     read = []
-    decode = local.decode_film
+    decode = local.decode_image
 
     def decode_and_note(work, ref, *coming):
         read.append(ref.key)
         return decode(work, ref, *coming)
 
-    monkeypatch.setattr(local, "decode_film", decode_and_note)
+    monkeypatch.setattr(local, "decode_image", decode_and_note)
     engine = score_locally(replace(work, threads=1))
     next(engine)
     engine.close()
@@ -117,7 +117,7 @@ def test_an_engine_that_is_closed_early_stops_decoding(work, monkeypatch):
 
 def work_on(folder, model, **changes):
     job = ScoreJob(str(folder), "", (str(model),), batch_size=2, threads=1)
-    return replace(prepare_work(job, 40)[0], **changes)
+    return replace(prepare_sample(job, 40)[0], **changes)
 
 
 def test_an_image_under_suspicion_cannot_end_the_run_whatever_its_kind(
@@ -136,9 +136,9 @@ def test_an_image_under_suspicion_cannot_end_the_run_whatever_its_kind(
 def test_copies_of_an_image_that_killed_its_decoder_kill_no_more(tmp_path, tiny_model, monkeypatch):
     monkeypatch.setattr(decode_pool, "_COMMAND", options_of("die_of_patients"))
     started = []
-    start = decode_pool.Decoder._start
+    start = decode_pool.Decoder._start_worker
     monkeypatch.setattr(
-        decode_pool.Decoder, "_start", lambda self: started.append(self) or start(self)
+        decode_pool.Decoder, "_start_worker", lambda self: started.append(self) or start(self)
     )
     for name in "abcd":
         (tmp_path / name).write_bytes(dicom(GREY, PatientID="FATAL"))
@@ -150,14 +150,14 @@ def test_copies_of_an_image_that_killed_its_decoder_kill_no_more(tmp_path, tiny_
 
 def test_no_process_is_left_when_a_run_ends_early(tmp_path, tiny_model, monkeypatch):
     started = []
-    start = decode_pool.Decoder._start
+    start = decode_pool.Decoder._start_worker
 
     def start_and_note(self):
         worker = start(self)
         started.append(worker._process)
         return worker
 
-    monkeypatch.setattr(decode_pool.Decoder, "_start", start_and_note)
+    monkeypatch.setattr(decode_pool.Decoder, "_start_worker", start_and_note)
     for index in range(20):
         (tmp_path / f"{index:02}").write_bytes(dicom(GREY, PatientID=str(index)))
     engine = score_locally(work_on(tmp_path, tiny_model))
@@ -171,4 +171,4 @@ def test_a_run_says_how_much_memory_its_workers_took(tmp_path, tiny_model):
     (tmp_path / "film").write_bytes(dicom(GREY))
     work = work_on(tmp_path, tiny_model)
     list(score_locally(work))
-    assert work.meter.peak_memory_bytes > 10_000_000
+    assert work.usage.peak_memory_bytes > 10_000_000

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import ModelFileError
-from batch_scorer.model.card import CARD_KEY, write_card
+from batch_scorer.model.card import CARD_KEY, encode_card
 from batch_scorer.model.classifier import Classifier
 from batch_scorer.results import store
 from batch_scorer.storage.output import open_output
@@ -46,7 +46,7 @@ def xrays(tmp_path):
 
 
 def score(xrays, model, output, **options):
-    score_batch(ScoreJob(str(xrays), output, (str(model),), **options))
+    run_score_job(ScoreJob(str(xrays), output, (str(model),), **options))
     with (output / "predictions.csv").open(newline="") as file:
         rows = {row["image"].removesuffix(".png"): row for row in csv.DictReader(file)}
     return rows, json.loads((output / "run.json").read_text())
@@ -100,7 +100,7 @@ def test_a_file_that_lacks_an_answer_that_its_card_promises_is_refused(tmp_path)
     path = save_tiny_model(tmp_path / "tiny.onnx")
     model = onnx.load(path)
     card = make_tiny_card("tiny", evidence=make_evidence())
-    helper.set_model_props(model, {CARD_KEY: write_card(card)})
+    helper.set_model_props(model, {CARD_KEY: encode_card(card)})
     onnx.save(model, path)
     with pytest.raises(ModelFileError, match=r"it lacks \['evidence'\]"):
         Classifier.load(path)
@@ -150,7 +150,7 @@ def test_an_output_that_cannot_be_fails_its_image_alone(
         tuple(models if primary else models[::-1]),
         keep_atypical=keep_atypical,
     )
-    manifest = score_batch(job)
+    manifest = run_score_job(job)
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         rows = {row["image"].removesuffix(".png"): row for row in csv.DictReader(file)}
     for name in ("strange", "strange_copy"):

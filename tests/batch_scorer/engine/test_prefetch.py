@@ -8,13 +8,13 @@ import time
 import fsspec
 import pytest
 
-from batch_scorer.engine.prefetch import UNDECODED_PER_READER, read_ahead
+from batch_scorer.engine.prefetch import MAX_UNDECODED_PER_READER, read_ahead
 from batch_scorer.errors import Unreadable
 from batch_scorer.storage import source as source_module
-from batch_scorer.storage.filesystem import REMOTE_READERS
+from batch_scorer.storage.filesystem import MAX_REMOTE_READS
 from batch_scorer.storage.source import open_source
 
-FILMS = 3 * UNDECODED_PER_READER * REMOTE_READERS
+FILMS = 3 * MAX_UNDECODED_PER_READER * MAX_REMOTE_READS
 
 
 @pytest.fixture
@@ -46,23 +46,23 @@ def watch(monkeypatch, pause=lambda: None):
 
 
 def test_films_from_elsewhere_are_read_many_at_once_and_come_in_order(remote, monkeypatch):
-    together = threading.Barrier(REMOTE_READERS)  # breaks, and fails the read, where fewer come
+    together = threading.Barrier(MAX_REMOTE_READS)  # breaks, and fails the read, where fewer come
     told = watch(monkeypatch, lambda: together.wait(60))
     waiting = []
     got = []
     for ref, read in read_ahead(remote, remote.refs):
         waiting.append((ref, read))
-        if len(waiting) == REMOTE_READERS:
+        if len(waiting) == MAX_REMOTE_READS:
             first, take = waiting.pop(0)
             got.append((first.key, take()))
     got += [(ref.key, read()) for ref, read in waiting]
     assert got == [(f"{index:03d}.png", bytes([index])) for index in range(FILMS)]
-    assert told["most"] == REMOTE_READERS
+    assert told["most"] == MAX_REMOTE_READS
 
 
 def test_the_last_films_come_although_no_further_one_is_asked_for(remote, monkeypatch):
     watch(monkeypatch, lambda: time.sleep(0.05))
-    refs = remote.refs[: UNDECODED_PER_READER * REMOTE_READERS]
+    refs = remote.refs[: MAX_UNDECODED_PER_READER * MAX_REMOTE_READS]
     films = list(read_ahead(remote, refs))
     assert [read() for _, read in films] == [bytes([index]) for index in range(len(refs))]
 
@@ -71,7 +71,7 @@ def test_no_more_bytes_wait_than_there_is_room_for(remote, monkeypatch):
     reads = threading.Semaphore(0)
     watch(monkeypatch, reads.release)
     films = read_ahead(remote, remote.refs)
-    room = UNDECODED_PER_READER * REMOTE_READERS
+    room = MAX_UNDECODED_PER_READER * MAX_REMOTE_READS
     begun = [next(films) for _ in range(room)]
     held = threading.Thread(target=lambda: begun.append(next(films)))
     held.start()

@@ -17,9 +17,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from batch_scorer.engine.local import Work, score_locally
+from batch_scorer.engine.local import EngineJob, score_locally
 from batch_scorer.engine.ray import score_with_ray
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import MissingPackage, ModelFileError, TransientError, UsageError
 from batch_scorer.model.classifier import Classifier
@@ -63,13 +63,13 @@ def many(tmp_path) -> Path:
 
 def run(folder, output, model, engine, **options):
     job = ScoreJob(str(folder), str(output), (str(model),), engine=engine, batch_size=2)
-    return score_batch(job, **options), (Path(output) / store.CSV_FILE).read_bytes()
+    return run_score_job(job, **options), (Path(output) / store.CSV_FILE).read_bytes()
 
 
-def make_work(folder, model, **changes) -> Work:
+def make_work(folder, model, **changes) -> EngineJob:
     source = open_source(str(folder))
     classifier = Classifier.load(model, "cpu", 1, 2)
-    work = Work(source, source.refs, {}, [classifier], {}, 1, 2, keep_atypical=False)
+    work = EngineJob(source, source.refs, {}, [classifier], {}, 1, 2, keep_atypical=False)
     return replace(work, **changes)
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from batch_scorer.engine.run_plan import name_method
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.run_plan import config_hash
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
-from batch_scorer.errors import Interrupted, LedgerError
+from batch_scorer.errors import Interrupted, OutputError
 from batch_scorer.imaging import decode_pool
 from batch_scorer.results import store, thumbnails
-from batch_scorer.results.checkpoint import FOLDER, Journal
-from batch_scorer.results.thumbnails import LONGEST_SIDE_PX
+from batch_scorer.results.checkpoint import CHECKPOINT_FOLDER, Checkpoint
+from batch_scorer.results.thumbnails import THUMBNAIL_SIZE_PX
 from batch_scorer.storage.output import open_output
 from tests.batch_scorer.imaging.fake_workers import options_of
 from tests.batch_scorer.imaging.pixel_table import GREY, dicom
@@ -55,7 +55,7 @@ def decoded(monkeypatch):
     read = decode_pool.read_image
 
     def watch(data, sizes_px):
-        if sizes_px and LONGEST_SIDE_PX not in sizes_px:
+        if sizes_px and THUMBNAIL_SIZE_PX not in sizes_px:
             contents.append(data)
         return read(data, sizes_px)
 
@@ -78,7 +78,7 @@ def states(output):
 
 
 def run_job(job):
-    score_batch(job)
+    run_score_job(job)
 
 
 @pytest.mark.slow
@@ -105,15 +105,15 @@ def test_killed_at_thirty_random_moments_the_rows_are_those_of_one_run(films, tm
         process.kill()
         process.join()
         kills += process.exitcode != 0
-        journal = Journal(open_output(job.output), name_method(job))
+        journal = Checkpoint(open_output(job.output), config_hash(job))
         kept = [row.image for row in journal.read() if row.status != "failed"]
         assert len(kept) == len(set(kept))  # nothing was done twice but what failed
         finished += process.exitcode == 0
-    score_batch(job)
+    run_score_job(job)
     for number in range(finished):
         assert csv_of(tmp_path / f"killed_{number}") == csv_of(tmp_path / "whole")
     assert csv_of(job.output) == csv_of(tmp_path / "whole")
-    assert not (Path(job.output) / FOLDER).exists()
+    assert not (Path(job.output) / CHECKPOINT_FOLDER).exists()
 
 
 def test_a_second_start_of_a_finished_run_does_nothing(films, tmp_path, tiny_model, decoded):
@@ -122,10 +122,10 @@ def test_a_second_start_of_a_finished_run_does_nothing(films, tmp_path, tiny_mod
     for path in sorted(films.iterdir())[:20:4]:
         shutil.copy(path, root)
     job = job_of(root, tmp_path / "out", tiny_model)
-    first = score_batch(job)
+    first = run_score_job(job)
     before = states(job.output)
     decoded.clear()
-    assert score_batch(job) == first
+    assert run_score_job(job) == first
     assert decoded == []
     assert states(job.output) == before
 
@@ -136,26 +136,26 @@ def test_what_failed_is_tried_again_and_what_changed_is_read_again(
     cut = folder / "cut.png"
     cut.write_bytes(make_film(seed=50)[:900])
     job = job_of(folder, tmp_path / "out", tiny_model)
-    assert score_batch(job).failed == 1
+    assert run_score_job(job).failed == 1
     decoded.clear()
-    assert score_batch(job).failed == 1
+    assert run_score_job(job).failed == 1
     assert len(decoded) == 1
     cut.write_bytes(make_film(200, seed=51))
     (folder / "NORMAL" / "film_0.png").write_bytes(make_film(200, seed=52))
     decoded.clear()
-    manifest = score_batch(job)
+    manifest = run_score_job(job)
     assert len(decoded) == 2
     assert (manifest.scored, manifest.flagged, manifest.reused) == (7, 5, 5)
-    score_batch(replace(job, output=str(tmp_path / "anew")))
+    run_score_job(replace(job, output=str(tmp_path / "anew")))
     assert csv_of(job.output) == csv_of(tmp_path / "anew")
 
 
 def test_a_film_that_moved_takes_its_answers_along(folder, tmp_path, tiny_model, decoded):
     job = job_of(folder, tmp_path / "out", tiny_model, labels="none")
-    score_batch(job)
+    run_score_job(job)
     (folder / "NORMAL" / "film_0.png").rename(folder / "zz_moved.png")
     decoded.clear()
-    score_batch(job)
+    run_score_job(job)
     assert decoded == []
     rows = {row.image: row for row in store.read_run(open_output(job.output)).rows}
     assert rows["zz_moved.png"].status == "scored"
@@ -171,9 +171,9 @@ def test_films_that_come_later_are_scored_by_the_next_run(folder, tmp_path, tiny
     def arrive(done, found):
         (folder / "NORMAL" / "late.png").write_bytes(make_film(70, seed=77))
 
-    assert score_batch(job, arrive).found == 6
+    assert run_score_job(job, arrive).found == 6
     decoded.clear()
-    manifest = score_batch(job)
+    manifest = run_score_job(job)
     assert (manifest.found, manifest.reused, len(decoded)) == (7, 6, 1)
     assert not (tmp_path / "out" / "earlier").exists()
 
@@ -187,17 +187,17 @@ def test_a_film_that_is_gone_before_it_is_read_is_a_row(folder, tmp_path, tiny_m
     job = job_of(folder, tmp_path / "out", tiny_model, batch_size=1, threads=1)
     for index in range(20):  # more than are read ahead
         (folder / "PNEUMONIA" / f"film_1{index}.png").write_bytes(make_film(180, seed=100 + index))
-    manifest = score_batch(job, remove)
+    manifest = run_score_job(job, remove)
     row = store.read_run(open_output(job.output)).rows[-1]
     assert (row.image, row.status, row.reason) == ("PNEUMONIA/film_5.png", "failed", "unreadable")
     assert manifest.found == 26 == manifest.scored + manifest.failed
 
 
 def test_a_new_model_makes_a_new_run_and_the_old_rows_are_kept(folder, tmp_path, tiny_model):
-    first = score_batch(job_of(folder, tmp_path / "out", tiny_model))
+    first = run_score_job(job_of(folder, tmp_path / "out", tiny_model))
     rows = csv_of(tmp_path / "out")
     other = save_tiny_model(tmp_path / "other.onnx", "other", slope=-8.0)
-    second = score_batch(job_of(folder, tmp_path / "out", other))
+    second = run_score_job(job_of(folder, tmp_path / "out", other))
     assert (second.reused, second.flagged) == (0, 3)
     assert csv_of(tmp_path / "out" / "earlier" / first.run_id) == rows
     kept = store.read_run(open_output(tmp_path / "out" / "earlier" / first.run_id)).manifest
@@ -206,9 +206,9 @@ def test_a_new_model_makes_a_new_run_and_the_old_rows_are_kept(folder, tmp_path,
 
 def test_other_labels_are_put_on_without_scoring_again(folder, tmp_path, tiny_model, decoded):
     job = job_of(folder, tmp_path / "out", tiny_model, labels="none")
-    assert score_batch(job).metrics == []
+    assert run_score_job(job).metrics == []
     decoded.clear()
-    manifest = score_batch(replace(job, labels="folders"))
+    manifest = run_score_job(replace(job, labels="folders"))
     assert decoded == []
     assert manifest.metrics[0].films == 6
 
@@ -216,12 +216,12 @@ def test_other_labels_are_put_on_without_scoring_again(folder, tmp_path, tiny_mo
 def test_a_stopped_run_goes_on_where_it_was(films, tmp_path, tiny_model, decoded):
     job = job_of(films, tmp_path / "out", tiny_model, batch_size=8)
     with pytest.raises(Interrupted, match="8 of 240 films are done"):
-        score_batch(job, stop=lambda: True)
+        run_score_job(job, stop=lambda: True)
     assert not (tmp_path / "out" / store.RUN_FILE).exists()
     asked = iter([False, False, True])  # the first time before the first batch
     with pytest.raises(Interrupted, match="films are done"):
-        score_batch(job, stop=lambda: next(asked))
-    manifest = score_batch(job)
+        run_score_job(job, stop=lambda: next(asked))
+    manifest = run_score_job(job)
     assert manifest.found == 240
     assert manifest.reused >= 20  # three batches, less what failed
 
@@ -231,28 +231,28 @@ def test_a_damaged_journal_file_is_named_and_its_films_are_done_again(
 ):
     job = job_of(films, tmp_path / "out", tiny_model, batch_size=8)
     with pytest.raises(Interrupted):
-        score_batch(job, stop=lambda: True)
-    (part,) = (tmp_path / "out" / FOLDER).iterdir()
+        run_score_job(job, stop=lambda: True)
+    (part,) = (tmp_path / "out" / CHECKPOINT_FOLDER).iterdir()
     part.write_bytes(part.read_bytes()[:-30])
     with caplog.at_level(logging.WARNING):
-        manifest = score_batch(job)
-    assert f"{FOLDER}/{part.name} is damaged" in caplog.text
+        manifest = run_score_job(job)
+    assert f"{CHECKPOINT_FOLDER}/{part.name} is damaged" in caplog.text
     assert (manifest.found, manifest.reused) == (240, 0)
 
 
 def test_rows_that_were_changed_by_hand_are_put_in_place_again(folder, tmp_path, tiny_model):
     job = job_of(folder, tmp_path / "out", tiny_model)
-    score_batch(job)
+    run_score_job(job)
     right = csv_of(job.output)
     (tmp_path / "out" / store.CSV_FILE).write_bytes(right.replace(b"PNEUMONIA", b"NORMAL"))
-    assert score_batch(job).reused == 6
+    assert run_score_job(job).reused == 6
     assert csv_of(job.output) == right
 
 
 def test_an_output_that_is_no_folder_is_refused(folder, tmp_path, tiny_model):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LedgerError, match="Not a directory"):
-        score_batch(job_of(folder, tmp_path / "file", tiny_model))
+    with pytest.raises(OutputError, match="Not a directory"):
+        run_score_job(job_of(folder, tmp_path / "file", tiny_model))
 
 
 DISK = """
@@ -312,7 +312,7 @@ def test_a_disk_that_is_full_or_read_only_ends_the_run_and_the_next_goes_on(
     assert "then run the same command again" in error
     assert first == "exit 1 rows in place False"
     assert second == "exit 3"
-    score_batch(job_of(films, tmp_path / "whole", tiny_model))
+    run_score_job(job_of(films, tmp_path / "whole", tiny_model))
     assert (tmp_path / "kept.csv").read_bytes() == csv_of(tmp_path / "whole")
 
 
@@ -364,19 +364,19 @@ def test_an_image_that_killed_its_decoder_is_not_tried_again_until_it_changes(
     reasons = {"fatal": "decoder_killed", "sound": "", "cut.png": "truncated"}
     with monkeypatch.context() as patched:
         patched.setattr(decode_pool, "_COMMAND", options_of("die_of_patients"))
-        score_batch(job)
+        run_score_job(job)
     assert reasons_in(output) == reasons
 
     (films / "new").write_bytes(make_film(seed=1))
-    score_batch(job)  # today's decoders would read it
+    run_score_job(job)  # today's decoders would read it
     assert reasons_in(output) == reasons | {"new": ""}
 
-    night = replace(job, output=str(tmp_path / "night"), earlier=(open_output(output),))
-    score_batch(night)
+    night = replace(job, output=str(tmp_path / "night"), earlier_outputs=(open_output(output),))
+    run_score_job(night)
     assert reasons_in(night.output) == reasons | {"new": ""}
 
     os.utime(films / "fatal", (1, 1))
-    score_batch(job)
+    run_score_job(job)
     assert reasons_in(output) == reasons | {"new": "", "fatal": ""}
 
 

@@ -13,9 +13,9 @@ import pytest
 from tenacity import stop_after_attempt
 
 from batch_scorer.engine import runner
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
-from batch_scorer.errors import LedgerError, ModelFileError, UsageError
+from batch_scorer.errors import ModelFileError, OutputError, UsageError
 from batch_scorer.imaging.decode import decode_radiograph
 from batch_scorer.results import store
 from batch_scorer.storage import filesystem
@@ -37,7 +37,7 @@ HOSTILE = [
 
 
 def score(folder, output, model, **options):
-    manifest = score_batch(ScoreJob(str(folder), output, (str(model),), **options))
+    manifest = run_score_job(ScoreJob(str(folder), output, (str(model),), **options))
     return manifest, store.read_run(open_output(output)).rows
 
 
@@ -118,7 +118,7 @@ def test_a_copy_is_computed_once_and_names_its_first(folder, tmp_path, tiny_mode
 def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
     contrary = save_tiny_model(tmp_path / "contrary.onnx", "contrary", slope=-8.0, size_px=48)
     job = ScoreJob(str(folder), tmp_path / "out", (str(tiny_model), str(contrary)))
-    manifest = score_batch(job)
+    manifest = run_score_job(job)
     rows = store.read_run(open_output(tmp_path / "out")).rows
     assert all(row.agreement == 0.5 for row in rows)
     for row in rows:
@@ -166,28 +166,28 @@ def test_answers_in_the_band_are_uncertain_and_counted(folder, tmp_path, tiny_mo
     manifest, rows = score(folder, tmp_path / "out", model)
     for row in rows:
         scored = row.status == "scored"
-        assert row.uncertain is (low <= row.probability < high if scored else None)
-    assert 0 < manifest.uncertain == sum(bool(row.uncertain) for row in rows) < manifest.scored
+        assert row.undecided is (low <= row.probability < high if scored else None)
+    assert 0 < manifest.undecided == sum(bool(row.undecided) for row in rows) < manifest.scored
     with (tmp_path / "out" / store.CSV_FILE).open(newline="", encoding="utf-8") as file:
         cells = [row["uncertain"] for row in csv.DictReader(file)]
     assert sorted(set(cells)) == ["", "false", "true"]
-    assert cells.count("true") == manifest.uncertain
+    assert cells.count("true") == manifest.undecided
 
 
 def test_without_a_band_or_a_second_model_nothing_is_said_of_either(folder, tmp_path, tiny_model):
     manifest, rows = score(folder, tmp_path / "out", tiny_model)
-    assert manifest.uncertain is None
-    assert {(row.uncertain, row.spread) for row in rows} == {(None, None)}
+    assert manifest.undecided is None
+    assert {(row.undecided, row.spread) for row in rows} == {(None, None)}
 
 
 def test_two_models_of_one_name_are_refused(folder, tmp_path, tiny_model):
     with pytest.raises(UsageError, match="Two models are named tiny"):
-        score_batch(ScoreJob(str(folder), tmp_path / "out", (str(tiny_model), str(tiny_model))))
+        run_score_job(ScoreJob(str(folder), tmp_path / "out", (str(tiny_model), str(tiny_model))))
 
 
 def test_results_among_the_films_are_refused(folder, tiny_model):
     with pytest.raises(UsageError, match="lies inside the scored folder"):
-        score_batch(ScoreJob(str(folder), folder / "out", (str(tiny_model),)))
+        run_score_job(ScoreJob(str(folder), folder / "out", (str(tiny_model),)))
 
 
 def test_a_model_that_is_replaced_under_a_run_gives_no_row_to_the_other_s_method(
@@ -225,7 +225,7 @@ def test_the_limit_takes_the_first_keys(folder, tmp_path, tiny_model):
 def test_progress_counts_up_to_all(folder, tmp_path, tiny_model):
     seen = []
     job = ScoreJob(str(folder), tmp_path / "out", (str(tiny_model),), batch_size=4)
-    score_batch(job, lambda done, total: seen.append((done, total)))
+    run_score_job(job, lambda done, total: seen.append((done, total)))
     assert seen == [(4, 6), (6, 6)]
 
 
@@ -233,7 +233,7 @@ def test_pictures_are_written_for_the_report_at_their_own_proportions(folder, tm
     from PIL import Image
 
     score(folder, tmp_path / "out", tiny_model)
-    pictures = list((tmp_path / "out" / store.FILMS_FOLDER).glob("*.jpg"))
+    pictures = list((tmp_path / "out" / store.IMAGES_FOLDER).glob("*.jpg"))
     assert len(pictures) == 3  # the flagged ones; none lies close to the threshold
     with Image.open(pictures[0]) as picture:
         assert picture.size == (320, 240)
@@ -244,7 +244,7 @@ def test_a_run_that_was_changed_afterwards_is_not_read(folder, tmp_path, tiny_mo
     score(folder, tmp_path / "out", tiny_model)
     rows = tmp_path / "out" / store.CSV_FILE
     rows.write_text(rows.read_text().replace("PNEUMONIA", "NORMAL"))
-    with pytest.raises(LedgerError, match="changed after the run ended"):
+    with pytest.raises(OutputError, match="changed after the run ended"):
         store.read_run(open_output(tmp_path / "out"))
 
 
@@ -252,7 +252,7 @@ def test_rows_of_another_run_are_not_read(folder, tmp_path, tiny_model):
     score(folder, tmp_path / "a", tiny_model)
     score(folder, tmp_path / "b", tiny_model, limit=2)
     (tmp_path / "b" / store.PARQUET_FILE).replace(tmp_path / "a" / store.PARQUET_FILE)
-    with pytest.raises(LedgerError, match=r"predictions.parquet in .* was changed"):
+    with pytest.raises(OutputError, match=r"predictions.parquet in .* was changed"):
         store.read_run(open_output(tmp_path / "a"))
 
 
@@ -265,13 +265,13 @@ def test_a_run_that_cannot_start_leaves_the_older_one_alone(folder, tmp_path, ti
 
 def test_a_new_run_withdraws_the_older_one_s_report_and_pictures(folder, tmp_path, tiny_model):
     score(folder, tmp_path / "out", tiny_model)
-    reports = [tmp_path / "out" / name for name in store.DRAWN_FILES]
-    open_output(tmp_path / "out").write_all(dict.fromkeys(store.DRAWN_FILES, b"old"))
+    reports = [tmp_path / "out" / name for name in store.RENDERED_FILES]
+    open_output(tmp_path / "out").write_all(dict.fromkeys(store.RENDERED_FILES, b"old"))
     for film in (folder / "PNEUMONIA").iterdir():
         film.unlink()
     score(folder, tmp_path / "out", tiny_model)
     assert not any(report.exists() for report in reports)
-    assert not (tmp_path / "out" / store.FILMS_FOLDER).exists()
+    assert not (tmp_path / "out" / store.IMAGES_FOLDER).exists()
 
 
 def test_copies_are_no_new_evidence(folder, tmp_path, tiny_model):
@@ -311,7 +311,7 @@ def test_films_that_an_outage_hit_are_read_again_at_the_end(
     monkeypatch.setattr(type(memory), "cat_file", cat_file)
     monkeypatch.setattr(filesystem._RETRYING, "stop", stop_after_attempt(1))
     output = tmp_path / "out"
-    manifest = score_batch(ScoreJob("memory://outage", str(output), (str(tiny_model),)))
+    manifest = run_score_job(ScoreJob("memory://outage", str(output), (str(tiny_model),)))
     memory.rm("/outage", recursive=True)
     assert (manifest.found, manifest.scored, manifest.failed) == (7, 6, 1)
     films = {path: n for path, n in reads.items() if path.endswith(".png")}

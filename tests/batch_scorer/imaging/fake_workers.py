@@ -9,7 +9,7 @@ import os, signal, sys, time
 import msgspec
 from batch_scorer.imaging import decode_worker as worker
 from batch_scorer.imaging.decode import read_image
-from batch_scorer.imaging.limits import LARGE_PIXELS
+from batch_scorer.imaging.limits import LARGE_IMAGE_PIXELS
 """
 _END = """
 worker.main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.imaging.burned_in import (
     BORDER_SHARE,
-    SIDE_PX,
-    find_text,
-    hides_border,
-    paint_border,
+    DETECTION_SIZE_PX,
+    has_border_text,
+    mask_border,
+    needs_border_mask,
 )
 from batch_scorer.imaging.decode import read_image
 from batch_scorer.results import store
@@ -52,19 +52,21 @@ def write_on(image: Image.Image, text: str, place: str, letters_px: int, colour:
 
 
 def square(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR))
+    return np.asarray(
+        image.resize((DETECTION_SIZE_PX, DETECTION_SIZE_PX), Image.Resampling.BILINEAR)
+    )
 
 
 @pytest.mark.parametrize("text", [NAME, "Doe, Jane F 047Y", "ID 4711-0815"])
 @pytest.mark.parametrize("place", ["top left", "bottom right", "upright"])
 @pytest.mark.parametrize("letters_px", [22, 30, 45])
 def test_a_line_of_text_in_the_border_is_found(text, place, letters_px):
-    assert find_text(square(write_on(draw_chest(), text, place, letters_px)))
+    assert has_border_text(square(write_on(draw_chest(), text, place, letters_px)))
 
 
 def test_dark_text_on_a_bright_border_is_found():
     bright = Image.fromarray(255 - np.asarray(draw_chest()))
-    assert find_text(square(write_on(bright, NAME, "top left", 30, colour=0)))
+    assert has_border_text(square(write_on(bright, NAME, "top left", 30, colour=0)))
 
 
 @pytest.mark.parametrize("marker", ["", "L", "R", "AP", "R.", "|", "---"])
@@ -73,7 +75,7 @@ def test_a_film_without_text_keeps_its_border(marker):
         image = draw_chest(seed)
         if marker:
             write_on(image, marker, "top right", 60)
-        assert not find_text(square(image))
+        assert not has_border_text(square(image))
 
 
 def test_text_inside_the_film_is_not_looked_for():
@@ -81,12 +83,12 @@ def test_text_inside_the_film_is_not_looked_for():
     ImageDraw.Draw(image).text(
         (WIDTH / 3, HEIGHT / 2), NAME, font=ImageFont.load_default(30), fill=255
     )
-    assert not find_text(square(image))
+    assert not has_border_text(square(image))
 
 
 def test_a_border_is_painted_on_all_four_sides_and_nothing_else():
     picture = Image.fromarray(np.full((160, 320), 200, np.uint8))
-    painted = np.asarray(paint_border(picture))
+    painted = np.asarray(mask_border(picture))
     assert painted.shape == (160, 320)
     assert set(painted[20:140, 40:280].ravel()) == {200}
     painted = painted.copy()
@@ -100,16 +102,18 @@ def test_a_border_is_painted_on_all_four_sides_and_nothing_else():
 )
 def test_a_header_that_says_so_hides_the_border(value, hidden):
     header = {} if value is None else {"BurnedInAnnotation": value}
-    content = read_image(dicom(GREY, **header), [SIDE_PX])
+    content = read_image(dicom(GREY, **header), [DETECTION_SIZE_PX])
     assert content.burned_in is hidden
-    assert hides_border(content) is hidden
+    assert needs_border_mask(content) is hidden
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
 def test_a_line_of_text_hides_the_border_of_any_kind_of_file(kind):
     named = encode(np.asarray(write_on(draw_chest(), NAME, "top left", 30)), kind)
-    assert hides_border(read_image(named, [32, SIDE_PX]))
-    assert not hides_border(read_image(encode(np.asarray(draw_chest()), kind), [32, SIDE_PX]))
+    assert needs_border_mask(read_image(named, [32, DETECTION_SIZE_PX]))
+    assert not needs_border_mask(
+        read_image(encode(np.asarray(draw_chest()), kind), [32, DETECTION_SIZE_PX])
+    )
 
 
 def test_the_name_is_on_no_picture_of_the_report(tmp_path):
@@ -121,7 +125,7 @@ def test_the_name_is_on_no_picture_of_the_report(tmp_path):
     ):
         (tmp_path / "films" / name).write_bytes(encode(np.asarray(image)))
     output = open_output(tmp_path / "out")
-    score_batch(ScoreJob(str(tmp_path / "films"), output.root, (str(model),)))
+    run_score_job(ScoreJob(str(tmp_path / "films"), output.root, (str(model),)))
     rows = {row.image: row for row in store.read_run(output).rows}
     for name, hidden in (("named.png", True), ("plain.png", False)):
         stem = store.thumbnail_stem(rows[name])

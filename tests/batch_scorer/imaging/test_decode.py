@@ -36,11 +36,11 @@ from batch_scorer.errors import (
 from batch_scorer.imaging import dicom_pixels
 from batch_scorer.imaging.decode import (
     HEADER_BYTES,
-    ImageContent,
+    DecodeResult,
     decode_radiograph,
+    detect_format,
     open_image,
     read_image,
-    sniff,
 )
 from batch_scorer.imaging.dicom import find_elements, open_dicom
 from batch_scorer.imaging.dicom_pixels import decode_dicom
@@ -133,8 +133,8 @@ def test_dicom_films_are_as_pydicom_shows_them(row):
 def test_files_of_real_machines_are_as_pydicom_shows_them(name):
     """No chest film is among those that pydicom brings along; their pixels are as good as one's."""
     data = (TEST_FILES / name).read_bytes()
-    assert sniff(data) == "DICOM"
-    found = dicom_pixels._grey(open_dicom(data, find_elements(data))).astype(float)
+    assert detect_format(data) == "DICOM"
+    found = dicom_pixels._to_grey(open_dicom(data, find_elements(data))).astype(float)
     assert np.abs(found - pydicom_grey(data)).max() <= 1
 
 
@@ -297,7 +297,7 @@ def test_sequences_nested_without_end_are_refused():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_the_kind_is_told_by_the_first_bytes(row):
-    assert sniff(row.data[:HEADER_BYTES]) == sniff(row.data) == row.name.split()[0]
+    assert detect_format(row.data[:HEADER_BYTES]) == detect_format(row.data) == row.name.split()[0]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_no_text_of_the_header_reaches_a_message(name, text):
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, dataset)
     content = read_image(buffer.getvalue(), [SIZE_PX])
-    assert text.strip("-") not in str(content.problem)
+    assert text.strip("-") not in str(content.error)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_a_full_size_film_decodes_to_nearly_its_published_small_copy():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_one_reading_gives_all_that_several_would(row):
     content = read_image(row.data, [48, SIZE_PX])
-    assert content.problem is None
+    assert content.error is None
     assert sorted(content.pixels) == [48, SIZE_PX]
     for size_px, pixels in content.pixels.items():
         assert np.array_equal(pixels, decode_radiograph(row.data, size_px))
@@ -430,9 +430,9 @@ def test_large_pictures_come_out_the_same_though_they_are_converted_in_pieces(mo
 def test_a_header_is_read_though_the_pixels_are_cut_short():
     film = dicom(GREY, PatientID="7", StudyInstanceUID="1.2")
     content = read_image(film[:-4000], [SIZE_PX])
-    assert isinstance(content.problem, Truncated)
+    assert isinstance(content.error, Truncated)
     assert (content.patient_id, content.study_uid) == ("7", "1.2")
-    assert read_image(film[:-4000], ()) == ImageContent("7", "1.2")
+    assert read_image(film[:-4000], ()) == DecodeResult("7", "1.2")
 
 
 def test_pillow_is_the_filter_s_reference():

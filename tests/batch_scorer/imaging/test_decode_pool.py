@@ -18,9 +18,9 @@ import pytest
 from batch_scorer.errors import DecoderUnavailable, Interrupted, TooLarge
 from batch_scorer.imaging import decode_pool as decoder_module
 from batch_scorer.imaging.decode import read_image
-from batch_scorer.imaging.decode_pool import Decoder, Limits
+from batch_scorer.imaging.decode_pool import Decoder, WorkerLimits
 from batch_scorer.imaging.grayscale import MAX_PIXELS
-from batch_scorer.imaging.limits import LARGE_PIXELS, reserve_pixels
+from batch_scorer.imaging.limits import LARGE_IMAGE_PIXELS, reserve_pixels
 from tests.batch_scorer.imaging.fake_workers import command_of
 from tests.batch_scorer.imaging.pixel_table import GREY, ROWS, dicom
 from tests.images import encode, make_film
@@ -60,7 +60,7 @@ def real():
 
 @contextmanager
 def faked(patch, **limits):
-    with Decoder(Limits(**limits), command_of(patch)) as decoder:
+    with Decoder(WorkerLimits(**limits), command_of(patch)) as decoder:
         yield decoder
 
 
@@ -70,12 +70,12 @@ def test_a_worker_gives_what_this_process_would(real, row):
     assert np.array_equal(there.pixels[48], here.pixels[48])
     assert np.array_equal(there.pixels[64], here.pixels[64])
     assert (there.width_px, there.height_px) == (here.width_px, here.height_px)
-    assert there.problem is None
+    assert there.error is None
 
 
 @pytest.mark.parametrize("data", [*[data for data, _ in damaged().values()][:14], b"", b"letter"])
 def test_a_worker_tells_the_same_problems(real, data):
-    there, here = real.read(data, [48]).problem, read_image(data, [48]).problem
+    there, here = real.read(data, [48]).error, read_image(data, [48]).error
     assert type(there) is type(here)
     assert str(there) == str(here)
 
@@ -118,12 +118,12 @@ def test_large_images_do_not_fit_into_shared_memory_but_through_the_pipe(monkeyp
 
 def test_an_image_that_kills_two_workers_is_a_problem_and_the_next_one_is_decoded():
     with faked("die_of_patients") as decoder:
-        problem = decoder.read(FATAL, [32]).problem
+        problem = decoder.read(FATAL, [32]).error
         assert problem.code == "decoder_killed"
         assert problem.status == "failed"
         assert "more than 1.5 GB of memory or 60 seconds, or broke the decoder" in str(problem)
-        assert decoder.read(dicom(GREY), [32]).problem is None
-        assert decoder.read(FATAL, ()).problem.code == "decoder_killed"  # its header does it
+        assert decoder.read(dicom(GREY), [32]).error is None
+        assert decoder.read(FATAL, ()).error.code == "decoder_killed"  # its header does it
 
 
 def test_an_image_whose_worker_was_killed_once_is_tried_again():
@@ -131,25 +131,25 @@ def test_an_image_whose_worker_was_killed_once_is_tried_again():
         decoder.read(dicom(GREY), [32])
         (pid,) = pids_of(decoder)
         os.kill(pid, signal.SIGKILL)
-        assert decoder.read(dicom(GREY), [32]).problem is None
+        assert decoder.read(dicom(GREY), [32]).error is None
         assert pid not in pids_of(decoder)
 
 
 def test_any_kind_goes_to_a_worker_where_care_is_asked_for():
     with faked("die_of_everything") as decoder:
-        assert decoder.read(JPEG, [32]).problem is None
-        assert decoder.read(JPEG, [32], careful=True).problem.code == "decoder_killed"
+        assert decoder.read(JPEG, [32]).error is None
+        assert decoder.read(JPEG, [32], careful=True).error.code == "decoder_killed"
 
 
 def test_an_image_that_takes_too_long_is_ended():
     with faked("sleep_at_patients", seconds=0.5) as decoder:
-        assert decoder.read(SLOW, [32]).problem.code == "decoder_killed"
-        assert "0.5 seconds" in str(decoder.read(SLOW, [32]).problem)
+        assert decoder.read(SLOW, [32]).error.code == "decoder_killed"
+        assert "0.5 seconds" in str(decoder.read(SLOW, [32]).error)
 
 
 def test_memory_that_runs_out_in_a_worker_that_survives_is_said_plainly():
     with faked("fill_the_memory", memory_bytes=300_000_000) as decoder:
-        problem = decoder.read(dicom(GREY), [32]).problem
+        problem = decoder.read(dicom(GREY), [32]).error
         assert isinstance(problem, TooLarge)
         assert "more memory than there is for one image" in str(problem)
         assert len(pids_of(decoder)) == 1
@@ -158,12 +158,12 @@ def test_memory_that_runs_out_in_a_worker_that_survives_is_said_plainly():
 @pytest.mark.parametrize("patch", ["answer_noise", "answer_endlessly", "answer_other_sizes"])
 def test_a_worker_that_answers_what_it_should_not_is_not_believed(patch):
     with faked(patch, seconds=20) as decoder:
-        assert decoder.read(dicom(GREY), [32]).problem.code == "decoder_killed"
+        assert decoder.read(dicom(GREY), [32]).error.code == "decoder_killed"
 
 
 def test_what_libraries_print_does_not_come_between(capfd):
     with faked("print_everywhere") as decoder:
-        assert decoder.read(dicom(GREY), [32]).problem is None
+        assert decoder.read(dicom(GREY), [32]).error is None
     assert capfd.readouterr() == ("", "")
 
 
@@ -174,7 +174,7 @@ def test_signals_that_a_terminal_sends_to_all_leave_the_decision_to_this_process
         for pid in before:
             os.kill(pid, signal.SIGINT)
             os.kill(pid, signal.SIGTERM)
-        assert decoder.read(dicom(GREY), [32]).problem is None
+        assert decoder.read(dicom(GREY), [32]).error is None
         assert pids_of(decoder) == before
 
 
@@ -183,10 +183,10 @@ def test_large_images_in_workers_wait_for_each_other_too():
     with faked("ask_for_much_room") as decoder:
 
         def read():
-            assert decoder.read(dicom(GREY), [32]).problem is None
+            assert decoder.read(dicom(GREY), [32]).error is None
             done.set()
 
-        with reserve_pixels(MAX_PIXELS - LARGE_PIXELS + 1):
+        with reserve_pixels(MAX_PIXELS - LARGE_IMAGE_PIXELS + 1):
             thread = threading.Thread(target=read)
             thread.start()
             wait_for(lambda: len(pids_of(decoder)) == 1)
@@ -274,7 +274,7 @@ def test_a_copy_for_another_process_has_workers_of_its_own(real):
     with pickle.loads(pickle.dumps(real)) as copy:
         assert not copy._workers
         assert copy._limits == real._limits
-        assert copy.read(dicom(GREY), [32]).problem is None
+        assert copy.read(dicom(GREY), [32]).error is None
         assert not pids_of(copy) & pids_of(real)
 
 

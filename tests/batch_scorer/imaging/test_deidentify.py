@@ -10,12 +10,12 @@ import msgspec
 import pypdfium2
 import pytest
 
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import UsageError
 from batch_scorer.imaging.decode import read_image
-from batch_scorer.imaging.deidentify import KEY_VARIABLE, Identifiers
-from batch_scorer.imaging.file_names import patient_of
+from batch_scorer.imaging.deidentify import KEY_VARIABLE, Deidentifier
+from batch_scorer.imaging.file_names import parse_patient
 from batch_scorer.results import store
 from batch_scorer.storage.output import open_output
 from tests.batch_scorer.imaging.pixel_table import GREY, dicom
@@ -31,7 +31,7 @@ def film_of(patient=PATIENT, study=STUDY, **attributes):
 
 def read_identifiers(data):
     content = read_image(data, ())
-    assert content.problem is None
+    assert content.error is None
     return content.patient_id, content.study_uid
 
 
@@ -42,25 +42,25 @@ def test_a_dicom_film_tells_both_and_a_picture_neither():
 
 
 def test_a_hash_depends_on_key_kind_and_value_alone():
-    identifiers = Identifiers("hash", KEY)
+    identifiers = Deidentifier("hash", KEY)
     patient, study = identifiers.apply("A", "A")
     assert re.fullmatch(r"[0-9a-f]{16}", patient)
     assert patient != study  # the same text as patient and as study cannot be linked
-    assert Identifiers("hash", KEY).apply("A", "A") == (patient, study)
-    assert Identifiers("hash", KEY + b"!").apply("A", "A")[0] != patient
+    assert Deidentifier("hash", KEY).apply("A", "A") == (patient, study)
+    assert Deidentifier("hash", KEY + b"!").apply("A", "A")[0] != patient
     assert identifiers.apply("B", "A")[0] != patient
     assert identifiers.apply("", "") == ("", "")
 
 
 def test_the_hash_is_hmac_sha256_as_anybody_can_compute_it():
     # printf patient:A | openssl dgst -sha256 -hmac "a key of the test's own"
-    assert Identifiers("hash", KEY).apply("A", "")[0] == "eba4b514ac298cd0"
+    assert Deidentifier("hash", KEY).apply("A", "")[0] == "eba4b514ac298cd0"
 
 
 def test_without_a_key_both_are_left_out():
-    assert Identifiers("hash").apply(PATIENT, STUDY) == ("", "")
-    assert Identifiers("hash").effective == "drop"
-    assert Identifiers("drop", KEY).apply(PATIENT, STUDY) == ("", "")
+    assert Deidentifier("hash").apply(PATIENT, STUDY) == ("", "")
+    assert Deidentifier("hash").effective_mode == "drop"
+    assert Deidentifier("drop", KEY).apply(PATIENT, STUDY) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -75,32 +75,32 @@ def test_without_a_key_both_are_left_out():
     ],
 )
 def test_hostile_text_becomes_one_short_printable_line(hostile):
-    kept = Identifiers("keep").apply(hostile, "")[0]
+    kept = Deidentifier("keep").apply(hostile, "")[0]
     assert kept.isprintable()
     assert 0 < len(kept) <= 64
-    assert re.fullmatch(r"[0-9a-f]{16}", Identifiers("hash", KEY).apply(hostile, "")[0])
+    assert re.fullmatch(r"[0-9a-f]{16}", Deidentifier("hash", KEY).apply(hostile, "")[0])
 
 
 def test_the_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     (tmp_path / "key").write_bytes(KEY + b"\n")
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    assert Identifiers.from_options("hash", None) == Identifiers("hash", b"")
-    assert Identifiers.from_options("hash", tmp_path / "key") == Identifiers("hash", KEY)
+    assert Deidentifier.from_options("hash", None) == Deidentifier("hash", b"")
+    assert Deidentifier.from_options("hash", tmp_path / "key") == Deidentifier("hash", KEY)
     monkeypatch.setenv(KEY_VARIABLE, KEY.decode())
-    assert Identifiers.from_options("hash", None) == Identifiers("hash", KEY)
-    assert Identifiers.from_options("keep", None) == Identifiers("keep")
-    assert KEY.decode() not in repr(Identifiers("hash", KEY))
+    assert Deidentifier.from_options("hash", None) == Deidentifier("hash", KEY)
+    assert Deidentifier.from_options("keep", None) == Deidentifier("keep")
+    assert KEY.decode() not in repr(Deidentifier("hash", KEY))
 
 
 def test_a_key_that_is_short_or_not_there_is_refused(tmp_path, monkeypatch):
     (tmp_path / "key").write_bytes(b"short\n")
     with pytest.raises(UsageError, match=r"at least 16 bytes in .*key, found 5"):
-        Identifiers.from_options("hash", tmp_path / "key")
+        Deidentifier.from_options("hash", tmp_path / "key")
     with pytest.raises(UsageError, match="none cannot be read: No such file"):
-        Identifiers.from_options("hash", tmp_path / "none")
+        Deidentifier.from_options("hash", tmp_path / "none")
     monkeypatch.setenv(KEY_VARIABLE, "short")
     with pytest.raises(UsageError, match=f"{KEY_VARIABLE}, found 5"):
-        Identifiers.from_options("hash", None)
+        Deidentifier.from_options("hash", None)
 
 
 @pytest.fixture
@@ -162,7 +162,9 @@ def test_hashes_are_the_same_in_every_run_with_one_key(cxr, ward, tiny_model, tm
         name: row["patient"] for name, row in two.items()
     }
     assert (
-        one["a"]["patient"] == one["b"]["patient"] == Identifiers("hash", KEY).apply(PATIENT, "")[0]
+        one["a"]["patient"]
+        == one["b"]["patient"]
+        == Deidentifier("hash", KEY).apply(PATIENT, "")[0]
     )
     assert one["a"]["study"] != one["b"]["study"]
     assert PATIENT not in (tmp_path / "one" / store.CSV_FILE).read_text()
@@ -186,7 +188,7 @@ def test_without_a_key_one_line_says_that_they_are_left_out(cxr, ward, tiny_mode
         ("keep", b"", "person7"),
         ("drop", KEY, ""),
         ("hash", b"", ""),
-        ("hash", KEY, Identifiers("hash", KEY).apply("person7", "")[0]),
+        ("hash", KEY, Deidentifier("hash", KEY).apply("person7", "")[0]),
     ],
 )
 def test_a_patient_number_in_a_file_s_name_is_treated_as_one_in_a_header(
@@ -194,16 +196,16 @@ def test_a_patient_number_in_a_file_s_name_is_treated_as_one_in_a_header(
 ):
     (folder / "person7_virus_1.png").write_bytes(make_film())
     job = ScoreJob(
-        str(folder), str(tmp_path / "out"), (str(tiny_model),), identifiers=Identifiers(mode, key)
+        str(folder), str(tmp_path / "out"), (str(tiny_model),), identifiers=Deidentifier(mode, key)
     )
-    score_batch(job)
+    run_score_job(job)
     rows = {row.image: row for row in store.read_run(open_output(tmp_path / "out")).rows}
     assert rows["person7_virus_1.png"].patient == column
     assert rows["NORMAL/film_0.png"].patient == ""
     assert "person7" not in rows["person7_virus_1.png"].patient or mode == "keep"
 
 
-@pytest.mark.parametrize("identifiers", [Identifiers("drop"), Identifiers("hash", KEY)])
+@pytest.mark.parametrize("identifiers", [Deidentifier("drop"), Deidentifier("hash", KEY)])
 def test_patient_numbers_of_names_go_from_the_rows_of_older_versions(
     tiny_model, tmp_path, identifiers
 ):
@@ -212,18 +214,18 @@ def test_patient_numbers_of_names_go_from_the_rows_of_older_versions(
     for number in range(3):
         (films / f"person{number}_virus_1.png").write_bytes(make_film(100 + number))
     job = ScoreJob(str(films), str(tmp_path / "out"), (str(tiny_model),), identifiers=identifiers)
-    score_batch(job)
+    run_score_job(job)
     output = open_output(job.output)
     manifest, rows, _ = store.read_run(output)
-    old = [msgspec.structs.replace(row, patient=patient_of(row.image)) for row in rows]
+    old = [msgspec.structs.replace(row, patient=parse_patient(row.image)) for row in rows]
     assert {row.patient for row in old} == {"person0", "person1", "person2"}
     store.write_rows(output, old, manifest.models, manifest.method)
     output.remove(store.RUN_FILE)
     (films / "person3_virus_1.png").write_bytes(make_film(103))
-    assert score_batch(job).reused == 3
+    assert run_score_job(job).reused == 3
     rows = store.read_run(output).rows
     assert [row.patient for row in rows] == [
-        identifiers.apply_to_name(patient_of(row.image)) for row in rows
+        identifiers.apply_to_patient_id(parse_patient(row.image)) for row in rows
     ]
 
 
@@ -241,9 +243,9 @@ def test_films_of_one_patient_stay_together_whatever_the_column_holds(tiny_model
             str(tmp_path / "films"),
             output,
             (str(tiny_model),),
-            identifiers=Identifiers(mode, key),
+            identifiers=Deidentifier(mode, key),
         )
-        metrics.append(score_batch(job).metrics)
+        metrics.append(run_score_job(job).metrics)
     kept, dropped, hashed = metrics
     assert kept == dropped
     before, after = (found[0].metrics["accuracy"] for found in (kept, hashed))

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from batch_scorer.imaging.heatmap import Peak, colour_steps, draw_overlay, draw_scale, find_peak
+from batch_scorer.imaging.heatmap import (
+    Peak,
+    draw_colour_bar,
+    find_peak,
+    load_colormap,
+    overlay_heatmap,
+)
 
 
 def evidence_at(row: int, column: int, value: float = 4.0) -> np.ndarray:
@@ -22,7 +28,7 @@ def luminance(picture: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (1, 4), (4, 2)])
 def test_the_brightest_spot_is_where_the_evidence_is_on_a_film_of_any_proportions(row, column):
     film = Image.new("L", (320, 160), 90)
-    found = luminance(draw_overlay(film, evidence_at(row, column), 4.0))
+    found = luminance(overlay_heatmap(film, evidence_at(row, column), 4.0))
     assert found.shape == (160, 320)
     y, x = np.argwhere(found >= found.max() - 1).mean(axis=0)
     assert y == pytest.approx(160 * (row + 0.5) / 5, abs=14)
@@ -31,10 +37,10 @@ def test_the_brightest_spot_is_where_the_evidence_is_on_a_film_of_any_proportion
 
 def test_what_speaks_against_pneumonia_is_as_dark_as_what_says_nothing():
     film = Image.new("L", (40, 40), 90)
-    against = draw_overlay(film, np.full((5, 5), -3.0, np.float32), 2.0)
-    nothing = draw_overlay(film, np.zeros((5, 5), np.float32), 2.0)
+    against = overlay_heatmap(film, np.full((5, 5), -3.0, np.float32), 2.0)
+    nothing = overlay_heatmap(film, np.zeros((5, 5), np.float32), 2.0)
     assert against.tobytes() == nothing.tobytes()
-    assert draw_overlay(film, np.full((5, 5), -3.0, np.float32), -3.0).tobytes() == (
+    assert overlay_heatmap(film, np.full((5, 5), -3.0, np.float32), -3.0).tobytes() == (
         nothing.tobytes()
     )
 
@@ -42,22 +48,24 @@ def test_what_speaks_against_pneumonia_is_as_dark_as_what_says_nothing():
 def test_the_same_evidence_has_the_same_colour_on_every_map_of_a_scale():
     film = Image.new("L", (50, 50), 90)
     half = np.full((5, 5), 2.0, np.float32)
-    alone = luminance(draw_overlay(film, half, 4.0))
-    beside = luminance(draw_overlay(film, half, 4.0))
-    stronger = luminance(draw_overlay(film, half * 2, 4.0))
+    alone = luminance(overlay_heatmap(film, half, 4.0))
+    beside = luminance(overlay_heatmap(film, half, 4.0))
+    stronger = luminance(overlay_heatmap(film, half * 2, 4.0))
     assert (alone == beside).all()
     assert stronger.min() > alone.max() + 40
 
 
 def test_the_colours_grow_brighter_from_step_to_step_and_stay_above_the_film_in_grey():
-    grey = colour_steps() @ (0.299, 0.587, 0.114)
+    grey = load_colormap() @ (0.299, 0.587, 0.114)
     assert (np.diff(grey) > 0).all()
     assert grey[-1] - grey[0] > 120
-    scale = luminance(draw_scale())
+    scale = luminance(draw_colour_bar())
     assert scale.shape == (1, 256)
     assert (np.diff(scale[0]) >= -1).all()  # Pillow rounds to whole greys
-    white = luminance(draw_overlay(Image.new("L", (9, 9), 255), np.zeros((1, 1), np.float32), 1.0))
-    black = luminance(draw_overlay(Image.new("L", (9, 9), 0), np.ones((1, 1), np.float32), 1.0))
+    white = luminance(
+        overlay_heatmap(Image.new("L", (9, 9), 255), np.zeros((1, 1), np.float32), 1.0)
+    )
+    black = luminance(overlay_heatmap(Image.new("L", (9, 9), 0), np.ones((1, 1), np.float32), 1.0))
     assert black.min() > white.max(), "the film's own white may not pass for evidence"
 
 

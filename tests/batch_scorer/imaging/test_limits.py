@@ -11,18 +11,18 @@ import pytest
 from batch_scorer.errors import TooLarge
 from batch_scorer.imaging.decode import read_image
 from batch_scorer.imaging.grayscale import MAX_PIXELS
-from batch_scorer.imaging.limits import LARGE_PIXELS, LimitedBytes, reserve_pixels
+from batch_scorer.imaging.limits import LARGE_IMAGE_PIXELS, BudgetedBytesIO, reserve_pixels
 from tests.images import encode
 
 
 def test_a_parser_that_swallows_the_first_failure_cannot_go_on():
-    file = LimitedBytes(bytes(100), max_steps=3)
+    file = BudgetedBytesIO(bytes(100), max_steps=3)
     for _ in range(3):
         file.read(1)
     for _ in range(2):
         with pytest.raises(TooLarge, match="far more parts"):
             file.read(1)
-    assert LimitedBytes(bytes(10_000), max_steps=0).read() == bytes(10_000)  # a block is no step
+    assert BudgetedBytesIO(bytes(10_000), max_steps=0).read() == bytes(10_000)  # a block is no step
 
 
 def waiting(pixels, entered):
@@ -32,10 +32,10 @@ def waiting(pixels, entered):
 
 def test_large_images_wait_until_there_is_room_and_small_ones_never_do():
     entered = threading.Event()
-    with reserve_pixels(MAX_PIXELS - LARGE_PIXELS):
-        late = threading.Thread(target=waiting, args=(LARGE_PIXELS + 1, entered))
+    with reserve_pixels(MAX_PIXELS - LARGE_IMAGE_PIXELS):
+        late = threading.Thread(target=waiting, args=(LARGE_IMAGE_PIXELS + 1, entered))
         late.start()
-        with reserve_pixels(LARGE_PIXELS):  # not large yet
+        with reserve_pixels(LARGE_IMAGE_PIXELS):  # not large yet
             assert not entered.wait(0.2)
     assert entered.wait(60)
     late.join()
@@ -45,8 +45,8 @@ def test_as_many_large_images_as_fit_are_decoded_side_by_side():
     third, whole = threading.Event(), threading.Event()
     with ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(reserve_pixels(LARGE_PIXELS + 1))
-        threading.Thread(target=waiting, args=(LARGE_PIXELS + 1, third), daemon=True).start()
+            stack.enter_context(reserve_pixels(LARGE_IMAGE_PIXELS + 1))
+        threading.Thread(target=waiting, args=(LARGE_IMAGE_PIXELS + 1, third), daemon=True).start()
         assert third.wait(60)
     threading.Thread(target=waiting, args=(MAX_PIXELS, whole), daemon=True).start()
     assert whole.wait(60), "all room is free again"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from batch_scorer.jobs.diff import date_rows, tell_since
-from batch_scorer.results.run_dates import COLUMN
+from batch_scorer.jobs.diff import assign_run_dates, compare_runs
+from batch_scorer.results.run_dates import RUN_DATE_COLUMN
 from batch_scorer.results.store import FinishedRun
 from tests.factories import make_manifest, make_models, make_rows, make_unscored
 
 
 def finish(rows, models, run_date):
-    dates = date_rows(rows, None, run_date)
+    dates = assign_run_dates(rows, None, run_date)
     manifest = make_manifest(rows, models, run_date=run_date)
-    return FinishedRun(manifest, rows, {COLUMN: dates})
+    return FinishedRun(manifest, rows, {RUN_DATE_COLUMN: dates})
 
 
 def test_rows_stay_of_their_night_while_name_content_and_status_do():
@@ -23,25 +23,25 @@ def test_rows_stay_of_their_night_while_name_content_and_status_do():
         for n, row in enumerate(make_rows(models, 4, 4))
     ]
     first = finish([*rows, *make_unscored(1)], models, "20261126-020000")
-    assert first.added[COLUMN] == ["20261126-020000"] * 9
+    assert first.extra_columns[RUN_DATE_COLUMN] == ["20261126-020000"] * 9
     changed = msgspec.structs.replace(rows[1], sha256="f" * 64)
     renamed = msgspec.structs.replace(rows[2], image="renamed.png")
     healed = msgspec.structs.replace(rows[3], image=first.rows[-1].image, sha256="e" * 64)
     second = [rows[0], changed, renamed, *rows[3:], healed]
-    dates = date_rows(second, first, "20261127-020000")
+    dates = assign_run_dates(second, first, "20261127-020000")
     dated = zip(second, dates, strict=True)
     assert [row.image for row, date in dated if date == "20261127-020000"] == [
         *(changed.image, "renamed.png", healed.image),
     ]
-    since = tell_since(second, dates, first, "20261127-020000")
+    since = compare_runs(second, dates, first, "20261127-020000")
     assert (since.films, since.new, since.changed, since.gone) == (9, 1, 2, 1)
     assert since.films - since.gone + since.new == len(second)
     assert since.flagged == sum(row.prediction == "PNEUMONIA" for row in (changed, renamed, healed))
-    assert not since.same
+    assert not since.unchanged
 
 
 def test_another_model_makes_no_row_new():
     models = make_models("cnn")
     first = finish(make_rows(models, 3, 3), models, "20261126-020000")
     other = [msgspec.structs.replace(row, probabilities=(0.5,)) for row in first.rows]
-    assert date_rows(other, first, "20261127-020000") == ["20261126-020000"] * len(other)
+    assert assign_run_dates(other, first, "20261127-020000") == ["20261126-020000"] * len(other)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_scorer.errors import UsageError
-from batch_scorer.jobs.events import Errand, read_event
+from batch_scorer.jobs.events import JobRequest, parse_event
 from tests.batch_scorer.jobs.events import azure_event, bridge_event, gcs_event, s3_event
 
 FILMS, RESULTS = "s3://clinic/films", "s3://clinic/results"
@@ -42,7 +42,7 @@ def in_sns(event: dict) -> dict:
     ],
 )
 def test_a_film_that_came_starts_a_night_over_the_folder_of_the_settings(event, images, output):
-    assert read_event(event, images, output) == Errand(images, output)
+    assert parse_event(event, images, output) == JobRequest(images, output)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,12 @@ def test_a_film_that_came_starts_a_night_over_the_folder_of_the_settings(event, 
 def test_without_a_folder_in_the_settings_the_films_own_folder_has_results_of_its_own(
     event, images
 ):
-    expected = Errand(images, "s3://results/nightly/clinic/new films/a+b")
-    assert read_event(event, "", "s3://results/nightly/") == expected
+    expected = JobRequest(images, "s3://results/nightly/clinic/new films/a+b")
+    assert parse_event(event, "", "s3://results/nightly/") == expected
 
 
 def test_a_film_in_no_folder_means_its_bucket():
-    assert read_event(s3_event("film.png"), "", "s3://out") == Errand(
+    assert parse_event(s3_event("film.png"), "", "s3://out") == JobRequest(
         "s3://clinic", "s3://out/clinic"
     )
 
@@ -78,7 +78,7 @@ def test_a_film_in_no_folder_means_its_bucket():
     ],
 )
 def test_a_schedule_starts_a_night_over_the_folder_of_the_settings(event):
-    assert read_event(event, FILMS, RESULTS) == Errand()
+    assert parse_event(event, FILMS, RESULTS) == JobRequest()
 
 
 @pytest.mark.parametrize(
@@ -102,30 +102,30 @@ def test_a_schedule_starts_a_night_over_the_folder_of_the_settings(event):
     ],
 )
 def test_what_is_no_new_film_starts_nothing_and_says_why(event, reason):
-    errand = read_event(event, FILMS, RESULTS)
+    errand = parse_event(event, FILMS, RESULTS)
     assert errand.images == ""
     head, _, tail = reason.partition("*")
-    assert errand.ignored.startswith(head)
-    assert tail in errand.ignored
+    assert errand.ignored_reason.startswith(head)
+    assert tail in errand.ignored_reason
 
 
 @pytest.mark.parametrize("output", [RESULTS, "s3a://clinic/results/", "s3://clinic/results"])
 @pytest.mark.parametrize("images", ["", FILMS, "s3://clinic"])
 def test_no_result_ever_starts_the_next_night(images, output):
     for name in ("latest/report.pdf", "nights/20261127-020000/run.json", "leases/finish/1.json"):
-        assert read_event(s3_event(f"results/{name}"), images, output).ignored
+        assert parse_event(s3_event(f"results/{name}"), images, output).ignored_reason
 
 
 def test_own_folders_have_results_below_the_output_which_start_nothing_either():
-    errand = read_event(s3_event("films/film.png"), "", RESULTS)
+    errand = parse_event(s3_event("films/film.png"), "", RESULTS)
     key = f"{errand.output.removeprefix('s3://clinic/')}/latest/report.pdf"
-    assert read_event(s3_event(key), "", RESULTS).ignored == "it lies below the output"
+    assert parse_event(s3_event(key), "", RESULTS).ignored_reason == "it lies below the output"
 
 
 def test_films_of_several_folders_need_a_folder_in_the_settings():
     event = in_sqs(s3_event("a/1.png"), s3_event("b/2.png"))
     with pytest.raises(UsageError, match=r"one folder of films, found 2 folders\. Set CXR_JOB_IM"):
-        read_event(event, "", RESULTS)
+        parse_event(event, "", RESULTS)
 
 
 def deep(levels: int) -> object:
@@ -163,7 +163,7 @@ def deep(levels: int) -> object:
 )
 def test_an_event_that_is_not_known_is_one_short_line(event):
     with pytest.raises(UsageError) as error:
-        read_event(event, FILMS, RESULTS)
+        parse_event(event, FILMS, RESULTS)
     assert error.value.exit_code == 2
     assert str(error.value).startswith("Expected ")
     assert str(error.value).isprintable()
@@ -181,7 +181,7 @@ def test_an_event_that_is_not_known_is_one_short_line(event):
 )
 def test_an_event_that_is_not_known_is_not_quoted(event):
     with pytest.raises(UsageError) as error:
-        read_event(event, FILMS, RESULTS)
+        parse_event(event, FILMS, RESULTS)
     assert "Doe" not in str(error.value)
 
 
@@ -190,7 +190,7 @@ def test_an_event_nested_as_deeply_as_json_allows_is_one_short_line():
     for _ in range(900):
         event = [event]
     with pytest.raises(UsageError, match="found a list"):
-        read_event(event, FILMS, RESULTS)
+        parse_event(event, FILMS, RESULTS)
 
 
 KEYS = (
@@ -215,7 +215,7 @@ JSON = st.recursive(
 def test_any_json_is_an_errand_or_one_line(event, images, output):
     line = ""
     try:
-        errand = read_event(event, images, output)
+        errand = parse_event(event, images, output)
     except UsageError as error:
         line = str(error)
-    assert line.isprintable() if line else not (errand.images and errand.ignored)
+    assert line.isprintable() if line else not (errand.images and errand.ignored_reason)

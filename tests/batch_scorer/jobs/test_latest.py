@@ -8,8 +8,13 @@ from contextlib import ExitStack, contextmanager
 import msgspec
 import pytest
 
-from batch_scorer.errors import Occupied
-from batch_scorer.jobs.latest import find_published, publish, read_latest, renew
+from batch_scorer.errors import AlreadyRunning
+from batch_scorer.jobs.latest import (
+    publish,
+    read_newest_manifest,
+    read_published_date,
+    update_latest,
+)
 from batch_scorer.results import store
 from batch_scorer.storage.output import Output, open_output
 from tests.factories import make_manifest, make_models
@@ -34,7 +39,7 @@ def name_film(night):
 
 def write_night(output, name, *files):
     """A finished night; what its files hold says whose they are."""
-    night = output.below(f"nights/{name}")
+    night = output.subfolder(f"nights/{name}")
     names = (*files, store.CSV_FILE, store.PARQUET_FILE)
     manifest = make_manifest([], make_models("mlp"), run_date=name)
     contents = {file: f"{file} of {name}".encode() for file in names}
@@ -99,11 +104,11 @@ def test_who_lost_the_lease_publishes_nothing(output):
     write_night(output, TUESDAY)
 
     def guard():
-        raise Occupied("Another task took over finish.")
+        raise AlreadyRunning("Another task took over finish.")
 
-    with pytest.raises(Occupied):
+    with pytest.raises(AlreadyRunning):
         publish_night(output, TUESDAY, guard)
-    assert find_published(output) == MONDAY
+    assert read_published_date(output) == MONDAY
     assert in_latest(output) == of_night(MONDAY)
 
 
@@ -111,7 +116,7 @@ def test_an_older_night_never_comes_back(output):
     for name in (TUESDAY, MONDAY):
         write_night(output, name, name_film(name))
         publish_night(output, name)
-    assert find_published(output) == TUESDAY
+    assert read_published_date(output) == TUESDAY
     assert in_latest(output) == of_night(TUESDAY, name_film(TUESDAY))
 
 
@@ -120,8 +125,8 @@ def test_latest_of_a_version_without_published_is_carried_on(output):
     publish_night(output, MONDAY)
     for path in sorted(output.filesystem.find(f"{output.root}/published")):
         output.filesystem.rm_file(path)
-    assert find_published(output) == MONDAY
-    assert read_latest(output).run_date == MONDAY
+    assert read_published_date(output) == MONDAY
+    assert read_newest_manifest(output).run_date == MONDAY
     write_night(output, TUESDAY)
     publish_night(output, TUESDAY)
     assert in_latest(output) == of_night(TUESDAY)
@@ -131,9 +136,9 @@ def test_a_night_whose_own_folder_is_gone_stays_in_latest(output):
     night = write_night(output, MONDAY)
     publish_night(output, MONDAY)
     output.filesystem.rm(night.root, recursive=True)
-    renew(output)
+    update_latest(output)
     assert in_latest(output) == of_night(MONDAY)
-    assert read_latest(output).run_date == MONDAY
+    assert read_newest_manifest(output).run_date == MONDAY
 
 
 class Killed(BaseException):
@@ -228,10 +233,10 @@ def stop_everywhere(storage, act):
             try:
                 publish(output, number, first, lambda: None)
             except Killed:
-                renew(output)  # as a night does that finds nothing new
+                update_latest(output)  # as a night does that finds nothing new
         stopped = operations() >= stop
-        assert find_published(output) == (second if stopped else first)
-        assert is_right(output, find_published(output)), f"stopped before operation {stop}"
+        assert read_published_date(output) == (second if stopped else first)
+        assert is_right(output, read_published_date(output)), f"stopped before operation {stop}"
         if not stopped:
             return stop
     return pytest.fail("there were more operations than stops")

@@ -12,16 +12,22 @@ from tenacity import stop_after_attempt, wait_none
 
 from batch_scorer.errors import MissingPackage, UsageError
 from batch_scorer.jobs import notify as notices
-from batch_scorer.jobs.notify import ATTEMPTS, Notice, announce, check_addresses, describe_night
+from batch_scorer.jobs.notify import (
+    MAX_ATTEMPTS,
+    Notification,
+    check_addresses,
+    make_notification,
+    send_notification,
+)
 from batch_scorer.report.content.changes import describe_news
 from batch_scorer.report.content.report import build_facts
-from batch_scorer.results.schema import Since
+from batch_scorer.results.schema import RunChanges
 from tests.batch_scorer.jobs.servers import dripping_server, mail_server, web_server
 from tests.factories import make_manifest, make_models, make_rows, make_unscored
 
-NIGHT = Notice(
+NIGHT = Notification(
     title="Ward 7 & co",
-    night="20261127-020000",
+    run_date="20261127-020000",
     found=1310,
     scored=1300,
     flagged=42,
@@ -49,7 +55,7 @@ def no_waiting(monkeypatch):
 
 def test_a_webhook_gets_the_lines_as_text_and_every_number_by_its_name():
     with web_server(204) as (host, posted):
-        assert announce([f"http://{host}/hook?token=s3cr3t"], NIGHT) == 1
+        assert send_notification([f"http://{host}/hook?token=s3cr3t"], NIGHT) == 1
     path, headers, body = posted[0]
     assert path == "/hook?token=s3cr3t"
     assert headers["Content-Type"] == "application/json"
@@ -63,7 +69,7 @@ def test_a_webhook_gets_the_lines_as_text_and_every_number_by_its_name():
 def test_a_webhook_gets_nothing_but_the_notice_at_the_address_as_it_was_given():
     path = "/a%2Fb/?sig=s%2Bcr%3D3t&verify=no&x=1&x=2"
     with web_server(200) as (host, posted):
-        assert announce([f"http://{host}{path}#part"], NIGHT) == 1
+        assert send_notification([f"http://{host}{path}#part"], NIGHT) == 1
     assert posted[0][0] == path
     assert posted[0][2] == {"text": NIGHT.text, **asdict(NIGHT)}
 
@@ -72,31 +78,31 @@ def test_a_server_that_never_ends_its_answer_is_given_up(monkeypatch, caplog):
     monkeypatch.setattr(notices, "ATTEMPT_S", 0.5)
     monkeypatch.setattr(notices._RETRYING, "stop", stop_after_attempt(1))
     with dripping_server() as host:
-        assert announce([f"http://{host}/s3cr3t"], NIGHT) == 0
+        assert send_notification([f"http://{host}/s3cr3t"], NIGHT) == 0
     assert "(http) was not sent: it took over 0.5 seconds" in caplog.text
     assert "s3cr3t" not in caplog.text
 
 
 def test_a_webhook_may_want_a_password(caplog):
     with web_server(200) as (host, posted):
-        assert announce([f"http://me:s%40cr3t@{host}/"], NIGHT) == 1
+        assert send_notification([f"http://me:s%40cr3t@{host}/"], NIGHT) == 1
     assert posted[0][1]["Authorization"] == "Basic bWU6c0BjcjN0"
     assert "Authorization" not in posted[0][2]
 
 
 def test_a_webhook_that_stumbles_is_tried_again():
     with web_server(503, 500, 200) as (host, posted):
-        assert announce([f"http://{host}/hook"], NIGHT) == 1
+        assert send_notification([f"http://{host}/hook"], NIGHT) == 1
     assert len(posted) == 3
 
 
 @pytest.mark.parametrize(("status", "why"), [(503, "HTTP 503"), (302, "HTTP 302")])
 def test_a_webhook_that_stays_away_is_a_warning_without_its_address(caplog, status, why):
     with web_server(status) as (host, posted), web_server(200) as (other, reached):
-        delivered = announce([f"http://{host}/s3cr3t", f"http://{other}/"], NIGHT)
+        delivered = send_notification([f"http://{host}/s3cr3t", f"http://{other}/"], NIGHT)
     assert delivered == 1  # the second is told all the same
     assert len(reached) == 1
-    assert [path for path, _, _ in posted] == ["/s3cr3t"] * ATTEMPTS
+    assert [path for path, _, _ in posted] == ["/s3cr3t"] * MAX_ATTEMPTS
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert warnings == [f"The notice to address 1 of 2 (http) was not sent: {why}, 4 times."]
     assert "s3cr3t" not in caplog.text
@@ -105,7 +111,7 @@ def test_a_webhook_that_stays_away_is_a_warning_without_its_address(caplog, stat
 def test_a_server_that_is_not_there_is_a_warning_too(caplog):
     with web_server(200) as (host, _):
         pass
-    assert announce([f"http://s3cr3t@{host}/"], NIGHT) == 0
+    assert send_notification([f"http://s3cr3t@{host}/"], NIGHT) == 0
     assert "(http) was not sent: Connection refused, 4 times." in caplog.text
     assert "s3cr3t" not in caplog.text
 
@@ -115,7 +121,7 @@ def test_a_mail_has_the_five_lines():
         address = (
             f"mailto://127.0.0.1:{port}?to=ward@example.org&from=cxr@example.org&mode=insecure"
         )
-        assert announce([address], NIGHT) == 1
+        assert send_notification([address], NIGHT) == 1
     assert len(mails) == 1
     assert mails[0]["Subject"] == "Ward 7 & co: 42 of 1,300 films flagged"
     assert "ward@example.org" in mails[0]["To"]
@@ -127,16 +133,16 @@ def test_a_mail_has_the_five_lines():
 def test_a_mail_that_is_refused_is_tried_again_then_a_warning(caplog):
     with mail_server("451 Try later", "250 OK") as (port, mails):
         address = f"mailto://me:s3cr3t@127.0.0.1:{port}?to=ward@example.org&from=cxr@example.org&mode=insecure"
-        assert announce([address.replace("me:s3cr3t@", "")], NIGHT) == 1
+        assert send_notification([address.replace("me:s3cr3t@", "")], NIGHT) == 1
         assert len(mails) == 2
-    assert announce([address], NIGHT) == 0
+    assert send_notification([address], NIGHT) == 0
     assert "address 1 of 1 (mailto) was not sent: Connection refused, 4 times." in caplog.text
     assert "s3cr3t" not in caplog.text
 
 
 def test_apprise_posts_json_of_its_own():
     with web_server(200) as (host, posted):
-        assert announce([f"json://{host}/hook"], NIGHT) == 1
+        assert send_notification([f"json://{host}/hook"], NIGHT) == 1
     assert posted[0][2]["message"].split("\n") == LINES
     assert posted[0][2]["title"] == NIGHT.subject
 
@@ -144,21 +150,21 @@ def test_apprise_posts_json_of_its_own():
 def test_a_night_is_described_by_its_numbers_and_whether_it_looks_like_the_training_films():
     models = make_models("cnn")
     rows = [*make_rows(models, 30, 30), *make_unscored(3)]
-    since = Since(
+    since = RunChanges(
         "20261126-020000", "2026-11-26T02:09:00+00:00", 50, new=7, changed=2, gone=1, flagged=4
     )
-    manifest = make_manifest(rows, models, run_date="20261127-020000", since=since)
-    told = describe_night(manifest, rows, "Ward\u202e7", "s3://key:s3cr3t@results/report.pdf")
+    manifest = make_manifest(rows, models, run_date="20261127-020000", changes=since)
+    told = make_notification(manifest, rows, "Ward\u202e7", "s3://key:s3cr3t@results/report.pdf")
     assert told.title == "Ward‹U+202E›7"
     assert (told.found, told.scored, told.not_scored) == (63, 60, 3)
-    assert (told.since, told.new, told.new_flagged) == ("20261126-020000", 9, 4)
+    assert (told.changes, told.new, told.new_flagged) == ("20261126-020000", 9, 4)
     assert told.report == "s3://results/report.pdf"
     assert told.news == describe_news(manifest)
     assert told.likeness == build_facts(manifest, rows).drift.sentences[0]
     manifest = make_manifest(rows, models, run_date="20261127-020000")
-    first = describe_night(manifest, rows, "", "out")
+    first = make_notification(manifest, rows, "", "out")
     assert first.lines[2] == "All are new: there was no night before."
-    assert (first.title, first.since, first.new, first.new_flagged) == (
+    assert (first.title, first.changes, first.new, first.new_flagged) == (
         *("Chest X-rays", "", 63, first.flagged),
     )
     assert not {row.image for row in rows} & set(told.text.split())
@@ -167,7 +173,7 @@ def test_a_night_is_described_by_its_numbers_and_whether_it_looks_like_the_train
 def test_a_batch_unlike_the_training_films_is_warned_of():
     models = make_models("cnn")
     rows = [msgspec.structs.replace(row, brightness=5.0) for row in make_rows(models, 30, 30)]
-    told = describe_night(make_manifest(rows, models), rows, "", "out")
+    told = make_notification(make_manifest(rows, models), rows, "", "out")
     assert told.likeness.startswith("Warning: this batch looks unlike the films")
 
 

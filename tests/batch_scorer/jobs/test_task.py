@@ -12,20 +12,25 @@ import pytest
 
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import (
+    AlreadyRunning,
     Interrupted,
-    LedgerError,
     ModelFileError,
-    Occupied,
+    OutputError,
     UsageError,
 )
 from batch_scorer.jobs import latest, schedule
-from batch_scorer.jobs.finalize import Ending, end_night, finish_night
-from batch_scorer.jobs.schedule import Plan, find_night, join_night, name_night
-from batch_scorer.jobs.task import NightJob, run_night
+from batch_scorer.jobs.finalize import FinalizeOptions, finalize_newest_run, finalize_run
+from batch_scorer.jobs.schedule import (
+    RunSpec,
+    find_scheduled_run,
+    join_scheduled_run,
+    make_run_date,
+)
+from batch_scorer.jobs.task import TaskSpec, run_task
 from batch_scorer.results import store
-from batch_scorer.results.run_dates import COLUMN
+from batch_scorer.results.run_dates import RUN_DATE_COLUMN
 from batch_scorer.results.shards import Shard
-from batch_scorer.storage.lease import Watch, acquire_lease, take_lease
+from batch_scorer.storage.lease import LeaseWatcher, acquire_lease, try_acquire_lease
 from batch_scorer.storage.output import open_output
 from tests.factories import make_evidence
 from tests.images import make_film
@@ -40,7 +45,7 @@ ALIVE_S = 6.0
 def job(folder, tmp_path, tiny_model):
     """The only task of a night over six films."""
     score = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
-    return NightJob(score, shard=Shard(1, 1), drawing=None, lease_s=LEASE_S)
+    return TaskSpec(score, shard=Shard(1, 1), report_options=None, lease_s=LEASE_S)
 
 
 def task(job, number, count, execution="", **changes):
@@ -48,28 +53,28 @@ def task(job, number, count, execution="", **changes):
 
 
 def read_latest(job):
-    return store.read_run(open_output(job.score.output).below(latest.FOLDER))
+    return store.read_run(open_output(job.score.output).subfolder(latest.LATEST_FOLDER))
 
 
 def test_a_night_alone_finds_its_films_and_the_next_one_only_what_is_new(job, folder):
-    first = run_night(job)
-    assert (first.manifest.found, first.since, first.missing) == (6, None, ())
+    first = run_task(job)
+    assert (first.manifest.found, first.changes, first.missing) == (6, None, ())
     (folder / "NORMAL" / "film_0.png").write_bytes(make_film(170, seed=70))
     (folder / "PNEUMONIA" / "film_3.png").unlink()
     (folder / "new.png").write_bytes(make_film(200, seed=71))
     (folder / "letter.txt").write_text("Dear doctor")
-    second = run_night(job)
+    second = run_task(job)
     assert second.manifest.reused == 4
-    since = second.since
-    assert (since.run_date, since.films, since.same) == (first.night, 6, False)
+    since = second.changes
+    assert (since.run_date, since.films, since.unchanged) == (first.run_date, 6, False)
     assert (since.new, since.changed, since.gone, since.flagged) == (2, 1, 1, 2)
     manifest, rows, added = read_latest(job)
     assert manifest == second.manifest
-    dated = zip(rows, added[COLUMN], strict=True)
-    assert {row.image for row, date in dated if date == second.night} == {
+    dated = zip(rows, added[RUN_DATE_COLUMN], strict=True)
+    assert {row.image for row, date in dated if date == second.run_date} == {
         *("NORMAL/film_0.png", "new.png", "letter.txt"),
     }
-    pictures = open_output(second.place).names(store.FILMS_FOLDER)
+    pictures = open_output(second.place).names(store.IMAGES_FOLDER)
     assert len([name for name in pictures if "evidence" not in name]) == 2
 
 
@@ -80,104 +85,104 @@ def test_a_night_draws_no_map_by_another_model_than_the_one_that_scored(job, tmp
         save_tiny_model(model, slope=9.0, evidence=make_evidence(4))
 
     night = replace(job, score=replace(job.score, models=(str(model),)))
-    manifest = run_night(night, replace_the_model).manifest
-    assert (manifest.gallery.maps, manifest.gallery.no_maps) == ({}, "model")
+    manifest = run_task(night, replace_the_model).manifest
+    assert (manifest.gallery.maps, manifest.gallery.no_maps_reason) == ({}, "model")
 
 
 def test_nothing_new_leaves_latest_as_it_is(job, tmp_path):
-    first = run_night(job)
+    first = run_task(job)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/latest").rglob("*")}
-    second = run_night(job)
+    second = run_task(job)
     assert second.nothing_new
-    assert second.since.run_date == first.night
+    assert second.changes.run_date == first.run_date
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out/latest").rglob("*")} == before
     assert store.read_run(open_output(second.place)).manifest.found == 6
-    third = run_night(job)
-    assert third.since.run_date == first.night
+    third = run_task(job)
+    assert third.changes.run_date == first.run_date
 
 
 def test_another_label_is_no_new_film_but_a_new_report(job, folder, tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("image,label\nNORMAL/film_0.png,0\n")
     job = replace(job, score=replace(job.score, labels=str(table)))
-    run_night(job)
+    run_task(job)
     table.write_text("image,label\nNORMAL/film_0.png,1\n")
-    second = run_night(job)
-    assert (second.since.new_or_changed, second.since.same) == (0, False)
+    second = run_task(job)
+    assert (second.changes.new_or_changed, second.changes.unchanged) == (0, False)
     assert read_latest(job)[0] == second.manifest
 
 
 def test_the_last_task_finishes_and_a_second_finish_says_so(job):
-    first = run_night(task(job, 2, 2))
+    first = run_task(task(job, 2, 2))
     assert (first.manifest, first.missing) == (None, (Shard(1, 2),))
-    with pytest.raises(LedgerError, match=r"found 1: missing 1/2\. Run each again: cxr job run"):
-        finish_night(Ending(job.score.output, None))
-    last = run_night(task(job, 1, 2))
-    assert last.night == first.night
+    with pytest.raises(OutputError, match=r"found 1: missing 1/2\. Run each again: cxr job run"):
+        finalize_newest_run(FinalizeOptions(job.score.output, None))
+    last = run_task(task(job, 1, 2))
+    assert last.run_date == first.run_date
     assert last.manifest.found == 6
-    again = finish_night(Ending(job.score.output, None))
-    assert (again.again, again.manifest) == (True, last.manifest)
+    again = finalize_newest_run(FinalizeOptions(job.score.output, None))
+    assert (again.already_finished, again.manifest) == (True, last.manifest)
 
 
 def test_a_separate_finish_merges_what_the_tasks_left(job):
     for number in (1, 2):
-        outcome = run_night(task(job, number, 2, finish=False))
+        outcome = run_task(task(job, number, 2, finish=False))
     assert (outcome.manifest, outcome.missing) == (None, ())
-    assert finish_night(Ending(job.score.output, None)).manifest.found == 6
+    assert finalize_newest_run(FinalizeOptions(job.score.output, None)).manifest.found == 6
 
 
 def test_without_any_night_there_is_nothing_to_finish(tmp_path):
-    with pytest.raises(LedgerError, match=r"found none\. Begin one with: cxr job run IMAGES"):
-        finish_night(Ending(str(tmp_path)))
+    with pytest.raises(OutputError, match=r"found none\. Begin one with: cxr job run IMAGES"):
+        finalize_newest_run(FinalizeOptions(str(tmp_path)))
 
 
 def test_a_repetition_of_a_task_whose_night_is_over_opens_no_other(job):
     for number in (1, 2):
-        done = run_night(task(job, number, 2, "monday"))
-    late = run_night(task(job, 2, 2, "monday"))
-    assert (late.again, late.night) == (True, done.night)
-    run_night(task(job, 1, 2, "tuesday"))
-    with pytest.raises(LedgerError, match=r"of monday was followed by .* Nothing is left to do"):
-        run_night(task(job, 2, 2, "monday"))
+        done = run_task(task(job, number, 2, "monday"))
+    late = run_task(task(job, 2, 2, "monday"))
+    assert (late.already_finished, late.run_date) == (True, done.run_date)
+    run_task(task(job, 1, 2, "tuesday"))
+    with pytest.raises(OutputError, match=r"of monday was followed by .* Nothing is left to do"):
+        run_task(task(job, 2, 2, "monday"))
 
 
 def test_a_night_that_was_given_up_leaves_its_rows_to_the_next(job):
-    given_up = run_night(task(job, 1, 2, "monday"))
+    given_up = run_task(task(job, 1, 2, "monday"))
     scored = given_up.own[0].found
     assert 0 < scored < 6
     for number in (1, 2):
-        outcome = run_night(task(job, number, 2, "tuesday"))
-    assert outcome.night > given_up.night
+        outcome = run_task(task(job, number, 2, "tuesday"))
+    assert outcome.run_date > given_up.run_date
     assert outcome.manifest.reused == scored
-    third = [run_night(task(job, number, 3, "wednesday")) for number in (1, 2, 3)]
+    third = [run_task(task(job, number, 3, "wednesday")) for number in (1, 2, 3)]
     assert third[-1].nothing_new
 
 
 def test_rows_of_a_night_that_was_given_up_are_found_by_other_numbers_of_tasks(job):
-    scored = run_night(task(job, 1, 2, "monday")).own[0].found
+    scored = run_task(task(job, 1, 2, "monday")).own[0].found
     for number in (1, 2, 3):
-        outcome = run_night(task(job, number, 3, "tuesday"))
+        outcome = run_task(task(job, number, 3, "tuesday"))
     assert outcome.manifest.reused == scored
 
 
 def test_an_open_night_by_another_plan_that_is_alive_is_not_given_up(job):
-    run_night(task(job, 1, 2, "monday"))
-    night = find_night(open_output(job.score.output))
+    run_task(task(job, 1, 2, "monday"))
+    night = find_scheduled_run(open_output(job.score.output))
     with (
         acquire_lease(night.place, "2-of-2", ALIVE_S),
-        pytest.raises(Occupied, match="under way by another plan: it differs in execution"),
+        pytest.raises(AlreadyRunning, match="under way by another plan: it differs in execution"),
     ):
-        run_night(task(job, 1, 2, "tuesday"))
+        run_task(task(job, 1, 2, "tuesday"))
 
 
 def test_two_jobs_at_once_do_not_score_the_same_share(job):
-    run_night(task(job, 1, 2))
-    night = find_night(open_output(job.score.output))
+    run_task(task(job, 1, 2))
+    night = find_scheduled_run(open_output(job.score.output))
     with (
         acquire_lease(night.place, "2-of-2", ALIVE_S),
-        pytest.raises(Occupied, match="is working on 2-of-2 of") as error,
+        pytest.raises(AlreadyRunning, match="is working on 2-of-2 of") as error,
     ):
-        run_night(task(job, 2, 2))
+        run_task(task(job, 2, 2))
     assert error.value.exit_code == 75
 
 
@@ -186,24 +191,24 @@ def test_who_lost_the_lease_puts_no_row_in_place(job, tmp_path):
     slow = replace(job, lease_s=60)
 
     def take_over(done, total):
-        night = find_night(open_output(job.score.output))
-        watch = Watch(night.place, "1-of-1")
-        watch.look()
-        assert take_lease(night.place, "1-of-1", watch, 60)
+        night = find_scheduled_run(open_output(job.score.output))
+        watch = LeaseWatcher(night.place, "1-of-1")
+        watch.poll()
+        assert try_acquire_lease(night.place, "1-of-1", watch, 60)
 
-    with pytest.raises(Occupied, match="Another task took over 1-of-1"):
-        run_night(slow, progress=take_over)
+    with pytest.raises(AlreadyRunning, match="Another task took over 1-of-1"):
+        run_task(slow, progress=take_over)
     assert not list((tmp_path / "out").glob(f"nights/*/shards/*/{store.RUN_FILE}"))
 
 
 def test_of_two_last_tasks_one_ends_the_night(job):
     output = open_output(job.score.output)
-    run_night(task(job, 1, 2, finish=False))
+    run_task(task(job, 1, 2, finish=False))
     with acquire_lease(output, "finish", ALIVE_S):
-        other = run_night(task(job, 2, 2))
+        other = run_task(task(job, 2, 2))
     assert (other.manifest, other.missing) == (None, ())
     assert len(other.own) == 1
-    assert finish_night(Ending(job.score.output, None)).manifest.found == 6
+    assert finalize_newest_run(FinalizeOptions(job.score.output, None)).manifest.found == 6
 
 
 def test_first_tasks_that_arrive_together_open_one_night(tmp_path):
@@ -212,73 +217,79 @@ def test_first_tasks_that_arrive_together_open_one_night(tmp_path):
 
     def arrive(_):
         together.wait()
-        return join_night(output, Plan("films", "method", 8), LEASE_S, lambda _: None)
+        return join_scheduled_run(output, RunSpec("films", "method", 8), LEASE_S, lambda _: None)
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(arrive, range(8)))
     assert len({night.name for night in found}) == 1
-    assert output.names(schedule.PLANS_FOLDER) == ["plans/000001.json"]
+    assert output.names(schedule.SPECS_FOLDER) == ["plans/000001.json"]
 
 
 def test_names_of_nights_grow_whatever_the_clock_says():
     now = datetime(2026, 11, 27, 2, 0, 0, tzinfo=UTC)
-    assert name_night(now, "") == "20261127-020000"
-    assert name_night(now, "20261126-235959") == "20261127-020000"
-    assert name_night(now, "20261127-020000") == "20261127-020001"
-    assert name_night(now, "20271231-235959") == "20280101-000000"
+    assert make_run_date(now, "") == "20261127-020000"
+    assert make_run_date(now, "20261126-235959") == "20261127-020000"
+    assert make_run_date(now, "20261127-020000") == "20261127-020001"
+    assert make_run_date(now, "20271231-235959") == "20280101-000000"
 
 
 def test_shares_are_claimed_until_none_is_free(job):
     claim = replace(job, tasks=3, shard=None, lease_s=ALIVE_S)
     with ThreadPoolExecutor(2) as pool:
-        outcomes = list(pool.map(run_night, [claim, claim]))
+        outcomes = list(pool.map(run_task, [claim, claim]))
     own = [manifest.shard for outcome in outcomes for manifest in outcome.own]
     assert sorted(own) == ["1/3", "2/3", "3/3"]
-    assert finish_night(Ending(job.score.output, None)).manifest.found == 6
+    assert finalize_newest_run(FinalizeOptions(job.score.output, None)).manifest.found == 6
 
 
 def test_a_share_whose_holder_died_is_claimed_after_a_term(job):
     claim = replace(job, tasks=2, shard=None)
-    run_night(task(job, 1, 2))
-    night = find_night(open_output(job.score.output))
-    take_lease(night.place, "2-of-2", Watch(night.place, "2-of-2"), LEASE_S)  # and dies
-    outcome = run_night(claim)
+    run_task(task(job, 1, 2))
+    night = find_scheduled_run(open_output(job.score.output))
+    try_acquire_lease(
+        night.place, "2-of-2", LeaseWatcher(night.place, "2-of-2"), LEASE_S
+    )  # and dies
+    outcome = run_task(claim)
     assert [manifest.shard for manifest in outcome.own] == ["2/2"]
     assert outcome.manifest.found == 6
 
 
 def test_a_share_whose_holder_is_at_work_is_left_to_it(job):
     claim = replace(job, tasks=2, shard=None)
-    run_night(task(job, 1, 2))
-    night = find_night(open_output(job.score.output))
+    run_task(task(job, 1, 2))
+    night = find_scheduled_run(open_output(job.score.output))
     with acquire_lease(night.place, "2-of-2", ALIVE_S):
-        outcome = run_night(claim)
+        outcome = run_task(claim)
     assert (outcome.own, outcome.missing) == ((), (Shard(2, 2),))
 
 
 def test_who_waits_can_be_stopped(job):
-    run_night(task(job, 1, 2))
-    night = find_night(open_output(job.score.output))
-    take_lease(night.place, "2-of-2", Watch(night.place, "2-of-2"), 60)
+    run_task(task(job, 1, 2))
+    night = find_scheduled_run(open_output(job.score.output))
+    try_acquire_lease(night.place, "2-of-2", LeaseWatcher(night.place, "2-of-2"), 60)
     with pytest.raises(Interrupted):
-        run_night(task(job, 2, 2), stop=lambda: True)
+        run_task(task(job, 2, 2), stop=lambda: True)
 
 
 def test_another_model_is_refused_until_rescoring_is_asked_for(job, tmp_path):
-    first = run_night(job)
+    first = run_task(job)
     other = save_tiny_model(tmp_path / "other.onnx", slope=4.0)
     changed = replace(job, score=replace(job.score, models=(str(other),)))
     with pytest.raises(
         ModelFileError,
         match=r"latest are by tiny [0-9a-f]{12}, this start is with other [0-9a-f]{12}\. Add",
     ):
-        run_night(changed)
-    second = run_night(replace(changed, rescore=True))
-    assert (second.manifest.reused, second.since.new_or_changed, second.since.same) == (0, 0, False)
-    assert {*read_latest(job).added[COLUMN]} == {first.night}
-    assert run_night(changed).nothing_new
-    with pytest.raises(LedgerError, match=r"same models with other options.*--rescore"):
-        run_night(replace(changed, score=replace(changed.score, keep_atypical=True)))
+        run_task(changed)
+    second = run_task(replace(changed, rescore=True))
+    assert (second.manifest.reused, second.changes.new_or_changed, second.changes.unchanged) == (
+        0,
+        0,
+        False,
+    )
+    assert {*read_latest(job).extra_columns[RUN_DATE_COLUMN]} == {first.run_date}
+    assert run_task(changed).nothing_new
+    with pytest.raises(OutputError, match=r"same models with other options.*--rescore"):
+        run_task(replace(changed, score=replace(changed.score, keep_atypical=True)))
 
 
 @pytest.mark.parametrize(("images", "output"), [("out/films", "out"), ("films", "films/out")])
@@ -286,44 +297,44 @@ def test_films_and_results_lie_apart(job, tmp_path, images, output):
     (tmp_path / images).mkdir(parents=True)
     score = replace(job.score, images=str(tmp_path / images), output=str(tmp_path / output))
     with pytest.raises(UsageError, match="lies inside the"):
-        run_night(replace(job, score=score))
+        run_task(replace(job, score=score))
     assert not (tmp_path / output / "plans").exists()
 
 
 def test_an_end_that_was_cut_off_is_done_again(job, folder, tmp_path):
     """The night's run stands, but ``latest/`` has only half of it."""
-    first = run_night(job)
+    first = run_task(job)
     (folder / "new.png").write_bytes(make_film(200, seed=71))
-    second = run_night(job)
+    second = run_task(job)
     out = tmp_path / "out"
-    shutil.copy(out / "nights" / first.night / store.RUN_FILE, out / "latest" / store.RUN_FILE)
-    assert find_night(open_output(out)).closed() is None
-    again = run_night(job)
-    assert (again.night, again.manifest.since) == (second.night, second.since)
+    shutil.copy(out / "nights" / first.run_date / store.RUN_FILE, out / "latest" / store.RUN_FILE)
+    assert find_scheduled_run(open_output(out)).closed() is None
+    again = run_task(job)
+    assert (again.run_date, again.manifest.changes) == (second.run_date, second.changes)
     assert read_latest(job)[0] == again.manifest
 
 
 def test_a_night_that_was_followed_does_not_come_back_into_latest(job):
-    run_night(task(job, 1, 2, "monday"))
+    run_task(task(job, 1, 2, "monday"))
     for number in (1, 2):
-        newest = run_night(task(job, number, 2, "tuesday"))
-    output, ending = open_output(job.score.output), Ending(job.score.output, None)
+        newest = run_task(task(job, number, 2, "tuesday"))
+    output, ending = open_output(job.score.output), FinalizeOptions(job.score.output, None)
     with (
         acquire_lease(output, "finish", ALIVE_S) as lease,
-        pytest.raises(LedgerError, match=r"was followed by .*, which is finished"),
+        pytest.raises(OutputError, match=r"was followed by .*, which is finished"),
     ):
-        end_night(find_night(output, 1), ending, lease)
-    assert read_latest(job)[0].run_date == newest.night
+        finalize_run(find_scheduled_run(output, 1), ending, lease)
+    assert read_latest(job)[0].run_date == newest.run_date
 
 
 def test_films_that_come_during_a_night_are_the_next_one_s(job, folder):
-    run_night(task(job, 1, 2, "monday"))
+    run_task(task(job, 1, 2, "monday"))
     for index in range(8):
         (folder / f"late_{index}.png").write_bytes(make_film(seed=index + 20))
     theirs = sum(Shard(2, 2).holds(f"late_{index}.png") for index in range(8))
     assert 0 < theirs < 8
-    first = run_night(task(job, 2, 2, "monday")).manifest
+    first = run_task(task(job, 2, 2, "monday")).manifest
     assert (first.found, first.listed) == (6 + theirs, 6 + theirs)
     for number in (1, 2):
-        second = run_night(task(job, number, 2, "tuesday"))
-    assert (second.manifest.found, second.since.new) == (14, 8 - theirs)
+        second = run_task(task(job, number, 2, "tuesday"))
+    assert (second.manifest.found, second.changes.new) == (14, 8 - theirs)

@@ -13,8 +13,8 @@ from tenacity import wait_none
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import UsageError
 from batch_scorer.jobs import notify as notice
-from batch_scorer.jobs.finalize import Ending, finish_night
-from batch_scorer.jobs.task import NightJob, run_night
+from batch_scorer.jobs.finalize import FinalizeOptions, finalize_newest_run
+from batch_scorer.jobs.task import TaskSpec, run_task
 from batch_scorer.results.shards import Shard
 from tests.batch_scorer.jobs.servers import web_server
 from tests.images import make_film
@@ -22,7 +22,7 @@ from tests.images import make_film
 
 def job_of(folder, output, model, *notify, **options):
     score = ScoreJob(str(folder), str(output), (str(model),))
-    return NightJob(score, drawing=None, notify=notify, lease_s=2, **options)
+    return TaskSpec(score, report_options=None, notify=notify, lease_s=2, **options)
 
 
 def values(path):
@@ -71,20 +71,22 @@ def test_of_many_tasks_only_the_last_one_tells(folder, tiny_model, tmp_path):
         job = job_of(folder, tmp_path / "out", tiny_model, f"http://{host}", tasks=2)
         for number in (1, 2):
             assert len(posted) == 0
-            outcome = run_night(replace(job, shard=Shard(number, 2)))
+            outcome = run_task(replace(job, shard=Shard(number, 2)))
         assert outcome.manifest
         assert len(posted) == 1
-        again = finish_night(Ending(str(tmp_path / "out"), None, 2, notify=(f"http://{host}",)))
-    assert again.again
+        again = finalize_newest_run(
+            FinalizeOptions(str(tmp_path / "out"), None, 2, notify=(f"http://{host}",))
+        )
+    assert again.already_finished
     assert len(posted) == 1
 
 
 def test_finish_tells_what_the_tasks_did_not(folder, tiny_model, tmp_path):
     out = tmp_path / "out"
     with web_server(200) as (host, posted):
-        run_night(job_of(folder, out, tiny_model, f"http://{host}", finish=False))
+        run_task(job_of(folder, out, tiny_model, f"http://{host}", finish=False))
         assert not posted
-        finish_night(Ending(str(out), None, 2, notify=(f"http://{host}",)))
+        finalize_newest_run(FinalizeOptions(str(out), None, 2, notify=(f"http://{host}",)))
     assert [body["found"] for _, _, body in posted] == [6]
 
 
@@ -93,9 +95,9 @@ def test_a_notice_that_is_not_taken_leaves_the_night_as_it_is(
 ):
     monkeypatch.setattr(notice._RETRYING, "wait", wait_none())
     with web_server(500) as (host, posted):
-        outcome = run_night(job_of(folder, tmp_path / "out", tiny_model, f"http://{host}/s3cr3t"))
+        outcome = run_task(job_of(folder, tmp_path / "out", tiny_model, f"http://{host}/s3cr3t"))
     assert outcome.manifest
-    assert len(posted) == notice.ATTEMPTS
+    assert len(posted) == notice.MAX_ATTEMPTS
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert warnings == ["The notice to address 1 of 1 (http) was not sent: HTTP 500, 4 times."]
 
@@ -104,5 +106,5 @@ def test_an_address_that_cannot_be_used_ends_the_task_before_a_night_is_opened(
     folder, tiny_model, tmp_path
 ):
     with pytest.raises(UsageError, match="as number 1 of --notify"):
-        run_night(job_of(folder, tmp_path / "out", tiny_model, "s3cr3t"))
+        run_task(job_of(folder, tmp_path / "out", tiny_model, "s3cr3t"))
     assert not (tmp_path / "out").exists()

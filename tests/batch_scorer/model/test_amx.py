@@ -8,11 +8,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from batch_scorer.model import classifier
-from batch_scorer.model.amx import raise_weights
-from batch_scorer.model.classifier import Classifier, bundled_names, find_model
+from batch_scorer.model.amx import shift_zero_points
+from batch_scorer.model.classifier import Classifier, find_model_file, list_bundled_models
 from batch_scorer.model.onnx_runtime import ort
 from batch_scorer.system import process
-from batch_scorer.system.process import has_tiles
+from batch_scorer.system.process import has_amx
 
 SIDE = 32
 
@@ -78,13 +78,13 @@ def stored(model):
 
 def test_weights_and_zero_points_go_up_by_one_and_no_answer_changes():
     before = make_int8(draw_weights(-128, 126))
-    after = raise_weights(before)
+    after = shift_zero_points(before)
     for name, numbers in stored(before).items():
         assert np.array_equal(stored(after)[name], numbers + (name in {"w", "z"})), name
     expected = answer(before)
     assert len(np.unique(expected)) > 100
     assert np.array_equal(answer(after), expected)
-    assert raise_weights(after) == after, "they are raised once only"
+    assert shift_zero_points(after) == after, "they are raised once only"
 
 
 @pytest.mark.parametrize(
@@ -112,19 +112,19 @@ def test_weights_and_zero_points_go_up_by_one_and_no_answer_changes():
     ],
 )
 def test_what_cannot_be_raised_stays_as_it_is(model):
-    assert raise_weights(model) == model
+    assert shift_zero_points(model) == model
 
 
-@pytest.mark.parametrize("name", bundled_names())
+@pytest.mark.parametrize("name", list_bundled_models())
 def test_a_bundled_model_answers_the_same_with_tiles_and_without(name, monkeypatch):
     films = np.random.default_rng(3).integers(0, 256, (5, 224, 224, 1), np.uint8)
     answers = []
     for tiles in (False, True):
         monkeypatch.setattr(classifier, "has_tiles", lambda tiles=tiles: tiles)
         answers.append(Classifier.load(name, "cpu", 1).predict(films))
-    int8 = classifier.bundled_manifest().models[name].precision == "int8"
-    data = find_model(name).read_bytes()
-    assert (raise_weights(data) != data) == int8
+    int8 = classifier.read_bundled_manifest().models[name].precision == "int8"
+    data = find_model_file(name).read_bytes()
+    assert (shift_zero_points(data) != data) == int8
     for answer_name, values in vars(answers[0]).items():
         assert np.array_equal(values, getattr(answers[1], answer_name)), answer_name
 
@@ -142,8 +142,8 @@ def test_a_bundled_model_answers_the_same_with_tiles_and_without(name, monkeypat
 def test_tiles_are_there_where_linux_says_so_and_grants_them(
     tmp_path, monkeypatch, text, granted, tiles
 ):
-    monkeypatch.setattr(process, "_tiles_granted", lambda: granted)
+    monkeypatch.setattr(process, "_request_amx", lambda: granted)
     if text is not None:
         (tmp_path / "proc").mkdir()
         (tmp_path / "proc/cpuinfo").write_text(text)
-    assert has_tiles(tmp_path) == tiles
+    assert has_amx(tmp_path) == tiles

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_scorer.errors import CardMissing, CardVersionUnsupported, DecodeVersionMismatch
-from batch_scorer.model.card import ModelCard, read_card, self_test_pixels, write_card
+from batch_scorer.model.card import ModelCard, decode_card, draw_self_test_images, encode_card
 from batch_scorer.model.card_sections import Precision, SelfTest, Threshold
 from tests.factories import (
     make_band,
@@ -48,12 +48,12 @@ def test_a_card_round_trips(text, threshold, seed, slope):
         calibration=msgspec.structs.replace(CARD.calibration, slope=slope),
         training=msgspec.structs.replace(CARD.training, seed=seed),
     )
-    assert read_card(write_card(card), "a file") == card
-    assert write_card(read_card(write_card(card), "a file")) == write_card(card)
+    assert decode_card(encode_card(card), "a file") == card
+    assert encode_card(decode_card(encode_card(card), "a file")) == encode_card(card)
 
 
 def _changed(**changes: object) -> str:
-    return json.dumps({**json.loads(write_card(CARD)), **changes})
+    return json.dumps({**json.loads(encode_card(CARD)), **changes})
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def _changed(**changes: object) -> str:
 )
 def test_a_card_that_is_not_right_is_refused(text, error, message):
     with pytest.raises(error, match=message):
-        read_card(text, "m.onnx")
+        decode_card(text, "m.onnx")
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_a_card_that_is_not_right_is_refused(text, error, message):
 )
 def test_a_name_that_is_no_plain_word_is_refused(name):
     with pytest.raises(CardVersionUnsupported, match="a name of up to 40 letters"):
-        read_card(_changed(name=name), "m.onnx")
+        decode_card(_changed(name=name), "m.onnx")
 
 
 def _put(place: str, value: object) -> str:
     """The card with another value at a place such as "threshold.value"."""
-    card = json.loads(write_card(FULL))
+    card = json.loads(encode_card(FULL))
     *path, last = (int(name) if name.isdigit() else name for name in place.split("."))
     part = card
     for name in path:
@@ -120,7 +120,7 @@ def _put(place: str, value: object) -> str:
         ("self_test.probabilities", [[], [0.5] * 3, [0.5] * 5, [7, -5, 0, 0], [0, 0, 0, 1.1]]),
         ("classes", [["PNEUMONIA", "NORMAL"], ["a", "b"], ["NORMAL"]]),
         ("size_px", [-1, 0, 15, 1025, 10**9]),
-        ("references", [{}, {"test": json.loads(write_card(CARD))["references"]["validation"]}]),
+        ("references", [{}, {"test": json.loads(encode_card(CARD))["references"]["validation"]}]),
         ("references.validation.metrics", [{}]),
         ("references.validation.metrics.recall.low", [-1, 1e308]),
         ("references.validation.reliability.x", [[], [0.5]]),
@@ -145,48 +145,48 @@ def _put(place: str, value: object) -> str:
     ],
 )
 def test_numbers_that_cannot_be_are_refused_by_the_name_of_their_place(place, values):
-    assert read_card(write_card(FULL), "m.onnx") == FULL
+    assert decode_card(encode_card(FULL), "m.onnx") == FULL
     for value in values:
         with pytest.raises(CardVersionUnsupported, match=r"The model card of m\.onnx is broken: "):
-            read_card(_put(place, value), "m.onnx")
+            decode_card(_put(place, value), "m.onnx")
 
 
 @pytest.mark.parametrize("text", ["1e999", "NaN", "Infinity"])
 def test_what_is_no_finite_number_is_refused(text):
     broken = _changed(calibration={"slope": 1}).replace('"slope": 1', f'"slope": {text}')
     with pytest.raises(CardVersionUnsupported, match="is broken"):
-        read_card(broken, "m.onnx")
+        decode_card(broken, "m.onnx")
 
 
 def test_half_precision_may_be_off_by_more_and_by_how_much():
     half = Precision("float16", 100, 0.9, 0.0, 0.004, [], "")
     test = SelfTest("phantom-1", [0.5] * 4, 5e-3)
     card = msgspec.structs.replace(CARD, precision=half, self_test=test)
-    assert read_card(write_card(card), "m.onnx") == card
-    text = write_card(card).replace('"tolerance":0.005', '"tolerance":0.0051')
+    assert decode_card(encode_card(card), "m.onnx") == card
+    text = encode_card(card).replace('"tolerance":0.005', '"tolerance":0.0051')
     with pytest.raises(CardVersionUnsupported, match="tolerance"):
-        read_card(text, "m.onnx")
+        decode_card(text, "m.onnx")
     with pytest.raises(CardVersionUnsupported, match=r"to within 0\.001, found 0\.005"):
-        read_card(write_card(card).replace('"float16"', '"int8"'), "m.onnx")
+        decode_card(encode_card(card).replace('"float16"', '"int8"'), "m.onnx")
 
 
 def test_a_rounded_sigmoid_may_give_a_little_more_than_one():
     test = SelfTest("phantom-1", [0.5, 0.5, 0.5, float(np.float32(1.0000001))], 1e-3)
     card = msgspec.structs.replace(CARD, self_test=test)
-    assert read_card(write_card(card), "m.onnx") == card
+    assert decode_card(encode_card(card), "m.onnx") == card
 
 
 def test_a_card_of_before_the_band_is_still_read():
-    older = json.loads(write_card(CARD))
+    older = json.loads(encode_card(CARD))
     for name in ("band", "external", "comparison"):
         del older[name]
-    card = read_card(json.dumps(older), "a file")
+    card = decode_card(json.dumps(older), "a file")
     assert (card.band, card.external, card.comparison) == (None, [], None)
 
 
 def test_an_empty_band_can_be_read():
     card = msgspec.structs.replace(CARD, band=make_band(0.5, 0.5))
-    assert read_card(write_card(card), "a file") == card
+    assert decode_card(encode_card(card), "a file") == card
 
 
 def test_a_band_holds_its_lower_edge_and_not_its_upper_one():
@@ -202,9 +202,9 @@ def test_the_test_films_are_quoted_where_they_were_opened():
 
 
 def test_the_self_test_draws_four_different_films_the_same_every_time():
-    films = self_test_pixels(224)
+    films = draw_self_test_images(224)
     assert films.shape == (4, 224, 224, 1)
-    assert np.array_equal(films, self_test_pixels(224))
+    assert np.array_equal(films, draw_self_test_images(224))
     assert len({film.tobytes() for film in films}) == 4
     assert films.min() < 70
     assert films.max() > 200

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from batch_scorer.engine.run_plan import name_method
+from batch_scorer.engine.run_plan import config_hash
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import (
     CardMissing,
@@ -21,14 +21,14 @@ from batch_scorer.errors import (
     UsageError,
 )
 from batch_scorer.model import classifier as module
-from batch_scorer.model.card import CARD_KEY, write_card
+from batch_scorer.model.card import CARD_KEY, encode_card
 from batch_scorer.model.classifier import (
     Classifier,
     Manifest,
-    bundled_manifest,
-    bundled_names,
-    find_model,
-    load_used,
+    find_model_file,
+    list_bundled_models,
+    load_if_unchanged,
+    read_bundled_manifest,
 )
 from tests.tiny_model import make_tiny_card, tiny_probability
 
@@ -37,7 +37,7 @@ def _rewritten(tiny_model, path, card):
     model = onnx.load(tiny_model)
     del model.metadata_props[:]
     if card is not None:
-        helper.set_model_props(model, {CARD_KEY: write_card(card)})
+        helper.set_model_props(model, {CARD_KEY: encode_card(card)})
     onnx.save(model, path)
     return path
 
@@ -71,7 +71,7 @@ def test_a_model_that_answers_otherwise_than_its_card_says_is_refused(tiny_model
 
 
 def test_a_provider_that_is_not_there_is_never_replaced_in_silence(tiny_model, monkeypatch):
-    monkeypatch.setattr(module, "available_providers", lambda: ["cpu"])
+    monkeypatch.setattr(module, "list_providers", lambda: ["cpu"])
     with pytest.raises(ProviderUnavailable, match="CUDA provider was asked for"):
         Classifier.load(tiny_model, "cuda")
     assert Classifier.load(tiny_model, "auto").provider == "cpu"
@@ -79,14 +79,14 @@ def test_a_provider_that_is_not_there_is_never_replaced_in_silence(tiny_model, m
 
 def test_an_unknown_model_names_the_known_ones():
     with pytest.raises(UsageError, match=r"one of .*vgg16.*found resnet"):
-        find_model("resnet")
+        find_model_file("resnet")
 
 
-@pytest.mark.parametrize("name", bundled_names())
+@pytest.mark.parametrize("name", list_bundled_models())
 def test_every_bundled_model_is_whole_and_passes_its_self_test(name):
     classifier = Classifier.load(name)
     assert classifier.self_test() <= 1e-3
-    assert classifier.sha256 == bundled_manifest().models[name].sha256
+    assert classifier.sha256 == read_bundled_manifest().models[name].sha256
     assert classifier.card.name == name
 
 
@@ -99,9 +99,9 @@ def test_the_bundled_models_meet_their_first_figures():
 
 
 def test_the_bundled_models_were_compared_on_the_films_of_their_cards():
-    comparison = bundled_manifest().comparison
-    assert comparison.names == set(bundled_names())
-    references = {name: Classifier.load(name).card.references for name in bundled_names()}
+    comparison = read_bundled_manifest().comparison
+    assert comparison.names == set(list_bundled_models())
+    references = {name: Classifier.load(name).card.references for name in list_bundled_models()}
     for pair in comparison.pairs:
         first, second = (references[name][comparison.split] for name in (pair.first, pair.second))
         assert comparison.films == first.films == second.films == pair.difference.n
@@ -112,16 +112,16 @@ def test_the_bundled_models_were_compared_on_the_films_of_their_cards():
 
 
 def test_a_damaged_bundled_model_is_refused(monkeypatch):
-    name = bundled_names()[0]
-    models = bundled_manifest().models
+    name = list_bundled_models()[0]
+    models = read_bundled_manifest().models
     manifest = Manifest({**models, name: msgspec.structs.replace(models[name], sha256="0" * 64)})
-    monkeypatch.setattr(module, "bundled_manifest", lambda: manifest)
+    monkeypatch.setattr(module, "read_bundled_manifest", lambda: manifest)
     with pytest.raises(ModelFileError, match="is damaged: expected sha256 000000000000"):
         Classifier.load(name)
 
 
 def test_the_bundled_models_are_small_enough_to_clone():
-    assert sum(find_model(name).stat().st_size for name in bundled_names()) < 45e6
+    assert sum(find_model_file(name).stat().st_size for name in list_bundled_models()) < 45e6
 
 
 def test_a_model_s_file_is_read_with_an_end(tmp_path):
@@ -129,23 +129,23 @@ def test_a_model_s_file_is_read_with_an_end(tmp_path):
     endless.touch()
     os.truncate(endless, module.MAX_MODEL_BYTES + 1)
     os.mkfifo(pipe)
-    for read in (Classifier.load, module.hash_model, module.read_model):
+    for read in (Classifier.load, module.hash_model_file, module.read_model_file):
         with pytest.raises(ModelFileError, match=r"endless.onnx cannot be read: .* 2000 MB\."):
             read(endless)
     with pytest.raises(ModelFileError, match="found a folder, a pipe or a device"):
-        module.read_model(pipe)
+        module.read_model_file(pipe)
     job = ScoreJob("films", "out", (str(endless),))
     with pytest.raises(ModelFileError, match="more than 2000 MB"):
-        name_method(job)
+        config_hash(job)
 
 
 def test_a_name_that_is_too_long_for_a_file_is_no_model():
     with pytest.raises(UsageError, match="Expected a model file or one of"):
-        find_model("x" * 5000)
+        find_model_file("x" * 5000)
 
 
 def test_a_model_that_is_not_the_file_that_was_named_is_refused(tiny_model):
-    sha256 = module.hash_model(tiny_model)
+    sha256 = module.hash_model_file(tiny_model)
     assert Classifier.load(tiny_model, "cpu", sha256=sha256).sha256 == sha256
     with pytest.raises(ModelFileError, match=r"tiny.onnx with sha256 000000000000 on .*replaced"):
         Classifier.load(tiny_model, "cpu", sha256="0" * 64)
@@ -154,9 +154,9 @@ def test_a_model_that_is_not_the_file_that_was_named_is_refused(tiny_model):
 def test_the_model_that_a_run_used_is_loaded_only_where_its_file_is_still_the_same(
     tiny_model, tmp_path
 ):
-    sha256 = module.hash_model(tiny_model)
-    assert load_used(tiny_model, "cpu", 1, sha256).sha256 == sha256
-    assert load_used(tiny_model, "cpu", 1, "0" * 64) is None
-    assert load_used(tmp_path / "gone.onnx", "cpu", 1, sha256) is None
+    sha256 = module.hash_model_file(tiny_model)
+    assert load_if_unchanged(tiny_model, "cpu", 1, sha256).sha256 == sha256
+    assert load_if_unchanged(tiny_model, "cpu", 1, "0" * 64) is None
+    assert load_if_unchanged(tmp_path / "gone.onnx", "cpu", 1, sha256) is None
     os.mkfifo(tmp_path / "pipe.onnx")
-    assert load_used(tmp_path / "pipe.onnx", "cpu", 1, sha256) is None
+    assert load_if_unchanged(tmp_path / "pipe.onnx", "cpu", 1, sha256) is None

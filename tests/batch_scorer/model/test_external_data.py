@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from batch_scorer.errors import ModelFileError
 from batch_scorer.model import session
-from batch_scorer.model.classifier import Classifier, bundled_names, find_model
+from batch_scorer.model.classifier import Classifier, find_model_file, list_bundled_models
 from batch_scorer.model.external_data import has_external_data
 from tests.tiny_model import save_tiny_model
 
@@ -141,9 +141,9 @@ def test_a_tag_written_longer_than_it_need_be_hides_nothing():
         assert has_external_data(b"\x3a" + bytes([len(graph)]) + graph)
 
 
-@pytest.mark.parametrize("name", bundled_names())
+@pytest.mark.parametrize("name", list_bundled_models())
 def test_the_bundled_models_are_whole(name):
-    assert not has_external_data(find_model(name).read_bytes())
+    assert not has_external_data(find_model_file(name).read_bytes())
 
 
 @pytest.mark.parametrize("data", [b"", b"not a model", b"\x3a\xff", b"\xff" * 20])

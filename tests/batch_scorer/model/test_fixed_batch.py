@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from batch_scorer.imaging.decode import decode_radiograph
-from batch_scorer.model.classifier import Answers, Classifier, bundled_names
+from batch_scorer.model.classifier import Classifier, Predictions, list_bundled_models
 from tests.paths import EXAMPLES
 from tests.tiny_model import tiny_probability
 
@@ -21,12 +21,12 @@ def films():
     return np.stack([decode_radiograph(path.read_bytes(), 224) for path in paths])[..., None]
 
 
-def named(answers: Answers) -> dict[str, np.ndarray]:
-    found = {name: getattr(answers, name) for name in Answers.__dataclass_fields__}
+def named(answers: Predictions) -> dict[str, np.ndarray]:
+    found = {name: getattr(answers, name) for name in Predictions.__dataclass_fields__}
     return {name: values for name, values in found.items() if values is not None}
 
 
-@pytest.mark.parametrize("name", bundled_names())
+@pytest.mark.parametrize("name", list_bundled_models())
 def test_a_film_s_answers_are_the_same_bits_wherever_it_stands(name, films):
     model = Classifier.load(name, "cpu", threads=1, batch_size=BATCH)
     others = {

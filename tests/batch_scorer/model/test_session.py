@@ -9,13 +9,18 @@ from onnx import TensorProto, helper
 from batch_scorer.errors import ModelFileError
 from batch_scorer.model import classifier as module
 from batch_scorer.model.classifier import Classifier
-from batch_scorer.model.session import cancel_opening, infer, open_session, session_options
+from batch_scorer.model.session import (
+    cancel_opening,
+    make_session_options,
+    open_session,
+    run_session,
+)
 from batch_scorer.system import deadline
 from tests.hostile_models import endless_loop, long_constant, number, save_graph, whole
 
 
 def test_a_graph_that_never_ends_is_refused_as_it_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SELF_TEST_LIMIT_S", {"cpu": 0.1})
+    monkeypatch.setattr(module, "SELF_TEST_TIMEOUT_S", {"cpu": 0.1})
     path = save_graph(tmp_path / "endless.onnx", *endless_loop())
     with pytest.raises(ModelFileError, match=r"to finish in 0\.1 seconds, found it still running"):
         Classifier.load(path, "cpu")
@@ -27,14 +32,14 @@ def test_a_large_batch_may_take_longer(tiny_model, monkeypatch):
         module, "run_within", lambda limit_s, work, stop: limits.append(limit_s) or work()
     )
     for batch_size in (None, 16, 64, 1024):
-        assert Classifier.load(tiny_model, "cpu", batch_size=batch_size).limit_s == 600
+        assert Classifier.load(tiny_model, "cpu", batch_size=batch_size).timeout_s == 600
     assert limits == [20, 20, 20, 245]
 
 
 def test_so_is_one_whose_constants_take_too_long_to_compute(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SELF_TEST_LIMIT_S", {"cpu": 0.05})
-    monkeypatch.setattr(module, "OPENING_S", 0.0)
-    monkeypatch.setattr(deadline, "_GRACE_S", 0.0)
+    monkeypatch.setattr(module, "SELF_TEST_TIMEOUT_S", {"cpu": 0.05})
+    monkeypatch.setattr(module, "SESSION_OPEN_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(deadline, "_STOP_GRACE_S", 0.0)
     cancelled = []
     monkeypatch.setattr(
         module, "cancel_opening", lambda options: cancelled.append(cancel_opening(options))
@@ -43,7 +48,7 @@ def test_so_is_one_whose_constants_take_too_long_to_compute(tmp_path, monkeypatc
     with pytest.raises(ModelFileError, match=r"to load in 0\.05 seconds, found it not ready"):
         Classifier.load(path, "cpu")
     assert len(cancelled) == 1
-    for thread in deadline._LEFT_ALONE:
+    for thread in deadline._ABANDONED_THREADS:
         thread.join(120)
         assert not thread.is_alive()
 
@@ -51,11 +56,11 @@ def test_so_is_one_whose_constants_take_too_long_to_compute(tmp_path, monkeypatc
 def test_a_batch_that_never_ends_is_refused_too(tmp_path):
     path = save_graph(tmp_path / "endless.onnx", *endless_loop())
     session = open_session(
-        path.read_bytes(), str(path), session_options(1), ["CPUExecutionProvider"]
+        path.read_bytes(), str(path), make_session_options(1), ["CPUExecutionProvider"]
     )
     pixels = np.zeros((2, 32, 32, 1), np.uint8)
     with pytest.raises(ModelFileError, match=r"endless\.onnx to finish in 0\.1 seconds"):
-        infer(session, pixels, {"probability": (2,)}, "cpu", 0.1, str(path))
+        run_session(session, pixels, {"probability": (2,)}, "cpu", 0.1, str(path))
 
 
 def probability(kind, shape):

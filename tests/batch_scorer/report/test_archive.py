@@ -48,7 +48,7 @@ def reword(manifest: RunManifest, warning: str = "", real=summary.describe_summa
         ),
         counted=counted,
         scored_what=f"{counted} came from a folder.",
-        uncertain=same.uncertain and f"Undecided: {manifest.uncertain} of {manifest.scored}.",
+        undecided=same.undecided and f"Undecided: {manifest.undecided} of {manifest.scored}.",
         atypical=same.atypical and f"Odd among {manifest.scored}: {manifest.atypical} X-rays.",
     )
 

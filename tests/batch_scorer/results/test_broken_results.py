@@ -13,19 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_scorer.cli.main import cxr
-from batch_scorer.errors import CxrError, LedgerError
+from batch_scorer.errors import CxrError, OutputError
 from batch_scorer.jobs import latest, schedule
 from batch_scorer.report.content.report import build_facts
 from batch_scorer.results import store
-from batch_scorer.results.checkpoint import Journal
-from batch_scorer.results.claim import check_run
-from batch_scorer.results.merge import join_shards, merge_shards
+from batch_scorer.results.checkpoint import Checkpoint
+from batch_scorer.results.claim import check_claimable
+from batch_scorer.results.merge import merge_shards, read_shards
 from batch_scorer.results.run_dates import read_run_dates
 from batch_scorer.results.schema import RunManifest, Score
 from batch_scorer.results.shards import Shard
 from batch_scorer.storage import lease
 from batch_scorer.storage.output import open_output
-from batch_scorer.system.process import has_ended, name_process
+from batch_scorer.system.process import get_process_identity, has_ended
 from tests.broken_results import broken_documents, broken_tables, changed, write_table
 from tests.factories import make_models, make_rows, make_unscored, write_run
 
@@ -61,7 +61,7 @@ def outcome(use, *args):
 def read_and_tell(folder):
     """What a report reads, and what a new start does."""
     place = open_output(folder)
-    check_run(place)
+    check_claimable(place)
     store.read_rows(place, "")
     run = store.read_run(place)
     build_facts(run.manifest, run.rows, dates=read_run_dates(run))
@@ -78,7 +78,9 @@ def test_a_run_with_any_value_of_run_json_changed_is_told_or_refused(run):
 
 def test_every_number_of_run_json_has_its_bounds():
     """No reader of it needs to think of infinity, of a negative count or of one of 30 digits."""
-    kinds = msgspec.inspect.multi_type_info([RunManifest, Score, schedule.Plan, lease.Claim])
+    kinds = msgspec.inspect.multi_type_info(
+        [RunManifest, Score, schedule.RunSpec, lease.LeaseRecord]
+    )
     unbounded, seen = [], set()
 
     def look(kind, path):
@@ -99,7 +101,7 @@ def test_every_number_of_run_json_has_its_bounds():
 
     for kind in kinds:
         look(kind, "")
-    assert seen >= {RunManifest, Score, schedule.Plan, lease.Claim}
+    assert seen >= {RunManifest, Score, schedule.RunSpec, lease.LeaseRecord}
     assert unbounded == []
 
 
@@ -133,7 +135,7 @@ def test_cells_that_take_far_more_room_than_the_file_are_refused(run):
     wide = pa.concat_tables([table] * 500).combine_chunks()
     write_table(run, wide)
     assert (run / "predictions.parquet").stat().st_size < 1_000_000
-    with pytest.raises(LedgerError, match=r"more room than the file|rows in"):
+    with pytest.raises(OutputError, match=r"more room than the file|rows in"):
         store.read_run(open_output(run))
 
 
@@ -143,7 +145,7 @@ def test_a_probability_that_is_no_number_is_refused_before_it_is_read(kind, run)
     cell = ["ab" * 500_000] if pa.types.is_list(kind) else "ab" * 500_000
     at = table.column_names.index("probability_cnn")
     write_table(run, table.set_column(at, "probability_cnn", pa.array([cell] * len(table), kind)))
-    with pytest.raises(LedgerError, match=r"column probability_cnn holds .*, expected double"):
+    with pytest.raises(OutputError, match=r"column probability_cnn holds .*, expected double"):
         store.read_run(open_output(run))
 
 
@@ -152,7 +154,7 @@ def test_the_commands_end_with_a_sentence(command, run):
     write_table(run, pq.read_table(run / "predictions.parquet").drop_columns(["image"]))
     shutil.copytree(run, run.parent / "copy")
     shutil.copytree(run.parent / "copy", run / "shards" / "1-of-1")
-    with pytest.raises(LedgerError, match="it has no column image"):
+    with pytest.raises(OutputError, match="it has no column image"):
         cxr.main([command, str(run)], standalone_mode=False)
 
 
@@ -172,7 +174,7 @@ def test_a_shard_whose_run_json_cannot_be_is_not_merged(path, value, run, tmp_pa
     broken = changed(json.loads((run / "run.json").read_bytes()), path, value)
     (run / "run.json").write_text(json.dumps(broken))
     shutil.copytree(run, tmp_path / "out" / "shards" / "1-of-1")
-    with pytest.raises(LedgerError, match="cannot be read"):
+    with pytest.raises(OutputError, match="cannot be read"):
         merge_shards(str(tmp_path / "out"))
 
 
@@ -183,13 +185,13 @@ def test_any_change_of_a_shard_is_joined_or_refused(run, tmp_path):
     outcomes = set()
     for broken in broken_documents(sound, np.random.default_rng(SEED), 200):
         (shard / "run.json").write_text(json.dumps(broken))
-        outcomes.add(outcome(join_shards, place, [Shard(1, 1)]))
+        outcomes.add(outcome(read_shards, place, [Shard(1, 1)]))
     assert outcomes == {"used", "LedgerError"}
 
 
 def test_a_folder_that_claims_to_be_one_of_very_many_shards_is_no_shard(run, tmp_path):
     shutil.copytree(run, tmp_path / "out" / "shards" / "1-of-999999999")
-    with pytest.raises(LedgerError, match="found no finished one"):
+    with pytest.raises(OutputError, match="found no finished one"):
         merge_shards(str(tmp_path / "out"))
 
 
@@ -201,14 +203,14 @@ def put(folder, name, document):
 
 def open_next_night(folder):
     place = open_output(folder)
-    newest = schedule.find_night(place)
+    newest = schedule.find_scheduled_run(place)
     if newest:
         after = newest.name
-        assert len(newest.shards) == newest.plan.tasks
+        assert len(newest.shards) == newest.spec.tasks
         newest.closed()
-        schedule.find_given_up(newest)
-        schedule.name_night(datetime(2026, 1, 1, tzinfo=UTC), after)
-    latest.find_published(place)
+        schedule.find_abandoned_runs(newest)
+        schedule.make_run_date(datetime(2026, 1, 1, tzinfo=UTC), after)
+    latest.read_published_date(place)
 
 
 @pytest.mark.parametrize("name", ["plans/000002.json", "published/000002.json"])
@@ -224,37 +226,37 @@ def test_a_plan_with_any_value_changed_is_followed_or_refused(name, tmp_path):
 @pytest.mark.parametrize("name", ["plans/000002.json", "published/000002.json"])
 def test_a_night_that_is_no_moment_is_refused(night, name, tmp_path):
     put(tmp_path, name, PLAN | {"night": night})
-    with pytest.raises(LedgerError, match=r"cannot be read: .*Remove it"):
+    with pytest.raises(OutputError, match=r"cannot be read: .*Remove it"):
         open_next_night(tmp_path)
 
 
 @pytest.mark.parametrize("tasks", [0, -1, 10**9])
 def test_a_plan_for_no_task_or_for_very_many_is_refused(tasks, tmp_path):
     put(tmp_path, "plans/000001.json", PLAN | {"tasks": tasks})
-    with pytest.raises(LedgerError, match="cannot be read"):
-        schedule.find_night(open_output(tmp_path))
+    with pytest.raises(OutputError, match="cannot be read"):
+        schedule.find_scheduled_run(open_output(tmp_path))
 
 
 def test_nobody_waits_longer_than_a_day_for_a_lease_with_any_value_changed(tmp_path):
     for broken in broken_documents(CLAIM, np.random.default_rng(SEED), 300):
         put(tmp_path, "leases/run/000009.json", broken)
-        watch = lease.Watch(open_output(tmp_path), "run")
-        watch.look()
-        claim = lease._read_claim((tmp_path / "leases/run/000009.json").read_bytes())
+        watch = lease.LeaseWatcher(open_output(tmp_path), "run")
+        watch.poll()
+        claim = lease._decode_record((tmp_path / "leases/run/000009.json").read_bytes())
         assert claim is None or 0 < claim.term_s <= lease.LONGEST_TERM_S
 
 
 def test_a_lease_of_a_term_without_end_holds_no_longer_than_a_usual_one(tmp_path, monkeypatch):
     put(tmp_path, "leases/run/000009.json", CLAIM | {"term_s": 1e15})
-    watch = lease.Watch(open_output(tmp_path), "run")
-    assert watch.look() is lease.Sight.SILENT
+    watch = lease.LeaseWatcher(open_output(tmp_path), "run")
+    assert watch.poll() is lease.LeaseState.SILENT
     now = lease.time.monotonic()
-    monkeypatch.setattr(lease.time, "monotonic", lambda: now + lease.TERM_S + 1)
-    assert watch.look() is lease.Sight.FREE
+    monkeypatch.setattr(lease.time, "monotonic", lambda: now + lease.DEFAULT_TERM_S + 1)
+    assert watch.poll() is lease.LeaseState.FREE
 
 
 def test_a_process_number_that_no_system_has_is_not_known_to_have_ended():
-    table, number, started = name_process().split("|")
+    table, number, started = get_process_identity().split("|")
     for wrong in ("9" * 30, "-1", "0", "x", "", "\u0663"):
         assert not has_ended(f"{table}|{wrong}|{started}")
     assert not has_ended(f"{table}|{number}|{started}")
@@ -273,5 +275,5 @@ def test_a_journal_with_any_value_changed_is_read_or_named_as_damaged(run):
     sound = json.loads(msgspec.json.encode(rows[0]))
     for broken in broken_documents(sound, np.random.default_rng(SEED), 200):
         put(run, f"journal/{'a' * 16}-{'b' * 8}-000001.jsonl", broken)
-        for row in Journal(open_output(run), "a" * 16).read():
+        for row in Checkpoint(open_output(run), "a" * 16).read():
             assert all(0 <= p <= 1 for p in row.probabilities)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest, norm
 
-from batch_scorer.results.drift import MIN_FILMS, Likeness, _gap, measure_drift
+from batch_scorer.results.drift import MIN_IMAGES, DriftLevel, _ks_test, measure_drift
 from tests.factories import (
     make_card,
     make_models,
@@ -40,61 +40,63 @@ def not_radiographs(number: int) -> list[Score]:
 
 def test_films_like_the_training_films_look_alike() -> None:
     drift = measure_drift(rows(), CARD)
-    assert drift.likeness == Likeness.LIKE
-    assert set(drift.looks) == {"typicality", "brightness", "contrast"}
-    assert drift.answers is not None
-    assert drift.answers.likeness == Likeness.LIKE
-    assert sum(drift.batch_shares) == pytest.approx(1)
-    assert sum(drift.known_shares) == pytest.approx(1)
+    assert drift.likeness == DriftLevel.LIKE
+    assert set(drift.appearance) == {"typicality", "brightness", "contrast"}
+    assert drift.predictions is not None
+    assert drift.predictions.likeness == DriftLevel.LIKE
+    assert sum(drift.batch_histogram) == pytest.approx(1)
+    assert sum(drift.reference_histogram) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
     ("brighter", "likeness"),
-    [(0.6, Likeness.DIFFERENT), (1.2, Likeness.UNLIKE), (-1.2, Likeness.UNLIKE)],
+    [(0.6, DriftLevel.DIFFERENT), (1.2, DriftLevel.UNLIKE), (-1.2, DriftLevel.UNLIKE)],
 )
-def test_brighter_or_darker_films_are_told_apart(brighter: float, likeness: Likeness) -> None:
+def test_brighter_or_darker_films_are_told_apart(brighter: float, likeness: DriftLevel) -> None:
     drift = measure_drift(rows(brighter=brighter), CARD)
-    assert drift.likeness == drift.looks["brightness"].likeness == likeness
+    assert drift.likeness == drift.appearance["brightness"].likeness == likeness
 
 
 def test_strange_films_are_unlike_and_ordinary_ones_no_cause_for_alarm() -> None:
-    assert measure_drift(rows(stranger=4), CARD).looks["typicality"].likeness == Likeness.UNLIKE
+    assert (
+        measure_drift(rows(stranger=4), CARD).appearance["typicality"].likeness == DriftLevel.UNLIKE
+    )
     ordinary = measure_drift(rows(stranger=0.25), CARD)
-    assert ordinary.looks["typicality"].likeness == Likeness.LIKE
+    assert ordinary.appearance["typicality"].likeness == DriftLevel.LIKE
 
 
 def test_another_share_of_ill_moves_the_answers_alone() -> None:
     models = make_models("cnn")
     drift = measure_drift(with_looks(make_rows(models, 200, 10)), CARD)
-    assert drift.answers is not None
-    assert drift.answers.likeness == Likeness.UNLIKE
-    assert drift.likeness == Likeness.LIKE
+    assert drift.predictions is not None
+    assert drift.predictions.likeness == DriftLevel.UNLIKE
+    assert drift.likeness == DriftLevel.LIKE
 
 
 def test_rejected_images_count_as_strange_even_when_nothing_was_scored() -> None:
     drift = measure_drift(not_radiographs(5), CARD)
     assert drift.films == 0
-    assert drift.strange is not None
-    assert drift.strange.value == 1.0
-    assert drift.likeness == Likeness.UNLIKE
+    assert drift.atypical_share is not None
+    assert drift.atypical_share.value == 1.0
+    assert drift.likeness == DriftLevel.UNLIKE
 
 
 def test_broken_files_say_nothing_of_the_films() -> None:
     for found in ([], make_unscored(9)):
         drift = measure_drift(found, CARD)
-        assert (drift.films, drift.strange, drift.likeness) == (0, None, None)
+        assert (drift.films, drift.atypical_share, drift.likeness) == (0, None, None)
 
 
 def test_too_few_films_give_no_gap() -> None:
-    drift = measure_drift(rows(MIN_FILMS - 1, brighter=3), CARD)
-    assert (drift.looks, drift.answers, drift.likeness) == ({}, None, None)
+    drift = measure_drift(rows(MIN_IMAGES - 1, brighter=3), CARD)
+    assert (drift.appearance, drift.predictions, drift.likeness) == ({}, None, None)
 
 
 def test_a_few_strange_films_of_many_are_no_drift() -> None:
-    assert measure_drift([*rows(), *not_radiographs(6)], CARD).likeness == Likeness.LIKE
+    assert measure_drift([*rows(), *not_radiographs(6)], CARD).likeness == DriftLevel.LIKE
     some = measure_drift([*rows(), *not_radiographs(25)], CARD).likeness
-    assert some == Likeness.DIFFERENT
-    assert measure_drift([*rows(), *not_radiographs(60)], CARD).likeness == Likeness.UNLIKE
+    assert some == DriftLevel.DIFFERENT
+    assert measure_drift([*rows(), *not_radiographs(60)], CARD).likeness == DriftLevel.UNLIKE
 
 
 def test_copies_count_once() -> None:
@@ -106,8 +108,8 @@ def test_copies_count_once() -> None:
 def test_rows_and_cards_without_statistics_leave_it_open() -> None:
     bare = make_rows(make_models("cnn"), 60, 60)
     drift = measure_drift(bare, make_card("cnn"))
-    assert (drift.looks, drift.strange, drift.likeness) == ({}, None, None)
-    assert drift.answers is not None
+    assert (drift.appearance, drift.atypical_share, drift.likeness) == ({}, None, None)
+    assert drift.predictions is not None
 
 
 def test_random_batches_of_training_films_are_rarely_called_unlike() -> None:
@@ -115,7 +117,7 @@ def test_random_batches_of_training_films_are_rarely_called_unlike() -> None:
     pool = rows(3000)
     false_alarms = sum(
         measure_drift([pool[i] for i in rng.choice(3000, 40, replace=False)], CARD).likeness
-        == Likeness.UNLIKE
+        == DriftLevel.UNLIKE
         for _ in range(100)
     )
     assert false_alarms <= 2
@@ -127,7 +129,7 @@ def test_gaps_and_their_chance_are_those_of_scipy(films: int, moved: float) -> N
     values = np.random.default_rng(films).normal(moved, 1, films)
     bell = norm(0, 1).cdf
     for alternative in ("two-sided", "greater"):
-        ours = _gap(values, bell, 0.0, alternative)
+        ours = _ks_test(values, bell, 0.0, alternative)
         theirs = kstest(values, bell, alternative=alternative, method="exact")
         assert ours.gap == pytest.approx(theirs.statistic)
         if alternative == "greater":

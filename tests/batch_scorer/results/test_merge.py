@@ -7,15 +7,15 @@ import shutil
 
 import pytest
 
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
-from batch_scorer.errors import LedgerError
+from batch_scorer.errors import OutputError
 from batch_scorer.results import store
 from batch_scorer.results.merge import merge_shards
 from batch_scorer.results.schema import Gallery
 from batch_scorer.results.shards import Shard
-from batch_scorer.results.usage import Tariff
-from batch_scorer.storage.output import OWN_FOLDER, open_output
+from batch_scorer.results.usage import CoreHourPrice
+from batch_scorer.storage.output import INTERNAL_FOLDER, open_output
 from tests.images import make_film
 from tests.tiny_model import save_tiny_model
 
@@ -36,11 +36,11 @@ def score_shards(films, output, model, count, **options):
         job = ScoreJob(
             str(films), str(output), (str(model),), shard=Shard(number, count), **options
         )
-        score_batch(job)
+        run_score_job(job)
 
 
 def test_three_shards_joined_are_one_run_byte_for_byte(films, tmp_path, tiny_model):
-    alone = score_batch(ScoreJob(str(films), str(tmp_path / "alone"), (str(tiny_model),)))
+    alone = run_score_job(ScoreJob(str(films), str(tmp_path / "alone"), (str(tiny_model),)))
     score_shards(films, tmp_path / "out", tiny_model, 3)
     merged = merge_shards(str(tmp_path / "out"))
     whole = (tmp_path / "alone" / store.CSV_FILE).read_bytes()
@@ -54,7 +54,7 @@ def test_three_shards_joined_are_one_run_byte_for_byte(films, tmp_path, tiny_mod
 
 def test_merged_shards_sum_what_each_spent(films, tmp_path, tiny_model):
     out = tmp_path / "out"
-    score_shards(films, out, tiny_model, 2, tariff=Tariff(0.05))
+    score_shards(films, out, tiny_model, 2, tariff=CoreHourPrice(0.05))
     parts = [
         store.read_run(open_output(out / "shards" / f"{number}-of-2")).manifest for number in (1, 2)
     ]
@@ -67,10 +67,10 @@ def test_merged_shards_sum_what_each_spent(films, tmp_path, tiny_model):
     assert merged.peak_memory_bytes >= max(part.peak_memory_bytes for part in parts)
     assert merged.core_seconds > sum(part.core_seconds for part in parts)
     assert merged.seconds["record"] > sum(part.seconds["record"] for part in parts)
-    assert merged.price is not None
-    assert merged.price == Tariff(0.05).compute_cost(merged.core_seconds, merged.found)
+    assert merged.cost is not None
+    assert merged.cost == CoreHourPrice(0.05).compute_cost(merged.core_seconds, merged.found)
     rewrite(out, price=None)
-    assert merge_shards(str(out)).price is None
+    assert merge_shards(str(out)).cost is None
 
 
 def test_a_missing_shard_is_named_and_nothing_is_written(cxr, films, tmp_path, tiny_model):
@@ -82,7 +82,7 @@ def test_a_missing_shard_is_named_and_nothing_is_written(cxr, films, tmp_path, t
     assert f"cxr score IMAGES -o {tmp_path / 'out'} --shard 3/4" in run.stderr
     assert run.stderr.count("\n") == 1
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"shards", OWN_FOLDER}
+    assert names == {"shards", INTERNAL_FOLDER}
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_a_shard_goes_on_where_it_was_and_only_its_own_films_count(folder, tmp_p
 
 def test_files_that_came_between_two_listings_are_said(cxr, folder, tmp_path, tiny_model):
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),), shard=Shard(1, 2))
-    score_batch(job)
+    run_score_job(job)
     for index in range(8):
         (folder / f"late_{index}.png").write_bytes(make_film(seed=index + 20))
     score_shards(folder, tmp_path / "later", tiny_model, 2)
@@ -155,7 +155,7 @@ def test_shards_that_do_not_belong_together_are_refused(
 ):
     score_shards(folder, tmp_path / "out", tiny_model, 2)
     spoil(tmp_path / "out")
-    with pytest.raises(LedgerError, match=message):
+    with pytest.raises(OutputError, match=message):
         merge_shards(str(tmp_path / "out"))
     assert not (tmp_path / "out" / store.CSV_FILE).exists()
 
@@ -164,8 +164,8 @@ def test_shards_of_two_models_are_refused(folder, tmp_path, tiny_model):
     score_shards(folder, tmp_path / "out", tiny_model, 2)
     other = save_tiny_model(tmp_path / "other.onnx", "other")
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(other),), shard=Shard(2, 2))
-    score_batch(job)
-    with pytest.raises(LedgerError, match="models or options of shard 2/2 differ"):
+    run_score_job(job)
+    with pytest.raises(OutputError, match="models or options of shard 2/2 differ"):
         merge_shards(str(tmp_path / "out"))
 
 
@@ -179,7 +179,7 @@ def test_films_that_are_gone_leave_the_report_without_pictures(folder, tmp_path,
 
 def test_merged_shards_of_a_bundled_model_have_the_maps_of_one_run(folder, tmp_path):
     options = {"keep_atypical": True, "heatmaps": "all", "review_minutes": 3}
-    alone = score_batch(ScoreJob(str(folder), str(tmp_path / "alone"), ("mlp",), **options))
+    alone = run_score_job(ScoreJob(str(folder), str(tmp_path / "alone"), ("mlp",), **options))
     score_shards(folder, tmp_path / "out", "mlp", 2, **options)
     merged = merge_shards(str(tmp_path / "out"))
     assert len(alone.gallery.maps) == len(list((tmp_path / "alone" / "films").iterdir())) / 2 > 0
@@ -190,9 +190,9 @@ def test_merged_shards_of_a_bundled_model_have_the_maps_of_one_run(folder, tmp_p
 
 def test_merged_shards_say_why_they_have_no_maps(folder, tmp_path, tiny_model):
     score_shards(folder, tmp_path / "out", tiny_model, 2)
-    assert merge_shards(str(tmp_path / "out")).gallery == Gallery("flagged", no_maps="model")
+    assert merge_shards(str(tmp_path / "out")).gallery == Gallery("flagged", no_maps_reason="model")
     shutil.rmtree(folder)
-    assert merge_shards(str(tmp_path / "out")).gallery == Gallery("flagged", no_maps="films")
+    assert merge_shards(str(tmp_path / "out")).gallery == Gallery("flagged", no_maps_reason="films")
 
 
 def test_shards_with_other_pictures_in_mind_are_refused(folder, tmp_path, tiny_model):
@@ -200,8 +200,8 @@ def test_shards_with_other_pictures_in_mind_are_refused(folder, tmp_path, tiny_m
     job = ScoreJob(
         str(folder), str(tmp_path / "out"), (str(tiny_model),), shard=Shard(2, 2), review_minutes=9
     )
-    score_batch(job)
-    with pytest.raises(LedgerError, match="--heatmaps or --review-minutes of shard 2/2 differ"):
+    run_score_job(job)
+    with pytest.raises(OutputError, match="--heatmaps or --review-minutes of shard 2/2 differ"):
         merge_shards(str(tmp_path / "out"))
 
 

@@ -15,14 +15,14 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
-from batch_scorer.errors import LedgerError
+from batch_scorer.errors import OutputError
 from batch_scorer.jobs import latest
-from batch_scorer.jobs.task import NightJob, run_night
+from batch_scorer.jobs.task import TaskSpec, run_task
 from batch_scorer.results import store
 from batch_scorer.results.merge import merge_shards
-from batch_scorer.results.run_dates import COLUMN, read_run_dates
+from batch_scorer.results.run_dates import RUN_DATE_COLUMN, read_run_dates
 from batch_scorer.results.schema import SCHEMA_VERSION
 from batch_scorer.results.shards import Shard
 from batch_scorer.storage.output import open_output
@@ -57,14 +57,14 @@ def test_a_run_is_read_without_a_column_that_nobody_filled():
     run = read("run")
     assert (run.manifest.schema_version, run.manifest.run_date) == (SCHEMA_VERSION, "")
     assert [row.prediction for row in run.rows] == ["NORMAL", "NORMAL", "PNEUMONIA"]
-    assert run.added == {}
+    assert run.extra_columns == {}
     assert read_run_dates(run) == ["", "", ""]
 
 
 def test_a_scheduled_run_is_read_with_its_dates():
-    run = latest.read_earlier(open_output("nightly"))
+    run = latest.read_newest_run(open_output("nightly"))
     stored = json.loads(Path("nightly/latest/run.json").read_bytes())
-    assert (run.manifest.run_date, run.manifest.since.run_date) == (
+    assert (run.manifest.run_date, run.manifest.changes.run_date) == (
         *(stored["night"], stored["since"]["night"]),
     )
     assert read_run_dates(run) == [stored["since"]["night"]] * 3 + [stored["night"]]
@@ -73,15 +73,15 @@ def test_a_scheduled_run_is_read_with_its_dates():
 @pytest.mark.parametrize("output", ["run", "stopped"])
 def test_a_run_is_gone_on_with(output):
     before = read("run").rows
-    manifest = score_batch(score(output))
+    manifest = run_score_job(score(output))
     run = read(output)
     assert run.manifest == manifest
     assert without_stamps(run.rows[:3]) == without_stamps(before)
     assert [row.image for row in run.rows[3:]] == [NEW_IMAGE]
     assert not Path(output, "earlier").exists()
-    assert score_batch(score(output)) == manifest
+    assert run_score_job(score(output)) == manifest
     names = pq.read_schema(Path(output, store.PARQUET_FILE)).names
-    assert not {"night", COLUMN} & {*names}
+    assert not {"night", RUN_DATE_COLUMN} & {*names}
 
 
 def test_shards_are_merged():
@@ -93,26 +93,30 @@ def test_shards_are_merged():
 
 
 def test_a_scheduled_run_follows_one_of_version_1():
-    before = latest.read_earlier(open_output("nightly"))
-    job = NightJob(score("nightly"), shard=Shard(1, 1), drawing=None)
-    outcome = run_night(job)
-    assert outcome.since.run_date == before.manifest.run_date
-    assert (outcome.since.films, outcome.since.new_or_changed, outcome.since.gone) == (4, 0, 0)
-    assert read("nightly/latest").added == {COLUMN: read_run_dates(before)}
+    before = latest.read_newest_run(open_output("nightly"))
+    job = TaskSpec(score("nightly"), shard=Shard(1, 1), report_options=None)
+    outcome = run_task(job)
+    assert outcome.changes.run_date == before.manifest.run_date
+    assert (outcome.changes.films, outcome.changes.new_or_changed, outcome.changes.gone) == (
+        4,
+        0,
+        0,
+    )
+    assert read("nightly/latest").extra_columns == {RUN_DATE_COLUMN: read_run_dates(before)}
     Path("xrays", NEW_IMAGE).unlink()
-    third = run_night(job)
-    assert (third.since.run_date, third.since.gone) == (outcome.night, 1)
+    third = run_task(job)
+    assert (third.changes.run_date, third.changes.gone) == (outcome.run_date, 1)
 
 
 def test_results_of_a_later_version_are_refused():
     keys = json.loads(Path("run/run.json").read_bytes()) | {"schema_version": SCHEMA_VERSION + 1}
     Path("run/run.json").write_text(json.dumps(keys))
-    with pytest.raises(LedgerError, match=r"has version 3 of the results.*or a newer one"):
+    with pytest.raises(OutputError, match=r"has version 3 of the results.*or a newer one"):
         read("run")
 
 
 def test_dates_that_are_none_are_refused():
-    run = latest.read_earlier(open_output("nightly"))
-    broken = run._replace(added={COLUMN: [*read_run_dates(run)[:3], "tomorrow"]})
-    with pytest.raises(LedgerError, match=r"column run_date of run .* cannot be read"):
+    run = latest.read_newest_run(open_output("nightly"))
+    broken = run._replace(added={RUN_DATE_COLUMN: [*read_run_dates(run)[:3], "tomorrow"]})
+    with pytest.raises(OutputError, match=r"column run_date of run .* cannot be read"):
         read_run_dates(broken)

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_scorer.errors import UsageError
-from batch_scorer.results.shards import Shard, choose_share, read_execution, read_shard, shard_of
+from batch_scorer.results.shards import (
+    Shard,
+    assign_shard,
+    parse_shard,
+    read_execution_id,
+    select_shard,
+)
 
 
 @given(st.sets(st.text(), max_size=200), st.integers(1, 12))
@@ -18,11 +24,13 @@ def test_shards_hold_every_film_exactly_once(keys, count):
 
 def test_the_shard_of_a_film_never_changes():
     """Rows of an earlier run would be looked for in another folder."""
-    assert [shard_of(f"person{n}.jpeg", 10) for n in range(8)] == [3, 3, 10, 10, 8, 3, 5, 10]
+    assert [assign_shard(f"person{n}.jpeg", 10) for n in range(8)] == [3, 3, 10, 10, 8, 3, 5, 10]
 
 
 def test_films_spread_evenly():
-    sizes = [sum(shard_of(f"film {n}", 4) == shard for n in range(4000)) for shard in (1, 2, 3, 4)]
+    sizes = [
+        sum(assign_shard(f"film {n}", 4) == shard for n in range(4000)) for shard in (1, 2, 3, 4)
+    ]
     assert min(sizes) > 900
 
 
@@ -45,7 +53,7 @@ def test_films_spread_evenly():
     ],
 )
 def test_auto_reads_what_the_platform_says(environment, expected):
-    assert read_shard("auto", environment) == expected
+    assert parse_shard("auto", environment) == expected
 
 
 @pytest.mark.parametrize(
@@ -67,7 +75,7 @@ def test_auto_reads_what_the_platform_says(environment, expected):
 )
 def test_a_share_that_is_none_is_refused(text, environment, message):
     with pytest.raises(UsageError) as refusal:
-        read_shard(text, environment)
+        parse_shard(text, environment)
     assert message in str(refusal.value)
 
 
@@ -85,7 +93,7 @@ def test_a_share_that_is_none_is_refused(text, environment, message):
     ],
 )
 def test_all_tasks_of_a_start_read_the_same_name_of_it(environment, execution):
-    assert read_execution(environment) == execution
+    assert read_execution_id(environment) == execution
 
 
 @pytest.mark.parametrize(
@@ -105,4 +113,4 @@ def test_all_tasks_of_a_start_read_the_same_name_of_it(environment, execution):
     ],
 )
 def test_a_share_is_chosen_by_hand_by_the_platform_or_claimed(text, tasks, environment, share):
-    assert choose_share(text, tasks, environment) == share
+    assert select_shard(text, tasks, environment) == share

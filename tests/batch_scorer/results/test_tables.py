@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_scorer.errors import LedgerError
+from batch_scorer.errors import OutputError
 from batch_scorer.results import store
-from batch_scorer.results.tables import as_parquet, from_parquet
+from batch_scorer.results.tables import decode_parquet, encode_parquet
 from batch_scorer.storage.output import open_output
 from tests.factories import make_models, make_rows
 
@@ -47,17 +47,17 @@ def test_a_small_table_that_claims_much_is_refused(kind, tmp_path):
     data = BOMBS[kind]()
     assert len(data) < 3_000_000
     with pytest.raises(ValueError, match=r"rows in|far more room|compressed by|column image holds"):
-        from_parquet(data)
+        decode_parquet(data)
     place = open_output(tmp_path)
     place.write(store.PARQUET_FILE, data)
-    with pytest.raises(LedgerError, match=r"predictions\.parquet in .* cannot be read: "):
+    with pytest.raises(OutputError, match=r"predictions\.parquet in .* cannot be read: "):
         store.read_rows(place, "")
 
 
 def test_what_the_program_wrote_is_read_whatever_its_rows_hold():
     models = make_models("cnn")
     rows = make_rows(models, 300, 900, names=["x" * 4000 + f"{n}.png" for n in range(1200)])
-    table = from_parquet(as_parquet(rows, models, "a" * 16))
+    table = decode_parquet(encode_parquet(rows, models, "a" * 16))
     assert (table.method, table.models) == ("a" * 16, ("cnn",))
     assert [row.image for row in table.rows] == [row.image for row in rows]
 
@@ -66,18 +66,18 @@ def test_added_columns_come_back_under_their_names_and_take_nobody_elses():
     models = make_models("cnn")
     rows = make_rows(models, 700, 800)
     added = {"ward": [f"ward {n % 3}" for n in range(len(rows))], "empty": [""] * len(rows)}
-    table = from_parquet(as_parquet(rows, models, "", added))
+    table = decode_parquet(encode_parquet(rows, models, "", added))
     assert table.rows == rows
-    assert table.added == {"ward": added["ward"]}
-    assert from_parquet(as_parquet(rows, models, "")).added == {}
+    assert table.extra_columns == {"ward": added["ward"]}
+    assert decode_parquet(encode_parquet(rows, models, "")).extra_columns == {}
     with pytest.raises(ValueError, match="columns of different names"):
-        as_parquet(rows, models, "", {"status": [""] * len(rows)})
+        encode_parquet(rows, models, "", {"status": [""] * len(rows)})
 
 
 def test_a_table_of_a_later_version_or_without_the_columns_that_it_names_is_refused():
     models = make_models("cnn")
     rows = make_rows(models, 2, 2)
-    table = pq.read_table(io.BytesIO(as_parquet(rows, models, "", {"ward": ["a"] * 4})))
+    table = pq.read_table(io.BytesIO(encode_parquet(rows, models, "", {"ward": ["a"] * 4})))
     for metadata, message in (
         ({b"cxr schema version": b"3"}, "it has version 3, expected at most 2"),
         ({b"cxr added columns": b'["ward", "bed"]'}, "it has no column bed"),
@@ -86,4 +86,4 @@ def test_a_table_of_a_later_version_or_without_the_columns_that_it_names_is_refu
         data = io.BytesIO()
         pq.write_table(table.replace_schema_metadata(table.schema.metadata | metadata), data)
         with pytest.raises(ValueError, match=message):
-            from_parquet(data.getvalue())
+            decode_parquet(data.getvalue())

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from batch_scorer.engine import local
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
-from batch_scorer.imaging.burned_in import paint_border
+from batch_scorer.imaging.burned_in import mask_border
 from batch_scorer.imaging.decode import decode_radiograph
 from batch_scorer.imaging.decode_pool import Decoder
-from batch_scorer.model.classifier import Answers, Classifier
+from batch_scorer.model.classifier import Classifier, Predictions
 from batch_scorer.results import store, thumbnails
 from batch_scorer.results.schema import Gallery
 from batch_scorer.results.thumbnails import ReportImages, write_thumbnails
@@ -36,7 +36,7 @@ def telling_model(tmp_path_factory):
 
 
 def run(folder, output, model, **options):
-    return score_batch(ScoreJob(str(folder), str(output), (str(model),), **options))
+    return run_score_job(ScoreJob(str(folder), str(output), (str(model),), **options))
 
 
 def pictures(output):
@@ -55,7 +55,7 @@ def test_flagged_films_that_are_shown_get_a_map_each(folder, tmp_path, telling_m
     flagged = stems(tmp_path / "out", flagged=True)
     assert len(flagged) == 3
     assert manifest.gallery.maps.keys() == flagged
-    assert manifest.gallery.no_maps == ""
+    assert manifest.gallery.no_maps_reason == ""
     assert {f"{stem}-evidence.jpg" for stem in flagged} < pictures(tmp_path / "out")
     assert len([name for name in pictures(tmp_path / "out") if "evidence" in name]) == 3
 
@@ -90,7 +90,7 @@ def test_all_films_or_none_get_a_map_where_that_is_asked_for(folder, tmp_path, t
 
 def test_a_model_without_evidence_leaves_the_reason(folder, tmp_path, tiny_model):
     manifest = run(folder, tmp_path / "out", tiny_model)
-    assert manifest.gallery == Gallery("flagged", no_maps="unanswered")
+    assert manifest.gallery == Gallery("flagged", no_maps_reason="unanswered")
     assert len(pictures(tmp_path / "out")) > 0
 
 
@@ -104,8 +104,8 @@ def test_no_map_is_drawn_by_another_model_than_the_one_that_scored(folder, tmp_p
             save_tiny_model(model, slope=9.0, evidence=make_evidence(4))
 
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(model),))
-    manifest = score_batch(job, change_the_model)
-    assert manifest.gallery == Gallery("flagged", no_maps="model")
+    manifest = run_score_job(job, change_the_model)
+    assert manifest.gallery == Gallery("flagged", no_maps_reason="model")
     assert not any("evidence" in name for name in pictures(tmp_path / "out"))
 
 
@@ -121,7 +121,7 @@ def test_only_films_that_get_a_map_go_through_the_model_again(
     asked = []
     predict = Classifier.predict
 
-    def counting(self: Classifier, pixels: np.ndarray) -> Answers:
+    def counting(self: Classifier, pixels: np.ndarray) -> Predictions:
         asked.append(len(pixels))
         return predict(self, pixels)
 
@@ -137,7 +137,7 @@ def test_evidence_that_is_no_number_draws_no_map(folder, tmp_path, telling_model
     first = run(folder, tmp_path / "first", telling_model)
     predict, times = Classifier.predict, []
 
-    def wrong(self: Classifier, pixels: np.ndarray) -> Answers:
+    def wrong(self: Classifier, pixels: np.ndarray) -> Predictions:
         times.append(len(pixels))
         answers = predict(self, pixels)
         if times == [4, 6, 4, 3]:  # the images that get a map, as they go through it once more
@@ -176,7 +176,7 @@ def test_a_film_that_is_gone_or_changed_since_it_was_scored_has_no_picture(
     rows = store.read_run(output).rows
     (folder / "PNEUMONIA" / "film_3.png").write_bytes(make_film(200, seed=77))
     (folder / "PNEUMONIA" / "film_4.png").unlink()
-    output.remove(*store.find_pictures(output))
+    output.remove(*store.find_report_images(output))
     gallery = write_thumbnails(
         output,
         ReportImages(open_source(str(folder))),
@@ -211,7 +211,7 @@ def test_a_picture_shows_the_pixels_of_its_film_whatever_its_kind(name, tmp_path
     size = (round(row.width_px * scale), round(row.height_px * scale))
     expected = pixels.resize(size, Image.Resampling.BILINEAR)
     if name.startswith("burned"):
-        expected = paint_border(expected)
+        expected = mask_border(expected)
     path, data = store.encode_thumbnail(row, expected)
     assert (tmp_path / "out" / path).read_bytes() == data
 
@@ -225,7 +225,7 @@ def test_a_film_that_breaks_its_decoder_breaks_a_worker_and_has_no_picture(
     deadly = partial(Decoder, command=command_of("die_of_everything"))
     monkeypatch.setattr(thumbnails, "Decoder", deadly)
     monkeypatch.setattr(thumbnails, "MOST_KEPT", 0)
-    manifest = score_batch(job)
+    manifest = run_score_job(job)
     assert manifest.scored == 7
     rows = store.read_run(open_output(job.output)).rows
     missing = {

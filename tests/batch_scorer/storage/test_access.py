@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from batch_scorer.errors import NotAllowed
-from batch_scorer.storage.access import Access, is_public
+from batch_scorer.storage.access import AccessPolicy, is_public_address
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ from batch_scorer.storage.access import Access, is_public
     ],
 )
 def test_no_address_of_a_private_network_is_public(address):
-    assert not is_public(address)
+    assert not is_public_address(address)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_no_address_of_a_private_network_is_public(address):
     ],
 )
 def test_addresses_of_the_internet_are_public(address):
-    assert is_public(address)
+    assert is_public_address(address)
 
 
 def test_only_what_lies_below_a_root_after_all_links_is_allowed(tmp_path):
@@ -57,7 +57,7 @@ def test_only_what_lies_below_a_root_after_all_links_is_allowed(tmp_path):
     (inside / "folder").symlink_to(outside)
     (tmp_path / "root").symlink_to(inside)
     (inside / "loop").symlink_to("loop")
-    access = Access((str(tmp_path / "root"),))
+    access = AccessPolicy((str(tmp_path / "root"),))
     real = str(inside / "film.png")
     for path in (
         "root/film.png",
@@ -73,9 +73,9 @@ def test_only_what_lies_below_a_root_after_all_links_is_allowed(tmp_path):
             access.check_path(str(tmp_path / path))
     assert access.with_root(str(outside)).check_path(str(inside / "out.png"))
     with pytest.raises(NotAllowed):
-        Access().check_path(real)
+        AccessPolicy().check_path(real)
 
 
 def test_permissions_travel_to_other_processes():
-    access = Access(("/films",), private_hosts=True)
+    access = AccessPolicy(("/films",), private_hosts=True)
     assert pickle.loads(pickle.dumps(access)) == access

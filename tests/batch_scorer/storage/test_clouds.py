@@ -14,21 +14,21 @@ import pypdfium2
 import pytest
 from tenacity import stop_after_attempt
 
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import (
     Interrupted,
-    LedgerError,
+    OutputError,
     SourceError,
     TransientError,
     Unreadable,
 )
 from batch_scorer.results import store
 from batch_scorer.storage import filesystem as storage
-from batch_scorer.storage.outages import OUTAGE_FILMS
+from batch_scorer.storage.outages import OUTAGE_IMAGES
 from batch_scorer.storage.output import open_output
 from batch_scorer.storage.source import open_source
-from batch_scorer.system.regular_file import TooLong
+from batch_scorer.system.regular_file import FileTooLarge
 from tests.images import make_film
 from tests.servers import (
     AZURE,
@@ -150,11 +150,11 @@ def test_a_stopped_run_goes_on_from_the_bucket(here, bucket, tiny_model, local_c
     output = f"{here.protocol}://films-bucket/stopped"
     job = ScoreJob(bucket, output, (str(tiny_model),), batch_size=8)
     with pytest.raises(Interrupted, match=f"8 of {FILMS + 2} films are done"):
-        score_batch(job, stop=lambda: True)
-    manifest = score_batch(job)
+        run_score_job(job, stop=lambda: True)
+    manifest = run_score_job(job)
     assert manifest.reused == 8
     assert here.filesystem().cat_file(f"films-bucket/stopped/{store.CSV_FILE}") == local_csv
-    assert score_batch(job) == manifest
+    assert run_score_job(job) == manifest
 
 
 def test_a_film_that_may_not_be_read_or_is_gone_is_a_row(cloud, tiny_model, tmp_path):
@@ -185,7 +185,7 @@ def test_of_many_that_create_a_file_one_succeeds_and_it_may_have_to_ask_twice(cl
     url = cloud.fill("creation-bucket", films / "NORMAL", "out")
     with run_proxy(cloud, "calm") as proxy, found_here(cloud.behind(proxy.url)):
         output = open_output(url)
-        output.prove_creation()
+        output.check_exclusive_create()
         with ThreadPoolExecutor(8) as pool:
             won = list(pool.map(lambda n: output.create("plan.json", b"%d" % n), range(8)))
         assert won.count(True) == 1
@@ -198,9 +198,9 @@ def test_storage_that_creates_a_file_twice_is_found_out(clouds, films):
     url = emulator.fill("careless-bucket", films / "NORMAL", "out")
     with (
         found_here(emulator),
-        pytest.raises(LedgerError, match="Expected storage that creates a file only once"),
+        pytest.raises(OutputError, match="Expected storage that creates a file only once"),
     ):
-        open_output(url).prove_creation()
+        open_output(url).check_exclusive_create()
 
 
 def test_a_bucket_that_is_not_there_ends_the_run(here):
@@ -209,7 +209,7 @@ def test_a_bucket_that_is_not_there_ends_the_run(here):
     with pytest.raises(SourceError, match=rf"{url}.*{words}") as error:
         open_source(url)
     assert error.value.exit_code == 1
-    with pytest.raises(LedgerError, match=rf"{url} cannot be written: .*(bucket|not there)"):
+    with pytest.raises(OutputError, match=rf"{url} cannot be written: .*(bucket|not there)"):
         open_output(url).prepare()
 
 
@@ -220,7 +220,7 @@ def test_a_bucket_that_may_not_be_listed_or_written_ends_the_run(cloud):
             SourceError, match=rf"{url} cannot be listed: access is refused\. Check"
         ):
             open_source(url)
-        with pytest.raises(LedgerError, match=rf"{url} cannot be written: access is refused\. Che"):
+        with pytest.raises(OutputError, match=rf"{url} cannot be written: access is refused\. Che"):
             open_output(url).prepare()
 
 
@@ -258,11 +258,11 @@ def test_a_storage_that_goes_away_ends_the_run_and_not_every_film(clouds, films,
         source = open_source(url)
         monkeypatch.setattr(source.filesystem, "cat_file", Mock(side_effect=reset))
         monkeypatch.setattr(storage._RETRYING, "stop", stop_after_attempt(1))
-        for ref in source.refs[: OUTAGE_FILMS - 1]:
+        for ref in source.refs[: OUTAGE_IMAGES - 1]:
             with pytest.raises(Unreadable, match="no whole answer came"):
                 source.read(ref)
-        with pytest.raises(TransientError, match=f"No answer for the last {OUTAGE_FILMS} films"):
-            source.read(source.refs[OUTAGE_FILMS])
+        with pytest.raises(TransientError, match=f"No answer for the last {OUTAGE_IMAGES} films"):
+            source.read(source.refs[OUTAGE_IMAGES])
 
 
 def test_a_list_of_signed_urls_never_shows_a_signature(clouds, films, tiny_model, tmp_path):
@@ -298,7 +298,7 @@ def test_an_object_is_read_whole_or_not_at_all_and_an_empty_one_is_empty(here, f
         here.filesystem().pipe_file(f"{root}/{name}", b"x" * size)
     assert storage.read_file(filesystem, f"{root}/empty", 10) == b""
     assert storage.read_file(filesystem, f"{root}/fitting", 10) == b"x" * 10
-    with pytest.raises(TooLong, match="more than 10 bytes"):
+    with pytest.raises(FileTooLarge, match="more than 10 bytes"):
         storage.read_file(filesystem, f"{root}/longer", 10)
     with pytest.raises(FileNotFoundError):
         storage.read_file(filesystem, f"{root}/nothing", 10)

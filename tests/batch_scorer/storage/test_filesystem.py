@@ -15,7 +15,7 @@ import pytest
 from tenacity import wait_none
 
 from batch_scorer.errors import (
-    LedgerError,
+    OutputError,
     ProtocolRefused,
     SourceError,
     TransientError,
@@ -57,9 +57,9 @@ def failing(times, error, answer=b"whole"):
     ],
 )
 def test_what_may_pass_is_tried_again_and_counted(error):
-    before = filesystem.retries()
-    assert filesystem.call(failing(3, error)) == b"whole"
-    assert filesystem.retries() - before == 3
+    before = filesystem.count_retries()
+    assert filesystem.call_with_retries(failing(3, error)) == b"whole"
+    assert filesystem.count_retries() - before == 3
 
 
 @pytest.mark.parametrize(
@@ -72,30 +72,30 @@ def test_what_may_pass_is_tried_again_and_counted(error):
     ],
 )
 def test_what_does_not_pass_is_raised_at_once(error):
-    before = filesystem.retries()
+    before = filesystem.count_retries()
     with pytest.raises(type(error), match=error.strerror):
-        filesystem.call(failing(1, error))
-    assert filesystem.retries() == before
+        filesystem.call_with_retries(failing(1, error))
+    assert filesystem.count_retries() == before
 
 
 def test_an_end_is_made_of_trying():
-    before = filesystem.retries()
+    before = filesystem.count_retries()
     with pytest.raises(TimeoutError):
-        filesystem.call(failing(filesystem.ATTEMPTS, TimeoutError()))
-    assert filesystem.retries() - before == filesystem.ATTEMPTS - 1
+        filesystem.call_with_retries(failing(filesystem.MAX_ATTEMPTS, TimeoutError()))
+    assert filesystem.count_retries() - before == filesystem.MAX_ATTEMPTS - 1
 
 
 def test_retries_of_many_threads_are_all_counted():
-    before = filesystem.retries()
+    before = filesystem.count_retries()
     threads = [
-        threading.Thread(target=filesystem.call, args=(failing(5, TimeoutError()),))
+        threading.Thread(target=filesystem.call_with_retries, args=(failing(5, TimeoutError()),))
         for _ in range(40)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert filesystem.retries() - before == 200
+    assert filesystem.count_retries() - before == 200
 
 
 def test_a_film_shorter_than_the_listing_says_is_read_again(folder, monkeypatch):
@@ -103,9 +103,9 @@ def test_a_film_shorter_than_the_listing_says_is_read_again(folder, monkeypatch)
     whole = (folder / source.refs[0].key).read_bytes()
     answers = [whole[:100], b"", whole]
     monkeypatch.setattr(source_module, "read_file", lambda *_: answers.pop(0))
-    before = filesystem.retries()
+    before = filesystem.count_retries()
     assert source.read(source.refs[0]) == whole
-    assert filesystem.retries() - before == 2
+    assert filesystem.count_retries() - before == 2
 
 
 def test_a_film_that_never_comes_whole_is_a_row(folder, monkeypatch):
@@ -118,9 +118,9 @@ def test_a_film_that_never_comes_whole_is_a_row(folder, monkeypatch):
 def test_a_film_that_was_replaced_by_a_shorter_one_is_read_as_it_is_now(folder):
     source = open_source(str(folder))
     (folder / source.refs[0].key).write_bytes(b"shorter")
-    before = filesystem.retries()
+    before = filesystem.count_retries()
     assert source.read(source.refs[0]) == b"shorter"
-    assert filesystem.retries() == before
+    assert filesystem.count_retries() == before
 
 
 def test_an_output_that_does_not_answer_is_worth_another_try(monkeypatch):
@@ -133,7 +133,7 @@ def test_an_output_that_does_not_answer_is_worth_another_try(monkeypatch):
         output.write("run.json", b"{}")
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(output.filesystem, "pipe_file", failing(1, full))
-    with pytest.raises(LedgerError, match=r"cannot be written: No space left .* Free some space"):
+    with pytest.raises(OutputError, match=r"cannot be written: No space left .* Free some space"):
         output.write("run.json", b"{}")
 
 
@@ -193,7 +193,7 @@ class HttpError(Exception):
 )
 def test_errors_of_clients_in_plain_words(error, transient, words):
     assert retry.is_transient(error) is transient
-    told = retry.explain(error, "s3://bucket/films", SourceError, "listed")
+    told = retry.translate_error(error, "s3://bucket/films", SourceError, "listed")
     assert isinstance(told, TransientError if transient else SourceError)
     text = str(told)
     assert text.startswith("s3://bucket/films cannot be listed: ")
@@ -240,7 +240,7 @@ def test_a_place_that_only_marks_a_folder_is_no_film():
     bucket.pipe_file("/marked/a.png", b"film")
     source = open_source("memory://marked")
     assert [ref.key for ref in source.refs] == ["a.png"]
-    assert source.readers == filesystem.REMOTE_READERS
+    assert source.readers == filesystem.MAX_REMOTE_READS
     bucket.rm("/marked", recursive=True)
 
 
@@ -316,12 +316,12 @@ def test_a_bucket_has_a_name(url):
 
 def test_an_error_of_a_url_with_something_to_hide_is_told_without_the_client_s_words():
     exc = OSError("Cannot connect to host user:12")
-    told = retry.explain(exc, "http://user:12/34@host/x", SourceError, "listed")
+    told = retry.translate_error(exc, "http://user:12/34@host/x", SourceError, "listed")
     assert told.sentence == "http://host/x cannot be listed: OSError."
-    told = retry.explain(exc, "http://host/x", SourceError, "listed")
+    told = retry.translate_error(exc, "http://host/x", SourceError, "listed")
     assert told.sentence == "http://host/x cannot be listed: Cannot connect to host user:12."
 
 
 def test_the_classes_of_a_module_that_is_only_half_imported_are_left_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "aiohttp", ModuleType("aiohttp"))
-    assert set(retry.failures()) >= {OSError, ValueError}
+    assert set(retry.storage_errors()) >= {OSError, ValueError}

@@ -12,7 +12,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from tenacity import wait_none
 
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import (
     ImageError,
@@ -23,9 +23,9 @@ from batch_scorer.errors import (
 )
 from batch_scorer.results import store
 from batch_scorer.storage import filesystem as storage
-from batch_scorer.storage.access import Access
-from batch_scorer.storage.image_list import parse_list
-from batch_scorer.storage.outages import OUTAGE_FILMS
+from batch_scorer.storage.access import AccessPolicy
+from batch_scorer.storage.image_list import parse_image_list
+from batch_scorer.storage.outages import OUTAGE_IMAGES
 from batch_scorer.storage.output import open_output
 from batch_scorer.storage.source import open_source, read_labels
 from tests.images import make_film
@@ -59,7 +59,7 @@ def test_films_elsewhere_are_called_by_their_whole_path_or_url(folder, tmp_path)
     (tmp_path / "lists").mkdir()
     listing = tmp_path / "lists" / "night.txt"
     listing.write_text(f"{absolute}\nmemory://listed/x.png\n../xrays/NORMAL/film_2.png\n")
-    source = open_source(str(listing), access=Access((str(folder),)))
+    source = open_source(str(listing), access=AccessPolicy((str(folder),)))
     assert keys_of(source) == sorted(
         [str(absolute), "memory://listed/x.png", str(folder / "NORMAL" / "film_2.png")]
     )
@@ -104,7 +104,7 @@ def test_a_film_named_twice_has_one_row_and_a_line_says_so(folder, caplog):
 def test_a_listed_film_that_is_not_there_is_a_row(folder, tiny_model, tmp_path):
     listing = folder / "list.txt"
     listing.write_text("NORMAL/film_0.png\nNORMAL/gone.png\nNORMAL\nzero\0byte.png\n")
-    manifest = score_batch(ScoreJob(str(listing), str(folder / "out"), (str(tiny_model),)))
+    manifest = run_score_job(ScoreJob(str(listing), str(folder / "out"), (str(tiny_model),)))
     assert (manifest.found, manifest.scored, manifest.failed) == (4, 1, 3)
     rows = {row.image: row for row in store.read_run(open_output(folder / "out")).rows}
     assert rows["NORMAL/gone.png"].detail == "The file cannot be read: No such file or directory."
@@ -253,7 +253,7 @@ def test_all_bad_lines_together_are_as_many_rows_and_the_run_goes_on(lines, fold
     same = {"//etc/passwd": "/etc/passwd"}  # two names of one place
     assert len(found) == len({same.get(line, line) for line in bad}) + 4
     job = ScoreJob(str(folder / "list.txt"), str(folder.parent / "out"), (str(tiny_model),))
-    manifest = score_batch(job)
+    manifest = run_score_job(job)
     assert (manifest.found, manifest.scored) == (len(found), 1)
     assert manifest.reasons["not_allowed"] == len(OUTSIDE) + len(REFUSED) + len(PRIVATE) - 1
     assert set(manifest.reasons) == {"not_allowed", "unreadable"}
@@ -288,7 +288,7 @@ def test_a_list_in_another_encoding_is_one_error(lines, encoding):
 
 
 def test_a_root_that_is_given_allows_what_lies_below_it(lines, tmp_path):
-    access = Access((str(tmp_path),))
+    access = AccessPolicy((str(tmp_path),))
     found = lines(b"../outside.png\nlink.png\nfolder/outside.png\n/etc/passwd", access=access)
     refused = found.pop("/etc/passwd")
     assert isinstance(refused, NotAllowed)
@@ -303,7 +303,7 @@ def test_a_list_in_a_bucket_names_films_of_this_machine_only_below_given_roots(f
     for ref in source.refs:
         with pytest.raises(NotAllowed):
             source.read(ref)
-    source = open_source("memory://rooted/list.txt", access=Access((str(folder),)))
+    source = open_source("memory://rooted/list.txt", access=AccessPolicy((str(folder),)))
     refs = {ref.key: ref for ref in source.refs}
     assert source.read(refs[str(film)]) == film.read_bytes()
     with pytest.raises(NotAllowed):
@@ -351,7 +351,7 @@ def test_urls_that_differ_only_in_what_is_not_shown_are_numbered_in_the_order_of
             *("http://pacs/plain", "s3://bucket/a#1", "s3://bucket/a#2", "a?1.png", "a?2.png"),
         ]
     )
-    films = parse_list(data.encode(), "/lists/list.txt")
+    films = parse_image_list(data.encode(), "/lists/list.txt")
     assert films.places == {
         "http://pacs/wado": "http://pacs/wado?objectUID=2",
         "http://pacs/wado (2)": "http://pacs/wado?objectUID=1",
@@ -370,7 +370,7 @@ def test_urls_that_differ_only_in_what_is_not_shown_are_numbered_in_the_order_of
 
 def test_a_long_list_of_one_address_is_named_in_no_long_time():
     data = "\n".join(f"http://pacs/wado?objectUID={number}" for number in range(50_000))
-    assert len(parse_list(data.encode(), "/list.txt").places) == 50_000
+    assert len(parse_image_list(data.encode(), "/list.txt").places) == 50_000
 
 
 def test_a_label_that_cannot_be_used_costs_its_image_no_row(lines, folder, caplog):
@@ -421,7 +421,7 @@ def test_of_a_list_over_several_servers_one_that_is_away_costs_only_its_own_film
     monkeypatch.setattr(storage._RETRYING, "wait", wait_none())
     bucket = fsspec.filesystem("memory")
     monkeypatch.setattr(bucket, "cat_file", Mock(side_effect=TimeoutError("away")))
-    away = [f"memory://away/{number}.png" for number in range(OUTAGE_FILMS + 5)]
+    away = [f"memory://away/{number}.png" for number in range(OUTAGE_IMAGES + 5)]
     (folder / "list.txt").write_text("\n".join(["PNEUMONIA/film_3.png", *away, "zzz.png"]))
     source = open_source(str(folder / "list.txt"))
     for ref in source.refs[:-1]:
@@ -430,10 +430,10 @@ def test_of_a_list_over_several_servers_one_that_is_away_costs_only_its_own_film
                 source.read(ref)
         else:
             assert source.read(ref)
-    assert bucket.cat_file.call_count == OUTAGE_FILMS * storage.ATTEMPTS
+    assert bucket.cat_file.call_count == OUTAGE_IMAGES * storage.MAX_ATTEMPTS
     (folder / "list.txt").write_text("\n".join(away))
     source = open_source(str(folder / "list.txt"))
-    for ref in source.refs[: OUTAGE_FILMS - 1]:
+    for ref in source.refs[: OUTAGE_IMAGES - 1]:
         with pytest.raises(Unreadable):
             source.read(ref)
     with pytest.raises(TransientError, match="No answer for the last"):
@@ -450,18 +450,18 @@ def test_a_server_without_answers_is_not_asked_for_each_line_of_a_list(folder, m
     (folder / "list.txt").write_text("\n".join([*others, *away]))
     source = open_source(str(folder / "list.txt"))
     assert len(source.refs) == len(others) + len(away)
-    assert info.call_count < OUTAGE_FILMS + 4 * storage.REMOTE_READERS
+    assert info.call_count < OUTAGE_IMAGES + 4 * storage.MAX_REMOTE_READS
     refs = [ref for ref in source.refs if ref.path in away]
     with pytest.raises(Unreadable if others else TransientError):
         source.read(refs[0])
     with pytest.raises(Unreadable if others else TransientError):
         source.read(refs[1])
-    assert content.call_count == storage.ATTEMPTS * (1 if others else 2)
+    assert content.call_count == storage.MAX_ATTEMPTS * (1 if others else 2)
 
 
 def test_a_server_that_answers_again_is_read_although_the_listing_gave_it_up(folder, monkeypatch):
     monkeypatch.setattr(MemoryFileSystem, "info", Mock(side_effect=TimeoutError("away")))
-    away = [f"memory://again/{number}.png" for number in range(2 * OUTAGE_FILMS)]
+    away = [f"memory://again/{number}.png" for number in range(2 * OUTAGE_IMAGES)]
     (folder / "list.txt").write_text("\n".join(["PNEUMONIA/film_3.png", *away]))
     source = open_source(str(folder / "list.txt"))
     monkeypatch.undo()

@@ -10,8 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
-from batch_scorer.errors import Occupied
-from batch_scorer.storage.lease import Claim, Sight, Watch, acquire_lease, names_of, take_lease
+from batch_scorer.errors import AlreadyRunning
+from batch_scorer.storage.lease import (
+    LeaseRecord,
+    LeaseState,
+    LeaseWatcher,
+    acquire_lease,
+    list_leases,
+    try_acquire_lease,
+)
 from batch_scorer.storage.output import open_output
 
 TERM_S = 0.6
@@ -25,12 +32,12 @@ def place(tmp_path):
 
 
 def claim_of(place, name, generation):
-    return msgspec.json.decode(place.read(f"leases/{name}/{generation:06d}.json"), type=Claim)
+    return msgspec.json.decode(place.read(f"leases/{name}/{generation:06d}.json"), type=LeaseRecord)
 
 
 def abandon(place, name, term_s=TERM_S):
     """A lease whose holder died at once: it was taken, and nobody renews it."""
-    return take_lease(place, name, Watch(place, name), term_s)
+    return try_acquire_lease(place, name, LeaseWatcher(place, name), term_s)
 
 
 def test_a_lease_is_taken_given_back_and_taken_again_at_once(place):
@@ -42,12 +49,14 @@ def test_a_lease_is_taken_given_back_and_taken_again_at_once(place):
     with acquire_lease(place, "1-of-2", 60):
         assert time.monotonic() - since < 30
     assert place.names("leases/1-of-2") == ["leases/1-of-2/000002.json"]
-    assert names_of(place) == ["1-of-2"]
+    assert list_leases(place) == ["1-of-2"]
 
 
 def test_who_waits_for_a_lease_that_is_renewed_is_told_who_is_at_work(place):
     with acquire_lease(place, "end", ALIVE_S) as lease:
-        with pytest.raises(Occupied, match=r"Another task \(.+-\d+-.+\) is working on end of"):
+        with pytest.raises(
+            AlreadyRunning, match=r"Another task \(.+-\d+-.+\) is working on end of"
+        ):
             acquire_lease(place, "end", TERM_S)
         lease.check()
     assert claim_of(place, "end", 1).renewals >= 1
@@ -63,40 +72,40 @@ def test_a_lease_of_the_dead_is_taken_over_after_a_whole_term(place):
 
 def test_who_was_taken_over_is_told_and_gives_nothing_back(place):
     with acquire_lease(place, "end", 60) as late:  # renews so seldom that it seems dead
-        watch = Watch(place, "end")
-        watch.look()
-        with take_lease(place, "end", watch, TERM_S) as lease:
+        watch = LeaseWatcher(place, "end")
+        watch.poll()
+        with try_acquire_lease(place, "end", watch, TERM_S) as lease:
             lease.check()
-            late.tell_loss()
-            with pytest.raises(Occupied, match="Another task took over end"):
+            late.raise_if_lost()
+            with pytest.raises(AlreadyRunning, match="Another task took over end"):
                 late.check()
-            with pytest.raises(Occupied):
-                late.tell_loss()
+            with pytest.raises(AlreadyRunning):
+                late.raise_if_lost()
     assert claim_of(place, "end", 2).released
     assert place.names("leases/end") == ["leases/end/000002.json"]
 
 
 def test_the_renewals_of_a_holder_find_out_that_it_was_taken_over(place):
     with acquire_lease(place, "end", TERM_S) as late:
-        watch = Watch(place, "end")
-        watch.look()
-        with take_lease(place, "end", watch, TERM_S):
+        watch = LeaseWatcher(place, "end")
+        watch.poll()
+        with try_acquire_lease(place, "end", watch, TERM_S):
             for _ in range(200):
                 time.sleep(0.02)
                 if late._lost:
                     break
-            with pytest.raises(Occupied):
-                late.tell_loss()
+            with pytest.raises(AlreadyRunning):
+                late.raise_if_lost()
 
 
 def test_of_many_that_find_a_lease_free_one_gets_it(place):
     at_once = threading.Barrier(8)
 
     def race(_):
-        watch = Watch(place, "end")
-        assert watch.look() is Sight.FREE
+        watch = LeaseWatcher(place, "end")
+        assert watch.poll() is LeaseState.FREE
         at_once.wait()
-        return take_lease(place, "end", watch, TERM_S)
+        return try_acquire_lease(place, "end", watch, TERM_S)
 
     with ThreadPoolExecutor(8) as pool:
         won = [lease for lease in pool.map(race, range(8)) if lease]
@@ -104,12 +113,12 @@ def test_of_many_that_find_a_lease_free_one_gets_it(place):
 
 
 def test_who_slept_through_two_other_holders_does_not_take_the_gap(place):
-    watch = Watch(place, "end")
-    watch.look()
+    watch = LeaseWatcher(place, "end")
+    watch.poll()
     for _ in range(2):  # the second holder's start removed the first one's file
         with acquire_lease(place, "end", TERM_S):
             pass
-    assert take_lease(place, "end", watch, TERM_S) is None
+    assert try_acquire_lease(place, "end", watch, TERM_S) is None
     assert place.names("leases/end") == ["leases/end/000002.json"]
 
 
@@ -119,7 +128,7 @@ def test_clocks_that_jump_by_days_change_nothing(place, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: real + 86_400 * (-1) ** next(days) * next(days))
     abandon(place, "end")
     with acquire_lease(place, "end", ALIVE_S):
-        with pytest.raises(Occupied):
+        with pytest.raises(AlreadyRunning):
             acquire_lease(place, "end", TERM_S)
         assert set(msgspec.json.decode(place.read("leases/end/000002.json"))) == {
             *("holder", "term_s", "renewals", "released", "process"),
@@ -128,6 +137,6 @@ def test_clocks_that_jump_by_days_change_nothing(place, monkeypatch):
 
 def test_half_a_file_of_a_mounted_bucket_is_somebody(place):
     place.write("leases/end/000003.json", b'{"holder": "a')
-    watch = Watch(place, "end")
-    assert watch.look() is Sight.SILENT
+    watch = LeaseWatcher(place, "end")
+    assert watch.poll() is LeaseState.SILENT
     assert (watch.holder, watch.next_generation) == ("somebody", 4)

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
-from batch_scorer.errors import LedgerError, UsageError
+from batch_scorer.errors import OutputError, UsageError
 from batch_scorer.results import store
 from batch_scorer.storage.output import open_output
 
@@ -32,10 +32,10 @@ def test_what_is_written_is_read_and_listed_and_removed(place):
     place.write("folder/below/c.txt", b"c")
     assert place.read("a.txt") == b"two"
     assert place.names("folder") == ["folder/b.txt", "folder/below/c.txt"]
-    assert place.below("folder").read("b.txt") == b"b"
+    assert place.subfolder("folder").read("b.txt") == b"b"
     place.remove("a.txt", "never.txt")
     place.remove("folder/b.txt", "folder/below/c.txt")
-    place.remove_empty("never")
+    place.remove_empty_folder("never")
     assert place.read("a.txt") is None
     assert place.names("folder") == []
 
@@ -48,17 +48,17 @@ def test_a_write_that_fails_leaves_the_older_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", refuse)
-    with pytest.raises(LedgerError, match=r"a.txt in .* cannot be written: No space left"):
+    with pytest.raises(OutputError, match=r"a.txt in .* cannot be written: No space left"):
         place.write("a.txt", b"new")
     assert place.read("a.txt") == b"old"
     assert place.names("folder") == []
 
 
 def test_a_run_may_go_to_any_file_system(folder, tmp_path, tiny_model):
-    score_batch(ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),)))
+    run_score_job(ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),)))
     remote = ScoreJob(str(folder), "memory://somewhere/out", (str(tiny_model),))
-    first = score_batch(remote)
-    assert score_batch(remote) == first
+    first = run_score_job(remote)
+    assert run_score_job(remote) == first
     place = open_output(remote.output)
     assert place.read(store.CSV_FILE) == (tmp_path / "out" / store.CSV_FILE).read_bytes()
     assert store.read_run(place).manifest.scored == 6
@@ -74,7 +74,7 @@ def test_of_many_that_create_a_file_on_disk_one_succeeds(tmp_path, monkeypatch, 
     if not links:
         monkeypatch.setattr(os, "link", refuse)
     place = open_output(tmp_path)
-    place.prove_creation()
+    place.check_exclusive_create()
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda n: place.create("folder/a.txt", b"%d" % n), range(40)))
     assert won.count(True) == 1

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from batch_scorer.cli.inspect import _own_file
-from batch_scorer.cli.prometheus import Gauges
+from batch_scorer.cli.inspect import _make_output_file
+from batch_scorer.cli.prometheus import MetricsFile
 from batch_scorer.errors import ForeignFile
 
 
@@ -71,8 +71,8 @@ OTHERS = {
     "deep JSON": text(b"[" * 100_000),
 }
 OPENED = {
-    "--json": lambda path: _own_file(path).read(),
-    "--metrics": Gauges,
+    "--json": lambda path: _make_output_file(path).read(),
+    "--metrics": MetricsFile,
 }
 
 
@@ -107,7 +107,7 @@ def test_a_new_file_and_an_empty_one_are_taken(tmp_path, option):
 @pytest.mark.parametrize("other", OTHERS)
 def test_what_came_meanwhile_is_not_replaced(tmp_path, monkeypatch, other):
     monkeypatch.chdir(tmp_path)
-    file = _own_file(Path("named"))
+    file = _make_output_file(Path("named"))
     assert file.read() == b""
     OTHERS[other](Path("named"))
     before = look(tmp_path)

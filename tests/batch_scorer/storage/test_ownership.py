@@ -12,18 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_scorer.cli.main import cxr as command
-from batch_scorer.engine.run_plan import name_method
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.run_plan import config_hash
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
-from batch_scorer.errors import CxrError, ForeignFile, Occupied, UsageError
+from batch_scorer.errors import AlreadyRunning, CxrError, ForeignFile, UsageError
 from batch_scorer.report.formats.draw import draw_report
 from batch_scorer.results import checkpoint, store
-from batch_scorer.results.checkpoint import Journal
+from batch_scorer.results.checkpoint import Checkpoint
 from batch_scorer.results.merge import merge_shards
 from batch_scorer.results.shards import Shard
 from batch_scorer.storage import lease
 from batch_scorer.storage.lease import OutputLock
-from batch_scorer.storage.output import OWN_FOLDER, digest, open_output
+from batch_scorer.storage.output import INTERNAL_FOLDER, open_output, sha256_hex
 from tests.images import make_film
 from tests.tiny_model import save_tiny_model
 
@@ -35,7 +35,7 @@ NAMES = [
     *("shards/1-of-2/predictions.csv", "shards/1-of-2/run.json", "latest/report.pdf"),
     *("latest/films/a.jpg", "nights/20260101-000000/run.json", "plans/000001.json"),
     *("plans/99.json", "leases/finish/000007.json", "published/000001.json"),
-    *(f"{OWN_FOLDER}/notes.txt", f"{OWN_FOLDER}/record/notes.txt", "notes.txt"),
+    *(f"{INTERNAL_FOLDER}/notes.txt", f"{INTERNAL_FOLDER}/record/notes.txt", "notes.txt"),
     *("audit.html", "audit.json", "predictions.csv.partial", "metrics.prom"),
     *("films", "journal", "latest", "plans", "nights", "leases", "shards"),
 ]
@@ -182,21 +182,21 @@ def test_what_somebody_else_wrote_under_a_runs_name_is_refused_at_once(
         output.create(name, DIARY)
     job = ScoreJob(str(folder), url, (str(tiny_model),))
     with pytest.raises(ForeignFile, match=r"that cxr-batch did not write, and would replace\."):
-        score_batch(job)
+        run_score_job(job)
     assert output.read(name) == DIARY
     assert output.filesystem.find(output.root) == [f"{output.root}/{name}"]
 
 
 def test_foreign_files_among_the_runs_own_stay(folder, tmp_path, tiny_model):
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
-    score_batch(job)
+    run_score_job(job)
     holiday = tmp_path / "out" / "films" / "holiday.mp4"
     diary = tmp_path / "out" / "journal" / "diary.txt"
     diary.parent.mkdir()
     for path in (holiday, diary):
         path.write_bytes(DIARY)
     (folder / "new.png").write_bytes(make_film(200, seed=90))
-    score_batch(job)
+    run_score_job(job)
     assert (holiday.read_bytes(), diary.read_bytes()) == (DIARY, DIARY)
     slides = tmp_path / "out" / "slides.pdf"
     slides.write_bytes(DIARY)
@@ -207,13 +207,13 @@ def test_foreign_files_among_the_runs_own_stay(folder, tmp_path, tiny_model):
 
 def test_what_was_changed_after_a_run_is_kept_beside(folder, tmp_path, tiny_model, caplog):
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
-    score_batch(job)
+    run_score_job(job)
     draw_report(job.output)
     changed = {store.CSV_FILE: b"my notes", store.REPORT_FILE: b"my report"}
     for name, data in changed.items():
         (tmp_path / "out" / name).write_bytes(data)
     (folder / "new.png").write_bytes(make_film(200, seed=91))
-    score_batch(job)
+    run_score_job(job)
     for name, data in changed.items():
         (kept,) = (tmp_path / "out" / "earlier").glob(f"changed-*/{name}")
         assert kept.read_bytes() == data
@@ -260,13 +260,13 @@ def test_empty_folders_of_the_user_stay(folder, tmp_path, tiny_model):
     for name in ("journal/january/cases", "films/holiday"):
         (tmp_path / "out" / name).mkdir(parents=True)
     with pytest.raises(ForeignFile):
-        score_batch(job)
+        run_score_job(job)
     shutil.rmtree(tmp_path / "out")
-    score_batch(job)
+    run_score_job(job)
     for name in ("journal/january/cases", "films/holiday"):
         (tmp_path / "out" / name).mkdir(parents=True)
     (folder / "new.png").write_bytes(make_film(200, seed=94))
-    score_batch(job)
+    run_score_job(job)
     assert (tmp_path / "out" / "journal" / "january" / "cases").is_dir()
     assert (tmp_path / "out" / "films" / "holiday").is_dir()
 
@@ -292,7 +292,7 @@ def test_a_folder_in_place_of_a_file_is_refused_before_anything_is_scored(
 ):
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
     if before:
-        score_batch(job)
+        run_score_job(job)
         shutil.rmtree(tmp_path / "out" / name, ignore_errors=True)
         (tmp_path / "out" / name).unlink(missing_ok=True)
     path = tmp_path / "out" / name
@@ -303,18 +303,18 @@ def test_a_folder_in_place_of_a_file_is_refused_before_anything_is_scored(
         path.write_bytes(DIARY)
     there = sorted(tmp_path.rglob("*"))
     with pytest.raises(ForeignFile):
-        score_batch(job)
+        run_score_job(job)
     assert sorted(tmp_path.rglob("*")) == there
 
 
 def test_a_record_that_names_more_than_pictures_removes_pictures_only(folder, tmp_path, tiny_model):
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
-    score_batch(job)
+    run_score_job(job)
     holiday = tmp_path / "out" / "films" / "holiday.mp4"
     holiday.write_bytes(DIARY)
-    open_output(job.output).enter({"films/holiday.mp4": [digest(DIARY)]})
+    open_output(job.output).add_to_record({"films/holiday.mp4": [sha256_hex(DIARY)]})
     (folder / "new.png").write_bytes(make_film(200, seed=93))
-    score_batch(job)
+    run_score_job(job)
     assert holiday.read_bytes() == DIARY
 
 
@@ -322,34 +322,34 @@ def test_a_run_that_was_made_before_there_were_records_is_taken_over(
     folder, tmp_path, tiny_model, caplog
 ):
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
-    score_batch(job)
+    run_score_job(job)
     draw_report(job.output)
     out = tmp_path / "out"
-    for path in sorted((out / OWN_FOLDER).rglob("*"), reverse=True):
+    for path in sorted((out / INTERNAL_FOLDER).rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-    (out / OWN_FOLDER).rmdir()
+    (out / INTERNAL_FOLDER).rmdir()
     report = (out / store.REPORT_FILE).read_bytes()
-    pictures = set((out / store.FILMS_FOLDER).iterdir())
+    pictures = set((out / store.IMAGES_FOLDER).iterdir())
     (folder / "PNEUMONIA" / "film_3.png").unlink()
     (folder / "new.png").write_bytes(make_film(200, seed=92))
-    manifest = score_batch(job)
+    manifest = run_score_job(job)
     assert manifest.reused == 5
     (kept,) = out.glob(f"earlier/changed-*/{store.REPORT_FILE}")  # nothing shows whose it is
     assert kept.read_bytes() == report
     assert store.CSV_FILE not in caplog.text
-    assert not pictures <= set((out / store.FILMS_FOLDER).iterdir())
+    assert not pictures <= set((out / store.IMAGES_FOLDER).iterdir())
 
 
 def test_a_journal_of_a_version_without_records_is_gone_on_with(folder, tmp_path, tiny_model):
     whole = ScoreJob(str(folder), str(tmp_path / "whole"), (str(tiny_model),))
-    score_batch(whole)
+    run_score_job(whole)
     rows = store.read_run(open_output(whole.output)).rows
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
     place = open_output(job.output)
-    Journal(place, name_method(job)).add(rows[:4])
+    Checkpoint(place, config_hash(job)).add(rows[:4])
     (part,) = (tmp_path / "out" / "journal").iterdir()
     part.rename(part.with_name(f"{part.name.rpartition('-')[0]}.jsonl"))
-    assert score_batch(job).reused == 4
+    assert run_score_job(job).reused == 4
     assert not (tmp_path / "out" / "journal").exists()
 
 
@@ -363,15 +363,15 @@ def test_a_journal_claims_nothing_but_itself(folder, tmp_path, tiny_model, besid
     empty.parent.mkdir()
     empty.touch()
     with pytest.raises(ForeignFile):
-        score_batch(job)
+        run_score_job(job)
     assert (path.read_bytes(), empty.read_bytes()) == (DIARY, b"")
 
 
 def test_merging_beside_films_refuses(folder, tmp_path, tiny_model):
     out = tmp_path / "out"
     for number in (1, 2):
-        score_batch(ScoreJob(str(folder), str(out), (str(tiny_model),), shard=Shard(number, 2)))
-    for path in (out / OWN_FOLDER / "record").iterdir():
+        run_score_job(ScoreJob(str(folder), str(out), (str(tiny_model),), shard=Shard(number, 2)))
+    for path in (out / INTERNAL_FOLDER / "record").iterdir():
         path.unlink()
     (out / "films").mkdir()
     (out / "films" / "a.png").write_bytes(DIARY)
@@ -382,7 +382,7 @@ def test_merging_beside_films_refuses(folder, tmp_path, tiny_model):
 
 
 @pytest.mark.parametrize(
-    "link", ["films", "journal", store.CSV_FILE, store.RUN_FILE, OWN_FOLDER, "earlier"]
+    "link", ["films", "journal", store.CSV_FILE, store.RUN_FILE, INTERNAL_FOLDER, "earlier"]
 )
 def test_nothing_is_written_through_a_planted_link(folder, tmp_path, tiny_model, link):
     victim = tmp_path / "victim"
@@ -391,13 +391,13 @@ def test_nothing_is_written_through_a_planted_link(folder, tmp_path, tiny_model,
     out = tmp_path / "out"
     job = ScoreJob(str(folder), str(out), (str(tiny_model),))
     if link == "earlier":  # only a second run with other rows goes there
-        score_batch(job)
+        run_score_job(job)
         (folder / "NORMAL" / "film_0.png").unlink()
     out.mkdir(exist_ok=True)
     inner = link.endswith((".csv", ".json"))
     (out / link).symlink_to(victim / "diary.txt" if inner else victim)
     with pytest.raises(ForeignFile):
-        score_batch(job)
+        run_score_job(job)
     assert list(victim.iterdir()) == [victim / "diary.txt"]
     assert (victim / "diary.txt").read_bytes() == DIARY
 
@@ -411,7 +411,7 @@ def test_half_written_files_are_never_opened_where_somebody_put_a_link(
     out.mkdir()
     for name in store.RUN_FILES:
         (out / f"{name}.partial").symlink_to(victim)
-    score_batch(ScoreJob(str(folder), str(out), (str(tiny_model),)))
+    run_score_job(ScoreJob(str(folder), str(out), (str(tiny_model),)))
     assert victim.read_bytes() == DIARY
 
 
@@ -421,13 +421,13 @@ def test_a_name_that_was_read_leads_nowhere_else(folder, tmp_path, tiny_model, r
     target.mkdir()
     (target / store.REPORT_FILE).write_bytes(DIARY)
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
-    manifest = score_batch(job)
+    manifest = run_score_job(job)
     text = (tmp_path / "out" / store.RUN_FILE).read_text()
     escaped = run_id.replace("\n", "\\n").replace("\0", "\\u0000")
     (tmp_path / "out" / store.RUN_FILE).write_text(text.replace(manifest.run_id, escaped))
     (folder / "NORMAL" / "film_0.png").unlink()
     with pytest.raises(CxrError, match="Expected the name of a file inside"):
-        score_batch(job)
+        run_score_job(job)
     assert (target / store.REPORT_FILE).read_bytes() == DIARY
 
 
@@ -439,7 +439,7 @@ def test_no_name_leads_out_of_an_output(tmp_path, name):
         lambda: place.write(name, b""),
         lambda: place.create(name, b""),
         lambda: place.read(name),
-        lambda: place.below(name),
+        lambda: place.subfolder(name),
     ):
         with pytest.raises(CxrError, match="the name of a file inside"):
             call()
@@ -450,16 +450,16 @@ def test_the_record_joins_its_parts_and_forgets_nothing(tmp_path):
     place.prepare()
     for number in range(60):
         place.write(f"{number}.txt", b"%d" % number)
-    assert len(list((tmp_path / "out" / OWN_FOLDER / "record").iterdir())) < 20
+    assert len(list((tmp_path / "out" / INTERNAL_FOLDER / "record").iterdir())) < 20
     assert len(place.record()) == 60
     place.remove(*(f"{number}.txt" for number in range(60)))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [OWN_FOLDER]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [INTERNAL_FOLDER]
 
 
 def test_what_a_killed_process_left_half_written_goes_after_a_day(tmp_path):
     place = open_output(tmp_path / "out")
     place.prepare()
-    own = tmp_path / "out" / OWN_FOLDER
+    own = tmp_path / "out" / INTERNAL_FOLDER
     old, new, foreign = (own / f".{letter * 32}.partial" for letter in "abz")
     for path in (old, new, foreign):
         path.touch()
@@ -472,10 +472,13 @@ def test_what_a_killed_process_left_half_written_goes_after_a_day(tmp_path):
 def test_a_journal_file_that_is_not_what_its_name_says_stays(tmp_path, caplog):
     place = open_output(tmp_path / "out")
     place.prepare()
-    own = Journal(place, "0" * 16)
+    own = Checkpoint(place, "0" * 16)
     own.add([])
     forged = Path(
-        tmp_path / "out" / checkpoint.FOLDER / f"{'0' * 16}-01234567-000001-{'a' * 16}.jsonl"
+        tmp_path
+        / "out"
+        / checkpoint.CHECKPOINT_FOLDER
+        / f"{'0' * 16}-01234567-000001-{'a' * 16}.jsonl"
     )
     forged.write_bytes(DIARY)
     assert own.read() == []
@@ -485,12 +488,12 @@ def test_a_journal_file_that_is_not_what_its_name_says_stays(tmp_path, caplog):
 
 
 def test_a_run_that_is_at_work_keeps_another_one_out(folder, tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setattr(lease, "LONGEST_RENEWAL_S", 0.2)
+    monkeypatch.setattr(lease, "MAX_RENEWAL_INTERVAL_S", 0.2)
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),))
     with OutputLock(open_output(job.output)) as lock:
         lock.check()
-        with pytest.raises(Occupied, match=r"is working on the results in .*/out\."):
-            score_batch(job)
+        with pytest.raises(AlreadyRunning, match=r"is working on the results in .*/out\."):
+            run_score_job(job)
     assert not (tmp_path / "out" / store.CSV_FILE).exists()
 
 
@@ -502,5 +505,5 @@ def test_two_runs_take_turns(folder, tmp_path, tiny_model):
         assert not lock.inherited
         asked = iter([False, True])
         with pytest.raises(CxrError, match="Interrupted while waiting"):
-            score_batch(job, stop=lambda: next(asked))
-    assert score_batch(job).scored == 6
+            run_score_job(job, stop=lambda: next(asked))
+    assert run_score_job(job).scored == 6

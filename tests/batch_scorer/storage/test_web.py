@@ -12,20 +12,20 @@ from urllib.parse import urlsplit
 import pytest
 from tenacity import wait_none
 
-from batch_scorer.engine.runner import score_batch
+from batch_scorer.engine.runner import run_score_job
 from batch_scorer.engine.score_job import ScoreJob
-from batch_scorer.errors import LedgerError, NotAllowed, SourceError, Unreadable, UsageError
+from batch_scorer.errors import NotAllowed, OutputError, SourceError, Unreadable, UsageError
 from batch_scorer.results import store
 from batch_scorer.storage import filesystem as storage
 from batch_scorer.storage import web
-from batch_scorer.storage.access import Access
+from batch_scorer.storage.access import AccessPolicy
 from batch_scorer.storage.output import open_output
 from batch_scorer.storage.source import open_source, read_labels
-from batch_scorer.storage.web import Web
-from batch_scorer.system.regular_file import TooLong
+from batch_scorer.storage.web import WebFileSystem
+from batch_scorer.system.regular_file import FileTooLarge
 from tests.images import make_film
 
-PRIVATE = Access(private_hosts=True)
+PRIVATE = AccessPolicy(private_hosts=True)
 SECRET = "s3cr3t"
 
 
@@ -39,7 +39,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self):
-        self.server.asked.append((self.command, self.path))
+        self.server.as_requested.append((self.command, self.path))
         place = urlsplit(self.path)
         name = place.path.split("/")[1].partition(".")[0]
         getattr(self, f"send_{name}", self.send_nothing)(place)
@@ -93,9 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(storage._RETRYING, "wait", wait_none())
-    Web.clear_instance_cache()
+    WebFileSystem.clear_instance_cache()
     found = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    found.asked, found.ended = [], threading.Event()
+    found.as_requested, found.ended = [], threading.Event()
     found.daemon_threads = True
     thread = threading.Thread(target=found.serve_forever, args=(0.01,))
     thread.start()
@@ -104,7 +104,7 @@ def server(monkeypatch):
     found.shutdown()
     thread.join()
     found.server_close()
-    Web.clear_instance_cache()
+    WebFileSystem.clear_instance_cache()
 
 
 @pytest.fixture
@@ -136,22 +136,22 @@ def read_listed(tmp_path, *lines, access=PRIVATE):
 @pytest.mark.parametrize("protocol", ["http", "https"])
 def test_no_private_host_is_asked(server, tmp_path, host, protocol):
     (refused,) = read_listed(
-        tmp_path, f"{protocol}://{host}:{server.server_port}/film", access=Access()
+        tmp_path, f"{protocol}://{host}:{server.server_port}/film", access=AccessPolicy()
     )
     assert isinstance(refused, NotAllowed)
     assert (refused.code, refused.status) == ("not_allowed", "rejected")
     assert "found one of a private network. Allow such hosts with --allow-priv" in str(refused)
-    assert server.asked == []
+    assert server.as_requested == []
 
 
 @pytest.mark.parametrize("host", ["2130706433", "017700000001", "127.1"])
 def test_odd_spellings_of_an_address_lead_nowhere(server, tmp_path, host):
-    for access in (Access(), PRIVATE):
+    for access in (AccessPolicy(), PRIVATE):
         (refused,) = read_listed(
             tmp_path, f"http://{host}:{server.server_port}/film", access=access
         )
         assert isinstance(refused, (NotAllowed, Unreadable))
-    assert server.asked == []
+    assert server.as_requested == []
 
 
 def test_a_name_that_leads_to_a_private_host_is_refused_whenever_it_does(
@@ -166,10 +166,10 @@ def test_a_name_that_leads_to_a_private_host_is_refused_whenever_it_does(
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     answers.pop(0)
     (refused,) = read_listed(
-        tmp_path, f"http://films.example.org:{server.server_port}/film", access=Access()
+        tmp_path, f"http://films.example.org:{server.server_port}/film", access=AccessPolicy()
     )
     assert isinstance(refused, NotAllowed)
-    assert server.asked == []
+    assert server.as_requested == []
 
 
 def test_a_source_and_labels_of_a_private_host_are_wrong_usage(url, folder):
@@ -210,7 +210,7 @@ def test_an_address_that_leads_elsewhere_is_not_followed(server, url, tmp_path, 
     assert shown in str(refused)
     assert "Write the address that it leads to instead." in str(refused)
     assert SECRET not in str(refused)
-    assert {path.partition("?")[0] for _, path in server.asked} == {"/to"}
+    assert {path.partition("?")[0] for _, path in server.as_requested} == {"/to"}
 
 
 def test_a_source_that_leads_elsewhere_is_one_error(url):
@@ -220,17 +220,17 @@ def test_a_source_that_leads_elsewhere_is_one_error(url):
 
 def test_an_endless_body_ends_at_the_limit(url, server):
     filesystem, root = storage.open_filesystem(f"{url}/endless", PRIVATE)
-    with pytest.raises(TooLong, match="more than 1 MB"):
+    with pytest.raises(FileTooLarge, match="more than 1 MB"):
         storage.read_file(filesystem, root, 1_000_000)
 
 
 def test_a_dripping_body_ends_in_time_and_is_not_asked_for_again(
     url, server, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(web, "TOTAL_S", 0.5)
+    monkeypatch.setattr(web, "TOTAL_TIMEOUT_S", 0.5)
     (refused,) = read_listed(tmp_path, f"{url}/drip")
     assert "it did not end within 0.5 seconds" in str(refused)
-    assert [command for command, _ in server.asked].count("GET") == 1
+    assert [command for command, _ in server.as_requested].count("GET") == 1
 
 
 def test_proxies_of_the_environment_are_not_asked(url, tmp_path, monkeypatch):
@@ -247,7 +247,7 @@ def test_two_addresses_that_differ_only_in_their_query_are_two_rows_without_a_st
     def score():
         (tmp_path / "list.txt").write_text("\n".join(lines))
         job = ScoreJob(str(tmp_path / "list.txt"), str(tmp_path / "out"), (str(tiny_model),))
-        return score_batch(ScoreJob(**{**vars(job), "access": PRIVATE}))
+        return run_score_job(ScoreJob(**{**vars(job), "access": PRIVATE}))
 
     assert score().scored == 3
     first = store.read_run(open_output(tmp_path / "out")).rows
@@ -328,6 +328,6 @@ def test_no_secret_of_a_url_leaves_the_program(url, cxr, tiny_model, tmp_path, s
 
 def test_a_web_server_is_never_written(url, server):
     output = open_output(f"{url}/out")
-    with pytest.raises(LedgerError, match="a web server is only read, never written"):
+    with pytest.raises(OutputError, match="a web server is only read, never written"):
         output.prepare()
-    assert {command for command, _ in server.asked} <= {"GET", "HEAD"}
+    assert {command for command, _ in server.as_requested} <= {"GET", "HEAD"}

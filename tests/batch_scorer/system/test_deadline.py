@@ -11,7 +11,7 @@ from threading import Event
 import pytest
 
 from batch_scorer.system import deadline
-from batch_scorer.system.deadline import Watchdog, run_within
+from batch_scorer.system.deadline import Watchdog, run_with_timeout
 
 
 def never():
@@ -19,16 +19,16 @@ def never():
 
 
 def test_work_that_is_done_in_time_comes_back():
-    assert run_within(60, lambda: 7, never) == 7
+    assert run_with_timeout(60, lambda: 7, never) == 7
     with pytest.raises(ZeroDivisionError):
-        run_within(60, lambda: 1 / 0, never)
+        run_with_timeout(60, lambda: 1 / 0, never)
 
 
 def test_work_that_takes_too_long_is_asked_to_stop_and_left_alone(monkeypatch):
-    monkeypatch.setattr(deadline, "_GRACE_S", 0.0)
+    monkeypatch.setattr(deadline, "_STOP_GRACE_S", 0.0)
     asked, let_go = Event(), Event()
     with pytest.raises(TimeoutError):
-        run_within(0.01, let_go.wait, asked.set)
+        run_with_timeout(0.01, let_go.wait, asked.set)
     assert asked.is_set()
     let_go.set()
 
@@ -38,17 +38,17 @@ def test_a_process_ends_with_its_code_whether_or_not_work_still_runs(left, clear
     program = f"""
 import atexit, threading
 from batch_scorer.system import deadline
-deadline._GRACE_S = 0
+deadline._STOP_GRACE_S = 0
 atexit.register(print, "cleared up")
 let_go = threading.Event()
 try:
-    deadline.run_within(0.01, let_go.wait, lambda: None)
+    deadline.run_with_timeout(0.01, let_go.wait, lambda: None)
 except TimeoutError:
     print("late")
 if not {left}:
     let_go.set()
-    deadline._LEFT_ALONE[0].join()
-deadline.end_process(75)
+    deadline._ABANDONED_THREADS[0].join()
+deadline.exit_process(75)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
@@ -58,15 +58,15 @@ deadline.end_process(75)
 
 
 def test_a_watchdog_stops_what_is_late_and_nothing_else(monkeypatch):
-    monkeypatch.setattr(deadline, "_TICK_S", 0.01)
+    monkeypatch.setattr(deadline, "_POLL_INTERVAL_S", 0.01)
     watchdog, late = Watchdog(), Event()
-    with watchdog.stopping(3600, never), watchdog.stopping(0.0, late.set):
+    with watchdog.timeout(3600, never), watchdog.timeout(0.0, late.set):
         thread = watchdog._thread
         assert late.wait(60)
     thread.join(60)
     assert not thread.is_alive(), "it ends when there is nothing to watch"
     again = Event()
-    with watchdog.stopping(0.0, again.set):
+    with watchdog.timeout(0.0, again.set):
         assert again.wait(60)
 
 
@@ -83,10 +83,10 @@ def test_a_watchdog_stops_what_is_late_and_nothing_else(monkeypatch):
 def test_a_signal_while_the_process_ends_changes_no_exit_code(name, when):
     program = f"""
 import atexit, os, signal, threading
-from batch_scorer.system.deadline import end_process
+from batch_scorer.system.deadline import exit_process
 def tell(kill=os.kill, me=os.getpid(), number=signal.{name}): kill(me, number)
 {when}
-end_process(3)
+exit_process(3)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
@@ -95,8 +95,8 @@ end_process(3)
 
 
 def test_work_that_a_signal_leaves_alone_is_asked_to_stop(monkeypatch):
-    monkeypatch.setattr(deadline, "_GRACE_S", 0.0)
-    monkeypatch.setattr(deadline, "_LEFT_ALONE", left := [])
+    monkeypatch.setattr(deadline, "_STOP_GRACE_S", 0.0)
+    monkeypatch.setattr(deadline, "_ABANDONED_THREADS", left := [])
     asked, let_go = Event(), Event()
 
     def interrupt():
@@ -106,7 +106,7 @@ def test_work_that_a_signal_leaves_alone_is_asked_to_stop(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_within(60, interrupt, asked.set)
+            run_with_timeout(60, interrupt, asked.set)
     finally:
         signal.signal(signal.SIGINT, before)
     assert asked.is_set()

@@ -17,7 +17,7 @@ import pytest
 
 from batch_scorer.cli import score
 from batch_scorer.errors import SourceError
-from batch_scorer.storage.retry import explain
+from batch_scorer.storage.retry import translate_error
 from batch_scorer.storage.source import open_source
 from batch_scorer.system import log
 from tests.images import make_film
@@ -78,7 +78,7 @@ def test_progress_is_told_of_the_first_batch_and_the_last_and_now_and_then(monke
     monkeypatch.setattr(score.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(score, "speaks_json", lambda: True)
     monkeypatch.setattr(score, "log_event", lambda name, **fields: told.append(fields))
-    with score.Progress() as progress:
+    with score.ProgressReporter() as progress:
         for done in range(10, 101, 10):
             clock[0] += 10
             progress(done, 100)
@@ -173,8 +173,8 @@ def test_a_traceback_that_is_asked_for_is_one_line_too(cxr):
 def test_a_warning_of_python_s_own_names_its_origin_alone():
     code = (
         "import warnings\nfrom batch_scorer.system import log\n"
-        "log.set_format('json'); warnings.warn('PatientName DoeJane')\n"
-        "log.set_format('text'); warnings.warn('plain')\n"
+        "log.set_log_format('json'); warnings.warn('PatientName DoeJane')\n"
+        "log.set_log_format('text'); warnings.warn('plain')\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     line, *plain = run.stderr.splitlines()
@@ -215,7 +215,7 @@ def record(name, text, *args, **extra):
     made = logging.LogRecord(name, logging.WARNING, "", 0, text, args, None)
     for key, value in extra.items():
         setattr(made, key, value)
-    return json.loads(log.JsonLines().format(made))
+    return json.loads(log.JsonFormatter().format(made))
 
 
 def test_words_that_were_filled_in_are_hidden_and_other_libraries_named_only():
@@ -231,14 +231,16 @@ def test_words_that_were_filled_in_are_hidden_and_other_libraries_named_only():
 
 def test_what_is_bound_stands_in_every_later_line():
     def run():
-        log.bind(run="20261127-020000", shard="")
-        log.bind(night="20261127")
-        return json.loads(log.render("progress", "info", {"done": 1}))
+        log.bind_fields(run="20261127-020000", shard="")
+        log.bind_fields(night="20261127")
+        return json.loads(log.format_event("progress", "info", {"done": 1}))
 
     told = contextvars.Context().run(run)
     assert (told["run"], told["night"], told["done"]) == ("20261127-020000", "20261127", 1)
     assert "shard" not in told
-    assert "run" not in json.loads(contextvars.Context().run(log.render, "progress", "info", {}))
+    assert "run" not in json.loads(
+        contextvars.Context().run(log.format_event, "progress", "info", {})
+    )
 
 
 @pytest.mark.parametrize(
@@ -251,17 +253,17 @@ def test_what_is_bound_stands_in_every_later_line():
     ],
 )
 def test_a_sentence_for_machines_hides_private_words_and_paths_of_urls(text, private, expected):
-    assert log.redact(text, private) == expected
+    assert log.redact_for_log(text, private) == expected
 
 
 @pytest.mark.parametrize("name", ["Ward 7/Doe Jane.png", "O'Neil; Jane.png", "a (Doe), b"])
 def test_a_machine_learns_of_a_url_no_more_than_its_bucket(name):
     with pytest.raises(SourceError) as absent:
         open_source(f"memory://ward/{name}")
-    away = explain(TimeoutError(), f"s3://ward/{name}", SourceError, "listed")
+    away = translate_error(TimeoutError(), f"s3://ward/{name}", SourceError, "listed")
     for error in (absent.value, away):
         assert name in str(error)
-        told = log.redact(error.sentence, error.private)
+        told = log.redact_for_log(error.sentence, error.private)
         assert "://ward/…" in told
         assert not {"Doe", "Jane", "7", "b"} & set(re.split(r"\W+", told))
 
@@ -278,4 +280,4 @@ def test_a_machine_learns_of_a_url_no_more_than_its_bucket(name):
     ],
 )
 def test_the_format_is_known_before_the_command_line_is(arguments, variable, expected):
-    assert log.asked_format(arguments, {"CXR_LOG_FORMAT": variable}) == expected
+    assert log.find_log_format(arguments, {"CXR_LOG_FORMAT": variable}) == expected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batch_scorer.system.redact import learn, scrub, scrub_url
+from batch_scorer.system.redact import redact_secrets, redact_url, register_secrets
 
 SECRET = "s3cr3t"
 
@@ -54,10 +54,10 @@ SECRET = "s3cr3t"
 @pytest.mark.parametrize("protocol", ["http", "HTTPS", "ftp", "postgresql+asyncpg"])
 def test_no_part_of_a_url_that_may_be_a_secret_is_shown(rest, around, protocol):
     url = f"{protocol}://{rest}"
-    assert SECRET not in scrub(around.format(url))
-    assert SECRET not in scrub_url(url)
+    assert SECRET not in redact_secrets(around.format(url))
+    assert SECRET not in redact_url(url)
     encoded = url.replace("://", "%3A%2F%2F")
-    assert SECRET not in scrub(around.format(encoded))
+    assert SECRET not in redact_secrets(around.format(encoded))
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_no_part_of_a_url_that_may_be_a_secret_is_shown(rest, around, protocol):
     ],
 )
 def test_no_secret_of_a_bucket_s_url_is_shown(url):
-    assert SECRET not in scrub(f"{url} cannot be read")
-    assert SECRET not in scrub_url(url)
-    assert scrub_url(url).endswith("/film.png")
+    assert SECRET not in redact_secrets(f"{url} cannot be read")
+    assert SECRET not in redact_url(url)
+    assert redact_url(url).endswith("/film.png")
 
 
 @pytest.mark.parametrize(
@@ -106,13 +106,13 @@ def test_no_secret_of_a_bucket_s_url_is_shown(url):
     ],
 )
 def test_what_is_no_secret_stays(text, shown):
-    assert scrub(text) == shown
+    assert redact_secrets(text) == shown
 
 
 def test_a_url_that_is_the_whole_text_may_hold_blanks():
-    assert scrub_url("http://h/a.png?q=x s3cr3t y") == "http://h/a.png"
-    assert scrub_url("http://me:pa ss\nword@h/a.png") == "http://h/a.png"
-    assert scrub_url(" http://h/a.png?x") == "http://h/a.png"
+    assert redact_url("http://h/a.png?q=x s3cr3t y") == "http://h/a.png"
+    assert redact_url("http://me:pa ss\nword@h/a.png") == "http://h/a.png"
+    assert redact_url(" http://h/a.png?x") == "http://h/a.png"
 
 
 @pytest.mark.parametrize(
@@ -128,15 +128,15 @@ def test_a_url_that_is_the_whole_text_may_hold_blanks():
     ],
 )
 def test_what_was_learnt_is_hidden_wherever_it_is_quoted(argument, text, shown):
-    learn([argument])
+    register_secrets([argument])
     try:
-        assert scrub(text) == shown
+        assert redact_secrets(text) == shown
     finally:
-        learn([])
-    assert scrub("no 'a b?x=s3cr3t'.") == "no 'a b?x=s3cr3t'."
+        register_secrets([])
+    assert redact_secrets("no 'a b?x=s3cr3t'.") == "no 'a b?x=s3cr3t'."
 
 
 def test_a_long_text_takes_no_long_time():
     for text in ("a" * 300_000, "http://" + "%25" * 100_000):
-        assert scrub(text) == text
-    assert scrub("http://h/?" + ")" * 300_000 + "x") == "http://h/"
+        assert redact_secrets(text) == text
+    assert redact_secrets("http://h/?" + ")" * 300_000 + "x") == "http://h/"

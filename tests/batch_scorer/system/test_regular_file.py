@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from batch_scorer.errors import ReportError, SourceError, TooLarge, Unreadable, UsageError
-from batch_scorer.imaging.deidentify import Identifiers
+from batch_scorer.imaging.deidentify import Deidentifier
 from batch_scorer.report.content.branding import read_branding
 from batch_scorer.report.formats.verify import verify_report
 from batch_scorer.storage.labels import MAX_TABLE_BYTES
 from batch_scorer.storage.source import open_source, read_labels
-from batch_scorer.system.regular_file import TooLong, read_regular_file
+from batch_scorer.system.regular_file import FileTooLarge, read_regular_file
 from tests.images import make_film
 
 
@@ -86,7 +86,7 @@ def test_what_is_too_long_is_not_read(tmp_path):
     path = tmp_path / "sparse"
     path.touch()
     os.truncate(path, 6_000_000_000)
-    with pytest.raises(TooLong, match="more than 5 MB"):
+    with pytest.raises(FileTooLarge, match="more than 5 MB"):
         read_regular_file(path, 5_000_000)
 
 
@@ -101,7 +101,7 @@ def test_a_file_that_grows_for_ever_ends_at_the_limit(tmp_path, monkeypatch):
         return read(opened, size)
 
     monkeypatch.setattr(os, "read", grow)
-    with pytest.raises(TooLong, match="more than 1 MB"):
+    with pytest.raises(FileTooLarge, match="more than 1 MB"):
         read_regular_file(path, 1_000_000)
 
 
@@ -109,7 +109,7 @@ def test_a_limit_is_not_a_byte_less(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"12345")
     assert read_regular_file(path, 5) == b"12345"
-    with pytest.raises(TooLong, match="more than 4 bytes"):
+    with pytest.raises(FileTooLarge, match="more than 4 bytes"):
         read_regular_file(path, 4)
 
 
@@ -140,7 +140,7 @@ def test_a_pipe_in_the_place_of_any_file_that_is_read_is_one_sentence(folder, tm
     with pytest.raises(SourceError, match=r"film.png cannot be read: expected a file, found"):
         read_labels(str(tmp_path / "film.png"), source)
     with pytest.raises(UsageError, match=r"key file .* cannot be read: expected a file, found"):
-        Identifiers.from_options("hash", tmp_path / "film.png")
+        Deidentifier.from_options("hash", tmp_path / "film.png")
     with pytest.raises(UsageError, match=r"logo .* cannot be read: expected a file, found"):
         read_branding("", "", str(tmp_path / "film.png"))
     with pytest.raises(ReportError, match="cannot be read: expected a file, found"):

@@ -69,7 +69,7 @@ def say(tmp_path, monkeypatch, capfd):
     """Run ``cxr`` in this process: its exit code, and all that it says."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setattr(main.STOP_SIGNALS, "listen", lambda: None)
+    monkeypatch.setattr(main.STOP_SIGNALS, "install", lambda: None)
     monkeypatch.setattr(main, "end_process", sys.exit)
     once = filesystem._RETRYING.copy(stop=stop_after_attempt(1))  # 127.0.0.1 does not answer
     monkeypatch.setattr(filesystem, "_RETRYING", once)
@@ -87,7 +87,7 @@ def say(tmp_path, monkeypatch, capfd):
     root.handlers[:] = handlers
     log.setLevel(level)
     logging.captureWarnings(False)
-    redact.learn([])
+    redact.register_secrets([])
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -113,12 +113,12 @@ def test_settings_of_the_environment_are_kept_as_secret(say, monkeypatch):
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_log_in_words_tells_no_secret(spelling, caplog):
     text = f"cannot read {SPELLINGS[spelling]}"
-    redact.learn([SPELLINGS[spelling]])
+    redact.register_secrets([SPELLINGS[spelling]])
     try:
         record = logging.LogRecord("other", logging.WARNING, "", 0, "%s", (text,), None)
         shown = [handler.format(record) for handler in _handlers()]
     finally:
-        redact.learn([])
+        redact.register_secrets([])
     assert shown
     assert SECRET not in "".join(shown)
 

@@ -7,7 +7,7 @@ import pytest
 
 from batch_scorer.errors import DatasetError
 from batch_scorer.imaging.decode import decode_radiograph
-from batch_scorer.imaging.file_names import patient_of
+from batch_scorer.imaging.file_names import parse_patient
 from tests.batch_scorer.imaging.pixel_table import ROWS
 from tests.images import make_film, make_labelled_folder
 from tests.paths import REAL_DATA
@@ -15,11 +15,11 @@ from trainer.data.dataset import read_dataset
 
 
 def test_patients_are_read_from_the_names_of_the_kermany_set():
-    assert patient_of("PNEUMONIA/person12_virus_7.jpeg") == "person12"
-    assert patient_of("person1949_bacteria_4880.jpeg") == "person1949"
-    assert patient_of("NORMAL/IM-0115-0001.jpeg") == "IM-0115"
-    assert patient_of("NORMAL2-IM-0927-0001-0002.jpeg") == "NORMAL2-IM-0927"
-    assert patient_of("clinic/film 7.jpeg") == ""
+    assert parse_patient("PNEUMONIA/person12_virus_7.jpeg") == "person12"
+    assert parse_patient("person1949_bacteria_4880.jpeg") == "person1949"
+    assert parse_patient("NORMAL/IM-0115-0001.jpeg") == "IM-0115"
+    assert parse_patient("NORMAL2-IM-0927-0001-0002.jpeg") == "NORMAL2-IM-0927"
+    assert parse_patient("clinic/film 7.jpeg") == ""
 
 
 def test_no_patient_is_in_two_parts_and_no_film_is_lost(tmp_path):

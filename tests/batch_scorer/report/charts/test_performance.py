@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 import pytest
 
-from batch_scorer.metrics.classification import Confusion, Curve, Estimate
+from batch_scorer.metrics.classification import ConfusionMatrix, Curve, Estimate
 from batch_scorer.model.card_sections import History
 from batch_scorer.report.charts import performance
 from batch_scorer.report.content.typeface import FAMILY, printable
@@ -34,12 +34,12 @@ def test_the_same_numbers_give_the_same_bytes() -> None:
     card = make_card("cnn")
     assert performance.draw_training([card]) == performance.draw_training([card])
     assert performance.draw_roc([card]) == performance.draw_roc([card])
-    confusion = Confusion(3, 1, 4, 1)
+    confusion = ConfusionMatrix(3, 1, 4, 1)
     assert performance.draw_confusion(confusion) == performance.draw_confusion(confusion)
 
 
 def test_a_figure_carries_no_date_and_uses_the_bundled_typeface() -> None:
-    svg = performance.draw_confusion(Confusion(3, 1, 4, 1))
+    svg = performance.draw_confusion(ConfusionMatrix(3, 1, 4, 1))
     assert "<dc:date>" not in svg
     families = set(re.findall(r"'([^']+)'", " ".join(re.findall(r'style="(font[^"]*)"', svg))))
     assert families == {FAMILY}
@@ -54,8 +54,8 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
 def test_pyplot_is_never_imported() -> None:
     code = (
         "import sys; from batch_scorer.report.charts import performance as figures; "
-        "from batch_scorer.metrics.classification import Confusion; "
-        "figures.draw_confusion(Confusion(1, 1, 1, 1)); "
+        "from batch_scorer.metrics.classification import ConfusionMatrix; "
+        "figures.draw_confusion(ConfusionMatrix(1, 1, 1, 1)); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -75,7 +75,7 @@ def test_a_hostile_title_is_text_and_warns_of_nothing() -> None:
 def test_edges_are_drawn_too() -> None:
     one = make_card("cnn", history=History([0.5], [0.6], [0.7], [0.6]))
     assert ET.fromstring(performance.draw_training([one])) is not None
-    assert "no such film" in texts(performance.draw_confusion(Confusion(0, 0, 0, 0)))
+    assert "no such film" in texts(performance.draw_confusion(ConfusionMatrix(0, 0, 0, 0)))
     undefined = Estimate(None, None, None, 0)
     assert performance.draw_roc_lines(
         [performance.RocLine("none", Curve([], []), undefined, undefined)]

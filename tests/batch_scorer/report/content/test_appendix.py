@@ -10,7 +10,7 @@ import pytest
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.appendix import Appendix, describe_appendix
 from batch_scorer.report.content.guidelines import NOT_AVAILABLE, Item
-from batch_scorer.results.usage import Tariff
+from batch_scorer.results.usage import CoreHourPrice
 from tests.factories import (
     make_comparison,
     make_evidence,
@@ -69,8 +69,8 @@ def test_what_the_run_spent_is_told_and_its_price_where_one_was_stated() -> None
         "one process had at most 456 MB of memory." in told
     )
     assert "core-hour" not in told
-    price = Tariff(0.05, "EUR\u202e").compute_cost(18.0, len(rows))
-    manifest = make_manifest(rows, models, price=price)
+    price = CoreHourPrice(0.05, "EUR\u202e").compute_cost(18.0, len(rows))
+    manifest = make_manifest(rows, models, cost=price)
     priced = texts(describe_appendix(manifest, rows), title)
     assert f"18.0 core-seconds for {len(rows)}, at 0.050 EUR‹U+202E› a core-hour. That is" in priced
     early = make_manifest(rows, models, worker_seconds={})  # of a version that did not count them

@@ -10,18 +10,18 @@ import pytest
 from batch_scorer.report.content.changes import describe_news
 from batch_scorer.report.content.metrics_table import describe_table
 from batch_scorer.report.content.report import build_facts
-from batch_scorer.results.schema import Since
+from batch_scorer.results.schema import RunChanges
 from tests.factories import make_manifest, make_models, make_rows
 
 BEFORE, NIGHT = "20261126-020000", "20261127-020000"
-SINCE = Since(BEFORE, "2026-11-26T02:07:00+00:00", 300, new=100, changed=0, gone=0, flagged=31)
+SINCE = RunChanges(BEFORE, "2026-11-26T02:07:00+00:00", 300, new=100, changed=0, gone=0, flagged=31)
 
 
-def make_night(fresh: int, since: Since):
+def make_night(fresh: int, since: RunChanges):
     models = make_models("cnn")
     rows = make_rows(models, 20, 20, labelled=False)
     dates = [NIGHT if n < fresh else BEFORE for n in range(len(rows))]
-    return make_manifest(rows, models, run_date=NIGHT, since=since), rows, dates
+    return make_manifest(rows, models, run_date=NIGHT, changes=since), rows, dates
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_news_are_told_in_one_breath(changes, words):
 
 def test_a_run_that_is_no_night_has_no_news():
     manifest, rows, dates = make_night(40, SINCE)
-    alone = msgspec.structs.replace(manifest, run_date="", since=None)
+    alone = msgspec.structs.replace(manifest, run_date="", changes=None)
     facts = build_facts(alone, rows, dates=dates)
     assert facts.summary.news == ""
     assert facts.choice.startswith("Up to 6 films are shown")
@@ -84,7 +84,7 @@ def test_where_nothing_is_new_no_film_is_shown_first():
 
 def test_the_first_night_shows_films_like_any_run():
     manifest, rows, dates = make_night(40, SINCE)
-    first = msgspec.structs.replace(manifest, since=None)
+    first = msgspec.structs.replace(manifest, changes=None)
     facts = build_facts(first, rows, dates=dates)
     alone = build_facts(msgspec.structs.replace(first, run_date=""), rows)
     assert replace(facts, listing=alone.listing) == alone

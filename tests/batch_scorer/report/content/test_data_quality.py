@@ -6,27 +6,27 @@ import msgspec
 import pytest
 
 from batch_scorer.metrics.classification import Estimate
-from batch_scorer.model.card import read_card, write_card
-from batch_scorer.model.card_sections import CopyCounts, DataAudit, Looks
+from batch_scorer.model.card import decode_card, encode_card
+from batch_scorer.model.card_sections import Appearance, DataAudit, DuplicateCounts
 from batch_scorer.report.content.data_quality import describe_faults
 from batch_scorer.report.content.report import build_facts
 from batch_scorer.report.formats.pdf import TEMPLATE
 from batch_scorer.report.formats.templates import open_template
 from tests.factories import make_card, make_manifest, make_models, make_rows
 
-NO_COPIES = CopyCounts(0, 0, {}, {}, 0, 0)
+NO_COPIES = DuplicateCounts(0, 0, {}, {}, 0, 0)
 AUDIT = DataAudit(
     films={"train NORMAL": 1341, "train PNEUMONIA viral": 1345, "val NORMAL": 8, "test": 624},
     patients=3288,
-    films_without_patient=0,
-    films_per_patient={"1": 2130, "2": 605, "30": 1},
+    images_without_patient=0,
+    images_per_patient={"1": 2130, "2": 605, "30": 1},
     shared_patients={"train and test": 170},
     shared_with_same_cause={"train and test": 0},
-    identical=CopyCounts(30, 62, {"train": 24, "test": 6}, {}, 0, 1),
-    alike=NO_COPIES,
-    looks=[
-        Looks("train", "NORMAL", 224, 224, 122.2, 61.1),
-        Looks("train", "PNEUMONIA", 224, 224, 123.2, 54.3),
+    identical=DuplicateCounts(30, 62, {"train": 24, "test": 6}, {}, 0, 1),
+    near_duplicates=NO_COPIES,
+    appearance=[
+        Appearance("train", "NORMAL", 224, 224, 122.2, 61.1),
+        Appearance("train", "PNEUMONIA", 224, 224, 123.2, 54.3),
     ],
     metadata_auc={
         "cross-validation": Estimate(0.9016, 0.8921, 0.9107, 5232),
@@ -36,11 +36,11 @@ AUDIT = DataAudit(
 CLEAN = msgspec.structs.replace(
     AUDIT,
     films={"all NORMAL": 20, "all PNEUMONIA": 20},
-    films_per_patient={"1": 40},
+    images_per_patient={"1": 40},
     shared_patients={},
     shared_with_same_cause={},
     identical=NO_COPIES,
-    looks=[],
+    appearance=[],
     metadata_auc={},
 )
 
@@ -72,8 +72,8 @@ def test_what_was_not_found_is_not_told():
     assert describe_faults(CLEAN) == ()
     changed = msgspec.structs.replace(
         CLEAN,
-        films_without_patient=7,
-        alike=CopyCounts(2, 4, {}, {"train and test": 2}, 1, 0),
+        images_without_patient=7,
+        near_duplicates=DuplicateCounts(2, 4, {}, {"train and test": 2}, 1, 0),
         metadata_auc={"cross-validation": Estimate(0.7, 0.6, 0.8, 40)},
     )
     unknown, copies, metadata = describe_faults(changed)
@@ -85,10 +85,10 @@ def test_what_was_not_found_is_not_told():
 @pytest.mark.parametrize("audit", [None, AUDIT])
 def test_a_card_keeps_its_audit_and_an_old_card_has_none(audit):
     card = make_card("cnn", audit=audit)
-    assert read_card(write_card(card), "here").audit == audit
-    old = msgspec.json.decode(write_card(card))
+    assert decode_card(encode_card(card), "here").audit == audit
+    old = msgspec.json.decode(encode_card(card))
     del old["audit"]
-    assert read_card(msgspec.json.encode(old).decode(), "here").audit is None
+    assert decode_card(msgspec.json.encode(old).decode(), "here").audit is None
 
 
 def test_the_report_takes_the_faults_from_the_card():

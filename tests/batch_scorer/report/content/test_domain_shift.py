@@ -35,7 +35,7 @@ def tell(found: list[Score], card: Any = CARD) -> DriftFacts:
 
 def test_a_batch_that_looks_alike_has_no_warning_and_no_promise() -> None:
     facts = tell(rows(300))
-    assert (facts.warning, facts.short, facts.answers) == ("", "", "")
+    assert (facts.warning, facts.short, facts.predictions) == ("", "", "")
     assert facts.sentences[0] == (
         "By what was measured, the 300 films of this batch look like those that the model learned "
         "from."
@@ -132,11 +132,11 @@ def test_another_spread_of_answers_is_explained_and_not_warned_of() -> None:
     facts = tell(rows(300, normal_share=0.95))
     assert facts.short == ""
     assert facts.rows[-1].verdict == "unlike"
-    assert facts.answers.startswith(
+    assert facts.predictions.startswith(
         "The probabilities spread otherwise than on validation films, 74 of 100 of which show "
         "pneumonia."
     )
-    assert "cannot tell which" in facts.answers
+    assert "cannot tell which" in facts.predictions
 
 
 def test_a_card_without_test_films_says_only_that_likeness_is_no_proof() -> None:

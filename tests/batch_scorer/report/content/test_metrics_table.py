@@ -53,7 +53,7 @@ def test_groups_have_the_totals_of_page_one(full):
     assert found[ALL] == len(rows)
     for tile in facts.summary.tiles:
         assert found[tile.label.capitalize()] == int(tile.number)
-    assert found["Uncertain"] == sum(bool(row.uncertain) for row in rows)
+    assert found["Uncertain"] == sum(bool(row.undecided) for row in rows)
     assert found["Atypical"] == 2
     assert found["Exact copies"] == 1
     assert found["Models disagree"] == sum((row.agreement or 1) < 1 for row in rows)

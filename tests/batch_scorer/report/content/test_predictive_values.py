@@ -34,7 +34,10 @@ def with_reference(model: ModelUsed, recall: Estimate, specificity: Estimate) ->
 
 
 def test_the_table_is_that_of_bayes_at_four_prevalences() -> None:
-    recall, specificity = classification.proportion(382, 390), classification.proportion(184, 234)
+    recall, specificity = (
+        classification.estimate_proportion(382, 390),
+        classification.estimate_proportion(184, 234),
+    )
     models = [with_reference(make_models("cnn")[0], recall, specificity)]
     meaning = tell(0, 0, models).meanings[0]
     assert [row.ill for row in meaning.rows] == [5, 10, 25, 60]
@@ -51,7 +54,10 @@ def test_the_table_is_that_of_bayes_at_four_prevalences() -> None:
 
 
 def test_the_sentences_say_it_in_people() -> None:
-    recall, specificity = classification.proportion(382, 390), classification.proportion(184, 234)
+    recall, specificity = (
+        classification.estimate_proportion(382, 390),
+        classification.estimate_proportion(184, 234),
+    )
     models = [with_reference(make_models("cnn")[0], recall, specificity)]
     clinic = tell(0, 0, models)
     assert clinic.sentences[0].startswith(
@@ -85,7 +91,9 @@ def test_validation_films_are_called_so() -> None:
 
 
 def test_reference_films_of_one_class_define_nothing() -> None:
-    models = [with_reference(make_models("cnn")[0], UNDEFINED, classification.proportion(9, 10))]
+    models = [
+        with_reference(make_models("cnn")[0], UNDEFINED, classification.estimate_proportion(9, 10))
+    ]
     clinic = tell(0, 0, models)
     assert clinic.meanings[0].rows == ()
     assert clinic.meanings[0].missing.startswith("Not defined: it needs films with pneumonia")

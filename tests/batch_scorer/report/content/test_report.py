@@ -159,9 +159,9 @@ def test_films_look_unlike_the_others_in_the_right_number(atypical, films, sente
 def test_where_nothing_was_scored_no_answer_is_called_uncertain_or_atypical() -> None:
     models = make_models("cnn", band=make_band(), typicality=make_typicality())
     rows = make_unscored(3)
-    manifest = msgspec.structs.replace(make_manifest(rows, models), uncertain=0, atypical=0)
+    manifest = msgspec.structs.replace(make_manifest(rows, models), undecided=0, atypical=0)
     summary = build_facts(manifest, rows).summary
-    assert (summary.uncertain, summary.atypical) == ("", "")
+    assert (summary.undecided, summary.atypical) == ("", "")
 
 
 def test_nothing_found_and_nothing_scored_are_said_plainly() -> None:
@@ -254,12 +254,12 @@ def test_uncertain_answers_are_named_on_page_one_in_the_gallery_and_in_the_list(
     rows = make_rows(models, 40, 50)
     manifest = make_manifest(rows, models)
     facts = build_facts(manifest, rows)
-    assert facts.summary.uncertain.startswith(
-        f"{manifest.uncertain} of 90 scored films, flagged or not: the probability lies between "
+    assert facts.summary.undecided.startswith(
+        f"{manifest.undecided} of 90 scored films, flagged or not: the probability lies between "
         "0.300 and 0.600"
     )
     listed = [row.answer for row in facts.listing.rows if "uncertain" in row.answer]
-    assert len(listed) == manifest.uncertain == sum(0.3 <= row.probability < 0.6 for row in rows)
+    assert len(listed) == manifest.undecided == sum(0.3 <= row.probability < 0.6 for row in rows)
     assert {"Flagged, uncertain", "Clear, uncertain"} <= set(listed)
     assert "From 0.300 up to 0.600 its answer is uncertain." in facts.listing.about
     parts = [part for row in facts.gallery for part in row if part.title.startswith("Closest")]

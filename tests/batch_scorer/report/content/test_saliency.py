@@ -119,7 +119,7 @@ def test_the_text_of_a_map_says_where_it_is_brightest_and_how_much() -> None:
     ],
 )
 def test_maps_that_are_missing_are_explained_once(reason: str, sentence: str) -> None:
-    manifest = manifest_with(Gallery("flagged", no_maps=reason))
+    manifest = manifest_with(Gallery("flagged", no_maps_reason=reason))
     found = explain_missing_maps(manifest)
     assert sentence in found
     assert bool(found) == bool(reason)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from batch_scorer.metrics.classification import Confusion, Estimate
+from batch_scorer.metrics.classification import ConfusionMatrix, Estimate
 from batch_scorer.report.content.accuracy import COLUMNS
 from batch_scorer.report.content.slides import Deck, describe_deck
 from tests.batch_scorer.report.documents import every_text
@@ -22,7 +22,7 @@ from tests.factories import (
 )
 
 if TYPE_CHECKING:
-    from batch_scorer.model.card_sections import Reference
+    from batch_scorer.model.card_sections import Evaluation
     from batch_scorer.results.schema import ModelUsed
 
 
@@ -41,7 +41,7 @@ def with_training(model: ModelUsed, **changes: Any) -> ModelUsed:
 
 
 def with_reference(model: ModelUsed, **changes: Any) -> ModelUsed:
-    reference: Reference = msgspec.structs.replace(model.card.reference, **changes)
+    reference: Evaluation = msgspec.structs.replace(model.card.reference, **changes)
     return with_card(model, references={**model.card.references, "test": reference})
 
 
@@ -155,11 +155,11 @@ def test_only_a_model_whose_films_were_changed_is_said_to_have_learned_so(
     ("confusion", "told"),
     [
         (
-            Confusion(8, 2, 9, 1),
+            ConfusionMatrix(8, 2, 9, 1),
             "missed 1 of 9 films with pneumonia and wrongly flagged 2 of 11 normal ones",
         ),
-        (Confusion(8, 0, 0, 1), "missed 1 of 9 films with pneumonia"),
-        (Confusion(0, 2, 9, 0), "wrongly flagged 2 of 11 normal ones"),
+        (ConfusionMatrix(8, 0, 0, 1), "missed 1 of 9 films with pneumonia"),
+        (ConfusionMatrix(0, 2, 9, 0), "wrongly flagged 2 of 11 normal ones"),
     ],
 )
 def test_errors_are_counted_where_there_are_films(three, confusion, told) -> None:
@@ -171,7 +171,7 @@ def test_without_films_errors_are_not_known(three) -> None:
     undefined = Estimate(None, None, None, 0)
     card = with_reference(
         three[0],
-        confusion=Confusion(0, 0, 0, 0),
+        confusion=ConfusionMatrix(0, 0, 0, 0),
         metrics=dict.fromkeys(three[0].card.reference.metrics, undefined),
     )
     deck = tell([card])

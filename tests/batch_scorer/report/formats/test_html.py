@@ -16,7 +16,7 @@ import msgspec
 import pypdfium2
 import pytest
 
-from batch_scorer.errors import LedgerError, ReportError
+from batch_scorer.errors import OutputError, ReportError
 from batch_scorer.report.content.report_options import Drawing
 from batch_scorer.report.formats.draw import draw_report
 from batch_scorer.report.formats.html import embed_pictures, find_headings, render_page
@@ -222,6 +222,6 @@ def test_a_figure_that_was_not_drawn_is_an_error():
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(LedgerError, match="Expected a finished run"):
+    with pytest.raises(OutputError, match="Expected a finished run"):
         draw_report(tmp_path, Drawing(("html",)))
     assert not (tmp_path / "report.html").exists()

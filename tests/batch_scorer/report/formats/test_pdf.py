@@ -16,7 +16,7 @@ import pytest
 from page import validate_pdf
 from PIL import Image, ImageFile
 
-from batch_scorer.errors import LedgerError, ReportError
+from batch_scorer.errors import OutputError, ReportError
 from batch_scorer.report.content.branding import Branding
 from batch_scorer.report.content.report_options import Drawing
 from batch_scorer.report.formats import pdf as render
@@ -259,7 +259,7 @@ def test_a_name_in_run_json_reaches_no_other_file(mapped: Path, tmp_path: Path) 
 def test_a_run_without_maps_says_once_why(tmp_path: Path) -> None:
     models = make_models("cnn")
     rows = make_rows(models)
-    write_run(tmp_path, rows, models, gallery=Gallery("flagged", no_maps="unanswered"))
+    write_run(tmp_path, rows, models, gallery=Gallery("flagged", no_maps_reason="unanswered"))
     text = read_text(draw_report(tmp_path)[0])
     assert text.count("gives no evidence maps, so the films stand alone") == 1
     assert "one scale" not in text
@@ -354,7 +354,7 @@ def test_a_picture_that_is_missing_or_broken_is_an_empty_frame(tmp_path: Path) -
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="Expected a finished run"):
+    with pytest.raises(OutputError, match="Expected a finished run"):
         draw_report(tmp_path)
 
 

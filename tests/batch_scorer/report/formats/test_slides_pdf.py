@@ -191,7 +191,7 @@ def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
 
 def test_every_format_has_a_writer_and_a_file() -> None:
     assert set(WRITERS) == set(store.REPORT_FILES)
-    assert {*store.REPORT_FILES.values(), store.NOTES_FILE} == set(store.DRAWN_FILES)
+    assert {*store.REPORT_FILES.values(), store.NOTES_FILE} == set(store.RENDERED_FILES)
 
 
 def unlike(models: list[Any]) -> list[Any]:

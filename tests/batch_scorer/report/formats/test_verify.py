@@ -25,7 +25,7 @@ from batch_scorer.report.formats import verify
 from batch_scorer.report.formats.draw import draw_report
 from batch_scorer.report.formats.verify import verify_report
 from batch_scorer.results import store
-from batch_scorer.results.schema import RunManifest, Since
+from batch_scorer.results.schema import RunChanges, RunManifest
 from tests.factories import (
     make_band,
     make_models,
@@ -83,11 +83,11 @@ def test_a_report_agrees_with_itself(report: Path) -> None:
         "flagged": (manifest.flagged, manifest.flagged, (manifest.flagged,)),
         "not flagged": (manifest.clear, manifest.clear, (manifest.clear,)),
         "not scored": (3, 3, (3,)),
-        "undecided": (manifest.uncertain, manifest.uncertain, (manifest.uncertain,)),
+        "undecided": (manifest.undecided, manifest.undecided, (manifest.undecided,)),
         "atypical": (2, 2, (2,)),
     }
     assert 0 < manifest.flagged < 21
-    assert manifest.uncertain
+    assert manifest.undecided
 
 
 def test_a_changed_row_is_found(report: Path, tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_what_is_new_in_a_night_is_counted_again(tmp_path: Path) -> None:
     rows = make_rows(models)
     dates = [night if index < 7 else before for index in range(len(rows))]
     flagged = sum(row.prediction == "PNEUMONIA" for row in rows[:7])
-    since = Since(before, "2026-11-26T02:07:00+00:00", 15, 5, 2, 1, flagged)
+    since = RunChanges(before, "2026-11-26T02:07:00+00:00", 15, 5, 2, 1, flagged)
     write_run(tmp_path, rows, models, {"run_date": dates}, run_date=night, since=since)
     draw_report(tmp_path)
     found = verify_report(str(tmp_path / "report.pdf"))

@@ -27,7 +27,7 @@ import pytest
 
 from batch_scorer.cli.main import cxr as commands
 from batch_scorer.errors import ReportError
-from batch_scorer.metrics.classification import Confusion
+from batch_scorer.metrics.classification import ConfusionMatrix
 from batch_scorer.report.charts.performance import draw_confusion
 from batch_scorer.report.content.report_options import Drawing
 from batch_scorer.report.content.statements import Statements
@@ -290,7 +290,7 @@ def test_the_fetcher_reads_nothing_but_what_it_was_handed(tmp_path: Path) -> Non
 
 def test_anything_that_weasyprint_complains_about_fails_the_report() -> None:
     before = list(logging.getLogger("weasyprint").handlers)
-    figure = {"x": (draw_confusion(Confusion(1, 1, 1, 1)).encode(), "image/svg+xml")}
+    figure = {"x": (draw_confusion(ConfusionMatrix(1, 1, 1, 1)).encode(), "image/svg+xml")}
     body = "<html lang=en><title>t</title><img src='figure:x'>"
     with pytest.raises(ReportError, match=r"not drawn as it should be.*no required alt"):
         weasyprint.print_pdf(body, figure, IMPRINT)
