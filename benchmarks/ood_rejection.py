@@ -46,7 +46,7 @@ SEED = 0
 class Row:
     """How many of ``n`` images were flagged and rejected; rejected ones count as flagged.
 
-    ``refused`` of the rejected ones were not even decoded. ``film`` says whether they are films
+    ``refused`` of the rejected ones were not even decoded. ``image`` says whether they are films
     that must pass or images that must not; None where there is no rule.
     """
 
@@ -55,22 +55,22 @@ class Row:
     flagged: int
     rejected: int
     refused: int = 0
-    film: bool | None = None
+    image: bool | None = None
 
     @property
     def rule(self) -> str:
         """What must hold."""
-        if self.film is None:
+        if self.image is None:
             return ""
-        return f"at most {MOST_FILMS:.0%}" if self.film else f"at least {LEAST_NONFILMS:.0%}"
+        return f"at most {MOST_FILMS:.0%}" if self.image else f"at least {LEAST_NONFILMS:.0%}"
 
     @property
     def kept(self) -> bool:
         """Whether that holds."""
-        if self.film is None:
+        if self.image is None:
             return True
         share = self.rejected / self.n
-        return share <= MOST_FILMS if self.film else share >= LEAST_NONFILMS
+        return share <= MOST_FILMS if self.image else share >= LEAST_NONFILMS
 
 
 @click.command(

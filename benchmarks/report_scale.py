@@ -89,7 +89,7 @@ def make_run(folder: Path, output: Path, number: int) -> None:
     place = open_output(output)
     place.prepare()
     facts = RunFacts(
-        method="drawn",
+        config_hash="drawn",
         source="films",
         synthetic=True,
         labels="none",

@@ -81,13 +81,13 @@ class Judge:
     """Unit vectors of all training films, and a plain classifier of them."""
 
     mean: Array
-    films: NDArray[np.float32]
+    images: NDArray[np.float32]
     details: NDArray[np.float32]
     classifier: Pipeline
 
     def measure(self, film: Array) -> tuple[float, float, float]:
         """Largest correlation with a training film, the same of the detail, P(pneumonia)."""
-        whole = self.films @ _unit((film - self.mean)[None])[0]
+        whole = self.images @ _unit((film - self.mean)[None])[0]
         detail = self.details @ _unit(_detail(film[None]))[0]
         probability = self.classifier.predict_proba(_small(film[None]))[0, 1]
         return float(whole.max()), float(detail.max()), float(probability)

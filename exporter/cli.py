@@ -136,9 +136,9 @@ def _say(done: Published) -> str:
     file = f"{done.path}  {done.size_bytes / 1e6:.1f} MB  sha256 {done.sha256[:12]}  "
     judged = done.precision
     if judged is None:
-        return f"{file}differs from Keras by at most {done.difference:.1e} on {done.films} films"
+        return f"{file}differs from Keras by at most {done.difference:.1e} on {done.images} films"
     return (
-        f"{file}{judged.kind}, on {judged.films} validation films: AUC {judged.auc:.4f} "
+        f"{file}{judged.kind}, on {judged.images} validation films: AUC {judged.auc:.4f} "
         f"({judged.auc_difference:+.4f}), probability off by at most "
         f"{judged.largest_difference:.4f}, labels changed: {len(judged.flips)}"
         + (f" ({', '.join(judged.flips)})" if judged.flips else "")

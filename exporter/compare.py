@@ -36,7 +36,7 @@ class Answers:
 
     name: str
     threshold: float
-    films: tuple[tuple[str, str, str], ...]
+    images: tuple[tuple[str, str, str], ...]
     probabilities: tuple[float, ...]
 
 
@@ -64,15 +64,15 @@ def compare_models(folders: Sequence[Path]) -> ModelComparison | None:
         _read_answers(folder, cards[folder], split)
         for folder in sorted(folders, key=lambda folder: _auc(cards[folder], split), reverse=True)
     ]
-    films = answers[0].films
-    if any(other.films != films for other in answers):
+    films = answers[0].images
+    if any(other.images != films for other in answers):
         log.warning("not compared: the models of this run have different %s films", split)
         return None
     pairs = _correct([pair for one, two in combinations(answers, 2) for pair in _pair(one, two)])
     patients = [patient for _, _, patient in films]
     return ModelComparison(
         split=split,
-        films=len(films),
+        images=len(films),
         patients=len(set(patients)) if all(patients) else 0,
         images_sha256=hashlib.sha256(repr(films).encode()).hexdigest(),
         method=f"paired bootstrap by patient, {classification.COMPARISON_RESAMPLES:,} draws; "
@@ -99,10 +99,10 @@ def _read_answers(folder: Path, card: ModelCard, split: str) -> Answers:
         )
     except (ValueError, KeyError, TypeError, csv.Error) as exc:
         raise unreadable(folder, f"{PREDICTIONS_FILE}: {exc}") from exc
-    if len(rows) != card.references[split].films:
+    if len(rows) != card.references[split].images:
         raise unreadable(
             folder,
-            f"expected {card.references[split].films} {split} films in {PREDICTIONS_FILE}, "
+            f"expected {card.references[split].images} {split} films in {PREDICTIONS_FILE}, "
             f"found {len(rows)}",
         )
     films, probabilities = zip(*rows, strict=True)
@@ -124,8 +124,8 @@ def _share(text: str) -> float:
 
 def _pair(one: Answers, two: Answers) -> list[PairedDifference]:
     """Every metric of two models, p not yet corrected."""
-    truth = [CLASSES.index(label) for _, label, _ in one.films]
-    patients = [patient or image for image, _, patient in one.films]
+    truth = [CLASSES.index(label) for _, label, _ in one.images]
+    patients = [patient or image for image, _, patient in one.images]
     found = classification.compare_models(
         truth,
         (one.probabilities, one.threshold),

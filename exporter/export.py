@@ -48,7 +48,7 @@ class Published:
     path: Path
     sha256: str
     size_bytes: int
-    films: int
+    images: int
     difference: float
     precision: Precision | None
 

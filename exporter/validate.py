@@ -158,7 +158,7 @@ def judge(kind: ReducedPrecision, found: NDArray[np.float64], run: Run) -> Preci
         )
     return Precision(
         kind=kind,
-        films=len(labels),
+        images=len(labels),
         auc=after,
         auc_difference=after - before,
         largest_difference=largest,

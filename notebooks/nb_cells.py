@@ -61,7 +61,7 @@ def bracket(estimate: classification.Estimate) -> str:
 # ====CELL====
 audit = audit_data(DATA)
 parts = {part: [audit.count(part, label) for label in CLASSES] for part in audit.parts}
-say(f"{audit.films:,} films of {audit.patients.patients:,} patient numbers.")
+say(f"{audit.images:,} films of {audit.patients.patients:,} patient numbers.")
 pd.DataFrame(parts, index=CLASSES).T
 # ====CELL====
 for fault in find_faults(audit):
@@ -167,7 +167,7 @@ rows = {}
 for choice, about in CHOICES.items():
     there, test = (cards[choice].references[split] for split in ("validation", "test"))
     rows[about.title] = {
-        "films": there.films,
+        "films": there.images,
         "accuracy there": bracket(there.metrics["accuracy"]),
         "accuracy on the test films": bracket(test.metrics["accuracy"]),
         "epoch kept": cards[choice].training.best_epoch,
@@ -179,7 +179,7 @@ accuracy = {
     choice: cards[choice].references["test"].metrics["accuracy"].value for choice in CHOICES
 }
 flattery = 100 * (accuracy["test"] - accuracy["patient"])
-learnt = {choice: cards[choice].training.films for choice in CHOICES}
+learnt = {choice: cards[choice].training.images for choice in CHOICES}
 sizes = {choice: sum(learnt[choice][f"train {label}"] for label in CLASSES) for choice in CHOICES}
 say(
     f"Chosen by patient, the network is right on {accuracy['patient']:.1%} of the test films. "
@@ -190,7 +190,7 @@ say(
 )
 few = cards["official"].references["validation"]
 say(
-    f"The official val part has {few.films} films and says "
+    f"The official val part has {few.images} films and says "
     f"{show_estimate(few.metrics['accuracy'])}: a figure that fits nearly any network."
 )
 # ====CELL====

@@ -81,7 +81,7 @@ def make_reference(name: str, split: str, threshold: float, seed: int) -> Evalua
     patients = [f"p{index // 2}" for index in range(len(truth))]
     return Evaluation(
         split=split,
-        films=len(truth),
+        images=len(truth),
         patients=len(set(patients)),
         pneumonia=pneumonia,
         metrics=classification.compute_metrics(truth, scores, threshold, patients, resamples=200),
@@ -198,7 +198,7 @@ def make_comparison(**p_holm: float) -> ModelComparison:
     """The pairs "first_second" with a corrected p each, the first one ahead by 0.03."""
     return ModelComparison(
         split="test",
-        films=624,
+        images=624,
         patients=427,
         images_sha256="0" * 64,
         method="paired bootstrap by patient",
@@ -217,7 +217,7 @@ def make_training(best_epoch: int, epochs: int) -> Training:
     return Training(
         data="chest_xray",
         data_fingerprint="0" * 64,
-        films={
+        images={
             "train NORMAL": 1180,
             "train PNEUMONIA": 3397,
             "validation NORMAL": 169,
@@ -388,7 +388,7 @@ def make_batch_metrics(rows: Sequence[Score], models: Sequence[ModelUsed]) -> li
         found.append(
             BatchMetrics(
                 model=model.name,
-                films=len(labelled),
+                images=len(labelled),
                 pneumonia=sum(truth),
                 metrics=classification.compute_metrics(
                     truth, scores, model.threshold, resamples=200

@@ -244,5 +244,5 @@ def _print_result(name: str, card: object) -> None:
         click.echo(
             f"{name:6s} {split:11s} accuracy {values['accuracy'].value:.3f}  "
             f"AUC {values['auc'].value:.3f}  sensitivity {values['recall'].value:.3f}  "
-            f"specificity {values['specificity'].value:.3f}  n={reference.films}"
+            f"specificity {values['specificity'].value:.3f}  n={reference.images}"
         )

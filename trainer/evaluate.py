@@ -44,7 +44,7 @@ PREDICT_BATCH = 32
 class Judgement:
     """Calibrated answers for one split; ``logits`` and ``probabilities`` are (N,)."""
 
-    films: Films
+    images: Films
     logits: NDArray[np.float64]
     probabilities: NDArray[np.float64]
 
@@ -148,7 +148,7 @@ def refer_elsewhere(
     films = len(judged.probabilities)
     return ExternalDataset(
         name=name,
-        films=films,
+        images=films,
         flagged=flagged,
         share=classification.estimate_proportion(flagged, films),
         note="No model was trained on them.",
@@ -217,14 +217,14 @@ def _share(held: NDArray[np.bool_]) -> classification.Estimate:
 
 def refer(split: str, judged: Judgement, threshold: float) -> Evaluation:
     """The reference figures of one split, with intervals by patient."""
-    labels, probabilities = judged.films.labels, judged.probabilities
-    known = judged.films.patients.tolist()
-    patients = judged.films.groups.tolist()
+    labels, probabilities = judged.images.labels, judged.probabilities
+    known = judged.images.patients.tolist()
+    patients = judged.images.groups.tolist()
     return Evaluation(
         split=split,
-        films=len(labels),
+        images=len(labels),
         patients=len(set(known)) if all(known) else 0,
-        pneumonia=judged.films.pneumonia,
+        pneumonia=judged.images.pneumonia,
         metrics=classification.compute_metrics(labels, probabilities, threshold, patients),
         confusion=classification.confusion_matrix(labels, probabilities, threshold),
         roc=classification.roc_points(labels, probabilities),

@@ -65,7 +65,7 @@ def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bo
         split: _judge(calibration, part, answers[split].logits) for split, part in films.items()
     }
     validation = judged["validation"]
-    threshold = evaluate.choose_threshold(validation.films.labels, validation.probabilities)
+    threshold = evaluate.choose_threshold(validation.images.labels, validation.probabilities)
     elsewhere = {name: evaluate.ask(model, part) for name, part in dataset.elsewhere.items()}
     seen = evaluate.measure_atypicality(model, dataset.train)
     real = {split: films[split] for split in films if split != SHIFTED}
@@ -86,7 +86,7 @@ def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bo
         training=_training(config, dataset, folder, learnt_weights(model)),
         versions=_versions(),
         band=evaluate.choose_band(
-            validation.films.labels, validation.probabilities, threshold.value
+            validation.images.labels, validation.probabilities, threshold.value
         ),
         external=[
             evaluate.refer_elsewhere(
@@ -103,7 +103,7 @@ def describe(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bo
             {split: answers[split].atypicality for split in real}
             | {name: found.atypicality for name, found in elsewhere.items()},
         ),
-        evidence=_evidence(model, validation.films, config.seed),
+        evidence=_evidence(model, validation.images, config.seed),
         audit=dataset.audit,
         withheld=dataset.withheld,
     )
@@ -160,7 +160,7 @@ def _training(config: FitConfig, dataset: Dataset, folder: Path, parameters: int
     return Training(
         data=dataset.name,
         data_fingerprint=dataset.fingerprint,
-        films=dataset.counts(),
+        images=dataset.counts(),
         split_policy=dataset.split_policy,
         seed=config.seed,
         epochs=len(losses),

@@ -296,7 +296,7 @@ def write_predictions(folder: Path, judged: Mapping[str, Judgement]) -> None:
     writer = csv.writer(text)
     writer.writerow(PREDICTION_COLUMNS)
     for split, part in judged.items():
-        films = part.films
+        films = part.images
         writer.writerows(
             (split, key, patient, CLASSES[label], f"{logit:.6f}", f"{probability:.6f}")
             for key, patient, label, logit, probability in zip(

@@ -42,7 +42,7 @@ def check_evidence(model: keras.Model, films: Films, seed: int) -> Faithfulness:
     found = _predict(model, pixels)
     maps, logits = found["evidence"], found["logit"][:, 0]
     return Faithfulness(
-        films=len(pixels),
+        images=len(pixels),
         steps=list(STEPS),
         deletion=_fall(model, pixels, logits, maps),
         random_deletion=_fall(model, pixels, logits, rng.random(maps.shape)),

@@ -43,11 +43,11 @@ _PNG = re.compile(r'"data:image/png;base64,([^"]+)"')
 class Examples:
     """Some films of each class, to be shown.
 
-    ``films`` gives each class its pixels, (N, S, S, 1) uint8; ``synthetic`` says that they show
+    ``images`` gives each class its pixels, (N, S, S, 1) uint8; ``synthetic`` says that they show
     nobody.
     """
 
-    films: dict[str, NDArray[np.uint8]]
+    images: dict[str, NDArray[np.uint8]]
     synthetic: bool
 
     @property
@@ -82,7 +82,7 @@ def draw_examples(examples: Examples) -> str:
     """
     rows = {
         name.capitalize(): np.stack([_shrink(film[..., 0]) for film in films])
-        for name, films in examples.films.items()
+        for name, films in examples.images.items()
     }
     return _draw_rows(rows, f"{examples.source}.")
 
@@ -104,13 +104,13 @@ def draw_augmentation(examples: Examples, model: str, times: int, seed: int = 0)
     network = BUILDERS[model](seed, augment=RECIPES[model].augmentation)
     change = next(layer for layer in network.layers if isinstance(layer, RandomTone))
     entrance = keras.Model(network.input, change.output)
-    first = np.stack([films[0] for films in examples.films.values()])
+    first = np.stack([films[0] for films in examples.images.values()])
     turns = np.tile(first, (times, 1, 1, 1))  # in turns: a film borrows from the one before it
     shown = [entrance(first, training=False), entrance(turns, training=True)]
     grey = np.concatenate([keras.ops.convert_to_numpy(part) for part in shown])[..., 0]
     rows = {
         name.capitalize(): (255 * grey[row :: len(first)]).astype(np.uint8)
-        for row, name in enumerate(examples.films)
+        for row, name in enumerate(examples.images)
     }
     return _draw_rows(rows, f"{examples.source}. First as it is, then as training changes it.")
 

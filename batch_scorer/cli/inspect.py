@@ -193,7 +193,7 @@ def format_benchmark(speed: BenchmarkResult) -> str:
     """What was measured, as a table."""
     lines = [
         f"{', '.join(speed.models)} on {speed.provider}, {speed.threads} threads, batches of "
-        f"{speed.batch_size}; medians of {speed.turns} turns over {speed.films} films"
+        f"{speed.batch_size}; medians of {speed.turns} turns over {speed.images} films"
         + (f", {speed.not_decoded} of which cannot be read" if speed.not_decoded else ""),
         "",
         f"{'stage':<12s}{'films/s':>10s}{'of ceiling':>12s}{'p50 ms':>10s}{'p95 ms':>10s}",

@@ -270,7 +270,7 @@ def print_summary(manifest: RunManifest) -> None:
     synthetic = " synthetic" if manifest.synthetic else ""
     click.echo(
         f"Films     {manifest.scored}{synthetic} scored: {manifest.flagged} flagged, "
-        f"{manifest.clear} clear"
+        f"{manifest.not_flagged} clear"
         + ("" if manifest.undecided is None else f", {manifest.undecided} uncertain")
         + ("" if manifest.atypical is None else f", {manifest.atypical} atypical")
         + (f", {manifest.duplicates} copies" if manifest.duplicates else "")

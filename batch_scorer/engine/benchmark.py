@@ -58,12 +58,12 @@ class StageSpeed(msgspec.Struct, frozen=True, rename={"images_per_second": "film
     p95_ms: float
 
 
-class BenchmarkResult(msgspec.Struct, frozen=True):
+class BenchmarkResult(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """What was measured, how, and on what. ``share`` is the median of each turn's own share."""
 
     models: list[str]
     provider: str
-    films: int
+    images: int
     not_decoded: int
     turns: int
     threads: int
@@ -229,7 +229,7 @@ def _summarize(
     return BenchmarkResult(
         models=[c.card.name for c in work.classifiers],
         provider=provider,
-        films=len(work.refs),
+        images=len(work.refs),
         not_decoded=not_decoded,
         turns=turns,
         threads=work.threads,

@@ -27,7 +27,7 @@ BYTES_PER_ROW = 3000
 
 
 class Forecast(msgspec.Struct, frozen=True):
-    """What a run of ``films`` would need on a machine like this one.
+    """What a run of ``images`` would need on a machine like this one.
 
     ``start_s`` is what every task spends before its first film, ``peak_bytes`` the most memory that
     this process had while it probed, with that of the processes that decode for it, ``unscored`` the
@@ -35,7 +35,7 @@ class Forecast(msgspec.Struct, frozen=True):
     threads do.
     """
 
-    films: int
+    images: int
     sampled: int
     unscored: int
     images_per_second: float
@@ -47,12 +47,12 @@ class Forecast(msgspec.Struct, frozen=True):
     @property
     def memory_bytes(self) -> int:
         """The most memory that one task for all films would have."""
-        return self.peak_bytes + BYTES_PER_ROW * self.films
+        return self.peak_bytes + BYTES_PER_ROW * self.images
 
     @property
     def run_s(self) -> float:
         """Seconds for all films in one task."""
-        return self.start_s + self.films / self.images_per_second
+        return self.start_s + self.images / self.images_per_second
 
     def count_shards(self, deadline_s: float) -> int:
         """How many tasks, each on a machine like this one, end before a deadline.
@@ -69,7 +69,7 @@ class Forecast(msgspec.Struct, frozen=True):
                 f"{deadline_s:.1f} s."
             )
         in_time = math.floor((deadline_s - self.start_s) * self.images_per_second)
-        return max(1, math.ceil(self.films / max(1, in_time)))
+        return max(1, math.ceil(self.images / max(1, in_time)))
 
 
 def forecast_run(job: ScoreJob) -> Forecast:
@@ -87,7 +87,7 @@ def forecast_run(job: ScoreJob) -> Forecast:
     rows = [row for batch in score_locally(work) for row in batch]
     ended = time.perf_counter()
     return Forecast(
-        films=films,
+        images=films,
         sampled=len(rows),
         unscored=sum(row.status != "scored" for row in rows),
         images_per_second=len(rows) / (ended - started),
@@ -103,7 +103,7 @@ def format_forecast(
 ) -> str:
     """The forecast as a few lines, and the shards for a deadline and the price where asked for."""
     lines = [
-        f"Probed    {forecast.sampled} of {forecast.films} films: "
+        f"Probed    {forecast.sampled} of {forecast.images} films: "
         f"{forecast.images_per_second:.1f} films/s with {forecast.threads} threads"
         + (f", {forecast.unscored} not scored" if forecast.unscored else ""),
         f"Time      about {_format_duration(forecast.run_s)} for all of them on this machine",
@@ -118,7 +118,7 @@ def format_forecast(
             else f"Shards    none needed for {_format_duration(3600 * deadline_h)}"
         )
     core_seconds = forecast.cores * forecast.run_s
-    if tariff and (price := tariff.compute_cost(core_seconds, forecast.films)):
+    if tariff and (price := tariff.compute_cost(core_seconds, forecast.images)):
         lines.append(f"Price     about {describe_cost(price, core_seconds)}")
     return "\n".join(lines)
 

@@ -122,7 +122,7 @@ def score_batches(work: EngineJob) -> Generator[list[Score]]:
 class _PendingBatch:
     """A decoded batch that the models may still be working on."""
 
-    films: list[DecodedImage]
+    images: list[DecodedImage]
     unseen: list[DecodedImage]
     predictions: Future[list[Predictions]] | None
 
@@ -134,7 +134,7 @@ class _PendingBatch:
     def make_rows(self, work: EngineJob) -> list[Score]:
         """Wait for the models, and write the rows."""
         judged = Batch(
-            self.films, self.unseen, self.predictions.result() if self.predictions else []
+            self.images, self.unseen, self.predictions.result() if self.predictions else []
         )
         return list(
             make_rows(judged, work.classifiers, work.known, keep_atypical=work.keep_atypical)

@@ -57,7 +57,7 @@ def classify_images(films: list[DecodedImage], classifiers: list[Classifier]) ->
 class Batch:
     """A batch: its films, those that the models looked at, and what each model said of them."""
 
-    films: list[DecodedImage]
+    images: list[DecodedImage]
     unseen: list[DecodedImage]
     predictions: list[Predictions]
 
@@ -85,7 +85,7 @@ def make_rows(
             if row.status == "scored" or keep_atypical:
                 row = _add_scores(row, classifiers, judged.predictions, place)
         known[row.sha256] = row
-    for film in judged.films:
+    for film in judged.images:
         first = known.get(film.row.sha256)
         yield film.row if first is None else copy_scores(film.row, first)
 

@@ -38,7 +38,7 @@ class RunPlan:
     """What is there to do, and what is done: ``rows`` of films that are still as they were.
 
     ``outputs`` are to be claimed, each with what an older version left there; the last one is the
-    job's own. ``models`` are the hashes of the files that ``method`` stands for.
+    job's own. ``models`` are the hashes of the files that ``config_hash`` stands for.
     """
 
     outputs: list[tuple[Output, OwnershipRecord]]
@@ -46,7 +46,7 @@ class RunPlan:
     labels: dict[str, str]
     selected: int
     models: list[str]
-    method: str
+    config_hash: str
     checkpoint: Checkpoint
     earlier_rows: dict[str, Score]
     rows: list[Score]
@@ -72,16 +72,18 @@ def plan_run(job: ScoreJob) -> RunPlan:
     if job.shard:
         source = replace(source, refs=tuple(r for r in source.refs if job.shard.holds(r.key)))
     models = _hash_models(job)
-    method = _hash_config(job, models)
+    config_hash = _hash_config(job, models)
     plan = RunPlan(
-        outputs, source, labels, taken, models, method, Checkpoint(output, method), {}, []
+        outputs, source, labels, taken, models, config_hash, Checkpoint(output, config_hash), {}, []
     )
     return refresh_plan(job, plan)
 
 
 def refresh_plan(job: ScoreJob, plan: RunPlan) -> RunPlan:
     """The plan with the rows that are settled by now."""
-    found = _find_earlier_rows((*job.earlier_outputs, plan.output), plan.method, len(job.models))
+    found = _find_earlier_rows(
+        (*job.earlier_outputs, plan.output), plan.config_hash, len(job.models)
+    )
     settled = {key: _deidentify_patient(row, job.identifiers) for key, row in found.items()}
     return replace(plan, earlier_rows=settled, rows=_reuse_rows(plan.source, plan.labels, settled))
 
@@ -105,23 +107,23 @@ def _hash_config(job: ScoreJob, models: list[str]) -> str:
     return hashlib.sha256(msgspec.json.encode(deciding, order="sorted")).hexdigest()[:16]
 
 
-def _find_earlier_rows(places: Sequence[Output], method: str, models: int) -> dict[str, Score]:
+def _find_earlier_rows(places: Sequence[Output], config_hash: str, models: int) -> dict[str, Score]:
     """Rows of earlier runs by the same method, by image; a later place's before an earlier one's.
 
     What failed is tried again, but for an image that killed its decoder twice.
     """
-    rows = [row for place in places for row in _read_rows(place, method, models)]
+    rows = [row for place in places for row in _read_rows(place, config_hash, models)]
     kept = [row for row in rows if row.status != "failed" or row.reason == DecoderKilled.code]
     return {row.image: row for row in kept}
 
 
-def _read_rows(place: Output, method: str, models: int) -> list[Score]:
+def _read_rows(place: Output, config_hash: str, models: int) -> list[Score]:
     """The rows of a run by this method, finished or under way.
 
     Raises:
         LedgerError: They cannot be read, or are not by so many models.
     """
-    rows = [*store.read_rows(place, method), *Checkpoint(place, method).read()]
+    rows = [*store.read_rows(place, config_hash), *Checkpoint(place, config_hash).read()]
     if all(row.is_complete(models) for row in rows):
         return rows
     raise OutputError(
@@ -155,14 +157,14 @@ def find_finished_run(job: ScoreJob, plan: RunPlan) -> RunManifest | None:
     if old is None:
         return None
     asked = (
-        plan.method,
+        plan.config_hash,
         source.url,
         redact_url(job.labels),
         source.listed,
         source.hidden,
         len(rows),
     )
-    if asked != (old.method, old.source, old.labels, old.listed, old.hidden, old.found):
+    if asked != (old.config_hash, old.source, old.labels, old.listed, old.hidden, old.found):
         return None
     if job.gallery != msgspec.structs.replace(old.gallery, maps={}, no_maps_reason=""):
         return None

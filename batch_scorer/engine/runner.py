@@ -223,7 +223,7 @@ def _retry_unreadable(
 def _make_facts(job: ScoreJob, plan: RunPlan, work: EngineJob, clock: _StageTimer) -> RunFacts:
     """The facts of a run whose images are all scored."""
     return RunFacts(
-        method=plan.method,
+        config_hash=plan.config_hash,
         started=clock.started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         source=plan.source.url,

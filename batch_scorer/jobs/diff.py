@@ -48,7 +48,7 @@ def compare_runs(
     return RunChanges(
         run_date=before.manifest.run_date,
         finished=before.manifest.finished,
-        films=len(before.rows),
+        images=len(before.rows),
         new=new,
         changed=len(fresh) - new,
         gone=len(names_before - names),

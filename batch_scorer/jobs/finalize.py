@@ -228,4 +228,8 @@ def _merge_shards(night: ScheduledRun, ending: FinalizeOptions, lease: Lease) ->
 def _has_same_report(shard: RunManifest, earlier: RunManifest) -> bool:
     """Whether a report would say the same of the same rows."""
     asked = [(m.gallery.heatmaps, m.gallery.review_minutes) for m in (shard, earlier)]
-    return (shard.method, shard.source, asked[0]) == (earlier.method, earlier.source, asked[1])
+    return (shard.config_hash, shard.source, asked[0]) == (
+        earlier.config_hash,
+        earlier.source,
+        asked[1],
+    )

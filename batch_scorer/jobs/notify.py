@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.results.schema import RunManifest, Score
 
-    Send = Callable[["Notice"], None]
+    Send = Callable[["Notification"], None]
 
 MAX_ATTEMPTS = 4
 SILENCE_S = 10

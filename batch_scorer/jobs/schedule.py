@@ -47,16 +47,20 @@ _SPEC_FILE = re.compile(rf"{SPECS_FOLDER}/([0-9]{{6,18}})\.json")
 log = logging.getLogger("cxr.job")
 
 
-class RunSpec(msgspec.Struct, frozen=True, rename={"nonce": "opened_by", "run_date": "night"}):
+class RunSpec(
+    msgspec.Struct,
+    frozen=True,
+    rename={"config_hash": "method", "nonce": "opened_by", "run_date": "night"},
+):
     """What a night is to do: what its tasks must agree on.
 
-    ``method`` names models and options that decide an answer; ``execution`` is the platform's name
+    ``config_hash`` names models and options that decide an answer; ``execution`` is the platform's name
     of the start that the tasks belong to, empty where there is none; ``nonce`` is of no meaning
     and unlike any other.
     """
 
     source: str
-    method: str
+    config_hash: str
     tasks: Annotated[int, Meta(ge=1, le=MAX_SHARDS)]
     labels: str = "folders"
     limit: Count | None = None

@@ -209,7 +209,7 @@ def _make_run_spec(job: TaskSpec, output: Output) -> RunSpec:
     check_no_overlap(score.images, output, source)
     plan = RunSpec(
         source=redact_url(score.images),
-        method=config_hash(score),
+        config_hash=config_hash(score),
         tasks=job.tasks,
         labels=redact_url(score.labels),
         limit=score.limit,
@@ -221,11 +221,11 @@ def _make_run_spec(job: TaskSpec, output: Output) -> RunSpec:
     claim_job_output(output)
     output.check_exclusive_create()
     if not job.rescore:
-        _check_same_config(score, plan.method, output)
+        _check_same_config(score, plan.config_hash, output)
     return plan
 
 
-def _check_same_config(score: ScoreJob, method: str, output: Output) -> None:
+def _check_same_config(score: ScoreJob, config_hash: str, output: Output) -> None:
     """Refuse to mix the answers of two models in one place without a word.
 
     Raises:
@@ -233,7 +233,7 @@ def _check_same_config(score: ScoreJob, method: str, output: Output) -> None:
         LedgerError: They are by the same models with other options.
     """
     newest = latest.read_newest_manifest(output)
-    if newest is None or newest.method == method:
+    if newest is None or newest.config_hash == config_hash:
         return
     paths = [find_model_file(name) for name in score.models]
     given = [(path.stem, hash_model_file(path)) for path in paths]

@@ -76,14 +76,14 @@ class Calibration(msgspec.Struct, frozen=True):
         return np.asarray(expit(self.slope * logits + self.intercept))
 
 
-class Evaluation(msgspec.Struct, frozen=True):
+class Evaluation(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """What the finished model answered on one labelled split.
 
     ``patients`` is 0 where not every film's patient is known.
     """
 
     split: str
-    films: Count
+    images: Count
     patients: Count
     pneumonia: Count
     metrics: dict[str, Estimate]
@@ -112,12 +112,12 @@ class History(msgspec.Struct, frozen=True):
         check_equal_lengths(self.loss, self.val_loss, self.accuracy, self.val_accuracy)
 
 
-class Training(msgspec.Struct, frozen=True):
+class Training(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """Where the model came from, enough to make it again."""
 
     data: str
     data_fingerprint: str
-    films: Annotated[dict[str, Count], Meta(min_length=1)]
+    images: Annotated[dict[str, Count], Meta(min_length=1)]
     split_policy: str
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
     epochs: Count
@@ -172,7 +172,7 @@ class UndecidedBand(msgspec.Struct, frozen=True):
         return self.low <= probability < self.high
 
 
-class ExternalDataset(msgspec.Struct, frozen=True):
+class ExternalDataset(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """Normal films from elsewhere: how many of them the model flags, all of them wrongly.
 
     ``rejected`` films look too little like the training films to be scored; none of them counts as
@@ -180,7 +180,7 @@ class ExternalDataset(msgspec.Struct, frozen=True):
     """
 
     name: str
-    films: Count
+    images: Count
     flagged: Count
     share: Estimate
     note: str
@@ -240,7 +240,7 @@ class OodDetection(msgspec.Struct, frozen=True):
         return float(np.interp(atypicality, self.quantiles, steps))
 
 
-class Faithfulness(msgspec.Struct, frozen=True):
+class Faithfulness(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """Whether the evidence map says what the network looks at, on validation films with pneumonia.
 
     ``deletion`` is by how much the mean logit falls when the share ``steps`` of places with most
@@ -248,7 +248,7 @@ class Faithfulness(msgspec.Struct, frozen=True):
     ``randomised_correlation`` is the mean rank correlation with the map of shuffled weights.
     """
 
-    films: Count
+    images: Count
     steps: Annotated[list[FiniteFloat], Meta(min_length=2)]
     deletion: list[FiniteFloat]
     random_deletion: list[FiniteFloat]
@@ -273,7 +273,7 @@ class Evidence(msgspec.Struct, frozen=True):
     faithfulness: Faithfulness
 
 
-class Precision(msgspec.Struct, frozen=True):
+class Precision(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """A smaller number format, and what it changed on the validation films.
 
     ``auc`` is the file's own, ``auc_difference`` what it has more than the float32 network;
@@ -281,7 +281,7 @@ class Precision(msgspec.Struct, frozen=True):
     """
 
     kind: ReducedPrecision
-    films: Count
+    images: Count
     auc: FiniteFloat
     auc_difference: FiniteFloat
     largest_difference: FiniteFloat
@@ -303,14 +303,16 @@ class PairedDifference(msgspec.Struct, frozen=True):
     p_holm: FiniteFloat
 
 
-class ModelComparison(msgspec.Struct, frozen=True, rename={"images_sha256": "films_sha256"}):
+class ModelComparison(
+    msgspec.Struct, frozen=True, rename={"images": "films", "images_sha256": "films_sha256"}
+):
     """The models that were exported together, in pairs, on the same films.
 
     ``images_sha256`` tells which films; ``patients`` is 0 where not every film's patient is known.
     """
 
     split: str
-    films: Count
+    images: Count
     patients: Count
     images_sha256: str
     method: str
@@ -350,7 +352,7 @@ def find_shared_comparison(cards: Sequence[_Card]) -> ModelComparison | None:
     return None
 
 
-class DuplicateCounts(msgspec.Struct, frozen=True):
+class DuplicateCounts(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """Groups of films that are copies of each other.
 
     ``within`` and ``across`` name the parts of the data set: "train", or "train and test".
@@ -359,7 +361,7 @@ class DuplicateCounts(msgspec.Struct, frozen=True):
     """
 
     groups: Count
-    films: Count
+    images: Count
     within: dict[str, Count]
     across: dict[str, Count]
     mixed_labels: Count
@@ -381,6 +383,7 @@ class DataAudit(
     msgspec.Struct,
     frozen=True,
     rename={
+        "images": "films",
         "appearance": "looks",
         "images_per_patient": "films_per_patient",
         "images_without_patient": "films_without_patient",
@@ -390,7 +393,7 @@ class DataAudit(
     """What ``cxr audit`` counts, in short.
 
     Parts are those that the data set came in ("train", "val", "test", or "all"), not those that
-    training split it into. ``films`` is keyed by part, class and, where file names tell it, cause:
+    training split it into. ``images`` is keyed by part, class and, where file names tell it, cause:
     "train PNEUMONIA viral". ``images_per_patient`` gives the number of patients with that many films
     in one part; ``shared_patients`` the patient numbers found in two parts, and
     ``shared_with_same_cause`` those of them whose films have one cause in both, where labels were
@@ -399,7 +402,7 @@ class DataAudit(
     opened, "test".
     """
 
-    films: dict[str, Count]
+    images: dict[str, Count]
     patients: Count
     images_without_patient: Count
     images_per_patient: dict[Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")], Count]

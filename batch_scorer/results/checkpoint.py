@@ -31,7 +31,7 @@ _DECODER = msgspec.json.Decoder(Score)
 _HASH_DIGITS = 16
 # Older versions wrote no hash into the name.
 _FILE_NAME = re.compile(
-    rf"{CHECKPOINT_FOLDER}/(?P<method>[0-9a-f]{{16}})-[0-9a-f]{{8}}-[0-9]{{6,}}"
+    rf"{CHECKPOINT_FOLDER}/(?P<config_hash>[0-9a-f]{{16}})-[0-9a-f]{{8}}-[0-9]{{6,}}"
     rf"(?:-(?P<sha256>[0-9a-f]{{{_HASH_DIGITS}}}))?\.jsonl"
 )
 
@@ -41,7 +41,7 @@ class Checkpoint:
     """Rows of an unfinished run by one method. Each process adds files of its own."""
 
     output: Output
-    method: str
+    config_hash: str
     _process: str = field(default_factory=lambda: secrets.token_hex(4))
     _parts: int = 0
 
@@ -53,7 +53,7 @@ class Checkpoint:
         """
         self._parts += 1
         data = _ENCODER.encode_lines(rows)
-        number = f"{self.method}-{self._process}-{self._parts:06d}"
+        number = f"{self.config_hash}-{self._process}-{self._parts:06d}"
         self.output.create(
             f"{CHECKPOINT_FOLDER}/{number}-{sha256_hex(data)[:_HASH_DIGITS]}.jsonl", data
         )
@@ -67,7 +67,7 @@ class Checkpoint:
         rows: list[Score] = []
         for name in self.output.names(CHECKPOINT_FOLDER):
             match = _FILE_NAME.fullmatch(name)
-            if not match or match["method"] != self.method:
+            if not match or match["config_hash"] != self.config_hash:
                 continue
             part = _read_file(self.output, name)
             if part is None:

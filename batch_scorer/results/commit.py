@@ -85,9 +85,11 @@ def commit_run(
         LedgerError: The output cannot be written. Run again: nothing that was settled is lost.
     """
     since = time.perf_counter()
-    _archive_replaced_run(output, run.rows, run.facts.method)
+    _archive_replaced_run(output, run.rows, run.facts.config_hash)
     store.invalidate_run(output)
-    hashes = store.write_rows(output, run.rows, run.models, run.facts.method, run.extra_columns)
+    hashes = store.write_rows(
+        output, run.rows, run.models, run.facts.config_hash, run.extra_columns
+    )
     gallery = _write_report_images(output, run, pictures) if pictures else run.facts.gallery
     facts = msgspec.structs.replace(
         _add_commit_usage(run.facts, time.perf_counter() - since), gallery=gallery
@@ -163,8 +165,8 @@ def make_log_fields(manifest: RunManifest) -> dict[str, Any]:
 
 _LOGGED_FIELDS = (
     *("run_id", "found", "scored", "rejected", "failed", "flagged", "reused", "duplicates"),
-    *("uncertain", "atypical", "reasons", "seconds", "worker_seconds", "images_per_second"),
-    *("retries", "bytes_read", "peak_memory_bytes", "core_seconds", "price"),
+    *("undecided", "atypical", "reasons", "seconds", "worker_seconds", "images_per_second"),
+    *("retries", "bytes_read", "peak_memory_bytes", "core_seconds", "cost"),
 )
 
 
@@ -184,13 +186,13 @@ def _mark_duplicate(row: Score, original: str) -> Score:
     return msgspec.structs.replace(row, duplicate_of=original)
 
 
-def _archive_replaced_run(output: Output, rows: Sequence[Score], method: str) -> None:
+def _archive_replaced_run(output: Output, rows: Sequence[Score], config_hash: str) -> None:
     """Keep a copy of a finished run that holds rows which this one does not carry on."""
     old = store.read_manifest(output)
     if old is None:
         return
-    carried = {row.image for row in rows} if old.method == method else set()
-    if all(row.image in carried for row in store.read_rows(output, old.method)):
+    carried = {row.image for row in rows} if old.config_hash == config_hash else set()
+    if all(row.image in carried for row in store.read_rows(output, old.config_hash)):
         return
     contents = {name: output.read(name, MAX_TABLE_READ_BYTES) for name in store.RUN_FILES}
     output.write_all(
@@ -219,7 +221,7 @@ def _compute_batch_metrics(rows: Sequence[Score], models: list[ModelUsed]) -> li
         result.append(
             BatchMetrics(
                 model=model.name,
-                films=len(labelled),
+                images=len(labelled),
                 pneumonia=sum(truth),
                 metrics=classification.compute_metrics(truth, answers, model.threshold, patients),
                 confusion=classification.confusion_matrix(truth, answers, model.threshold),

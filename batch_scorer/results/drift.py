@@ -70,14 +70,14 @@ class KsTest:
 class Drift:
     """A batch against the films that its first model learned from.
 
-    ``films`` are the scored ones without copies; with fewer than ``MIN_IMAGES`` there are no gaps.
+    ``images`` are the scored ones without copies; with fewer than ``MIN_IMAGES`` there are no gaps.
     ``atypical_share`` is the share of judged files that are atypical or were rejected for it; None where
     the model cannot say. ``appearance`` holds the gap in "typicality", "brightness" and "contrast",
     where row and card have them. ``predictions`` is the gap in the probabilities, against ``split``;
     ``batch_histogram`` and ``reference_histogram`` are the shares of films in tenths of the probability.
     """
 
-    films: int
+    images: int
     atypical_share: Estimate | None
     appearance: dict[str, KsTest]
     predictions: KsTest | None
@@ -112,7 +112,7 @@ def measure_drift(rows: Sequence[Score], card: ModelCard) -> Drift:
         return np.interp(x, known.score_quantiles, levels)
 
     return Drift(
-        films=len(films),
+        images=len(films),
         atypical_share=_estimate_atypical_share(rows, card),
         appearance=_test_appearance(films, card) if enough else {},
         predictions=(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cxr.merge")
 _SHARD_FOLDER = re.compile(rf"(?:^|/){SHARDS_FOLDER}/([0-9]{{1,9}})-of-([0-9]{{1,9}})/")
 _MUST_MATCH = {
-    "method": "models or options",
+    "config_hash": "models or options",
     "source": "the scored folder",
     "labels": "--labels",
     "version": "the version of cxr-batch",

@@ -16,10 +16,22 @@ from batch_scorer.system.strict_json import decode_json
 if TYPE_CHECKING:
     from batch_scorer.errors import CxrError
 
-RENAMED_COLUMNS = {"night": "run_date"}
+RENAMED_COLUMNS = {"night": "run_date", "uncertain": "undecided"}
 """Columns of version 1 that are called otherwise now."""
-_RENAMED_KEYS = {"night": "run_date"}
-"""Keys of version 1, in run.json itself and in what it says of the run before."""
+_RENAMED_KEYS = {
+    "films": "images",
+    "method": "config_hash",
+    "night": "run_date",
+    "no_maps": "no_maps_reason",
+    "per_1000_films": "per_1000_images",
+    "price": "cost",
+    "same": "unchanged",
+    "since": "changes",
+    "taken": "selected",
+    "tariff": "core_hour_price",
+    "uncertain": "undecided",
+}
+"""Keys of version 1, anywhere in run.json but in the model cards, which have a version of their own."""
 
 
 class _VersionHeader(msgspec.Struct):
@@ -51,8 +63,12 @@ def decode_manifest(
     return decode_json(data, RunManifest, what, hint, error)
 
 
-def _rename_keys(keys: dict[str, Any]) -> dict[str, Any]:
-    renamed = {_RENAMED_KEYS.get(name, name): value for name, value in keys.items()}
-    if isinstance(since := renamed.get("since"), dict):
-        renamed["since"] = {_RENAMED_KEYS.get(name, name): value for name, value in since.items()}
-    return renamed
+def _rename_keys(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rename_keys(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        _RENAMED_KEYS.get(key, key): part if key == "models" else _rename_keys(part)
+        for key, part in value.items()
+    }

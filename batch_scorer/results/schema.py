@@ -107,7 +107,7 @@ class ModelUsed(msgspec.Struct, frozen=True):
         return self.card.threshold.value
 
 
-class Gallery(msgspec.Struct, frozen=True, rename={"no_maps_reason": "no_maps"}):
+class Gallery(msgspec.Struct, frozen=True):
     """Which films the report shows, and which of them with an evidence map.
 
     ``heatmaps`` says which films should have one; ``review_minutes`` for how long a reader has time
@@ -127,7 +127,7 @@ class BatchMetrics(msgspec.Struct, frozen=True):
     """How one model did on the labelled films of this run."""
 
     model: str
-    films: Count
+    images: Count
     pneumonia: Count
     metrics: dict[str, Estimate]
     confusion: ConfusionMatrix
@@ -139,10 +139,10 @@ class BatchMetrics(msgspec.Struct, frozen=True):
         check_curves(self.roc)
 
 
-class RunChanges(msgspec.Struct, frozen=True, rename={"unchanged": "same"}):
+class RunChanges(msgspec.Struct, frozen=True):
     """Changes in a scheduled run, against the newest finished one before it.
 
-    ``run_date`` and ``finished`` (ISO 8601) are the earlier run's date and end, ``films`` the files
+    ``run_date`` and ``finished`` (ISO 8601) are the earlier run's date and end, ``images`` the files
     that it had. ``new`` files have come since, ``changed`` ones have another content or came out
     otherwise than before, ``gone`` ones are not there any more. ``flagged`` counts the flagged ones
     among new and changed. ``unchanged`` says that every row is as it was, down to its label.
@@ -150,7 +150,7 @@ class RunChanges(msgspec.Struct, frozen=True, rename={"unchanged": "same"}):
 
     run_date: RunDate
     finished: str
-    films: Count
+    images: Count
     new: Count
     changed: Count
     gone: Count
@@ -167,12 +167,10 @@ class RunChanges(msgspec.Struct, frozen=True, rename={"unchanged": "same"}):
         return self.new + self.changed
 
 
-class RunFacts(
-    msgspec.Struct, frozen=True, kw_only=True, rename={"changes": "since", "selected": "taken"}
-):
+class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Facts about a run that its rows and models do not tell; whoever made the rows states them.
 
-    ``listed`` files lay in the source, ``hidden`` ones were passed over. ``method`` names what
+    ``listed`` files lay in the source, ``hidden`` ones were passed over. ``config_hash`` names what
     decides a score apart from the image: models, decode version and options. ``reused`` rows were
     taken over from an earlier run by the same method. ``shard`` is "2/10" where the run was one of
     ten shares, else empty, and ``selected`` counts the files of all ten. ``identifiers`` says how
@@ -202,7 +200,7 @@ class RunFacts(
     seconds: dict[str, Seconds]
     images_per_second: Seconds
     versions: dict[str, str]
-    method: str = ""
+    config_hash: str = ""
     reused: Count = 0
     shard: str = ""
     selected: Count = 0
@@ -223,9 +221,7 @@ class RunFacts(
         check_run_date(self.run_date)
 
 
-class RunManifest(
-    RunFacts, frozen=True, kw_only=True, rename={"cost": "price", "undecided": "uncertain"}
-):
+class RunManifest(RunFacts, frozen=True, kw_only=True):
     """Content of ``run.json``: enough to trust the rows and to draw the report again.
 
     The facts of the run, its models, and what the commit counted. ``found`` files have a row, fewer
@@ -267,7 +263,7 @@ class RunManifest(
         return msgspec.convert(self, RunFacts, from_attributes=True)
 
     @property
-    def clear(self) -> int:
+    def not_flagged(self) -> int:
         """Films scored below the threshold of the first model."""
         return self.scored - self.flagged
 

@@ -80,7 +80,7 @@ def write_rows(
     output: Output,
     rows: Sequence[Score],
     models: Sequence[ModelUsed],
-    method: str = "",
+    config_hash: str = "",
     added: ExtraColumns | None = None,
 ) -> tuple[str, str]:
     """Write predictions.parquet and predictions.csv.
@@ -89,7 +89,7 @@ def write_rows(
         output: The folder of the run.
         rows: One per file found, in the order of the files.
         models: The first one decides.
-        method: The method that made the rows.
+        config_hash: The method that made the rows.
         added: Further columns by their names, a text for each row.
 
     Returns:
@@ -98,7 +98,7 @@ def write_rows(
     Raises:
         LedgerError: The output cannot be written.
     """
-    exact = _write_table(output, PARQUET_FILE, encode_parquet(rows, models, method, added))
+    exact = _write_table(output, PARQUET_FILE, encode_parquet(rows, models, config_hash, added))
     return _write_table(output, CSV_FILE, encode_csv(rows, models, added)), exact
 
 
@@ -165,7 +165,7 @@ def read_run(output: Output) -> FinishedRun:
     return FinishedRun(manifest, table.rows, table.extra_columns)
 
 
-def read_rows(output: Output, method: str) -> list[Score]:
+def read_rows(output: Output, config_hash: str) -> list[Score]:
     """The rows of a run by this method, whether it finished or was stopped while it ended.
 
     Raises:
@@ -175,7 +175,7 @@ def read_rows(output: Output, method: str) -> list[Score]:
     if data is None:
         return []
     table = _decode_parquet(data, output.url)
-    return table.rows if table.method == method else []
+    return table.rows if table.config_hash == config_hash else []
 
 
 def _check_consistent(manifest: RunManifest, table: Table, url: str) -> None:

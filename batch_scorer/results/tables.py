@@ -63,7 +63,7 @@ def build_columns(rows: Sequence[Score], models: Sequence[ModelUsed]) -> dict[st
         row.probability if ok else None for row, ok in zip(rows, scored, strict=True)
     ]
     table["threshold"] = [threshold if ok else None for ok in scored]
-    for name in ("uncertain", "typicality", "atypical", "viral"):
+    for name in ("undecided", "typicality", "atypical", "viral"):
         table[name] = [getattr(row, name) for row in rows]
     table["model"] = [names[0] if ok else "" for ok in scored]
     for index, name in enumerate(names):
@@ -92,7 +92,7 @@ def encode_csv(
 def encode_parquet(
     rows: Sequence[Score],
     models: Sequence[ModelUsed],
-    method: str,
+    config_hash: str,
     added: ExtraColumns | None = None,
 ) -> bytes:
     """The rows as Parquet, with each file's stamp: a later run by this method takes them over."""
@@ -101,7 +101,7 @@ def encode_parquet(
 
     data = io.BytesIO()
     metadata = {
-        _CONFIG_HASH_KEY: method.encode(),
+        _CONFIG_HASH_KEY: config_hash.encode(),
         _SCHEMA_VERSION_KEY: str(SCHEMA_VERSION).encode(),
         _EXTRA_COLUMNS_KEY: msgspec.json.encode([*(added or {})]),
     }
@@ -141,7 +141,7 @@ def _iter_chunks(
 class Table:
     """Content of a Parquet file: the method, the models in their order, rows and added columns."""
 
-    method: str
+    config_hash: str
     models: tuple[str, ...]
     rows: list[Score]
     extra_columns: dict[str, list[str]]
@@ -182,9 +182,11 @@ def _decode_table(data: bytes) -> Table:
         rows += [_to_score(record, answers) for record in records]
         for name, known_as in added.items():
             cells[known_as] += msgspec.convert([record[name] for record in records], list[str])
-    method = (file.schema_arrow.metadata or {}).get(_CONFIG_HASH_KEY, b"").decode()
+    config_hash = (file.schema_arrow.metadata or {}).get(_CONFIG_HASH_KEY, b"").decode()
     models = tuple(name.removeprefix(_PROBABILITY_PREFIX) for name in answers)
-    return Table(method, models, rows, {name: found for name, found in cells.items() if any(found)})
+    return Table(
+        config_hash, models, rows, {name: found for name, found in cells.items() if any(found)}
+    )
 
 
 def _find_extra_columns(schema: Any) -> dict[str, str]:
@@ -305,7 +307,7 @@ def _arrow_type(name: str) -> Any:
 
     if name in ("width_px", "height_px"):
         return pa.int32()
-    if name in ("uncertain", "atypical"):
+    if name in ("undecided", "atypical"):
         return pa.bool_()
     numbers = (
         *("threshold", "agreement", "spread", "typicality", "viral", "probability"),

@@ -38,15 +38,15 @@ class CoreHourPrice(msgspec.Struct, frozen=True):
         return RunCost(self.core_hour, self.currency, films, 1000 * cost / films)
 
 
-class RunCost(msgspec.Struct, frozen=True, rename={"per_1000_images": "per_1000_films"}):
-    """What 1,000 films cost by this run: cores x seconds x price of a core-hour / ``films``.
+class RunCost(msgspec.Struct, frozen=True):
+    """What 1,000 films cost by this run: cores x seconds x price of a core-hour / ``images``.
 
-    ``films`` are those that the run itself read and judged, not those whose rows it took over.
+    ``images`` are those that the run itself read and judged, not those whose rows it took over.
     """
 
     core_hour: Amount
     currency: str
-    films: Count
+    images: Count
     per_1000_images: Amount
 
     @property
@@ -59,7 +59,7 @@ def describe_cost(price: RunCost, core_seconds: float) -> str:
     """The price of 1,000 films, and how it comes about."""
     return (
         f"{format_amount(price.per_1000_images)} {price.currency} per 1,000 films: "
-        f"{core_seconds:,.1f} core-seconds for {price.films:,}, at "
+        f"{core_seconds:,.1f} core-seconds for {price.images:,}, at "
         f"{format_amount(price.core_hour)} {price.currency} a core-hour"
     )
 

@@ -40,7 +40,7 @@ RARE, COMMON = 0.05, 0.60
 class Learnt:
     """Films that the models learnt from, and those held back for choosing."""
 
-    films: str
+    images: str
     normal: str
     pneumonia: str
     held_back: str
@@ -50,7 +50,7 @@ class Learnt:
 class Exam:
     """The test films, or the official val films; ``points`` is what one film of them weighs."""
 
-    films: str
+    images: str
     pneumonia: str
     share: str
     points: str
@@ -118,14 +118,14 @@ def write_article(cards: Sequence[ModelCard]) -> str:
             "Train with `cxr train --model all --normals NAME=FOLDER` and export all together.",
         )
     reference = best.references["test"]
-    official = [films for key, films in audit.films.items() if key.startswith("val ")]
+    official = [films for key, films in audit.images.items() if key.startswith("val ")]
     return open_template(TEMPLATE).render(
         figures="figures",
         best=_tell_best(best),
         models=[_row(card) for card in cards],
         published=[_published(name, found) for name, found in PUBLISHED.items()],
-        learnt=_count_learnt(best.training.films),
-        exam=_exam(reference.films, reference.pneumonia),
+        learnt=_count_learnt(best.training.images),
+        exam=_exam(reference.images, reference.pneumonia),
         mock=_exam(sum(official), 0),
         audit=_tell_audit(audit),
         comparison=say_comparison(comparison, {card.name: card.title for card in cards}),
@@ -145,7 +145,7 @@ def _tell_best(card: ModelCard) -> Best:
         missed=f"{reference.confusion.false_negative:,}",
         spared=of_hundred(reference.metrics["specificity"]),
         spared_at_home=of_hundred(home.metrics["specificity"]),
-        adults=f"{adults.films:,}",
+        adults=f"{adults.images:,}",
         adults_rejected=f"{adults.rejected:,}",
         adults_flagged=f"{adults.flagged:,}",
     )
@@ -174,7 +174,7 @@ def _exam(films: int, pneumonia: int) -> Exam:
 
 
 def _tell_audit(audit: DataAudit) -> dict[str, str]:
-    films = sum(audit.films.values())
+    films = sum(audit.images.values())
     return {
         "films": f"{films:,}",
         "patients": f"{audit.patients:,}",

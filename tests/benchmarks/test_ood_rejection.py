@@ -81,7 +81,7 @@ def test_more_images_than_one_batch_are_all_counted():
     [(True, 2, True), (True, 3, False), (False, 190, True), (False, 189, False)],
 )
 def test_the_rules_for_films_and_for_what_is_none(film, rejected, kept):
-    row = Row("some", 200, 200, rejected, film=film)
+    row = Row("some", 200, 200, rejected, image=film)
     assert row.kept is kept
     assert ("MISSED" in line(row)) is not kept
     assert ("at most 1%" if film else "at least 95%") in line(row)

@@ -47,9 +47,9 @@ def test_the_committed_figures_are_those_of_the_bundled_models(update_golden):
 def test_the_class_balance_has_the_numbers_of_the_card():
     card = figures.read_cards()[0]
     shown = texts(draw_counts(figures.read_counts(None, [card])))
-    assert f"{card.audit.films['train NORMAL']:,}" in shown
-    assert sum(count.films for count in figures.read_counts(None, [card])) == sum(
-        card.audit.films.values()
+    assert f"{card.audit.images['train NORMAL']:,}" in shown
+    assert sum(count.images for count in figures.read_counts(None, [card])) == sum(
+        card.audit.images.values()
     )
 
 
@@ -85,7 +85,7 @@ def test_another_folder_gives_its_own_class_balance(tmp_path):
     shutil.copytree(EXAMPLES, data)
     next((data / "NORMAL").iterdir()).unlink()
     counts = figures.read_counts(data, [])
-    assert {(count.label, count.films) for count in counts} == {("NORMAL", 11), ("PNEUMONIA", 12)}
+    assert {(count.label, count.images) for count in counts} == {("NORMAL", 11), ("PNEUMONIA", 12)}
 
 
 def test_a_figure_by_itself_has_its_ground_and_its_typeface():

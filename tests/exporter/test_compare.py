@@ -48,7 +48,7 @@ def fill(run, *names, splits=("validation", "test"), offset=0):
             ]
             reference = msgspec.structs.replace(
                 card.references[split],
-                films=FILMS[split],
+                images=FILMS[split],
                 metrics=classification.compute_metrics(
                     truth, scores, card.threshold.value, resamples=10
                 ),
@@ -65,7 +65,7 @@ def fill(run, *names, splits=("validation", "test"), offset=0):
 def test_every_pair_is_compared_on_the_test_films_and_corrected_by_holm(tmp_path):
     folders = fill(tmp_path, "cnn", "mlp", "vgg16")
     found = compare_models(folders)
-    assert (found.split, found.films, found.patients) == ("test", 120, 60)
+    assert (found.split, found.images, found.patients) == ("test", 120, 60)
     assert len(found.pairs) == 6
     cards = {folder.name: json.loads((folder / "card.json").read_text()) for folder in folders}
     for pair in found.pairs:
@@ -86,7 +86,7 @@ def test_every_pair_is_compared_on_the_test_films_and_corrected_by_holm(tmp_path
 def test_validation_films_serve_where_the_test_films_were_not_opened(tmp_path):
     folders = [*fill(tmp_path, "cnn"), *fill(tmp_path, "mlp", splits=("validation",))]
     found = compare_models(folders)
-    assert (found.split, found.films) == ("validation", 80)
+    assert (found.split, found.images) == ("validation", 80)
 
 
 def test_one_model_has_no_comparison(tmp_path):

@@ -126,7 +126,7 @@ def test_a_smaller_file_is_judged_says_so_and_passes_its_self_test(run, kind, tm
     exact = 1e-6 if kind == "int8" else 1e-3  # a CPU leaves out some of the rounding to halves
     assert classifier.self_test() < exact
     precision = classifier.card.precision
-    assert (precision.kind, precision.films) == (kind, 80)
+    assert (precision.kind, precision.images) == (kind, 80)
     assert precision.calibrated_on == ("40 training films" if kind == "int8" else "")
     found = classifier.predict(run.validation.pixels).probability
     threshold = run.card.threshold.value
@@ -171,7 +171,7 @@ def test_labels_that_change_are_listed_and_too_many_are_refused(run):
     found[nearest[0]] = 2 * threshold - found[nearest[0]]  # the same distance, on the other side
     one = judge("int8", found, run)
     assert one.flips == [run.validation.keys[nearest[0]]]
-    assert one.films == 80
+    assert one.images == 80
     found[nearest[1]] = 2 * threshold - found[nearest[1]]
     with pytest.raises(PrecisionRefused) as refused:
         judge("int8", found, run)

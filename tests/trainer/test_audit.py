@@ -85,7 +85,7 @@ def film(key, part="train", label="NORMAL", **changes):
 
 
 def test_films_are_counted_by_part_class_and_cause(found):
-    counts = {(c.part, c.label, c.cause): c.films for c in found.counts}
+    counts = {(c.part, c.label, c.cause): c.images for c in found.counts}
     assert counts == {
         ("train", "NORMAL", "normal"): 24,
         ("train", "PNEUMONIA", "bacterial"): 12,
@@ -93,7 +93,7 @@ def test_films_are_counted_by_part_class_and_cause(found):
         ("test", "NORMAL", "normal"): 13,
         ("test", "PNEUMONIA", "viral"): 12,
     }
-    assert found.films == sum(counts.values())
+    assert found.images == sum(counts.values())
     assert cause_of("PNEUMONIA/clinic7.png", "PNEUMONIA") == "unknown"
     assert cause_of("PNEUMONIA/person3_virus_4.jpeg", "") == ""
 
@@ -103,7 +103,7 @@ def test_patients_are_counted_by_part_and_shared_numbers_with_their_films(found)
     assert found.patients.patients == 37 + 25
     assert found.patients.both_causes == 12
     (shared,) = found.patients.shared
-    assert (shared.parts, shared.patients, shared.films) == (("train", "test"), 2, (4, 2))
+    assert (shared.parts, shared.patients, shared.images) == (("train", "test"), 2, (4, 2))
     assert shared.same_cause == 2
 
 
@@ -177,22 +177,22 @@ def test_a_shortcut_needs_films_that_differ_and_enough_patients():
 def test_sealed_test_labels_leave_no_trace(kaggle):
     sealed = audit_data(kaggle, open_test=False)
     assert [c for c in sealed.counts if c.part == "test"] == [
-        msgspec.structs.replace(sealed.counts[-1], label="", cause="", films=25)
+        msgspec.structs.replace(sealed.counts[-1], label="", cause="", images=25)
     ]
     assert sealed.shortcut.test == {}
     assert {spread.part for spread in sealed.appearance} == {"train"}
     assert sealed.patients.shared[0].same_cause is None
     assert sealed.patients.shared[0].patients == 2
     short = shorten(sealed)
-    assert short.films["test"] == 25
+    assert short.images["test"] == 25
     assert set(short.metadata_auc) == {"cross-validation"}
     assert short.shared_with_same_cause == {}
 
 
 def test_the_short_form_holds_the_same_numbers(found):
     short = shorten(found)
-    assert short.films["train PNEUMONIA viral"] == 13
-    assert short.films["train NORMAL"] == 24
+    assert short.images["train PNEUMONIA viral"] == 13
+    assert short.images["train NORMAL"] == 24
     assert short.images_per_patient == {"1": 50, "2": 12}
     assert short.shared_patients == {"train and test": 2}
     assert short.metadata_auc["test"] == found.shortcut.test[TOGETHER]
@@ -210,7 +210,7 @@ def test_what_is_of_no_use_is_listed_and_ends_nothing(tmp_path):
     (tmp_path / "COVID" / "a.png").write_bytes(make_film())
     (tmp_path / "loose.png").write_bytes(make_film())
     found = audit_data(tmp_path)
-    assert [(file.film, file.reason) for file in found.unusable] == [
+    assert [(file.image, file.reason) for file in found.unusable] == [
         ("NORMAL/bad.jpeg", "unreadable")
     ]
     assert [(stray.path, stray.files) for stray in found.strays] == [("COVID", 1), ("loose.png", 1)]
@@ -266,7 +266,7 @@ def test_a_set_without_a_fault_is_called_so(found):
     )
     (only,) = find_faults(clean)
     assert only.title == "The part train has 49 films"
-    many = [msgspec.structs.replace(c, films=500) for c in clean.counts]
+    many = [msgspec.structs.replace(c, images=500) for c in clean.counts]
     assert find_faults(msgspec.structs.replace(clean, counts=many)) == ()
     assert NOTHING.startswith("Nothing wrong")
 
@@ -290,7 +290,7 @@ def test_the_command_writes_page_and_facts_without_tensorflow(tmp_path):
     assert f"Page      {tmp_path / 'out' / 'audit.html'}" in done.stdout
     assert [line[:7] for line in done.stdout.splitlines()[2:]] == ["Worst 1", "Worst 2", "Worst 3"]
     facts = msgspec.json.decode((tmp_path / "out" / "audit.json").read_bytes(), type=Audit)
-    assert facts.films == 24
+    assert facts.images == 24
     assert facts.synthetic
     assert facts.test_labels_opened
 
@@ -326,8 +326,8 @@ def test_the_command_says_what_cannot_be_used(tmp_path, cxr):
 @pytest.mark.needs("real films")
 def test_the_published_set_has_its_known_faults():
     short = shorten(audit_data(REAL_DATA / "chest_xray", open_test=False))
-    assert short.films["train PNEUMONIA bacterial"] == 2530
-    assert short.films["test"] == 624
+    assert short.images["train PNEUMONIA bacterial"] == 2530
+    assert short.images["test"] == 624
     assert short.shared_patients == {"train and test": 170}
     assert (short.identical.groups, short.identical.across) == (30, {})
     assert short.near_duplicates.groups == 0

@@ -74,9 +74,9 @@ def test_films_from_elsewhere_are_counted_at_the_threshold_unless_they_are_rejec
     films = Films(np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int64), *[np.full(4, "")] * 2)
     judged = evaluate.Judgement(films, np.zeros(4), np.array([0.1, 0.5, 0.49, 0.9]))
     one = evaluate.refer_elsewhere("adults", judged, np.array([False] * 3 + [True]), 0.5)
-    assert (one.films, one.rejected, one.flagged, one.share.value) == (4, 1, 1, 0.25)
+    assert (one.images, one.rejected, one.flagged, one.share.value) == (4, 1, 1, 0.25)
     found = evaluate.refer_elsewhere("adults", judged, np.zeros(4, bool), 0.5)
-    assert (found.name, found.films, found.flagged) == ("adults", 4, 2)
+    assert (found.name, found.images, found.flagged) == ("adults", 4, 2)
     assert found.share.value == 0.5
     assert found.share.low < 0.2
     assert found.share.high > 0.8

@@ -27,11 +27,11 @@ def test_the_first_films_of_each_class_are_taken_from_train(tmp_path):
     make_labelled_folder(tmp_path / "train", 5, 6)
     make_labelled_folder(tmp_path / "test", 2, 2, start=900)
     examples = read_examples(tmp_path, per_class=3)
-    assert {name: len(films) for name, films in examples.films.items()} == {
+    assert {name: len(films) for name, films in examples.images.items()} == {
         "NORMAL": 3,
         "PNEUMONIA": 3,
     }
-    assert examples.films["NORMAL"].mean() < examples.films["PNEUMONIA"].mean()
+    assert examples.images["NORMAL"].mean() < examples.images["PNEUMONIA"].mean()
     assert not examples.synthetic
     svg = draw_examples(examples)
     assert SYNTHETIC not in svg

@@ -110,12 +110,12 @@ def test_the_run_folder_holds_what_was_promised(killed_then_finished):
         truth = [int(row["label"] == "PNEUMONIA") for row in part]
         scores = [float(row["probability"]) for row in part]
         found = classification.compute_metrics(truth, scores, card.threshold.value)
-        assert card.references[split].films == len(part)
+        assert card.references[split].images == len(part)
         for name in ("accuracy", "auc", "recall"):
             assert found[name].value == pytest.approx(
                 card.references[split].metrics[name].value, abs=1e-4
             )
-    assert card.references["test"].films == 40
+    assert card.references["test"].images == 40
     with np.load(folder / "films.npz") as films:
         kept = {name: films["keys"][films["splits"] == name] for name in ("validation", "train")}
         assert films["pixels"].shape == (len(films["labels"]), 224, 224, 1)
@@ -132,9 +132,9 @@ def test_the_run_folder_holds_what_was_promised(killed_then_finished):
         sum(card.band.holds(score) for score in scores) / len(scores)
     )
     (elsewhere,) = card.external
-    assert (elsewhere.name, elsewhere.films) == ("adults elsewhere", 12)
+    assert (elsewhere.name, elsewhere.images) == ("adults elsewhere", 12)
     assert elsewhere.share.value == elsewhere.flagged / 12
-    assert card.audit.films["train NORMAL"] == 60
+    assert card.audit.images["train NORMAL"] == 60
     assert card.audit.shared_patients == {}
     assert card.audit.metadata_auc["cross-validation"].n == 150
     assert card.audit.metadata_auc["test"].n == 40

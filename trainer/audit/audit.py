@@ -42,7 +42,7 @@ LOOKS = {
 }
 
 
-class Count(msgspec.Struct, frozen=True):
+class Count(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """Films of one part, class and cause; class and cause are empty where labels were not opened.
 
     ``cause`` is "normal", "bacterial", "viral" or "unknown".
@@ -51,10 +51,10 @@ class Count(msgspec.Struct, frozen=True):
     part: str
     label: str
     cause: str
-    films: int
+    images: int
 
 
-class SharedPatients(msgspec.Struct, frozen=True):
+class SharedPatients(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """Patient numbers that appear in two parts, and how many films of each part have one.
 
     ``same_cause`` of them have films of the same cause in both; None where labels were not opened.
@@ -62,7 +62,7 @@ class SharedPatients(msgspec.Struct, frozen=True):
 
     parts: tuple[str, str]
     patients: int
-    films: tuple[int, int]
+    images: tuple[int, int]
     same_cause: int | None
 
 
@@ -87,7 +87,7 @@ class CopyFacts(msgspec.Struct, frozen=True):
     groups: list[list[str]]
 
 
-class Spread(msgspec.Struct, frozen=True):
+class Spread(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """One property of the films of one class in one part: its ``QUANTILES`` and mean.
 
     Grey levels 0 to 255, pixels, or bytes.
@@ -96,7 +96,7 @@ class Spread(msgspec.Struct, frozen=True):
     name: str
     part: str
     label: str
-    films: int
+    images: int
     quantiles: list[float]
     mean: float
 
@@ -119,7 +119,7 @@ class StrayFiles(msgspec.Struct, frozen=True):
         return f"The folder {self.path} with {count(self.files, 'file')}."
 
 
-class Audit(msgspec.Struct, frozen=True):
+class Audit(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """Everything that was found, the content of ``audit.json``."""
 
     audit_version: int
@@ -127,7 +127,7 @@ class Audit(msgspec.Struct, frozen=True):
     data: str
     synthetic: bool
     test_labels_opened: bool
-    films: int
+    images: int
     counts: list[Count]
     patients: Patients
     identical: CopyFacts
@@ -144,7 +144,7 @@ class Audit(msgspec.Struct, frozen=True):
 
     def count(self, part: str, label: str) -> int:
         """Films of one class in one part."""
-        return sum(c.films for c in self.counts if (c.part, c.label) == (part, label))
+        return sum(c.images for c in self.counts if (c.part, c.label) == (part, label))
 
 
 def audit_data(root: Path, *, open_test: bool = True) -> Audit:
@@ -162,9 +162,9 @@ def audit_data(root: Path, *, open_test: bool = True) -> Audit:
     if not films:
         raise DatasetError(
             f"Expected films in the folders NORMAL and PNEUMONIA of {root}, found none"
-            + (f" that decodes: {unusable[0].film}: {unusable[0].detail}" if unusable else "."),
+            + (f" that decodes: {unusable[0].image}: {unusable[0].detail}" if unusable else "."),
             "The folder needs these two, or train, val and test that have them.",
-            private=[film.film for film in unusable],
+            private=[film.image for film in unusable],
         )
     copies = find_copies(films)
     return Audit(
@@ -173,7 +173,7 @@ def audit_data(root: Path, *, open_test: bool = True) -> Audit:
         data=root.resolve().name,
         synthetic=is_synthetic(root),
         test_labels_opened=open_test,
-        films=len(films),
+        images=len(films),
         counts=_count(films),
         patients=_count_patients(films),
         identical=_tell_copies(copies.identical),
@@ -192,8 +192,8 @@ def shorten(audit: Audit) -> DataAudit:
         per_patient.update(table)
     shortcut = {"cross-validation": audit.shortcut.cross_validation, "test": audit.shortcut.test}
     return DataAudit(
-        films={
-            " ".join(filter(None, (c.part, c.label, _known(c.cause)))): c.films
+        images={
+            " ".join(filter(None, (c.part, c.label, _known(c.cause)))): c.images
             for c in audit.counts
         },
         patients=audit.patients.patients,
@@ -215,7 +215,7 @@ def shorten(audit: Audit) -> DataAudit:
 def restore_counts(short: DataAudit) -> list[Count]:
     """The films by part, class and cause of an audit's short form, in the order of the parts."""
     counts = []
-    for name, films in short.films.items():
+    for name, films in short.images.items():
         part, label, cause = [*name.split(), "", ""][:3]
         if label and not cause:
             cause = "unknown" if label == CLASSES[1] else "normal"

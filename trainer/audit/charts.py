@@ -65,7 +65,7 @@ def draw_counts(counts: Sequence[Count]) -> str:
         An SVG document.
     """
     parts = dict.fromkeys(count.part for count in counts)
-    totals = {part: sum(c.films for c in counts if c.part == part) for part in parts}
+    totals = {part: sum(c.images for c in counts if c.part == part) for part in parts}
     with house_style():
         figure = Figure(figsize=(WIDTH_IN, 0.75 + 0.42 * len(totals)), layout="constrained")
         place = figure.subplots()
@@ -73,12 +73,12 @@ def draw_counts(counts: Sequence[Count]) -> str:
         for cause, colour, ink in CAUSES:
             named = CAUSE_NAMES[cause]
             for count in (c for c in counts if c.cause == cause):
-                share = count.films / totals[count.part]
+                share = count.images / totals[count.part]
                 start, row = left[count.part], list(totals).index(count.part)
                 place.barh(row, share, 0.66, start, color=colour, edgecolor="white", label=named)
                 if share > ROOM_FOR_NUMBER:
                     middle = start + share / 2
-                    text = f"{count.films:,}"
+                    text = f"{count.images:,}"
                     place.text(middle, row, text, color=ink, ha="center", va="center")
                 left[count.part] += share
                 named = ""
@@ -137,7 +137,7 @@ def draw_shared(shared: Sequence[SharedPatients], audit: Audit) -> str:
     rows = [
         (f"{part}\n(shared with {other})", films, _films_of(audit, part))
         for pair in shared
-        for part, other, films in zip(pair.parts, pair.parts[::-1], pair.films, strict=True)
+        for part, other, films in zip(pair.parts, pair.parts[::-1], pair.images, strict=True)
     ]
     with house_style():
         figure = Figure(figsize=(WIDTH_IN, 0.45 + 0.42 * len(rows)), layout="constrained")
@@ -263,7 +263,7 @@ def _draw_spreads(place: Axes, spreads: Sequence[Spread]) -> None:
 
 
 def _films_of(audit: Audit, part: str) -> int:
-    return sum(c.films for c in audit.counts if c.part == part)
+    return sum(c.images for c in audit.counts if c.part == part)
 
 
 def _legend_above(figure: Figure, place: Axes) -> None:

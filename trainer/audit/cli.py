@@ -53,7 +53,7 @@ def audit(data: Path, output: Path, *, open_test: bool) -> int:
     page = write_audit(found, output)
     faults = find_faults(found)
     click.echo(redact_secrets(f"Page      {page}"))
-    click.echo(f"Films     {found.films:,}, and {len(found.unusable):,} files that cannot be used")
+    click.echo(f"Films     {found.images:,}, and {len(found.unusable):,} files that cannot be used")
     for place, fault in enumerate(faults[:WORST], 1):
         click.echo(f"Worst {place}   {fault.title}. {fault.text}")
     if not faults:

@@ -62,7 +62,7 @@ def count_copies(groups: Sequence[Group]) -> DuplicateCounts:
             across[" and ".join(pair)] += 1
     return DuplicateCounts(
         groups=len(groups),
-        films=sum(len(group) for group in groups),
+        images=sum(len(group) for group in groups),
         within={part: number for part, number in within.items() if number},
         across=dict(across),
         mixed_labels=_mixed(groups, "label"),

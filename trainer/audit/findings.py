@@ -87,7 +87,7 @@ def _shared_patients(audit: Audit) -> Iterator[Finding]:
     for shared in audit.patients.shared:
         first, second = shared.parts
         text = (
-            f"{count(shared.films[1], 'film')} of {second} and {shared.films[0]:,} of {first} bear "
+            f"{count(shared.images[1], 'film')} of {second} and {shared.images[0]:,} of {first} bear "
             "a number that both have. Whether they are the same people is not known: the numbering "
             "may have started again."
         )
@@ -101,7 +101,7 @@ def _shared_patients(audit: Audit) -> Iterator[Finding]:
 
 def _unusable(audit: Audit) -> Iterator[Finding]:
     if audit.unusable:
-        first = show_name(audit.unusable[0].film)
+        first = show_name(audit.unusable[0].image)
         yield Finding(
             f"{count(len(audit.unusable), 'file')} cannot be used",
             f"In a class folder, but not to be decoded: for example {first}. "
@@ -150,7 +150,7 @@ def _shifted_classes(audit: Audit) -> Iterator[Finding]:
 
 def _small_parts(audit: Audit) -> Iterator[Finding]:
     for part in audit.parts:
-        films = sum(c.films for c in audit.counts if c.part == part)
+        films = sum(c.images for c in audit.counts if c.part == part)
         if films < FEW_FILMS:
             yield Finding(
                 f"{_in_part(part)} has {count(films, 'film')}",
@@ -164,7 +164,7 @@ def _no_patients(audit: Audit) -> Iterator[Finding]:
     if unknown:
         yield Finding(
             f"{count(unknown, 'film')} of no known patient",
-            f"{unknown:,} of {audit.films:,} file names tell no patient. Films of one person may "
+            f"{unknown:,} of {audit.images:,} file names tell no patient. Films of one person may "
             "lie on both sides of any split, and nothing here could find them.",
         )
 
@@ -185,7 +185,7 @@ def _copies_within(audit: Audit) -> Iterator[Finding]:
         if within:
             told = join_words([f"{number:,} in {part}" for part, number in within.items()])
             yield Finding(
-                f"{count(facts.counts.films, 'film')} that {name}",
+                f"{count(facts.counts.images, 'film')} that {name}",
                 f"Groups of copies: {told}. They are counted more than once in every figure.",
             )
 

@@ -45,7 +45,7 @@ class CopyRow:
 
     kind: str
     groups: int
-    films: int
+    images: int
     across: str
     mixed_labels: int
     mixed_patients: int
@@ -131,7 +131,7 @@ def describe(audit: Audit) -> PageFacts:
     test = "" if audit.test_labels_opened else " The labels of the test part were not opened."
     return PageFacts(
         title=show_name(audit.data, 60),
-        about=f"{count(audit.films, 'film')} in {_parts(audit)}, looked at one by one.{test}",
+        about=f"{count(audit.images, 'film')} in {_parts(audit)}, looked at one by one.{test}",
         synthetic=audit.synthetic,
         worst=faults[:WORST],
         others=faults[WORST:],
@@ -150,7 +150,7 @@ def describe(audit: Audit) -> PageFacts:
         constant=_tell_constant(audit),
         shortcut=_tell_shortcut(audit),
         unusable=tuple(
-            (show_name(file.film), show_name(file.detail, 300))
+            (show_name(file.image), show_name(file.detail, 300))
             for file in audit.unusable[:SHOWN_FILES]
         ),
         more_unusable=_rest(len(audit.unusable), SHOWN_FILES, "file"),
@@ -166,7 +166,7 @@ def _parts(audit: Audit) -> str:
 
 def _count_rows(audit: Audit) -> tuple[tuple[str, str, str, str], ...]:
     return tuple(
-        (c.part, c.label or "not opened", c.cause if c.label == CLASSES[1] else "", f"{c.films:,}")
+        (c.part, c.label or "not opened", c.cause if c.label == CLASSES[1] else "", f"{c.images:,}")
         for c in audit.counts
     )
 
@@ -193,8 +193,8 @@ def _tell_patients(audit: Audit) -> str:
 def _tell_shared(audit: Audit) -> list[str]:
     return [
         f"{count(shared.patients, 'patient number')} in both {shared.parts[0]} and "
-        f"{shared.parts[1]}: {shared.films[0]:,} films of {shared.parts[0]}, "
-        f"{shared.films[1]:,} of {shared.parts[1]}."
+        f"{shared.parts[1]}: {shared.images[0]:,} films of {shared.parts[0]}, "
+        f"{shared.images[1]:,} of {shared.parts[1]}."
         for shared in audit.patients.shared
     ]
 
@@ -205,7 +205,7 @@ def _copy_row(kind: str, facts: CopyFacts) -> CopyRow:
     return CopyRow(
         kind,
         counts.groups,
-        counts.films,
+        counts.images,
         join_words(across) if across else "0",
         counts.mixed_labels,
         counts.mixed_patients,

@@ -59,10 +59,10 @@ class Film:
     appearance: NDArray[np.bool_]
 
 
-class Unusable(msgspec.Struct, frozen=True):
+class Unusable(msgspec.Struct, frozen=True, rename={"image": "film"}):
     """A file in a class folder that does not decode, and why."""
 
-    film: str
+    image: str
     reason: str
     detail: str
 

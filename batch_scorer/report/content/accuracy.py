@@ -144,7 +144,7 @@ def describe_batch(manifest: RunManifest) -> Performance | None:
     curves = tuple(_roc(card, score.roc, score.metrics) for card, score in scores if score.roc.x)
     return Performance(
         title="This batch",
-        about=_about_batch(manifest, first.films, first.pneumonia),
+        about=_about_batch(manifest, first.images, first.pneumonia),
         rows=tuple(_row(show_name(card.title, 60), "", score.metrics) for card, score in scores),
         findings=findings(
             first.metrics, _model_in_sentence(primary), "films with pneumonia", "normal films"
@@ -226,7 +226,7 @@ def split_name(card: ModelCard) -> str:
 def _about_reference(cards: Sequence[ModelCard], where: str) -> str:
     first = cards[0].reference
     patients = f" of {count(first.patients, 'patient')}" if first.patients else ""
-    films = f": {_mix(first.films, first.pneumonia)}{patients}" if _share_films(cards) else ""
+    films = f": {_mix(first.images, first.pneumonia)}{patients}" if _share_films(cards) else ""
     text = f"Measured by whoever made {'this model' if len(cards) == 1 else 'these models'}, "
     text += f"on {where}{films}. "
     if any(card.reference.split == "validation" for card in cards):
@@ -239,7 +239,7 @@ def _about_reference(cards: Sequence[ModelCard], where: str) -> str:
 
 def _share_films(cards: Sequence[ModelCard]) -> bool:
     """Whether all models were measured on the same numbers of films."""
-    return len({(c.reference.split, c.reference.films, c.reference.pneumonia) for c in cards}) == 1
+    return len({(c.reference.split, c.reference.images, c.reference.pneumonia) for c in cards}) == 1
 
 
 def _about_batch(manifest: RunManifest, films: int, pneumonia: int) -> str:
@@ -269,7 +269,7 @@ def _reference_note(card: ModelCard, *, shared: bool) -> str:
     return (
         ""
         if shared
-        else f"on {split_name(card)}, {_mix(card.reference.films, card.reference.pneumonia)}"
+        else f"on {split_name(card)}, {_mix(card.reference.images, card.reference.pneumonia)}"
     )
 
 

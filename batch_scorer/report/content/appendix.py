@@ -52,7 +52,7 @@ class Subgroup:
     """One subgroup of the labelled films: sensitivity, and AUC against all normal films."""
 
     name: str
-    films: str
+    images: str
     sensitivity: str
     auc: str
 
@@ -103,11 +103,11 @@ def describe_appendix(manifest: RunManifest, rows: Sequence[Score]) -> Appendix:
 
 def _splits(card: ModelCard) -> tuple[str, ...]:
     training = card.training
-    films = join_words([f"{n:,} {show_name(name, 40)}" for name, n in training.films.items()])
+    films = join_words([f"{n:,} {show_name(name, 40)}" for name, n in training.images.items()])
     texts = [
         f"Films by part and class: {films}. {show_name(training.split_policy, 300)}",
         *(
-            f"{show_name(name, 40).capitalize()}: {count(found.films, 'film')}, "
+            f"{show_name(name, 40).capitalize()}: {count(found.images, 'film')}, "
             f"{found.pneumonia:,} with pneumonia, "
             + (
                 f"of {count(found.patients, 'patient')}."
@@ -190,7 +190,7 @@ def _evidence(cards: Sequence[ModelCard]) -> tuple[str, ...]:
             checked = card.evidence.faithfulness
             texts.append(
                 f"{show_name(card.title, 60)}: {show_name(card.evidence.method, 200)}, "
-                f"{card.evidence.height} by {card.evidence.width} places. On {checked.films:,} "
+                f"{card.evidence.height} by {card.evidence.width} places. On {checked.images:,} "
                 "validation films with pneumonia, blurring the "
                 f"{100 * checked.steps[1]:.0f} of 100 places of most evidence lowers the logit by "
                 f"{_signed(checked.deletion[1])}, as many at random by "
@@ -213,7 +213,7 @@ def _calibration(card: ModelCard) -> CalibrationRow:
         splits=tuple(
             (
                 show_name(name, 40),
-                f"{reference.films:,}",
+                f"{reference.images:,}",
                 show_estimate(reference.metrics["ece"]),
                 show_estimate(reference.metrics["brier"]),
             )
@@ -242,7 +242,7 @@ def _subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Subgroup, 
         found.append(
             Subgroup(
                 name=f"{cause.capitalize()} pneumonia",
-                films=f"{len(ill):,}",
+                images=f"{len(ill):,}",
                 sensitivity=show_estimate(values["recall"]),
                 auc=show_estimate(values["auc"]),
             )

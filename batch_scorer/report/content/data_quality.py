@@ -23,7 +23,7 @@ def describe_faults(audit: DataAudit) -> tuple[str, ...]:
 
 def _small_parts(audit: DataAudit) -> Iterator[str]:
     films: dict[str, int] = {}
-    for key, number in audit.films.items():
+    for key, number in audit.images.items():
         part = key.split(" ", 1)[0]
         films[part] = films.get(part, 0) + number
     for part, number in films.items():
@@ -41,7 +41,7 @@ def _patients(audit: DataAudit) -> Iterator[str]:
         )
     if audit.images_without_patient:
         yield (
-            f"{audit.images_without_patient:,} of {sum(audit.films.values()):,} file names tell no "
+            f"{audit.images_without_patient:,} of {sum(audit.images.values()):,} file names tell no "
             "patient: films of one person may lie on both sides of a split."
         )
 
@@ -71,7 +71,7 @@ def _copies(audit: DataAudit) -> Iterator[str]:
 def _tell_copies(counts: DuplicateCounts, kind: str) -> str:
     across = [f"{number:,} across {pair}" for pair, number in counts.across.items()]
     told = [
-        f"{count(counts.films, 'film')} are {kind} to another, in {count(counts.groups, 'group')}",
+        f"{count(counts.images, 'film')} are {kind} to another, in {count(counts.groups, 'group')}",
         join_words(across) if across else "none across the parts of the set",
     ]
     if counts.mixed_labels:

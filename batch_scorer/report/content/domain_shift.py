@@ -77,7 +77,7 @@ class DriftFacts:
 def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
     """Say how much a batch looks like the training films of the model that decides."""
     unlike = drift.likeness == DriftLevel.UNLIKE
-    label = f"{count(card.references['validation'].films, 'validation film')}"
+    label = f"{count(card.references['validation'].images, 'validation film')}"
     return DriftFacts(
         headline=_headline(drift),
         warning=f"Warning: {_lower(WARNING)}." if unlike else "",
@@ -98,7 +98,7 @@ def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
             if drift.predictions
             else None
         ),
-        histogram_title=f"Probabilities of this batch ({count(drift.films, 'film')}) against the "
+        histogram_title=f"Probabilities of this batch ({count(drift.images, 'film')}) against the "
         f"{label}",
         histogram_alt=_histogram_alt(drift, label),
         predictions=_answers(drift, card),
@@ -118,7 +118,7 @@ def _headline(drift: Drift) -> str:
 def _verdict(drift: Drift) -> str:
     if drift.likeness is None:
         return _too_little(drift)
-    films = count(drift.films, "film")
+    films = count(drift.images, "film")
     if drift.likeness == DriftLevel.UNLIKE:
         return (
             f"{WARNING}: {_named(drift, DriftLevel.UNLIKE)}. How good the model is on such films is "
@@ -139,16 +139,16 @@ def _verdict(drift: Drift) -> str:
 
 
 def _too_little(drift: Drift) -> str:
-    if not drift.films:
+    if not drift.images:
         return "No film was scored, so there is nothing to compare."
-    if drift.films >= MIN_IMAGES:
+    if drift.images >= MIN_IMAGES:
         return (
             "The model file or these rows lack the numbers, so whether this batch looks like the "
             "training films is not known."
         )
-    verb = "is" if drift.films == 1 else "are"
+    verb = "is" if drift.images == 1 else "are"
     return (
-        f"{count(drift.films, 'film')} {verb} too few to tell whether this batch looks like the "
+        f"{count(drift.images, 'film')} {verb} too few to tell whether this batch looks like the "
         f"films that the model learned from; {MIN_IMAGES} are needed."
     )
 
@@ -235,11 +235,11 @@ def _row(what: str, batch: str, training: str, gap: KsTest) -> GapRow:
 def _about(drift: Drift, card: ModelCard) -> str:
     if not drift.appearance and not drift.predictions:
         return ""
-    training = card.training.films
+    training = card.training.images
     films = sum(number for name, number in training.items() if name.startswith("train "))
     known = f"{count(films, 'film')} that {show_name(card.title, 60)} was trained on"
     return (
-        f"Middle value of this batch (n = {drift.films:,}, copies counted once) and of the "
+        f"Middle value of this batch (n = {drift.images:,}, copies counted once) and of the "
         f"{known}; probabilities stand against {drift.split} films. The gap is the largest "
         "distance between the two distributions (Kolmogorov and Smirnov), from 0, alike, to 1, "
         "nothing in common. Below 0.2, or where chance gives it more often than once in 1,000, it "
@@ -255,7 +255,7 @@ def _answers(drift: Drift, card: ModelCard) -> str:
     validation = card.references["validation"]
     return (
         "The probabilities spread otherwise than on validation films, "
-        f"{100 * validation.pneumonia / validation.films:.0f} of 100 of which show pneumonia. That "
+        f"{100 * validation.pneumonia / validation.images:.0f} of 100 of which show pneumonia. That "
         "comes of other films, or of patients who have pneumonia more or less often; these numbers "
         "cannot tell which."
     )
@@ -269,7 +269,7 @@ def _histogram_alt(drift: Drift, label: str) -> str:
         100 * shares[-1] for shares in (drift.batch_histogram, drift.reference_histogram)
     )
     return (
-        f"Histogram of the probability of pneumonia in tenths. Of {count(drift.films, 'film')} of "
+        f"Histogram of the probability of pneumonia in tenths. Of {count(drift.images, 'film')} of "
         f"this batch {low:.0f} of 100 lie below 0.1 and {low_top:.0f} at {MUCH_PROBABILITY} or "
         f"above; of {label} {high:.0f} and {high_top:.0f}."
     )

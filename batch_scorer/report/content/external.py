@@ -26,7 +26,7 @@ def say_elsewhere(found: ExternalDataset, model: str) -> str:
     """How many normal films of one other place a model wrongly flags."""
     rejects = f"rejects {found.rejected:,} as too unlike and " if found.rejected else ""
     return (
-        f"Of {count(found.films, 'normal film')} of “{show_name(found.name, 60)}” {model} {rejects}"
+        f"Of {count(found.images, 'normal film')} of “{show_name(found.name, 60)}” {model} {rejects}"
         f"wrongly flags {found.flagged:,}; of 100 that is {of_hundred(found.share)}. "
         f"{show_name(found.note, 200)}"
     )

@@ -66,12 +66,12 @@ class Part:
 
     title: str
     text: str
-    films: tuple[Film, ...]
+    images: tuple[Film, ...]
 
     @property
     def places(self) -> int:
         """How many of a row's places it takes."""
-        return sum(film.places for film in self.films)
+        return sum(film.places for film in self.images)
 
 
 def explain_empty_gallery(manifest: RunManifest) -> str:
@@ -171,7 +171,7 @@ def _split(title: str, text: str, films: list[Film]) -> list[Part]:
             rows.append([])
         rows[-1].append(film)
     return [
-        Part(*((title, text) if first else ("", "")), films=tuple(row))
+        Part(*((title, text) if first else ("", "")), images=tuple(row))
         for first, row in zip([True] + [False] * len(rows), rows, strict=False)
     ]
 

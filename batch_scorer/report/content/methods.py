@@ -53,7 +53,7 @@ def describe_method(manifest: RunManifest) -> Method:
 
 def is_kermany(card: ModelCard) -> bool:
     """Whether a model learned from the published set, by its numbers of films."""
-    films = card.training.films
+    films = card.training.images
     others = {
         name: films.get(f"train {name}", 0) + films.get(f"validation {name}", 0) for name in CLASSES
     }
@@ -100,13 +100,13 @@ def _precision_story(card: ModelCard) -> str:
         return ""
     return (
         f" The file computes its convolutions in {precision.kind}, its reference figures are those "
-        f"of the float32 network: on {precision.films:,} validation films that changes the AUC by "
+        f"of the float32 network: on {precision.images:,} validation films that changes the AUC by "
         f"{show_change(precision.auc_difference)} and {count(len(precision.flips), 'label')}."
     )
 
 
 def _data(card: ModelCard) -> str:
-    films = join_words([f"{number:,} {name}" for name, number in card.training.films.items()])
+    films = join_words([f"{number:,} {name}" for name, number in card.training.images.items()])
     return (
         f"Data set {show_name(card.training.data, 60)}, films by part and class: "
         f"{show_name(films, 300)}. {show_name(card.training.split_policy, 300)}"

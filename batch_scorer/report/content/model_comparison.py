@@ -51,7 +51,7 @@ def describe_comparison(manifest: RunManifest) -> ComparisonFacts | None:
     titles = {card.name: show_name(card.title, 60) for card in cards}
     return ComparisonFacts(
         sentence=say_comparison(found, titles),
-        about=f"Each row is the first model minus the second on the same {found.films:,} "
+        about=f"Each row is the first model minus the second on the same {found.images:,} "
         f"{show_name(found.split, 40)} films, by {show_name(found.method, 300)}. A difference is "
         f"taken as real where the corrected p is below {SIGNIFICANT}.",
         rows=tuple(_row(pair, titles) for pair in found.pairs),
@@ -81,7 +81,7 @@ def say_comparison(comparison: ModelComparison, titles: Mapping[str, str] | None
         f"{join_words(found)} {_BE.get(len(found), 'are all')} better than {names[worse]}"
         for worse, found in winners.items()
     ]
-    films = f"On {count(comparison.films, f'{show_name(comparison.split, 40)} film')}, by AUC, "
+    films = f"On {count(comparison.images, f'{show_name(comparison.split, 40)} film')}, by AUC, "
     return f"{films}{'; '.join(parts)}."
 
 

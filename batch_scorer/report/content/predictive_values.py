@@ -66,7 +66,7 @@ def describe_clinic(manifest: RunManifest) -> Clinic:
         _meaning("reference", f"By the {split_name(card)}", reference.metrics, people_of(card))
     ]
     own = manifest.metrics[0] if manifest.metrics else None
-    if own and not manifest.synthetic and 0 < own.pneumonia < own.films:
+    if own and not manifest.synthetic and 0 < own.pneumonia < own.images:
         title = "By the labelled films of this batch"
         meanings.append(_meaning("batch", title, own.metrics, "patients"))
     return Clinic((*_example(card, meanings[0]), _caution(card)), tuple(meanings))
@@ -131,7 +131,7 @@ def _example(card: ModelCard, meaning: FlagMeaning) -> tuple[str, ...]:
 
 def _caution(card: ModelCard) -> str:
     reference = card.reference
-    share = f"{reference.pneumonia:,} of {count(reference.films, 'film')}"
+    share = f"{reference.pneumonia:,} of {count(reference.images, 'film')}"
     return (
         f"Of the {split_name(card)} {share} show pneumonia, so the precision of section 3 is that "
         f"of such a mix; here, look for the line of your own patients. The table takes for granted "

@@ -107,7 +107,7 @@ def _checked(evidence: Evidence) -> str:
     step = min(range(len(checked.steps)), key=lambda i: abs(checked.steps[i] - SMALL_SHARE))
     brightest, random = checked.deletion[step], checked.random_deletion[step]
     text = (
-        f"Checked on {count(checked.films, 'validation film')} with pneumonia: blurring the "
+        f"Checked on {count(checked.images, 'validation film')} with pneumonia: blurring the "
         f"brightest {checked.steps[step]:.0%} of places {_moves(brightest)}, "
         f"blurring as much at random {_moves(random)}."
     )

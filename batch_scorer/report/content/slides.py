@@ -205,7 +205,7 @@ def _best(cards: Sequence[ModelCard]) -> int:
 def _comparable(cards: Sequence[ModelCard]) -> bool:
     """Whether all models were measured on the same numbers of films of the same split."""
     references = [card.reference for card in cards]
-    return len({(part.split, part.films, part.pneumonia) for part in references}) == 1
+    return len({(part.split, part.images, part.pneumonia) for part in references}) == 1
 
 
 def _tell_best(models: Sequence[ModelFacts], best: ModelFacts) -> str:
@@ -242,7 +242,7 @@ def _more(number: int) -> str:
 
 
 def _balance(card: ModelCard) -> Balance:
-    films = card.training.films
+    films = card.training.images
     bars = tuple(
         Bar(name, *(films.get(f"{part} {label}", 0) for label in CLASSES))
         for part, name in PARTS.items()

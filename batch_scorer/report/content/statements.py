@@ -86,7 +86,7 @@ def stated_totals(manifest: RunManifest) -> dict[str, int]:
     totals = {
         "found": manifest.found,
         "flagged": manifest.flagged,
-        "not flagged": manifest.clear,
+        "not flagged": manifest.not_flagged,
         "not scored": manifest.not_scored,
     }
     if manifest.found < manifest.listed:

@@ -113,7 +113,7 @@ def _headline(manifest: RunManifest) -> str:
 
 
 def _tiles(manifest: RunManifest) -> tuple[Tile, ...]:
-    numbers = (manifest.flagged, manifest.clear, manifest.not_scored)
+    numbers = (manifest.flagged, manifest.not_flagged, manifest.not_scored)
     return tuple(
         Tile(f"{number:,}", label, note)
         for number, (label, note) in zip(numbers, TILES.items(), strict=True)
@@ -226,7 +226,7 @@ def _never(card: ModelCard) -> str:
 
 
 def _next_steps(manifest: RunManifest, warning: str) -> tuple[str, ...]:
-    flagged, clear, unscored = manifest.flagged, manifest.clear, manifest.not_scored
+    flagged, clear, unscored = manifest.flagged, manifest.not_flagged, manifest.not_scored
     steps = []
     if not manifest.found:
         steps.append("Check the folder that was given: no file was found in it.")

@@ -33,7 +33,7 @@ class Expected:
     what: str
     number: str
     interval: str
-    films: str
+    images: str
     checked: str
     truth: str
 
@@ -73,7 +73,7 @@ def describe_label_free(
     return LabelFree(
         lead=_lead(len(films), copies=len(films) < manifest.scored),
         rows=_rows(films, card),
-        checked_on=f"the {card.reference.films:,} {split_name(card)}",
+        checked_on=f"the {card.reference.images:,} {split_name(card)}",
         prevalence=_prevalence(films, card),
         limits=_limits(card, drift, synthetic=manifest.synthetic),
     )
@@ -107,7 +107,7 @@ def _expected(what: str, chances: Sequence[float], checked: float, truth: int) -
         what=what,
         number=_number(estimate.value or 0.0),
         interval=outwards(estimate.low or 0.0, estimate.high or 0.0),
-        films=f"n = {estimate.n:,}",
+        images=f"n = {estimate.n:,}",
         checked=f"about {checked:,.0f}",
         truth=f"{truth:,}",
     )
@@ -119,7 +119,7 @@ def _same_sums(reference: Evaluation, threshold: float) -> tuple[float, float, f
     p = np.interp(np.linspace(0, 1, STEPS), levels, reference.score_quantiles)
     flagged = p >= threshold
     sums = (p, np.where(flagged, 1 - p, 0), np.where(flagged, 0, p))
-    ill, wrong, missed = (reference.films * float(values.mean()) for values in sums)
+    ill, wrong, missed = (reference.images * float(values.mean()) for values in sums)
     return ill, wrong, missed
 
 
@@ -165,12 +165,12 @@ def _limits(card: ModelCard, drift: Drift, *, synthetic: bool) -> tuple[str, ...
     validation = card.references["validation"]
     limits.append(
         f"The probabilities of {show_name(card.title, 60)} were calibrated on one set of films "
-        f"({show_name(card.calibration.fitted_on, 80)}): on {validation.films:,} validation films "
+        f"({show_name(card.calibration.fitted_on, 80)}): on {validation.images:,} validation films "
         f"they are off by {show_value(validation.metrics['ece'])} on average (ECE)."
     )
     if card.reference is not validation:
         limits.append(
-            f"On the {card.reference.films:,} {split_name(card)} they are already off by "
+            f"On the {card.reference.images:,} {split_name(card)} they are already off by "
             f"{show_value(card.reference.metrics['ece'])}: calibration breaks where films or "
             "patients change. The last two columns show what that did to the same sums there."
         )

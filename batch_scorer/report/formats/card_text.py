@@ -71,7 +71,7 @@ def _on_reference(card: ModelCard) -> str:
     reference, values = card.reference, card.reference.metrics
     patients = f" of {count(reference.patients, 'patient')}" if reference.patients else ""
     return (
-        f"On the {reference.films:,} {split_name(card)}{patients}, {reference.pneumonia:,} with "
+        f"On the {reference.images:,} {split_name(card)}{patients}, {reference.pneumonia:,} with "
         f"pneumonia: of 100 films with pneumonia it flags {of_hundred(values['recall'])}; of 100 "
         f"normal films it wrongly flags {of_hundred(values['specificity'], inverse=True)}."
     )
@@ -129,7 +129,7 @@ def _further(card: ModelCard) -> list[str]:
         texts.append(
             f"- Evidence map, {card.evidence.height} by {card.evidence.width} places "
             f"({card.evidence.method}). With the tenth of the places of most evidence blurred on "
-            f"{checked.films} films with pneumonia the logit falls by {checked.deletion[1]:.2f}, "
+            f"{checked.images} films with pneumonia the logit falls by {checked.deletion[1]:.2f}, "
             f"with a tenth at random by {checked.random_deletion[1]:.2f}; with shuffled weights "
             f"the map's rank correlation is {checked.randomised_correlation:.2f}."
         )
@@ -163,7 +163,7 @@ def _precision(card: ModelCard) -> list[str]:
     return [
         f"Convolutions in {precision.kind}{ranges}. The figures on this page, the threshold and "
         "the calibration are the float32 network's.",
-        f"On the {precision.films:,} validation films this file's AUC is {precision.auc:.4f} "
+        f"On the {precision.images:,} validation films this file's AUC is {precision.auc:.4f} "
         f"(a change of {show_change(precision.auc_difference)}), a probability is off by at most "
         f"{precision.largest_difference:.4f}, and labels changed: {len(precision.flips)}.",
         *(f"- {show_name(film, 80)}" for film in precision.flips),
@@ -182,7 +182,7 @@ def _comparison(card: ModelCard) -> list[str]:
 
 def _making(card: ModelCard) -> list[str]:
     training = card.training
-    films = ", ".join(f"{number:,} {name}" for name, number in training.films.items())
+    films = ", ".join(f"{number:,} {name}" for name, number in training.images.items())
     return [
         f"Data set {show_name(training.data, 60)}: {show_name(films, 300)} films.",
         show_name(training.split_policy, 500),

@@ -158,7 +158,7 @@ def _moment(iso: str) -> datetime | None:
 def _find_pictures(output: Output, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
     """The pictures that exist and can be opened, by the stem of their name."""
     found = {}
-    films = [film for row in facts.gallery for part in row for film in part.films]
+    films = [film for row in facts.gallery for part in row for film in part.images]
     for name in (name for film in films for name in (film.picture, film.evidence)):
         if not _PICTURE_NAME.fullmatch(name):
             continue

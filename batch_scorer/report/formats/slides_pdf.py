@@ -121,7 +121,7 @@ def _choose_examples(material: Material) -> list[Example]:
     why = ""
     for part in (part for row in material.facts.gallery for part in row):
         why = part.title or why
-        found += [Example(why, film) for film in part.films if film.picture in material.pictures]
+        found += [Example(why, film) for film in part.images if film.picture in material.pictures]
     first = {example.why: example for example in reversed(found)}
     others = [example for example in found if example is not first[example.why]]
     return [*(first[why] for why in dict.fromkeys(e.why for e in found)), *others][:MOST_EXAMPLES]

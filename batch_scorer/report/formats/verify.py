@@ -243,7 +243,7 @@ def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
             totals["not scored"] += not scored
             totals["flagged"] += scored and row["prediction"] == CLASSES[1]
             totals["not flagged"] += scored and row["prediction"] == CLASSES[0]
-            totals["undecided"] += scored and row["uncertain"] == "true"
+            totals["undecided"] += scored and row["undecided"] == "true"
             totals["atypical"] += scored and row["atypical"] == "true"
             fresh = bool(run_date) and row.get(RUN_DATE_COLUMN) == run_date
             totals["new"] += fresh
@@ -259,7 +259,7 @@ def _pair(counted: Counter[str], manifest: RunManifest) -> dict[str, tuple[int |
         "found": manifest.found,
         "scored": manifest.scored,
         "flagged": manifest.flagged,
-        "not flagged": manifest.clear,
+        "not flagged": manifest.not_flagged,
         "not scored": manifest.not_scored,
         "undecided": manifest.undecided,
         "atypical": manifest.atypical,

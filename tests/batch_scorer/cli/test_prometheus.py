@@ -208,7 +208,7 @@ def test_metrics_ask_again_before_they_are_written(tmp_path, caplog):
 
 
 def test_a_price_is_a_gauge_of_its_currency(tmp_path):
-    end(tmp_path / "a.prom", manifest_of(price=CoreHourPrice(0.05, "CHF").compute_cost(3600, 100)))
+    end(tmp_path / "a.prom", manifest_of(cost=CoreHourPrice(0.05, "CHF").compute_cost(3600, 100)))
     assert read(tmp_path / "a.prom")["cxr_price_per_1000_films", "CHF"] == 0.5
     end(tmp_path / "b.prom", manifest_of())
     assert "price" not in (tmp_path / "b.prom").read_text()

@@ -26,7 +26,7 @@ def test_the_stages_are_measured_on_a_sample_and_written_nowhere(folder, tiny_mo
     found = benchmark.run_benchmark(job(folder, tiny_model, batch_size=2, threads=2), 5, 2)
     assert sorted(folder.rglob("*")) == before
     assert [stage.name for stage in found.stages] == ["read", "decode", "models", "end to end"]
-    assert (found.films, found.turns, found.threads, found.batch_size) == (5, 2, 2, 2)
+    assert (found.images, found.turns, found.threads, found.batch_size) == (5, 2, 2, 2)
     assert found.models == ["tiny"]
     assert all(stage.images_per_second > 0 for stage in found.stages)
     assert all(0 <= stage.p50_ms <= stage.p95_ms for stage in found.stages)
@@ -104,7 +104,7 @@ def test_measurements_replace_their_like_and_nothing_else(cxr, folder, tiny_mode
 
 def test_a_forecast_divides_what_was_probed():
     told = Forecast(
-        films=36_000,
+        images=36_000,
         sampled=50,
         unscored=0,
         images_per_second=10,
@@ -135,7 +135,7 @@ def test_a_forecast_divides_what_was_probed():
 def test_a_probe_scores_a_sample_and_counts_what_it_could_not_read(folder, tiny_model):
     (folder / "broken.png").write_bytes(make_film()[:200])
     found = forecast_run(job(folder, tiny_model))
-    assert (found.films, found.sampled, found.unscored) == (7, 7, 1)
+    assert (found.images, found.sampled, found.unscored) == (7, 7, 1)
     assert found.images_per_second > 0
     assert 20e6 < found.peak_bytes < peak_memory_bytes() + 4e9
 

@@ -30,14 +30,14 @@ class Watched:
 
     def __init__(self, model: Classifier) -> None:
         self.card, self.model = model.card, model
-        self.films, self.busy, self.most = [], 0, 0
+        self.images, self.busy, self.most = [], 0, 0
         self.lock = threading.Lock()
 
     def predict(self, pixels: np.ndarray) -> Predictions:
         with self.lock:
             self.busy += 1
             self.most = max(self.most, self.busy)
-            self.films += [film.tobytes() for film in pixels]
+            self.images += [film.tobytes() for film in pixels]
         found = self.model.predict(pixels)
         with self.lock:
             self.busy -= 1
@@ -61,7 +61,7 @@ def test_copies_are_judged_once_while_the_first_is_still_under_way(work):
     assert [row.image for row in rows] == [ref.key for ref in work.refs]
     assert [len(batch) for batch in batches] == [2] * 20
     model = work.classifiers[0]
-    assert len(model.films) == len(set(model.films)) == 31
+    assert len(model.images) == len(set(model.images)) == 31
     assert len({row.probability for row in rows[::4]}) == 1
     for row, film in zip(
         rows[1::4], [make_film(90 + i, seed=i) for i in range(1, 40, 4)], strict=True

@@ -210,7 +210,7 @@ def test_other_labels_are_put_on_without_scoring_again(folder, tmp_path, tiny_mo
     decoded.clear()
     manifest = run_score_job(replace(job, labels="folders"))
     assert decoded == []
-    assert manifest.metrics[0].films == 6
+    assert manifest.metrics[0].images == 6
 
 
 def test_a_stopped_run_goes_on_where_it_was(films, tmp_path, tiny_model, decoded):

@@ -49,7 +49,7 @@ def test_the_rows_hold_what_the_model_says_of_the_decoded_pixels(folder, tmp_pat
         assert row.probability == pytest.approx(tiny_probability(pixels, 8.0)[0], abs=1e-5)
         assert row.prediction == row.label
         assert (row.width_px, row.height_px) == (128, 96)
-    assert (manifest.found, manifest.scored, manifest.flagged, manifest.clear) == (6, 6, 3, 3)
+    assert (manifest.found, manifest.scored, manifest.flagged, manifest.not_flagged) == (6, 6, 3, 3)
     assert manifest.metrics[0].metrics["accuracy"].value == 1
 
 
@@ -135,7 +135,7 @@ def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
         "prediction",
         "probability",
         "threshold",
-        "uncertain",
+        "undecided",
         "typicality",
         "atypical",
         "viral",
@@ -169,7 +169,7 @@ def test_answers_in_the_band_are_uncertain_and_counted(folder, tmp_path, tiny_mo
         assert row.undecided is (low <= row.probability < high if scored else None)
     assert 0 < manifest.undecided == sum(bool(row.undecided) for row in rows) < manifest.scored
     with (tmp_path / "out" / store.CSV_FILE).open(newline="", encoding="utf-8") as file:
-        cells = [row["uncertain"] for row in csv.DictReader(file)]
+        cells = [row["undecided"] for row in csv.DictReader(file)]
     assert sorted(set(cells)) == ["", "false", "true"]
     assert cells.count("true") == manifest.undecided
 

@@ -219,7 +219,7 @@ def test_patient_numbers_of_names_go_from_the_rows_of_older_versions(
     manifest, rows, _ = store.read_run(output)
     old = [msgspec.structs.replace(row, patient=parse_patient(row.image)) for row in rows]
     assert {row.patient for row in old} == {"person0", "person1", "person2"}
-    store.write_rows(output, old, manifest.models, manifest.method)
+    store.write_rows(output, old, manifest.models, manifest.config_hash)
     output.remove(store.RUN_FILE)
     (films / "person3_virus_1.png").write_bytes(make_film(103))
     assert run_score_job(job).reused == 3

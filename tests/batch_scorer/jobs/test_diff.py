@@ -34,8 +34,8 @@ def test_rows_stay_of_their_night_while_name_content_and_status_do():
         *(changed.image, "renamed.png", healed.image),
     ]
     since = compare_runs(second, dates, first, "20261127-020000")
-    assert (since.films, since.new, since.changed, since.gone) == (9, 1, 2, 1)
-    assert since.films - since.gone + since.new == len(second)
+    assert (since.images, since.new, since.changed, since.gone) == (9, 1, 2, 1)
+    assert since.images - since.gone + since.new == len(second)
     assert since.flagged == sum(row.prediction == "PNEUMONIA" for row in (changed, renamed, healed))
     assert not since.unchanged
 

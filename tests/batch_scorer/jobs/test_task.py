@@ -66,7 +66,7 @@ def test_a_night_alone_finds_its_films_and_the_next_one_only_what_is_new(job, fo
     second = run_task(job)
     assert second.manifest.reused == 4
     since = second.changes
-    assert (since.run_date, since.films, since.unchanged) == (first.run_date, 6, False)
+    assert (since.run_date, since.images, since.unchanged) == (first.run_date, 6, False)
     assert (since.new, since.changed, since.gone, since.flagged) == (2, 1, 1, 2)
     manifest, rows, added = read_latest(job)
     assert manifest == second.manifest

@@ -104,7 +104,7 @@ def test_the_bundled_models_were_compared_on_the_films_of_their_cards():
     references = {name: Classifier.load(name).card.references for name in list_bundled_models()}
     for pair in comparison.pairs:
         first, second = (references[name][comparison.split] for name in (pair.first, pair.second))
-        assert comparison.films == first.films == second.films == pair.difference.n
+        assert comparison.images == first.images == second.images == pair.difference.n
         expected = first.metrics[pair.metric].value - second.metrics[pair.metric].value
         assert pair.difference.value == pytest.approx(expected, abs=1e-4)
         assert pair.difference.low < pair.difference.value < pair.difference.high

@@ -22,7 +22,7 @@ def test_only_the_models_that_are_here_are_compared():
     found = find_shared_comparison([card("mlp", SET), card("cnn", SET)])
     assert found is not None
     assert {(pair.first, pair.second) for pair in found.pairs} == {("cnn", "mlp")}
-    assert found.films == 624
+    assert found.images == 624
 
 
 def test_a_model_that_was_measured_on_other_films_is_left_out():

@@ -75,7 +75,7 @@ def test_another_share_of_ill_moves_the_answers_alone() -> None:
 
 def test_rejected_images_count_as_strange_even_when_nothing_was_scored() -> None:
     drift = measure_drift(not_radiographs(5), CARD)
-    assert drift.films == 0
+    assert drift.images == 0
     assert drift.atypical_share is not None
     assert drift.atypical_share.value == 1.0
     assert drift.likeness == DriftLevel.UNLIKE
@@ -84,7 +84,7 @@ def test_rejected_images_count_as_strange_even_when_nothing_was_scored() -> None
 def test_broken_files_say_nothing_of_the_films() -> None:
     for found in ([], make_unscored(9)):
         drift = measure_drift(found, CARD)
-        assert (drift.films, drift.atypical_share, drift.likeness) == (0, None, None)
+        assert (drift.images, drift.atypical_share, drift.likeness) == (0, None, None)
 
 
 def test_too_few_films_give_no_gap() -> None:

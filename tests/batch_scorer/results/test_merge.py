@@ -54,7 +54,7 @@ def test_three_shards_joined_are_one_run_byte_for_byte(films, tmp_path, tiny_mod
 
 def test_merged_shards_sum_what_each_spent(films, tmp_path, tiny_model):
     out = tmp_path / "out"
-    score_shards(films, out, tiny_model, 2, tariff=CoreHourPrice(0.05))
+    score_shards(films, out, tiny_model, 2, core_hour_price=CoreHourPrice(0.05))
     parts = [
         store.read_run(open_output(out / "shards" / f"{number}-of-2")).manifest for number in (1, 2)
     ]
@@ -69,7 +69,7 @@ def test_merged_shards_sum_what_each_spent(films, tmp_path, tiny_model):
     assert merged.seconds["record"] > sum(part.seconds["record"] for part in parts)
     assert merged.cost is not None
     assert merged.cost == CoreHourPrice(0.05).compute_cost(merged.core_seconds, merged.found)
-    rewrite(out, price=None)
+    rewrite(out, cost=None)
     assert merge_shards(str(out)).cost is None
 
 
@@ -144,8 +144,8 @@ def test_files_that_came_between_two_listings_are_said(cxr, folder, tmp_path, ti
             "found shards of 2 and of 3",
         ),
         (lambda out: rewrite(out, version="9.9"), "the version of cxr-batch of shard 2/2"),
-        (lambda out: rewrite(out, method="other"), "models or options of shard"),
-        (lambda out: rewrite(out, taken=7) or rewrite(out, 2, taken=7), "7 films were taken"),
+        (lambda out: rewrite(out, config_hash="other"), "models or options of shard"),
+        (lambda out: rewrite(out, selected=7) or rewrite(out, 2, selected=7), "7 films were taken"),
         (lambda out: (out / "shards/1-of-2/predictions.csv").write_text(""), "was changed after"),
         (lambda out: (out / "shards/1-of-2/run.json").write_text("{"), "cannot be read"),
     ],

@@ -88,7 +88,7 @@ def test_shards_are_merged():
     merged = merge_shards("sharded")
     assert read("sharded").rows == read("run").rows
     stored = json.loads(Path("run/run.json").read_bytes())
-    assert merged.method == stored["method"]
+    assert merged.config_hash == stored["method"]
     assert (merged.found, merged.flagged, merged.shard) == (3, 1, "")
 
 
@@ -97,7 +97,7 @@ def test_a_scheduled_run_follows_one_of_version_1():
     job = TaskSpec(score("nightly"), shard=Shard(1, 1), report_options=None)
     outcome = run_task(job)
     assert outcome.changes.run_date == before.manifest.run_date
-    assert (outcome.changes.films, outcome.changes.new_or_changed, outcome.changes.gone) == (
+    assert (outcome.changes.images, outcome.changes.new_or_changed, outcome.changes.gone) == (
         4,
         0,
         0,
@@ -117,6 +117,6 @@ def test_results_of_a_later_version_are_refused():
 
 def test_dates_that_are_none_are_refused():
     run = latest.read_newest_run(open_output("nightly"))
-    broken = run._replace(added={RUN_DATE_COLUMN: [*read_run_dates(run)[:3], "tomorrow"]})
+    broken = run._replace(extra_columns={RUN_DATE_COLUMN: [*read_run_dates(run)[:3], "tomorrow"]})
     with pytest.raises(OutputError, match=r"column run_date of run .* cannot be read"):
         read_run_dates(broken)

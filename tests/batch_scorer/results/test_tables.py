@@ -58,7 +58,7 @@ def test_what_the_program_wrote_is_read_whatever_its_rows_hold():
     models = make_models("cnn")
     rows = make_rows(models, 300, 900, names=["x" * 4000 + f"{n}.png" for n in range(1200)])
     table = decode_parquet(encode_parquet(rows, models, "a" * 16))
-    assert (table.method, table.models) == ("a" * 16, ("cnn",))
+    assert (table.config_hash, table.models) == ("a" * 16, ("cnn",))
     assert [row.image for row in table.rows] == [row.image for row in rows]
 
 

@@ -102,7 +102,7 @@ def test_a_run_says_what_it_spent(folder, tmp_path, tiny_model):
     second = run_score_job(job)
     assert second.bytes_read == (folder / "late.png").stat().st_size
     assert second.cost is not None
-    assert second.cost.films == 1
+    assert second.cost.images == 1
 
 
 def test_score_prints_the_price_where_one_is_given(cxr, folder, tiny_model, tmp_path):

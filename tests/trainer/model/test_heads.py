@@ -156,7 +156,7 @@ def test_honest_evidence_beats_chance_and_evidence_that_is_turned_around_does_no
     pixels[:, :, :70] = rng.integers(0, 255, pixels[:, :, :70].shape)
     films = Films(pixels, np.ones(12, np.int64), np.array([""] * 12), np.arange(12).astype(str))
     honest, turned = (check_evidence(contrast_network(sign), films, 1) for sign in (1.0, -1.0))
-    assert honest.films == 12
+    assert honest.images == 12
     assert honest.beats_random
     assert not turned.beats_random
     assert honest.deletion[1] > 2 * honest.random_deletion[1]
@@ -165,5 +165,5 @@ def test_honest_evidence_beats_chance_and_evidence_that_is_turned_around_does_no
 def test_shuffled_weights_change_a_map_that_was_learned(films):
     network = answer(trained_like("cnn"), None, both_ways=False)
     checked = check_evidence(network, films.take(np.arange(40)), seed=1)
-    assert checked.films == 20
+    assert checked.images == 20
     assert abs(checked.randomised_correlation) < 0.9

@@ -107,7 +107,7 @@ def test_subgroups_by_cause_are_measured_where_names_tell_it() -> None:
     ]
     part = tell(viral, models)
     assert [group.name for group in part.subgroups] == ["Bacterial pneumonia", "Viral pneumonia"]
-    assert sum(int(group.films) for group in part.subgroups) == 40
+    assert sum(int(group.images) for group in part.subgroups) == 40
     ill = [r for r in viral if r.label == CLASSES[1] and "virus" in r.image]
     share = sum(r.prediction == CLASSES[1] for r in ill) / len(ill)
     assert part.subgroups[1].sensitivity.startswith(f"{share:.3f} (95 % interval")

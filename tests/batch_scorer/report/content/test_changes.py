@@ -64,7 +64,7 @@ def test_the_films_to_look_at_first_are_the_new_ones():
     assert facts.choice.startswith(
         "Only films that are new since the night of 26 November are shown here. Up to 6 films"
     )
-    shown = [film.name for row in facts.gallery for part in row for film in part.films]
+    shown = [film.name for row in facts.gallery for part in row for film in part.images]
     assert shown
     assert set(shown) <= {row.image for row in rows[:10]}
     assert ", the 4 new ones first. Section 2" in facts.summary.next_steps[0]

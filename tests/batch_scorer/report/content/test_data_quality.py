@@ -16,7 +16,7 @@ from tests.factories import make_card, make_manifest, make_models, make_rows
 
 NO_COPIES = DuplicateCounts(0, 0, {}, {}, 0, 0)
 AUDIT = DataAudit(
-    films={"train NORMAL": 1341, "train PNEUMONIA viral": 1345, "val NORMAL": 8, "test": 624},
+    images={"train NORMAL": 1341, "train PNEUMONIA viral": 1345, "val NORMAL": 8, "test": 624},
     patients=3288,
     images_without_patient=0,
     images_per_patient={"1": 2130, "2": 605, "30": 1},
@@ -35,7 +35,7 @@ AUDIT = DataAudit(
 )
 CLEAN = msgspec.structs.replace(
     AUDIT,
-    films={"all NORMAL": 20, "all PNEUMONIA": 20},
+    images={"all NORMAL": 20, "all PNEUMONIA": 20},
     images_per_patient={"1": 40},
     shared_patients={},
     shared_with_same_cause={},
@@ -108,7 +108,7 @@ def test_faults_of_an_unknown_set_are_told_without_a_word_about_its_origin():
     models = make_models("cnn", audit=AUDIT)
     card = models[0].card
     training = msgspec.structs.replace(
-        card.training, films={"train NORMAL": 5, "train PNEUMONIA": 6}
+        card.training, images={"train NORMAL": 5, "train PNEUMONIA": 6}
     )
     models = [
         msgspec.structs.replace(models[0], card=msgspec.structs.replace(card, training=training))

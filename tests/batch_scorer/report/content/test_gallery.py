@@ -105,9 +105,11 @@ def test_a_labelled_batch_shows_its_errors_first_and_each_is_named_one() -> None
     titles = [part.title for row in gallery for part in row if part.title]
     assert titles[:2] == ["Missed pneumonia", "False alarms"]
     parts = {part.title: part for row in gallery for part in row if part.title}
-    assert all("not flagged, labelled pneumonia" in f.note for f in parts["Missed pneumonia"].films)
-    assert all(f.note.startswith("flagged") for f in parts["False alarms"].films)
-    assert all("labelled normal" in film.note for film in parts["False alarms"].films)
+    assert all(
+        "not flagged, labelled pneumonia" in f.note for f in parts["Missed pneumonia"].images
+    )
+    assert all(f.note.startswith("flagged") for f in parts["False alarms"].images)
+    assert all("labelled normal" in film.note for film in parts["False alarms"].images)
     assert set(titles) <= set(GROUPS.values())
 
 
@@ -118,7 +120,7 @@ def test_rows_are_full_but_never_wider_than_a_page(minutes: int | None) -> None:
     shown = make_gallery(rows, review_minutes=minutes)
     gallery = describe_gallery(rows, make_manifest(rows, models, gallery=shown))
     assert all(0 < sum(part.places for part in row) <= PLACES for row in gallery)
-    films = [film for row in gallery for part in row for film in part.films]
+    films = [film for row in gallery for part in row for film in part.images]
     assert len({film.name for film in films}) == len(films)
     if minutes:
         assert len(films) == minutes * 60 // 45
@@ -131,7 +133,7 @@ def test_every_film_of_the_gallery_has_texts_for_its_pictures() -> None:
     models = make_models("cnn", evidence=make_evidence())
     rows = make_rows(models, 5, 5)
     gallery = describe_gallery(rows, make_manifest(rows, models, gallery=make_gallery(rows)))
-    film = next(f for row in gallery for part in row for f in part.films if f.evidence)
+    film = next(f for row in gallery for part in row for f in part.images if f.evidence)
     assert film.alt == (
         f"Chest film {film.name}. Pneumonia {film.words}, probability {film.probability}, flagged."
     )
@@ -154,4 +156,4 @@ def test_a_hundred_thousand_films_are_lined_up_in_no_time() -> None:
     ]
     gallery = describe_gallery(rows, make_manifest(few, models))
     assert "6 of " in gallery[0][0].text
-    assert sum(len(part.films) for row in gallery for part in row) == 30
+    assert sum(len(part.images) for row in gallery for part in row) == 30

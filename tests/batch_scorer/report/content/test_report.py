@@ -43,7 +43,7 @@ def test_page_one_has_the_three_counts_of_the_manifest(three: list[Any]) -> None
     facts = build_facts(manifest, rows)
     assert [tile.number for tile in facts.summary.tiles] == [
         str(manifest.flagged),
-        str(manifest.clear),
+        str(manifest.not_flagged),
         "3",
     ]
     assert facts.summary.headline.startswith(f"{manifest.flagged} of 21 scored films were flagged")
@@ -211,7 +211,7 @@ def test_each_film_of_the_gallery_appears_once_and_no_copy(three: list[Any]) -> 
     rows = make_rows(three)
     rows.append(msgspec.structs.replace(rows[0], image="copy.jpg", duplicate_of=rows[0].image))
     facts = tell(rows, three)
-    names = [film.name for row in facts.gallery for part in row for film in part.films]
+    names = [film.name for row in facts.gallery for part in row for film in part.images]
     assert len(names) == len(set(names))
     assert "copy.jpg" not in names
     assert all(sum(part.places for part in row) <= PLACES for row in facts.gallery)
@@ -238,7 +238,7 @@ def test_only_the_published_data_set_gets_its_story() -> None:
     assert tell(make_rows(models), models).method.known_data
     card = models[0].card
     training = msgspec.structs.replace(
-        card.training, films={"train NORMAL": 5, "train PNEUMONIA": 6}
+        card.training, images={"train NORMAL": 5, "train PNEUMONIA": 6}
     )
     other = [
         msgspec.structs.replace(models[0], card=msgspec.structs.replace(card, training=training))
@@ -264,7 +264,7 @@ def test_uncertain_answers_are_named_on_page_one_in_the_gallery_and_in_the_list(
     assert "From 0.300 up to 0.600 its answer is uncertain." in facts.listing.about
     parts = [part for row in facts.gallery for part in row if part.title.startswith("Closest")]
     assert all(
-        "uncertain: in the band around the threshold" in f.note for p in parts for f in p.films
+        "uncertain: in the band around the threshold" in f.note for p in parts for f in p.images
     )
     assert parts
 
@@ -393,5 +393,5 @@ def test_a_hundred_thousand_films_are_counted_in_full() -> None:
     )
     assert facts.summary.scored_what == "100,000 files found in “films”."
     assert facts.listing.rest.startswith("The first 2,000 of 100,000 files are listed here;")
-    assert len([film for row in facts.gallery for part in row for film in part.films]) < 40
+    assert len([film for row in facts.gallery for part in row for film in part.images]) < 40
     assert "100,000 films" in facts.drift.histogram_title

@@ -71,7 +71,7 @@ def test_the_table_adds_up_the_probabilities(models: list[ModelUsed]) -> None:
         assert float(row.number) == pytest.approx(expected, abs=0.5)
         low, high = (int(part) for part in row.interval.split(" to "))
         assert low <= expected <= high
-        assert row.films == f"n = {n}"
+        assert row.images == f"n = {n}"
     assert found.lead.startswith(
         "An estimate, not a measurement. It adds up the model's own probabilities of 120 films; "
         "it is right only if"
@@ -199,7 +199,7 @@ def test_a_hundred_thousand_films_are_no_trouble(models: list[ModelUsed]) -> Non
     found = tell(few * 1000, models)
     assert found is not None
     assert "of 100,000 films;" in found.lead
-    assert found.rows[0].films == "n = 100,000"
+    assert found.rows[0].images == "n = 100,000"
     assert np.isclose(
         float(found.rows[0].number.replace(",", "")),
         1000 * sum(row.probability for row in few),

@@ -124,7 +124,7 @@ def test_numbers_are_those_of_run_and_cards(run: Path) -> None:
             found = model.card.reference.metrics[name]
             assert f"{found.value:.3f} {found.low:.3f} to {found.high:.3f} n = 624" in text
     assert f"{manifest.flagged} flagged" in text
-    assert f"{manifest.clear} clear" in text
+    assert f"{manifest.not_flagged} clear" in text
     assert "Kermany et al. 2018 0.928 0.932 0.901 0.968" in text
 
 

@@ -81,7 +81,7 @@ def test_a_report_agrees_with_itself(report: Path) -> None:
         "found": (24, 24, (24,)),
         "scored": (21, 21, (21,)),
         "flagged": (manifest.flagged, manifest.flagged, (manifest.flagged,)),
-        "not flagged": (manifest.clear, manifest.clear, (manifest.clear,)),
+        "not flagged": (manifest.not_flagged, manifest.not_flagged, (manifest.not_flagged,)),
         "not scored": (3, 3, (3,)),
         "undecided": (manifest.undecided, manifest.undecided, (manifest.undecided,)),
         "atypical": (2, 2, (2,)),
