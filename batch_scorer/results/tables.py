@@ -167,21 +167,21 @@ def _decode_table(data: bytes) -> Table:
 
     left = _FREE_CELL_BYTES + _MAX_INFLATION_RATIO * len(data)
     described = pq.ParquetFile(pa.BufferReader(data))
-    added = _find_extra_columns(described.schema_arrow)
-    names = _check_metadata(described, [*added], len(data), left)
-    text = [name for name in names if _arrow_type(name) == pa.string()]
-    answers = [name for name in names if name.startswith(_PROBABILITY_PREFIX)]
+    extra = _find_extra_columns(described.schema_arrow)
+    columns = _check_metadata(described, extra, len(data), left)
+    text = [name for name, known_as in columns.items() if _arrow_type(known_as) == pa.string()]
+    answers = [name for name in columns if name.startswith(_PROBABILITY_PREFIX)]
     file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=text)
     rows: list[Score] = []
-    cells: dict[str, list[str]] = {name: [] for name in added.values()}
-    for part in file.iter_batches(CHUNK_ROWS, columns=names):
+    cells: dict[str, list[str]] = {name: [] for name in extra}
+    for part in file.iter_batches(CHUNK_ROWS, columns=[*columns]):
         left -= _count_cell_bytes(part)
         if left < 0:
             raise ValueError("its cells take far more room than the file")
-        records = _decode_dictionaries(part).to_pylist()
+        records = _decode_dictionaries(part, columns).to_pylist()
         rows += [_to_score(record, answers) for record in records]
-        for name, known_as in added.items():
-            cells[known_as] += msgspec.convert([record[name] for record in records], list[str])
+        for name in extra:
+            cells[name] += msgspec.convert([record[name] for record in records], list[str])
     config_hash = (file.schema_arrow.metadata or {}).get(_CONFIG_HASH_KEY, b"").decode()
     models = tuple(name.removeprefix(_PROBABILITY_PREFIX) for name in answers)
     return Table(
@@ -189,35 +189,35 @@ def _decode_table(data: bytes) -> Table:
     )
 
 
-def _find_extra_columns(schema: Any) -> dict[str, str]:
-    """The added columns of a file, each with the name that it has now.
+def _find_extra_columns(schema: Any) -> list[str]:
+    """The extra columns of a file, by the names that they have now.
 
     Version 1 had them in every file, empty where nobody added anything.
 
     Raises:
-        ValueError: Its metadata are not those that `as_parquet` writes.
+        ValueError: Its metadata are not those that `encode_parquet` writes.
     """
     metadata = schema.metadata or {}
     version = int(metadata.get(_SCHEMA_VERSION_KEY, b"1"))
     if version > SCHEMA_VERSION:
         raise ValueError(f"it has version {version}, expected at most {SCHEMA_VERSION}")
-    if version == 1:
-        return {old: new for old, new in RENAMED_COLUMNS.items() if old in schema.names}
-    names = msgspec.json.decode(metadata.get(_EXTRA_COLUMNS_KEY, b"[]"), type=list[str])
-    return {name: name for name in names if name not in _SCORE_COLUMNS}
+    names = [RENAMED_COLUMNS[name] for name in schema.names if name in RENAMED_COLUMNS]
+    if version > 1:
+        names = msgspec.json.decode(metadata.get(_EXTRA_COLUMNS_KEY, b"[]"), type=list[str])
+    return [name for name in names if name not in _SCORE_COLUMNS]
 
 
-def _check_metadata(file: Any, added: list[str], size_bytes: int, most_bytes: int) -> list[str]:
+def _check_metadata(file: Any, extra: list[str], size_bytes: int, max_bytes: int) -> dict[str, str]:
     """Refuse a file whose own description is not that of a table of rows, before it is read.
 
     Args:
         file: The Parquet file.
-        added: The added columns.
+        extra: The extra columns.
         size_bytes: Its size.
-        most_bytes: So many its cells may have.
+        max_bytes: So many its cells may have.
 
     Returns:
-        The columns that are to be read.
+        The columns that are to be read, each with the name that it has now.
     """
     if file.metadata.num_rows > size_bytes // _MIN_ROW_BYTES:
         raise ValueError(f"{file.metadata.num_rows} rows in {size_bytes} bytes")
@@ -226,23 +226,24 @@ def _check_metadata(file: Any, added: list[str], size_bytes: int, most_bytes: in
         codecs = {described.column(at).compression for at in range(described.num_columns)}
         if not codecs <= _ALLOWED_CODECS:
             raise ValueError(f"it is compressed by {', '.join(sorted(codecs - _ALLOWED_CODECS))}")
-    names = [
-        name
-        for name in file.schema_arrow.names
-        if name in _SCORE_COLUMNS or name in added or name.startswith(_PROBABILITY_PREFIX)
-    ]
-    for name in names:
-        places = file.schema_arrow.get_all_field_indices(name)
-        if len(places) != 1:
-            raise ValueError(f"it has {len(places)} columns called {name}")
-        if (found := file.schema_arrow.field(places[0]).type) != _arrow_type(name):
-            raise ValueError(f"its column {name} holds {found}, expected {_arrow_type(name)}")
-    if lacking := [name for name in (*_REQUIRED_COLUMNS, *added) if name not in names]:
-        raise ValueError(f"it has no column {lacking[0]}")
-    if not any(name.startswith(_PROBABILITY_PREFIX) for name in names):
+    known = {name: RENAMED_COLUMNS.get(name, name) for name in file.schema_arrow.names}
+    columns = {
+        name: known_as
+        for name, known_as in known.items()
+        if known_as in {*_SCORE_COLUMNS, *extra} or name.startswith(_PROBABILITY_PREFIX)
+    }
+    for name, known_as in columns.items():
+        indices = file.schema_arrow.get_all_field_indices(name)
+        if len(indices) != 1:
+            raise ValueError(f"it has {len(indices)} columns called {name}")
+        if (found := file.schema_arrow.field(indices[0]).type) != _arrow_type(known_as):
+            raise ValueError(f"its column {name} holds {found}, expected {_arrow_type(known_as)}")
+    if missing := [name for name in (*_REQUIRED_COLUMNS, *extra) if name not in columns.values()]:
+        raise ValueError(f"it has no column {missing[0]}")
+    if not any(name.startswith(_PROBABILITY_PREFIX) for name in columns):
         raise ValueError(f"it has no column {_PROBABILITY_PREFIX}… of a model")
-    _check_uncompressed_size(file.metadata, set(names), most_bytes)
-    return names
+    _check_uncompressed_size(file.metadata, set(columns), max_bytes)
+    return columns
 
 
 def _check_uncompressed_size(metadata: Any, names: set[str], most_bytes: int) -> None:
@@ -256,15 +257,15 @@ def _check_uncompressed_size(metadata: Any, names: set[str], most_bytes: int) ->
         raise ValueError("its columns take far more room than the file")
 
 
-def _decode_dictionaries(part: Any) -> Any:
-    """A part of a table with every text in its own cell."""
+def _decode_dictionaries(part: Any, names: dict[str, str]) -> Any:
+    """A part of a table with every text in its own cell, and each column's name of now."""
     import pyarrow as pa
 
     columns = [
         column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
         for column in part.columns
     ]
-    return pa.RecordBatch.from_arrays(columns, names=part.schema.names)
+    return pa.RecordBatch.from_arrays(columns, names=[names[name] for name in part.schema.names])
 
 
 def _count_cell_bytes(part: Any) -> int:

@@ -120,7 +120,7 @@ def test_a_bundled_model_answers_the_same_with_tiles_and_without(name, monkeypat
     films = np.random.default_rng(3).integers(0, 256, (5, 224, 224, 1), np.uint8)
     answers = []
     for tiles in (False, True):
-        monkeypatch.setattr(classifier, "has_tiles", lambda tiles=tiles: tiles)
+        monkeypatch.setattr(classifier, "has_amx", lambda tiles=tiles: tiles)
         answers.append(Classifier.load(name, "cpu", 1).predict(films))
     int8 = classifier.read_bundled_manifest().models[name].precision == "int8"
     data = find_model_file(name).read_bytes()

@@ -45,7 +45,7 @@ def test_three_shards_joined_are_one_run_byte_for_byte(films, tmp_path, tiny_mod
     merged = merge_shards(str(tmp_path / "out"))
     whole = (tmp_path / "alone" / store.CSV_FILE).read_bytes()
     assert (tmp_path / "out" / store.CSV_FILE).read_bytes() == whole
-    for name in ("found", "listed", "taken", "scored", "flagged", "duplicates", "metrics"):
+    for name in ("found", "listed", "selected", "scored", "flagged", "duplicates", "metrics"):
         assert getattr(merged, name) == getattr(alone, name)
     assert merged.duplicates == 39
     pictures = {path.name for path in (tmp_path / "alone" / "films").iterdir()}

@@ -378,7 +378,7 @@ def test_what_is_new_in_a_night_is_counted_again(tmp_path: Path) -> None:
     dates = [night if index < 7 else before for index in range(len(rows))]
     flagged = sum(row.prediction == "PNEUMONIA" for row in rows[:7])
     since = RunChanges(before, "2026-11-26T02:07:00+00:00", 15, 5, 2, 1, flagged)
-    write_run(tmp_path, rows, models, {"run_date": dates}, run_date=night, since=since)
+    write_run(tmp_path, rows, models, {"run_date": dates}, run_date=night, changes=since)
     draw_report(tmp_path)
     found = verify_report(str(tmp_path / "report.pdf"))
     assert found.faults == ()
@@ -386,5 +386,5 @@ def test_what_is_new_in_a_night_is_counted_again(tmp_path: Path) -> None:
     assert totals["new"] == (7, 7, (7,))
     assert totals["new flagged"] == (flagged, flagged, (flagged,))
     fewer = msgspec.structs.replace(since, changed=1)
-    url = tampered(tmp_path / "report.pdf", tmp_path, lambda pdf: change_manifest(pdf, since=fewer))
+    url = tampered(tmp_path / "report.pdf", tmp_path, lambda pdf: change_manifest(pdf, changes=fewer))
     assert "new: 7 by the rows, 6 by run.json, 7 on page 1" in verify_report(url).faults
