@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Measurement(click.Command):
+class BenchmarkCommand(click.Command):
     """A click command that tells this project's own errors in one line, with their exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -27,7 +27,7 @@ class Measurement(click.Command):
 
 
 @contextmanager
-def packages() -> Iterator[None]:
+def require_packages() -> Iterator[None]:
     """Import what scoring does not need in here: without it, a sentence ends the measurement."""
     try:
         yield

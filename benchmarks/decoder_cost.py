@@ -21,7 +21,7 @@ import numpy as np
 from batch_scorer.imaging.decode import read_image
 from batch_scorer.imaging.decode_pool import Decoder
 from batch_scorer.system.process import available_cores
-from benchmarks.command import Measurement, packages
+from benchmarks.command import BenchmarkCommand, require_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 HEIGHT_PX, WIDTH_PX = 1760, 2140
 SIZES_PX = (224,)
-MOST_COST = 0.03
+MAX_OVERHEAD = 0.03
 
 
-@click.command(cls=Measurement, epilog="Example: python benchmarks/decoder_cost.py --turns 5")
+@click.command(cls=BenchmarkCommand, epilog="Example: python benchmarks/decoder_cost.py --turns 5")
 @click.option("--images", type=click.IntRange(1), default=40, show_default=True, help="Per turn.")
 @click.option("--turns", type=click.IntRange(1), default=9, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Default: every core.")
@@ -59,11 +59,11 @@ def main(
                 partial(decoder.read, data, SIZES_PX),
                 partial(read_image, data, SIZES_PX),
             ]
-            wall_s, processor_s = take_turns(ways, images, turns, threads)
+            wall_s, processor_s = time_alternately(ways, images, turns, threads)
             workers, here = np.median(images / wall_s, axis=1)
             by_clock = np.median(wall_s[0] / wall_s[1]) - 1
             low, cost, high = np.quantile(processor_s[0] / processor_s[1], (0.25, 0.5, 0.75)) - 1
-            good &= bool(cost <= MOST_COST)
+            good &= bool(cost <= MAX_OVERHEAD)
             click.echo(
                 f"{name:14} {len(data) / 1e6:4.1f} MB  workers {workers:5.1f} images/s, this "
                 f"process {here:5.1f} ({by_clock:+.1%}); processor time {cost:+.1%} "
@@ -74,7 +74,7 @@ def main(
 
 def write_images(folder: Path) -> dict[str, Path]:
     """Write one image of 3.8 megapixels of 12 bits, plain and compressed, for each way."""
-    with packages():
+    with require_packages():
         import imagecodecs
     from pydicom.uid import (
         ExplicitVRLittleEndian,
@@ -126,7 +126,7 @@ def write_image(
     dataset.save_as(path, enforce_file_format=True)
 
 
-def take_turns(
+def time_alternately(
     ways: list[Callable[[], DecodeResult]], images: int, turns: int, threads: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Seconds of the clock and of the processor, both (ways, turns), after one uncounted turn."""
@@ -136,16 +136,16 @@ def take_turns(
         for turn in range(turns + 1):
             order.reverse()
             for way in order:
-                start, used = time.perf_counter(), processor_seconds()
+                start, used = time.perf_counter(), read_cpu_time_s()
                 for content in pool.map(lambda _, way=way: ways[way](), range(images)):
                     if content.error:
                         raise content.error
                 wall_s[way, turn] = time.perf_counter() - start
-                processor_s[way, turn] = processor_seconds() - used
+                processor_s[way, turn] = read_cpu_time_s() - used
     return wall_s[:, 1:], processor_s[:, 1:]
 
 
-def processor_seconds() -> float:
+def read_cpu_time_s() -> float:
     """Processor time of this process and of those that it has started, as Linux counts it."""
     own = Path("/proc/self/task")
     pids = " ".join(path.read_text("ascii") for path in own.glob("*/children")).split()

@@ -21,16 +21,16 @@ from typing import Any
 import click
 
 from batch_scorer.system.process import available_cores
-from benchmarks.command import Measurement
+from benchmarks.command import BenchmarkCommand
 
 MODEL = "vgg16"
-LEAST_RATIO = 4.5
-LEAST_SHARE = 0.90
-PEER = Path(__file__).parent / "keras_baseline.py"
+MIN_SPEEDUP = 4.5
+MIN_CEILING_SHARE = 0.90
+BASELINE_SCRIPT = Path(__file__).parent / "keras_baseline.py"
 
 
 @click.command(
-    cls=Measurement, epilog="Example: python benchmarks/end_to_end.py originals --turns 5"
+    cls=BenchmarkCommand, epilog="Example: python benchmarks/end_to_end.py originals --turns 5"
 )
 @click.argument("images", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--run", type=click.Path(path_type=Path, exists=True), help="A VGG16 run folder.")
@@ -46,9 +46,9 @@ def main(ctx: click.Context, images: Path, run: Path | None, limit: int | None, 
     peer_options = [*options, "--run", str(run)] if run else options
     ours, peers, shares = [], [], []
     for _ in range(turns):
-        ours.append(score(images, options))
-        peers.append(_run(PEER, images, *peer_options))
-        shares.append(bench(images, limit or 200)["share"])
+        ours.append(run_score(images, options))
+        peers.append(_run_script(BASELINE_SCRIPT, images, *peer_options))
+        shares.append(run_bench(images, limit or 200)["share"])
     ratios = [peer["seconds"] / our["seconds"] for our, peer in zip(ours, peers, strict=True)]
     click.echo(
         f"{available_cores()} cores, {MODEL}, {turns} turns, notebook with {peers[0]['weights']} "
@@ -64,37 +64,37 @@ def main(ctx: click.Context, images: Path, run: Path | None, limit: int | None, 
     ratio, share = median(ratios), median(shares)
     click.echo(f"ratio {ratio:.2f} (each turn: {', '.join(f'{each:.2f}' for each in ratios)})")
     click.echo(f"share of the ceiling {share:.0%}")
-    ctx.exit(0 if ratio >= LEAST_RATIO and share >= LEAST_SHARE else 1)
+    ctx.exit(0 if ratio >= MIN_SPEEDUP and share >= MIN_CEILING_SHARE else 1)
 
 
-def score(images: Path, options: list[str]) -> dict[str, Any]:
+def run_score(images: Path, options: list[str]) -> dict[str, Any]:
     """One whole run: number of films, seconds for their answers, and seconds once at the end."""
     with tempfile.TemporaryDirectory(prefix="cxr-bench-") as output:
         arguments = ["score", images, "-o", output, "--model", MODEL, "--no-report", *options]
         arguments += ["--labels", "none", "--heatmaps", "none"]
-        _call("-m", "batch_scorer", *arguments)
+        _run_python("-m", "batch_scorer", *arguments)
         manifest = json.loads((Path(output) / "run.json").read_text(encoding="utf-8"))
     seconds = manifest["seconds"]
     return {"films": manifest["found"], "seconds": seconds["score"], "once": seconds["record"]}
 
 
-def bench(images: Path, films: int) -> dict[str, Any]:
+def run_bench(images: Path, films: int) -> dict[str, Any]:
     """What `cxr bench` measures in one turn."""
     with tempfile.TemporaryDirectory(prefix="cxr-bench-") as folder:
         file = Path(folder) / "speed.json"
         arguments = ["bench", images, "--model", MODEL, "--json", file, "--turns", 1]
-        _call("-m", "batch_scorer", *arguments, "--films", films)
+        _run_python("-m", "batch_scorer", *arguments, "--films", films)
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 
-def _run(script: Path, *arguments: object) -> dict[str, Any]:
+def _run_script(script: Path, *arguments: object) -> dict[str, Any]:
     """The JSON line that a script prints last."""
-    found: dict[str, Any] = json.loads(_call(script, *arguments).splitlines()[-1])
+    found: dict[str, Any] = json.loads(_run_python(script, *arguments).splitlines()[-1])
     return found
 
 
-def _call(*arguments: object) -> str:
+def _run_python(*arguments: object) -> str:
     """What a Python process prints.
 
     Raises:

@@ -45,7 +45,7 @@ def main(images: Path, run: Path | None, limit: int | None) -> None:
     for films in (BATCH_SIZE, len(paths) % BATCH_SIZE or BATCH_SIZE):  # the two shapes to compile
         model.predict(np.zeros((films, side, side, 1), np.uint8), verbose=0)
     start = time.perf_counter()
-    model.predict(read_films(paths, side), batch_size=BATCH_SIZE, verbose=0)
+    model.predict(read_images(paths, side), batch_size=BATCH_SIZE, verbose=0)
     seconds = time.perf_counter() - start
     weights = str(run) if run else "random"
     click.echo(json.dumps({"films": len(paths), "seconds": seconds, "weights": weights}))
@@ -62,7 +62,7 @@ def load_network(run: Path | None) -> Any:
     return build_vgg16(1, augment=0)
 
 
-def read_films(paths: list[Path], side_px: int) -> NDArray[np.uint8]:
+def read_images(paths: list[Path], side_px: int) -> NDArray[np.uint8]:
     """Shape (N, side_px, side_px, 1); one channel of RGB, since the network takes grey."""
     films = []
     for path in paths:

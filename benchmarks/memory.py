@@ -14,16 +14,16 @@ from pathlib import Path
 
 import click
 
-from benchmarks.command import Measurement
+from benchmarks.command import BenchmarkCommand
 
-FILMS = Path(__file__).parent.parent / "examples" / "xrays"
-MOST_BYTES = 600e6
-MOST_GROWTH = 0.10
+EXAMPLE_IMAGES = Path(__file__).parent.parent / "examples" / "xrays"
+MAX_PEAK_BYTES = 600e6
+MAX_GROWTH = 0.10
 
 
-@click.command(cls=Measurement, epilog="Example: python benchmarks/memory.py originals")
+@click.command(cls=BenchmarkCommand, epilog="Example: python benchmarks/memory.py originals")
 @click.argument(
-    "images", type=click.Path(path_type=Path, exists=True, file_okay=False), default=FILMS
+    "images", type=click.Path(path_type=Path, exists=True, file_okay=False), default=EXAMPLE_IMAGES
 )
 @click.option("--model", default="vgg16", show_default=True)
 @click.option("--few", type=click.IntRange(1), default=1000, show_default=True)
@@ -40,28 +40,28 @@ def main(ctx: click.Context, images: Path, model: str, few: int, many: int) -> N
     peaks = []
     for number in (few, many):
         with tempfile.TemporaryDirectory(prefix="cxr-memory-") as folder:
-            make_films(films, Path(folder) / "films", number)
+            make_images(films, Path(folder) / "films", number)
             peaks.append(measure_peak(Path(folder), model))
         click.echo(f"{model} {number:7d} films  peak {peaks[-1] / 1e6:6.0f} MB")
     growth = peaks[1] / peaks[0] - 1
     click.echo(f"growth {growth:+.1%}")
-    ctx.exit(0 if max(peaks) <= MOST_BYTES and growth <= MOST_GROWTH else 1)
+    ctx.exit(0 if max(peaks) <= MAX_PEAK_BYTES and growth <= MAX_GROWTH else 1)
 
 
-def make_films(films: list[Path], folder: Path, number: int) -> None:
+def make_images(films: list[Path], folder: Path, number: int) -> None:
     """Write so many films, no two of them the same bytes."""
     folder.mkdir()
     for index, film in enumerate(islice(cycle(films), number)):
-        data = with_comment(film.read_bytes(), f"{index:09d}".encode())
+        data = add_jpeg_comment(film.read_bytes(), f"{index:09d}".encode())
         (folder / f"{index:09d}.jpeg").write_bytes(data)
 
 
-def with_comment(jpeg: bytes, comment: bytes) -> bytes:
+def add_jpeg_comment(jpeg: bytes, comment: bytes) -> bytes:
     """The same JPEG picture with a comment: other bytes, the same pixels."""
     return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
 
 
-LAUNCHER = """
+LAUNCHER_SCRIPT = """
 import resource, subprocess, sys
 code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
 print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
@@ -74,7 +74,7 @@ def measure_peak(folder: Path, model: str) -> int:
     command = ["score", folder / "films", "-o", folder / "out", "--model", model, "--no-report"]
     run = [sys.executable, "-m", "batch_scorer", *map(str, command)]
     told = subprocess.run(  # noqa: S603 - this project's own program
-        [sys.executable, "-c", LAUNCHER, *run], check=True, capture_output=True, text=True
+        [sys.executable, "-c", LAUNCHER_SCRIPT, *run], check=True, capture_output=True, text=True
     )
     code, peak = map(int, told.stdout.split())
     if code not in {0, 3}:

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_images
 
-from benchmarks.command import packages
+from benchmarks.command import require_packages
 
-with packages():
+with require_packages():
     from skimage import data
 
 if TYPE_CHECKING:
@@ -41,16 +41,16 @@ SKIMAGE_PHOTOS = (
     "retina",
     "rocket",
 )
-SIDE_PX = (120, 900)
-CROP_SHARE = (0.2, 0.8)
-GRAIN = 3
-GRAINS_PX = (1, 4, 16, 64)
-PAGE_PX = (850, 1100)
-FONT_PX = (12, 40)
-LONGEST_LINE = 160
+SIDE_RANGE_PX = (120, 900)
+CROP_SHARE_RANGE = (0.2, 0.8)
+GRAIN_AMPLITUDE = 3
+GRAIN_SIZES_PX = (1, 4, 16, 64)
+PAGE_SIZE_PX = (850, 1100)
+FONT_RANGE_PX = (12, 40)
+MAX_LINE_CHARS = 160
 
 
-def photos(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:  # noqa: ARG001 - one signature
+def load_photos(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:  # noqa: ARG001 - one signature
     """Every photo once, whole; there are no more than these."""
     yield from load_sample_images().images
     for name in SKIMAGE_PHOTOS:
@@ -58,60 +58,60 @@ def photos(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]
     yield from data.stereo_motorcycle()[:2]
 
 
-def crops(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
+def crop_photos(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
     """Rectangles out of the photos, each side 20 to 80 % of the photo's."""
-    whole = list(photos(rng, number))
+    whole = list(load_photos(rng, number))
     for index in range(number):
         photo = whole[index % len(whole)]
-        height, width = (round(side * rng.uniform(*CROP_SHARE)) for side in photo.shape[:2])
+        height, width = (round(side * rng.uniform(*CROP_SHARE_RANGE)) for side in photo.shape[:2])
         top = rng.integers(photo.shape[0] - height + 1)
         left = rng.integers(photo.shape[1] - width + 1)
         yield photo[top : top + height, left : left + width]
 
 
-def colours(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
+def make_plain_colours(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
     """One colour all over, black and white first; every second pair has a scanner's faint grain."""
     for index in range(number):
-        shape = (*_shape(rng), 3)
+        shape = (*_draw_size(rng), 3)
         colour = (0, 255)[index] if index < 2 else rng.integers(256, size=3)  # noqa: PLR2004 - two
-        grain = rng.integers(-GRAIN, GRAIN + 1, shape) if index // 2 % 2 else 0
+        grain = rng.integers(-GRAIN_AMPLITUDE, GRAIN_AMPLITUDE + 1, shape) if index // 2 % 2 else 0
         yield np.clip(np.full(shape, colour) + grain, 0, 255).astype(np.uint8)
 
 
-def noise(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
+def make_noise(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
     """Grey noise with grains of 1 to 64 pixels, smooth between them."""
     for index in range(number):
-        height, width = _shape(rng)
-        grain = GRAINS_PX[index % len(GRAINS_PX)]
+        height, width = _draw_size(rng)
+        grain = GRAIN_SIZES_PX[index % len(GRAIN_SIZES_PX)]
         grains = rng.integers(256, size=(height // grain + 1, width // grain + 1), dtype=np.uint8)
         yield np.asarray(Image.fromarray(grains).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def pages(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
+def make_text_pages(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
     """Pages of random words, dark on light, in fonts of many sizes; lines end at the margin."""
     letters = np.array(list(string.ascii_lowercase + 6 * " "))
     for _ in range(number):
-        size_px = int(rng.integers(*FONT_PX))
+        size_px = int(rng.integers(*FONT_RANGE_PX))
         margin = int(rng.integers(20, 120))
         paper, ink = int(rng.integers(200, 256)), int(rng.integers(60))
-        column = Image.new("L", (PAGE_PX[0] - 2 * margin, PAGE_PX[1] - 2 * margin), paper)
+        column = Image.new("L", (PAGE_SIZE_PX[0] - 2 * margin, PAGE_SIZE_PX[1] - 2 * margin), paper)
         rows = column.height // size_px + 1
-        text = "\n".join("".join(rng.choice(letters, LONGEST_LINE)) for _ in range(rows))
+        text = "\n".join("".join(rng.choice(letters, MAX_LINE_CHARS)) for _ in range(rows))
         font = ImageFont.load_default(size_px)
         ImageDraw.Draw(column).text((0, 0), text, fill=ink, font=font)
-        page = Image.new("L", PAGE_PX, paper)
+        page = Image.new("L", PAGE_SIZE_PX, paper)
         page.paste(column, (margin, margin))
         yield np.asarray(page)
 
 
-DRAWN: dict[str, Callable[[np.random.Generator, int], Iterator[NDArray[np.uint8]]]] = {
-    WHOLE_PHOTOS: photos,
-    "photos, cropped": crops,
-    "plain colours": colours,
-    "noise": noise,
-    "text pages": pages,
+OOD_GENERATORS: dict[str, Callable[[np.random.Generator, int], Iterator[NDArray[np.uint8]]]] = {
+    WHOLE_PHOTOS: load_photos,
+    "photos, cropped": crop_photos,
+    "plain colours": make_plain_colours,
+    "noise": make_noise,
+    "text pages": make_text_pages,
 }
-CHANGED: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+OOD_TRANSFORMS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "films inverted": lambda film: 255 - film,
     "films turned 90 degrees": np.rot90,
     "films turned 180 degrees": lambda film: np.rot90(film, 2),
@@ -120,13 +120,13 @@ CHANGED: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 """What is done to a film, (height, width), so that it is none any more."""
 
 
-def encode(image: NDArray[np.uint8]) -> bytes:
+def encode_png(image: NDArray[np.uint8]) -> bytes:
     """An image, grey or in colours, as a PNG file, which keeps every pixel."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def _shape(rng: np.random.Generator) -> tuple[int, int]:
-    height, width = rng.integers(*SIDE_PX, size=2)
+def _draw_size(rng: np.random.Generator) -> tuple[int, int]:
+    height, width = rng.integers(*SIDE_RANGE_PX, size=2)
     return int(height), int(width)

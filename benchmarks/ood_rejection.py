@@ -23,9 +23,9 @@ from batch_scorer.errors import DatasetError, ImageError, ModelFileError
 from batch_scorer.imaging.decode import decode_radiograph
 from batch_scorer.metrics.classification import estimate_proportion
 from batch_scorer.model.classifier import Classifier
-from benchmarks.command import Measurement
-from benchmarks.nonfilms import CHANGED, DRAWN, WHOLE_PHOTOS, encode
-from trainer.cli import split_names
+from benchmarks.command import BenchmarkCommand
+from benchmarks.nonfilms import OOD_TRANSFORMS, OOD_GENERATORS, WHOLE_PHOTOS, encode_png
+from trainer.cli import parse_named_folders
 from trainer.data.dataset import read_dataset
 
 if TYPE_CHECKING:
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 
     from batch_scorer.model.card_sections import OodDetection
 
-MOST_FILMS = 0.01
-LEAST_NONFILMS = 0.95
-BATCH = 64
-JPEG = {".jpg", ".jpeg"}
+MAX_REJECTED_SHARE = 0.01
+MIN_REJECTED_OOD_SHARE = 0.95
+BATCH_SIZE = 64
+JPEG_SUFFIXES = {".jpg", ".jpeg"}
 SEED = 0
 
 
 @dataclass(frozen=True)
-class Row:
+class RejectionRow:
     """How many of ``n`` images were flagged and rejected; rejected ones count as flagged.
 
-    ``refused`` of the rejected ones were not even decoded. ``image`` says whether they are films
+    ``undecodable`` of the rejected ones were not even decoded. ``image`` says whether they are films
     that must pass or images that must not; None where there is no rule.
     """
 
@@ -54,7 +54,7 @@ class Row:
     n: int
     flagged: int
     rejected: int
-    refused: int = 0
+    undecodable: int = 0
     image: bool | None = None
 
     @property
@@ -62,19 +62,23 @@ class Row:
         """What must hold."""
         if self.image is None:
             return ""
-        return f"at most {MOST_FILMS:.0%}" if self.image else f"at least {LEAST_NONFILMS:.0%}"
+        return (
+            f"at most {MAX_REJECTED_SHARE:.0%}"
+            if self.image
+            else f"at least {MIN_REJECTED_OOD_SHARE:.0%}"
+        )
 
     @property
-    def kept(self) -> bool:
+    def is_met(self) -> bool:
         """Whether that holds."""
         if self.image is None:
             return True
         share = self.rejected / self.n
-        return share <= MOST_FILMS if self.image else share >= LEAST_NONFILMS
+        return share <= MAX_REJECTED_SHARE if self.image else share >= MIN_REJECTED_OOD_SHARE
 
 
 @click.command(
-    cls=Measurement,
+    cls=BenchmarkCommand,
     epilog="Example: python benchmarks/ood_rejection.py models/cnn.onnx chest_xray "
     "--also adults=adult_normal",
 )
@@ -84,7 +88,7 @@ class Row:
     "--also",
     multiple=True,
     metavar="NAME=FOLDER",
-    callback=split_names,
+    callback=parse_named_folders,
     help="Other images, counted without a rule. May be repeated.",
 )
 @click.option(
@@ -121,18 +125,18 @@ def main(  # noqa: PLR0913, PLR0917 - an argument for each option
     Exit code 1: too many films are rejected, or too few of a kind that is no film.
     """
     classifier = Classifier.load(model, "cpu")
-    _limits(classifier)
+    _read_limits(classifier)
     click.echo(f"{'images':28s}{'n':>6s}{'flagged':>9s}  {'rejected':23s}{'refused':>8s}  rule")
     missed = []
-    for row in measure(classifier, data, also, photos, number, open_test=open_test):
-        click.echo(line(row))
-        if not row.kept:
+    for row in measure_rejection(classifier, data, also, photos, number, open_test=open_test):
+        click.echo(format_row(row))
+        if not row.is_met:
             missed.append(row.kind)
     click.echo(f"Missed: {', '.join(missed)}" if missed else "Every rule is kept.")
     ctx.exit(1 if missed else 0)
 
 
-def measure(
+def measure_rejection(
     classifier: Classifier,
     data: Path,
     also: dict[str, Path],
@@ -140,7 +144,7 @@ def measure(
     number: int,
     *,
     open_test: bool,
-) -> Iterator[Row]:
+) -> Iterator[RejectionRow]:
     """One row after the other: films, other folders, and images that are no films."""
     training = classifier.card.training
     dataset = read_dataset(data, classifier.card.size_px, training.seed)
@@ -150,20 +154,20 @@ def measure(
             "Its validation films can only be told by splitting the same films again.",
         )
     films = dataset.validation.pixels
-    yield count("validation films", classifier, films, film=True)
+    yield count_rejected("validation films", classifier, films, film=True)
     if open_test and dataset.test is not None:
-        yield count("test films", classifier, dataset.test.pixels, film=True)
+        yield count_rejected("test films", classifier, dataset.test.pixels, film=True)
     for name, folder in also.items():
-        yield count_files(name, classifier, read_files(folder))
+        yield count_rejected_files(name, classifier, read_files(folder))
     rng = np.random.default_rng(SEED)
-    for kind, draw in DRAWN.items():
-        images = (encode(image) for image in draw(rng, number))
-        more = read_files(photos, JPEG) if photos and kind == WHOLE_PHOTOS else ()
-        yield count_files(kind, classifier, chain(images, more), film=False)
+    for kind, draw in OOD_GENERATORS.items():
+        images = (encode_png(image) for image in draw(rng, number))
+        more = read_files(photos, JPEG_SUFFIXES) if photos and kind == WHOLE_PHOTOS else ()
+        yield count_rejected_files(kind, classifier, chain(images, more), film=False)
     chosen = films[rng.permutation(len(films))[:number], :, :, 0]
-    for kind, change in CHANGED.items():
-        images = (encode(change(film)) for film in chosen)
-        yield count_files(kind, classifier, images, film=False)
+    for kind, change in OOD_TRANSFORMS.items():
+        images = (encode_png(change(film)) for film in chosen)
+        yield count_rejected_files(kind, classifier, images, film=False)
 
 
 def read_files(folder: Path, endings: Collection[str] | None = None) -> Iterator[bytes]:
@@ -174,9 +178,9 @@ def read_files(folder: Path, endings: Collection[str] | None = None) -> Iterator
             yield path.read_bytes()
 
 
-def count_files(
+def count_rejected_files(
     kind: str, classifier: Classifier, files: Iterable[bytes], *, film: bool | None = None
-) -> Row:
+) -> RejectionRow:
     """Decode and judge encoded images.
 
     Raises:
@@ -194,43 +198,41 @@ def count_files(
         )
     size_px = classifier.card.size_px
     decoded = np.array(pixels, np.uint8).reshape(-1, size_px, size_px, 1)
-    return count(kind, classifier, decoded, refused=refused, film=film)
+    return count_rejected(kind, classifier, decoded, refused=refused, film=film)
 
 
-def count(
+def count_rejected(
     kind: str,
     classifier: Classifier,
     pixels: NDArray[np.uint8],
     *,
     refused: int = 0,
     film: bool | None = None,
-) -> Row:
+) -> RejectionRow:
     """Judge decoded images, shape (N, S, S, 1)."""
-    limits = _limits(classifier)
+    limits = _read_limits(classifier)
     batches = [
-        classifier.predict(pixels[start : start + BATCH]).atypicality
-        for start in range(0, len(pixels), BATCH)
+        classifier.predict(pixels[start : start + BATCH_SIZE]).atypicality
+        for start in range(0, len(pixels), BATCH_SIZE)
     ]
     known = [found for found in batches if found is not None]
     strange = np.concatenate(known) if known else np.empty(0, np.float32)
     flagged = int((strange > limits.flag_above).sum())
     rejected = int((strange > limits.reject_above).sum())
     n = len(pixels) + refused
-    return Row(kind, n, flagged + refused, rejected + refused, refused, film)
+    return RejectionRow(kind, n, flagged + refused, rejected + refused, refused, film)
 
 
-def line(row: Row) -> str:
+def format_row(row: RejectionRow) -> str:
     """One line of the table."""
     share = estimate_proportion(row.rejected, row.n)
     rejected = f"{share.value:6.1%} [{share.low:.1%}, {share.high:.1%}]"
-    rule = row.rule + ("" if row.kept else ": MISSED")
+    rule = row.rule + ("" if row.is_met else ": MISSED")
     flagged = row.flagged / row.n
-    return (
-        f"{row.kind:28s}{row.n:6d}{flagged:9.1%}  {rejected:23s}{row.refused:8d}  {rule}".rstrip()
-    )
+    return f"{row.kind:28s}{row.n:6d}{flagged:9.1%}  {rejected:23s}{row.undecodable:8d}  {rule}".rstrip()
 
 
-def _limits(classifier: Classifier) -> OodDetection:
+def _read_limits(classifier: Classifier) -> OodDetection:
     """From which atypicality on images are flagged and rejected."""
     if classifier.card.typicality is None:
         raise ModelFileError(

@@ -21,26 +21,26 @@ import numpy as np
 
 from batch_scorer.model.card import CARD_KEY, decode_card
 from batch_scorer.model.onnx_runtime import ort
-from benchmarks.command import Measurement, packages
-from benchmarks.precision import read_films, take_turns
+from benchmarks.command import BenchmarkCommand, require_packages
+from benchmarks.precision import read_images, time_alternately
 
-with packages():
+with require_packages():
     import onnx
     from onnx.utils import Extractor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ALONE = "probability"
-MOST_COST = 0.10
+PROBABILITY = "probability"
+MAX_OVERHEAD = 0.10
 """How much longer all answers may take than the probability alone."""
-AGAIN = "probability, again"
-MOST_NOISE = 0.05
-SAME = 1e-5
+PROBABILITY_REPEATED = "probability, again"
+MAX_NOISE = 0.05
+MAX_DIFFERENCE = 1e-5
 
 
 @click.command(
-    cls=Measurement,
+    cls=BenchmarkCommand,
     epilog="Example: python benchmarks/output_cost.py batch_scorer/models --turns 15",
 )
 @click.argument("models", type=click.Path(path_type=Path, exists=True, file_okay=False))
@@ -64,44 +64,50 @@ def main(ctx: click.Context, models: Path, batch_size: int, turns: int) -> None:
     click.echo(f"{'file':20s}{'outputs':26s}{'ms a film':>11s}{'x probability':>15s}")
     missed = []
     for path, model in found.items():
-        seconds = _time(path, model, batch_size, turns)
+        seconds = _measure_outputs(path, model, batch_size, turns)
         for name, taken in seconds.items():
-            ratio = taken / seconds[ALONE]
+            ratio = taken / seconds[PROBABILITY]
             click.echo(f"{path.name:20s}{name:26s}{1000 * taken / batch_size:11.3f}{ratio:15.3f}")
-        cost, noise = (seconds[name] / seconds[ALONE] - 1 for name in ("all", AGAIN))
-        if abs(noise) > MOST_NOISE:
+        cost, noise = (
+            seconds[name] / seconds[PROBABILITY] - 1 for name in ("all", PROBABILITY_REPEATED)
+        )
+        if abs(noise) > MAX_NOISE:
             missed.append(f"{path.name} (cannot be told: the noise is {noise:+.1%})")
-        elif cost > MOST_COST:
+        elif cost > MAX_OVERHEAD:
             missed.append(f"{path.name} {cost:.1%}")
-    bar = f"At most {MOST_COST:.0%} for all further outputs"
+    bar = f"At most {MAX_OVERHEAD:.0%} for all further outputs"
     click.echo(f"{bar}: {'missed by ' + ', '.join(missed) if missed else 'kept'}")
     ctx.exit(1 if missed else 0)
 
 
-def strip(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
+def extract_outputs(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
     """The same graph from ``pixels`` to some of its outputs, without what only others need."""
     return Extractor(model).extract_model([model.graph.input[0].name], outputs)
 
 
-def _time(path: Path, model: onnx.ModelProto, batch_size: int, turns: int) -> dict[str, float]:
+def _measure_outputs(
+    path: Path, model: onnx.ModelProto, batch_size: int, turns: int
+) -> dict[str, float]:
     """Median seconds a batch: for the probability alone, with each further output, and for all."""
     card = decode_card({p.key: p.value for p in model.metadata_props}.get(CARD_KEY), str(path))
-    films = read_films(card.size_px, batch_size)
-    further = [output.name for output in model.graph.output if output.name != ALONE]
-    graphs = {name: strip(model, [ALONE]) for name in (ALONE, AGAIN)}
+    films = read_images(card.size_px, batch_size)
+    further = [output.name for output in model.graph.output if output.name != PROBABILITY]
+    graphs = {
+        name: extract_outputs(model, [PROBABILITY]) for name in (PROBABILITY, PROBABILITY_REPEATED)
+    }
     if len(further) > 1:
-        graphs |= {f"and {name}": strip(model, [ALONE, name]) for name in further}
+        graphs |= {f"and {name}": extract_outputs(model, [PROBABILITY, name]) for name in further}
     graphs["all"] = model
-    sessions = {name: _open(graph) for name, graph in graphs.items()}
-    _check_same(path, sessions, films)
-    return take_turns(
+    sessions = {name: _open_session(graph) for name, graph in graphs.items()}
+    _check_same_probabilities(path, sessions, films)
+    return time_alternately(
         {name: partial(session.run, None, {"pixels": films}) for name, session in sessions.items()},
         turns,
         clock=time.thread_time,
     )
 
 
-def _open(model: onnx.ModelProto) -> Any:
+def _open_session(model: onnx.ModelProto) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1  # all work is the calling thread's, whose time is taken
     options.inter_op_num_threads = 1
@@ -110,13 +116,15 @@ def _open(model: onnx.ModelProto) -> Any:
     )
 
 
-def _check_same(path: Path, sessions: dict[str, Any], films: NDArray[np.uint8]) -> None:
+def _check_same_probabilities(
+    path: Path, sessions: dict[str, Any], films: NDArray[np.uint8]
+) -> None:
     """Refuse to compare graphs that compute different probabilities."""
     answers = {
-        name: session.run([ALONE], {"pixels": films})[0] for name, session in sessions.items()
+        name: session.run([PROBABILITY], {"pixels": films})[0] for name, session in sessions.items()
     }
     off = max(float(np.abs(found - answers["all"]).max()) for found in answers.values())
-    if not off <= SAME:
+    if not off <= MAX_DIFFERENCE:
         raise click.ClickException(
             f"Expected the parts of {path} to give its own probabilities, found them off by {off}."
         )

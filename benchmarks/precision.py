@@ -26,21 +26,23 @@ from batch_scorer.imaging.decode import decode_radiograph
 from batch_scorer.model.classifier import PROVIDERS, Classifier
 from batch_scorer.model.onnx_runtime import ort
 from batch_scorer.system.process import available_cores
-from benchmarks.command import Measurement, packages
+from benchmarks.command import BenchmarkCommand, require_packages
 
-with packages():
+with require_packages():
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-FILMS = Path(__file__).parent.parent / "examples" / "xrays"
-PEAK_SIDES = (512, 1024)
+EXAMPLE_IMAGES = Path(__file__).parent.parent / "examples" / "xrays"
+PEAK_MATRIX_SIDES = (512, 1024)
 PEAK_PRODUCTS = 100
 
 
-@click.command(cls=Measurement, epilog="Example: python benchmarks/precision.py models --turns 15")
+@click.command(
+    cls=BenchmarkCommand, epilog="Example: python benchmarks/precision.py models --turns 15"
+)
 @click.argument("models", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--provider", type=click.Choice(sorted(PROVIDERS)), default="cpu", show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
@@ -49,24 +51,24 @@ def main(models: Path, provider: str, batch_size: int, turns: int) -> None:
     """Compare the number formats of the model files in the folder MODELS."""
     found = [Classifier.load(path, provider) for path in sorted(models.glob("*.onnx"))]
     if provider == "cpu":  # which has no float16 arithmetic: such a file is float32 with detours
-        found = [model for model in found if kind_of(model) != "float16"]
+        found = [model for model in found if get_precision(model) != "float16"]
     if not found:
         raise click.UsageError(f"Expected model files in {models}, found none to measure.")
-    films = [read_films(model.card.size_px, batch_size) for model in found]
+    films = [read_images(model.card.size_px, batch_size) for model in found]
     work = {
         model.path.name: partial(model.predict, f) for model, f in zip(found, films, strict=True)
     }
     peaks = {kind: measure_peak(kind) for kind in ("float32", "int8") if provider == "cpu"}
-    seconds = take_turns(work, turns)
+    seconds = time_alternately(work, turns)
     answers = {model.path.name: work[model.path.name]().probability for model in found}
 
     click.echo(f"{available_cores()} cores, {provider}, batch {batch_size}, {turns} turns")
     click.echo(f"{'file':24s}{'films/s':>10s}{'x float32':>11s}{'of ceiling':>12s}{'off by':>9s}")
     for model in found:
-        name, base, kind = model.path.name, float32_file(model), kind_of(model)
+        name, base, kind = model.path.name, find_float32_file(model), get_precision(model)
         ratio = f"{seconds[base] / seconds[name]:.2f}" if base in seconds else "-"
         worst = f"{np.abs(answers[name] - answers[base]).max():.4f}" if base in answers else "-"
-        operations = batch_size * convolution_operations(model.path)
+        operations = batch_size * count_convolution_operations(model.path)
         share = "-"
         if operations and kind in peaks:
             share = f"{operations / seconds[name] / peaks[kind]:.0%}"
@@ -76,20 +78,20 @@ def main(models: Path, provider: str, batch_size: int, turns: int) -> None:
         click.echo(f"peak {kind}: {peak / 1e9:,.0f} thousand million operations a second")
 
 
-def kind_of(model: Classifier) -> str:
+def get_precision(model: Classifier) -> str:
     """The number format of a model file."""
     return model.card.precision.kind if model.card.precision else "float32"
 
 
-def float32_file(model: Classifier) -> str:
+def find_float32_file(model: Classifier) -> str:
     """The name that the float32 file of the same network has beside this one."""
     return model.path.name.split(".")[0] + ".onnx"
 
 
-def read_films(size_px: int, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def read_images(size_px: int, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Decoded example films, shape (number, size_px, size_px, 1)."""
     films = []
-    for path in sorted(FILMS.rglob("*.*")):
+    for path in sorted(EXAMPLE_IMAGES.rglob("*.*")):
         try:
             films.append(decode_radiograph(path.read_bytes(), size_px))
         except ImageError:  # the examples hold files that are meant to be refused
@@ -100,8 +102,8 @@ def read_films(size_px: int, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]
 def measure_peak(kind: str) -> float:
     """The most operations a second that matrix products of some sizes reach."""
     best = 0.0
-    for side in PEAK_SIDES:
-        product = matrix_product(kind, side)
+    for side in PEAK_MATRIX_SIDES:
+        product = make_matrix_product(kind, side)
         for _ in range(PEAK_PRODUCTS):
             start = time.perf_counter()
             product()
@@ -109,7 +111,7 @@ def measure_peak(kind: str) -> float:
     return best
 
 
-def matrix_product(kind: str, side: int) -> Callable[[], Any]:
+def make_matrix_product(kind: str, side: int) -> Callable[[], Any]:
     """One square product on ONNX Runtime, of float32 or of unsigned by signed bytes."""
     small = kind == "int8"
     rng = np.random.default_rng(0)
@@ -133,7 +135,7 @@ def matrix_product(kind: str, side: int) -> Callable[[], Any]:
     return partial(session.run, None, {"left": left})
 
 
-def take_turns(
+def time_alternately(
     work: Mapping[str, Callable[[], Any]],
     turns: int,
     clock: Callable[[], float] = time.perf_counter,
@@ -156,7 +158,7 @@ def take_turns(
     return {name: float(np.median(each)) for name, each in seconds.items()}
 
 
-def convolution_operations(path: Path) -> int:
+def count_convolution_operations(path: Path) -> int:
     """Multiplications and additions of a file's convolutions for one film."""
     model = onnx.load(path)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1

@@ -27,9 +27,9 @@ from batch_scorer.engine.ray import BATCHES_PER_BLOCK, score_with_ray
 from batch_scorer.model.classifier import Classifier
 from batch_scorer.storage.source import open_source
 from batch_scorer.system.process import BATCH_SIZE, available_cores
-from benchmarks.command import Measurement, packages
+from benchmarks.command import BenchmarkCommand, require_packages
 
-with packages():
+with require_packages():
     import ray
 
 if TYPE_CHECKING:
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from batch_scorer.results.schema import Score
     from batch_scorer.storage.source import Source
 
-LEAST_RATIO = 1.8
+MIN_SPEEDUP = 1.8
 """What two workers must do, in times of what one does."""
-WARM_SHARES = 4
-LEAST_FILMS = 2000
+WARMUP_SHARES = 4
+MIN_IMAGES = 2000
 CORES = 2
 
 
 @click.command(
-    cls=Measurement, epilog="Example: python benchmarks/ray_scaling.py films --model vgg16"
+    cls=BenchmarkCommand, epilog="Example: python benchmarks/ray_scaling.py films --model vgg16"
 )
 @click.argument("films")
 @click.option("--model", default="vgg16", show_default=True, help="A bundled model, or a path.")
@@ -65,12 +65,16 @@ def main(ctx: click.Context, films: str, model: str, batch_size: int, turns: int
             f"Expected {CORES} cores and {least} films, found {available_cores()} and "
             f"{len(source.refs)}: a rate could not be told."
         )
-    often = _repeat(source)
+    often = _repeat_source(source)
     ways: dict[str, Callable[[], float]] = {
-        "ray, 1 worker": lambda: _rate_ray(_work(often, model, 1, batch_size), 1),
-        "ray, 2 workers": lambda: _rate_ray(_work(often, model, 1, batch_size), 2),
-        "local, 1 thread": lambda: _rate(score_locally(_work(source, model, 1, batch_size)), 0),
-        "local, 2 threads": lambda: _rate(score_locally(_work(source, model, 2, batch_size)), 0),
+        "ray, 1 worker": lambda: _measure_ray_rate(_make_job(often, model, 1, batch_size), 1),
+        "ray, 2 workers": lambda: _measure_ray_rate(_make_job(often, model, 1, batch_size), 2),
+        "local, 1 thread": lambda: _measure_rate(
+            score_locally(_make_job(source, model, 1, batch_size)), 0
+        ),
+        "local, 2 threads": lambda: _measure_rate(
+            score_locally(_make_job(source, model, 2, batch_size)), 0
+        ),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(turns):
@@ -85,16 +89,16 @@ def main(ctx: click.Context, films: str, model: str, batch_size: int, turns: int
         each = " ".join(f"{rate:.1f}" for rate in found)
         click.echo(f"{name:20s}{statistics.median(found):10.1f}{each:>30s}")
     one, two = (statistics.median(rates[f"ray, {n}"]) for n in ("1 worker", "2 workers"))
-    kept = two / one >= LEAST_RATIO
+    kept = two / one >= MIN_SPEEDUP
     click.echo(
-        f"Two workers are {two / one:.2f} times as fast as one; at least {LEAST_RATIO} expected: "
+        f"Two workers are {two / one:.2f} times as fast as one; at least {MIN_SPEEDUP} expected: "
         f"{'kept' if kept else 'missed'}"
     )
     ctx.exit(0 if kept else 1)
 
 
-def _repeat(source: Source) -> Source:
-    rounds = -(-LEAST_FILMS // len(source.refs))
+def _repeat_source(source: Source) -> Source:
+    rounds = -(-MIN_IMAGES // len(source.refs))
     refs = [
         msgspec.structs.replace(ref, key=f"{number}/{ref.key}")
         for number in range(rounds)
@@ -103,7 +107,7 @@ def _repeat(source: Source) -> Source:
     return replace(source, refs=tuple(refs))
 
 
-def _work(source: Source, model: str, threads: int, batch_size: int) -> EngineJob:
+def _make_job(source: Source, model: str, threads: int, batch_size: int) -> EngineJob:
     classifier = Classifier.load(model, "cpu", 1, batch_size)
     return EngineJob(
         source=source,
@@ -117,7 +121,7 @@ def _work(source: Source, model: str, threads: int, batch_size: int) -> EngineJo
     )
 
 
-def _rate_ray(work: EngineJob, workers: int) -> float:
+def _measure_ray_rate(work: EngineJob, workers: int) -> float:
     """Films a second on a cluster of so many CPUs, started for this."""
     ray.init(
         address="local",
@@ -128,12 +132,12 @@ def _rate_ray(work: EngineJob, workers: int) -> float:
     )
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
-        return _rate(score_with_ray(work), WARM_SHARES)
+        return _measure_rate(score_with_ray(work), WARMUP_SHARES)
     finally:
         ray.shutdown()
 
 
-def _rate(batches: Generator[list[Score]], warm: int) -> float:
+def _measure_rate(batches: Generator[list[Score]], warm: int) -> float:
     """Films a second after the first ``warm`` lots of rows."""
     with closing(batches):
         for _ in range(warm):

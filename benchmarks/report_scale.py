@@ -22,23 +22,23 @@ import numpy as np
 
 from batch_scorer.model.card import CLASSES
 from batch_scorer.model.classifier import Classifier, list_bundled_models
-from batch_scorer.report.formats.pdf import compose_pdf, gather
+from batch_scorer.report.formats.pdf import render_pdf_html, read_report_bundle
 from batch_scorer.results.commit import ReportImageSource, ScoredRun, commit_run
 from batch_scorer.results.schema import ModelUsed, RunFacts, Score
 from batch_scorer.results.thumbnails import ReportImages
 from batch_scorer.storage.output import open_output
 from batch_scorer.storage.source import open_source
-from benchmarks.command import Measurement
-from benchmarks.memory import FILMS, make_films
+from benchmarks.command import BenchmarkCommand
+from benchmarks.memory import EXAMPLE_IMAGES, make_images
 
-MOST_S = {100: 6.0, 10_000: 60.0}
-MOST_BYTES = 1e9
+MAX_S_BY_ROWS = {100: 6.0, 10_000: 60.0}
+MAX_PEAK_BYTES = 1e9
 SUFFIXES = {"image/svg+xml": ".svg", "image/jpeg": ".jpg", "image/png": ".png"}
-MOMENT = "2026-01-02T03:04:05+00:00"
+TIMESTAMP = "2026-01-02T03:04:05+00:00"
 
 
 @dataclass(frozen=True)
-class Cost:
+class ProcessUsage:
     """What a process took: seconds by the clock and of the processor, and its peak memory."""
 
     wall_s: float
@@ -53,7 +53,7 @@ class Cost:
         )
 
 
-@click.command(cls=Measurement, epilog="Example: python benchmarks/report_scale.py --rows 100")
+@click.command(cls=BenchmarkCommand, epilog="Example: python benchmarks/report_scale.py --rows 100")
 @click.option(
     "--rows", type=click.IntRange(1), multiple=True, default=(100, 1000, 10_000), show_default=True
 )
@@ -68,21 +68,23 @@ def main(ctx: click.Context, rows: tuple[int, ...]) -> None:
         with tempfile.TemporaryDirectory(prefix="cxr-report-") as folder:
             output = Path(folder) / "out"
             make_run(Path(folder) / "films", output, number)
-            ours = measure([sys.executable, "-m", "batch_scorer", "report", str(output)])
+            ours = measure_command([sys.executable, "-m", "batch_scorer", "report", str(output)])
             size = (output / "report.pdf").stat().st_size
-            page = write_page(output, Path(folder) / "page")
-            plain = measure(
+            page = write_report_html(output, Path(folder) / "page")
+            plain = measure_command(
                 [sys.executable, "-m", "weasyprint", str(page), str(page.with_suffix(".pdf"))]
             )
         click.echo(f"{number:7,d} rows  cxr report {ours}, {size / 1e6:.1f} MB of PDF")
         click.echo(f"{'':12s}  weasyprint {plain}")
-        good &= ours.wall_s <= MOST_S.get(number, np.inf) and ours.peak_bytes < MOST_BYTES
+        good &= (
+            ours.wall_s <= MAX_S_BY_ROWS.get(number, np.inf) and ours.peak_bytes < MAX_PEAK_BYTES
+        )
     ctx.exit(0 if good else 1)
 
 
 def make_run(folder: Path, output: Path, number: int) -> None:
     """A finished run of so many synthetic films, as `cxr score --model all` leaves it."""
-    make_films(sorted(FILMS.rglob("*.jpeg")), folder, number)
+    make_images(sorted(EXAMPLE_IMAGES.rglob("*.jpeg")), folder, number)
     source = open_source(str(folder))
     classifiers = [Classifier.load(name, "cpu") for name in list_bundled_models()]
     models = [ModelUsed(each.path.name, each.sha256, each.card) for each in classifiers]
@@ -93,8 +95,8 @@ def make_run(folder: Path, output: Path, number: int) -> None:
         source="films",
         synthetic=True,
         labels="none",
-        started=MOMENT,
-        finished=MOMENT,
+        started=TIMESTAMP,
+        finished=TIMESTAMP,
         listed=number,
         hidden=0,
         selected=number,
@@ -145,10 +147,10 @@ def make_rows(films: dict[str, bytes], models: list[ModelUsed]) -> list[Score]:
     return rows
 
 
-def write_page(output: Path, folder: Path) -> Path:
+def write_report_html(output: Path, folder: Path) -> Path:
     """The HTML of a run's report as a file that needs no fetcher of ours."""
-    material = gather(open_output(output))
-    html, resources = compose_pdf(material), material.resources
+    material = read_report_bundle(open_output(output))
+    html, resources = render_pdf_html(material), material.resources
     folder.mkdir()
     for name, (data, kind) in resources.items():
         file = folder / f"{name}{SUFFIXES[kind]}"
@@ -163,7 +165,7 @@ def write_page(output: Path, folder: Path) -> Path:
     return page
 
 
-def measure(command: list[str]) -> Cost:
+def measure_command(command: list[str]) -> ProcessUsage:
     """What a command takes."""
     start = time.perf_counter()
     process = subprocess.Popen(  # noqa: S603 - this project's own program, and WeasyPrint
@@ -176,7 +178,7 @@ def measure(command: list[str]) -> Cost:
     if process.returncode:
         raise click.ClickException(f"{' '.join(command[1:4])} ended with an error: {said}")
     peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Cost(seconds, used.ru_utime + used.ru_stime, peak)
+    return ProcessUsage(seconds, used.ru_utime + used.ru_stime, peak)
 
 
 if __name__ == "__main__":

@@ -14,28 +14,28 @@ import os
 import click
 
 from batch_scorer.system.process import ARCH_REQ_XCOMP_PERM
-from benchmarks.command import Measurement, packages
+from benchmarks.command import BenchmarkCommand, require_packages
 
-with packages():
+with require_packages():
     import pyseccomp as seccomp
 
 
 @click.command(
-    cls=Measurement,
+    cls=BenchmarkCommand,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog="Example: python benchmarks/without_amx.py python benchmarks/end_to_end.py originals",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def main(command: tuple[str, ...]) -> None:
     """Run COMMAND without AMX; the exit code is its own."""
-    refuse_tiles()
+    disable_amx()
     try:
         os.execvp(command[0], command)  # noqa: S606 - the user's own command
     except OSError as exc:
         raise click.UsageError(f"Expected a command, found {command[0]}: {exc.strerror}.") from exc
 
 
-def refuse_tiles() -> None:
+def disable_amx() -> None:
     """Refuse tiles to this process and to all that it starts, from now on."""
     rules = seccomp.SyscallFilter(seccomp.ALLOW)
     refused = seccomp.Arg(0, seccomp.EQ, ARCH_REQ_XCOMP_PERM)

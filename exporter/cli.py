@@ -16,31 +16,31 @@ from batch_scorer.system.redact import redact_secrets
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exporter.export import Kind, Published
-    from exporter.run_reader import Run
+    from exporter.export import PrecisionName, ExportedModel
+    from exporter.run_reader import TrainedRun
 
 
-KINDS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "float16", "int8")
 
 
-class Wish(NamedTuple):
+class PrecisionOption(NamedTuple):
     """A number format, for the model of that name or, without a name, for every model."""
 
     model: str
-    kind: Kind
+    kind: PrecisionName
 
 
-def _read_wishes(
+def _parse_precisions(
     ctx: click.Context,  # noqa: ARG001 - click's signature
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
-) -> tuple[Wish, ...]:
+) -> tuple[PrecisionOption, ...]:
     wishes = []
     for value in values:
         model, _, kind = value.rpartition("=")
-        if kind not in KINDS:
-            raise click.BadParameter(f"expected one of {', '.join(KINDS)}, found {kind}")
-        wishes.append(Wish(model, cast("Kind", kind)))
+        if kind not in PRECISIONS:
+            raise click.BadParameter(f"expected one of {', '.join(PRECISIONS)}, found {kind}")
+        wishes.append(PrecisionOption(model, cast("PrecisionName", kind)))
     return tuple(dict.fromkeys(wishes))
 
 
@@ -62,11 +62,11 @@ def _read_wishes(
     multiple=True,
     default=["float32"],
     show_default=True,
-    callback=_read_wishes,
+    callback=_parse_precisions,
     help="May be repeated; the first that passes is NAME.onnx, the others NAME.PRECISION.onnx. "
     "With a name, for that model instead of the others' formats, unless it is refused.",
 )
-def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
+def export(run: Path, output: Path, precisions: tuple[PrecisionOption, ...]) -> int:
     """Convert the trained networks in RUN to ONNX files that describe and test themselves.
 
     A file appears only after it gave the same answers as Keras on real films. float16 (for CUDA)
@@ -76,10 +76,10 @@ def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     try:
         with quiet_import():
-            from batch_scorer.report.content.model_comparison import say_comparison
+            from batch_scorer.report.content.model_comparison import describe_ranking
             from exporter.compare import compare_models
-            from exporter.export import note_comparison, open_models
-            from exporter.run_reader import find_runs, read_run, read_run_card
+            from exporter.export import write_comparison, open_model_folder
+            from exporter.run_reader import find_run_folders, read_run, read_run_card
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"Exporting needs the package {exc.name}, which is not installed.",
@@ -87,36 +87,42 @@ def export(run: Path, output: Path, precisions: tuple[Wish, ...]) -> int:
         ) from exc
 
     code = EXIT_OK
-    folders = find_runs(run)
+    folders = find_run_folders(run)
     for folder in folders:
         read_run_card(folder)  # what may not be exported is told before a folder is made
-    open_models(output)  # and what cannot be written before anything is computed
+    open_model_folder(output)  # and what cannot be written before anything is computed
     comparison = compare_models(folders)
     for folder in folders:
         trained = read_run(folder, comparison)
-        refused = _publish_all(trained, output, _named(precisions, trained.card.name))
+        refused = _export_in_first_accepted(
+            trained, output, _select_precisions(precisions, trained.card.name)
+        )
         code = EXIT_NOT_ALL_SCORED if refused else code
-    note_comparison(output, comparison)
+    write_comparison(output, comparison)
     if comparison:
-        click.echo(say_comparison(comparison))
+        click.echo(describe_ranking(comparison))
     return code
 
 
-def _named(wishes: tuple[Wish, ...], model: str) -> list[list[Kind]]:
+def _select_precisions(
+    wishes: tuple[PrecisionOption, ...], model: str
+) -> list[list[PrecisionName]]:
     """The formats to try: those named for this model first; if none of them passes, the others."""
     own = [wish.kind for wish in wishes if wish.model == model]
     return [own, [wish.kind for wish in wishes if not wish.model] or ["float32"]]
 
 
-def _publish_all(run: Run, output: Path, choices: list[list[Kind]]) -> bool:
+def _export_in_first_accepted(
+    run: TrainedRun, output: Path, choices: list[list[PrecisionName]]
+) -> bool:
     """Export in the first of ``choices`` of which a format passes; whether any was refused."""
-    from exporter.export import publish
+    from exporter.export import export_model
 
     passed, refused = 0, False
     for kinds in choices:
         for kind in kinds:
             try:
-                done = publish(run, output, kind, beside=passed > 0)
+                done = export_model(run, output, kind, beside=passed > 0)
             except PrecisionRefused as exc:
                 if logs_json():
                     log_event("precision_refused", model=run.card.name, precision=kind)
@@ -125,13 +131,13 @@ def _publish_all(run: Run, output: Path, choices: list[list[Kind]]) -> bool:
                 refused = True
             else:
                 passed += 1
-                click.echo(redact_secrets(_say(done)))
+                click.echo(redact_secrets(_format_result(done)))
         if passed:
             break
     return refused
 
 
-def _say(done: Published) -> str:
+def _format_result(done: ExportedModel) -> str:
     """One line on a file that is in place."""
     file = f"{done.path}  {done.size_bytes / 1e6:.1f} MB  sha256 {done.sha256[:12]}  "
     judged = done.precision

@@ -17,7 +17,7 @@ from batch_scorer.metrics import classification
 from batch_scorer.model.card import CLASSES
 from batch_scorer.model.card_sections import ModelComparison, PairedDifference
 from batch_scorer.storage.output import MAX_TABLE_READ_BYTES
-from exporter.run_reader import read_run_card, read_run_file, unreadable
+from exporter.run_reader import read_run_card, read_run_file, unreadable_run_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ log = logging.getLogger("cxr")
 
 
 @dataclass(frozen=True)
-class Answers:
+class ModelPredictions:
     """What one model said of one split: (image, label, patient) by film, and a probability each."""
 
     name: str
@@ -61,14 +61,18 @@ def compare_models(folders: Sequence[Path]) -> ModelComparison | None:
     cards = {folder: read_run_card(folder) for folder in folders}
     split = next(name for name in SPLITS if all(name in card.references for card in cards.values()))
     answers = [
-        _read_answers(folder, cards[folder], split)
-        for folder in sorted(folders, key=lambda folder: _auc(cards[folder], split), reverse=True)
+        _read_predictions(folder, cards[folder], split)
+        for folder in sorted(
+            folders, key=lambda folder: _read_auc(cards[folder], split), reverse=True
+        )
     ]
     films = answers[0].images
     if any(other.images != films for other in answers):
         log.warning("not compared: the models of this run have different %s films", split)
         return None
-    pairs = _correct([pair for one, two in combinations(answers, 2) for pair in _pair(one, two)])
+    pairs = _correct_p_values(
+        [pair for one, two in combinations(answers, 2) for pair in _compare_pair(one, two)]
+    )
     patients = [patient for _, _, patient in films]
     return ModelComparison(
         split=split,
@@ -81,48 +85,48 @@ def compare_models(folders: Sequence[Path]) -> ModelComparison | None:
     )
 
 
-def _auc(card: ModelCard, split: str) -> float:
+def _read_auc(card: ModelCard, split: str) -> float:
     return card.references[split].metrics["auc"].value or 0.0
 
 
-def _read_answers(folder: Path, card: ModelCard, split: str) -> Answers:
+def _read_predictions(folder: Path, card: ModelCard, split: str) -> ModelPredictions:
     """One split of predictions.csv, sorted by film."""
     data = read_run_file(folder, PREDICTIONS_FILE, MAX_TABLE_READ_BYTES)
     try:
         rows = sorted(
             (
-                (row["image"], _known(row["label"]), row["patient"]),
-                _share(row["probability"]),
+                (row["image"], _check_label(row["label"]), row["patient"]),
+                _parse_probability(row["probability"]),
             )
             for row in csv.DictReader(io.StringIO(data.decode(), newline=""))
             if row["split"] == split
         )
     except (ValueError, KeyError, TypeError, csv.Error) as exc:
-        raise unreadable(folder, f"{PREDICTIONS_FILE}: {exc}") from exc
+        raise unreadable_run_error(folder, f"{PREDICTIONS_FILE}: {exc}") from exc
     if len(rows) != card.references[split].images:
-        raise unreadable(
+        raise unreadable_run_error(
             folder,
             f"expected {card.references[split].images} {split} films in {PREDICTIONS_FILE}, "
             f"found {len(rows)}",
         )
     films, probabilities = zip(*rows, strict=True)
-    return Answers(card.name, card.threshold.value, films, probabilities)
+    return ModelPredictions(card.name, card.threshold.value, films, probabilities)
 
 
-def _known(label: str) -> str:
+def _check_label(label: str) -> str:
     if label not in CLASSES:
         raise ValueError(f"expected one of {', '.join(CLASSES)}, found {label}")
     return label
 
 
-def _share(text: str) -> float:
+def _parse_probability(text: str) -> float:
     found = float(text)
     if not 0 <= found <= 1:
         raise ValueError(f"expected a probability, found {text}")
     return found
 
 
-def _pair(one: Answers, two: Answers) -> list[PairedDifference]:
+def _compare_pair(one: ModelPredictions, two: ModelPredictions) -> list[PairedDifference]:
     """Every metric of two models, p not yet corrected."""
     truth = [CLASSES.index(label) for _, label, _ in one.images]
     patients = [patient or image for image, _, patient in one.images]
@@ -138,7 +142,7 @@ def _pair(one: Answers, two: Answers) -> list[PairedDifference]:
     ]
 
 
-def _correct(pairs: list[PairedDifference]) -> list[PairedDifference]:
+def _correct_p_values(pairs: list[PairedDifference]) -> list[PairedDifference]:
     corrected = multipletests([pair.p for pair in pairs], method="holm")[1]
     return [
         msgspec.structs.replace(pair, p_holm=float(p))

@@ -45,16 +45,16 @@ def convert(model: keras.Model, card: ModelCard) -> onnx.ModelProto:
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def answers(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         found = model(pixels, training=False)
-        outputs = {"probability": _calibrated(found["logit"], card.calibration)}
+        outputs = {"probability": _apply_calibration(found["logit"], card.calibration)}
         if card.evidence:
             outputs["evidence"] = found["evidence"]
         if card.typicality:
             outputs["atypicality"] = found["atypicality"][:, 0]
         if card.etiology:
-            outputs["viral"] = _calibrated(found["viral"], card.etiology.calibration)
+            outputs["viral"] = _apply_calibration(found["viral"], card.etiology.calibration)
         return outputs
 
-    heard = _Errors()
+    heard = _ErrorCollector()
     logger = logging.getLogger("tf2onnx")
     logger.addHandler(heard)
     try:
@@ -74,11 +74,11 @@ def convert(model: keras.Model, card: ModelCard) -> onnx.ModelProto:
     return graph
 
 
-def _calibrated(logit: tf.Tensor, calibration: Calibration) -> tf.Tensor:
+def _apply_calibration(logit: tf.Tensor, calibration: Calibration) -> tf.Tensor:
     return tf.sigmoid(calibration.slope * logit[:, 0] + calibration.intercept)
 
 
-def halve_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
+def store_half_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Store weights in half precision wherever that changes no value.
 
     The trainer rounds its weights to half precision before anything is measured, so the large ones
@@ -111,7 +111,7 @@ def embed_card(graph: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
     return graph
 
 
-class _Errors(logging.Handler):
+class _ErrorCollector(logging.Handler):
     """Collects what tf2onnx logs at ERROR, which it would otherwise only print."""
 
     def __init__(self) -> None:

@@ -23,10 +23,10 @@ from batch_scorer.model.onnx_runtime import ort
 from batch_scorer.storage.output import open_output, sha256_hex
 from batch_scorer.system.strict_json import DECODE_ERRORS
 from exporter import convert
-from exporter.optimize import make_cheaper
-from exporter.quantize import keep_halves, to_float16, to_int8
-from exporter.run_reader import keras_probabilities
-from exporter.validate import graph_probabilities, judge, verify
+from exporter.optimize import optimize_graph
+from exporter.quantize import emulate_float16, convert_float16, quantize_int8
+from exporter.run_reader import predict_with_keras
+from exporter.validate import predict_with_graph, check_precision, verify_model_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
     from batch_scorer.model.card_sections import ModelComparison, Precision, ReducedPrecision
     from batch_scorer.storage.output import Output, OwnershipRecord
-    from exporter.run_reader import Run
+    from exporter.run_reader import TrainedRun
 
-    Kind = Literal["float32"] | ReducedPrecision
-    Draft = tuple[onnx.ModelProto, ModelCard, NDArray[np.float64]]
+    PrecisionName = Literal["float32"] | ReducedPrecision
+    ConvertedModel = tuple[onnx.ModelProto, ModelCard, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Published:
+class ExportedModel:
     """A model file that was verified and is in place; ``precision`` is None for float32."""
 
     path: Path
@@ -53,7 +53,7 @@ class Published:
     precision: Precision | None
 
 
-def open_models(folder: Path) -> tuple[Output, Manifest]:
+def open_model_folder(folder: Path) -> tuple[Output, Manifest]:
     """Open a folder for model files, made where needed, and prove that it can be written.
 
     A folder without a record may have been exported by a version that kept none: it is taken over
@@ -85,7 +85,7 @@ def open_models(folder: Path) -> tuple[Output, Manifest]:
 
 def _find_unrecorded_export(output: Output, manifest: Manifest) -> OwnershipRecord:
     """The files of an export that kept no record."""
-    stated = {_file_name(name): entry.sha256 for name, entry in manifest.models.items()}
+    stated = {_format_file_name(name): entry.sha256 for name, entry in manifest.models.items()}
     contents = {name: output.read(name, MAX_MODEL_BYTES) for name in stated}
     found = {
         name: [stated[name]]
@@ -97,7 +97,7 @@ def _find_unrecorded_export(output: Output, manifest: Manifest) -> OwnershipReco
     )
 
 
-def _file_name(model: str) -> str:
+def _format_file_name(model: str) -> str:
     return f"{model}.onnx"
 
 
@@ -123,7 +123,9 @@ def format_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
-def publish(run: Run, folder: Path, kind: Kind = "float32", *, beside: bool = False) -> Published:
+def export_model(
+    run: TrainedRun, folder: Path, kind: PrecisionName = "float32", *, beside: bool = False
+) -> ExportedModel:
     """Convert, verify, then write the model file and its line of the manifest.
 
     Args:
@@ -139,34 +141,38 @@ def publish(run: Run, folder: Path, kind: Kind = "float32", *, beside: bool = Fa
         ConversionError: The conversion is not right; no file is left.
         LedgerError: The model file or the manifest cannot be written.
     """
-    output, manifest = open_models(folder)
+    output, manifest = open_model_folder(folder)
     model = f"{run.card.name}.{kind}" if beside else run.card.name
-    name = _file_name(model)
+    name = _format_file_name(model)
     output.refuse_foreign_files([name])
-    graph, card, expected = _as_float32(run) if kind == "float32" else _as_smaller(run, kind)
+    graph, card, expected = (
+        _convert_float32(run) if kind == "float32" else _convert_reduced(run, kind)
+    )
     if beside:
         card = msgspec.structs.replace(card, name=model, title=f"{card.title}, {kind}")
-    others = run.parity_others if kind == "float32" else None
+    others = run.parity_other_outputs if kind == "float32" else None
     with tempfile.TemporaryDirectory() as hidden:
         draft = Path(hidden) / name
         onnx.save(convert.embed_card(graph, card), draft)
-        difference = verify(draft, run.parity, expected, others)
+        difference = verify_model_file(draft, run.parity_images, expected, others)
         data = draft.read_bytes()
     sha256 = sha256_hex(data)
-    listed = _with_model(manifest, card, sha256, len(data))
+    listed = _add_model(manifest, card, sha256, len(data))
     output.write_all({name: data, MANIFEST_NAME: format_manifest(listed)})
-    return Published(folder / name, sha256, len(data), len(run.parity), difference, card.precision)
+    return ExportedModel(
+        folder / name, sha256, len(data), len(run.parity_images), difference, card.precision
+    )
 
 
-def _as_float32(run: Run) -> Draft:
+def _convert_float32(run: TrainedRun) -> ConvertedModel:
     """The graph, its card, and Keras's answers for the parity films."""
     card = run.card
-    graph = convert.halve_weights(make_cheaper(convert.convert(run.model, card)))
-    answers = keras_probabilities(card, run.model, draw_self_test_images(card.size_px))
-    return graph, _with_self_test(card, answers, SELF_TEST_TOLERANCE), run.parity_answers
+    graph = convert.store_half_weights(optimize_graph(convert.convert(run.model, card)))
+    answers = predict_with_keras(card, run.model, draw_self_test_images(card.size_px))
+    return graph, _add_self_test(card, answers, SELF_TEST_TOLERANCE), run.parity_probabilities
 
 
-def _as_smaller(run: Run, kind: ReducedPrecision) -> Draft:
+def _convert_reduced(run: TrainedRun, kind: ReducedPrecision) -> ConvertedModel:
     """The graph, its card, and its own answers for the parity films, once it was judged.
 
     Its weights are not halved: what is left in float32 is small, and the scales of an int8 file
@@ -175,19 +181,19 @@ def _as_smaller(run: Run, kind: ReducedPrecision) -> Draft:
     card = run.card
     graph = convert.convert(run.model, card)
     if kind == "int8":
-        graph = judged = make_cheaper(to_int8(graph, run.calibration.pixels))
+        graph = judged = optimize_graph(quantize_int8(graph, run.calibration.pixels))
         tolerance = SELF_TEST_TOLERANCE
     else:
-        graph = make_cheaper(to_float16(graph))
-        judged, tolerance = keep_halves(graph), FLOAT16_SELF_TEST_TOLERANCE
-    precision = judge(kind, graph_probabilities(judged, run.validation.pixels), run)
-    answers = graph_probabilities(judged, draw_self_test_images(card.size_px))
+        graph = optimize_graph(convert_float16(graph))
+        judged, tolerance = emulate_float16(graph), FLOAT16_SELF_TEST_TOLERANCE
+    precision = check_precision(kind, predict_with_graph(judged, run.validation.pixels), run)
+    answers = predict_with_graph(judged, draw_self_test_images(card.size_px))
     card = msgspec.structs.replace(card, precision=precision)
-    card = _with_self_test(card, answers, tolerance)
-    return graph, card, graph_probabilities(graph, run.parity)
+    card = _add_self_test(card, answers, tolerance)
+    return graph, card, predict_with_graph(graph, run.parity_images)
 
 
-def _with_self_test(card: ModelCard, answers: NDArray[np.float64], tolerance: float) -> ModelCard:
+def _add_self_test(card: ModelCard, answers: NDArray[np.float64], tolerance: float) -> ModelCard:
     """Add the answers on the fixed films, and the exporter's versions."""
     return msgspec.structs.replace(
         card,
@@ -202,18 +208,18 @@ def _with_self_test(card: ModelCard, answers: NDArray[np.float64], tolerance: fl
     )
 
 
-def note_comparison(folder: Path, comparison: ModelComparison | None) -> None:
+def write_comparison(folder: Path, comparison: ModelComparison | None) -> None:
     """Enter the comparison of the models in their manifest, once all of them are in place.
 
     A folder that holds other models too has no comparison of all its models.
     """
-    output, manifest = open_models(folder)
+    output, manifest = open_model_folder(folder)
     if comparison and comparison.names == set(manifest.models):
         compared = msgspec.structs.replace(manifest, comparison=comparison)
         output.write(MANIFEST_NAME, format_manifest(compared))
 
 
-def _with_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int) -> Manifest:
+def _add_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int) -> Manifest:
     """Enter a model, best validation AUC first. A comparison with its predecessor is dropped."""
     entry = ModelEntry(
         precision=card.precision.kind if card.precision else "float32",
@@ -229,8 +235,8 @@ def _with_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: in
         },
     )
     models = {**manifest.models, card.name: entry}
-    return Manifest(dict(sorted(models.items(), key=lambda item: -_auc(item[1]))))
+    return Manifest(dict(sorted(models.items(), key=lambda item: -_read_validation_auc(item[1]))))
 
 
-def _auc(entry: ModelEntry) -> float:
+def _read_validation_auc(entry: ModelEntry) -> float:
     return entry.metrics.get("validation", {}).get("auc") or 0.0

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
-_FIRST = -(2**31)
+_BEFORE_FIRST = -(2**31)
 """Before the first place of an axis, for a Slice that steps backwards."""
-_BY_ELEMENT = {"Add", "Sub", "Mul", "Div"}
+_ELEMENTWISE_OPS = {"Add", "Sub", "Mul", "Div"}
 
 
-def make_cheaper(graph: onnx.ModelProto) -> onnx.ModelProto:
+def optimize_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Rewrite what is dear.
 
     Args:
@@ -39,30 +39,30 @@ def make_cheaper(graph: onnx.ModelProto) -> onnx.ModelProto:
     Returns:
         The same graph, which gives the same answers to the last bit.
     """
-    scale_bytes(graph)
-    _reverse_by_slices(graph)
-    _add_no_zeros(graph)
-    _reshape_bytes(graph)
-    _widen_numbers(graph)
-    _drop_unused(graph)
+    replace_casts_with_dequantize(graph)
+    _replace_reverse_with_slice(graph)
+    _remove_zero_additions(graph)
+    _reshape_before_scaling(graph)
+    _expand_scalars(graph)
+    _remove_unused(graph)
     return graph
 
 
-def _reverse_by_slices(graph: onnx.ModelProto) -> None:
+def _replace_reverse_with_slice(graph: onnx.ModelProto) -> None:
     """Reverse an axis by a Slice. tf2onnx reverses whole axes only: its lengths are the axis's."""
     for node in graph.graph.node:
         if node.op_type == "ReverseSequence":
             axis = next((a.i for a in node.attribute if a.name == "time_axis"), 0)
-            steps = {"starts": -1, "ends": _FIRST, "axes": axis, "steps": -1}
-            names = [_add(graph, f"{node.name}_{name}", [n]) for name, n in steps.items()]
+            steps = {"starts": -1, "ends": _BEFORE_FIRST, "axes": axis, "steps": -1}
+            names = [_add_constant(graph, f"{node.name}_{name}", [n]) for name, n in steps.items()]
             node.CopyFrom(
                 helper.make_node("Slice", [node.input[0], *names], node.output, name=node.name)
             )
 
 
-def _add_no_zeros(graph: onnx.ModelProto) -> None:
+def _remove_zero_additions(graph: onnx.ModelProto) -> None:
     """Add nothing where 0 would be added to scaled bytes, none of which is -0."""
-    nodes, axes = graph.graph.node, _axes(graph)
+    nodes, axes = graph.graph.node, _count_axes(graph)
     zeros = {
         weight.name: len(weight.dims)
         for weight in graph.graph.initializer
@@ -82,7 +82,7 @@ def _add_no_zeros(graph: onnx.ModelProto) -> None:
             nodes.remove(addition)
 
 
-def _reshape_bytes(graph: onnx.ModelProto) -> None:
+def _reshape_before_scaling(graph: onnx.ModelProto) -> None:
     """Move one scale for all bytes behind the operations that only give them another shape."""
     nodes = graph.graph.node
     single = {weight.name for weight in graph.graph.initializer if not weight.dims}
@@ -111,28 +111,28 @@ def _reshape_bytes(graph: onnx.ModelProto) -> None:
                 waiting.append(nodes[list(nodes).index(moved)])
 
 
-def _widen_numbers(graph: onnx.ModelProto) -> None:
+def _expand_scalars(graph: onnx.ModelProto) -> None:
     """Give a constant number as many axes as the tensor that it is computed with."""
-    axes = _axes(graph)
+    axes = _count_axes(graph)
     numbers = {w.name: w for w in graph.graph.initializer if list(w.dims) in ([], [1])}
     for node in graph.graph.node:
         constant = [place for place, name in enumerate(node.input) if name in numbers]
-        if node.op_type not in _BY_ELEMENT or len(constant) != 1:
+        if node.op_type not in _ELEMENTWISE_OPS or len(constant) != 1:
             continue
         place = constant[0]
         number, rank = node.input[place], axes.get(node.input[1 - place], 0)
         if rank > 1:
             values = numpy_helper.to_array(numbers[number]).reshape([1] * rank)
-            node.input[place] = _add(graph, f"{number}_{rank}_axes", values)
+            node.input[place] = _add_constant(graph, f"{number}_{rank}_axes", values)
 
 
-def _axes(graph: onnx.ModelProto) -> dict[str, int]:
+def _count_axes(graph: onnx.ModelProto) -> dict[str, int]:
     """How many axes each tensor between the operations has, where that can be told."""
     inferred = onnx.shape_inference.infer_shapes(graph).graph
     return {v.name: len(v.type.tensor_type.shape.dim) for v in inferred.value_info}
 
 
-def _drop_unused(graph: onnx.ModelProto) -> None:
+def _remove_unused(graph: onnx.ModelProto) -> None:
     """Leave out what no answer needs, and what was noted of shapes and types on the way."""
     needed = {output.name for output in graph.graph.output}
     for node in reversed(list(graph.graph.node)):
@@ -146,14 +146,14 @@ def _drop_unused(graph: onnx.ModelProto) -> None:
     del graph.graph.value_info[:]
 
 
-def _add(graph: onnx.ModelProto, name: str, values: ArrayLike) -> str:
+def _add_constant(graph: onnx.ModelProto, name: str, values: ArrayLike) -> str:
     """Add a constant, unless it is there; its name."""
     if all(weight.name != name for weight in graph.graph.initializer):
         graph.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
     return name
 
 
-def scale_bytes(graph: onnx.ModelProto) -> onnx.ModelProto:
+def replace_casts_with_dequantize(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Replace each Cast of bytes to float32 that is only multiplied by a constant number.
 
     Args:
@@ -164,12 +164,12 @@ def scale_bytes(graph: onnx.ModelProto) -> onnx.ModelProto:
     """
     nodes = graph.graph.node
     weights = {weight.name: weight for weight in graph.graph.initializer}
-    bytes_named = _bytes_from(graph)
+    bytes_named = _find_byte_tensors(graph)
     for cast in [node for node in nodes if node.op_type == "Cast"]:
         users = [node for node in nodes if cast.output[0] in node.input]
         if cast.input[0] not in bytes_named or not users:  # without users it is an answer
             continue
-        if not all(_scales(user, weights) for user in users):
+        if not all(_is_scaling(user, weights) for user in users):
             continue
         for user in users:
             scale = next(name for name in user.input if name in weights)
@@ -182,7 +182,7 @@ def scale_bytes(graph: onnx.ModelProto) -> onnx.ModelProto:
     return graph
 
 
-def _bytes_from(graph: onnx.ModelProto) -> set[str]:
+def _find_byte_tensors(graph: onnx.ModelProto) -> set[str]:
     """Names of the tensors of bytes: the films, and the films moved about."""
     found = {
         film.name
@@ -195,7 +195,7 @@ def _bytes_from(graph: onnx.ModelProto) -> set[str]:
     return found
 
 
-def _scales(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
+def _is_scaling(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
     """Whether the node multiplies its input by one constant float32."""
     return node.op_type == "Mul" and any(
         name in weights and not weights[name].dims and weights[name].data_type == TensorProto.FLOAT

@@ -30,14 +30,14 @@ from batch_scorer.model.onnx_runtime import import_submodule, ort_errors
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BATCH_FILMS = 20
+CALIBRATION_BATCH_SIZE = 20
 _quantization = import_submodule("quantization")
 _float16 = import_submodule("transformers.float16")
 _DataReader: Any = _quantization.CalibrationDataReader
 _onnx_model = import_submodule("transformers.onnx_model")
 
 
-def to_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.ModelProto:
+def quantize_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.ModelProto:
     """Quantise the convolutional body of a float32 graph.
 
     Args:
@@ -57,9 +57,9 @@ def to_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.ModelProto
             _quantization.quantize_static(
                 prepared,
                 quantised,
-                _Films(films),
+                _CalibrationReader(films),
                 quant_format=_quantization.QuantFormat.QDQ,
-                nodes_to_quantize=_body(onnx.load(prepared)),
+                nodes_to_quantize=_find_conv_body(onnx.load(prepared)),
                 per_channel=True,
                 reduce_range=True,
                 activation_type=_quantization.QuantType.QUInt8,
@@ -77,7 +77,7 @@ def to_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.ModelProto
         return onnx.load(quantised)
 
 
-def to_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
+def convert_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Compute the convolutional body of a float32 graph in half precision.
 
     Args:
@@ -88,7 +88,7 @@ def to_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
-    body = set(_body(copy))
+    body = set(_find_conv_body(copy))
     kept = [node.name for node in copy.graph.node if node.name not in body]
     mixed = _onnx_model.OnnxModel(
         _float16.convert_float_to_float16(
@@ -102,7 +102,7 @@ def to_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
     return halved
 
 
-def keep_halves(graph: onnx.ModelProto) -> onnx.ModelProto:
+def emulate_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
     """A float16 graph that rounds and overflows on a CPU as on a GPU, to judge it by.
 
     A CPU computes its convolutions in float32, and ONNX Runtime then leaves out the rounding
@@ -111,7 +111,7 @@ def keep_halves(graph: onnx.ModelProto) -> onnx.ModelProto:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
-    body = set(_body(copy))
+    body = set(_find_conv_body(copy))
     nodes = []
     for node in copy.graph.node:
         nodes.append(node)
@@ -123,7 +123,7 @@ def keep_halves(graph: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _body(model: onnx.ModelProto) -> list[str]:
+def _find_conv_body(model: onnx.ModelProto) -> list[str]:
     """Names of the convolutions, and of the ReLUs and poolings that work on their output.
 
     Raises:
@@ -144,11 +144,11 @@ def _body(model: onnx.ModelProto) -> list[str]:
     return body
 
 
-class _Films(_DataReader):  # type: ignore[misc]
+class _CalibrationReader(_DataReader):  # type: ignore[misc]
     """Hands calibration films to ONNX Runtime, some at a time."""
 
     def __init__(self, films: NDArray[np.uint8]) -> None:
-        parts = np.array_split(films, max(1, len(films) // BATCH_FILMS))
+        parts = np.array_split(films, max(1, len(films) // CALIBRATION_BATCH_SIZE))
         self._parts = iter(parts)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:

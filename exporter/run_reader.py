@@ -36,23 +36,23 @@ if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
 
 MODEL_FILE = "model.keras"
-FILMS_FILE = "films.npz"
-_BROKEN_NETWORK = (
+IMAGES_FILE = "films.npz"
+_NETWORK_ERRORS = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error, ImportError, LookupError),
     *(AttributeError, RuntimeError, TypeError, ValueError),
 )
 """What Keras raises where a file is no network, or a damaged one."""
-_BROKEN_ARRAYS = (
+_ARRAY_ERRORS = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, MemoryError, OverflowError),
     *(RuntimeError, TypeError, ValueError),
 )
 """What NumPy and zipfile raise where a file is no archive of arrays, or a damaged one."""
-MIN_FILMS = 64
-PARITY_FILMS = 96
+MIN_IMAGES = 64
+PARITY_IMAGES = 96
 
 
 @dataclass(frozen=True)
-class Films:
+class LabelledImages:
     """Decoded films; ``pixels`` (N, S, S, 1) uint8, ``labels`` (N,) 1 for pneumonia."""
 
     pixels: NDArray[np.uint8]
@@ -64,24 +64,24 @@ class Films:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainedRun:
     """One trained network, and the probabilities by Keras that its files are checked against.
 
-    ``parity`` are films of both splits, ``parity_answers`` (N,) Keras's answers for them, and
-    ``parity_others`` its evidence and atypicality; ``predictions`` are those for ``validation``.
+    ``parity_images`` are films of both splits, ``parity_probabilities`` (N,) Keras's answers for them, and
+    ``parity_other_outputs`` its evidence and atypicality; ``predictions`` are those for ``validation``.
     """
 
     card: ModelCard
     model: keras.Model
-    validation: Films
+    validation: LabelledImages
     predictions: NDArray[np.float64]
-    calibration: Films
-    parity: NDArray[np.uint8]
-    parity_answers: NDArray[np.float64]
-    parity_others: dict[str, NDArray[np.float32]]
+    calibration: LabelledImages
+    parity_images: NDArray[np.uint8]
+    parity_probabilities: NDArray[np.float64]
+    parity_other_outputs: dict[str, NDArray[np.float32]]
 
 
-def read_run(folder: Path, comparison: ModelComparison | None = None) -> Run:
+def read_run(folder: Path, comparison: ModelComparison | None = None) -> TrainedRun:
     """Read what the trainer left, and let Keras judge its films.
 
     Args:
@@ -94,23 +94,23 @@ def read_run(folder: Path, comparison: ModelComparison | None = None) -> Run:
     """
     card = read_run_card(folder)
     model = _read_network(folder, card)
-    films, validated = _read_films(folder, card.size_px)
-    if len(films) < MIN_FILMS:
+    films, validated = _read_images(folder, card.size_px)
+    if len(films) < MIN_IMAGES:
         raise ConversionError(
-            f"Expected at least {MIN_FILMS} films for the parity check, found {len(films)}.",
+            f"Expected at least {MIN_IMAGES} films for the parity check, found {len(films)}.",
             "Train on at least as many films.",
         )
-    answers = keras_probabilities(card, model, films.pixels)
-    chosen = _spread(answers, validated)
-    return Run(
+    answers = predict_with_keras(card, model, films.pixels)
+    chosen = _select_parity_images(answers, validated)
+    return TrainedRun(
         msgspec.structs.replace(card, comparison=comparison),
         model,
-        validation=_take(films, validated),
+        validation=_select_images(films, validated),
         predictions=answers[validated],
-        calibration=_take(films, ~validated),
-        parity=films.pixels[chosen],
-        parity_answers=answers[chosen],
-        parity_others=_others(model, films.pixels[chosen]),
+        calibration=_select_images(films, ~validated),
+        parity_images=films.pixels[chosen],
+        parity_probabilities=answers[chosen],
+        parity_other_outputs=_predict_other_outputs(model, films.pixels[chosen]),
     )
 
 
@@ -123,9 +123,9 @@ def _read_network(folder: Path, card: ModelCard) -> keras.Model:
     read_run_file(folder, MODEL_FILE, MAX_MODEL_BYTES)  # Keras would wait for a pipe
     try:
         model = keras.models.load_model(folder / MODEL_FILE, compile=False)
-        taken, answered = _shapes(model.input), _shapes(model.output)
-    except _BROKEN_NETWORK as exc:
-        raise unreadable(folder, f"{MODEL_FILE}: {exc}") from exc
+        taken, answered = _read_shapes(model.input), _read_shapes(model.output)
+    except _NETWORK_ERRORS as exc:
+        raise unreadable_run_error(folder, f"{MODEL_FILE}: {exc}") from exc
     expected: dict[str, tuple[int | None, ...]] = {"logit": (None, 1)}
     if card.evidence:
         expected["evidence"] = (None, card.evidence.height, card.evidence.width)
@@ -135,7 +135,7 @@ def _read_network(folder: Path, card: ModelCard) -> keras.Model:
         expected["viral"] = (None, 1)
     films = (None, card.size_px, card.size_px, 1)
     if taken != {"": films} or expected.items() - answered.items():
-        raise unreadable(
+        raise unreadable_run_error(
             folder,
             f"expected a network in {MODEL_FILE} that takes {films} and answers {expected}, "
             f"found one that takes {taken.get('', taken)} and answers {answered}",
@@ -143,19 +143,19 @@ def _read_network(folder: Path, card: ModelCard) -> keras.Model:
     return model
 
 
-def _shapes(tensors: Any) -> dict[str, tuple[int | None, ...]]:
+def _read_shapes(tensors: Any) -> dict[str, tuple[int | None, ...]]:
     """Shapes by name; of a single tensor without one."""
     named = tensors if isinstance(tensors, dict) else {"": tensors}
     return {name: tuple(tensor.shape) for name, tensor in named.items()}
 
 
-def _read_films(folder: Path, size_px: int) -> tuple[Films, NDArray[np.bool_]]:
+def _read_images(folder: Path, size_px: int) -> tuple[LabelledImages, NDArray[np.bool_]]:
     """The films that the trainer left, and which of them are validation films.
 
     Raises:
         ConversionError: They cannot be read, are no films of that size, or of one split only.
     """
-    data = read_run_file(folder, FILMS_FILE, MAX_TABLE_READ_BYTES)
+    data = read_run_file(folder, IMAGES_FILE, MAX_TABLE_READ_BYTES)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(part.file_size for part in archive.infolist())
@@ -163,8 +163,8 @@ def _read_films(folder: Path, size_px: int) -> tuple[Films, NDArray[np.bool_]]:
             raise ValueError(f"it unpacks to {unpacked:,} bytes")
         with np.load(io.BytesIO(data)) as stored:
             found = {name: stored[name] for name in ("pixels", "labels", "keys", "splits")}
-    except _BROKEN_ARRAYS as exc:
-        raise unreadable(folder, f"{FILMS_FILE}: {exc}") from exc
+    except _ARRAY_ERRORS as exc:
+        raise unreadable_run_error(folder, f"{IMAGES_FILE}: {exc}") from exc
     number = len(found["labels"]) if found["labels"].ndim else 0
     expected: dict[str, tuple[str, tuple[int, ...]]] = {
         "pixels": ("u", (number, size_px, size_px, 1)),
@@ -174,19 +174,23 @@ def _read_films(folder: Path, size_px: int) -> tuple[Films, NDArray[np.bool_]]:
     }
     shapes = {name: (array.dtype.kind, array.shape) for name, array in found.items()}
     if shapes != expected or found["pixels"].dtype != np.uint8:
-        raise unreadable(
+        raise unreadable_run_error(
             folder,
-            f"expected films in {FILMS_FILE} as {expected}, found {shapes}",
+            f"expected films in {IMAGES_FILE} as {expected}, found {shapes}",
         )
     if not set(np.unique(found["labels"])) <= {0, 1}:
-        raise unreadable(folder, f"expected labels 0 and 1 in {FILMS_FILE}, found others")
+        raise unreadable_run_error(
+            folder, f"expected labels 0 and 1 in {IMAGES_FILE}, found others"
+        )
     splits = found.pop("splits")
     if set(np.unique(splits)) != {"train", "validation"}:
-        raise unreadable(folder, f"expected films of train and validation in {FILMS_FILE}")
-    return Films(**found), splits == "validation"
+        raise unreadable_run_error(
+            folder, f"expected films of train and validation in {IMAGES_FILE}"
+        )
+    return LabelledImages(**found), splits == "validation"
 
 
-def keras_probabilities(
+def predict_with_keras(
     card: ModelCard, model: keras.Model, pixels: NDArray[np.uint8]
 ) -> NDArray[np.float64]:
     """Calibrated P(pneumonia) by Keras, shape (N,)."""
@@ -195,30 +199,34 @@ def keras_probabilities(
     return card.calibration.apply(logits)
 
 
-def _others(model: keras.Model, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+def _predict_other_outputs(
+    model: keras.Model, pixels: NDArray[np.uint8]
+) -> dict[str, NDArray[np.float32]]:
     found = model.predict(pixels, batch_size=32, verbose=0)
     return {name: found[name] for name in ("evidence", "atypicality") if name in found}
 
 
-def _take(films: Films, wanted: NDArray[np.bool_]) -> Films:
-    return Films(films.pixels[wanted], films.labels[wanted], films.keys[wanted])
+def _select_images(films: LabelledImages, wanted: NDArray[np.bool_]) -> LabelledImages:
+    return LabelledImages(films.pixels[wanted], films.labels[wanted], films.keys[wanted])
 
 
-def _spread(answers: NDArray[np.float64], validated: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _select_parity_images(
+    answers: NDArray[np.float64], validated: NDArray[np.bool_]
+) -> NDArray[np.int64]:
     """Validation films spread over the range of answers; where they are few, training films too."""
     validation, train = np.flatnonzero(validated), np.flatnonzero(~validated)
     order = validation[np.argsort(answers[validation], kind="stable")]
-    places = np.unique(np.linspace(0, len(order) - 1, PARITY_FILMS).astype(int))
-    return np.concatenate([order[places], train])[:PARITY_FILMS]
+    places = np.unique(np.linspace(0, len(order) - 1, PARITY_IMAGES).astype(int))
+    return np.concatenate([order[places], train])[:PARITY_IMAGES]
 
 
 CARD_FILE = "card.json"
 
 
-_AGAIN = "Run the same `cxr train` on it again; a finished training is not repeated."
+_RETRAIN_HINT = "Run the same `cxr train` on it again; a finished training is not repeated."
 
 
-def find_runs(run: Path) -> list[Path]:
+def find_run_folders(run: Path) -> list[Path]:
     """The finished model folders of a run, or the folder itself if it is one.
 
     Raises:
@@ -246,7 +254,7 @@ def read_run_file(folder: Path, name: str, limit_bytes: int) -> bytes:
     try:
         return read_regular_file(folder / name, limit_bytes)
     except OSError as exc:
-        raise unreadable(folder, f"{name}: {exc.strerror}") from exc
+        raise unreadable_run_error(folder, f"{name}: {exc.strerror}") from exc
 
 
 def read_run_card(folder: Path) -> ModelCard:
@@ -260,7 +268,7 @@ def read_run_card(folder: Path) -> ModelCard:
     try:
         card = decode_card(data.decode(), str(folder))
     except UnicodeDecodeError as exc:
-        raise unreadable(folder, f"{CARD_FILE} is no text: {exc}") from exc
+        raise unreadable_run_error(folder, f"{CARD_FILE} is no text: {exc}") from exc
     if card.withheld:
         raise ConversionError(
             f"The model in {folder} may not be exported: {card.withheld}",
@@ -269,6 +277,6 @@ def read_run_card(folder: Path) -> ModelCard:
     return card
 
 
-def unreadable(folder: Path, why: object) -> ConversionError:
+def unreadable_run_error(folder: Path, why: object) -> ConversionError:
     """The error for a run folder whose files are not what the trainer leaves."""
-    return ConversionError(f"The run folder {folder} cannot be read: {why}.", _AGAIN)
+    return ConversionError(f"The run folder {folder} cannot be read: {why}.", _RETRAIN_HINT)

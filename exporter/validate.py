@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from batch_scorer.model.card_sections import ReducedPrecision
-    from exporter.run_reader import Run
+    from exporter.run_reader import TrainedRun
 
 BATCH_SIZES = (1, 2, 7)
 MAX_DIFFERENCE = 1e-4
 MAX_OTHER_DIFFERENCE = 1e-3
-JUDGED_AT_ONCE = 32
+PREDICT_BATCH_SIZE = 32
 MAX_AUC_LOSS = 0.002
-MAX_FLIPPED = 0.02
+MAX_FLIPPED_SHARE = 0.02
 MAX_DIFFERENCE_FLOAT16 = 0.01
-NAMES_IN_MESSAGE = 5
-USE_FLOAT32 = "Use the float32 file."
+MAX_LISTED_NAMES = 5
+FLOAT32_HINT = "Use the float32 file."
 
 
-def verify(
+def verify_model_file(
     path: Path,
     pixels: NDArray[np.uint8],
     expected: NDArray[np.float64],
@@ -74,11 +74,11 @@ def verify(
                 f"{worst:.2e} in probability (at most {MAX_DIFFERENCE:.0e} allowed), with {flips} "
                 "label flips."
             )
-    _check_others(classifier, pixels, others or {})
+    _check_other_outputs(classifier, pixels, others or {})
     return worst
 
 
-def _check_others(
+def _check_other_outputs(
     classifier: Classifier, pixels: NDArray[np.uint8], others: dict[str, NDArray[np.float32]]
 ) -> None:
     answers = classifier.predict(pixels)
@@ -94,13 +94,13 @@ def _check_others(
             )
 
 
-def graph_probabilities(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+def predict_with_graph(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """What a graph that has no card yet answers on a CPU, shape (N,).
 
     Raises:
         ConversionError: ONNX Runtime cannot run it.
     """
-    starts = range(0, len(pixels), JUDGED_AT_ONCE)
+    starts = range(0, len(pixels), PREDICT_BATCH_SIZE)
     try:
         session = ort.InferenceSession(
             graph.SerializeToString(),
@@ -108,7 +108,7 @@ def graph_probabilities(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> ND
             disabled_optimizers=["EliminateIdentity"],  # see quantize.keep_halves
         )
         parts = [
-            session.run(["probability"], {"pixels": pixels[start : start + JUDGED_AT_ONCE]})[0]
+            session.run(["probability"], {"pixels": pixels[start : start + PREDICT_BATCH_SIZE]})[0]
             for start in starts
         ]
     except (
@@ -122,7 +122,9 @@ def graph_probabilities(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> ND
     return np.concatenate(parts).astype(np.float64)
 
 
-def judge(kind: ReducedPrecision, found: NDArray[np.float64], run: Run) -> Precision:
+def check_precision(
+    kind: ReducedPrecision, found: NDArray[np.float64], run: TrainedRun
+) -> Precision:
     """Weigh what a smaller number format changes on all validation films.
 
     Calibration and threshold stay those of the float32 network. Where so many labels change that
@@ -139,22 +141,24 @@ def judge(kind: ReducedPrecision, found: NDArray[np.float64], run: Run) -> Preci
     """
     labels, expected, threshold = run.validation.labels, run.predictions, run.card.threshold.value
     if not np.isfinite(found).all():
-        raise PrecisionRefused("Refused: some of its answers are no numbers.", USE_FLOAT32)
+        raise PrecisionRefused("Refused: some of its answers are no numbers.", FLOAT32_HINT)
     flips = run.validation.keys[(found >= threshold) != (expected >= threshold)].tolist()
-    before, after = _auc(labels, expected), _auc(labels, found)
+    before, after = _compute_auc(labels, expected), _compute_auc(labels, found)
     largest = float(np.abs(found - expected).max())
     reasons = []
     if before - after > MAX_AUC_LOSS:
         reasons.append(f"AUC falls from {before:.4f} to {after:.4f} (by at most {MAX_AUC_LOSS})")
-    if len(flips) > MAX_FLIPPED * len(labels):
-        named = ", ".join(flips[:NAMES_IN_MESSAGE])
-        more = ", ..." if len(flips) > NAMES_IN_MESSAGE else ""
-        reasons.append(f"{len(flips)} labels change (at most {MAX_FLIPPED:.0%}): {named}{more}")
+    if len(flips) > MAX_FLIPPED_SHARE * len(labels):
+        named = ", ".join(flips[:MAX_LISTED_NAMES])
+        more = ", ..." if len(flips) > MAX_LISTED_NAMES else ""
+        reasons.append(
+            f"{len(flips)} labels change (at most {MAX_FLIPPED_SHARE:.0%}): {named}{more}"
+        )
     if kind == "float16" and largest > MAX_DIFFERENCE_FLOAT16:
         reasons.append(f"a probability is off by {largest:.4f} (at most {MAX_DIFFERENCE_FLOAT16})")
     if reasons:
         raise PrecisionRefused(
-            f"Refused: on {len(labels)} validation films {'; '.join(reasons)}.", USE_FLOAT32
+            f"Refused: on {len(labels)} validation films {'; '.join(reasons)}.", FLOAT32_HINT
         )
     return Precision(
         kind=kind,
@@ -167,7 +171,7 @@ def judge(kind: ReducedPrecision, found: NDArray[np.float64], run: Run) -> Preci
     )
 
 
-def _auc(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+def _compute_auc(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
     value = classification.compute_metrics(labels, probabilities, 0.5, resamples=1)["auc"].value
     if value is None:
         raise ConversionError(

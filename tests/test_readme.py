@@ -12,7 +12,7 @@ import pytest
 
 from batch_scorer.cli.main import cxr as commands
 from batch_scorer.model.classifier import Classifier, list_bundled_models
-from batch_scorer.report.content.slides import PUBLISHED
+from batch_scorer.report.content.slides import PUBLISHED_RESULTS
 from tests.paths import REPOSITORY
 
 README = REPOSITORY / "README.md"
@@ -57,7 +57,7 @@ def metrics_table() -> str:
             for name in SHOWN
         ]
         lines.append(f"| {card.title} (`{card.name}`) | " + " | ".join(cells) + " |")
-    for name, published in PUBLISHED.items():
+    for name, published in PUBLISHED_RESULTS.items():
         cells = [published.get(column, "") for column in SHOWN]
         lines.append(f"| *{name}* | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from trainer.config import FitConfig
     from trainer.data.dataset import Dataset
 
-NAMES = ("mlp", "cnn", "vgg16")
+MODEL_NAMES = ("mlp", "cnn", "vgg16")
 log = logging.getLogger("cxr")
 
 
-def split_names(
+def parse_named_folders(
     ctx: click.Context,  # noqa: ARG001 - click's signature
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
@@ -41,20 +41,22 @@ def split_names(
     return folders
 
 
-def read_settings(
+def parse_settings(
     ctx: click.Context,  # noqa: ARG001 - click's signature
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
 ) -> dict[str, float]:
     """NAME=NUMBER, as often as given, to a number by name."""
-    from trainer.config import SETTINGS
+    from trainer.config import TUNABLE_SETTINGS
 
     settings = {}
     for value in values:
         name, _, number = value.partition("=")
-        if name not in SETTINGS:
-            raise click.BadParameter(f"expected one of {', '.join(SETTINGS)}, found {value}")
-        low, high = SETTINGS[name]
+        if name not in TUNABLE_SETTINGS:
+            raise click.BadParameter(
+                f"expected one of {', '.join(TUNABLE_SETTINGS)}, found {value}"
+            )
+        low, high = TUNABLE_SETTINGS[name]
         try:
             settings[name] = float(number)
         except ValueError as exc:
@@ -84,7 +86,7 @@ def read_settings(
 )
 @click.option(
     "--model",
-    type=click.Choice([*NAMES, "all"]),
+    type=click.Choice([*MODEL_NAMES, "all"]),
     default="all",
     show_default=True,
     help="Which network to train.",
@@ -109,7 +111,7 @@ def read_settings(
     "settings",
     multiple=True,
     metavar="NAME=NUMBER",
-    callback=read_settings,
+    callback=parse_settings,
     help="Another learning_rate, weight_decay, label_smoothing or augmentation (strength; 1 is "
     "the usual, 0 none) than the network's own. May be repeated.",
 )
@@ -140,7 +142,7 @@ def read_settings(
     "--normals",
     multiple=True,
     metavar="NAME=FOLDER",
-    callback=split_names,
+    callback=parse_named_folders,
     help="Films from elsewhere, all known to be normal: how many are flagged goes into the card. "
     "May be repeated.",
 )
@@ -170,13 +172,13 @@ def train(
     os.environ["KERAS_BACKEND"] = backend
     try:
         with quiet_import():
-            from trainer.audit.audit import audit_data, shorten
-            from trainer.config import POLICIES, RECIPES, FitConfig
+            from trainer.audit.audit import audit_dataset, summarize_audit
+            from trainer.config import DTYPE_POLICIES, RECIPES, FitConfig
             from trainer.data.dataset import read_dataset
-            from trainer.data.external import read_normals
+            from trainer.data.external import read_external_images
             from trainer.model.networks import SIZE_PX
-            from trainer.model.pretrained import check_weights_file
-            from trainer.throughput import tell_total
+            from trainer.model.pretrained import identify_weights_file
+            from trainer.throughput import describe_total_time
             from trainer.train import fit
 
             if trials:
@@ -189,12 +191,12 @@ def train(
         ) from exc
 
     if model in ("vgg16", "all") and vgg16_weights not in ("imagenet", "none"):
-        check_weights_file(Path(vgg16_weights))
+        identify_weights_file(Path(vgg16_weights))
     log.info("1 read      %s", data)
     dataset = read_dataset(data, SIZE_PX, seed)
     log.info("            %s", ", ".join(f"{name} {n:,}" for name, n in dataset.counts().items()))
-    names = NAMES if model == "all" else (model,)
-    policy = {"policy": POLICIES[compute]} if compute else {}
+    names = MODEL_NAMES if model == "all" else (model,)
+    policy = {"policy": DTYPE_POLICIES[compute]} if compute else {}
     configs = [
         FitConfig(
             model=name,
@@ -209,31 +211,33 @@ def train(
     ]
     if trials:
         for config in configs:
-            _search(config, dataset, data, run, trials)
+            _run_search(config, dataset, data, run, trials)
         return EXIT_OK
-    elsewhere = {name: read_normals(folder, SIZE_PX, dataset) for name, folder in normals.items()}
-    audit = shorten(audit_data(data, open_test=open_test))
-    dataset = replace(dataset, elsewhere=elsewhere, audit=audit)
+    elsewhere = {
+        name: read_external_images(folder, SIZE_PX, dataset) for name, folder in normals.items()
+    }
+    audit = summarize_audit(audit_dataset(data, open_test=open_test))
+    dataset = replace(dataset, external=elsewhere, audit=audit)
     for config in configs:
         card = fit(config, dataset, run / config.model, open_test=open_test)
         _print_result(config.model, card)
     if len(names) > 1:
-        log.info("            %s", tell_total(run, names, time.monotonic() - started))
+        log.info("            %s", describe_total_time(run, names, time.monotonic() - started))
     click.echo(redact_secrets(f"Next: cxr export {run} -o MODELS"))
     return EXIT_OK
 
 
-def _search(config: FitConfig, dataset: Dataset, data: Path, run: Path, trials: int) -> None:
-    from trainer.tune import TABLE_FILE, search
+def _run_search(config: FitConfig, dataset: Dataset, data: Path, run: Path, trials: int) -> None:
+    from trainer.tune import TABLE_FILE, search_settings
 
     folder = run / "search" / config.model
-    found = search(config, dataset, folder, trials)
+    found = search_settings(config, dataset, folder, trials)
     usual = "none" if found.recipe_score is None else f"{found.recipe_score:.4f}"
     told = (
         f"{config.model}: best of {found.trials} trials scores {found.score:.4f}, the recipe "
         f"{usual} (mean log loss on validation and shifted validation)\n"
         f"Table: {folder / TABLE_FILE}\n"
-        f"Next: {found.best.command_for(str(data), str(run))}"
+        f"Next: {found.best.format_command(str(data), str(run))}"
     )
     click.echo(redact_secrets(told))
 

@@ -31,26 +31,26 @@ if TYPE_CHECKING:
     import keras
     from numpy.typing import NDArray
 
-    from trainer.data.dataset import Films
+    from trainer.data.dataset import LabelledImages
 
 TARGET_SENSITIVITY = 0.95
-TYPICAL = 0.98
+TYPICAL_QUANTILE = 0.98
 REJECT_ABOVE = 1.0  # where trainer.typicality puts the edge of the training films
-SURE = 0.99
+BAND_SENSITIVITY = 0.99
 PREDICT_BATCH = 32
 
 
 @dataclass(frozen=True)
-class Judgement:
+class CalibratedPredictions:
     """Calibrated answers for one split; ``logits`` and ``probabilities`` are (N,)."""
 
-    images: Films
+    images: LabelledImages
     logits: NDArray[np.float64]
     probabilities: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Answers:
+class NetworkOutputs:
     """What the network of a run folder says of one set of films, (N,) each; both are logits."""
 
     logits: NDArray[np.float64]
@@ -58,14 +58,14 @@ class Answers:
     atypicality: NDArray[np.float64]
 
 
-def ask(model: keras.Model, films: Films) -> Answers:
+def predict_outputs(model: keras.Model, films: LabelledImages) -> NetworkOutputs:
     """Every answer of a network for every film."""
     found = model.predict(films.pixels, batch_size=PREDICT_BATCH, verbose=0)
     names = ("logit", "viral", "atypicality")
-    return Answers(*(np.asarray(found[name], dtype=np.float64)[:, 0] for name in names))
+    return NetworkOutputs(*(np.asarray(found[name], dtype=np.float64)[:, 0] for name in names))
 
 
-def measure_atypicality(model: keras.Model, films: Films) -> NDArray[np.float64]:
+def predict_atypicality(model: keras.Model, films: LabelledImages) -> NDArray[np.float64]:
     """Atypicality alone, (N,): without the network's convolutions, so quickly."""
     import keras
 
@@ -114,7 +114,7 @@ def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float6
     )
 
 
-def choose_band(
+def choose_undecided_band(
     labels: NDArray[np.int64], probabilities: NDArray[np.float64], threshold: float
 ) -> UndecidedBand:
     """Where an answer is uncertain: between two thresholds that would make few errors.
@@ -126,22 +126,24 @@ def choose_band(
     pneumonia that the threshold gives up. Each edge stands on 1 % of a class, so on a few films
     only: the band says where to look twice, and promises no error rate elsewhere.
     """
-    low = classification.threshold_at_sensitivity(labels, probabilities, SURE)
-    high = 1 - classification.threshold_at_sensitivity(1 - labels, 1 - probabilities, SURE)
+    low = classification.threshold_at_sensitivity(labels, probabilities, BAND_SENSITIVITY)
+    high = 1 - classification.threshold_at_sensitivity(
+        1 - labels, 1 - probabilities, BAND_SENSITIVITY
+    )
     low, high = min(low, threshold), max(high, threshold)
     inside = int(((probabilities >= low) & (probabilities < high)).sum())
     return UndecidedBand(
         low=low,
         high=high,
-        rule=f"below it lies at most {1 - SURE:.0%} of the films with pneumonia, above it at most "
-        f"{1 - SURE:.0%} of the normal ones, and the threshold lies in it",
+        rule=f"below it lies at most {1 - BAND_SENSITIVITY:.0%} of the films with pneumonia, above it at most "
+        f"{1 - BAND_SENSITIVITY:.0%} of the normal ones, and the threshold lies in it",
         chosen_on="validation",
         share=classification.estimate_proportion(inside, len(labels)),
     )
 
 
-def refer_elsewhere(
-    name: str, judged: Judgement, rejected: NDArray[np.bool_], threshold: float
+def evaluate_external(
+    name: str, judged: CalibratedPredictions, rejected: NDArray[np.bool_], threshold: float
 ) -> ExternalDataset:
     """How many normal films of another place are flagged; what is rejected, (N,), is not."""
     flagged = int(((judged.probabilities >= threshold) & ~rejected).sum())
@@ -156,7 +158,9 @@ def refer_elsewhere(
     )
 
 
-def refer_etiology(films: dict[str, Films], answers: dict[str, Answers]) -> Etiology | None:
+def evaluate_etiology(
+    films: dict[str, LabelledImages], answers: dict[str, NetworkOutputs]
+) -> Etiology | None:
     """Calibrate the second question on validation, and say how good it is.
 
     Args:
@@ -188,7 +192,7 @@ def refer_etiology(films: dict[str, Films], answers: dict[str, Answers]) -> Etio
     )
 
 
-def choose_typicality(
+def choose_ood_limits(
     training: NDArray[np.float64], others: dict[str, NDArray[np.float64]]
 ) -> OodDetection:
     """Limits of atypicality, from the training films, and what they do to other films.
@@ -197,7 +201,7 @@ def choose_typicality(
         training: Atypicality of the training films, (N,).
         others: That of other sets by name.
     """
-    flag_above = float(np.quantile(training, TYPICAL))
+    flag_above = float(np.quantile(training, TYPICAL_QUANTILE))
     sets = {"training": training, **others}
     return OodDetection(
         method="distance to the training films in principal components of a small version without "
@@ -206,16 +210,16 @@ def choose_typicality(
         reject_above=REJECT_ABOVE,
         chosen_on="training",
         quantiles=np.quantile(training, np.linspace(0, 1, 101)).round(5).tolist(),
-        flagged={name: _share(values > flag_above) for name, values in sets.items()},
-        rejected={name: _share(values > REJECT_ABOVE) for name, values in sets.items()},
+        flagged={name: _estimate_share(values > flag_above) for name, values in sets.items()},
+        rejected={name: _estimate_share(values > REJECT_ABOVE) for name, values in sets.items()},
     )
 
 
-def _share(held: NDArray[np.bool_]) -> classification.Estimate:
+def _estimate_share(held: NDArray[np.bool_]) -> classification.Estimate:
     return classification.estimate_proportion(int(held.sum()), len(held))
 
 
-def refer(split: str, judged: Judgement, threshold: float) -> Evaluation:
+def evaluate_split(split: str, judged: CalibratedPredictions, threshold: float) -> Evaluation:
     """The reference figures of one split, with intervals by patient."""
     labels, probabilities = judged.images.labels, judged.probabilities
     known = judged.images.patients.tolist()

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batch_scorer.storage.output import Output
-    from trainer.data.dataset import Films
-    from trainer.evaluate import Judgement
+    from trainer.data.dataset import LabelledImages
+    from trainer.evaluate import CalibratedPredictions
 
 MODEL_FILE = "model.keras"
 CARD_FILE = "card.json"
@@ -49,21 +49,26 @@ HISTORY_FILE = "history.csv"
 PREDICTIONS_FILE = "predictions.csv"
 CONFIG_FILE = "config.json"
 RESUME_FOLDER = "resume"
-FILMS_FILE = "films.npz"
-TRAINING_FILMS = 200
-_WEIGHTS = re.compile(rf"{RESUME_FOLDER}/epoch-([0-9]{{3,9}})\.weights\.h5")
+IMAGES_FILE = "films.npz"
+TRAINING_SAMPLE_SIZE = 200
+_WEIGHTS_FILE = re.compile(rf"{RESUME_FOLDER}/epoch-([0-9]{{3,9}})\.weights\.h5")
 SECONDS_FILE = "seconds.txt"
 TRAINING_FIGURE, ROC_FIGURE = "training.svg", "roc.svg"
-FILES = (
-    *(CONFIG_FILE, MODEL_FILE, CARD_FILE, HISTORY_FILE, PREDICTIONS_FILE, FILMS_FILE),
+RUN_FILES = (
+    *(CONFIG_FILE, MODEL_FILE, CARD_FILE, HISTORY_FILE, PREDICTIONS_FILE, IMAGES_FILE),
     *(SECONDS_FILE, TRAINING_FIGURE, ROC_FIGURE),
 )
 """What a finished training leaves."""
-WATCHED = "val_pneumonia_loss"
+MONITORED_METRIC = "val_pneumonia_loss"
 """The column of the history whose lowest value marks the best epoch."""
-HISTORY_COLUMNS = ("pneumonia_loss", WATCHED, "pneumonia_accuracy", "val_pneumonia_accuracy")
+HISTORY_COLUMNS = (
+    "pneumonia_loss",
+    MONITORED_METRIC,
+    "pneumonia_accuracy",
+    "val_pneumonia_accuracy",
+)
 """What the card shows of the history."""
-_KEPT = {MODEL_FILE: "network", HISTORY_FILE: "history", SECONDS_FILE: "seconds"}
+_FILE_DESCRIPTIONS = {MODEL_FILE: "network", HISTORY_FILE: "history", SECONDS_FILE: "seconds"}
 PREDICTION_COLUMNS = ("split", "image", "patient", "label", "logit", "probability")
 
 
@@ -104,14 +109,14 @@ def write_text(folder: Path, name: str, text: str) -> None:
     open_run(folder).write(name, text.encode())
 
 
-def read_own(place: Output, name: str) -> bytes | None:
+def read_unchanged(place: Output, name: str) -> bytes | None:
     """The content of a file, None where it is not there or not as it was written."""
     data = place.read(name, MAX_TABLE_READ_BYTES)
     own = data is not None and sha256_hex(data) in place.record().get(name, ())
     return data if own else None
 
 
-def _read_kept(folder: Path, name: str) -> bytes | None:
+def _read_training_file(folder: Path, name: str) -> bytes | None:
     """The content of a file that training keeps, None where it did not get there yet.
 
     Raises:
@@ -124,7 +129,7 @@ def _read_kept(folder: Path, name: str) -> bytes | None:
         return None
     written = place.record().get(name)  # empty for a run that is older than the record
     if data is None or (written and sha256_hex(data) not in written):
-        raise changed(folder, name)
+        raise changed_file_error(folder, name)
     return data
 
 
@@ -135,8 +140,8 @@ def check_network(folder: Path) -> None:
         DatasetError: It is not.
         LedgerError: It cannot be read.
     """
-    if _read_kept(folder, MODEL_FILE) is None:
-        raise changed(folder, MODEL_FILE)
+    if _read_training_file(folder, MODEL_FILE) is None:
+        raise changed_file_error(folder, MODEL_FILE)
 
 
 def read_history(folder: Path) -> dict[str, list[float]]:
@@ -145,13 +150,13 @@ def read_history(folder: Path) -> dict[str, list[float]]:
     Raises:
         DatasetError: The file is not as it was written, or lacks a column that the card needs.
     """
-    rows = history_rows(folder)
+    rows = read_history_rows(folder)
     if not rows or not set(HISTORY_COLUMNS) <= rows[0].keys():
-        raise changed(folder, HISTORY_FILE)
+        raise changed_file_error(folder, HISTORY_FILE)
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
-def keep_epoch(folder: Path, rows: list[dict[str, str]], seconds: float, weights: bytes) -> None:
+def save_epoch(folder: Path, rows: list[dict[str, str]], seconds: float, weights: bytes) -> None:
     """Keep what a later run needs to go on after an epoch, and what the best one needs.
 
     The weights are written last: a kill in between repeats an epoch and loses none.
@@ -167,19 +172,19 @@ def keep_epoch(folder: Path, rows: list[dict[str, str]], seconds: float, weights
         LedgerError: It cannot be written.
     """
     place = open_run(folder)
-    newest = weights_name(len(rows))
+    newest = format_weights_name(len(rows))
     place.write_all(
         {
-            HISTORY_FILE: _history_text(rows),
+            HISTORY_FILE: _encode_history(rows),
             SECONDS_FILE: f"{seconds:.1f}\n".encode(),
             newest: weights,
         }
     )
-    needed = {newest, weights_name(_best(rows))}
-    place.remove(*(name for name in _weights_names(place) if name not in needed))
+    needed = {newest, format_weights_name(_find_best_row(rows))}
+    place.remove(*(name for name in _list_weights(place) if name not in needed))
 
 
-def resume_from(folder: Path) -> int:
+def prepare_resume(folder: Path) -> int:
     """Prepare an interrupted training to go on.
 
     It goes on after the newest epoch whose weights are as they were written, and those of the best
@@ -189,62 +194,62 @@ def resume_from(folder: Path) -> int:
         How many epochs are done.
     """
     place = open_run(folder)
-    rows = history_rows(folder)
+    rows = read_history_rows(folder)
     whole = {
         epoch
         for epoch in range(1, len(rows) + 1)
-        if read_own(place, weights_name(epoch)) is not None
+        if read_unchanged(place, format_weights_name(epoch)) is not None
     }
-    done = max((epoch for epoch in whole if _best(rows[:epoch]) in whole), default=0)
+    done = max((epoch for epoch in whole if _find_best_row(rows[:epoch]) in whole), default=0)
     if not done:
         place.remove(HISTORY_FILE)
     elif done < len(rows):
-        place.write(HISTORY_FILE, _history_text(rows[:done]))
+        place.write(HISTORY_FILE, _encode_history(rows[:done]))
     return done
 
 
 def remove_resume(folder: Path) -> None:
     """Remove the weights that a finished training no longer needs."""
     place = open_run(folder)
-    place.remove(*_weights_names(place))
+    place.remove(*_list_weights(place))
     place.remove_empty_folder(RESUME_FOLDER)
 
 
-def best_epoch(folder: Path) -> int:
+def find_best_epoch(folder: Path) -> int:
     """The number of the epoch with the lowest validation loss, from 1."""
-    return _best(history_rows(folder))
+    return _find_best_row(read_history_rows(folder))
 
 
-def weights_name(epoch: int) -> str:
+def format_weights_name(epoch: int) -> str:
     """Where the weights after an epoch are, while training goes on."""
     return f"{RESUME_FOLDER}/epoch-{epoch:03d}.weights.h5"
 
 
-def _weights_names(place: Output) -> list[str]:
-    return [name for name in place.names(RESUME_FOLDER) if _WEIGHTS.fullmatch(name)]
+def _list_weights(place: Output) -> list[str]:
+    return [name for name in place.names(RESUME_FOLDER) if _WEIGHTS_FILE.fullmatch(name)]
 
 
-def _best(rows: list[dict[str, str]]) -> int:
-    return int(np.argmin([float(row[WATCHED]) for row in rows])) + 1
+def _find_best_row(rows: list[dict[str, str]]) -> int:
+    return int(np.argmin([float(row[MONITORED_METRIC]) for row in rows])) + 1
 
 
-def history_rows(folder: Path) -> list[dict[str, str]]:
+def read_history_rows(folder: Path) -> list[dict[str, str]]:
     """Loss and accuracy of every epoch that is over.
 
     Raises:
         DatasetError: The file holds something else.
     """
-    data = _read_kept(folder, HISTORY_FILE)
+    data = _read_training_file(folder, HISTORY_FILE)
     if data is None:
         return []
     try:
         text = io.StringIO(data.decode(), newline="")
         rows: list[dict[str, str]] = list(csv.DictReader(text))
-        if all(WATCHED in row and all(map(_is_number, row.values())) for row in rows):
+        if all(MONITORED_METRIC in row and all(map(_is_number, row.values())) for row in rows):
             return rows
     except (UnicodeDecodeError, csv.Error) as exc:
-        raise changed(folder, HISTORY_FILE) from exc
-    raise changed(folder, HISTORY_FILE)
+        raise changed_file_error(folder, HISTORY_FILE) from exc
+    raise changed_file_error(folder, HISTORY_FILE)
 
 
 def _is_number(text: object) -> bool:
@@ -256,15 +261,15 @@ def _is_number(text: object) -> bool:
     return True
 
 
-def changed(folder: Path, name: str) -> DatasetError:
+def changed_file_error(folder: Path, name: str) -> DatasetError:
     """The error for a file that is not as training wrote it."""
     return DatasetError(
-        f"Expected the {_KEPT[name]} of a training in {folder / name}, found something else.",
+        f"Expected the {_FILE_DESCRIPTIONS[name]} of a training in {folder / name}, found something else.",
         "Put the file back as it was, or train in another output folder.",
     )
 
 
-def _history_text(rows: list[dict[str, str]]) -> bytes:
+def _encode_history(rows: list[dict[str, str]]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
@@ -278,19 +283,19 @@ def read_seconds(folder: Path) -> float:
     Raises:
         DatasetError: The file holds something else.
     """
-    data = _read_kept(folder, SECONDS_FILE)
+    data = _read_training_file(folder, SECONDS_FILE)
     if data is None:
         return 0.0
     try:
         seconds = float(data.decode())
     except ValueError as exc:
-        raise changed(folder, SECONDS_FILE) from exc
+        raise changed_file_error(folder, SECONDS_FILE) from exc
     if not 0 <= seconds < math.inf:
-        raise changed(folder, SECONDS_FILE)
+        raise changed_file_error(folder, SECONDS_FILE)
     return seconds
 
 
-def write_predictions(folder: Path, judged: Mapping[str, Judgement]) -> None:
+def write_predictions(folder: Path, judged: Mapping[str, CalibratedPredictions]) -> None:
     """Write one row per validation and test film."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -311,13 +316,13 @@ def write_predictions(folder: Path, judged: Mapping[str, Judgement]) -> None:
     write_text(folder, PREDICTIONS_FILE, text.getvalue())
 
 
-def write_films(folder: Path, validation: Films, train: Films) -> None:
+def write_images(folder: Path, validation: LabelledImages, train: LabelledImages) -> None:
     """Save the films that the exporter needs.
 
     All validation films, to judge a model file by; and training films, spread evenly over their
     list and so over the classes, to take the ranges of an int8 file from.
     """
-    spread = np.unique(np.linspace(0, len(train) - 1, TRAINING_FILMS).astype(int))
+    spread = np.unique(np.linspace(0, len(train) - 1, TRAINING_SAMPLE_SIZE).astype(int))
     parts = {"validation": validation, "train": train.take(spread)}
     archive = io.BytesIO()
     np.savez(
@@ -327,12 +332,12 @@ def write_films(folder: Path, validation: Films, train: Films) -> None:
         keys=np.concatenate([part.keys for part in parts.values()]),
         splits=np.repeat(list(parts), [len(part) for part in parts.values()]),
     )
-    open_run(folder).write(FILMS_FILE, archive.getvalue())
+    open_run(folder).write(IMAGES_FILE, archive.getvalue())
 
 
 def draw_figures(folder: Path, card: ModelCard) -> None:
     """Draw training and ROC curves with the report's own figures."""
     from batch_scorer.report.charts import performance
 
-    write_text(folder, TRAINING_FIGURE, performance.draw_training([card]))
+    write_text(folder, TRAINING_FIGURE, performance.draw_training_curves([card]))
     write_text(folder, ROC_FIGURE, performance.draw_roc([card]))

@@ -20,15 +20,15 @@ from batch_scorer.model.card_sections import Faithfulness
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trainer.data.dataset import Films
+    from trainer.data.dataset import LabelledImages
 
-FILMS = 100
-STEPS = (0.05, 0.1, 0.2, 0.3, 0.5)
+MAX_IMAGES = 100
+DELETION_SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
 BLUR_PX = 16
 PREDICT_BATCH = 32
 
 
-def check_evidence(model: keras.Model, films: Films, seed: int) -> Faithfulness:
+def check_evidence(model: keras.Model, films: LabelledImages, seed: int) -> Faithfulness:
     """Check a network's evidence on its validation films.
 
     Args:
@@ -37,22 +37,22 @@ def check_evidence(model: keras.Model, films: Films, seed: int) -> Faithfulness:
         seed: Of the places chosen at random and of the shuffled weights.
     """
     ill = np.flatnonzero(films.labels)
-    pixels = films.pixels[ill[np.unique(np.linspace(0, len(ill) - 1, FILMS).astype(int))]]
+    pixels = films.pixels[ill[np.unique(np.linspace(0, len(ill) - 1, MAX_IMAGES).astype(int))]]
     rng = np.random.default_rng(seed)
     found = _predict(model, pixels)
     maps, logits = found["evidence"], found["logit"][:, 0]
     return Faithfulness(
         images=len(pixels),
-        steps=list(STEPS),
-        deletion=_fall(model, pixels, logits, maps),
-        random_deletion=_fall(model, pixels, logits, rng.random(maps.shape)),
-        randomised_correlation=_correlation(
-            maps, _predict(_shuffled(model, rng), pixels)["evidence"]
+        steps=list(DELETION_SHARES),
+        deletion=_measure_logit_drops(model, pixels, logits, maps),
+        random_deletion=_measure_logit_drops(model, pixels, logits, rng.random(maps.shape)),
+        randomised_correlation=_mean_rank_correlation(
+            maps, _predict(_shuffle_weights(model, rng), pixels)["evidence"]
         ),
     )
 
 
-def _fall(
+def _measure_logit_drops(
     model: keras.Model,
     pixels: NDArray[np.uint8],
     logits: NDArray[np.float64],
@@ -63,8 +63,8 @@ def _fall(
     order = np.argsort(np.argsort(-maps.reshape(len(maps), -1), axis=1), axis=1)
     rank = order.reshape(maps.shape) / order.shape[1]
     falls = []
-    for share in STEPS:
-        covered = np.stack([_enlarge(hidden, pixels.shape[1]) for hidden in rank < share])
+    for share in DELETION_SHARES:
+        covered = np.stack([_upsample_mask(hidden, pixels.shape[1]) for hidden in rank < share])
         changed = np.where(covered[..., None], blurred, pixels)
         falls.append(float(np.mean(logits - _predict(model, changed)["logit"][:, 0])))
     return falls
@@ -75,11 +75,11 @@ def _blur(film: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(picture)[..., None]
 
 
-def _enlarge(hidden: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+def _upsample_mask(hidden: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
     return np.asarray(Image.fromarray(hidden).resize((side, side), Image.Resampling.NEAREST))
 
 
-def _shuffled(model: keras.Model, rng: np.random.Generator) -> keras.Model:
+def _shuffle_weights(model: keras.Model, rng: np.random.Generator) -> keras.Model:
     """A copy whose learned weights are shuffled within each array."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
@@ -88,7 +88,7 @@ def _shuffled(model: keras.Model, rng: np.random.Generator) -> keras.Model:
     return copy
 
 
-def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+def _mean_rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Mean rank correlation of two maps of the same film."""
     pairs = zip(first, second, strict=True)
     return float(np.mean([spearmanr(one.ravel(), two.ravel()).statistic for one, two in pairs]))

@@ -17,12 +17,12 @@ from PIL import Image
 from batch_scorer.errors import DatasetError
 from batch_scorer.imaging.decode import RESIZE_FILTER
 from batch_scorer.model.card import CLASSES
-from batch_scorer.report.charts.performance import as_svg, house_style
-from batch_scorer.report.content.typeface import data_uri, printable
+from batch_scorer.report.charts.performance import render_svg, figure_style
+from batch_scorer.report.content.typeface import make_data_uri, replace_unsupported
 from trainer.config import RECIPES
-from trainer.data.dataset import decode_films
-from trainer.data.layout import is_synthetic, label_of, read_layout
-from trainer.model.augmentation import RandomTone
+from trainer.data.dataset import decode_images
+from trainer.data.layout import is_synthetic, find_label, read_layout
+from trainer.model.augmentation import RandomIntensity
 from trainer.model.networks import BUILDERS, SIZE_PX
 
 if TYPE_CHECKING:
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-SYNTHETIC = "Synthetic films: drawn at random, they show nobody"
+SYNTHETIC_NOTICE = "Synthetic films: drawn at random, they show nobody"
 WIDTH_IN = 6.9
-ABOVE_IN = 0.24
-SHOWN_PX = 150
+TITLE_HEIGHT_IN = 0.24
+IMAGE_SIZE_PX = 150
 JPEG_QUALITY = 85
-_PNG = re.compile(r'"data:image/png;base64,([^"]+)"')
+_PNG_DATA_URI = re.compile(r'"data:image/png;base64,([^"]+)"')
 
 
 @dataclass(frozen=True)
-class Examples:
+class ExampleImages:
     """Some films of each class, to be shown.
 
     ``images`` gives each class its pixels, (N, S, S, 1) uint8; ``synthetic`` says that they show
@@ -53,10 +53,10 @@ class Examples:
     @property
     def source(self) -> str:
         """What to write above the films."""
-        return SYNTHETIC if self.synthetic else "Films of the folder given"
+        return SYNTHETIC_NOTICE if self.synthetic else "Films of the folder given"
 
 
-def read_examples(root: Path, per_class: int) -> Examples:
+def read_examples(root: Path, per_class: int) -> ExampleImages:
     """Decode the first films of each class of a labelled folder, its train part where it has one.
 
     Raises:
@@ -67,27 +67,27 @@ def read_examples(root: Path, per_class: int) -> Examples:
     folder = root / part if layout.kaggle else root
     films = {}
     for label, name in enumerate(CLASSES):
-        chosen = [path for path in paths if label_of(folder, path) == label][:per_class]
+        chosen = [path for path in paths if find_label(folder, path) == label][:per_class]
         if not chosen:
             raise DatasetError(f"Expected films in {folder}/**/{name}, found none.")
-        films[name] = decode_films(chosen, SIZE_PX)[0]
-    return Examples(films, is_synthetic(root))
+        films[name] = decode_images(chosen, SIZE_PX)[0]
+    return ExampleImages(films, is_synthetic(root))
 
 
-def draw_examples(examples: Examples) -> str:
+def draw_examples(examples: ExampleImages) -> str:
     """Draw the films, a row for each class.
 
     Returns:
         An SVG document, with the films in it.
     """
     rows = {
-        name.capitalize(): np.stack([_shrink(film[..., 0]) for film in films])
+        name.capitalize(): np.stack([_resize_image(film[..., 0]) for film in films])
         for name, films in examples.images.items()
     }
     return _draw_rows(rows, f"{examples.source}.")
 
 
-def draw_augmentation(examples: Examples, model: str, times: int, seed: int = 0) -> str:
+def draw_augmentation(examples: ExampleImages, model: str, times: int, seed: int = 0) -> str:
     """Draw one film of each class as a network gets it, and as it learns from it.
 
     The layers that change the films are those of the network itself, with its own recipe.
@@ -102,7 +102,7 @@ def draw_augmentation(examples: Examples, model: str, times: int, seed: int = 0)
         An SVG document, with the films in it.
     """
     network = BUILDERS[model](seed, augment=RECIPES[model].augmentation)
-    change = next(layer for layer in network.layers if isinstance(layer, RandomTone))
+    change = next(layer for layer in network.layers if isinstance(layer, RandomIntensity))
     entrance = keras.Model(network.input, change.output)
     first = np.stack([films[0] for films in examples.images.values()])
     turns = np.tile(first, (times, 1, 1, 1))  # in turns: a film borrows from the one before it
@@ -117,35 +117,35 @@ def draw_augmentation(examples: Examples, model: str, times: int, seed: int = 0)
 
 def _draw_rows(rows: dict[str, NDArray[np.uint8]], above: str) -> str:
     columns = max(len(films) for films in rows.values())
-    height = ABOVE_IN + len(rows) * ((WIDTH_IN - ABOVE_IN) / columns + 0.04)
-    with house_style():
+    height = TITLE_HEIGHT_IN + len(rows) * ((WIDTH_IN - TITLE_HEIGHT_IN) / columns + 0.04)
+    with figure_style():
         close = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
         figure = Figure(figsize=(WIDTH_IN, height), layout=close)
         figure.suptitle(above, x=0.04, ha="left", size=8.5)
         grid: Any = figure.subplots(len(rows), columns, squeeze=False)
         for line, (name, films) in zip(grid, rows.items(), strict=True):
-            line[0].set_ylabel(printable(name))
+            line[0].set_ylabel(replace_unsupported(name))
             for place in line[len(films) :]:
                 place.set_visible(False)
             for place, film in zip(line, films, strict=False):
-                _draw_film(place, film)
-        return _PNG.sub(_as_jpeg, as_svg(figure))
+                _draw_image(place, film)
+        return _PNG_DATA_URI.sub(_png_to_jpeg, render_svg(figure))
 
 
-def _shrink(film: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(film).resize((SHOWN_PX, SHOWN_PX), RESIZE_FILTER))
+def _resize_image(film: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(film).resize((IMAGE_SIZE_PX, IMAGE_SIZE_PX), RESIZE_FILTER))
 
 
-def _draw_film(place: Axes, film: NDArray[np.uint8]) -> None:
+def _draw_image(place: Axes, film: NDArray[np.uint8]) -> None:
     place.imshow(film, cmap="gray", vmin=0, vmax=255, interpolation="none")
     place.set_xticks([])
     place.set_yticks([])
     place.spines[:].set_visible(False)
 
 
-def _as_jpeg(found: re.Match[str]) -> str:
+def _png_to_jpeg(found: re.Match[str]) -> str:
     """The same picture in a tenth of the bytes: matplotlib knows PNG in four colours alone."""
     with Image.open(io.BytesIO(base64.b64decode(found[1]))) as picture:
         buffer = io.BytesIO()
         picture.convert("L").save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return f'"{data_uri(buffer.getvalue(), "image/jpeg")}"'
+    return f'"{make_data_uri(buffer.getvalue(), "image/jpeg")}"'

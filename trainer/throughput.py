@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def tell_speed(folder: Path, name: str, films: int) -> str:
+def describe_speed(folder: Path, name: str, films: int) -> str:
     """Epochs, films, minutes and films a second of one training, over all its resumed parts.
 
     Compiling, and judging the validation films after each epoch, count as part of the training.
@@ -20,7 +20,7 @@ def tell_speed(folder: Path, name: str, films: int) -> str:
         name: The network.
         films: In the training part.
     """
-    epochs = len(run_folder.read_history(folder)[run_folder.WATCHED])
+    epochs = len(run_folder.read_history(folder)[run_folder.MONITORED_METRIC])
     seconds = run_folder.read_seconds(folder)
     return (
         f"{name}: {epochs} epochs of {films:,} films in {seconds / 60:.1f} minutes, "
@@ -28,7 +28,7 @@ def tell_speed(folder: Path, name: str, films: int) -> str:
     )
 
 
-def tell_total(run: Path, names: tuple[str, ...], whole_s: float) -> str:
+def describe_total_time(run: Path, names: tuple[str, ...], whole_s: float) -> str:
     """Minutes of all trainings together, and of the whole command.
 
     Args:

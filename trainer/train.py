@@ -23,13 +23,13 @@ from batch_scorer.errors import DatasetError, ForeignFile, ModelFileError
 from batch_scorer.model.card import decode_card
 from batch_scorer.storage.output import INTERNAL_FOLDER
 from trainer import run_folder
-from trainer.data.pipeline import feed
-from trainer.model.heads import answer
+from trainer.data.pipeline import make_fit_arguments
+from trainer.model.heads import build_inference_model
 from trainer.model.networks import BUILDERS
-from trainer.model.ood import fit_typical
+from trainer.model.ood import fit_ood_detector
 from trainer.model.pretrained import load_vgg16_convolutions
-from trainer.model_card import describe
-from trainer.throughput import tell_speed
+from trainer.model_card import build_model_card
+from trainer.throughput import describe_speed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
     from batch_scorer.storage.output import OwnershipRecord
     from trainer.config import FitConfig
-    from trainer.data.dataset import Dataset, Films
+    from trainer.data.dataset import Dataset, LabelledImages
 
 log = logging.getLogger("cxr")
-VIRAL_SHARE = 0.3
+VIRAL_LOSS_WEIGHT = 0.3
 """Of the loss: how much the second question, bacterial or viral, counts beside the first."""
 WARMUP_EPOCHS = 1
 
@@ -60,20 +60,20 @@ def fit(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -
         ForeignFile: The folder holds something that the program did not write.
         LedgerError: The folder cannot be written.
     """
-    claim(folder, config, dataset)
+    claim_run_folder(folder, config, dataset)
     if not (folder / run_folder.MODEL_FILE).is_file():
         _train(config, dataset, folder)
-    log.info("2 train     %s", tell_speed(folder, config.model, len(dataset.train)))
-    card = describe(config, dataset, folder, open_test=open_test)
+    log.info("2 train     %s", describe_speed(folder, config.model, len(dataset.train)))
+    card = build_model_card(config, dataset, folder, open_test=open_test)
     run_folder.remove_resume(folder)
     return card
 
 
-def claim(
+def claim_run_folder(
     folder: Path,
     config: FitConfig,
     dataset: Dataset,
-    files: tuple[str, ...] = run_folder.FILES,
+    files: tuple[str, ...] = run_folder.RUN_FILES,
 ) -> None:
     """Write the config of a new run, or check that an old run is the same one.
 
@@ -98,25 +98,25 @@ def claim(
     }
     found = run_folder.read_config(folder)
     if found is not None:
-        _check_same(folder, wanted, found)
+        _check_same_config(folder, wanted, found)
     claimed = place.has_record
     old: OwnershipRecord = {} if found is None else {run_folder.CONFIG_FILE: []}
     if not claimed and found is not None and _is_finished(folder, config):
         old = {name: [] for name in files if (folder / name).is_file()}
     elif found is None or not claimed:
-        _refuse_others(folder, {INTERNAL_FOLDER, *old})
-    weights = [run_folder.weights_name(epoch) for epoch in range(1, config.epochs + 1)]
+        _check_no_foreign_files(folder, {INTERNAL_FOLDER, *old})
+    weights = [run_folder.format_weights_name(epoch) for epoch in range(1, config.epochs + 1)]
     place.refuse_foreign_files([*files, *weights], old)
     place.prepare()
     if not claimed:
         place.add_to_record(old)
     if found is None:
-        started = {**wanted, "recipe": asdict(config.recipe), "commit": _commit()}
+        started = {**wanted, "recipe": asdict(config.recipe), "commit": _read_commit()}
         text = msgspec.json.format(msgspec.json.encode(started), indent=2)
         place.write(run_folder.CONFIG_FILE, text)
 
 
-def _check_same(folder: Path, wanted: dict[str, object], found: dict[str, object]) -> None:
+def _check_same_config(folder: Path, wanted: dict[str, object], found: dict[str, object]) -> None:
     found = {"changes": {}, "withheld": "", **found}  # runs may be older than these
     for name, value in wanted.items():
         if found.get(name) != value:
@@ -137,7 +137,7 @@ def _is_finished(folder: Path, config: FitConfig) -> bool:
         return False
 
 
-def _refuse_others(folder: Path, own: set[str]) -> None:
+def _check_no_foreign_files(folder: Path, own: set[str]) -> None:
     """Make sure that nothing but these names is in a folder."""
     try:
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -152,7 +152,7 @@ def _refuse_others(folder: Path, own: set[str]) -> None:
         )
 
 
-def _commit() -> str:
+def _read_commit() -> str:
     """The commit of the trainer's own checkout; "unknown" for an installed copy."""
     git = [
         "git",
@@ -170,13 +170,13 @@ def _commit() -> str:
 
 
 def _train(config: FitConfig, dataset: Dataset, folder: Path) -> None:
-    done = run_folder.resume_from(folder)
+    done = run_folder.prepare_resume(folder)
     where = f", going on after epoch {done}" if done else ""
     log.info("2 train     %s: %d epochs%s", config.model, config.epochs, where)
-    state = folder / run_folder.weights_name(done) if done else None
-    model = train_network(config, dataset, [_Keeper(folder)], done, state)
-    model.load_weights(folder / run_folder.weights_name(run_folder.best_epoch(folder)))
-    _finish(model, config, dataset.train, folder)
+    state = folder / run_folder.format_weights_name(done) if done else None
+    model = train_network(config, dataset, [_EpochSaver(folder)], done, state)
+    model.load_weights(folder / run_folder.format_weights_name(run_folder.find_best_epoch(folder)))
+    _save_final_network(model, config, dataset.train, folder)
 
 
 def train_network(
@@ -199,19 +199,19 @@ def train_network(
         DatasetError: The first weights cannot be had.
     """
     keras.utils.set_random_seed(config.seed)
-    model = _build(config, config.recipe.policy, augment=config.recipe.augmentation)
+    model = _build_network(config, config.recipe.policy, augment=config.recipe.augmentation)
     if config.pretrained:
         load_vgg16_convolutions(model, config.vgg16_weights)
-    _compile(model, config, len(dataset.train))
+    _compile_network(model, config, len(dataset.train))
     if state:
         model.optimizer.build(model.trainable_variables)
         model.load_weights(state)
     train, validation = (
-        (films.pixels, _truth(films), _weights(films))
+        (films.pixels, _make_targets(films), _compute_sample_weights(films))
         for films in (dataset.train, dataset.validation)
     )
     model.fit(
-        **feed(train, validation, config.batch_size, config.seed),
+        **make_fit_arguments(train, validation, config.batch_size, config.seed),
         initial_epoch=done,
         epochs=config.epochs,
         callbacks=callbacks,
@@ -220,12 +220,12 @@ def train_network(
     return model
 
 
-def _build(config: FitConfig, policy: str, *, augment: float = 1.0) -> keras.Model:
+def _build_network(config: FitConfig, policy: str, *, augment: float = 1.0) -> keras.Model:
     keras.config.set_dtype_policy(policy)
     return BUILDERS[config.model](config.seed, pretrained=config.pretrained, augment=augment)
 
 
-def _truth(films: Films) -> dict[str, np.ndarray]:
+def _make_targets(films: LabelledImages) -> dict[str, np.ndarray]:
     """The right answers to both questions, (N, 1) each."""
     return {
         "pneumonia": films.labels[:, None].astype(np.float32),
@@ -233,7 +233,7 @@ def _truth(films: Films) -> dict[str, np.ndarray]:
     }
 
 
-def _weights(films: Films) -> dict[str, np.ndarray]:
+def _compute_sample_weights(films: LabelledImages) -> dict[str, np.ndarray]:
     """How much each film counts for each question, (N,) each; the second only where it is known."""
     share = np.bincount(films.labels, minlength=2) / len(films)
     return {
@@ -242,7 +242,7 @@ def _weights(films: Films) -> dict[str, np.ndarray]:
     }
 
 
-def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
+def _compile_network(model: keras.Model, config: FitConfig, films: int) -> None:
     steps = -(-films // config.batch_size)
     recipe = config.recipe
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -263,7 +263,7 @@ def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
             ),
             "viral": keras.losses.BinaryCrossentropy(from_logits=True),
         },
-        loss_weights={"pneumonia": 1.0, "viral": VIRAL_SHARE},
+        loss_weights={"pneumonia": 1.0, "viral": VIRAL_LOSS_WEIGHT},
         metrics={
             "pneumonia": [
                 keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0),
@@ -275,7 +275,7 @@ def _compile(model: keras.Model, config: FitConfig, films: int) -> None:
     )
 
 
-class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
+class _EpochSaver(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps, after each epoch, what a later run goes on from.
 
     The best epoch is the one of the lowest validation loss: nearly every epoch separates the
@@ -286,7 +286,7 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._folder = folder
-        self._rows = run_folder.history_rows(folder)
+        self._rows = run_folder.read_history_rows(folder)
         self._seconds = run_folder.read_seconds(folder)
         self._since = time.monotonic()
 
@@ -294,12 +294,12 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
         """Write history, time and weights."""
         figures = {name: str(float(value)) for name, value in sorted((logs or {}).items())}
         self._rows.append({"epoch": str(epoch), **figures})
-        weights = _save(self.model.save_weights, "epoch.weights.h5")
+        weights = _save_to_bytes(self.model.save_weights, "epoch.weights.h5")
         seconds = self._seconds + time.monotonic() - self._since
-        run_folder.keep_epoch(self._folder, self._rows, seconds, weights)
+        run_folder.save_epoch(self._folder, self._rows, seconds, weights)
 
 
-def _save(write: Callable[[Path], None], name: str) -> bytes:
+def _save_to_bytes(write: Callable[[Path], None], name: str) -> bytes:
     """What Keras writes into a file: it opens whatever lies there, so never in the run folder."""
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -313,21 +313,25 @@ def _save(write: Callable[[Path], None], name: str) -> bytes:
         ) from exc
 
 
-def _finish(model: keras.Model, config: FitConfig, train: Films, folder: Path) -> None:
+def _save_final_network(
+    model: keras.Model, config: FitConfig, train: LabelledImages, folder: Path
+) -> None:
     """Save the network that is kept, with everything that it answers."""
-    final = keep(model, config)
-    whole = answer(final, fit_typical(train.pixels), both_ways=config.recipe.both_ways)
-    saved = _save(whole.save, run_folder.MODEL_FILE)
+    final = make_final_network(model, config)
+    whole = build_inference_model(
+        final, fit_ood_detector(train.pixels), both_ways=config.recipe.flip_tta
+    )
+    saved = _save_to_bytes(whole.save, run_folder.MODEL_FILE)
     run_folder.open_run(folder).write(run_folder.MODEL_FILE, saved)
 
 
-def keep(model: keras.Model, config: FitConfig) -> keras.Model:
+def make_final_network(model: keras.Model, config: FitConfig) -> keras.Model:
     """A float32 network without augmentation, its large weights exact in half precision.
 
     Rounding happens here, before anything is measured, so that the exporter can store the weights
     in half the bytes without changing any answer.
     """
-    final = _build(config, "float32", augment=0.0)
+    final = _build_network(config, "float32", augment=0.0)
     final.set_weights(model.get_weights())
     for layer in final.layers:
         if layer.trainable and isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):

@@ -26,30 +26,30 @@ from sklearn.metrics import log_loss
 
 from batch_scorer.errors import DatasetError, ForeignFile
 from trainer import run_folder
-from trainer.config import SETTINGS
-from trainer.data.corruptions import shift_films
+from trainer.config import TUNABLE_SETTINGS
+from trainer.data.corruptions import corrupt_images
 from trainer.evaluate import calibrate
-from trainer.model.heads import answer
-from trainer.train import claim, keep, train_network
+from trainer.model.heads import build_inference_model
+from trainer.train import claim_run_folder, make_final_network, train_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from trainer.config import FitConfig
-    from trainer.data.dataset import Dataset, Films
+    from trainer.data.dataset import Dataset, LabelledImages
 
 log = logging.getLogger("cxr")
 JOURNAL_FILE = "search.jsonl"
 TABLE_FILE = "search.csv"
-FILES = (run_folder.CONFIG_FILE, JOURNAL_FILE, TABLE_FILE)
-COLUMNS = ("trial", "state", "score", "validation", "shifted", "minutes", *SETTINGS)
+SEARCH_FILES = (run_folder.CONFIG_FILE, JOURNAL_FILE, TABLE_FILE)
+TABLE_COLUMNS = ("trial", "state", "score", "validation", "shifted", "minutes", *TUNABLE_SETTINGS)
 PREDICT_BATCH = 32
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The best settings of a search: their score, the recipe's own, and how to train with them.
 
     The recipe has no score where it diverged.
@@ -61,7 +61,7 @@ class Found:
     best: FitConfig
 
 
-def search(config: FitConfig, dataset: Dataset, folder: Path, trials: int) -> Found:
+def search_settings(config: FitConfig, dataset: Dataset, folder: Path, trials: int) -> SearchResult:
     """Try settings until there are so many trials, and say which were best.
 
     Args:
@@ -76,31 +76,31 @@ def search(config: FitConfig, dataset: Dataset, folder: Path, trials: int) -> Fo
         ForeignFile: The folder holds something that the program did not write.
         LedgerError: The folder cannot be written.
     """
-    free = [name for name in SETTINGS if name not in config.changes]
+    free = [name for name in TUNABLE_SETTINGS if name not in config.changes]
     if not free:
         raise DatasetError("Every setting is fixed by --set, so there is nothing to search.")
-    claim(folder, config, dataset, FILES)
+    claim_run_folder(folder, config, dataset, SEARCH_FILES)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _open(folder, config, free)
-    validation = [dataset.validation, shift_films(dataset.validation)]
+    study = _open_study(folder, config, free)
+    validation = [dataset.validation, corrupt_images(dataset.validation)]
 
     def run(trial: optuna.Trial) -> float:
-        changed = {name: _suggest(trial, config, name) for name in free}
+        changed = {name: _suggest_value(trial, config, name) for name in free}
         tried = replace(config, changes={**config.changes, **changed})
-        log.info("2 train     trial %d: %s", trial.number + 1, _say(changed))
-        return _try(trial, tried, dataset, validation)
+        log.info("2 train     trial %d: %s", trial.number + 1, _format_settings(changed))
+        return _run_trial(trial, tried, dataset, validation)
 
-    while (missing := trials - len(study.get_trials(deepcopy=False, states=DONE))) > 0:
+    while (missing := trials - len(study.get_trials(deepcopy=False, states=FINISHED_STATES))) > 0:
         log.info("            %d of %d trials left", missing, trials)
         study.optimize(run, n_trials=1)
-        run_folder.write_text(folder, TABLE_FILE, _table(study, config))
-    return _best(study, config)
+        run_folder.write_text(folder, TABLE_FILE, _format_table(study, config))
+    return _find_best(study, config)
 
 
-def _open(folder: Path, config: FitConfig, free: list[str]) -> optuna.Study:
+def _open_study(folder: Path, config: FitConfig, free: list[str]) -> optuna.Study:
     """The study of a folder, new or as an earlier call left it."""
     study = optuna.create_study(
-        storage=optuna.storages.JournalStorage(_Journal(folder)),
+        storage=optuna.storages.JournalStorage(_JournalFile(folder)),
         study_name=config.model,
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_warmup_steps=config.epochs // 3),
@@ -113,11 +113,11 @@ def _open(folder: Path, config: FitConfig, free: list[str]) -> optuna.Study:
             study.enqueue_trial(trial.params)
             study.tell(trial.number, state=TrialState.FAIL)
     if not earlier:
-        study.enqueue_trial(_usual(config, free))
+        study.enqueue_trial(_read_recipe_values(config, free))
     return study
 
 
-class _Journal(BaseJournalBackend):  # type: ignore[misc]
+class _JournalFile(BaseJournalBackend):  # type: ignore[misc]
     """What Optuna notes of a search, one JSON object a line. One command at a time writes it.
 
     Raises:
@@ -126,7 +126,7 @@ class _Journal(BaseJournalBackend):  # type: ignore[misc]
 
     def __init__(self, folder: Path) -> None:
         self._place = run_folder.open_run(folder)
-        data = run_folder.read_own(self._place, JOURNAL_FILE)
+        data = run_folder.read_unchanged(self._place, JOURNAL_FILE)
         if data is None and (folder / JOURNAL_FILE).exists():
             raise ForeignFile(
                 f"Expected the trials of this search in {folder / JOURNAL_FILE}, found that it was "
@@ -146,12 +146,12 @@ class _Journal(BaseJournalBackend):  # type: ignore[misc]
         self._place.write(JOURNAL_FILE, text.encode())
 
 
-def _usual(config: FitConfig, names: Iterable[str]) -> dict[str, float]:
+def _read_recipe_values(config: FitConfig, names: Iterable[str]) -> dict[str, float]:
     """What the recipe has for these settings."""
     return {name: getattr(config.recipe, name) for name in names}
 
 
-def _suggest(trial: optuna.Trial, config: FitConfig, name: str) -> float:
+def _suggest_value(trial: optuna.Trial, config: FitConfig, name: str) -> float:
     """A value for one setting; the ranges are wide around what recipes have."""
     usual = config.recipe.learning_rate
     low, high = {
@@ -166,37 +166,41 @@ def _suggest(trial: optuna.Trial, config: FitConfig, name: str) -> float:
     return value
 
 
-def _try(
-    trial: optuna.Trial, config: FitConfig, dataset: Dataset, validation: list[Films]
+def _run_trial(
+    trial: optuna.Trial, config: FitConfig, dataset: Dataset, validation: list[LabelledImages]
 ) -> float:
     """Train with one trial's settings; the score of the epoch that ``fit`` would keep."""
     keras.utils.clear_session()
     keep_best = keras.callbacks.EarlyStopping(
-        run_folder.WATCHED, mode="min", patience=config.epochs, restore_best_weights=True
+        run_folder.MONITORED_METRIC, mode="min", patience=config.epochs, restore_best_weights=True
     )
-    trained = train_network(config, dataset, [_Pruning(trial, dataset.validation), keep_best])
-    kept = answer(keep(trained, config), None, both_ways=config.recipe.both_ways)
-    losses = _judge(kept, "logit", validation)
+    trained = train_network(
+        config, dataset, [_PruningCallback(trial, dataset.validation), keep_best]
+    )
+    kept = build_inference_model(
+        make_final_network(trained, config), None, both_ways=config.recipe.flip_tta
+    )
+    losses = _compute_log_losses(kept, "logit", validation)
     for name, loss in zip(("validation", "shifted"), losses, strict=True):
         trial.set_user_attr(name, loss)
     return float(np.mean(losses))
 
 
-class _Pruning(keras.callbacks.Callback):  # type: ignore[misc]
+class _PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Ends a trial that is worse than the median of the others at the same epoch."""
 
-    def __init__(self, trial: optuna.Trial, validation: Films) -> None:
+    def __init__(self, trial: optuna.Trial, validation: LabelledImages) -> None:
         super().__init__()
         self._trial, self._validation = trial, validation
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
-        (loss,) = _judge(self.model, "pneumonia", [self._validation])
+        (loss,) = _compute_log_losses(self.model, "pneumonia", [self._validation])
         self._trial.report(loss, epoch)
         if self._trial.should_prune():
             raise optuna.TrialPruned
 
 
-def _judge(model: keras.Model, name: str, parts: list[Films]) -> list[float]:
+def _compute_log_losses(model: keras.Model, name: str, parts: list[LabelledImages]) -> list[float]:
     """Log loss of each part, after one calibration on all of them.
 
     Raises:
@@ -216,13 +220,15 @@ def _judge(model: keras.Model, name: str, parts: list[Films]) -> list[float]:
     ]
 
 
-def _table(study: optuna.Study, config: FitConfig) -> str:
+def _format_table(study: optuna.Study, config: FitConfig) -> str:
     """All trials as CSV, the best first, those that were ended early last."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    finished = study.get_trials(deepcopy=False, states=DONE)
-    for trial in sorted(finished, key=lambda trial: (trial.state is not DONE[0], trial.value or 0)):
+    writer.writerow(TABLE_COLUMNS)
+    finished = study.get_trials(deepcopy=False, states=FINISHED_STATES)
+    for trial in sorted(
+        finished, key=lambda trial: (trial.state is not FINISHED_STATES[0], trial.value or 0)
+    ):
         complete = trial.state is TrialState.COMPLETE
         writer.writerow(
             (
@@ -232,27 +238,34 @@ def _table(study: optuna.Study, config: FitConfig) -> str:
                 trial.user_attrs.get("validation", ""),
                 trial.user_attrs.get("shifted", ""),
                 f"{trial.duration.total_seconds() / 60:.1f}",
-                *(trial.params.get(name, getattr(config.recipe, name)) for name in SETTINGS),
+                *(
+                    trial.params.get(name, getattr(config.recipe, name))
+                    for name in TUNABLE_SETTINGS
+                ),
             )
         )
     return text.getvalue()
 
 
-def _best(study: optuna.Study, config: FitConfig) -> Found:
-    complete = study.get_trials(deepcopy=False, states=DONE[:1])
+def _find_best(study: optuna.Study, config: FitConfig) -> SearchResult:
+    complete = study.get_trials(deepcopy=False, states=FINISHED_STATES[:1])
     if not complete:
         raise DatasetError(
             "Every trial diverged, so there are no best settings.",
             "Search again in another folder, with a smaller --set learning_rate=NUMBER.",
         )
-    scores = (trial.value for trial in complete if trial.params == _usual(config, trial.params))
-    return Found(
+    scores = (
+        trial.value
+        for trial in complete
+        if trial.params == _read_recipe_values(config, trial.params)
+    )
+    return SearchResult(
         score=study.best_value,
         recipe_score=next(scores, None),
-        trials=len(study.get_trials(deepcopy=False, states=DONE)),
+        trials=len(study.get_trials(deepcopy=False, states=FINISHED_STATES)),
         best=replace(config, changes={**config.changes, **study.best_params}),
     )
 
 
-def _say(settings: dict[str, float]) -> str:
+def _format_settings(settings: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in settings.items())

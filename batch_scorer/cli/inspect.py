@@ -41,7 +41,7 @@ def models(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from batch_scorer.model.classifier import find_model_file, read_bundled_manifest
-    from batch_scorer.report.content.model_comparison import say_comparison
+    from batch_scorer.report.content.model_comparison import describe_ranking
 
     manifest = read_bundled_manifest()
     for name, entry in manifest.models.items():
@@ -53,7 +53,7 @@ def models(ctx: click.Context) -> None:
             f"threshold {entry.threshold:.3f}  sha256 {entry.sha256[:12]}"
         )
     if manifest.comparison:
-        click.echo(say_comparison(manifest.comparison))
+        click.echo(describe_ranking(manifest.comparison))
     click.echo("See `cxr models show NAME`.")
 
 
@@ -62,10 +62,10 @@ def models(ctx: click.Context) -> None:
 def show(model: str) -> None:
     """Say in plain words what MODEL (a name or a path) is, how good, and from what data."""
     from batch_scorer.model.classifier import Classifier
-    from batch_scorer.report.formats.card_text import describe_model
+    from batch_scorer.report.formats.card_text import format_card
 
     classifier = Classifier.load(model, "cpu")
-    click.echo(describe_model(classifier.card))
+    click.echo(format_card(classifier.card))
     click.echo(f"\nFile {classifier.path.name}, sha256\n{classifier.sha256}")
 
 
@@ -94,16 +94,16 @@ def verify(report: str) -> int:
     Compares hashes, counts the rows again, and reads the totals that page 1 states. Exit codes: 0
     all agrees, 1 something does not, and it says what.
     """
-    from batch_scorer.report.content.text import show_name
+    from batch_scorer.report.content.text import sanitize_text
     from batch_scorer.report.formats.verify import verify_report
     from batch_scorer.results.store import CSV_FILE
 
     found = verify_report(report)
     click.echo(
-        f"Run         {show_name(found.manifest.run_id)}, cxr-batch {found.manifest.version}"
+        f"Run         {sanitize_text(found.manifest.run_id)}, cxr-batch {found.manifest.version}"
     )
     for model in found.manifest.models:
-        click.echo(f"Model       {show_name(model.file)}, SHA-256 {model.sha256}")
+        click.echo(f"Model       {sanitize_text(model.file)}, SHA-256 {model.sha256}")
     click.echo(f"Rows        {CSV_FILE}, SHA-256 {found.rows_sha256}")
     for total in found.totals:
         click.echo(f"{total.name.capitalize():11s} {total}")
@@ -122,7 +122,7 @@ def doctor() -> int:
     """Say what is installed, which provider really runs, and how to add what is missing."""
     from batch_scorer.model.classifier import Classifier, list_bundled_models
     from batch_scorer.model.onnx_runtime import ort
-    from batch_scorer.report.formats.weasyprint import missing_system_library
+    from batch_scorer.report.formats.weasyprint import find_missing_library
     from batch_scorer.system.process import available_cores
 
     click.echo(
@@ -141,7 +141,7 @@ def doctor() -> int:
             code = EXIT_FAILED if provider == "cpu" else code
         else:
             click.echo(f"{provider:18s} runs, self-test passed")
-    missing = missing_system_library()
+    missing = find_missing_library()
     click.echo(f"{'report':18s} {missing or 'can be drawn'}")
     for name, extra in OPTIONAL_PACKAGES.items():
         click.echo(f"{name:18s} {_format_optional(name, extra)}")

@@ -20,7 +20,7 @@ from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
 if TYPE_CHECKING:
     from batch_scorer.cli.prometheus import MetricsFile
     from batch_scorer.jobs.finalize import TaskOutcome
-    from batch_scorer.report.content.report_options import Drawing
+    from batch_scorer.report.content.report_options import ReportOptions
     from batch_scorer.results.schema import RunChanges
 
 
@@ -65,7 +65,7 @@ def run(fail_not_scored: bool, gauges: MetricsFile, **options: Any) -> int:
 def finish(
     output: str,
     report: bool,
-    drawing: Drawing,
+    drawing: ReportOptions,
     gauges: MetricsFile,
     fail_not_scored: bool,
     **ending: Any,

@@ -25,7 +25,7 @@ from batch_scorer.system.strict_json import MAX_LEASE_TERM_S
 if TYPE_CHECKING:
     from batch_scorer.cli.options import Command
     from batch_scorer.jobs.task import TaskSpec
-    from batch_scorer.report.content.report_options import Drawing
+    from batch_scorer.report.content.report_options import ReportOptions
 
 CONTEXT_SETTINGS = {"auto_envvar_prefix": "CXR_JOB"}
 """Of each command below ``cxr job``: one grammar of environment variables for all of them."""
@@ -107,7 +107,7 @@ def make_task_spec(
     shard: str | None,
     tasks: int | None,
     execution: str | None,
-    drawing: Drawing,
+    drawing: ReportOptions,
     report: bool,
     **options: Any,
 ) -> TaskSpec:

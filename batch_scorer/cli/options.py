@@ -211,10 +211,10 @@ def report_options(command: Command) -> Command:
         **options: Any,
     ) -> Any:
         from batch_scorer.report.content.branding import read_branding
-        from batch_scorer.report.content.report_options import Drawing
+        from batch_scorer.report.content.report_options import ReportOptions
 
         branding = read_branding(title, organisation, logo)
-        drawing = Drawing(options.pop("format"), branding, pdf_variant)
+        drawing = ReportOptions(options.pop("format"), branding, pdf_variant)
         return command(drawing=drawing, **options)
 
     return drawn

@@ -13,13 +13,13 @@ from batch_scorer.cli.options import (
 from batch_scorer.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from batch_scorer.report.content.report_options import Drawing
+    from batch_scorer.report.content.report_options import ReportOptions
 
 
 @cloup.command(epilog="Example: cxr report out")
 @click.argument("output", metavar="FOLDER|URL")
 @report_options
-def report(output: str, drawing: Drawing) -> int:
+def report(output: str, drawing: ReportOptions) -> int:
     """Draw the report again from the finished run in OUTPUT.
 
     It carries the title, organisation and logo that are given here.

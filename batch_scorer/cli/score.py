@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.cli.prometheus import MetricsFile
     from batch_scorer.engine.score_job import ScoreJob
-    from batch_scorer.report.content.report_options import Drawing
+    from batch_scorer.report.content.report_options import ReportOptions
     from batch_scorer.results.schema import BatchMetrics, RunManifest
     from batch_scorer.storage.lease import OutputLock
     from batch_scorer.storage.output import Output
@@ -73,7 +73,7 @@ def score(
     report: bool,
     dry_run: bool,
     deadline_h: float | None,
-    drawing: Drawing,
+    drawing: ReportOptions,
     gauges: MetricsFile,
     **options: Any,
 ) -> int:
@@ -126,7 +126,7 @@ def make_score_job(
 @click.argument("output", metavar="FOLDER|URL")
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
 @report_options
-def merge(output: str, report: bool, drawing: Drawing) -> int:
+def merge(output: str, report: bool, drawing: ReportOptions) -> int:
     """Join the shards in OUTPUT, the place that was given to `cxr score --shard`.
 
     The rows are those of a run without shards. A shard that is missing is named, and nothing is
@@ -149,7 +149,7 @@ def _print_forecast(job: ScoreJob, deadline_h: float | None) -> int:
 
 
 def _finish_run(
-    place: Output, manifest: RunManifest, drawing: Drawing | None, lock: OutputLock
+    place: Output, manifest: RunManifest, drawing: ReportOptions | None, lock: OutputLock
 ) -> int:
     """Say what came of a run, draw its report where that is asked for, choose the exit code."""
     from batch_scorer.results.store import CSV_FILE
@@ -157,9 +157,9 @@ def _finish_run(
     print_summary(manifest)
     click.echo(f"Rows      {place.url}/{CSV_FILE}")
     if drawing:
-        from batch_scorer.report.formats.draw import draw_missing
+        from batch_scorer.report.formats.draw import draw_missing_reports
 
-        for drawn in draw_missing(place, drawing, lock):
+        for drawn in draw_missing_reports(place, drawing, lock):
             click.echo(f"Report    {drawn}")
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 

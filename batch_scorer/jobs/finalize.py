@@ -13,7 +13,7 @@ from batch_scorer.errors import CxrError, OutputError
 from batch_scorer.jobs import latest, schedule
 from batch_scorer.jobs.diff import assign_run_dates, compare_runs
 from batch_scorer.jobs.notify import check_addresses, make_notification, send_notification
-from batch_scorer.report.content.report_options import AS_USUAL, Drawing
+from batch_scorer.report.content.report_options import DEFAULT_OPTIONS, ReportOptions
 from batch_scorer.report.formats.draw import draw_report
 from batch_scorer.results.merge import commit_merged, read_shards
 from batch_scorer.results.run_dates import RUN_DATE_COLUMN, read_run_dates, select_rows_of_date
@@ -78,7 +78,7 @@ class FinalizeOptions:
     """
 
     url: str
-    report_options: Drawing | None = AS_USUAL
+    report_options: ReportOptions | None = DEFAULT_OPTIONS
     lease_s: float = DEFAULT_TERM_S
     load_model: Callable[[str], Classifier | None] | None = None
     sleep: Callable[[float], None] = time.sleep
@@ -108,7 +108,7 @@ def finalize_newest_run(ending: FinalizeOptions) -> TaskOutcome:
             f"Begin one with: cxr job run IMAGES -o {output.url}",
         )
     if manifest := night.closed():
-        return make_outcome(night, manifest=manifest, again=True)
+        return make_outcome(night, manifest=manifest, already_finished=True)
     if missing := night.missing():
         names = ", ".join(map(str, missing[:MAX_LISTED_SHARDS]))
         raise OutputError(
@@ -150,7 +150,7 @@ def finalize_run(night: ScheduledRun, ending: FinalizeOptions, lease: Lease) -> 
         CxrError: The shares do not belong together, or cannot be read, drawn or written.
     """
     if manifest := night.closed():
-        return make_outcome(night, manifest=manifest, again=True)
+        return make_outcome(night, manifest=manifest, already_finished=True)
     newest = latest.read_newest_manifest(night.output)
     if newest and newest.run_date > night.name:
         raise OutputError(
@@ -169,7 +169,7 @@ def finalize_run(night: ScheduledRun, ending: FinalizeOptions, lease: Lease) -> 
     place = latest.publish(night.output, night.number, night.name, lease.check)
     formats = ending.report_options.formats if ending.report_options else ()
     reports = tuple(f"{place}/{REPORT_FILES[name]}" for name in formats)
-    return make_outcome(night, manifest=manifest, reports=reports)
+    return make_outcome(night, manifest=manifest, report_urls=reports)
 
 
 def notify_outcome(outcome: TaskOutcome, ending: FinalizeOptions) -> None:

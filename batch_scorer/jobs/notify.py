@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from batch_scorer.errors import MissingPackage, UsageError
-from batch_scorer.report.content.changes import describe_news
+from batch_scorer.report.content.changes import describe_changes
 from batch_scorer.report.content.domain_shift import describe_drift
-from batch_scorer.report.content.text import count, show_name, show_night
+from batch_scorer.report.content.text import format_count, sanitize_text, format_run_date
 from batch_scorer.results.drift import measure_drift
 from batch_scorer.system.deadline import run_with_timeout
 from batch_scorer.system.log import log_event
@@ -79,8 +79,8 @@ class Notification:
     def lines(self) -> tuple[str, str, str, str, str]:
         """What ran; the counts; what is new; how far to trust it; where the report is."""
         return (
-            f"{self.title}: the night of {show_night(self.run_date)} is done.",
-            f"{count(self.found, 'file')} found: {self.scored:,} scored, {self.flagged:,} of them "
+            f"{self.title}: the night of {format_run_date(self.run_date)} is done.",
+            f"{format_count(self.found, 'file')} found: {self.scored:,} scored, {self.flagged:,} of them "
             f"flagged; {self.not_scored:,} not scored.",
             self.news,
             self.likeness,
@@ -112,7 +112,7 @@ def make_notification(
     likeness = describe_drift(measure_drift(rows, card), card)
     since = manifest.changes
     return Notification(
-        title=show_name(title) or "Chest X-rays",
+        title=sanitize_text(title) or "Chest X-rays",
         run_date=manifest.run_date,
         found=manifest.found,
         scored=manifest.scored,
@@ -121,8 +121,8 @@ def make_notification(
         since=since.run_date if since else "",
         new=since.new_or_changed if since else manifest.found,
         new_flagged=since.flagged if since else manifest.flagged,
-        news=describe_news(manifest) or "All are new: there was no night before.",
-        likeness=likeness.short or likeness.sentences[0],
+        news=describe_changes(manifest) or "All are new: there was no night before.",
+        likeness=likeness.short_warning or likeness.sentences[0],
         report=redact_secrets(at),
     )
 

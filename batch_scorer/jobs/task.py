@@ -30,7 +30,7 @@ from batch_scorer.jobs.schedule import (
     join_scheduled_run,
 )
 from batch_scorer.model.classifier import find_model_file, hash_model_file, load_if_unchanged
-from batch_scorer.report.content.report_options import AS_USUAL, Drawing
+from batch_scorer.report.content.report_options import DEFAULT_OPTIONS, ReportOptions
 from batch_scorer.storage.image_list import is_image_list
 from batch_scorer.storage.lease import (
     DEFAULT_TERM_S,
@@ -77,7 +77,7 @@ class TaskSpec:
     execution: str = ""
     rescore: bool = False
     finish: bool = True
-    report_options: Drawing | None = AS_USUAL
+    report_options: ReportOptions | None = DEFAULT_OPTIONS
     lease_s: float = DEFAULT_TERM_S
     notify: tuple[str, ...] = ()
 
@@ -103,7 +103,7 @@ def run_task(
     night = join_scheduled_run(output, _make_run_spec(job, output), job.lease_s, pause)
     bind_fields(night=night.name)
     if manifest := night.closed():
-        return make_outcome(night, manifest=manifest, again=True)
+        return make_outcome(night, manifest=manifest, already_finished=True)
     task = _JoinedTask(job, night, pause, progress, stop)
     own = tuple(task.score_shards())
     missing = tuple(night.missing())

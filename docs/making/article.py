@@ -14,14 +14,14 @@ import click
 from batch_scorer.errors import CardMissing
 from batch_scorer.metrics.prevalence import predictive_values
 from batch_scorer.model.card import CLASSES
-from batch_scorer.report.content.accuracy import reference_findings
-from batch_scorer.report.content.model_comparison import say_comparison
-from batch_scorer.report.content.slides import PUBLISHED
-from batch_scorer.report.content.text import of_hundred, show_estimate
-from batch_scorer.report.formats.templates import open_template
-from benchmarks.command import Measurement
+from batch_scorer.report.content.accuracy import describe_reference_findings
+from batch_scorer.report.content.model_comparison import describe_ranking
+from batch_scorer.report.content.slides import PUBLISHED_RESULTS
+from batch_scorer.report.content.text import format_per_hundred, format_estimate
+from batch_scorer.report.formats.templates import load_template
+from benchmarks.command import BenchmarkCommand
 from docs.making.committed import REPOSITORY
-from docs.making.figures import read_cards
+from docs.making.figures import load_bundled_cards
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 TEMPLATE = "article.md.j2"
 ARTICLE = REPOSITORY / "docs" / "article.md"
-SHOWN = ("accuracy", "recall", "specificity", "auc")
-RARE, COMMON = 0.05, 0.60
+TABLE_METRICS = ("accuracy", "recall", "specificity", "auc")
+LOW_PREVALENCE, HIGH_PREVALENCE = 0.05, 0.60
 
 
 @dataclass(frozen=True)
-class Learnt:
+class TrainingCounts:
     """Films that the models learnt from, and those held back for choosing."""
 
     images: str
@@ -47,7 +47,7 @@ class Learnt:
 
 
 @dataclass(frozen=True)
-class Exam:
+class TestCounts:
     """The test films, or the official val films; ``points`` is what one film of them weighs."""
 
     images: str
@@ -57,23 +57,23 @@ class Exam:
 
 
 @dataclass(frozen=True)
-class Best:
+class BestModel:
     """The first model: what it finds and misses, on the exam and elsewhere."""
 
     name: str
     title: str
     found: str
-    alarms: str
+    false_alarms: str
     missed: str
-    spared: str
-    spared_at_home: str
+    not_flagged: str
+    not_flagged_validation: str
     adults: str
     adults_rejected: str
     adults_flagged: str
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """One line of the table."""
 
     name: str
@@ -85,7 +85,7 @@ class Row:
     auc: str
 
 
-@click.command(cls=Measurement, epilog="Example: python docs/making/article.py")
+@click.command(cls=BenchmarkCommand, epilog="Example: python docs/making/article.py")
 @click.option(
     "-o",
     "--output",
@@ -95,7 +95,7 @@ class Row:
 )
 def main(output: Path) -> None:
     """Write the article about the bundled models."""
-    output.write_text(write_article(read_cards()), encoding="utf-8")
+    output.write_text(write_article(load_bundled_cards()), encoding="utf-8")
     click.echo(output)
 
 
@@ -119,79 +119,84 @@ def write_article(cards: Sequence[ModelCard]) -> str:
         )
     reference = best.references["test"]
     official = [films for key, films in audit.images.items() if key.startswith("val ")]
-    return open_template(TEMPLATE).render(
+    return load_template(TEMPLATE).render(
         figures="figures",
-        best=_tell_best(best),
-        models=[_row(card) for card in cards],
-        published=[_published(name, found) for name, found in PUBLISHED.items()],
-        learnt=_count_learnt(best.training.images),
-        exam=_exam(reference.images, reference.pneumonia),
-        mock=_exam(sum(official), 0),
-        audit=_tell_audit(audit),
-        comparison=say_comparison(comparison, {card.name: card.title for card in cards}),
-        clinic={"few": _at(best, RARE), "many": _at(best, COMMON)},
+        best=_describe_best(best),
+        models=[_make_row(card) for card in cards],
+        published=[_make_published_row(name, found) for name, found in PUBLISHED_RESULTS.items()],
+        learnt=_count_training_images(best.training.images),
+        exam=_make_test_counts(reference.images, reference.pneumonia),
+        mock=_make_test_counts(sum(official), 0),
+        audit=_describe_audit(audit),
+        comparison=describe_ranking(comparison, {card.name: card.title for card in cards}),
+        clinic={
+            "few": _describe_ppv(best, LOW_PREVALENCE),
+            "many": _describe_ppv(best, HIGH_PREVALENCE),
+        },
     )
 
 
-def _tell_best(card: ModelCard) -> Best:
+def _describe_best(card: ModelCard) -> BestModel:
     reference, home = card.references["test"], card.references["validation"]
-    found, alarms = reference_findings(card, card.title)
+    found, alarms = describe_reference_findings(card, card.title)
     adults = card.external[0]
-    return Best(
+    return BestModel(
         name=card.name,
         title=card.title,
         found=found,
-        alarms=alarms,
+        false_alarms=alarms,
         missed=f"{reference.confusion.false_negative:,}",
-        spared=of_hundred(reference.metrics["specificity"]),
-        spared_at_home=of_hundred(home.metrics["specificity"]),
+        not_flagged=format_per_hundred(reference.metrics["specificity"]),
+        not_flagged_validation=format_per_hundred(home.metrics["specificity"]),
         adults=f"{adults.images:,}",
         adults_rejected=f"{adults.rejected:,}",
         adults_flagged=f"{adults.flagged:,}",
     )
 
 
-def _row(card: ModelCard) -> Row:
+def _make_row(card: ModelCard) -> ModelRow:
     found = card.references["test"].metrics
-    values = {name: _bracket(found[name]) for name in SHOWN}
-    return Row(card.name, card.title, f"{card.training.parameters:,}", **values)
+    values = {name: _format_estimate(found[name]) for name in TABLE_METRICS}
+    return ModelRow(card.name, card.title, f"{card.training.parameters:,}", **values)
 
 
-def _published(name: str, found: Mapping[str, str]) -> dict[str, str]:
-    return {"name": name, **{column: found.get(column, "") for column in SHOWN}}
+def _make_published_row(name: str, found: Mapping[str, str]) -> dict[str, str]:
+    return {"name": name, **{column: found.get(column, "") for column in TABLE_METRICS}}
 
 
-def _count_learnt(films: Mapping[str, int]) -> Learnt:
+def _count_training_images(films: Mapping[str, int]) -> TrainingCounts:
     normal, pneumonia = (films[f"train {label}"] for label in CLASSES)
     held_back = sum(films[f"validation {label}"] for label in CLASSES)
-    return Learnt(f"{normal + pneumonia:,}", f"{normal:,}", f"{pneumonia:,}", f"{held_back:,}")
+    return TrainingCounts(
+        f"{normal + pneumonia:,}", f"{normal:,}", f"{pneumonia:,}", f"{held_back:,}"
+    )
 
 
-def _exam(films: int, pneumonia: int) -> Exam:
-    return Exam(
+def _make_test_counts(films: int, pneumonia: int) -> TestCounts:
+    return TestCounts(
         f"{films:,}", f"{pneumonia:,}", f"{100 * pneumonia / films:.0f}", f"{100 / films:.0f}"
     )
 
 
-def _tell_audit(audit: DataAudit) -> dict[str, str]:
+def _describe_audit(audit: DataAudit) -> dict[str, str]:
     films = sum(audit.images.values())
     return {
         "films": f"{films:,}",
         "patients": f"{audit.patients:,}",
-        "shortcut": show_estimate(audit.metadata_auc["test"]),
+        "shortcut": format_estimate(audit.metadata_auc["test"]),
     }
 
 
-def _at(card: ModelCard, prevalence: float) -> str:
+def _describe_ppv(card: ModelCard, prevalence: float) -> str:
     found = card.references["test"].metrics
     right, _ = predictive_values(found["recall"], found["specificity"], prevalence)
     return (
-        f"Where {100 * prevalence:.0f} of 100 have pneumonia, {of_hundred(right)} of 100 flagged "
+        f"Where {100 * prevalence:.0f} of 100 have pneumonia, {format_per_hundred(right)} of 100 flagged "
         "children do."
     )
 
 
-def _bracket(estimate: Estimate) -> str:
+def _format_estimate(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 

@@ -8,18 +8,18 @@ from batch_scorer.errors import UsageError
 from trainer.data.layout import is_synthetic
 
 REPOSITORY = Path(__file__).parent.parent.parent
-FIGURES = REPOSITORY / "docs" / "figures"
-FILMS = REPOSITORY / "examples" / "xrays"
-COMMITTED = (REPOSITORY / "docs", REPOSITORY / "notebooks")
+FIGURES_FOLDER = REPOSITORY / "docs" / "figures"
+EXAMPLE_IMAGES = REPOSITORY / "examples" / "xrays"
+COMMITTED_FOLDERS = (REPOSITORY / "docs", REPOSITORY / "notebooks")
 
 
-def keep_real_films_out(films: Path, output: Path) -> None:
+def check_synthetic(films: Path, output: Path) -> None:
     """Refuse to show films that are not synthetic where things are committed.
 
     Raises:
         UsageError: That was asked for.
     """
-    committed = any(output.resolve().is_relative_to(folder) for folder in COMMITTED)
+    committed = any(output.resolve().is_relative_to(folder) for folder in COMMITTED_FOLDERS)
     if committed and not is_synthetic(films):
         raise UsageError(
             f"Expected synthetic films to be shown in {output}, found others in {films}.",

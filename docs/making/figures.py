@@ -15,30 +15,32 @@ import click
 from batch_scorer.errors import UsageError
 from batch_scorer.model.classifier import Classifier, list_bundled_models
 from batch_scorer.report.charts import icon_arrays, performance
-from batch_scorer.report.charts.standalone import stand_alone
-from batch_scorer.report.content.reliability import count_people
+from batch_scorer.report.charts.standalone import make_standalone_svg
+from batch_scorer.report.content.reliability import make_icon_arrays
 from batch_scorer.system.process import quiet_import
-from benchmarks.command import Measurement
-from docs.making.committed import FIGURES, FILMS, keep_real_films_out
-from trainer.audit.audit import audit_data, restore_counts
+from benchmarks.command import BenchmarkCommand
+from docs.making.committed import FIGURES_FOLDER, EXAMPLE_IMAGES, check_synthetic
+from trainer.audit.audit import audit_dataset, restore_counts
 from trainer.audit.charts import draw_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batch_scorer.model.card import ModelCard
-    from trainer.audit.audit import Count
+    from trainer.audit.audit import ImageCount
 
-PER_CLASS = 6
-AUGMENTED = "cnn"
+IMAGES_PER_CLASS = 6
+AUGMENTATION_MODEL = "cnn"
 
 
-@click.command(cls=Measurement, epilog="Example: python docs/making/figures.py --data chest_xray")
+@click.command(
+    cls=BenchmarkCommand, epilog="Example: python docs/making/figures.py --data chest_xray"
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    default=FIGURES,
+    default=FIGURES_FOLDER,
     help="Folder for the SVG files.  [default: docs/figures]",
 )
 @click.option(
@@ -49,67 +51,71 @@ AUGMENTED = "cnn"
 @click.option(
     "--films",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default=FILMS,
+    default=EXAMPLE_IMAGES,
     help="Folder of the films to show.  [default: examples/xrays]",
 )
 def main(output: Path, data: Path | None, films: Path) -> None:
     """Draw class balance, example films, augmentation, and each model's figures, as SVG."""
-    keep_real_films_out(films, output)
-    cards = read_cards()
-    drawn = {**draw_films(films), **draw_cards(cards)}
-    drawn["class-balance"] = draw_counts(read_counts(data, cards))
+    check_synthetic(films, output)
+    cards = load_bundled_cards()
+    drawn = {**draw_example_charts(films), **draw_model_charts(cards)}
+    drawn["class-balance"] = draw_counts(count_images(data, cards))
     output.mkdir(parents=True, exist_ok=True)
     for name, svg in drawn.items():
         path = output / f"{name}.svg"
-        path.write_text(stand_alone(svg), encoding="utf-8")
+        path.write_text(make_standalone_svg(svg), encoding="utf-8")
         click.echo(path)
 
 
-def read_cards() -> list[ModelCard]:
+def load_bundled_cards() -> list[ModelCard]:
     """The cards of the bundled models, the best on validation first."""
     return [Classifier.load(name, "cpu").card for name in list_bundled_models()]
 
 
-def draw_cards(cards: Sequence[ModelCard]) -> dict[str, str]:
+def draw_model_charts(cards: Sequence[ModelCard]) -> dict[str, str]:
     """Draw what the cards hold: for each model its curves, matrix and ROC, and all together."""
-    return dict(_draw_cards(cards))
+    return dict(_iter_model_charts(cards))
 
 
-def _draw_cards(cards: Sequence[ModelCard]) -> Iterator[tuple[str, str]]:
+def _iter_model_charts(cards: Sequence[ModelCard]) -> Iterator[tuple[str, str]]:
     yield "models-roc", performance.draw_roc(cards)
     for card in cards:
-        yield f"{card.name}-training", performance.draw_training([card])
+        yield f"{card.name}-training", performance.draw_training_curves([card])
         yield f"{card.name}-roc", performance.draw_roc([card])
         yield f"{card.name}-confusion", performance.draw_confusion(card.reference.confusion)
-    if people := count_people(cards[0]):
-        found = icon_arrays.Crowd(people.found_title, people.found, performance.BLUE)
-        alarms = icon_arrays.Crowd(people.alarms_title, people.alarms, performance.AMBER)
-        yield f"{cards[0].name}-people", icon_arrays.draw_people(found, alarms)
+    if people := make_icon_arrays(cards[0]):
+        found = icon_arrays.IconArray(people.detected_title, people.found, performance.BLUE)
+        alarms = icon_arrays.IconArray(
+            people.false_alarms_title, people.false_alarms, performance.AMBER
+        )
+        yield f"{cards[0].name}-people", icon_arrays.draw_performance_icons(found, alarms)
 
 
-def draw_films(folder: Path) -> dict[str, str]:
+def draw_example_charts(folder: Path) -> dict[str, str]:
     """Draw example films, what augmentation makes of them, and the networks."""
     with quiet_import():
         from trainer import saliency_figures
         from trainer.model.architecture import draw_architecture
         from trainer.model.networks import BUILDERS
 
-    examples = saliency_figures.read_examples(folder, PER_CLASS)
+    examples = saliency_figures.read_examples(folder, IMAGES_PER_CLASS)
     return {
         "example-films": saliency_figures.draw_examples(examples),
-        "augmentation": saliency_figures.draw_augmentation(examples, AUGMENTED, PER_CLASS),
+        "augmentation": saliency_figures.draw_augmentation(
+            examples, AUGMENTATION_MODEL, IMAGES_PER_CLASS
+        ),
         **{f"{name}-architecture": draw_architecture(name) for name in BUILDERS},
     }
 
 
-def read_counts(data: Path | None, cards: Sequence[ModelCard]) -> list[Count]:
+def count_images(data: Path | None, cards: Sequence[ModelCard]) -> list[ImageCount]:
     """Films by part, class and cause: of a folder, or as the first card's audit says.
 
     Raises:
         UsageError: There is no folder, and the card has no audit.
     """
     if data:
-        return audit_data(data).counts
+        return audit_dataset(data).counts
     if not cards[0].audit:
         raise UsageError(f"The card of {cards[0].name} has no audit.", "Give a folder with --data.")
     return restore_counts(cards[0].audit)

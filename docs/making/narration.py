@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batch_scorer.report.formats.slides_pdf import SpokenSlide
+    from batch_scorer.report.formats.slides_pdf import SpeakerNotes
 
-LETTERS_PER_SECOND = 14.0
-LETTERS_OF_A_DIGIT = 5
+CHARS_PER_SECOND = 14.0
+CHARS_PER_DIGIT = 5
 """A digit is spoken as a word."""
-BREATH_S = 0.4
+SENTENCE_PAUSE_S = 0.4
 SLIDE_PAUSE_S = 1.2
-LINE_LENGTH = 42
-LINES = 2
+MAX_LINE_CHARS = 42
+MAX_LINES = 2
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -35,7 +35,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class SpokenPage:
+class NarratedSlide:
     """One slide of a talk: it is shown in silence for a moment, then its sentences are spoken."""
 
     title: str
@@ -56,13 +56,13 @@ class Caption:
     text: str
 
 
-def plan_talk(slides: Sequence[SpokenSlide]) -> list[SpokenPage]:
+def plan_narration(slides: Sequence[SpeakerNotes]) -> list[NarratedSlide]:
     """Cut the notes of each slide into sentences, and say how long each takes."""
     return [
-        SpokenPage(
+        NarratedSlide(
             " ".join(slide.title.split()),
             tuple(
-                Sentence(text, reckon_seconds(text))
+                Sentence(text, estimate_duration_s(text))
                 for text in _SENTENCE_END.split(" ".join(slide.notes.split()))
                 if text
             ),
@@ -71,35 +71,35 @@ def plan_talk(slides: Sequence[SpokenSlide]) -> list[SpokenPage]:
     ]
 
 
-def reckon_seconds(text: str) -> float:
+def estimate_duration_s(text: str) -> float:
     """How long a sentence is spoken, with the breath after it."""
     digits = sum(char.isdigit() for char in text)
-    letters = len(text) + (LETTERS_OF_A_DIGIT - 1) * digits
-    return round(BREATH_S + letters / LETTERS_PER_SECOND, 2)
+    letters = len(text) + (CHARS_PER_DIGIT - 1) * digits
+    return round(SENTENCE_PAUSE_S + letters / CHARS_PER_SECOND, 2)
 
 
-def write_captions(pages: Sequence[SpokenPage]) -> str:
+def format_webvtt(pages: Sequence[NarratedSlide]) -> str:
     """The captions of a talk as WebVTT."""
     cues = [
-        f"{_clock(cue.start_s)} --> {_clock(cue.end_s)}\n{_escape(cue.text)}"
-        for cue in list_captions(pages)
+        f"{_format_time(cue.start_s)} --> {_format_time(cue.end_s)}\n{_escape_webvtt(cue.text)}"
+        for cue in make_captions(pages)
     ]
     return "\n\n".join(["WEBVTT", *cues]) + "\n"
 
 
-def list_captions(pages: Sequence[SpokenPage]) -> list[Caption]:
+def make_captions(pages: Sequence[NarratedSlide]) -> list[Caption]:
     """Every sentence in cues of at most two lines, each shown for its share of the sentence."""
     captions: list[Caption] = []
     now = 0.0
     for page in pages:
         now += SLIDE_PAUSE_S
         for sentence in page.sentences:
-            captions += _cut(sentence, now)
+            captions += _split_into_captions(sentence, now)
             now += sentence.seconds
     return captions
 
 
-def write_script(pages: Sequence[SpokenPage], about: str) -> str:
+def format_script(pages: Sequence[NarratedSlide], about: str) -> str:
     """The talk as Markdown: for each slide when it comes, its message and what is said."""
     parts = [f"# What is said in the walkthrough\n\n{about}"]
     now = 0.0
@@ -111,8 +111,8 @@ def write_script(pages: Sequence[SpokenPage], about: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _cut(sentence: Sentence, start_s: float) -> Iterator[Caption]:
-    cues = _balance(sentence.text)
+def _split_into_captions(sentence: Sentence, start_s: float) -> Iterator[Caption]:
+    cues = _balance_lines(sentence.text)
     letters = sum(len(cue) for cue in cues)
     for cue in cues:
         end_s = start_s + sentence.seconds * len(cue) / letters
@@ -120,25 +120,25 @@ def _cut(sentence: Sentence, start_s: float) -> Iterator[Caption]:
         start_s = end_s
 
 
-def _balance(text: str) -> list[str]:
+def _balance_lines(text: str) -> list[str]:
     """Cues of one or two lines, about as long as each other: no last word stands alone."""
-    number = -(-len(textwrap.wrap(text, LINE_LENGTH)) // LINES)
+    number = -(-len(textwrap.wrap(text, MAX_LINE_CHARS)) // MAX_LINES)
     while True:
         width = len(text) // number
         while len(parts := textwrap.wrap(text, width)) > number:
             width += 1
-        cues = [textwrap.wrap(part, LINE_LENGTH) for part in parts]
-        if all(len(lines) <= LINES for lines in cues):
+        cues = [textwrap.wrap(part, MAX_LINE_CHARS) for part in parts]
+        if all(len(lines) <= MAX_LINES for lines in cues):
             return ["\n".join(lines) for lines in cues]
         number += 1
 
 
-def _clock(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     thousandths = round(1000 * seconds)
     minutes, rest = divmod(thousandths, 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
 
 
-def _escape(text: str) -> str:
+def _escape_webvtt(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

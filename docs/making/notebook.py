@@ -19,8 +19,8 @@ from traitlets.config import Config
 
 from batch_scorer.errors import ReportError
 from batch_scorer.system.atomic_write import write_atomic
-from benchmarks.command import Measurement
-from docs.making.committed import FILMS, REPOSITORY, keep_real_films_out
+from benchmarks.command import BenchmarkCommand
+from docs.making.committed import EXAMPLE_IMAGES, REPOSITORY, check_synthetic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ START_TIMEOUT_S = 300
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-@click.command(cls=Measurement, epilog="Example: python docs/making/notebook.py chest_xray")
+@click.command(cls=BenchmarkCommand, epilog="Example: python docs/making/notebook.py chest_xray")
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "-o",
@@ -53,12 +53,12 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 @click.option(
     "--films",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default=FILMS,
+    default=EXAMPLE_IMAGES,
     help="Folder of the films to show.  [default: examples/xrays]",
 )
 def main(data: Path, output: Path, validation: str, epochs: int, films: Path) -> None:
     """Run the notebook on the labelled films in DATA, which has train, val and test."""
-    keep_real_films_out(films, output)
+    check_synthetic(films, output)
     settings = {
         "CXR_NOTEBOOK_DATA": str(data.resolve()),
         "CXR_NOTEBOOK_VALIDATION": validation,
@@ -66,12 +66,12 @@ def main(data: Path, output: Path, validation: str, epochs: int, films: Path) ->
         "CXR_NOTEBOOK_FILMS": str(films.resolve()),
     }
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    execute(notebook, settings)
+    execute_notebook(notebook, settings)
     write_atomic(output, f"{nbformat.writes(notebook)}\n".encode())
     click.echo(output)
 
 
-def execute(notebook: NotebookNode, settings: Mapping[str, str]) -> None:
+def execute_notebook(notebook: NotebookNode, settings: Mapping[str, str]) -> None:
     """Run every cell in a kernel of this environment, and keep what they put out.
 
     Args:

@@ -12,28 +12,28 @@ from batch_scorer.errors import ReportError
 from batch_scorer.results import store
 from batch_scorer.results.store import read_run
 from batch_scorer.storage.output import open_output
-from benchmarks.command import Measurement
-from docs.making.committed import FIGURES, keep_real_films_out
+from benchmarks.command import BenchmarkCommand
+from docs.making.committed import FIGURES_FOLDER, check_synthetic
 
-PAGES = {0: "report-summary.png", 1: "report-films.png"}
+PAGE_FILES = {0: "report-summary.png", 1: "report-films.png"}
 WIDTH_PX = 760
-COLOURS = 160
+N_COLOURS = 160
 
 
-@click.command(cls=Measurement, epilog="Example: python docs/making/pictures.py out/demo")
+@click.command(cls=BenchmarkCommand, epilog="Example: python docs/making/pictures.py out/demo")
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    default=FIGURES,
+    default=FIGURES_FOLDER,
     help="Folder for the pictures.  [default: docs/figures]",
 )
 def main(run: Path, output: Path) -> None:
     """Draw pages 1 and 2 of the report of the finished run RUN."""
     manifest = read_run(open_output(run)).manifest
     if not manifest.synthetic:
-        keep_real_films_out(run, output)
+        check_synthetic(run, output)
     report = run / store.REPORT_FILE
     if not report.is_file():
         raise ReportError(
@@ -42,10 +42,10 @@ def main(run: Path, output: Path) -> None:
         )
     output.mkdir(parents=True, exist_ok=True)
     with pdfium.PdfDocument(report) as document:
-        for page, name in PAGES.items():
+        for page, name in PAGE_FILES.items():
             sheet = document[page]
             picture = sheet.render(scale=2 * WIDTH_PX / sheet.get_width()).to_pil()
-            small = picture.reduce(2).quantize(COLOURS, dither=Image.Dither.NONE)
+            small = picture.reduce(2).quantize(N_COLOURS, dither=Image.Dither.NONE)
             small.save(output / name, optimize=True)
             click.echo(output / name)
 

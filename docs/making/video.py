@@ -17,21 +17,21 @@ import click
 import pypdfium2 as pdfium
 
 from batch_scorer.errors import MissingPackage, ReportError
-from batch_scorer.report.formats.pdf import gather
-from batch_scorer.report.formats.slides_pdf import tell_slides
+from batch_scorer.report.formats.pdf import read_report_bundle
+from batch_scorer.report.formats.slides_pdf import read_speaker_notes
 from batch_scorer.results import store
 from batch_scorer.storage.output import open_output
 from batch_scorer.system.atomic_write import write_atomic
-from benchmarks.command import Measurement
-from docs.making.committed import REPOSITORY, keep_real_films_out
-from docs.making.narration import SLIDE_PAUSE_S, plan_talk, write_captions, write_script
+from benchmarks.command import BenchmarkCommand
+from docs.making.committed import REPOSITORY, check_synthetic
+from docs.making.narration import SLIDE_PAUSE_S, plan_narration, format_webvtt, format_script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from docs.making.narration import Sentence, SpokenPage
+    from docs.making.narration import Sentence, NarratedSlide
 
-WORDS = REPOSITORY / "docs" / "video"
+TEXT_FOLDER = REPOSITORY / "docs" / "video"
 SCRIPT_FILE, CAPTIONS_FILE, VIDEO_FILE = "script.md", "captions.vtt", "walkthrough.mp4"
 ABOUT = (
     "Written by `make video` from the notes of the slides, for the synthetic films of "
@@ -39,13 +39,15 @@ ABOUT = (
 )
 VOICE = "en-gb"
 WORDS_PER_MINUTE = 155
-FASTEST = 400
+MAX_WORDS_PER_MINUTE = 400
 RATE_HZ = 22_050
 HEIGHT_PX = 1080
 FRAMES_PER_SECOND = 5
 
 
-@click.command(cls=Measurement, epilog="Example: python docs/making/video.py out/demo -o out/video")
+@click.command(
+    cls=BenchmarkCommand, epilog="Example: python docs/making/video.py out/demo -o out/video"
+)
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "-o",
@@ -67,22 +69,22 @@ def main(run: Path, output: Path, words: Path | None) -> None:
             f"Expected slides in {run}, found no {deck.name}.",
             f"Draw them with: cxr report {run} --format slides",
         )
-    material = gather(open_output(run))
+    material = read_report_bundle(open_output(run))
     words = words or output
     if not material.manifest.synthetic:
-        keep_real_films_out(run, words)
+        check_synthetic(run, words)
     voice, ffmpeg = find_program("espeak-ng"), find_program("ffmpeg")
-    pages = plan_talk(tell_slides(material))
+    pages = plan_narration(read_speaker_notes(material))
     for folder in (output, words):
         folder.mkdir(parents=True, exist_ok=True)
-    (words / SCRIPT_FILE).write_text(write_script(pages, ABOUT), encoding="utf-8")
+    (words / SCRIPT_FILE).write_text(format_script(pages, ABOUT), encoding="utf-8")
     captions = words / CAPTIONS_FILE
-    captions.write_text(write_captions(pages), encoding="utf-8")
+    captions.write_text(format_webvtt(pages), encoding="utf-8")
     with tempfile.TemporaryDirectory() as workshop:
         place = Path(workshop)
-        speak(pages, place / "talk.wav", voice)
-        pictures = draw_pages(deck, pages, place)
-        assemble(ffmpeg, pictures, place / "talk.wav", captions, place / VIDEO_FILE)
+        write_audio(pages, place / "talk.wav", voice)
+        pictures = render_slides(deck, pages, place)
+        assemble_video(ffmpeg, pictures, place / "talk.wav", captions, place / VIDEO_FILE)
         write_atomic(output / VIDEO_FILE, (place / VIDEO_FILE).read_bytes())
     click.echo(output / VIDEO_FILE)
 
@@ -101,25 +103,25 @@ def find_program(name: str) -> str:
     return path
 
 
-def speak(pages: Sequence[SpokenPage], path: Path, voice: str) -> None:
+def write_audio(pages: Sequence[NarratedSlide], path: Path, voice: str) -> None:
     """Write the whole talk as one sound file, each sentence as long as it was reckoned."""
     with wave.open(str(path), "wb") as talk:
         talk.setnchannels(1)
         talk.setsampwidth(2)
         talk.setframerate(RATE_HZ)
         for page in pages:
-            talk.writeframes(_silence(SLIDE_PAUSE_S))
+            talk.writeframes(_make_silence(SLIDE_PAUSE_S))
             for sentence in page.sentences:
-                talk.writeframes(_say(sentence, voice))
+                talk.writeframes(_speak_sentence(sentence, voice))
 
 
-def _say(sentence: Sentence, voice: str) -> bytes:
+def _speak_sentence(sentence: Sentence, voice: str) -> bytes:
     """One sentence, faster where it would take too long, then silence until its time is up."""
-    room = len(_silence(sentence.seconds))
+    room = len(_make_silence(sentence.seconds))
     speed = WORDS_PER_MINUTE
     sound = _synthesise(sentence.text, speed, voice)
-    while len(sound) > room and speed < FASTEST:
-        speed = min(FASTEST, max(speed + 10, speed * len(sound) // room))
+    while len(sound) > room and speed < MAX_WORDS_PER_MINUTE:
+        speed = min(MAX_WORDS_PER_MINUTE, max(speed + 10, speed * len(sound) // room))
         sound = _synthesise(sentence.text, speed, voice)
     if len(sound) > room:
         raise ReportError(f"This sentence cannot be spoken in its time: {sentence.text}")
@@ -138,11 +140,11 @@ def _synthesise(text: str, speed: int, voice: str) -> bytes:
             return sound.readframes(sound.getnframes())
 
 
-def _silence(seconds: float) -> bytes:
+def _make_silence(seconds: float) -> bytes:
     return bytes(2 * round(seconds * RATE_HZ))
 
 
-def draw_pages(deck: Path, pages: Sequence[SpokenPage], folder: Path) -> Path:
+def render_slides(deck: Path, pages: Sequence[NarratedSlide], folder: Path) -> Path:
     """Draw each slide, and list them with their times for ffmpeg.
 
     Raises:
@@ -167,7 +169,7 @@ def draw_pages(deck: Path, pages: Sequence[SpokenPage], folder: Path) -> Path:
     return path
 
 
-def assemble(ffmpeg: str, pictures: Path, talk: Path, captions: Path, output: Path) -> None:
+def assemble_video(ffmpeg: str, pictures: Path, talk: Path, captions: Path, output: Path) -> None:
     """Join pictures, sound and captions into one film that any player shows."""
     with wave.open(str(talk), "rb") as sound:
         seconds = sound.getnframes() / sound.getframerate()

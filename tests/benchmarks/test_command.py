@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from batch_scorer.errors import EXIT_FAILED, DatasetError
 from benchmarks import ood_rejection, output_cost, precision, ray_scaling
-from benchmarks.command import Measurement, packages
+from benchmarks.command import BenchmarkCommand, require_packages
 
 WITHOUT = """
 import runpy, sys
@@ -22,7 +22,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_an_error_is_one_sentence_without_traceback():
-    @click.command(cls=Measurement)
+    @click.command(cls=BenchmarkCommand)
     def measure():
         raise DatasetError("Expected films, found none.", "Check the path.")
 
@@ -54,5 +54,5 @@ def test_a_missing_package_is_named(tmp_path, script, package):
 
 
 def test_a_mistake_while_importing_is_not_hidden():
-    with pytest.raises(KeyError), packages():
+    with pytest.raises(KeyError), require_packages():
         raise KeyError("logit")

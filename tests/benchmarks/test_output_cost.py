@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from batch_scorer.model.card import CARD_KEY, encode_card
 from batch_scorer.model.onnx_runtime import ort
-from benchmarks.output_cost import main, strip
+from benchmarks.output_cost import main, extract_outputs
 from tests.tiny_model import make_tiny_card
 
 
@@ -53,7 +53,7 @@ def make_model(squarings: int) -> onnx.ModelProto:
 def test_the_stripped_graph_has_one_output_the_same_answers_and_no_unused_parts():
     model = make_model(3)
     before = model.SerializeToString()
-    stripped = strip(model, ["probability"])
+    stripped = extract_outputs(model, ["probability"])
     onnx.checker.check_model(stripped, full_check=True)
     assert [output.name for output in stripped.graph.output] == ["probability"]
     assert [node.op_type for node in stripped.graph.node] == [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.precision import take_turns
+from benchmarks.precision import time_alternately
 
 
 def test_turns_go_there_and_back_and_each_piece_is_timed_right_after_itself():
@@ -18,7 +18,7 @@ def test_turns_go_there_and_back_and_each_piece_is_timed_right_after_itself():
         return piece
 
     pieces = {"slow": work("slow", 8.0, 2.0), "quick": work("quick", 8.0, 0.5)}
-    seconds = take_turns(pieces, 3, clock=lambda: now)
+    seconds = time_alternately(pieces, 3, clock=lambda: now)
     there, back = ["quick"] * 2 + ["slow"] * 2, ["slow"] * 2 + ["quick"] * 2
     assert done == there + back + there
     assert seconds == {"slow": 2.0, "quick": 0.5}

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from batch_scorer.results import store
 from batch_scorer.storage.output import open_output
 from benchmarks import report_scale
-from benchmarks.report_scale import Cost
+from benchmarks.report_scale import ProcessUsage
 
 
 def test_a_drawn_run_is_a_run_and_its_page_needs_no_fetcher_of_ours(tmp_path):
@@ -17,7 +17,7 @@ def test_a_drawn_run_is_a_run_and_its_page_needs_no_fetcher_of_ours(tmp_path):
     assert manifest.synthetic
     assert 0 < manifest.flagged < 99
     assert all(len(row.probabilities) == 3 for row in rows if row.status == "scored")
-    page = report_scale.write_page(tmp_path / "out", tmp_path / "page")
+    page = report_scale.write_report_html(tmp_path / "out", tmp_path / "page")
     html = page.read_text(encoding="utf-8")
     assert not any(scheme in html for scheme in ('"figure:', '"film:', '"report:'))
     assert "report:" not in (page.parent / "style.css").read_text(encoding="utf-8")
@@ -26,13 +26,19 @@ def test_a_drawn_run_is_a_run_and_its_page_needs_no_fetcher_of_ours(tmp_path):
 
 
 def test_a_report_that_is_slow_or_large_ends_with_exit_code_1(monkeypatch):
-    good, slow, large = Cost(5.9, 5, 200e6), Cost(6.1, 5, 200e6), Cost(1, 1, 1e9)
+    good, slow, large = (
+        ProcessUsage(5.9, 5, 200e6),
+        ProcessUsage(6.1, 5, 200e6),
+        ProcessUsage(1, 1, 1e9),
+    )
     codes = []
     for ours in (good, slow, large):
         costs = iter([ours, large])
         monkeypatch.setattr(report_scale, "make_run", _write_nothing)
-        monkeypatch.setattr(report_scale, "write_page", lambda output, folder: folder)
-        monkeypatch.setattr(report_scale, "measure", lambda command, costs=costs: next(costs))
+        monkeypatch.setattr(report_scale, "write_report_html", lambda output, folder: folder)
+        monkeypatch.setattr(
+            report_scale, "measure_command", lambda command, costs=costs: next(costs)
+        )
         result = CliRunner().invoke(report_scale.main, ["--rows", "100"])
         assert f"    100 rows  cxr report {ours}, 0.0 MB of PDF" in result.output
         codes.append(result.exit_code)

@@ -10,14 +10,14 @@ import pytest
 from batch_scorer.errors import CardMissing
 from batch_scorer.metrics.classification import Estimate
 from docs.making.article import ARTICLE, write_article
-from docs.making.figures import read_cards
+from docs.making.figures import load_bundled_cards
 
 LINK = re.compile(r"\]\(([^)]+)\)")
 
 
 @pytest.fixture(scope="module")
 def cards():
-    return read_cards()
+    return load_bundled_cards()
 
 
 def test_the_article_is_that_of_the_bundled_models(cards, update_golden):

@@ -8,41 +8,43 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_scorer.report.formats.slides_pdf import SpokenSlide
+from batch_scorer.report.formats.slides_pdf import SpeakerNotes
 from docs.making import narration
-from docs.making.narration import list_captions, plan_talk, write_captions, write_script
+from docs.making.narration import make_captions, plan_narration, format_webvtt, format_script
 
 SLIDES = (
-    SpokenSlide(
+    SpeakerNotes(
         "A first\n  message", "Why? Because 0.907 of 624 films & more are <right>.  So it is!"
     ),
-    SpokenSlide("A second", "One long sentence " + "that goes on and on " * 12 + "and ends."),
+    SpeakerNotes("A second", "One long sentence " + "that goes on and on " * 12 + "and ends."),
 )
 WORDS = st.lists(st.text("abcdefgh0123", min_size=1, max_size=12), min_size=1, max_size=60)
 
 
 def test_all_words_are_spoken_in_their_order():
-    told = " ".join(caption.text for caption in list_captions(plan_talk(SLIDES)))
+    told = " ".join(caption.text for caption in make_captions(plan_narration(SLIDES)))
     assert told.split() == " ".join(slide.notes for slide in SLIDES).split()
 
 
 @given(st.lists(WORDS, min_size=1, max_size=5))
 def test_cues_follow_each_other_and_can_be_read(notes):
-    pages = plan_talk([SpokenSlide("t", " ".join(words) + ".") for words in notes])
-    cues = list_captions(pages)
+    pages = plan_narration([SpeakerNotes("t", " ".join(words) + ".") for words in notes])
+    cues = make_captions(pages)
     assert all(cue.start_s < cue.end_s for cue in cues)
     assert all(a.end_s <= b.start_s + 1e-6 for a, b in pairwise(cues))
-    assert all(len(line) <= narration.LINE_LENGTH for cue in cues for line in cue.text.split("\n"))
-    assert all(cue.text.count("\n") < narration.LINES for cue in cues)
+    assert all(
+        len(line) <= narration.MAX_LINE_CHARS for cue in cues for line in cue.text.split("\n")
+    )
+    assert all(cue.text.count("\n") < narration.MAX_LINES for cue in cues)
     assert abs(cues[-1].end_s - sum(page.seconds for page in pages)) < 0.01
 
 
 def test_a_digit_takes_the_time_of_a_word():
-    assert narration.reckon_seconds("0.975") > narration.reckon_seconds("a.bcd")
+    assert narration.estimate_duration_s("0.975") > narration.estimate_duration_s("a.bcd")
 
 
 def test_captions_are_webvtt_whose_text_cannot_be_a_tag():
-    text = write_captions(plan_talk(SLIDES))
+    text = format_webvtt(plan_narration(SLIDES))
     assert text.startswith("WEBVTT\n\n00:00:01.200 --> ")
     assert "films &amp; more" in " ".join(text.split())
     assert "&lt;right&gt;" in text
@@ -51,6 +53,6 @@ def test_captions_are_webvtt_whose_text_cannot_be_a_tag():
 
 
 def test_the_script_has_each_slide_and_when_it_comes():
-    text = write_script(plan_talk(SLIDES), "About.")
+    text = format_script(plan_narration(SLIDES), "About.")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["1. A first message", "2. A second"]
     assert "*0:00*" in text

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from batch_scorer.model.card import CLASSES
-from docs.making.figures import read_cards
+from docs.making.figures import load_bundled_cards
 from docs.making.notebook import NOTEBOOK, main
 from tests.images import make_film, make_labelled_folder
 from tests.paths import EXAMPLES
-from trainer.saliency_figures import SYNTHETIC
+from trainer.saliency_figures import SYNTHETIC_NOTICE
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +112,7 @@ def test_what_is_stored_is_small_and_of_no_machine():
 def test_the_stored_films_are_synthetic():
     pictures = [text for text in shown(read()).split("</svg>") if "data:image/" in text]
     assert len(pictures) == 2
-    assert all(SYNTHETIC in text for text in pictures)
+    assert all(SYNTHETIC_NOTICE in text for text in pictures)
 
 
 def test_its_parts_are_those_of_the_table_of_contents():
@@ -132,7 +132,7 @@ def test_no_figure_is_typed_into_its_text():
 
 def test_the_stored_findings_are_those_of_the_bundled_models():
     text = shown(read())
-    for card in read_cards():
+    for card in load_bundled_cards():
         for name in ("accuracy", "auc"):
             found = card.reference.metrics[name]
             assert f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]" in text, (

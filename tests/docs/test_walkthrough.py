@@ -15,13 +15,13 @@ from PIL import Image
 
 from batch_scorer.errors import MissingPackage
 from batch_scorer.model.classifier import Classifier, list_bundled_models
-from batch_scorer.report.formats.pdf import gather
-from batch_scorer.report.formats.slides_pdf import tell_slides
+from batch_scorer.report.formats.pdf import read_report_bundle
+from batch_scorer.report.formats.slides_pdf import read_speaker_notes
 from batch_scorer.storage.output import open_output
 from docs.making import pictures, video
-from docs.making.committed import FIGURES, REPOSITORY
-from docs.making.figures import read_cards
-from docs.making.narration import plan_talk, write_captions, write_script
+from docs.making.committed import FIGURES_FOLDER, REPOSITORY
+from docs.making.figures import load_bundled_cards
+from docs.making.narration import plan_narration, format_webvtt, format_script
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def talk(demo):
-    return plan_talk(tell_slides(gather(open_output(demo))))
+    return plan_narration(read_speaker_notes(read_report_bundle(open_output(demo))))
 
 
 def words_of(path):
@@ -51,13 +51,13 @@ def words_of(path):
 
 def test_script_and_captions_are_those_of_the_slides(talk, update_golden):
     committed = {
-        video.SCRIPT_FILE: write_script(talk, video.ABOUT),
-        video.CAPTIONS_FILE: write_captions(talk),
+        video.SCRIPT_FILE: format_script(talk, video.ABOUT),
+        video.CAPTIONS_FILE: format_webvtt(talk),
     }
     for name, text in committed.items():
         if update_golden:
-            (video.WORDS / name).write_text(text, encoding="utf-8")
-        assert (video.WORDS / name).read_text(encoding="utf-8") == text, "run make video"
+            (video.TEXT_FOLDER / name).write_text(text, encoding="utf-8")
+        assert (video.TEXT_FOLDER / name).read_text(encoding="utf-8") == text, "run make video"
 
 
 def without_run(page):
@@ -77,7 +77,7 @@ def test_the_committed_presentation_is_that_of_the_demo(demo, talk):
     assert "These films are synthetic" in told
     decides = Classifier.load(list_bundled_models()[0], "cpu")
     assert decides.sha256[:12] in told, "the models were exported again: run make video"
-    for card in read_cards():
+    for card in load_bundled_cards():
         assert f"{card.reference.metrics['auc'].value:.3f}" in told
 
 
@@ -124,11 +124,11 @@ def test_a_missing_program_is_named(monkeypatch):
 def test_the_pictures_of_the_report_are_small_and_can_be_drawn_again(demo, tmp_path):
     drawn = CliRunner().invoke(pictures.main, [str(demo), "-o", str(tmp_path)])
     assert drawn.exit_code == 0, drawn.output
-    for name in pictures.PAGES.values():
-        with Image.open(tmp_path / name) as new, Image.open(FIGURES / name) as committed:
+    for name in pictures.PAGE_FILES.values():
+        with Image.open(tmp_path / name) as new, Image.open(FIGURES_FOLDER / name) as committed:
             assert new.size == committed.size
             assert new.width == pictures.WIDTH_PX
-        assert (FIGURES / name).stat().st_size < MOST_BYTES_OF_PICTURE
+        assert (FIGURES_FOLDER / name).stat().st_size < MOST_BYTES_OF_PICTURE
 
 
 def test_a_run_of_real_films_gives_no_picture_to_docs(demo, tmp_path):
@@ -142,8 +142,11 @@ def test_a_run_of_real_films_gives_no_picture_to_docs(demo, tmp_path):
         ),
         encoding="utf-8",
     )
-    for command, options in ((pictures.main, []), (video.main, ["--words", str(video.WORDS)])):
-        output = ["-o", str(FIGURES if command is pictures.main else tmp_path)]
+    for command, options in (
+        (pictures.main, []),
+        (video.main, ["--words", str(video.TEXT_FOLDER)]),
+    ):
+        output = ["-o", str(FIGURES_FOLDER if command is pictures.main else tmp_path)]
         refused = CliRunner().invoke(command, [str(run), *output, *options])
         assert refused.exit_code == 2
         assert "no real film may be committed" in refused.output

@@ -10,7 +10,7 @@ import numpy as np
 
 from batch_scorer.model.card import encode_card
 from batch_scorer.model.card_sections import Calibration, Threshold
-from exporter.run_reader import keras_probabilities
+from exporter.run_reader import predict_with_keras
 from tests.factories import make_etiology, make_evidence, make_typicality
 from tests.tiny_model import make_tiny_card
 from trainer.model.networks import SIZE_PX
@@ -84,7 +84,7 @@ def save_run(folder: Path, model: keras.Model, size_px: int = 32, number: int = 
     pixels = draw_films(number, size_px)
     card = make_tiny_card("mlp", size_px=size_px)
     card = msgspec.structs.replace(card, name=model.name, calibration=CALIBRATION, self_test=None)
-    answers = keras_probabilities(card, model, pixels)
+    answers = predict_with_keras(card, model, pixels)
     ranked = np.sort(answers)
     threshold = float(ranked[number // 2 - 1 : number // 2 + 1].mean())
     card = msgspec.structs.replace(card, threshold=Threshold(threshold, "median", "validation"))

@@ -21,14 +21,14 @@ from batch_scorer.model.onnx_runtime import ort
 from batch_scorer.storage.output import INTERNAL_FOLDER, Output, sha256_hex
 from exporter import convert, export
 from exporter.run_reader import read_run
-from exporter.validate import verify
+from exporter.validate import verify_model_file
 from tests.exporter.runs import make_network, make_whole_card, save_run
 from tests.factories import make_typicality
 from tests.tiny_model import make_tiny_card, save_tiny_model, tiny_probability
 from trainer.config import RECIPES
-from trainer.model.heads import answer
+from trainer.model.heads import build_inference_model
 from trainer.model.networks import BUILDERS, SIZE_PX
-from trainer.model.ood import fit_typical
+from trainer.model.ood import fit_ood_detector
 
 pytestmark = pytest.mark.slow
 
@@ -41,11 +41,11 @@ def test_a_network_converts_and_answers_as_in_keras(name):
     for layer in network.layers:
         if layer.trainable and isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             layer.set_weights([w.astype(np.float16) for w in layer.get_weights()])
-    typical = fit_typical(np.concatenate([PIXELS, PIXELS[::-1, ::-1]]))
-    model = answer(network, typical, both_ways=RECIPES[name].both_ways)
+    typical = fit_ood_detector(np.concatenate([PIXELS, PIXELS[::-1, ::-1]]))
+    model = build_inference_model(network, typical, both_ways=RECIPES[name].flip_tta)
     graph = convert.convert(model, make_whole_card())
     whole = graph.ByteSize()
-    graph = convert.halve_weights(graph)
+    graph = convert.store_half_weights(graph)
     if name == "mlp":  # tf2onnx folds normalisation into weights that then need all 32 bits
         assert graph.ByteSize() < 0.7 * whole
     assert graph.opset_import[0].version == convert.OPSET
@@ -68,7 +68,7 @@ def test_a_network_converts_and_answers_as_in_keras(name):
 
 
 def test_a_file_answers_only_what_its_card_describes():
-    model = answer(BUILDERS["mlp"](1, augment=False), None, both_ways=False)
+    model = build_inference_model(BUILDERS["mlp"](1, augment=False), None, both_ways=False)
     card = msgspec.structs.replace(make_whole_card(), typicality=None, etiology=None)
     graph = convert.convert(model, card)
     assert {output.name for output in graph.graph.output} == {"probability", "evidence"}
@@ -79,9 +79,9 @@ def test_a_weight_that_half_precision_would_change_stays_as_it_is():
     network.get_layer("hidden1").set_weights(
         [np.full((12288, 32), 1 / 3, np.float32), np.zeros(32)]
     )
-    model = answer(network, None, both_ways=False)
+    model = build_inference_model(network, None, both_ways=False)
     card = make_tiny_card("mlp", size_px=SIZE_PX)
-    graph = convert.halve_weights(convert.convert(model, card))
+    graph = convert.store_half_weights(convert.convert(model, card))
     kept = [w for w in graph.graph.initializer if list(w.dims) == [12288, 32]]
     assert [w.data_type for w in kept] == [TensorProto.FLOAT]
     assert numpy_helper.to_array(kept[0])[0, 0] == np.float32(1 / 3)
@@ -92,7 +92,7 @@ def test_an_error_that_tf2onnx_only_logs_is_an_error(monkeypatch):
         logging.getLogger("tf2onnx.tfonnx").error("Tensorflow op [x: Strange] is not supported")
         return onnx.ModelProto(), None
 
-    model = answer(BUILDERS["mlp"](1, augment=False), None, both_ways=False)
+    model = build_inference_model(BUILDERS["mlp"](1, augment=False), None, both_ways=False)
     monkeypatch.setattr(convert.tf2onnx.convert, "from_function", log_only)
     with pytest.raises(ConversionError, match=r"op .x: Strange. is not supported"):
         convert.convert(model, make_tiny_card("mlp", size_px=SIZE_PX))
@@ -102,29 +102,29 @@ def test_parity_and_self_test_are_really_checked(tmp_path):
     path = save_tiny_model(tmp_path / "tiny.onnx")
     pixels = np.random.default_rng(0).integers(0, 255, (70, 32, 32, 1), np.uint8)
     expected = tiny_probability(pixels, 8.0)
-    assert verify(path, pixels, expected) < 1e-5
+    assert verify_model_file(path, pixels, expected) < 1e-5
     with pytest.raises(ParityError, match="differs from the expected answers by up to"):
-        verify(path, pixels, expected + 2e-4)
+        verify_model_file(path, pixels, expected + 2e-4)
     with pytest.raises(ParityError, match="with 70 label flips"):
-        verify(path, pixels, np.where(expected >= 0.5, 0.49999, 0.50001))
+        verify_model_file(path, pixels, np.where(expected >= 0.5, 0.49999, 0.50001))
     model = onnx.load(path)
     model.graph.node[0].op_type = "Nonsense"
     onnx.save(model, tmp_path / "broken.onnx")
     with pytest.raises(ConversionError, match=r"onnx.checker refuses broken.onnx"):
-        verify(tmp_path / "broken.onnx", pixels, expected)
+        verify_model_file(tmp_path / "broken.onnx", pixels, expected)
 
 
 def test_a_check_that_fails_leaves_no_file(tmp_path, monkeypatch):
     run = read_run(save_run(tmp_path / "run", make_network()))
     monkeypatch.setattr(
         export,
-        "_with_self_test",
+        "_add_self_test",
         lambda card, answers, tolerance: msgspec.structs.replace(
             card, self_test=SelfTest("phantom-1", [0.5] * 4, 1e-9)
         ),
     )
     with pytest.raises(SelfTestFailed, match="is off by"):
-        export.publish(run, tmp_path / "models")
+        export.export_model(run, tmp_path / "models")
     assert [path.name for path in (tmp_path / "models").iterdir()] == [INTERNAL_FOLDER]
 
 
@@ -135,10 +135,10 @@ def test_a_model_file_that_was_not_exported_here_stays(tmp_path):
     file = folder / f"{run.card.name}.onnx"
     file.write_bytes(b"mine")
     with pytest.raises(ForeignFile, match=r"holds a small\.onnx that cxr-batch did not write"):
-        export.publish(run, folder)
+        export.export_model(run, folder)
     assert file.read_bytes() == b"mine"
     file.unlink()
-    assert export.publish(run, folder).path == export.publish(run, folder).path == file
+    assert export.export_model(run, folder).path == export.export_model(run, folder).path == file
 
 
 def test_an_export_that_was_killed_before_the_manifest_is_made_again(tmp_path, monkeypatch):
@@ -154,10 +154,10 @@ def test_an_export_that_was_killed_before_the_manifest_is_made_again(tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(Output, "_put", put_or_stop)
         with pytest.raises(KeyboardInterrupt):
-            export.publish(run, folder)
+            export.export_model(run, folder)
     assert (folder / "small.onnx").is_file()
     assert not (folder / MANIFEST_NAME).exists()
-    done = export.publish(run, folder)
+    done = export.export_model(run, folder)
     listed = json.loads((folder / MANIFEST_NAME).read_bytes())["models"]["small"]
     assert listed["sha256"] == done.sha256 == sha256_hex(done.path.read_bytes())
 
@@ -165,21 +165,21 @@ def test_an_export_that_was_killed_before_the_manifest_is_made_again(tmp_path, m
 def test_an_export_of_a_version_without_records_is_replaced_where_it_is_as_stated(tmp_path):
     run = read_run(save_run(tmp_path / "run", make_network()))
     folder = tmp_path / "models"
-    path = export.publish(run, folder).path
+    path = export.export_model(run, folder).path
     shutil.rmtree(folder / INTERNAL_FOLDER)
-    assert export.publish(run, folder).path == path
+    assert export.export_model(run, folder).path == path
     shutil.rmtree(folder / INTERNAL_FOLDER)
     path.write_bytes(b"mine")
     with pytest.raises(ForeignFile):
-        export.publish(run, folder)
+        export.export_model(run, folder)
     assert path.read_bytes() == b"mine"
 
 
 def test_a_model_file_that_was_changed_since_is_kept_beside(tmp_path):
     run = read_run(save_run(tmp_path / "run", make_network()))
-    path = export.publish(run, tmp_path / "models").path
+    path = export.export_model(run, tmp_path / "models").path
     path.write_bytes(b"mine")
-    export.publish(run, tmp_path / "models")
+    export.export_model(run, tmp_path / "models")
     assert [kept.read_bytes() for kept in tmp_path.glob("models/earlier/*/small.onnx")] == [b"mine"]
 
 
@@ -222,7 +222,7 @@ def test_a_manifest_that_was_not_exported_here_stays(tmp_path, manifest):
             (tmp_path / "mine").write_text('{"models": {}}')
     before = identify(path)
     with pytest.raises((ForeignFile, ConversionError)):
-        export.publish(run, folder)
+        export.export_model(run, folder)
     assert (list(folder.iterdir()), identify(path)) == ([path], before)
     if isinstance(manifest, bytes):
         assert path.read_bytes() == manifest
@@ -233,6 +233,6 @@ def test_an_answer_beside_the_probability_that_is_not_keras_s_is_an_error(tmp_pa
     pixels = np.random.default_rng(1).integers(0, 255, (9, 32, 32, 1), np.uint8)
     expected = tiny_probability(pixels, slope=8.0)
     strange = 4 * np.abs(pixels.mean(axis=(1, 2, 3)) / 255 - 0.5)[:, None]
-    verify(path, pixels, expected, {"atypicality": strange, "evidence": strange})
+    verify_model_file(path, pixels, expected, {"atypicality": strange, "evidence": strange})
     with pytest.raises(ParityError, match=r"by up to 1\.00e-01 in atypicality"):
-        verify(path, pixels, expected, {"atypicality": strange + 0.1})
+        verify_model_file(path, pixels, expected, {"atypicality": strange + 0.1})

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from batch_scorer.model.onnx_runtime import ort
-from exporter.optimize import scale_bytes
+from exporter.optimize import replace_casts_with_dequantize
 
 FILMS = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
 
@@ -46,7 +46,7 @@ def test_two_scalings_of_one_cast_become_two_dequantisations_with_the_same_bits(
     )
     before = answer(model)
     assert np.abs(before).max() > 0
-    scaled = scale_bytes(model)
+    scaled = replace_casts_with_dequantize(model)
     assert operations(scaled) == ["DequantizeLinear", "Transpose", "DequantizeLinear", "Sub"]
     onnx.checker.check_model(scaled, full_check=True)
     assert np.array_equal(answer(scaled), before)
@@ -70,4 +70,4 @@ def test_a_cast_that_is_used_otherwise_or_scaled_by_a_tensor_stays():
     )
     for model in (used_otherwise, scaled_by_a_tensor):
         before = operations(model)
-        assert operations(scale_bytes(model)) == before
+        assert operations(replace_casts_with_dequantize(model)) == before

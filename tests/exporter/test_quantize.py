@@ -17,10 +17,10 @@ from batch_scorer.model.classifier import Classifier
 from batch_scorer.model.onnx_runtime import ort
 from batch_scorer.storage.output import INTERNAL_FOLDER
 from exporter.cli import export
-from exporter.export import publish
-from exporter.quantize import to_float16, to_int8
+from exporter.export import export_model
+from exporter.quantize import convert_float16, quantize_int8
 from exporter.run_reader import read_run
-from exporter.validate import judge
+from exporter.validate import check_precision
 from tests.exporter.runs import blinding_weights, draw_films, make_network, save_run
 from trainer.model.networks import BUILDERS, SIZE_PX
 
@@ -73,7 +73,7 @@ def several_outputs():
 def test_only_the_convolutional_body_changes_and_every_output_stays(kind):
     graph, films = several_outputs(), draw_films(30)
     before = graph.SerializeToString()
-    small = to_int8(graph, films) if kind == "int8" else to_float16(graph)
+    small = quantize_int8(graph, films) if kind == "int8" else convert_float16(graph)
     assert graph.SerializeToString() == before, "the graph that was given was changed"
     onnx.checker.check_model(small, full_check=True)
     assert list(small.graph.input) == list(graph.graph.input)
@@ -107,7 +107,7 @@ def test_only_the_convolutional_body_changes_and_every_output_stays(kind):
 def test_int8_weights_leave_a_bit_free_for_cpus_without_vnni(run):
     from exporter.convert import convert
 
-    graph = to_int8(convert(run.model, run.card), run.calibration.pixels)
+    graph = quantize_int8(convert(run.model, run.card), run.calibration.pixels)
     weights = [
         numpy_helper.to_array(w)
         for w in graph.graph.initializer
@@ -120,7 +120,7 @@ def test_int8_weights_leave_a_bit_free_for_cpus_without_vnni(run):
 
 @pytest.mark.parametrize("kind", ["int8", "float16"])
 def test_a_smaller_file_is_judged_says_so_and_passes_its_self_test(run, kind, tmp_path, capsys):
-    done = publish(run, tmp_path, kind)
+    done = export_model(run, tmp_path, kind)
     assert done.path == tmp_path / "small.onnx"
     classifier = Classifier.load(done.path, "cpu")
     exact = 1e-6 if kind == "int8" else 1e-3  # a CPU leaves out some of the rounding to halves
@@ -146,11 +146,11 @@ def test_a_smaller_file_is_judged_says_so_and_passes_its_self_test(run, kind, tm
 
 
 def test_int8_that_loses_too_much_is_refused_and_the_float32_file_stays(blind, tmp_path):
-    kept = publish(blind, tmp_path)
+    kept = export_model(blind, tmp_path)
     before = kept.path.read_bytes(), (tmp_path / "manifest.json").read_bytes()
     assert kept.precision is None
     with pytest.raises(PrecisionRefused, match=r"AUC falls from 1\.0000 to 0\.\d+ \(by at most"):
-        publish(blind, tmp_path, "int8")
+        export_model(blind, tmp_path, "int8")
     assert (kept.path.read_bytes(), (tmp_path / "manifest.json").read_bytes()) == before
     assert {path.name for path in tmp_path.iterdir()} == {
         INTERNAL_FOLDER,
@@ -161,7 +161,7 @@ def test_int8_that_loses_too_much_is_refused_and_the_float32_file_stays(blind, t
 
 def test_float16_that_overflows_is_refused(blind, tmp_path):
     with pytest.raises(PrecisionRefused, match="some of its answers are no numbers"):
-        publish(blind, tmp_path, "float16")
+        export_model(blind, tmp_path, "float16")
     assert not tmp_path.joinpath("small.onnx").exists()
 
 
@@ -169,12 +169,12 @@ def test_labels_that_change_are_listed_and_too_many_are_refused(run):
     threshold, found = run.card.threshold.value, run.predictions.copy()
     nearest = np.argsort(np.abs(found - threshold))
     found[nearest[0]] = 2 * threshold - found[nearest[0]]  # the same distance, on the other side
-    one = judge("int8", found, run)
+    one = check_precision("int8", found, run)
     assert one.flips == [run.validation.keys[nearest[0]]]
     assert one.images == 80
     found[nearest[1]] = 2 * threshold - found[nearest[1]]
     with pytest.raises(PrecisionRefused) as refused:
-        judge("int8", found, run)
+        check_precision("int8", found, run)
     names = ", ".join(sorted(run.validation.keys[nearest[:2]]))
     assert f"2 labels change (at most 2%): {names}" in str(refused.value)
 
@@ -182,15 +182,15 @@ def test_labels_that_change_are_listed_and_too_many_are_refused(run):
 def test_float16_may_not_move_a_probability_far(run):
     found = run.predictions.copy()
     found[np.argmax(found)] -= 0.011
-    assert judge("int8", found, run).largest_difference == pytest.approx(0.011)
+    assert check_precision("int8", found, run).largest_difference == pytest.approx(0.011)
     with pytest.raises(PrecisionRefused, match=r"a probability is off by 0\.0110 \(at most 0\.01"):
-        judge("float16", found, run)
+        check_precision("float16", found, run)
 
 
 def test_one_class_alone_cannot_be_judged_by(run):
     films = replace(run.validation, labels=np.ones_like(run.validation.labels))
     with pytest.raises(ConversionError, match="films of both classes"):
-        judge("int8", run.predictions, replace(run, validation=films))
+        check_precision("int8", run.predictions, replace(run, validation=films))
 
 
 def test_the_first_format_that_passes_has_the_plain_name(run, blind, tmp_path, capsys):
@@ -218,13 +218,16 @@ def test_the_first_format_that_passes_has_the_plain_name(run, blind, tmp_path, c
 def test_a_network_without_convolutions_is_refused():
     from exporter.convert import convert
     from tests.tiny_model import make_tiny_card
-    from trainer.model.heads import answer
+    from trainer.model.heads import build_inference_model
 
     graph = convert(
-        answer(BUILDERS["mlp"](1, augment=False), None, both_ways=False),
+        build_inference_model(BUILDERS["mlp"](1, augment=False), None, both_ways=False),
         make_tiny_card("mlp", size_px=SIZE_PX),
     )
-    for smaller in (lambda: to_int8(graph, draw_films(4, SIZE_PX)), lambda: to_float16(graph)):
+    for smaller in (
+        lambda: quantize_int8(graph, draw_films(4, SIZE_PX)),
+        lambda: convert_float16(graph),
+    ):
         with pytest.raises(PrecisionRefused, match="it has no convolution"):
             smaller()
 
@@ -240,9 +243,9 @@ def test_a_run_folder_without_its_films_says_what_to_do(tmp_path):
 
 
 def test_parity_films_span_the_answers_and_are_filled_up_from_training(run):
-    assert len(run.parity) == 96
+    assert len(run.parity_images) == 96
     assert len(run.validation) == 80
-    assert {run.predictions.min(), run.predictions.max()} <= set(run.parity_answers)
+    assert {run.predictions.min(), run.predictions.max()} <= set(run.parity_probabilities)
 
 
 @pytest.mark.parametrize(("weights", "code", "kind"), [("usual", 0, "int8"), ("blinding", 3, None)])

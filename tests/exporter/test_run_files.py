@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from batch_scorer.errors import ConversionError, UsageError
 from exporter import export as publish
 from exporter.cli import export
-from exporter.run_reader import find_runs, read_run
+from exporter.run_reader import find_run_folders, read_run
 from tests.exporter.runs import make_network, save_run
 
 
@@ -110,9 +110,9 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(
 def test_a_folder_that_cannot_be_made_is_a_wrong_usage(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be read: Not a directory"):
-        publish.open_models(tmp_path / "file" / "models")
+        publish.open_model_folder(tmp_path / "file" / "models")
 
 
 def test_a_path_that_is_too_long_is_no_run(tmp_path):
     with pytest.raises(ConversionError, match="too long"):
-        find_runs(tmp_path / ("x" * 300))
+        find_run_folders(tmp_path / ("x" * 300))

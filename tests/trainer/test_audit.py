@@ -16,11 +16,11 @@ from PIL import Image
 from batch_scorer.errors import DatasetError
 from tests.images import encode, make_film
 from tests.paths import EXAMPLES, REAL_DATA, REPOSITORY
-from trainer.audit.audit import Audit, audit_data, shorten
-from trainer.audit.confounders import TOGETHER, measure_shortcut
-from trainer.audit.duplicates import count_copies, find_copies
-from trainer.audit.findings import NOTHING, find_faults
-from trainer.audit.image_stats import HASH_BITS, Film, cause_of, measure_films
+from trainer.audit.audit import Audit, audit_dataset, summarize_audit
+from trainer.audit.confounders import ALL_PROPERTIES, measure_shortcut
+from trainer.audit.duplicates import count_duplicates, find_duplicates
+from trainer.audit.findings import NO_FINDINGS, list_findings
+from trainer.audit.image_stats import HASH_BITS, ImageStats, find_cause, measure_images
 from trainer.data.layout import read_layout
 
 RNG = np.random.default_rng(3)
@@ -62,11 +62,11 @@ def kaggle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(kaggle):
-    return audit_data(kaggle)
+    return audit_dataset(kaggle)
 
 
 def film(key, part="train", label="NORMAL", **changes):
-    base = Film(
+    base = ImageStats(
         key=key,
         part=part,
         label=label,
@@ -94,8 +94,8 @@ def test_films_are_counted_by_part_class_and_cause(found):
         ("test", "PNEUMONIA", "viral"): 12,
     }
     assert found.images == sum(counts.values())
-    assert cause_of("PNEUMONIA/clinic7.png", "PNEUMONIA") == "unknown"
-    assert cause_of("PNEUMONIA/person3_virus_4.jpeg", "") == ""
+    assert find_cause("PNEUMONIA/clinic7.png", "PNEUMONIA") == "unknown"
+    assert find_cause("PNEUMONIA/person3_virus_4.jpeg", "") == ""
 
 
 def test_patients_are_counted_by_part_and_shared_numbers_with_their_films(found):
@@ -137,32 +137,32 @@ def test_a_film_saved_smaller_brighter_or_rougher_looks_the_same_another_does_no
     }
     for name, image in variants.items():
         put(tmp_path, f"NORMAL/{name}.png", np.asarray(image))
-    films, _ = measure_films(read_layout(tmp_path), open_test=True)
-    (group,) = find_copies(films).near_duplicates
+    films, _ = measure_images(read_layout(tmp_path), open_test=True)
+    (group,) = find_duplicates(films).near_duplicates
     assert {item.key for item in group} == {f"NORMAL/{n}.png" for n in list(variants)[:4]}
 
 
 def test_many_films_are_compared_block_by_block_as_in_one(monkeypatch):
     films = [film(str(index)) for index in range(40)]
     films += [replace(films[index], key=f"copy {index}", part="test") for index in (0, 17, 39)]
-    whole = find_copies(films)
-    monkeypatch.setattr("trainer.audit.duplicates.BLOCK", 7)
-    assert find_copies(films) == whole
-    assert count_copies(whole.identical).across == {"train and test": 3}
+    whole = find_duplicates(films)
+    monkeypatch.setattr("trainer.audit.duplicates.BLOCK_SIZE", 7)
+    assert find_duplicates(films) == whole
+    assert count_duplicates(whole.identical).across == {"train and test": 3}
     assert whole.near_duplicates == ()
 
 
 def test_a_shortcut_is_measured_and_its_absence_too(found):
     assert found.shortcut.cross_validation["brightness"].value > 0.9
-    assert found.shortcut.test[TOGETHER].n == 25
-    assert found.shortcut.cross_validation[TOGETHER].n == 49
+    assert found.shortcut.test[ALL_PROPERTIES].n == 25
+    assert found.shortcut.cross_validation[ALL_PROPERTIES].n == 49
     assert {"width", "height"} == set(found.shortcut.constant)
     rng = np.random.default_rng(0)
     blind = [
         film(str(index), label=("NORMAL", "PNEUMONIA")[index % 2], brightness=rng.normal(120, 20))
         for index in range(300)
     ]
-    estimate = measure_shortcut(blind).cross_validation[TOGETHER]
+    estimate = measure_shortcut(blind).cross_validation[ALL_PROPERTIES]
     assert estimate.low < 0.5 < estimate.high
 
 
@@ -175,7 +175,7 @@ def test_a_shortcut_needs_films_that_differ_and_enough_patients():
 
 
 def test_sealed_test_labels_leave_no_trace(kaggle):
-    sealed = audit_data(kaggle, open_test=False)
+    sealed = audit_dataset(kaggle, open_test=False)
     assert [c for c in sealed.counts if c.part == "test"] == [
         msgspec.structs.replace(sealed.counts[-1], label="", cause="", images=25)
     ]
@@ -183,19 +183,19 @@ def test_sealed_test_labels_leave_no_trace(kaggle):
     assert {spread.part for spread in sealed.appearance} == {"train"}
     assert sealed.patients.shared[0].same_cause is None
     assert sealed.patients.shared[0].patients == 2
-    short = shorten(sealed)
+    short = summarize_audit(sealed)
     assert short.images["test"] == 25
     assert set(short.metadata_auc) == {"cross-validation"}
     assert short.shared_with_same_cause == {}
 
 
 def test_the_short_form_holds_the_same_numbers(found):
-    short = shorten(found)
+    short = summarize_audit(found)
     assert short.images["train PNEUMONIA viral"] == 13
     assert short.images["train NORMAL"] == 24
     assert short.images_per_patient == {"1": 50, "2": 12}
     assert short.shared_patients == {"train and test": 2}
-    assert short.metadata_auc["test"] == found.shortcut.test[TOGETHER]
+    assert short.metadata_auc["test"] == found.shortcut.test[ALL_PROPERTIES]
     normal, pneumonia = (looks for looks in short.appearance if looks.part == "train")
     assert (normal.width_px, normal.height_px) == (192, 160)
     assert normal.brightness < pneumonia.brightness - 40
@@ -209,12 +209,12 @@ def test_what_is_of_no_use_is_listed_and_ends_nothing(tmp_path):
     (tmp_path / "COVID").mkdir()
     (tmp_path / "COVID" / "a.png").write_bytes(make_film())
     (tmp_path / "loose.png").write_bytes(make_film())
-    found = audit_data(tmp_path)
+    found = audit_dataset(tmp_path)
     assert [(file.image, file.reason) for file in found.unusable] == [
         ("NORMAL/bad.jpeg", "unreadable")
     ]
     assert [(stray.path, stray.files) for stray in found.strays] == [("COVID", 1), ("loose.png", 1)]
-    texts = [f"{fault.title}. {fault.text}" for fault in find_faults(found)]
+    texts = [f"{fault.title}. {fault.text}" for fault in list_findings(found)]
     assert texts[0].startswith("The set has no film of PNEUMONIA.")
     assert "for example NORMAL/bad.jpeg" in texts[1]
     assert any("The folder COVID with 1 file." in text for text in texts)
@@ -226,22 +226,22 @@ def test_an_unreadable_file_is_listed_too(tmp_path):
     (tmp_path / "NORMAL" / "gone.png").symlink_to(tmp_path / "NORMAL" / "film.png")
     layout = read_layout(tmp_path)
     (tmp_path / "NORMAL" / "gone.png").unlink()
-    films, unusable = measure_films(layout, open_test=True)
+    films, unusable = measure_images(layout, open_test=True)
     assert len(films) == 1
     assert unusable[0].detail.startswith("The file cannot be read: No such file")
 
 
 def test_a_folder_without_films_is_an_error(tmp_path):
     with pytest.raises(DatasetError, match="found none"):
-        audit_data(tmp_path)
+        audit_dataset(tmp_path)
     (tmp_path / "NORMAL").mkdir()
     (tmp_path / "NORMAL" / "bad.png").write_bytes(b"nothing")
     with pytest.raises(DatasetError, match=r"none that decodes: NORMAL/bad\.png"):
-        audit_data(tmp_path)
+        audit_dataset(tmp_path)
 
 
 def test_faults_come_worst_first(found):
-    titles = [fault.title for fault in find_faults(found)]
+    titles = [fault.title for fault in list_findings(found)]
     assert titles[:3] == [
         "Copies in both train and test",
         "1 film with two labels",
@@ -258,17 +258,17 @@ def test_a_set_without_a_fault_is_called_so(found):
         patients=msgspec.structs.replace(
             found.patients, shared=[], images_per_patient={"NORMAL": {1: 9}, "PNEUMONIA": {1: 9}}
         ),
-        identical=msgspec.structs.replace(found.identical, counts=count_copies([]), groups=[]),
+        identical=msgspec.structs.replace(found.identical, counts=count_duplicates([]), groups=[]),
         near_duplicates=msgspec.structs.replace(
-            found.near_duplicates, counts=count_copies([]), groups=[]
+            found.near_duplicates, counts=count_duplicates([]), groups=[]
         ),
         shortcut=msgspec.structs.replace(found.shortcut, cross_validation={}, test={}),
     )
-    (only,) = find_faults(clean)
+    (only,) = list_findings(clean)
     assert only.title == "The part train has 49 films"
     many = [msgspec.structs.replace(c, images=500) for c in clean.counts]
-    assert find_faults(msgspec.structs.replace(clean, counts=many)) == ()
-    assert NOTHING.startswith("Nothing wrong")
+    assert list_findings(msgspec.structs.replace(clean, counts=many)) == ()
+    assert NO_FINDINGS.startswith("Nothing wrong")
 
 
 def test_the_command_writes_page_and_facts_without_tensorflow(tmp_path):
@@ -325,7 +325,7 @@ def test_the_command_says_what_cannot_be_used(tmp_path, cxr):
 
 @pytest.mark.needs("real films")
 def test_the_published_set_has_its_known_faults():
-    short = shorten(audit_data(REAL_DATA / "chest_xray", open_test=False))
+    short = summarize_audit(audit_dataset(REAL_DATA / "chest_xray", open_test=False))
     assert short.images["train PNEUMONIA bacterial"] == 2530
     assert short.images["test"] == 624
     assert short.shared_patients == {"train and test": 170}

@@ -12,17 +12,17 @@ from batch_scorer.metrics.classification import Estimate
 from batch_scorer.storage.output import INTERNAL_FOLDER
 from tests.paths import EXAMPLES
 from trainer.audit import charts
-from trainer.audit.audit import Count, SharedPatients, StrayFiles, audit_data
+from trainer.audit.audit import ImageCount, SharedPatients, StrayFiles, audit_dataset
 from trainer.audit.confounders import Shortcut
-from trainer.audit.html import SHOWN_FILES, describe, render_page, write_audit
-from trainer.audit.image_stats import Unusable
+from trainer.audit.html import MAX_SHOWN_FILES, build_page_facts, render_html, write_audit
+from trainer.audit.image_stats import UnusableFile
 
 HOSTILE = "<script>alert(1)</script>\u202e\u80ba'\".jpeg"
 
 
 @pytest.fixture(scope="module")
 def examples():
-    return audit_data(EXAMPLES)
+    return audit_dataset(EXAMPLES)
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def rich(examples):
         examples,
         data=HOSTILE,
         counts=[
-            Count("train", "NORMAL", "normal", 9),
-            Count("train", "PNEUMONIA", "viral", 3),
-            Count("train", "PNEUMONIA", "bacterial", 4),
-            Count("test", "", "", 8),
+            ImageCount("train", "NORMAL", "normal", 9),
+            ImageCount("train", "PNEUMONIA", "viral", 3),
+            ImageCount("train", "PNEUMONIA", "bacterial", 4),
+            ImageCount("test", "", "", 8),
         ],
         patients=changes(
             examples.patients,
@@ -52,7 +52,9 @@ def rich(examples):
             {"contrast": estimate, "together": estimate},
             ["width"],
         ),
-        unusable=[Unusable(f"{HOSTILE}{n}", "truncated", "Ends.") for n in range(SHOWN_FILES + 2)],
+        unusable=[
+            UnusableFile(f"{HOSTILE}{n}", "truncated", "Ends.") for n in range(MAX_SHOWN_FILES + 2)
+        ],
         strays=[StrayFiles("class", f"train/{HOSTILE}", 5)],
     )
 
@@ -79,7 +81,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_needs_no_other_file_and_runs_nothing(rich):
-    html = render_page(rich)
+    html = render_html(rich)
     page = Page(html)
     assert "script" not in page.tags
     assert all(link.startswith("#") for link in page.links)
@@ -89,7 +91,7 @@ def test_the_page_needs_no_other_file_and_runs_nothing(rich):
 
 
 def test_the_page_can_be_read_aloud(rich):
-    page = Page(render_page(rich))
+    page = Page(render_html(rich))
     assert ("html", {"lang": "en-GB"}) in page.attributes
     assert "title" in page.tags
     drawn = [found for tag, found in page.attributes if tag == "svg"]
@@ -101,7 +103,7 @@ def test_the_page_can_be_read_aloud(rich):
 
 
 def test_a_hostile_name_is_text(rich):
-    html = render_page(rich)
+    html = render_html(rich)
     assert "<script>alert" not in html
     assert "\u202e" not in html
     assert "\u80ba" not in html
@@ -109,7 +111,7 @@ def test_a_hostile_name_is_text(rich):
 
 
 def test_the_page_says_what_was_found(rich):
-    text = Page(render_page(rich)).text
+    text = Page(render_html(rich)).text
     for expected in (
         "3 patient numbers in both train and test: 4 films of train, 7 of test.",
         "2 numbers stand before bacterial as well as viral films",
@@ -120,17 +122,17 @@ def test_the_page_says_what_was_found(rich):
     ):
         assert expected in text, expected
     sealed = msgspec.structs.replace(rich, test_labels_opened=False)
-    assert "The labels of the test part were not opened." in describe(sealed).about
+    assert "The labels of the test part were not opened." in build_page_facts(sealed).about
 
 
 def test_a_poor_set_has_a_page_too(examples):
     poor = msgspec.structs.replace(
         examples,
         appearance=[],
-        counts=[Count("all", "NORMAL", "normal", 1)],
+        counts=[ImageCount("all", "NORMAL", "normal", 1)],
         shortcut=Shortcut({}, {}, [], "Too few to measure this on."),
     )
-    page = Page(render_page(poor))
+    page = Page(render_html(poor))
     assert page.tags.count("svg") == 1
     assert "Too few to measure this on." in page.text
     assert "No file name tells a patient" in page.text
@@ -138,8 +140,8 @@ def test_a_poor_set_has_a_page_too(examples):
 
 
 def test_the_same_facts_give_the_same_page(examples, tmp_path):
-    assert write_audit(examples, tmp_path / "a").read_bytes() == render_page(examples).encode()
-    assert render_page(examples) == render_page(examples)
+    assert write_audit(examples, tmp_path / "a").read_bytes() == render_html(examples).encode()
+    assert render_html(examples) == render_html(examples)
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert names == {"audit.html", "audit.json", INTERNAL_FOLDER}
 
@@ -148,9 +150,9 @@ def test_figures_have_the_numbers_of_the_facts(rich):
     counts = charts.draw_counts(rich.counts)
     assert ">9<" in counts
     assert "label not opened" in counts
-    assert "10 or more" in charts.draw_films_per_patient(rich)
-    shared = charts.draw_shared(rich.patients.shared, rich)
+    assert "10 or more" in charts.draw_images_per_patient(rich)
+    shared = charts.draw_shared_patients(rich.patients.shared, rich)
     assert "4 of 16 films" in shared
     assert "7 of 8 films" in shared
     assert "on the test part" in charts.draw_shortcut(rich)
-    assert "File size (kB)" in charts.draw_looks(rich)
+    assert "File size (kB)" in charts.draw_appearance(rich)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.images import make_labelled_folder
-from trainer.data.pipeline import Resident, feed
+from trainer.data.pipeline import DeviceDataset, make_fit_arguments
 
 FOREIGN = ("tensorflow", "tf2onnx", "onnx")
 WITHOUT = """
@@ -48,7 +48,7 @@ def numbers_of(films):
 
 
 def test_each_epoch_has_every_film_once_in_another_order():
-    films = Resident(part(), 4, seed=1)
+    films = DeviceDataset(part(), 4, seed=1)
     first = numbers_of(films)
     films.on_epoch_end()
     second = numbers_of(films)
@@ -56,13 +56,13 @@ def test_each_epoch_has_every_film_once_in_another_order():
     assert first != second
     for steps in (first, second):
         assert sorted(number for step in steps for number in step) == list(range(10))
-    assert numbers_of(Resident(part(), 4, seed=1)) == first
-    assert numbers_of(Resident(part(), 4, None)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert numbers_of(DeviceDataset(part(), 4, seed=1)) == first
+    assert numbers_of(DeviceDataset(part(), 4, None)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_tensorflow_is_fed_the_arrays_as_they_are():
     train = part()
-    assert feed(train, part(4), 4, 1)["x"] is train[0]
+    assert make_fit_arguments(train, part(4), 4, 1)["x"] is train[0]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainer import evaluate
-from trainer.data.dataset import Films
+from trainer.data.dataset import LabelledImages
 
 
 def overlapping(films=1000, seed=1):
@@ -18,7 +18,7 @@ def overlapping(films=1000, seed=1):
 def test_few_films_lie_on_the_wrong_side_of_the_band():
     truth, answers = overlapping()
     threshold = evaluate.choose_threshold(truth, answers).value
-    band = evaluate.choose_band(truth, answers, threshold)
+    band = evaluate.choose_undecided_band(truth, answers, threshold)
     assert band.low < threshold < band.high
     ill, well = answers[truth == 1], answers[truth == 0]
     assert (ill < band.low).mean() <= 0.01
@@ -36,7 +36,7 @@ def test_few_films_lie_on_the_wrong_side_of_the_band():
 def test_the_threshold_always_lies_in_the_band(seed):
     truth, answers = overlapping(60, seed)
     for threshold in (evaluate.choose_threshold(truth, answers).value, 0.01, 0.99):
-        band = evaluate.choose_band(truth, answers, threshold)
+        band = evaluate.choose_undecided_band(truth, answers, threshold)
         assert 0 <= band.low <= threshold <= band.high <= 1
 
 
@@ -45,7 +45,7 @@ def test_where_validation_is_separated_no_flagged_film_is_uncertain():
     answers = np.concatenate([np.linspace(0.0, 0.1, 100), np.linspace(0.8, 1.0, 400)])
     threshold = evaluate.choose_threshold(truth, answers).value
     assert threshold > 0.8
-    band = evaluate.choose_band(truth, answers, threshold)
+    band = evaluate.choose_undecided_band(truth, answers, threshold)
     assert band.high == threshold
     assert 0.8 < band.low < threshold
     given_up = (truth == 1) & (answers < threshold)
@@ -57,7 +57,7 @@ def test_where_validation_is_separated_no_flagged_film_is_uncertain():
 def test_a_handful_of_separated_films_gives_the_gap_between_them():
     truth, answers = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9])
     threshold = evaluate.choose_threshold(truth, answers).value
-    band = evaluate.choose_band(truth, answers, threshold)
+    band = evaluate.choose_undecided_band(truth, answers, threshold)
     assert (threshold, band.low, band.high) == (0.5, 0.5, 0.5)
     assert band.share.value == 0
     assert not any(band.holds(p) for p in answers)
@@ -65,17 +65,21 @@ def test_a_handful_of_separated_films_gives_the_gap_between_them():
 
 def test_answers_that_are_all_the_same_are_all_uncertain():
     truth, answers = np.array([0, 0, 1, 1]), np.full(4, 0.7)
-    band = evaluate.choose_band(truth, answers, evaluate.choose_threshold(truth, answers).value)
+    band = evaluate.choose_undecided_band(
+        truth, answers, evaluate.choose_threshold(truth, answers).value
+    )
     assert band.low < 0.7 < band.high
     assert band.share.value == 1
 
 
 def test_films_from_elsewhere_are_counted_at_the_threshold_unless_they_are_rejected():
-    films = Films(np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int64), *[np.full(4, "")] * 2)
-    judged = evaluate.Judgement(films, np.zeros(4), np.array([0.1, 0.5, 0.49, 0.9]))
-    one = evaluate.refer_elsewhere("adults", judged, np.array([False] * 3 + [True]), 0.5)
+    films = LabelledImages(
+        np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int64), *[np.full(4, "")] * 2
+    )
+    judged = evaluate.CalibratedPredictions(films, np.zeros(4), np.array([0.1, 0.5, 0.49, 0.9]))
+    one = evaluate.evaluate_external("adults", judged, np.array([False] * 3 + [True]), 0.5)
     assert (one.images, one.rejected, one.flagged, one.share.value) == (4, 1, 1, 0.25)
-    found = evaluate.refer_elsewhere("adults", judged, np.zeros(4, bool), 0.5)
+    found = evaluate.evaluate_external("adults", judged, np.zeros(4, bool), 0.5)
     assert (found.name, found.images, found.flagged) == ("adults", 4, 2)
     assert found.share.value == 0.5
     assert found.share.low < 0.2
@@ -84,7 +88,7 @@ def test_films_from_elsewhere_are_counted_at_the_threshold_unless_they_are_rejec
 
 def make_films(names):
     count = len(names)
-    return Films(
+    return LabelledImages(
         np.zeros((count, 8, 8, 1), np.uint8),
         np.array([int(name.startswith("person")) for name in names]),
         np.array([""] * count),
@@ -96,18 +100,18 @@ def test_the_second_question_is_judged_on_films_whose_cause_is_known():
     names = [f"person{n}_{'virus' if n % 2 else 'bacteria'}_{n}.jpeg" for n in range(40)]
     films = make_films([*names, "IM-0001-0001.jpeg", "person_unknown.jpeg"])
     viral = np.where(films.etiology == "viral", 2.0, -2.0) * np.tile([1, 1, 1, 1, 1, -1], 7)
-    answers = evaluate.Answers(np.zeros(42), viral, np.zeros(42))
-    found = evaluate.refer_etiology({"validation": films}, {"validation": answers})
+    answers = evaluate.NetworkOutputs(np.zeros(42), viral, np.zeros(42))
+    found = evaluate.evaluate_etiology({"validation": films}, {"validation": answers})
     assert found.references["validation"]["accuracy"].n == 40
     right = (viral[:40] > 0) == (films.etiology[:40] == "viral")
     assert found.references["validation"]["accuracy"].value == pytest.approx(right.mean())
     alone = make_films(names[::2])
-    silent = evaluate.Answers(np.zeros(20), viral[:20], np.zeros(20))
-    assert evaluate.refer_etiology({"validation": alone}, {"validation": silent}) is None
+    silent = evaluate.NetworkOutputs(np.zeros(20), viral[:20], np.zeros(20))
+    assert evaluate.evaluate_etiology({"validation": alone}, {"validation": silent}) is None
 
 
 def test_typicality_keeps_its_limits_and_counts_every_set():
-    found = evaluate.choose_typicality(
+    found = evaluate.choose_ood_limits(
         np.linspace(-1, 1, 1000), {"validation": np.zeros(50), "elsewhere": np.array([0.97, 1.5])}
     )
     assert found.flag_above == pytest.approx(0.96, abs=0.01)

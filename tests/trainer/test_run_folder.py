@@ -18,18 +18,18 @@ from trainer import model_card, run_folder
 from trainer.audit import html
 from trainer.audit.cli import audit
 from trainer.config import FitConfig
-from trainer.data.dataset import Films
+from trainer.data.dataset import LabelledImages
 from trainer.model.networks import SIZE_PX
-from trainer.throughput import tell_speed
-from trainer.train import _finish, _Keeper, _train, claim
-from trainer.tune import FILES as SEARCH_FILES
-from trainer.tune import JOURNAL_FILE, _Journal
+from trainer.throughput import describe_speed
+from trainer.train import _save_final_network, _EpochSaver, _train, claim_run_folder
+from trainer.tune import SEARCH_FILES as SEARCH_FILES
+from trainer.tune import JOURNAL_FILE, _JournalFile
 
 CONFIG = FitConfig("mlp", 1, 16, 1, "tensorflow", "none")
 DATASET = SimpleNamespace(fingerprint="0", withheld="")
 DIARY = "Dear diary"
-WEIGHTS = run_folder.weights_name(1)
-ALL = sorted({*run_folder.FILES, *SEARCH_FILES, WEIGHTS})
+WEIGHTS = run_folder.format_weights_name(1)
+ALL = sorted({*run_folder.RUN_FILES, *SEARCH_FILES, WEIGHTS})
 
 
 def look(folder):
@@ -42,7 +42,7 @@ def look(folder):
 
 
 def claim_all(folder):
-    claim(folder, CONFIG, DATASET, tuple({*run_folder.FILES, *SEARCH_FILES}))
+    claim_run_folder(folder, CONFIG, DATASET, tuple({*run_folder.RUN_FILES, *SEARCH_FILES}))
 
 
 def copy_config(folder, tmp_path):
@@ -54,11 +54,13 @@ def copy_config(folder, tmp_path):
 
 def keep(folder, *losses):
     """Epochs with these validation losses, after those that were before."""
-    rows = run_folder.history_rows(folder)
+    rows = run_folder.read_history_rows(folder)
     for loss in losses:
-        columns = dict.fromkeys(run_folder.HISTORY_COLUMNS, "1") | {run_folder.WATCHED: str(loss)}
+        columns = dict.fromkeys(run_folder.HISTORY_COLUMNS, "1") | {
+            run_folder.MONITORED_METRIC: str(loss)
+        }
         rows.append({"epoch": str(len(rows)), **columns})
-        run_folder.keep_epoch(folder, rows, len(rows) * 10, b"weights %d" % len(rows))
+        run_folder.save_epoch(folder, rows, len(rows) * 10, b"weights %d" % len(rows))
 
 
 def kept(folder):
@@ -111,12 +113,12 @@ def test_beside_a_config_everything_that_no_record_names_is_refused(tmp_path, na
 
 
 def test_an_empty_folder_and_one_that_was_claimed_are_taken(tmp_path):
-    claim(tmp_path, CONFIG, DATASET)
+    claim_run_folder(tmp_path, CONFIG, DATASET)
     (tmp_path / "notes.txt").write_text(DIARY)
-    claim(tmp_path, CONFIG, DATASET)
+    claim_run_folder(tmp_path, CONFIG, DATASET)
     (tmp_path / "notes.txt").unlink()
     (tmp_path / run_folder.CONFIG_FILE).unlink()  # killed after the record, before the config
-    claim(tmp_path, CONFIG, DATASET)
+    claim_run_folder(tmp_path, CONFIG, DATASET)
     assert run_folder.read_config(tmp_path)["model"] == "mlp"
 
 
@@ -128,9 +130,9 @@ def test_a_finished_run_without_a_record_is_taken_and_its_files_are_kept(tmp_pat
     card = folder / run_folder.CARD_FILE
     card.write_text(encode_card(make_tiny_card(name="cnn")))
     with pytest.raises(ForeignFile, match=r"holds .*, and no run"):
-        claim(folder, CONFIG, DATASET)
+        claim_run_folder(folder, CONFIG, DATASET)
     card.write_text(encode_card(make_tiny_card(name="mlp")))
-    claim(folder, CONFIG, DATASET)
+    claim_run_folder(folder, CONFIG, DATASET)
     run_folder.write_text(folder, run_folder.PREDICTIONS_FILE, "rows")
     (earlier,) = folder.glob(f"earlier/*/{run_folder.PREDICTIONS_FILE}")
     assert earlier.read_text() == DIARY
@@ -138,14 +140,14 @@ def test_a_finished_run_without_a_record_is_taken_and_its_files_are_kept(tmp_pat
 
 @pytest.mark.parametrize("name", [run_folder.HISTORY_FILE, run_folder.SECONDS_FILE, WEIGHTS])
 def test_what_comes_while_training_goes_on_is_not_replaced(tmp_path, name):
-    claim(tmp_path, CONFIG, DATASET)
-    keeper = _Keeper(tmp_path)
+    claim_run_folder(tmp_path, CONFIG, DATASET)
+    keeper = _EpochSaver(tmp_path)
     keeper.set_model(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(DIARY)
     before = look(tmp_path)
     with pytest.raises(ForeignFile, match=f"holds a {name}"):
-        keeper.on_epoch_end(0, {run_folder.WATCHED: 0.5})
+        keeper.on_epoch_end(0, {run_folder.MONITORED_METRIC: 0.5})
     assert look(tmp_path) == before
 
 
@@ -173,38 +175,38 @@ def test_a_history_that_was_changed_is_said(tmp_path, name, read, content):
 
 
 def test_a_training_goes_on_after_its_newest_whole_epoch(tmp_path):
-    claim(tmp_path, CONFIG, DATASET)
-    assert run_folder.resume_from(tmp_path) == 0
+    claim_run_folder(tmp_path, CONFIG, DATASET)
+    assert run_folder.prepare_resume(tmp_path) == 0
     keep(tmp_path, 0.7, 0.2, 0.8, 0.9)
     assert kept(tmp_path) == ["epoch-002.weights.h5", "epoch-004.weights.h5"]
-    claim(tmp_path, CONFIG, DATASET)
-    assert (run_folder.resume_from(tmp_path), run_folder.best_epoch(tmp_path)) == (4, 2)
-    newest = tmp_path / run_folder.weights_name(4)
+    claim_run_folder(tmp_path, CONFIG, DATASET)
+    assert (run_folder.prepare_resume(tmp_path), run_folder.find_best_epoch(tmp_path)) == (4, 2)
+    newest = tmp_path / run_folder.format_weights_name(4)
     newest.write_bytes(b"torn")
-    assert run_folder.resume_from(tmp_path) == 2
-    assert run_folder.read_history(tmp_path)[run_folder.WATCHED] == [0.7, 0.2]
+    assert run_folder.prepare_resume(tmp_path) == 2
+    assert run_folder.read_history(tmp_path)[run_folder.MONITORED_METRIC] == [0.7, 0.2]
     keep(tmp_path, 0.1)
     assert kept(tmp_path) == ["epoch-003.weights.h5"]
     assert (tmp_path / "seconds.txt").read_text() == "30.0\n"
     assert b"torn" in look(tmp_path / "earlier").values()
-    (tmp_path / run_folder.weights_name(3)).unlink()
-    assert run_folder.resume_from(tmp_path) == 0
-    assert run_folder.history_rows(tmp_path) == []
+    (tmp_path / run_folder.format_weights_name(3)).unlink()
+    assert run_folder.prepare_resume(tmp_path) == 0
+    assert run_folder.read_history_rows(tmp_path) == []
 
 
 def test_a_training_whose_best_epoch_is_gone_starts_over(tmp_path):
-    claim(tmp_path, CONFIG, DATASET)
+    claim_run_folder(tmp_path, CONFIG, DATASET)
     keep(tmp_path, 0.7, 0.2, 0.8)
-    (tmp_path / run_folder.weights_name(2)).unlink()
-    assert run_folder.resume_from(tmp_path) == 0
+    (tmp_path / run_folder.format_weights_name(2)).unlink()
+    assert run_folder.prepare_resume(tmp_path) == 0
 
 
 def test_of_an_interrupted_training_only_its_own_files_go(tmp_path):
-    claim(tmp_path, CONFIG, DATASET)
+    claim_run_folder(tmp_path, CONFIG, DATASET)
     keep(tmp_path, 0.7)
     diary = tmp_path / run_folder.RESUME_FOLDER / "diary.txt"
     diary.write_text(DIARY)
-    claim(tmp_path, CONFIG, DATASET)
+    claim_run_folder(tmp_path, CONFIG, DATASET)
     run_folder.remove_resume(tmp_path)
     assert kept(tmp_path) == ["diary.txt"]
     diary.unlink()
@@ -216,28 +218,28 @@ def test_keras_opens_nothing_in_the_run_folder(tmp_path, monkeypatch):
     victim = tmp_path / "victim"
     victim.write_text(DIARY)
     folder = tmp_path / "run"
-    claim(folder, CONFIG, DATASET)
+    claim_run_folder(folder, CONFIG, DATASET)
     for name in (f"partial.{run_folder.MODEL_FILE}", "epoch.weights.h5"):
         (folder / name).symlink_to(victim)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    keeper = _Keeper(folder)
+    keeper = _EpochSaver(folder)
     keeper.set_model(model)
-    keeper.on_epoch_end(0, {run_folder.WATCHED: 0.5})
+    keeper.on_epoch_end(0, {run_folder.MONITORED_METRIC: 0.5})
     assert kept(folder) == ["epoch-001.weights.h5"]
-    monkeypatch.setattr("trainer.train.keep", lambda *_: model)
+    monkeypatch.setattr("trainer.train.make_final_network", lambda *_: model)
     monkeypatch.setattr("trainer.train.answer", lambda *_, **__: model)
     films = SimpleNamespace(pixels=np.zeros((2, 9, 9, 1), np.uint8))
     monkeypatch.setattr("trainer.train.fit_typical", lambda _: None)
-    _finish(model, CONFIG, films, folder)
+    _save_final_network(model, CONFIG, films, folder)
     assert keras.models.load_model(folder / run_folder.MODEL_FILE).count_params() == 3
     assert victim.read_text() == DIARY
 
 
 def test_the_journal_of_a_search_goes_on_and_is_not_another_file(tmp_path):
-    claim(tmp_path, CONFIG, DATASET, SEARCH_FILES)
+    claim_run_folder(tmp_path, CONFIG, DATASET, SEARCH_FILES)
 
     def study():
-        storage = optuna.storages.JournalStorage(_Journal(tmp_path))
+        storage = optuna.storages.JournalStorage(_JournalFile(tmp_path))
         return optuna.create_study(study_name="mlp", storage=storage, load_if_exists=True)
 
     study().optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
@@ -253,7 +255,7 @@ def test_the_journal_of_a_search_goes_on_and_is_not_another_file(tmp_path):
 
 
 def test_an_audit_asks_before_it_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.audit.audit.audit_data", lambda *_, **__: pytest.fail("began"))
+    monkeypatch.setattr("trainer.audit.audit.audit_dataset", lambda *_, **__: pytest.fail("began"))
     (tmp_path / html.PAGE_FILE).write_text(DIARY)
     with pytest.raises(ForeignFile):
         audit.main([str(tmp_path), "-o", str(tmp_path)], standalone_mode=False)
@@ -263,26 +265,26 @@ def test_an_audit_asks_before_it_begins(tmp_path, monkeypatch):
 def test_a_training_that_was_stopped_after_its_last_epoch_repeats_none(tmp_path, monkeypatch):
     pixels = np.random.default_rng(1).integers(0, 255, (20, SIZE_PX, SIZE_PX, 1), np.uint8)
     names = np.arange(20).astype(str)
-    films = Films(pixels, np.arange(20) % 2, np.array([""] * 20), names)
+    films = LabelledImages(pixels, np.arange(20) % 2, np.array([""] * 20), names)
     dataset = SimpleNamespace(train=films, validation=films, fingerprint="0", withheld="")
-    claim(tmp_path, CONFIG, dataset)
+    claim_run_folder(tmp_path, CONFIG, dataset)
     stopped = []
 
     def stop(model, *_):
         stopped.append([*model.get_weights(), *model.optimizer.variables])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.train._finish", stop)
+    monkeypatch.setattr("trainer.train._save_final_network", stop)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             _train(CONFIG, dataset, tmp_path)
-    assert len(run_folder.history_rows(tmp_path)) == CONFIG.epochs
+    assert len(run_folder.read_history_rows(tmp_path)) == CONFIG.epochs
     assert all(map(np.array_equal, *stopped)), "weights and optimiser go on where they were"
 
 
 def finish(folder, *, older=False):
     """A run folder whose training is over; an older version kept no record of what it wrote."""
-    claim(folder, CONFIG, DATASET)
+    claim_run_folder(folder, CONFIG, DATASET)
     keep(folder, 0.7, 0.2)
     run_folder.open_run(folder).write(run_folder.MODEL_FILE, b"network")
     if older:
@@ -292,9 +294,9 @@ def finish(folder, *, older=False):
 
 
 def read_finished(folder):
-    tell_speed(folder, "mlp", 10)
-    model_card._history(folder)
-    model_card._load(folder)
+    describe_speed(folder, "mlp", 10)
+    model_card._make_history(folder)
+    model_card._load_network(folder)
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -313,7 +315,7 @@ def read_finished(folder):
 )
 def test_a_finished_training_whose_kept_files_changed_is_refused(tmp_path, name, content, older):
     finish(tmp_path, older=older)
-    tell_speed(tmp_path, "mlp", 10)
+    describe_speed(tmp_path, "mlp", 10)
     path = tmp_path / name
     path.unlink()
     if content is not None:

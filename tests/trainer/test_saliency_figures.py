@@ -13,7 +13,12 @@ from PIL import Image
 from batch_scorer.errors import DatasetError
 from tests.images import make_labelled_folder
 from tests.paths import EXAMPLES
-from trainer.saliency_figures import SYNTHETIC, draw_augmentation, draw_examples, read_examples
+from trainer.saliency_figures import (
+    SYNTHETIC_NOTICE,
+    draw_augmentation,
+    draw_examples,
+    read_examples,
+)
 
 PICTURE = re.compile(r'"data:image/jpeg;base64,([^"]+)"')
 
@@ -34,7 +39,7 @@ def test_the_first_films_of_each_class_are_taken_from_train(tmp_path):
     assert examples.images["NORMAL"].mean() < examples.images["PNEUMONIA"].mean()
     assert not examples.synthetic
     svg = draw_examples(examples)
-    assert SYNTHETIC not in svg
+    assert SYNTHETIC_NOTICE not in svg
     assert len(pictures(svg)) == 6
 
 
@@ -49,7 +54,7 @@ def test_augmentation_shows_the_film_first_and_then_other_ones_of_it():
     svg = draw_augmentation(examples, "cnn", times=3)
     assert svg == draw_augmentation(examples, "cnn", times=3)
     assert svg != draw_augmentation(examples, "cnn", times=3, seed=1)
-    assert SYNTHETIC in svg
+    assert SYNTHETIC_NOTICE in svg
     film, *changed = pictures(svg)[:4]
     assert film.shape == (96, 96), "as large as the network sees it"
     assert all(np.abs(film - other).mean() > 3 for other in changed)

@@ -15,24 +15,24 @@ from batch_scorer.errors import DatasetError
 from batch_scorer.imaging.file_names import ETIOLOGIES
 from batch_scorer.model.card import CLASSES
 from batch_scorer.model.card_sections import Appearance, DataAudit, DuplicateCounts
-from batch_scorer.report.content.text import count
-from trainer.audit.confounders import TOGETHER, Shortcut, measure_shortcut
-from trainer.audit.duplicates import count_copies, find_copies
-from trainer.audit.image_stats import Unusable, measure_films
-from trainer.data.layout import PARTS, WHOLE, is_synthetic, read_layout
+from batch_scorer.report.content.text import format_count
+from trainer.audit.confounders import ALL_PROPERTIES, Shortcut, measure_shortcut
+from trainer.audit.duplicates import count_duplicates, find_duplicates
+from trainer.audit.image_stats import UnusableFile, measure_images
+from trainer.data.layout import PARTS, WHOLE_SET, is_synthetic, read_layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from trainer.audit.duplicates import Group
-    from trainer.audit.image_stats import Film
+    from trainer.audit.duplicates import DuplicateGroup
+    from trainer.audit.image_stats import ImageStats
     from trainer.data.layout import Layout
 
 log = logging.getLogger("cxr")
 AUDIT_VERSION = 1
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-LOOKS = {
+APPEARANCE_FIELDS = {
     "brightness": "brightness",
     "contrast": "contrast",
     "border": "border",
@@ -42,7 +42,7 @@ LOOKS = {
 }
 
 
-class Count(msgspec.Struct, frozen=True, rename={"images": "films"}):
+class ImageCount(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """Films of one part, class and cause; class and cause are empty where labels were not opened.
 
     ``cause`` is "normal", "bacterial", "viral" or "unknown".
@@ -66,7 +66,7 @@ class SharedPatients(msgspec.Struct, frozen=True, rename={"images": "films"}):
     same_cause: int | None
 
 
-class Patients(msgspec.Struct, frozen=True):
+class PatientCounts(msgspec.Struct, frozen=True):
     """Patients as file names tell them, counted in each part by itself.
 
     ``images_per_patient`` gives, for each class, the number of patients with that many films.
@@ -80,14 +80,14 @@ class Patients(msgspec.Struct, frozen=True):
     both_causes: int
 
 
-class CopyFacts(msgspec.Struct, frozen=True):
+class DuplicateFacts(msgspec.Struct, frozen=True):
     """Copies, counted and by name."""
 
     counts: DuplicateCounts
     groups: list[list[str]]
 
 
-class Spread(msgspec.Struct, frozen=True, rename={"images": "films"}):
+class Distribution(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """One property of the films of one class in one part: its ``QUANTILES`` and mean.
 
     Grey levels 0 to 255, pixels, or bytes.
@@ -115,8 +115,8 @@ class StrayFiles(msgspec.Struct, frozen=True):
     def sentence(self) -> str:
         """What was found and where."""
         if self.kind == "loose":
-            return f"{count(self.files, 'loose film')}, {self.path} first."
-        return f"The folder {self.path} with {count(self.files, 'file')}."
+            return f"{format_count(self.files, 'loose film')}, {self.path} first."
+        return f"The folder {self.path} with {format_count(self.files, 'file')}."
 
 
 class Audit(msgspec.Struct, frozen=True, rename={"images": "films"}):
@@ -128,13 +128,13 @@ class Audit(msgspec.Struct, frozen=True, rename={"images": "films"}):
     synthetic: bool
     test_labels_opened: bool
     images: int
-    counts: list[Count]
-    patients: Patients
-    identical: CopyFacts
-    near_duplicates: CopyFacts
-    appearance: list[Spread]
+    counts: list[ImageCount]
+    patients: PatientCounts
+    identical: DuplicateFacts
+    near_duplicates: DuplicateFacts
+    appearance: list[Distribution]
     shortcut: Shortcut
-    unusable: list[Unusable]
+    unusable: list[UnusableFile]
     strays: list[StrayFiles]
 
     @property
@@ -147,7 +147,7 @@ class Audit(msgspec.Struct, frozen=True, rename={"images": "films"}):
         return sum(c.images for c in self.counts if (c.part, c.label) == (part, label))
 
 
-def audit_data(root: Path, *, open_test: bool = True) -> Audit:
+def audit_dataset(root: Path, *, open_test: bool = True) -> Audit:
     """Look through a labelled folder.
 
     Args:
@@ -158,7 +158,7 @@ def audit_data(root: Path, *, open_test: bool = True) -> Audit:
         DatasetError: No such folder, or no film in it that can be used.
     """
     layout = read_layout(root)
-    films, unusable = measure_films(layout, open_test=open_test)
+    films, unusable = measure_images(layout, open_test=open_test)
     if not films:
         raise DatasetError(
             f"Expected films in the folders NORMAL and PNEUMONIA of {root}, found none"
@@ -166,7 +166,7 @@ def audit_data(root: Path, *, open_test: bool = True) -> Audit:
             "The folder needs these two, or train, val and test that have them.",
             private=[film.image for film in unusable],
         )
-    copies = find_copies(films)
+    copies = find_duplicates(films)
     return Audit(
         audit_version=AUDIT_VERSION,
         version=__version__,
@@ -174,18 +174,18 @@ def audit_data(root: Path, *, open_test: bool = True) -> Audit:
         synthetic=is_synthetic(root),
         test_labels_opened=open_test,
         images=len(films),
-        counts=_count(films),
+        counts=_count_images(films),
         patients=_count_patients(films),
-        identical=_tell_copies(copies.identical),
-        near_duplicates=_tell_copies(copies.near_duplicates),
-        appearance=list(_spreads(films)),
+        identical=_make_duplicate_facts(copies.identical),
+        near_duplicates=_make_duplicate_facts(copies.near_duplicates),
+        appearance=list(_compute_distributions(films)),
         shortcut=measure_shortcut(films),
         unusable=unusable,
-        strays=_tell_strays(layout),
+        strays=_list_strays(layout),
     )
 
 
-def shorten(audit: Audit) -> DataAudit:
+def summarize_audit(audit: Audit) -> DataAudit:
     """The part of an audit that a model card carries."""
     per_patient: Counter[int] = Counter()
     for table in audit.patients.images_per_patient.values():
@@ -193,7 +193,7 @@ def shorten(audit: Audit) -> DataAudit:
     shortcut = {"cross-validation": audit.shortcut.cross_validation, "test": audit.shortcut.test}
     return DataAudit(
         images={
-            " ".join(filter(None, (c.part, c.label, _known(c.cause)))): c.images
+            " ".join(filter(None, (c.part, c.label, _known_etiology(c.cause)))): c.images
             for c in audit.counts
         },
         patients=audit.patients.patients,
@@ -207,28 +207,28 @@ def shorten(audit: Audit) -> DataAudit:
         },
         identical=audit.identical.counts,
         near_duplicates=audit.near_duplicates.counts,
-        appearance=_shorten_looks(audit.appearance),
-        metadata_auc={name: found[TOGETHER] for name, found in shortcut.items() if found},
+        appearance=_compute_median_appearance(audit.appearance),
+        metadata_auc={name: found[ALL_PROPERTIES] for name, found in shortcut.items() if found},
     )
 
 
-def restore_counts(short: DataAudit) -> list[Count]:
+def restore_counts(short: DataAudit) -> list[ImageCount]:
     """The films by part, class and cause of an audit's short form, in the order of the parts."""
     counts = []
     for name, films in short.images.items():
         part, label, cause = [*name.split(), "", ""][:3]
         if label and not cause:
             cause = "unknown" if label == CLASSES[1] else "normal"
-        counts.append(Count(part, label, cause, films))
-    order = (*PARTS, WHOLE)
+        counts.append(ImageCount(part, label, cause, films))
+    order = (*PARTS, WHOLE_SET)
     return sorted(counts, key=lambda count: (order.index(count.part), count.label, count.cause))
 
 
-def _known(cause: str) -> str:
+def _known_etiology(cause: str) -> str:
     return cause if cause in ETIOLOGIES else ""
 
 
-def _shorten_looks(looks: Sequence[Spread]) -> list[Appearance]:
+def _compute_median_appearance(looks: Sequence[Distribution]) -> list[Appearance]:
     """The medians of each class in each part."""
     medians = {(s.part, s.label, s.name): s.quantiles[QUANTILES.index(0.5)] for s in looks}
     return [
@@ -241,30 +241,30 @@ def _shorten_looks(looks: Sequence[Spread]) -> list[Appearance]:
     ]
 
 
-def _count(films: Sequence[Film]) -> list[Count]:
+def _count_images(films: Sequence[ImageStats]) -> list[ImageCount]:
     counts = Counter((film.part, film.label, film.cause) for film in films)
-    return [Count(*place, number) for place, number in counts.items()]
+    return [ImageCount(*place, number) for place, number in counts.items()]
 
 
-def _count_patients(films: Sequence[Film]) -> Patients:
+def _count_patients(films: Sequence[ImageStats]) -> PatientCounts:
     known = [film for film in films if film.patient]
     numbers = Counter((film.part, film.label, film.patient) for film in known)
     per_patient: dict[str, Counter[int]] = {}
     for (_, label, _), number in numbers.items():
         per_patient.setdefault(label, Counter())[number] += 1
     causes = {(film.patient, film.cause) for film in known}
-    return Patients(
+    return PatientCounts(
         patients=len({(film.part, film.patient) for film in known}),
         images_without_patient=len(films) - len(known),
         images_per_patient={label: dict(sorted(c.items())) for label, c in per_patient.items()},
-        shared=list(_find_shared(known)),
+        shared=list(_find_shared_patients(known)),
         both_causes=sum(
             (patient, "viral") in causes for patient, cause in causes if cause == "bacterial"
         ),
     )
 
 
-def _find_shared(known: Sequence[Film]) -> Iterator[SharedPatients]:
+def _find_shared_patients(known: Sequence[ImageStats]) -> Iterator[SharedPatients]:
     parts = list(dict.fromkeys(film.part for film in known))
     for first, second in combinations(parts, 2):
         films = [[f for f in known if f.part == part] for part in (first, second)]
@@ -283,22 +283,24 @@ def _find_shared(known: Sequence[Film]) -> Iterator[SharedPatients]:
             )
 
 
-def _tell_copies(groups: Sequence[Group]) -> CopyFacts:
-    return CopyFacts(count_copies(groups), [[film.key for film in group] for group in groups])
+def _make_duplicate_facts(groups: Sequence[DuplicateGroup]) -> DuplicateFacts:
+    return DuplicateFacts(
+        count_duplicates(groups), [[film.key for film in group] for group in groups]
+    )
 
 
-def _spreads(films: Sequence[Film]) -> Iterator[Spread]:
+def _compute_distributions(films: Sequence[ImageStats]) -> Iterator[Distribution]:
     """Every property by part and class, where the class is known."""
     places = dict.fromkeys((film.part, film.label) for film in films if film.label)
-    for name, field in LOOKS.items():
+    for name, field in APPEARANCE_FIELDS.items():
         for part, label in places:
             values = [getattr(f, field) for f in films if (f.part, f.label) == (part, label)]
             quantiles = np.quantile(values, QUANTILES).round(2).tolist()
             mean = round(float(np.mean(values)), 2)
-            yield Spread(name, part, label, len(values), quantiles, mean)
+            yield Distribution(name, part, label, len(values), quantiles, mean)
 
 
-def _tell_strays(layout: Layout) -> list[StrayFiles]:
+def _list_strays(layout: Layout) -> list[StrayFiles]:
     return [
         StrayFiles(stray.kind, stray.path.relative_to(layout.root).as_posix(), stray.files)
         for stray in layout.strays

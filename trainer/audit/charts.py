@@ -12,13 +12,13 @@ from batch_scorer.report.charts.performance import (
     AMBER,
     BLUE,
     GREY,
-    INK,
-    LINES,
-    as_svg,
-    house_style,
+    TEXT_COLOUR,
+    GRID_COLOUR,
+    render_svg,
+    figure_style,
 )
-from batch_scorer.report.content.typeface import printable
-from trainer.audit.confounders import TOGETHER
+from batch_scorer.report.content.typeface import replace_unsupported
+from trainer.audit.confounders import ALL_PROPERTIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from batch_scorer.metrics.classification import Estimate
-    from trainer.audit.audit import Audit, Count, SharedPatients, Spread
+    from trainer.audit.audit import Audit, ImageCount, SharedPatients, Distribution
 
 WIDTH_IN = 6.9
 LIGHT_BLUE = "#b5cde0"
-PALE = "#e6eaed"
-CAUSES = (
-    ("normal", LIGHT_BLUE, INK),
+LIGHT_GREY = "#e6eaed"
+CAUSE_STYLES = (
+    ("normal", LIGHT_BLUE, TEXT_COLOUR),
     ("bacterial", BLUE, "white"),
-    ("viral", AMBER, INK),
-    ("unknown", "#8d99a3", INK),
-    ("", PALE, INK),
+    ("viral", AMBER, TEXT_COLOUR),
+    ("unknown", "#8d99a3", TEXT_COLOUR),
+    ("", LIGHT_GREY, TEXT_COLOUR),
 )
 CAUSE_NAMES = {
     "normal": "normal",
@@ -46,9 +46,9 @@ CAUSE_NAMES = {
     "": "label not opened",
 }
 CLASS_COLOURS = dict(zip(CLASSES, (BLUE, AMBER), strict=True))
-LAST_BAR = 10
-ROOM_FOR_NUMBER = 0.05
-UNITS = {
+MAX_BARS = 10
+MIN_LABELLED_SHARE = 0.05
+PROPERTY_UNITS = {
     "brightness": (1.0, "Brightness (mean grey)"),
     "contrast": (1.0, "Contrast (standard deviation of grey)"),
     "border": (1.0, "Border (mean grey of the outer sixteenth)"),
@@ -58,7 +58,7 @@ UNITS = {
 }
 
 
-def draw_counts(counts: Sequence[Count]) -> str:
+def draw_counts(counts: Sequence[ImageCount]) -> str:
     """Draw the share of each class and cause, one bar per part.
 
     Returns:
@@ -66,33 +66,33 @@ def draw_counts(counts: Sequence[Count]) -> str:
     """
     parts = dict.fromkeys(count.part for count in counts)
     totals = {part: sum(c.images for c in counts if c.part == part) for part in parts}
-    with house_style():
+    with figure_style():
         figure = Figure(figsize=(WIDTH_IN, 0.75 + 0.42 * len(totals)), layout="constrained")
         place = figure.subplots()
         left = dict.fromkeys(totals, 0.0)
-        for cause, colour, ink in CAUSES:
+        for cause, colour, ink in CAUSE_STYLES:
             named = CAUSE_NAMES[cause]
             for count in (c for c in counts if c.cause == cause):
                 share = count.images / totals[count.part]
                 start, row = left[count.part], list(totals).index(count.part)
                 place.barh(row, share, 0.66, start, color=colour, edgecolor="white", label=named)
-                if share > ROOM_FOR_NUMBER:
+                if share > MIN_LABELLED_SHARE:
                     middle = start + share / 2
                     text = f"{count.images:,}"
                     place.text(middle, row, text, color=ink, ha="center", va="center")
                 left[count.part] += share
                 named = ""
         names = [f"{part}\n{total:,} films" for part, total in totals.items()]
-        place.set_yticks(range(len(names)), names, color=INK)
+        place.set_yticks(range(len(names)), names, color=TEXT_COLOUR)
         place.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
         place.xaxis.set_major_formatter(PercentFormatter(1.0))
         place.spines[["left", "bottom"]].set_visible(False)
         place.tick_params(length=0)
-        _legend_above(figure, place)
-        return as_svg(figure)
+        _add_legend(figure, place)
+        return render_svg(figure)
 
 
-def draw_films_per_patient(audit: Audit) -> str:
+def draw_images_per_patient(audit: Audit) -> str:
     """Draw how many patients have one film, two films and so on, by class.
 
     Returns:
@@ -100,8 +100,8 @@ def draw_films_per_patient(audit: Audit) -> str:
     """
     tables = audit.patients.images_per_patient
     most = max(max(table) for table in tables.values())
-    last = min(most, LAST_BAR)
-    with house_style():
+    last = min(most, MAX_BARS)
+    with figure_style():
         figure = Figure(figsize=(WIDTH_IN, 2.3), layout="constrained")
         place = figure.subplots()
         width = 0.8 / len(tables)
@@ -116,7 +116,7 @@ def draw_films_per_patient(audit: Audit) -> str:
                 label=label or CAUSE_NAMES[""],
             )
             texts = [f"{number:,}" if number else "" for number in shown]
-            place.bar_label(bars, texts, padding=1, fontsize=7, color=INK)
+            place.bar_label(bars, texts, padding=1, fontsize=7, color=TEXT_COLOUR)
         names = [str(films) for films in range(1, last + 1)]
         if most > last:
             names[-1] += " or more"
@@ -124,67 +124,67 @@ def draw_films_per_patient(audit: Audit) -> str:
         place.set(xlabel="Films of one patient number in one part", ylabel="Patients")
         place.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         place.grid(visible=True, axis="y")
-        _legend_above(figure, place)
-        return as_svg(figure)
+        _add_legend(figure, place)
+        return render_svg(figure)
 
 
-def draw_shared(shared: Sequence[SharedPatients], audit: Audit) -> str:
+def draw_shared_patients(shared: Sequence[SharedPatients], audit: Audit) -> str:
     """Draw how many films of a part bear a patient number that another part has too.
 
     Returns:
         An SVG document.
     """
     rows = [
-        (f"{part}\n(shared with {other})", films, _films_of(audit, part))
+        (f"{part}\n(shared with {other})", films, _count_images(audit, part))
         for pair in shared
         for part, other, films in zip(pair.parts, pair.parts[::-1], pair.images, strict=True)
     ]
-    with house_style():
+    with figure_style():
         figure = Figure(figsize=(WIDTH_IN, 0.45 + 0.42 * len(rows)), layout="constrained")
         place = figure.subplots()
         for row, (_, films, total) in enumerate(rows):
             share = films / total
-            place.barh(row, 1, 0.66, color=PALE)
+            place.barh(row, 1, 0.66, color=LIGHT_GREY)
             place.barh(row, share, 0.66, color=AMBER)
             inside = share > 1 / 2
             place.text(
                 share - 0.01 if inside else share + 0.01,
                 row,
                 f"{films:,} of {total:,} films",
-                color=INK,
+                color=TEXT_COLOUR,
                 ha="right" if inside else "left",
                 va="center",
             )
-        place.set_yticks(range(len(rows)), [name for name, _, _ in rows], color=INK)
+        place.set_yticks(range(len(rows)), [name for name, _, _ in rows], color=TEXT_COLOUR)
         place.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
         place.xaxis.set_major_formatter(PercentFormatter(1.0))
         place.spines[["left", "bottom"]].set_visible(False)
         place.tick_params(length=0)
-        return as_svg(figure)
+        return render_svg(figure)
 
 
-def draw_looks(audit: Audit) -> str:
+def draw_appearance(audit: Audit) -> str:
     """Draw the spread of each property that varies, by part and class.
 
     Returns:
         An SVG document.
     """
-    names = varying(audit)
+    names = list_varying(audit)
     rows = len({(s.part, s.label) for s in audit.appearance})
-    with house_style():
+    with figure_style():
         lines = -(-len(names) // 2)
         figure = Figure(figsize=(WIDTH_IN, lines * (0.65 + 0.2 * rows)), layout="constrained")
         grid: Any = figure.subplots(lines, 2, squeeze=False, sharey=True)
         places = list(grid.flat)
         for place, name in zip(places, names, strict=False):
-            _draw_spreads(place, [s for s in audit.appearance if s.name == name])
-            place.set_title(UNITS[name][1])
+            _draw_distributions(place, [s for s in audit.appearance if s.name == name])
+            place.set_title(PROPERTY_UNITS[name][1])
         for place in places[len(names) :]:
             place.set_visible(False)
-        return as_svg(figure)
+        return render_svg(figure)
 
 
-def varying(audit: Audit) -> list[str]:
+def list_varying(audit: Audit) -> list[str]:
     """The properties that are not the same for all films."""
     ranges: dict[str, set[float]] = {}
     for spread in audit.appearance:
@@ -199,12 +199,12 @@ def draw_shortcut(audit: Audit) -> str:
         An SVG document.
     """
     found = audit.shortcut
-    names = [*(name for name in found.cross_validation if name != TOGETHER), TOGETHER]
+    names = [*(name for name in found.cross_validation if name != ALL_PROPERTIES), ALL_PROPERTIES]
     apart = 0.14 if found.test else 0.0
     series = [("cross-validated by patient", found.cross_validation, BLUE, "o", -apart)]
     if found.test:
         series.append(("on the test part", found.test, AMBER, "D", apart))
-    with house_style():
+    with figure_style():
         figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.36 * len(names)), layout="constrained")
         place = figure.subplots()
         place.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (2, 3)))
@@ -213,13 +213,17 @@ def draw_shortcut(audit: Audit) -> str:
             _draw_estimates(
                 place, [estimates[name] for name in names], colour, marker, shift, label
             )
-        shown = [f"all {len(names) - 1} {name}" if name == TOGETHER else name for name in names]
-        place.set_yticks(range(len(names)), [text.capitalize() for text in shown], color=INK)
+        shown = [
+            f"all {len(names) - 1} {name}" if name == ALL_PROPERTIES else name for name in names
+        ]
+        place.set_yticks(
+            range(len(names)), [text.capitalize() for text in shown], color=TEXT_COLOUR
+        )
         place.set(ylim=(len(names) - 0.4, -0.6), xlabel="AUC")
         place.set_xlim(min(0.4, place.get_xlim()[0]), 1.0)
         place.grid(visible=True, axis="x")
-        _legend_above(figure, place)
-        return as_svg(figure)
+        _add_legend(figure, place)
+        return render_svg(figure)
 
 
 def _draw_estimates(
@@ -246,26 +250,28 @@ def _draw_estimates(
         label = ""
 
 
-def _draw_spreads(place: Axes, spreads: Sequence[Spread]) -> None:
+def _draw_distributions(place: Axes, spreads: Sequence[Distribution]) -> None:
     """One line per part and class: 5 to 95 % thin, the middle half thick, the median white."""
-    scale = UNITS[spreads[0].name][0]
+    scale = PROPERTY_UNITS[spreads[0].name][0]
     for row, spread in enumerate(spreads):
         low, first, median, third, high = (value * scale for value in spread.quantiles)
         colour = CLASS_COLOURS[spread.label]
         place.plot([low, high], [row, row], color=colour, linewidth=1.2)
         place.plot([first, third], [row, row], color=colour, linewidth=7)
         place.plot(median, row, marker="o", color=colour, markerfacecolor="white", markersize=5)
-    names = [printable(f"{s.part} {s.label}" if s.part != "all" else s.label) for s in spreads]
-    place.set_yticks(range(len(spreads)), names, color=INK)
+    names = [
+        replace_unsupported(f"{s.part} {s.label}" if s.part != "all" else s.label) for s in spreads
+    ]
+    place.set_yticks(range(len(spreads)), names, color=TEXT_COLOUR)
     place.set_ylim(len(spreads) - 0.4, -0.6)
     place.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    place.grid(visible=True, axis="x", color=LINES)
+    place.grid(visible=True, axis="x", color=GRID_COLOUR)
 
 
-def _films_of(audit: Audit, part: str) -> int:
+def _count_images(audit: Audit, part: str) -> int:
     return sum(c.images for c in audit.counts if c.part == part)
 
 
-def _legend_above(figure: Figure, place: Axes) -> None:
+def _add_legend(figure: Figure, place: Axes) -> None:
     handles, labels = place.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=3)

@@ -37,25 +37,25 @@ def audit(data: Path, output: Path, *, open_test: bool) -> int:
     it is changed, and a film that cannot be read is listed.
     """
     try:
-        from trainer.audit.audit import audit_data
-        from trainer.audit.findings import NOTHING, find_faults
-        from trainer.audit.html import WORST, refuse_foreign, write_audit
+        from trainer.audit.audit import audit_dataset
+        from trainer.audit.findings import NO_FINDINGS, list_findings
+        from trainer.audit.html import N_WORST, check_writable, write_audit
     except ModuleNotFoundError as exc:
         raise MissingPackage(
             f"The audit needs the package {exc.name}, which is not installed.",
             'Install it with: pip install "cxr-batch[audit]"',
         ) from exc
 
-    refuse_foreign(output)
+    check_writable(output)
     log.info("1 read      %s", data)
-    found = audit_data(data, open_test=open_test)
+    found = audit_dataset(data, open_test=open_test)
     log.info("2 write     %s", output)
     page = write_audit(found, output)
-    faults = find_faults(found)
+    faults = list_findings(found)
     click.echo(redact_secrets(f"Page      {page}"))
     click.echo(f"Films     {found.images:,}, and {len(found.unusable):,} files that cannot be used")
-    for place, fault in enumerate(faults[:WORST], 1):
+    for place, fault in enumerate(faults[:N_WORST], 1):
         click.echo(f"Worst {place}   {fault.title}. {fault.text}")
     if not faults:
-        click.echo(NOTHING)
+        click.echo(NO_FINDINGS)
     return EXIT_OK

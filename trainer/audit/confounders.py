@@ -19,18 +19,18 @@ from sklearn.preprocessing import StandardScaler
 from batch_scorer.metrics import classification
 from batch_scorer.metrics.classification import Estimate
 from batch_scorer.model.card import CLASSES
-from trainer.data.dataset import join_groups
+from trainer.data.dataset import find_connected_groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from trainer.audit.image_stats import Film
+    from trainer.audit.image_stats import ImageStats
 
 FOLDS = 5
-MOST_STEPS = 1000
-TOGETHER = "together"
+MAX_ITERATIONS = 1000
+ALL_PROPERTIES = "together"
 PROPERTIES = {
     "width": "width_px",
     "height": "height_px",
@@ -38,11 +38,11 @@ PROPERTIES = {
     "contrast": "contrast",
     "file size": "size_bytes",
 }
-LOGARITHMIC = frozenset({"width", "height", "file size"})
+LOG_PROPERTIES = frozenset({"width", "height", "file size"})
 
 
 class Shortcut(msgspec.Struct, frozen=True):
-    """AUC of the rule, by what it may see: one property, or all ``TOGETHER``.
+    """AUC of the rule, by what it may see: one property, or all ``ALL_PROPERTIES``.
 
     ``cross_validation`` is over the films outside the test part, ``test`` that of a rule fitted on
     all of these. ``constant`` are properties that every film shares, so that they tell nothing.
@@ -55,7 +55,7 @@ class Shortcut(msgspec.Struct, frozen=True):
     missing: str = ""
 
 
-def measure_shortcut(films: Sequence[Film], seed: int = 0) -> Shortcut:
+def measure_shortcut(films: Sequence[ImageStats], seed: int = 0) -> Shortcut:
     """Cross-validate the rule by patient, and try it on the test part where that is labelled.
 
     Films of one patient, or with the same pixels, are in one fold. The answers of all folds are
@@ -67,32 +67,36 @@ def measure_shortcut(films: Sequence[Film], seed: int = 0) -> Shortcut:
     """
     own = [film for film in films if film.part != "test"]
     test = [film for film in films if film.part == "test" and film.label]
-    labels = _labels(own)
+    labels = _encode_labels(own)
     groups = np.empty(0, dtype=np.int32)
     if own:
-        groups = join_groups(_patients(own), [film.pixels_sha256 for film in own])
-    if missing := _why_missing(labels, groups):
+        groups = find_connected_groups(_list_patient_ids(own), [film.pixels_sha256 for film in own])
+    if missing := _describe_missing(labels, groups):
         return Shortcut({}, {}, [], missing)
-    table = {name: _column(own, name) for name in PROPERTIES}
+    table = {name: _read_feature(own, name) for name in PROPERTIES}
     constant = [name for name, column in table.items() if np.ptp(column) == 0]
     usable = [name for name in PROPERTIES if name not in constant]
     if not usable:
         return Shortcut(
             {}, {}, constant, "Size, brightness and contrast of all films are the same."
         )
-    subsets = {**{name: [name] for name in usable}, TOGETHER: usable}
+    subsets = {**{name: [name] for name in usable}, ALL_PROPERTIES: usable}
     folds = list(
         StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels, groups)
     )
-    both = len(np.unique(_labels(test))) == len(CLASSES)
+    both = len(np.unique(_encode_labels(test))) == len(CLASSES)
     return Shortcut(
         {name: _cross_validate(own, columns, folds) for name, columns in subsets.items()},
-        {name: _try(own, test, columns) for name, columns in subsets.items()} if both else {},
+        {name: _evaluate_on_test(own, test, columns) for name, columns in subsets.items()}
+        if both
+        else {},
         constant,
     )
 
 
-def fewest_patients(labels: NDArray[np.int64], groups: NDArray[np.int32] | NDArray[np.str_]) -> int:
+def count_fewest_patients(
+    labels: NDArray[np.int64], groups: NDArray[np.int32] | NDArray[np.str_]
+) -> int:
     """How many patients the class has that has fewer.
 
     Args:
@@ -102,8 +106,8 @@ def fewest_patients(labels: NDArray[np.int64], groups: NDArray[np.int32] | NDArr
     return min(len(np.unique(groups[labels == label])) for label in range(len(CLASSES)))
 
 
-def _why_missing(labels: NDArray[np.int64], groups: NDArray[np.int32]) -> str:
-    fewest = fewest_patients(labels, groups)
+def _describe_missing(labels: NDArray[np.int64], groups: NDArray[np.int32]) -> str:
+    fewest = count_fewest_patients(labels, groups)
     if fewest >= 2 * FOLDS:
         return ""
     return (
@@ -113,53 +117,57 @@ def _why_missing(labels: NDArray[np.int64], groups: NDArray[np.int32]) -> str:
 
 
 def _cross_validate(
-    films: Sequence[Film],
+    films: Sequence[ImageStats],
     columns: Sequence[str],
     folds: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
 ) -> Estimate:
-    table, labels = _table(films, columns), _labels(films)
+    table, labels = _make_feature_table(films, columns), _encode_labels(films)
     answers = np.empty(len(films))
     for fitted, held_out in folds:
-        answers[held_out] = _fit(table[fitted], labels[fitted]).predict_proba(table[held_out])[:, 1]
-    return _auc(films, answers)
+        answers[held_out] = _fit_model(table[fitted], labels[fitted]).predict_proba(
+            table[held_out]
+        )[:, 1]
+    return _compute_auc(films, answers)
 
 
-def _try(own: Sequence[Film], test: Sequence[Film], columns: Sequence[str]) -> Estimate:
-    rule = _fit(_table(own, columns), _labels(own))
-    return _auc(test, rule.predict_proba(_table(test, columns))[:, 1])
+def _evaluate_on_test(
+    own: Sequence[ImageStats], test: Sequence[ImageStats], columns: Sequence[str]
+) -> Estimate:
+    rule = _fit_model(_make_feature_table(own, columns), _encode_labels(own))
+    return _compute_auc(test, rule.predict_proba(_make_feature_table(test, columns))[:, 1])
 
 
-def _fit(table: NDArray[np.float64], labels: NDArray[np.int64]) -> Pipeline:
-    fitted: Pipeline = rule_without_lungs().fit(table, labels)
+def _fit_model(table: NDArray[np.float64], labels: NDArray[np.int64]) -> Pipeline:
+    fitted: Pipeline = make_shortcut_model().fit(table, labels)
     return fitted
 
 
-def rule_without_lungs() -> Pipeline:
+def make_shortcut_model() -> Pipeline:
     """The rule, not fitted: a logistic regression on scaled columns, classes of equal weight."""
     return make_pipeline(
-        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=MOST_STEPS)
+        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=MAX_ITERATIONS)
     )
 
 
-def _auc(films: Sequence[Film], answers: NDArray[np.float64]) -> Estimate:
-    return classification.compute_metrics(_labels(films), answers, 0.5, _patients(films).tolist())[
-        "auc"
-    ]
+def _compute_auc(films: Sequence[ImageStats], answers: NDArray[np.float64]) -> Estimate:
+    return classification.compute_metrics(
+        _encode_labels(films), answers, 0.5, _list_patient_ids(films).tolist()
+    )["auc"]
 
 
-def _table(films: Sequence[Film], columns: Sequence[str]) -> NDArray[np.float64]:
-    return np.stack([_column(films, name) for name in columns], axis=1)
+def _make_feature_table(films: Sequence[ImageStats], columns: Sequence[str]) -> NDArray[np.float64]:
+    return np.stack([_read_feature(films, name) for name in columns], axis=1)
 
 
-def _column(films: Sequence[Film], name: str) -> NDArray[np.float64]:
+def _read_feature(films: Sequence[ImageStats], name: str) -> NDArray[np.float64]:
     values = np.array([getattr(film, PROPERTIES[name]) for film in films], dtype=np.float64)
-    return np.log(values) if name in LOGARITHMIC else values
+    return np.log(values) if name in LOG_PROPERTIES else values
 
 
-def _labels(films: Sequence[Film]) -> NDArray[np.int64]:
+def _encode_labels(films: Sequence[ImageStats]) -> NDArray[np.int64]:
     return np.array([CLASSES.index(film.label) for film in films], dtype=np.int64)
 
 
-def _patients(films: Sequence[Film]) -> NDArray[np.str_]:
+def _list_patient_ids(films: Sequence[ImageStats]) -> NDArray[np.str_]:
     """The patient of each film; a film without one is a patient of its own."""
     return np.array([film.patient or film.key for film in films])

@@ -11,18 +11,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_scorer.model.card import CLASSES
-from batch_scorer.report.content.text import count, join_words, show_estimate, show_name, show_value
-from trainer.audit.confounders import TOGETHER
+from batch_scorer.report.content.text import (
+    format_count,
+    join_words,
+    format_estimate,
+    sanitize_text,
+    format_value,
+)
+from trainer.audit.confounders import ALL_PROPERTIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trainer.audit.audit import Audit, CopyFacts
+    from trainer.audit.audit import Audit, DuplicateFacts
 
-FEW_FILMS = 100
-TELLING_AUC = 0.6
-SHIFT = 0.05
-NOTHING = "Nothing wrong was found of what is looked for here."
+MIN_PART_IMAGES = 100
+MIN_SHORTCUT_AUC = 0.6
+MAX_PREVALENCE_SHIFT = 0.05
+NO_FINDINGS = "Nothing wrong was found of what is looked for here."
 
 
 @dataclass(frozen=True)
@@ -33,61 +39,61 @@ class Finding:
     text: str
 
 
-def find_faults(audit: Audit) -> tuple[Finding, ...]:
+def list_findings(audit: Audit) -> tuple[Finding, ...]:
     """Every fault of a data set, worst first."""
     rules = (
-        _one_class,
-        _copies_across,
-        _mixed_labels,
-        _shared_patients,
-        _unusable,
-        _strays,
-        _shortcut,
-        _shifted_classes,
-        _small_parts,
-        _no_patients,
-        _mixed_patients,
-        _copies_within,
-        _several_films,
+        _check_missing_class,
+        _check_duplicates_across,
+        _check_mixed_labels,
+        _check_shared_patients,
+        _check_unusable,
+        _check_strays,
+        _check_shortcut,
+        _check_prevalence_shift,
+        _check_small_parts,
+        _check_missing_patients,
+        _check_mixed_patients,
+        _check_duplicates_within,
+        _check_repeated_patients,
     )
     return tuple(finding for rule in rules for finding in rule(audit))
 
 
-def _one_class(audit: Audit) -> Iterator[Finding]:
+def _check_missing_class(audit: Audit) -> Iterator[Finding]:
     for part in audit.parts:
         missing = [label for label in CLASSES if not audit.count(part, label)]
         if len(missing) == 1:
             yield Finding(
-                f"{_in_part(part)} has no film of {missing[0]}",
+                f"{_format_part(part)} has no film of {missing[0]}",
                 "Nothing can be learned or measured with one class.",
             )
 
 
-def _copies_across(audit: Audit) -> Iterator[Finding]:
-    for name, facts in _kinds(audit):
+def _check_duplicates_across(audit: Audit) -> Iterator[Finding]:
+    for name, facts in _list_duplicate_kinds(audit):
         for pair, groups in facts.counts.across.items():
             yield Finding(
                 f"Copies in both {pair}",
-                f"Films that {name} lie on both sides ({count(groups, 'group')}): what was seen in "
+                f"Films that {name} lie on both sides ({format_count(groups, 'group')}): what was seen in "
                 "training is no test.",
             )
 
 
-def _mixed_labels(audit: Audit) -> Iterator[Finding]:
-    for name, facts in _kinds(audit):
+def _check_mixed_labels(audit: Audit) -> Iterator[Finding]:
+    for name, facts in _list_duplicate_kinds(audit):
         if facts.counts.mixed_labels:
             yield Finding(
-                f"{count(facts.counts.mixed_labels, 'film')} with two labels",
+                f"{format_count(facts.counts.mixed_labels, 'film')} with two labels",
                 f"Films that {name} are labelled {CLASSES[0]} as well as {CLASSES[1]}: one of the "
                 "two is wrong.",
             )
 
 
-def _shared_patients(audit: Audit) -> Iterator[Finding]:
+def _check_shared_patients(audit: Audit) -> Iterator[Finding]:
     for shared in audit.patients.shared:
         first, second = shared.parts
         text = (
-            f"{count(shared.images[1], 'film')} of {second} and {shared.images[0]:,} of {first} bear "
+            f"{format_count(shared.images[1], 'film')} of {second} and {shared.images[0]:,} of {first} bear "
             "a number that both have. Whether they are the same people is not known: the numbering "
             "may have started again."
         )
@@ -95,51 +101,53 @@ def _shared_patients(audit: Audit) -> Iterator[Finding]:
             some = {0: "none", shared.patients: "all"}.get(shared.same_cause, shared.same_cause)
             text += f" With the same cause (bacteria, virus or none) in both: {some} of them."
         yield Finding(
-            f"{count(shared.patients, 'patient number')} in both {first} and {second}", text
+            f"{format_count(shared.patients, 'patient number')} in both {first} and {second}", text
         )
 
 
-def _unusable(audit: Audit) -> Iterator[Finding]:
+def _check_unusable(audit: Audit) -> Iterator[Finding]:
     if audit.unusable:
-        first = show_name(audit.unusable[0].image)
+        first = sanitize_text(audit.unusable[0].image)
         yield Finding(
-            f"{count(len(audit.unusable), 'file')} cannot be used",
+            f"{format_count(len(audit.unusable), 'file')} cannot be used",
             f"In a class folder, but not to be decoded: for example {first}. "
             "Training refuses the set until that is mended or removed.",
         )
 
 
-def _strays(audit: Audit) -> Iterator[Finding]:
+def _check_strays(audit: Audit) -> Iterator[Finding]:
     for stray in audit.strays:
         yield Finding(
-            f"{count(stray.files, 'file')} without a label",
-            f"{show_name(stray.sentence, 200)} No class folder holds that: it was left out here.",
+            f"{format_count(stray.files, 'file')} without a label",
+            f"{sanitize_text(stray.sentence, 200)} No class folder holds that: it was left out here.",
         )
 
 
-def _shortcut(audit: Audit) -> Iterator[Finding]:
-    found = audit.shortcut.cross_validation.get(TOGETHER)
-    if found is None or found.value is None or (found.low or 0) < TELLING_AUC:
+def _check_shortcut(audit: Audit) -> Iterator[Finding]:
+    found = audit.shortcut.cross_validation.get(ALL_PROPERTIES)
+    if found is None or found.value is None or (found.low or 0) < MIN_SHORTCUT_AUC:
         return
-    single = {k: v.value or 0 for k, v in audit.shortcut.cross_validation.items() if k != TOGETHER}
+    single = {
+        k: v.value or 0 for k, v in audit.shortcut.cross_validation.items() if k != ALL_PROPERTIES
+    }
     best = max(single, key=lambda name: single[name])
-    on_test = audit.shortcut.test.get(TOGETHER)
+    on_test = audit.shortcut.test.get(ALL_PROPERTIES)
     yield Finding(
-        f"AUC {show_value(found)} without looking at any place in the film",
+        f"AUC {format_value(found)} without looking at any place in the film",
         f"A rule that knows only {join_words(list(single))} of a film tells the classes apart with "
-        f"AUC {show_estimate(found)}"
-        + (f", on test {show_estimate(on_test)}" if on_test else "")
+        f"AUC {format_estimate(found)}"
+        + (f", on test {format_estimate(on_test)}" if on_test else "")
         + f"; {best} alone with {single[best]:.3f}. A network may learn the same instead of lungs.",
     )
 
 
-def _shifted_classes(audit: Audit) -> Iterator[Finding]:
+def _check_prevalence_shift(audit: Audit) -> Iterator[Finding]:
     shares = {
         part: audit.count(part, CLASSES[1]) / sum(audit.count(part, label) for label in CLASSES)
         for part in audit.parts
         if any(audit.count(part, label) for label in CLASSES)
     }
-    if len(shares) > 1 and max(shares.values()) - min(shares.values()) > SHIFT:
+    if len(shares) > 1 and max(shares.values()) - min(shares.values()) > MAX_PREVALENCE_SHIFT:
         told = join_words([f"{share:.0%} of {part}" for part, share in shares.items()])
         yield Finding(
             "The parts differ in their share of pneumonia",
@@ -148,62 +156,62 @@ def _shifted_classes(audit: Audit) -> Iterator[Finding]:
         )
 
 
-def _small_parts(audit: Audit) -> Iterator[Finding]:
+def _check_small_parts(audit: Audit) -> Iterator[Finding]:
     for part in audit.parts:
         films = sum(c.images for c in audit.counts if c.part == part)
-        if films < FEW_FILMS:
+        if films < MIN_PART_IMAGES:
             yield Finding(
-                f"{_in_part(part)} has {count(films, 'film')}",
+                f"{_format_part(part)} has {format_count(films, 'film')}",
                 "Too few to choose or to measure anything on: one film more or less moves every "
                 f"figure by {100 / films:.1f} points.",
             )
 
 
-def _no_patients(audit: Audit) -> Iterator[Finding]:
+def _check_missing_patients(audit: Audit) -> Iterator[Finding]:
     unknown = audit.patients.images_without_patient
     if unknown:
         yield Finding(
-            f"{count(unknown, 'film')} of no known patient",
+            f"{format_count(unknown, 'film')} of no known patient",
             f"{unknown:,} of {audit.images:,} file names tell no patient. Films of one person may "
             "lie on both sides of any split, and nothing here could find them.",
         )
 
 
-def _mixed_patients(audit: Audit) -> Iterator[Finding]:
-    for name, facts in _kinds(audit):
+def _check_mixed_patients(audit: Audit) -> Iterator[Finding]:
+    for name, facts in _list_duplicate_kinds(audit):
         if facts.counts.mixed_patients:
             yield Finding(
-                f"{count(facts.counts.mixed_patients, 'film')} under two patient numbers",
+                f"{format_count(facts.counts.mixed_patients, 'film')} under two patient numbers",
                 f"Films that {name} bear different patient numbers: splitting by number alone "
                 "would put the same film on both sides.",
             )
 
 
-def _copies_within(audit: Audit) -> Iterator[Finding]:
-    for name, facts in _kinds(audit):
+def _check_duplicates_within(audit: Audit) -> Iterator[Finding]:
+    for name, facts in _list_duplicate_kinds(audit):
         within = facts.counts.within
         if within:
             told = join_words([f"{number:,} in {part}" for part, number in within.items()])
             yield Finding(
-                f"{count(facts.counts.images, 'film')} that {name}",
+                f"{format_count(facts.counts.images, 'film')} that {name}",
                 f"Groups of copies: {told}. They are counted more than once in every figure.",
             )
 
 
-def _several_films(audit: Audit) -> Iterator[Finding]:
+def _check_repeated_patients(audit: Audit) -> Iterator[Finding]:
     tables = audit.patients.images_per_patient.values()
     several = sum(patients for table in tables for films, patients in table.items() if films > 1)
     if several:
         yield Finding(
-            f"{count(several, 'patient')} with several films",
+            f"{format_count(several, 'patient')} with several films",
             f"Up to {max(map(max, tables))} films bear one number. They are not independent: split "
             "by film, they make a model look better than it is.",
         )
 
 
-def _kinds(audit: Audit) -> tuple[tuple[str, CopyFacts], ...]:
+def _list_duplicate_kinds(audit: Audit) -> tuple[tuple[str, DuplicateFacts], ...]:
     return (("are identical", audit.identical), ("look the same", audit.near_duplicates))
 
 
-def _in_part(part: str) -> str:
+def _format_part(part: str) -> str:
     return "The set" if part == "all" else f"The part {part}"

@@ -18,7 +18,7 @@ from batch_scorer.imaging.file_names import parse_etiology, parse_patient
 from batch_scorer.model.card import CLASSES
 from batch_scorer.system.log import logs_json
 from batch_scorer.system.process import available_cores
-from trainer.data.layout import label_of
+from trainer.data.layout import find_label
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 SIZE_PX = 224
 BORDER_PX = SIZE_PX // 16
-HASH_SIDE = 16
-HASH_BITS = HASH_SIDE**2
+HASH_SIZE = 16
+HASH_BITS = HASH_SIZE**2
 
 
 @dataclass(frozen=True)
-class Film:
+class ImageStats:
     """One film as the audit knows it.
 
     ``label`` and ``cause`` are empty where they may not be looked at; ``patient`` is empty where
@@ -59,7 +59,7 @@ class Film:
     appearance: NDArray[np.bool_]
 
 
-class Unusable(msgspec.Struct, frozen=True, rename={"image": "film"}):
+class UnusableFile(msgspec.Struct, frozen=True, rename={"image": "film"}):
     """A file in a class folder that does not decode, and why."""
 
     image: str
@@ -67,7 +67,9 @@ class Unusable(msgspec.Struct, frozen=True, rename={"image": "film"}):
     detail: str
 
 
-def measure_films(layout: Layout, *, open_test: bool) -> tuple[list[Film], list[Unusable]]:
+def measure_images(
+    layout: Layout, *, open_test: bool
+) -> tuple[list[ImageStats], list[UnusableFile]]:
     """Decode and measure every film of a folder.
 
     Args:
@@ -82,24 +84,24 @@ def measure_films(layout: Layout, *, open_test: bool) -> tuple[list[Film], list[
     """
     places = [(part, path) for part, paths in layout.parts.items() for path in paths]
 
-    def measure(place: tuple[str, Path]) -> Film | Unusable:
+    def measure(place: tuple[str, Path]) -> ImageStats | UnusableFile:
         part, path = place
         sealed = part == "test" and not open_test
-        label = CLASSES[label_of(layout.root, path)]
+        label = CLASSES[find_label(layout.root, path)]
         key = path.relative_to(layout.root).as_posix()
         try:
-            return _measure(path, key, part, "" if sealed else label)
+            return _measure_image(path, key, part, "" if sealed else label)
         except ImageError as exc:
-            return Unusable(key, exc.code, str(exc))
+            return UnusableFile(key, exc.code, str(exc))
 
     with ThreadPoolExecutor(available_cores()) as pool:
         progress = {"total": len(places), "unit": "film", "desc": "Reading", "leave": False}
         found = list(tqdm(pool.map(measure, places), disable=logs_json() or None, **progress))
-    films = [film for film in found if isinstance(film, Film)]
-    return films, [file for file in found if isinstance(file, Unusable)]
+    films = [film for film in found if isinstance(film, ImageStats)]
+    return films, [file for file in found if isinstance(file, UnusableFile)]
 
 
-def cause_of(key: str, label: str) -> str:
+def find_cause(key: str, label: str) -> str:
     """What caused a pneumonia, from a file name of the Kermany set.
 
     Returns:
@@ -111,7 +113,7 @@ def cause_of(key: str, label: str) -> str:
     return parse_etiology(key) or "unknown"
 
 
-def _measure(path: Path, key: str, part: str, label: str) -> Film:
+def _measure_image(path: Path, key: str, part: str, label: str) -> ImageStats:
     try:
         data = path.read_bytes()
     except OSError as exc:
@@ -121,11 +123,11 @@ def _measure(path: Path, key: str, part: str, label: str) -> Film:
     width_px, height_px = image.size_px
     inner = pixels[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX]
     border = (float(pixels.sum()) - float(inner.sum())) / (pixels.size - inner.size)
-    return Film(
+    return ImageStats(
         key=key,
         part=part,
         label=label,
-        cause=cause_of(key, label),
+        cause=find_cause(key, label),
         patient=parse_patient(key),
         width_px=width_px,
         height_px=height_px,
@@ -134,5 +136,5 @@ def _measure(path: Path, key: str, part: str, label: str) -> Film:
         contrast=float(pixels.std()),
         border=border,
         pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
-        appearance=imagehash.phash(Image.fromarray(pixels), HASH_SIDE).hash.ravel(),
+        appearance=imagehash.phash(Image.fromarray(pixels), HASH_SIZE).hash.ravel(),
     )

@@ -24,7 +24,7 @@ from batch_scorer.imaging.decode import decode_radiograph
 from batch_scorer.imaging.file_names import parse_etiology, parse_patient
 from batch_scorer.model.card import CLASSES
 from batch_scorer.system.process import available_cores
-from trainer.data.layout import WHOLE, count_classes, label_of, read_layout
+from trainer.data.layout import WHOLE_SET, count_classes, find_label, read_layout
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from trainer.data.layout import Layout
 
 log = logging.getLogger("cxr")
-FOLDS = 8
-MIN_FILMS_PER_CLASS = 2 * FOLDS
+N_FOLDS = 8
+MIN_IMAGES_PER_CLASS = 2 * N_FOLDS
 
 
 @dataclass(frozen=True)
-class Films:
+class LabelledImages:
     """A set of labelled films, all arrays of length N.
 
     ``pixels`` is (N, S, S, 1) uint8, ``labels`` (N,) 1 for pneumonia, ``patients`` and ``keys`` one
@@ -56,9 +56,9 @@ class Films:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: NDArray[np.int64]) -> Films:
+    def take(self, indices: NDArray[np.int64]) -> LabelledImages:
         """The films at ``indices``."""
-        return Films(
+        return LabelledImages(
             self.pixels[indices], self.labels[indices], self.patients[indices], self.keys[indices]
         )
 
@@ -82,7 +82,7 @@ class Films:
 class Dataset:
     """Training, validation and (where the folder has one) official test films.
 
-    ``elsewhere`` holds normal films of other places by name, for evaluation alone; ``audit`` is
+    ``external`` holds normal films of other places by name, for evaluation alone; ``audit`` is
     what is wrong with the films, for the card. ``withheld`` says why a model of this split may not
     be exported; empty for all that may.
     """
@@ -90,10 +90,10 @@ class Dataset:
     name: str
     fingerprint: str
     split_policy: str
-    train: Films
-    validation: Films
-    test: Films | None
-    elsewhere: dict[str, Films] = field(default_factory=dict)
+    train: LabelledImages
+    validation: LabelledImages
+    test: LabelledImages | None
+    external: dict[str, LabelledImages] = field(default_factory=dict)
     audit: DataAudit | None = None
     withheld: str = ""
 
@@ -122,28 +122,28 @@ def read_dataset(root: Path, size_px: int, seed: int) -> Dataset:
     """
     layout = read_layout(root)
     check_strays(layout)
-    own = (WHOLE, "train", "val")
+    own = (WHOLE_SET, "train", "val")
     paths = [path for part in own for path in layout.parts.get(part, [])]
     held_out = layout.parts.get("test", [])
-    check_classes(root, paths)
+    check_class_sizes(root, paths)
     if held_out:
-        check_both(root / "test", held_out)
-    films, hashes = read_films(root, paths, size_px)
-    if unknown := _tell_unknown(films):
+        check_both_classes(root / "test", held_out)
+    films, hashes = read_images(root, paths, size_px)
+    if unknown := _describe_missing_patients(films):
         log.warning("            Warning: %s", unknown)
     train, validation = _split_by_patient(films, hashes, seed)
-    test, test_hashes = read_films(root, held_out, size_px) if held_out else (None, [])
+    test, test_hashes = read_images(root, held_out, size_px) if held_out else (None, [])
     return Dataset(
         name=root.resolve().name,
-        fingerprint=hash_films([(films, hashes), *([(test, test_hashes)] if test else [])]),
-        split_policy=_split_policy(films, kaggle=layout.kaggle, held_out=bool(held_out)),
+        fingerprint=hash_dataset([(films, hashes), *([(test, test_hashes)] if test else [])]),
+        split_policy=_describe_split_policy(films, kaggle=layout.kaggle, held_out=bool(held_out)),
         train=films.take(train),
         validation=films.take(validation),
         test=test,
     )
 
 
-def hash_films(parts: list[tuple[Films, list[str]]]) -> str:
+def hash_dataset(parts: list[tuple[LabelledImages, list[str]]]) -> str:
     """A hash of every film's content, label and patient, and of which films are test films."""
     lines = [
         f"{part} {content} {label} {patient}"
@@ -153,21 +153,21 @@ def hash_films(parts: list[tuple[Films, list[str]]]) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def _split_policy(films: Films, *, kaggle: bool, held_out: bool) -> str:
+def _describe_split_policy(films: LabelledImages, *, kaggle: bool, held_out: bool) -> str:
     """How the films were split, in a sentence or two that hold for this data set."""
     whole = "Official train and val pooled, then split" if kaggle else "Split"
     parts = [
-        f"{whole} {FOLDS - 1} : 1 by patient, stratified by class, seeded; films with identical "
+        f"{whole} {N_FOLDS - 1} : 1 by patient, stratified by class, seeded; films with identical "
         "content stay together."
     ]
-    if unknown := _tell_unknown(films):
+    if unknown := _describe_missing_patients(films):
         parts.append(unknown)
     if held_out:
         parts.append("Official test kept apart.")
     return " ".join(parts)
 
 
-def _tell_unknown(films: Films) -> str:
+def _describe_missing_patients(films: LabelledImages) -> str:
     """How many films have no patient, and what was done about it; empty where all have one."""
     unknown = int((films.patients == "").sum())
     if not unknown:
@@ -195,7 +195,7 @@ def check_strays(layout: Layout) -> None:
         )
 
 
-def check_both(root: Path, paths: list[Path]) -> Counter[int]:
+def check_both_classes(root: Path, paths: list[Path]) -> Counter[int]:
     """Refuse a part without films of both classes; else how many films each has."""
     counts = count_classes(root, paths)
     for label, name in enumerate(CLASSES):
@@ -207,25 +207,25 @@ def check_both(root: Path, paths: list[Path]) -> Counter[int]:
     return counts
 
 
-def check_classes(root: Path, paths: list[Path]) -> None:
+def check_class_sizes(root: Path, paths: list[Path]) -> None:
     """Refuse a part with too few films of a class to train on."""
-    counts = check_both(root, paths)
+    counts = check_both_classes(root, paths)
     for label, name in enumerate(CLASSES):
-        if counts[label] < MIN_FILMS_PER_CLASS:
+        if counts[label] < MIN_IMAGES_PER_CLASS:
             raise DatasetError(
-                f"Expected at least {MIN_FILMS_PER_CLASS} films of {name} to train and validate "
+                f"Expected at least {MIN_IMAGES_PER_CLASS} films of {name} to train and validate "
                 f"on, found {counts[label]} in {root}."
             )
 
 
-def read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, list[str]]:
+def read_images(root: Path, paths: list[Path], size_px: int) -> tuple[LabelledImages, list[str]]:
     """Decode every labelled film; also the SHA-256 of each file's content."""
-    pixels, hashes = decode_films(paths, size_px)
+    pixels, hashes = decode_images(paths, size_px)
     keys = [path.relative_to(root).as_posix() for path in paths]
     return (
-        Films(
+        LabelledImages(
             pixels=pixels,
-            labels=np.array([label_of(root, path) for path in paths]),
+            labels=np.array([find_label(root, path) for path in paths]),
             patients=np.array([parse_patient(key) for key in keys]),
             keys=np.array(keys),
         ),
@@ -233,7 +233,7 @@ def read_films(root: Path, paths: list[Path], size_px: int) -> tuple[Films, list
     )
 
 
-def decode_films(paths: list[Path], size_px: int) -> tuple[NDArray[np.uint8], list[str]]:
+def decode_images(paths: list[Path], size_px: int) -> tuple[NDArray[np.uint8], list[str]]:
     """Decode every film.
 
     Returns:
@@ -261,15 +261,15 @@ def decode_films(paths: list[Path], size_px: int) -> tuple[NDArray[np.uint8], li
 
 
 def _split_by_patient(
-    films: Films, hashes: list[str], seed: int
+    films: LabelledImages, hashes: list[str], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    groups = join_groups(films.groups, hashes)
-    if len(np.unique(groups)) < FOLDS:
+    groups = find_connected_groups(films.groups, hashes)
+    if len(np.unique(groups)) < N_FOLDS:
         raise DatasetError(
-            f"Expected films of at least {FOLDS} patients to split by patient, "
+            f"Expected films of at least {N_FOLDS} patients to split by patient, "
             f"found {len(np.unique(groups))}."
         )
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
     train, validation = next(folds.split(films.keys, films.labels, groups))
     for part, name in ((train, "training"), (validation, "validation")):
         if len(np.unique(films.labels[part])) != len(CLASSES):
@@ -280,7 +280,7 @@ def _split_by_patient(
     return train, validation
 
 
-def join_groups(patients: NDArray[np.str_], hashes: list[str]) -> NDArray[np.int32]:
+def find_connected_groups(patients: NDArray[np.str_], hashes: list[str]) -> NDArray[np.int32]:
     """Number the groups of films that share a patient or their content.
 
     Args:

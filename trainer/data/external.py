@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batch_scorer.errors import DatasetError
-from trainer.data.dataset import Films, decode_films
+from trainer.data.dataset import LabelledImages, decode_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
 
 
-def read_normals(folder: Path, size_px: int, dataset: Dataset) -> Films:
+def read_external_images(folder: Path, size_px: int, dataset: Dataset) -> LabelledImages:
     """Read a folder of films that are all known to be normal.
 
     Args:
@@ -41,10 +41,10 @@ def read_normals(folder: Path, size_px: int, dataset: Dataset) -> Films:
             f"Expected normal films in {folder}, found no file in it.",
             "Leave --normals out, or name another folder.",
         )
-    pixels, _ = decode_films(paths, size_px)
+    pixels, _ = decode_images(paths, size_px)
     keys = [path.relative_to(folder).as_posix() for path in paths]
     _check_unseen(folder, keys, pixels, dataset)
-    return Films(
+    return LabelledImages(
         pixels=pixels,
         labels=np.zeros(len(paths), dtype=np.int64),
         patients=np.full(len(paths), ""),
@@ -54,9 +54,11 @@ def read_normals(folder: Path, size_px: int, dataset: Dataset) -> Films:
 
 def _check_unseen(folder: Path, keys: list[str], pixels: np.ndarray, dataset: Dataset) -> None:
     """Refuse a film whose pixels are those of a training or validation film."""
-    known = {_hash(film) for films in (dataset.train, dataset.validation) for film in films.pixels}
+    known = {
+        _hash_pixels(film) for films in (dataset.train, dataset.validation) for film in films.pixels
+    }
     for key, film in zip(keys, pixels, strict=True):
-        if _hash(film) in known:
+        if _hash_pixels(film) in known:
             raise DatasetError(
                 f"Expected films from elsewhere in {folder}, found {key}, which is also among the "
                 "films that the models are trained or chosen on.",
@@ -65,5 +67,5 @@ def _check_unseen(folder: Path, keys: list[str], pixels: np.ndarray, dataset: Da
             )
 
 
-def _hash(film: np.ndarray) -> bytes:
+def _hash_pixels(film: np.ndarray) -> bytes:
     return hashlib.blake2b(film.tobytes(), digest_size=16).digest()

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PARTS = ("train", "val", "test")
-WHOLE = "all"
+WHOLE_SET = "all"
 SYNTHETIC_MARKER = "SYNTHETIC.txt"
-LEFT_BEHIND = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Stray:
 class Layout:
     """The films of a labelled folder by part, and what lies beside them.
 
-    ``parts`` has the names of ``PARTS`` that exist, or only ``WHOLE`` for a folder without them.
+    ``parts`` has the names of ``PARTS`` that exist, or only ``WHOLE_SET`` for a folder without them.
     """
 
     root: Path
@@ -62,7 +62,7 @@ class Layout:
     @property
     def kaggle(self) -> bool:
         """Whether the folder brings its own parts."""
-        return WHOLE not in self.parts
+        return WHOLE_SET not in self.parts
 
 
 def read_layout(root: Path) -> Layout:
@@ -76,11 +76,11 @@ def read_layout(root: Path) -> Layout:
     kaggle = (root / "train").is_dir()
     folders = {name: root / name for name in PARTS if (root / name).is_dir()}
     if not kaggle:
-        folders = {WHOLE: root}
+        folders = {WHOLE_SET: root}
     strays = list(_find_strays(root, PARTS, "part")) if kaggle else []
     for folder in folders.values():
         strays += _find_strays(folder, CLASSES, "class")
-    parts = {name: _list_films(folder) for name, folder in folders.items()}
+    parts = {name: _list_images(folder) for name, folder in folders.items()}
     return Layout(root, parts, tuple(strays))
 
 
@@ -89,7 +89,7 @@ def is_synthetic(root: Path) -> bool:
     return any((place / SYNTHETIC_MARKER).is_file() for place in (root, root.parent))
 
 
-def label_of(root: Path, path: Path) -> int:
+def find_label(root: Path, path: Path) -> int:
     """The class of a film, from the folder that it lies in: 0 normal, 1 pneumonia.
 
     Raises:
@@ -108,40 +108,40 @@ def label_of(root: Path, path: Path) -> int:
 
 def count_classes(root: Path, paths: list[Path]) -> Counter[int]:
     """How many films each class has."""
-    return Counter(label_of(root, path) for path in paths)
+    return Counter(find_label(root, path) for path in paths)
 
 
-def _list_films(folder: Path) -> list[Path]:
-    return sorted(path for name in CLASSES for path in _files(folder / name))
+def _list_images(folder: Path) -> list[Path]:
+    return sorted(path for name in CLASSES for path in _iter_files(folder / name))
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _iter_files(folder: Path) -> Iterator[Path]:
     """Every file below a folder, without what operating systems leave behind."""
     for path in folder.glob("**/*"):
         inner = path.relative_to(folder).parts
-        if path.is_file() and not any(_is_left_behind(part) for part in inner):
+        if path.is_file() and not any(_is_system_file(part) for part in inner):
             yield path
 
 
 def _find_strays(
     folder: Path, expected: tuple[str, ...], kind: Literal["class", "part"]
 ) -> Iterator[Stray]:
-    children = sorted(path for path in folder.iterdir() if not _is_left_behind(path.name))
+    children = sorted(path for path in folder.iterdir() if not _is_system_file(path.name))
     for child in children:
         if child.is_dir() and child.name not in expected:
-            files = sum(1 for _ in _files(child))
+            files = sum(1 for _ in _iter_files(child))
             if files:
                 yield Stray(kind, child, files)
-    loose = [path for path in children if path.is_file() and _is_film(path)]
+    loose = [path for path in children if path.is_file() and _is_image(path)]
     if loose:
         yield Stray("loose", loose[0], len(loose))
 
 
-def _is_left_behind(name: str) -> bool:
-    return name.startswith(".") or name.lower() in LEFT_BEHIND
+def _is_system_file(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
-def _is_film(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     """Whether the first bytes are those of a film; a file that cannot be opened may be one."""
     try:
         with path.open("rb") as file:

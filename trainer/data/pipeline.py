@@ -14,11 +14,11 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-Part = tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]
+TrainingArrays = tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]
 """Pixels (N, S, S, 1), right answers (N, 1) and weights (N,) by question."""
 
 
-class Resident(keras.utils.PyDataset):  # type: ignore[misc]
+class DeviceDataset(keras.utils.PyDataset):  # type: ignore[misc]
     """Films that stay on the device and are taken by number.
 
     Args:
@@ -27,7 +27,7 @@ class Resident(keras.utils.PyDataset):  # type: ignore[misc]
         seed: Of the order, which is another one in each epoch; None keeps the order as it is.
     """
 
-    def __init__(self, part: Part, batch_size: int, seed: int | None) -> None:
+    def __init__(self, part: TrainingArrays, batch_size: int, seed: int | None) -> None:
         super().__init__()
         self._part = tree.map_structure(ops.convert_to_tensor, part)
         self._batch_size = batch_size
@@ -56,7 +56,9 @@ class Resident(keras.utils.PyDataset):  # type: ignore[misc]
             self._random.shuffle(self._order)
 
 
-def feed(train: Part, validation: Part, batch_size: int, seed: int) -> dict[str, Any]:
+def make_fit_arguments(
+    train: TrainingArrays, validation: TrainingArrays, batch_size: int, seed: int
+) -> dict[str, Any]:
     """What ``keras.Model.fit`` needs to take its films, for the backend in use."""
     if keras.backend.backend() == "tensorflow":
         pixels, truth, weights = train
@@ -68,7 +70,7 @@ def feed(train: Part, validation: Part, batch_size: int, seed: int) -> dict[str,
             "validation_data": validation,
         }
     return {
-        "x": Resident(train, batch_size, seed),
-        "validation_data": Resident(validation, batch_size, None),
+        "x": DeviceDataset(train, batch_size, seed),
+        "validation_data": DeviceDataset(validation, batch_size, None),
         "shuffle": False,
     }

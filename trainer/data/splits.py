@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from batch_scorer.errors import DatasetError
 from trainer.data.dataset import (
     Dataset,
-    check_both,
-    check_classes,
+    check_both_classes,
+    check_class_sizes,
     check_strays,
-    hash_films,
+    hash_dataset,
     read_dataset,
-    read_films,
+    read_images,
 )
 from trainer.data.layout import read_layout
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ValidationChoice:
     """One way to choose validation films.
 
     ``part`` is the official part that they are, empty where train and val are split by patient.
@@ -40,15 +40,15 @@ class Choice:
     withheld: str = ""
 
 
-CHOICES = {
-    "patient": Choice("other patients of train and val"),
-    "official": Choice(
+VALIDATION_CHOICES = {
+    "patient": ValidationChoice("other patients of train and val"),
+    "official": ValidationChoice(
         "the official val part",
         "val",
         "It was validated on the official val part: too few films to choose anything on, and "
         "patients who may be in training too.",
     ),
-    "test": Choice(
+    "test": ValidationChoice(
         "the test films",
         "test",
         "It was validated on the test films: what was chosen on them is also judged on them.",
@@ -56,8 +56,8 @@ CHOICES = {
 }
 
 
-def read_validated(root: Path, size_px: int, seed: int, choice: str) -> Dataset:
-    """Read a labelled folder, validation films chosen in one of the ways of ``CHOICES``.
+def read_dataset_validated_by(root: Path, size_px: int, seed: int, choice: str) -> Dataset:
+    """Read a labelled folder, validation films chosen in one of the ways of ``VALIDATION_CHOICES``.
 
     Args:
         root: As for ``read_dataset``; for an official part, it has train, val and test.
@@ -69,28 +69,28 @@ def read_validated(root: Path, size_px: int, seed: int, choice: str) -> Dataset:
     Raises:
         DatasetError: Another choice, or as for ``read_dataset``.
     """
-    if choice not in CHOICES:
+    if choice not in VALIDATION_CHOICES:
         raise DatasetError(
-            f"Expected validation by one of {', '.join(CHOICES)}, found {choice}.",
+            f"Expected validation by one of {', '.join(VALIDATION_CHOICES)}, found {choice}.",
             "The right one is patient.",
         )
-    if not CHOICES[choice].part:
+    if not VALIDATION_CHOICES[choice].part:
         return read_dataset(root, size_px, seed)
     layout = read_layout(root)
     check_strays(layout)
-    wanted = dict.fromkeys(("train", CHOICES[choice].part, "test"))
+    wanted = dict.fromkeys(("train", VALIDATION_CHOICES[choice].part, "test"))
     paths = {part: layout.parts.get(part, []) for part in wanted}
     for part in wanted:
-        check_both(root / part, paths[part])
-    check_classes(root / "train", paths["train"])
-    films = {part: read_films(root, paths[part], size_px) for part in wanted}
-    title = CHOICES[choice].title
+        check_both_classes(root / part, paths[part])
+    check_class_sizes(root / "train", paths["train"])
+    films = {part: read_images(root, paths[part], size_px) for part in wanted}
+    title = VALIDATION_CHOICES[choice].title
     return Dataset(
         name=root.resolve().name,
-        fingerprint=hash_films(list(films.values())),
+        fingerprint=hash_dataset(list(films.values())),
         split_policy=f"Official train to learn from, {title} to validate on.",
         train=films["train"][0],
-        validation=films[CHOICES[choice].part][0],
+        validation=films[VALIDATION_CHOICES[choice].part][0],
         test=films["test"][0],
-        withheld=CHOICES[choice].withheld,
+        withheld=VALIDATION_CHOICES[choice].withheld,
     )

@@ -10,15 +10,15 @@ from keras import layers
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from batch_scorer.report.charts.performance import BLUE, GREY, INK, as_svg, house_style
-from batch_scorer.report.content.text import count
+from batch_scorer.report.charts.performance import BLUE, GREY, TEXT_COLOUR, render_svg, figure_style
+from batch_scorer.report.content.text import format_count
 from trainer.model.networks import BUILDERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-QUESTIONS = {"pneumonia": "Answer: pneumonia?", "viral": "Answer: if so, viral?"}
-STEPS = {
+OUTPUT_TITLES = {"pneumonia": "Answer: pneumonia?", "viral": "Answer: if so, viral?"}
+LAYER_TITLES = {
     layers.InputLayer: "Film, in grey levels",
     layers.Concatenate: "Three views of it",
     layers.Conv2D: "Convolution",
@@ -26,10 +26,10 @@ STEPS = {
     layers.Flatten: "Lay out as one list",
     layers.GlobalAveragePooling2D: "Mean over all places",
 }
-FULL_COLOUR_CHANNELS = 512
-FULL_WIDTH_PX = 224
-ROW_IN = 0.27
-BAR = 0.3
+MAX_CHANNELS = 512
+MAX_SIDE_PX = 224
+ROW_HEIGHT_IN = 0.27
+MAX_BAR_WIDTH = 0.3
 """Of the figure's width: the widest bar, half of it on each side of the middle."""
 
 
@@ -47,7 +47,7 @@ class Stage:
     weights: int
     times: int = 1
 
-    def same_as(self, other: Stage) -> bool:
+    def is_same_kind(self, other: Stage) -> bool:
         """Whether the two do the same and give the same size."""
         own = (self.name, self.side_px, self.channels)
         return own == (other.name, other.side_px, other.channels)
@@ -61,7 +61,7 @@ class Stage:
     def size(self) -> str:
         """What comes out of it: "40 × 40 × 128", or "128 numbers"."""
         if self.side_px == 1:
-            return count(self.channels, "number")
+            return format_count(self.channels, "number")
         return f"{self.side_px} × {self.side_px} × {self.channels}"
 
 
@@ -77,7 +77,7 @@ def list_stages(name: str) -> list[Stage]:
         stage = _read_stage(layer)
         if last and isinstance(layer, layers.BatchNormalization):
             stages[-1] = replace(last, weights=last.weights + stage.weights)
-        elif last and stage.same_as(last):
+        elif last and stage.is_same_kind(last):
             weights = last.weights + stage.weights
             stages[-1] = replace(last, weights=weights, times=last.times + 1)
         elif stage.name:
@@ -92,8 +92,8 @@ def draw_architecture(name: str) -> str:
         An SVG document.
     """
     stages = list_stages(name)
-    with house_style():
-        figure = Figure(figsize=(6.9, 0.5 + ROW_IN * len(stages)), layout="constrained")
+    with figure_style():
+        figure = Figure(figsize=(6.9, 0.5 + ROW_HEIGHT_IN * len(stages)), layout="constrained")
         place = figure.subplots()
         for row, stage in enumerate(stages):
             _draw_stage(place, row, stage)
@@ -105,32 +105,32 @@ def draw_architecture(name: str) -> str:
             place.text(x, -1, text, color=GREY, ha=align, va="center")
         place.set(xlim=(0, 1), ylim=(len(stages) - 0.4, -1.5))
         place.axis("off")
-        return as_svg(figure)
+        return render_svg(figure)
 
 
 def _read_stage(layer: Any) -> Stage:
     shape = layer.output.shape
     side = shape[1] if len(shape) > 2 else 1  # noqa: PLR2004 - a batch of lists has two axes
     weights = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
-    return Stage(_name_step(layer), side, shape[-1], weights)
+    return Stage(_format_layer_title(layer), side, shape[-1], weights)
 
 
-def _name_step(layer: Any) -> str:
+def _format_layer_title(layer: Any) -> str:
     """What a reader calls a layer; empty for one that is no step of its own."""
-    if layer.name in QUESTIONS:
-        return QUESTIONS[layer.name]
+    if layer.name in OUTPUT_TITLES:
+        return OUTPUT_TITLES[layer.name]
     if isinstance(layer, layers.Dense):
         return "Dense layer" if layer.trainable else ""  # else half of the shrinking
     if isinstance(layer, layers.Reshape):
         return "Shrink" if len(layer.output.shape) == 4 else ""  # noqa: PLR2004 - pictures again
     if isinstance(layer, layers.Conv2D) and layer.strides != (1, 1):
         return "Convolution, every second place"
-    return next((text for kind, text in STEPS.items() if isinstance(layer, kind)), "")
+    return next((text for kind, text in LAYER_TITLES.items() if isinstance(layer, kind)), "")
 
 
 def _draw_stage(place: Axes, row: int, stage: Stage) -> None:
-    width = BAR * max(stage.side_px / FULL_WIDTH_PX, 0.012)
-    depth = math.log2(stage.channels + 1) / math.log2(FULL_COLOUR_CHANNELS + 1)
+    width = MAX_BAR_WIDTH * max(stage.side_px / MAX_SIDE_PX, 0.012)
+    depth = math.log2(stage.channels + 1) / math.log2(MAX_CHANNELS + 1)
     place.add_patch(
         FancyBboxPatch(
             (0.5 - width / 2, row - 0.36),
@@ -142,7 +142,7 @@ def _draw_stage(place: Axes, row: int, stage: Stage) -> None:
             edgecolor="none",
         )
     )
-    place.text(0.0, row, stage.title, color=INK, ha="left", va="center")
-    place.text(0.8, row, stage.size, color=INK, ha="right", va="center")
+    place.text(0.0, row, stage.title, color=TEXT_COLOUR, ha="left", va="center")
+    place.text(0.8, row, stage.size, color=TEXT_COLOUR, ha="right", va="center")
     weights = f"{stage.weights:,}" if stage.weights else "–"
-    place.text(1.0, row, weights, color=INK, ha="right", va="center")
+    place.text(1.0, row, weights, color=TEXT_COLOUR, ha="right", va="center")

@@ -11,14 +11,14 @@ import keras
 import numpy as np
 from keras import ops
 
-BORROWING = 0.5
+TRANSFER_PROBABILITY = 0.5
 """Of all films: how many take on the tone of another."""
-LEVELS = 17
-LEAST_RANGE = 1e-3
-EVERY_PX = 3
+N_LEVELS = 17
+MIN_RANGE = 1e-3
+SAMPLE_STRIDE_PX = 3
 
 
-class RandomView(keras.layers.Layer):  # type: ignore[misc]
+class RandomAffine(keras.layers.Layer):  # type: ignore[misc]
     """Mirrors, turns, shifts and zooms each film, with one interpolation.
 
     What a shift or turn uncovers is filled from the film's edge: black borders would tell the
@@ -52,10 +52,10 @@ class RandomView(keras.layers.Layer):  # type: ignore[misc]
         below = middle + self._shift * side * draw[5] - (c + d) * middle
         row, column = ops.arange(side, dtype="float32")[:, None], ops.arange(side, dtype="float32")
         a, b, right, c, d, below = (each[:, None, None] for each in (a, b, right, c, d, below))
-        return _look_up(x, c * column + d * row + below, a * column + b * row + right)
+        return _sample_bilinear(x, c * column + d * row + below, a * column + b * row + right)
 
 
-def _look_up(x: Any, rows: Any, columns: Any) -> Any:
+def _sample_bilinear(x: Any, rows: Any, columns: Any) -> Any:
     """The films at these places, with one linear interpolation; beyond the edge, the edge.
 
     Keras's own ``ops.image.affine_transform`` does the same, but film by film under torch, which
@@ -85,7 +85,7 @@ def _look_up(x: Any, rows: Any, columns: Any) -> Any:
     return (upper * (1.0 - down) + lower * down)[..., None]
 
 
-class BorrowedTone(keras.layers.Layer):  # type: ignore[misc]
+class RandomHistogramMatching(keras.layers.Layer):  # type: ignore[misc]
     """Gives half of the films the grey levels of another film, a random part of the way.
 
     Tone alone tells most normal films of a set from those with pneumonia (``docs/experiments.md``),
@@ -105,22 +105,22 @@ class BorrowedTone(keras.layers.Layer):  # type: ignore[misc]
         """Films (N, S, S, 1) in 0..1; the same shape and range out."""
         if not training:
             return x
-        some = x[:, 1::EVERY_PX, 1::EVERY_PX]
+        some = x[:, 1::SAMPLE_STRIDE_PX, 1::SAMPLE_STRIDE_PX]
         some = ops.sort(ops.reshape(some, (-1, some.shape[1] * some.shape[2])), axis=1)
-        ranks = np.linspace(0, some.shape[1] - 1, LEVELS).round().astype(np.int32)
+        ranks = np.linspace(0, some.shape[1] - 1, N_LEVELS).round().astype(np.int32)
         own = ops.transpose(ops.take(some, ranks, axis=1))[..., None, None, None]
         draw = keras.random.uniform((2, ops.shape(x)[0], 1, 1, 1), seed=self._seed)
-        share = ops.where(draw[0] < BORROWING, draw[1], 0.0)
+        share = ops.where(draw[0] < TRANSFER_PROBABILITY, draw[1], 0.0)
         new = own + share * (ops.roll(own, 1, axis=1) - own)
         found = new[0]
-        for level in range(1, LEVELS):
-            span = ops.maximum(own[level] - own[level - 1], LEAST_RANGE)
+        for level in range(1, N_LEVELS):
+            span = ops.maximum(own[level] - own[level - 1], MIN_RANGE)
             risen = ops.clip((x - own[level - 1]) / span, 0.0, 1.0)
             found = found + risen * (new[level] - new[level - 1])
         return found
 
 
-class RandomTone(keras.layers.Layer):  # type: ignore[misc]
+class RandomIntensity(keras.layers.Layer):  # type: ignore[misc]
     """Changes gamma, contrast, brightness, sharpness and noise of each film.
 
     Args:

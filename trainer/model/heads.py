@@ -26,19 +26,21 @@ from keras import layers, ops
 from trainer.model.networks import SIZE_PX
 
 if TYPE_CHECKING:
-    from trainer.model.ood import Typical
+    from trainer.model.ood import OodDetector
 
-_EXACT = "exact class activation map, times its weight in the logit"
+_EXACT_CAM = "exact class activation map, times its weight in the logit"
 EVIDENCE_METHODS = {
     "mlp": "input times gradient, summed over patches",
     "cnn": "activation times gradient, where each place sees a part of the film",
-    "vgg16": _EXACT,
+    "vgg16": _EXACT_CAM,
 }
-PATCH = 4
+PATCH_SIDE = 4
 """Side of the patches over which the evidence of dense layers is summed."""
 
 
-def answer(network: keras.Model, typical: Typical | None, *, both_ways: bool) -> keras.Model:
+def build_inference_model(
+    network: keras.Model, typical: OodDetector | None, *, both_ways: bool
+) -> keras.Model:
     """Join all that a model file answers into one network.
 
     Args:
@@ -47,27 +49,27 @@ def answer(network: keras.Model, typical: Typical | None, *, both_ways: bool) ->
         both_ways: Judge every film as it is and mirrored, and give the mean of both answers. The
             evidence is that of the film as it is: a second one would cost as much again.
     """
-    explained = explain(network)
+    explained = add_evidence(network)
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
     found = explained(pixels)
     if both_ways:
         mirrored = explained(ops.flip(pixels, axis=2))
         found |= {name: (found[name] + mirrored[name]) / 2 for name in ("logit", "viral")}
     if typical is not None:
-        found["atypicality"] = typical.judge(pixels)
+        found["atypicality"] = typical.build_atypicality(pixels)
     return keras.Model(pixels, found, name=network.name)
 
 
-def explain(network: keras.Model) -> keras.Model:
+def add_evidence(network: keras.Model) -> keras.Model:
     """A network that also says where its evidence lies."""
     kernel = network.get_layer("pneumonia").get_weights()[0]
     names = {layer.name for layer in network.layers}
     if "local" in names:
-        evidence = _activation_times_gradient(network, kernel)
+        evidence = _build_activation_times_gradient(network, kernel)
     elif "pooled" in names:
-        evidence = _activation_map(network, kernel)
+        evidence = _build_activation_map(network, kernel)
     else:
-        evidence = _input_times_gradient(network, kernel)
+        evidence = _build_input_times_gradient(network, kernel)
     outputs = {
         "logit": network.output["pneumonia"],
         "viral": network.output["viral"],
@@ -76,15 +78,15 @@ def explain(network: keras.Model) -> keras.Model:
     return keras.Model(network.input, outputs, name=f"{network.name}_explained")
 
 
-def _activation_map(network: keras.Model, kernel: np.ndarray) -> Any:
+def _build_activation_map(network: keras.Model, kernel: np.ndarray) -> Any:
     features = network.get_layer("pooled").input
     _, height, width, _ = features.shape
     return layers.Reshape((height, width), dtype="float32")(
-        _fixed(kernel, "activation_map")(features)
+        _make_fixed_dense(kernel, "activation_map")(features)
     )
 
 
-def _activation_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
+def _build_activation_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
     """The backward pass from the mean to the layer ``local``, as convolutions and masks.
 
     Times the number of places, so that a mean over places is comparable with the logit, as it is
@@ -93,24 +95,26 @@ def _activation_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
     chain = [layer.name for layer in network.layers]
     above = network.layers[chain.index("local") + 1 : chain.index("pooled")]
     blocks = list(zip(above[::3], above[1::3], above[2::3], strict=True))
-    slopes = [_slope(norm) for _, norm, _ in blocks]
+    slopes = [_compute_norm_scale(norm) for _, norm, _ in blocks]
     slopes[-1] = slopes[-1] * kernel[:, 0]
     passed = ops.cast(above[-1].output > 0, "float32")
     for number in reversed(range(len(blocks))):
-        gradient = _backward(blocks[number][0], slopes[number])(passed)
+        gradient = _make_backward_convolution(blocks[number][0], slopes[number])(passed)
         below = blocks[number - 1][2].output > 0 if number else network.get_layer("local").output
         passed = gradient * ops.cast(below, "float32")
     return ops.sum(passed, axis=3)
 
 
-def _slope(norm: keras.layers.BatchNormalization) -> np.ndarray:
+def _compute_norm_scale(norm: keras.layers.BatchNormalization) -> np.ndarray:
     """What a finished batch normalisation multiplies each channel by."""
     spread = np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
     slope: np.ndarray = np.asarray(norm.gamma) / spread
     return slope
 
 
-def _backward(convolution: keras.layers.Conv2D, slope: np.ndarray) -> keras.layers.Conv2D:
+def _make_backward_convolution(
+    convolution: keras.layers.Conv2D, slope: np.ndarray
+) -> keras.layers.Conv2D:
     """The convolution that takes gradients back through one of stride 1 and same padding.
 
     Args:
@@ -127,24 +131,24 @@ def _backward(convolution: keras.layers.Conv2D, slope: np.ndarray) -> keras.laye
     return backward
 
 
-def _input_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
+def _build_input_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
     """The backward pass of dense layers with ReLU, as matrix products and masks."""
     hidden = [layer for layer in network.layers if layer.name.startswith("hidden")]
     last = hidden[-1]
     gradient = ops.cast(last.output > 0, "float32") * kernel[:, 0]
     for number, layer in reversed(list(enumerate(hidden))):
         backward = layer.get_weights()[0].T
-        gradient = _fixed(backward, f"backward_{layer.name}")(gradient)
+        gradient = _make_fixed_dense(backward, f"backward_{layer.name}")(gradient)
         if number:
             gradient = gradient * ops.cast(hidden[number - 1].output > 0, "float32")
     flat = network.get_layer("flat")
     height, width, views = flat.input.shape[1:]
-    patches = (height // PATCH, PATCH, width // PATCH, PATCH, views)
+    patches = (height // PATCH_SIDE, PATCH_SIDE, width // PATCH_SIDE, PATCH_SIDE, views)
     product = layers.Reshape(patches, dtype="float32")(gradient * flat.output)
     return ops.sum(product, axis=(2, 4, 5))
 
 
-def _fixed(weights: np.ndarray, name: str) -> Any:
+def _make_fixed_dense(weights: np.ndarray, name: str) -> Any:
     """A matrix product that never learns."""
     product = layers.Dense(
         weights.shape[1], use_bias=False, trainable=False, name=name, dtype="float32"

@@ -21,13 +21,13 @@ from keras import layers, ops
 from PIL import Image
 
 from batch_scorer.imaging.decode import RESIZE_FILTER
-from trainer.model.augmentation import BorrowedTone, RandomTone, RandomView
+from trainer.model.augmentation import RandomHistogramMatching, RandomIntensity, RandomAffine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIZE_PX = 224
-LEAST_VARIANCE = 0.003
+MIN_VARIANCE = 0.003
 """Of 1: below it a place is flat, and its noise is not blown up."""
 
 
@@ -38,8 +38,8 @@ def build_mlp(
     augment: float = 1.0,
 ) -> keras.Model:
     """The seed's multilayer perceptron, 32-32-64-128, on a film of 64 by 64."""
-    pixels, x = _entrance(64, seed, augment, turn=0.1, shift=0.05, zoom=0.1, borrow=False)
-    x = _three_views(x)
+    pixels, x = _make_input(64, seed, augment, turn=0.1, shift=0.05, zoom=0.1, borrow=False)
+    x = _stack_normalized_views(x)
     x = layers.Flatten(name="flat")(x)
     x = layers.Dropout(0.1, seed=seed)(x)
     for number, units in enumerate((32, 32, 64, 128), start=1):
@@ -47,7 +47,7 @@ def build_mlp(
             units, activation="relu", kernel_initializer="he_normal", name=f"hidden{number}"
         )(x)
     x = layers.Dropout(0.3, seed=seed)(x)
-    return keras.Model(pixels, _heads(x), name="mlp")
+    return keras.Model(pixels, _make_heads(x), name="mlp")
 
 
 def build_cnn(
@@ -62,18 +62,18 @@ def build_cnn(
     texture, and misleads where texture does (docs/experiments.md). Where each still sees a part,
     in the layer ``local``, evidence is read off.
     """
-    pixels, x = _entrance(96, seed, augment)
-    x = _three_views(x)
-    x = _convolution(x, 32, "conv1", stride=2)
-    x = _convolution(x, 64, "conv2")
+    pixels, x = _make_input(96, seed, augment)
+    x = _stack_normalized_views(x)
+    x = _conv_block(x, 32, "conv1", stride=2)
+    x = _conv_block(x, 64, "conv2")
     x = layers.MaxPooling2D()(x)
-    x = _convolution(x, 128, "conv3")
+    x = _conv_block(x, 128, "conv3")
     x = layers.MaxPooling2D()(x)
-    x = _convolution(x, 128, "conv4")
+    x = _conv_block(x, 128, "conv4")
     x = layers.MaxPooling2D(name="local")(x)
-    x = _convolution(x, 256, "conv5")
-    x = _convolution(x, 256, "conv6")
-    return keras.Model(pixels, _heads(_pool(x, seed)), name="cnn")
+    x = _conv_block(x, 256, "conv5")
+    x = _conv_block(x, 256, "conv6")
+    return keras.Model(pixels, _make_heads(_pool_globally(x, seed)), name="cnn")
 
 
 def build_vgg16(seed: int, *, pretrained: bool = False, augment: float = 1.0) -> keras.Model:
@@ -88,9 +88,9 @@ def build_vgg16(seed: int, *, pretrained: bool = False, augment: float = 1.0) ->
         augment: Build for training, with this much of the usual augmentation; 0 builds the
             network that is kept.
     """
-    pixels, x = _entrance(96, seed, augment)
-    x = _three_views(x)
-    convolution = _same if pretrained else _convolution
+    pixels, x = _make_input(96, seed, augment)
+    x = _stack_normalized_views(x)
+    convolution = _conv_relu if pretrained else _conv_block
     x = convolution(x, 64, "block1_conv1")
     x = convolution(x, 64, "block1_conv2")
     x = layers.MaxPooling2D(name="block1_pool")(x)
@@ -108,7 +108,7 @@ def build_vgg16(seed: int, *, pretrained: bool = False, augment: float = 1.0) ->
     x = convolution(x, 512, "block5_conv1")
     x = convolution(x, 512, "block5_conv2")
     x = convolution(x, 512, "block5_conv3")
-    return keras.Model(pixels, _heads(_pool(x, seed)), name="vgg16")
+    return keras.Model(pixels, _make_heads(_pool_globally(x, seed)), name="vgg16")
 
 
 BUILDERS: dict[str, Callable[..., keras.Model]] = {
@@ -118,7 +118,7 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
 }
 
 
-def _entrance(  # noqa: PLR0913 - what one network changes of the usual
+def _make_input(  # noqa: PLR0913 - what one network changes of the usual
     size_px: int,
     seed: int,
     strength: float,
@@ -131,11 +131,13 @@ def _entrance(  # noqa: PLR0913 - what one network changes of the usual
     """Pixels in; shrunk, and augmented where there is a strength, in 0..1, out."""
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 255, dtype="float32")(pixels)
-    x = shrink(x, size_px)
+    x = downsample(x, size_px)
     if strength:
-        x = RandomView(seed, turn=turn * strength, shift=shift * strength, zoom=zoom * strength)(x)
-        x = BorrowedTone(seed + 2)(x) if borrow else x
-        x = RandomTone(
+        x = RandomAffine(seed, turn=turn * strength, shift=shift * strength, zoom=zoom * strength)(
+            x
+        )
+        x = RandomHistogramMatching(seed + 2)(x) if borrow else x
+        x = RandomIntensity(
             seed + 1,
             gamma=0.5 * strength,
             contrast=0.4 * strength,
@@ -146,7 +148,7 @@ def _entrance(  # noqa: PLR0913 - what one network changes of the usual
     return pixels, x
 
 
-def _three_views(x: Any) -> Any:
+def _stack_normalized_views(x: Any) -> Any:
     """The film as it is, and with its local brightness and contrast taken out on two scales.
 
     What one machine makes brighter or flatter, another does not; the shapes stay.
@@ -155,13 +157,13 @@ def _three_views(x: Any) -> Any:
     views = [layers.Rescaling(2.0, offset=-1.0, dtype="float32")(x)]
     for part in (4, 8):
         window = side // part | 1
-        distance = x - _mean_around(x, window, f"mean{part}")
-        spread = _mean_around(distance * distance, window, f"spread{part}")
-        views.append(distance / ops.sqrt(spread + LEAST_VARIANCE))
+        distance = x - _local_mean(x, window, f"mean{part}")
+        spread = _local_mean(distance * distance, window, f"spread{part}")
+        views.append(distance / ops.sqrt(spread + MIN_VARIANCE))
     return layers.Concatenate(dtype="float32")(views)
 
 
-def _mean_around(x: Any, window: int, name: str) -> Any:
+def _local_mean(x: Any, window: int, name: str) -> Any:
     """The mean of the square of this side around each place; beyond the edge nothing counts.
 
     Matrix products, because pooling over windows this large took as long as all convolutions.
@@ -169,10 +171,10 @@ def _mean_around(x: Any, window: int, name: str) -> Any:
     places = np.arange(x.shape[1])
     near = np.abs(places[:, None] - places) <= window // 2
     mean = near / near.sum(axis=1, keepdims=True)
-    return ops.expand_dims(_along_both_axes(x[..., 0], mean.T.astype(np.float32), name), -1)
+    return ops.expand_dims(_filter_both_axes(x[..., 0], mean.T.astype(np.float32), name), -1)
 
 
-def shrink(x: Any, size_px: int, name: str = "shrink") -> Any:
+def downsample(x: Any, size_px: int, name: str = "shrink") -> Any:
     """Shrink square images with the decoder's own antialiased filter.
 
     Shrinking the identity matrix by Pillow gives the filter's weights.
@@ -180,11 +182,11 @@ def shrink(x: Any, size_px: int, name: str = "shrink") -> Any:
     identity = Image.fromarray(np.eye(SIZE_PX, dtype=np.float32))
     filter_weights = np.asarray(identity.resize((SIZE_PX, size_px), RESIZE_FILTER)).T
     x = layers.Reshape((SIZE_PX, SIZE_PX), dtype="float32")(x)
-    x = _along_both_axes(x, filter_weights, name)
+    x = _filter_both_axes(x, filter_weights, name)
     return layers.Reshape((size_px, size_px, 1), dtype="float32")(x)
 
 
-def _along_both_axes(x: Any, weights: np.ndarray, name: str) -> Any:
+def _filter_both_axes(x: Any, weights: np.ndarray, name: str) -> Any:
     """Filter images (N, S, S) by a fixed matrix (S, T) along columns, then rows: (N, T, T).
 
     Two fixed matrix products, so that every backend and ONNX compute the same.
@@ -200,7 +202,7 @@ def _along_both_axes(x: Any, weights: np.ndarray, name: str) -> Any:
     return x
 
 
-def _convolution(x: Any, filters: int, name: str, stride: int = 1) -> Any:
+def _conv_block(x: Any, filters: int, name: str, stride: int = 1) -> Any:
     x = layers.Conv2D(
         filters,
         3,
@@ -214,18 +216,18 @@ def _convolution(x: Any, filters: int, name: str, stride: int = 1) -> Any:
     return layers.ReLU()(x)
 
 
-def _same(x: Any, filters: int, name: str) -> Any:
+def _conv_relu(x: Any, filters: int, name: str) -> Any:
     return layers.Conv2D(
         filters, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=name
     )(x)
 
 
-def _pool(x: Any, seed: int) -> Any:
+def _pool_globally(x: Any, seed: int) -> Any:
     x = layers.GlobalAveragePooling2D(name="pooled", dtype="float32")(x)
     return layers.Dropout(0.3, seed=seed)(x)
 
 
-def _heads(x: Any) -> dict[str, Any]:
+def _make_heads(x: Any) -> dict[str, Any]:
     return {
         question: layers.Dense(1, dtype="float32", name=question)(x)
         for question in ("pneumonia", "viral")

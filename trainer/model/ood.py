@@ -21,22 +21,22 @@ from keras import layers, ops
 from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
 
-from trainer.model.networks import SIZE_PX, shrink
+from trainer.model.networks import SIZE_PX, downsample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SMALL_PX = 24
-COMPONENTS = 16
+REDUCED_SIZE_PX = 24
+N_COMPONENTS = 16
 DISTANCE_QUANTILE = 0.991
-UPRIGHT_QUANTILE = 0.999
+ORIENTATION_QUANTILE = 0.999
 """Together they put one training film of a hundred beyond 1, where films are rejected."""
-LEAST_CONTRAST = 0.02
+MIN_CONTRAST = 0.02
 PREDICT_BATCH = 256
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class ProbabilisticPca:
     """Where training films lie: probabilistic principal components.
 
     ``mean`` is (D,), ``components`` (D, K) with the ``variances`` (K,) along them, ``rest`` the
@@ -49,9 +49,9 @@ class Gaussian:
     rest: float
 
     @classmethod
-    def fit(cls, small: NDArray[np.float64]) -> Gaussian:
+    def fit(cls, small: NDArray[np.float64]) -> ProbabilisticPca:
         """Fit to small versions, (N, D)."""
-        found = PCA(min(COMPONENTS, len(small) // 2), random_state=0).fit(small)
+        found = PCA(min(N_COMPONENTS, len(small) // 2), random_state=0).fit(small)
         return cls(
             found.mean_,
             found.components_.T,
@@ -66,37 +66,40 @@ class Gaussian:
         less = along**2 @ (1 / self.variances - 1 / self.rest)
         return np.asarray(np.log((offset**2).sum(axis=1) / self.rest + less))
 
-    def measured(self, small: Any, name: str) -> Any:
+    def build_distance(self, small: Any, name: str) -> Any:
         """The same as layers, (N, 1)."""
-        along = _product(self.components, f"components{name}", self.mean)(small)
-        offset = _product(self.mean[:, None], f"mean{name}")(small)
+        along = _make_fixed_dense(self.components, f"components{name}", self.mean)(small)
+        offset = _make_fixed_dense(self.mean[:, None], f"mean{name}")(small)
         squares = ops.sum(small * small, axis=1, keepdims=True)
         whole = (squares - 2.0 * offset + float(self.mean @ self.mean)) / self.rest
-        less = _product((1 / self.variances - 1 / self.rest)[:, None], f"variances{name}")
+        less = _make_fixed_dense((1 / self.variances - 1 / self.rest)[:, None], f"variances{name}")
         return ops.log(ops.maximum(whole + less(along * along), 1e-3))
 
 
 @dataclass(frozen=True)
-class Typical:
-    """What training films look like. Make one with ``fit_typical``.
+class OodDetector:
+    """What training films look like. Make one with ``fit_ood_detector``.
 
-    ``distance`` and ``upright`` are each the values of the median training film and of one that is
+    ``distance_range`` and ``orientation_range`` are each the values of the median training film and of one that is
     as far off as training films get.
     """
 
-    gaussian: Gaussian
-    distance: tuple[float, float]
-    upright: tuple[float, float]
+    pca: ProbabilisticPca
+    distance_range: tuple[float, float]
+    orientation_range: tuple[float, float]
 
-    def judge(self, pixels: Any) -> Any:
+    def build_atypicality(self, pixels: Any) -> Any:
         """Atypicality (N, 1) of ``pixels`` (N, 224, 224, 1), as layers."""
-        small = _small(pixels)
-        far = self.gaussian.measured(small, "")
-        turned = self.gaussian.measured(ops.flip(small, axis=1), "_turned")
-        return ops.maximum(_scale(far, self.distance), _scale(far - turned, self.upright))
+        small = _normalize_small(pixels)
+        far = self.pca.build_distance(small, "")
+        turned = self.pca.build_distance(ops.flip(small, axis=1), "_turned")
+        return ops.maximum(
+            _scale_to_range(far, self.distance_range),
+            _scale_to_range(far - turned, self.orientation_range),
+        )
 
 
-def fit_typical(pixels: NDArray[np.uint8]) -> Typical:
+def fit_ood_detector(pixels: NDArray[np.uint8]) -> OodDetector:
     """Learn what films look like.
 
     How far off training films get is measured on films that the Gaussian was not fitted to, five
@@ -106,29 +109,31 @@ def fit_typical(pixels: NDArray[np.uint8]) -> Typical:
         pixels: Training films, shape (N, 224, 224, 1).
     """
     entrance = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8")
-    shrunk = keras.Model(entrance, _small(entrance))
+    shrunk = keras.Model(entrance, _normalize_small(entrance))
     small = np.asarray(shrunk.predict(pixels, batch_size=PREDICT_BATCH, verbose=0), np.float64)
     far, turned = np.empty(len(small)), np.empty(len(small))
     for fitted, held_out in KFold(5, shuffle=True, random_state=0).split(small):
-        gaussian = Gaussian.fit(small[fitted])
+        gaussian = ProbabilisticPca.fit(small[fitted])
         far[held_out] = gaussian.measure(small[held_out])
         turned[held_out] = gaussian.measure(small[held_out, ::-1])
-    return Typical(
-        Gaussian.fit(small),
+    return OodDetector(
+        ProbabilisticPca.fit(small),
         (float(np.median(far)), float(np.quantile(far, DISTANCE_QUANTILE))),
-        (float(np.median(far - turned)), float(np.quantile(far - turned, UPRIGHT_QUANTILE))),
+        (float(np.median(far - turned)), float(np.quantile(far - turned, ORIENTATION_QUANTILE))),
     )
 
 
-def _small(pixels: Any) -> Any:
+def _normalize_small(pixels: Any) -> Any:
     """Small versions without their own tone, (N, 576)."""
     x = layers.Rescaling(1 / 255, dtype="float32")(pixels)
-    x = layers.Reshape((SMALL_PX * SMALL_PX,), dtype="float32")(shrink(x, SMALL_PX, "small"))
+    x = layers.Reshape((REDUCED_SIZE_PX * REDUCED_SIZE_PX,), dtype="float32")(
+        downsample(x, REDUCED_SIZE_PX, "small")
+    )
     x = x - ops.mean(x, axis=1, keepdims=True)
-    return x / (ops.sqrt(ops.mean(x * x, axis=1, keepdims=True)) + LEAST_CONTRAST)
+    return x / (ops.sqrt(ops.mean(x * x, axis=1, keepdims=True)) + MIN_CONTRAST)
 
 
-def _product(
+def _make_fixed_dense(
     weights: NDArray[np.float64], name: str, origin: NDArray[np.float64] | None = None
 ) -> Any:
     """A matrix product that never learns, measured from ``origin`` where there is one."""
@@ -140,6 +145,6 @@ def _product(
     return layer
 
 
-def _scale(values: Any, middle_and_edge: tuple[float, float]) -> Any:
+def _scale_to_range(values: Any, middle_and_edge: tuple[float, float]) -> Any:
     middle, edge = middle_and_edge
     return (values - middle) / (edge - middle)

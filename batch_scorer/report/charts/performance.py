@@ -18,7 +18,7 @@ from matplotlib import colors, font_manager, patches
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from batch_scorer.report.content.typeface import FAMILY, font_paths, printable
+from batch_scorer.report.content.typeface import FONT_FAMILY, find_font_files, replace_unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from batch_scorer.metrics.classification import ConfusionMatrix, Curve, Estimate
     from batch_scorer.model.card import ModelCard
 
-INK = "#17293a"
+TEXT_COLOUR = "#17293a"
 GREY = "#66737f"
-LINES = "#d5dbe0"
+GRID_COLOUR = "#d5dbe0"
 BLUE = "#1d5b8c"
 AMBER = "#c8780a"
 MODEL_STYLES: tuple[tuple[str, Any], ...] = (
@@ -41,15 +41,15 @@ MODEL_STYLES: tuple[tuple[str, Any], ...] = (
     ("#e0b062", (0, (5, 1.6))),
     ("#9aa5ae", (0, (1.4, 1.4))),
 )
-STYLE: dict[Any, Any] = {
+RC_PARAMS: dict[Any, Any] = {
     "svg.hashsalt": "cxr-batch",
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "font.family": FAMILY,
+    "font.family": FONT_FAMILY,
     "font.size": 8.5,
-    "text.color": INK,
+    "text.color": TEXT_COLOUR,
     "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
+    "axes.labelcolor": TEXT_COLOUR,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -63,7 +63,7 @@ STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "xtick.major.size": 3,
     "ytick.major.size": 3,
-    "grid.color": LINES,
+    "grid.color": GRID_COLOUR,
     "grid.linewidth": 0.5,
     "legend.facecolor": "white",
     "legend.edgecolor": "none",
@@ -76,7 +76,7 @@ STYLE: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class RocLine:
+class RocCurve:
     """One model's ROC curve with its operating point and a legend text."""
 
     label: str
@@ -85,14 +85,14 @@ class RocLine:
     specificity: Estimate
 
 
-def draw_training(cards: Sequence[ModelCard]) -> str:
+def draw_training_curves(cards: Sequence[ModelCard]) -> str:
     """Draw loss and accuracy by epoch, training and validation, one column per model.
 
     Returns:
         An SVG document.
     """
     alone = len(cards) == 1
-    with house_style():
+    with figure_style():
         figure = Figure(figsize=(6.9, 2.4 if alone else 3.2), layout="constrained")
         shape = (1, 2) if alone else (2, len(cards))
         grid: Any = figure.subplots(*shape, squeeze=False, sharex="col")
@@ -101,12 +101,12 @@ def draw_training(cards: Sequence[ModelCard]) -> str:
             for place, name in zip(places, ("loss", "accuracy"), strict=True):
                 _draw_history(place, card, name, named=column == 0)
             if not alone:
-                places[0].set_title(printable(_short(card.title)), weight="semibold")
+                places[0].set_title(replace_unsupported(_truncate(card.title)), weight="semibold")
         for place in grid[-1]:
             place.set_xlabel("Epoch")
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
-        _share_scale(grid)
-        return as_svg(figure)
+        _share_y_limits(grid)
+        return render_svg(figure)
 
 
 def draw_roc(cards: Sequence[ModelCard]) -> str:
@@ -117,9 +117,9 @@ def draw_roc(cards: Sequence[ModelCard]) -> str:
     Returns:
         An SVG document.
     """
-    return draw_roc_lines(
+    return draw_roc_curves(
         [
-            RocLine(
+            RocCurve(
                 card.title,
                 card.reference.roc,
                 card.reference.metrics["recall"],
@@ -130,13 +130,13 @@ def draw_roc(cards: Sequence[ModelCard]) -> str:
     )
 
 
-def draw_roc_lines(lines: Sequence[RocLine]) -> str:
+def draw_roc_curves(lines: Sequence[RocCurve]) -> str:
     """Draw ROC curves; a curve without points is left out."""
-    with house_style():
+    with figure_style():
         figure = Figure(figsize=(3.15, 2.95), layout="constrained")
         place = figure.subplots()
         place.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)))
-        for line, (colour, dashes) in zip(lines, _styles(len(lines)), strict=True):
+        for line, (colour, dashes) in zip(lines, _line_styles(len(lines)), strict=True):
             if not line.curve.x:
                 continue
             place.plot(
@@ -144,7 +144,7 @@ def draw_roc_lines(lines: Sequence[RocLine]) -> str:
                 line.curve.y,
                 color=colour,
                 linestyle=dashes,
-                label=printable(_short(line.label, 40)),
+                label=replace_unsupported(_truncate(line.label, 40)),
             )
             _draw_operating_point(place, line, colour)
         place.set(
@@ -158,7 +158,7 @@ def draw_roc_lines(lines: Sequence[RocLine]) -> str:
         if place.get_legend_handles_labels()[0]:
             # A name as wide as the picture must not squeeze the curves to nothing.
             place.legend(loc="lower right", borderaxespad=0.4).set_in_layout(False)
-        return as_svg(figure)
+        return render_svg(figure)
 
 
 def draw_confusion(confusion: ConfusionMatrix) -> str:
@@ -171,7 +171,7 @@ def draw_confusion(confusion: ConfusionMatrix) -> str:
         [(confusion.true_positive, "found"), (confusion.false_negative, "missed")],
         [(confusion.false_positive, "false alarm"), (confusion.true_negative, "rightly clear")],
     ]
-    with house_style():
+    with figure_style():
         figure = Figure(figsize=(2.6, 2.4), layout="constrained")
         place = figure.subplots()
         for y, row in enumerate(cells):
@@ -180,18 +180,20 @@ def draw_confusion(confusion: ConfusionMatrix) -> str:
                 share = number / total if total else None
                 _draw_cell(place, (x, y), number, meaning, share)
         place.set(xlim=(0, 2), ylim=(2, 0), aspect="equal")
-        place.set_xticks([0.5, 1.5], ["Flagged", "Not flagged"], color=INK)
-        place.set_yticks([0.5, 1.5], ["Pneumonia", "Normal"], color=INK, rotation=90, va="center")
+        place.set_xticks([0.5, 1.5], ["Flagged", "Not flagged"], color=TEXT_COLOUR)
+        place.set_yticks(
+            [0.5, 1.5], ["Pneumonia", "Normal"], color=TEXT_COLOUR, rotation=90, va="center"
+        )
         place.set_ylabel("Reference standard", color=GREY)
         place.xaxis.tick_top()
         place.xaxis.set_label_position("top")
         place.set_xlabel("The model's answer", color=GREY)
         place.tick_params(length=0)
         place.spines[:].set_visible(False)
-        return as_svg(figure)
+        return render_svg(figure)
 
 
-def _draw_operating_point(place: Axes, line: RocLine, colour: str) -> None:
+def _draw_operating_point(place: Axes, line: RocCurve, colour: str) -> None:
     """A ring where the threshold lies, with its intervals; nothing where a class is missing."""
     sensitivity, specificity = line.sensitivity, line.specificity
     if sensitivity.value is None or specificity.value is None:
@@ -241,7 +243,7 @@ def _draw_history(place: Axes, card: ModelCard, name: str, *, named: bool) -> No
         place.set_ylabel(name.capitalize())
 
 
-def _share_scale(grid: Any) -> None:
+def _share_y_limits(grid: Any) -> None:
     """One scale per row of several models, so that their heights can be compared."""
     if len(grid) == 1:
         return
@@ -257,9 +259,11 @@ def _draw_cell(
     x, y = corner
     depth = share or 0.0
     colour = tuple(1 - depth * 0.85 * (1 - part) for part in colors.to_rgb(BLUE))
-    ink = "white" if depth > 0.55 else INK  # noqa: PLR2004 - where white reads better than ink
+    ink = "white" if depth > 0.55 else TEXT_COLOUR  # noqa: PLR2004 - where white reads better than ink
     place.add_patch(
-        patches.Rectangle((x + 0.015, y + 0.015), 0.97, 0.97, facecolor=colour, edgecolor=LINES)
+        patches.Rectangle(
+            (x + 0.015, y + 0.015), 0.97, 0.97, facecolor=colour, edgecolor=GRID_COLOUR
+        )
     )
     place.text(x + 0.5, y + 0.46, f"{number:,}", color=ink, size=17, weight="semibold", ha="center")
     place.text(x + 0.5, y + 0.66, meaning, color=ink, size=8.5, ha="center")
@@ -267,32 +271,34 @@ def _draw_cell(
     place.text(x + 0.5, y + 0.83, part, color=ink, size=7.5, ha="center")
 
 
-def _styles(number: int) -> list[tuple[str, Any]]:
+def _line_styles(number: int) -> list[tuple[str, Any]]:
     return [MODEL_STYLES[index % len(MODEL_STYLES)] for index in range(number)]
 
 
-def _short(text: str, length: int = 26) -> str:
+def _truncate(text: str, length: int = 26) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """Draw in the one style and typeface of every figure, leaving matplotlib's settings alone."""
-    _add_fonts()
-    with mpl.rc_context(STYLE):
+    _register_fonts()
+    with mpl.rc_context(RC_PARAMS):
         yield
 
 
 @lru_cache(maxsize=1)
-def _add_fonts() -> None:
+def _register_fonts() -> None:
     """Make the typeface known to matplotlib, both weights under one family name."""
-    for path, weight in zip(font_paths(), ("regular", "semibold"), strict=True):
+    for path, weight in zip(find_font_files(), ("regular", "semibold"), strict=True):
         font_manager.fontManager.ttflist.append(
-            font_manager.FontEntry(fname=str(path), name=FAMILY, weight=weight, size="scalable")
+            font_manager.FontEntry(
+                fname=str(path), name=FONT_FAMILY, weight=weight, size="scalable"
+            )
         )
 
 
-def as_svg(figure: Figure) -> str:
+def render_svg(figure: Figure) -> str:
     """Write a figure as an SVG document, the same bytes for the same figure."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -19,10 +19,10 @@ from batch_scorer.report.charts.performance import (
     AMBER,
     BLUE,
     GREY,
-    INK,
-    LINES,
-    as_svg,
-    house_style,
+    TEXT_COLOUR,
+    GRID_COLOUR,
+    render_svg,
+    figure_style,
 )
 
 if TYPE_CHECKING:
@@ -30,39 +30,46 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from batch_scorer.report.content.slides import Bar
+    from batch_scorer.report.content.slides import ClassCounts
 
-SIDE_PX = 240
-CHANGES = ("as it is", "mirrored", "turned and moved", "stretched", "brighter, flatter", "grainy")
+IMAGE_SIZE_PX = 240
+AUGMENTATION_LABELS = (
+    "as it is",
+    "mirrored",
+    "turned and moved",
+    "stretched",
+    "brighter, flatter",
+    "grainy",
+)
 """What is done to a film in training, picture by picture."""
-_PALE = "#a9c4db"
-_NORMAL = "#e0b062"
+_LIGHT_BLUE = "#a9c4db"
+_NORMAL_COLOUR = "#e0b062"
 
 
-def draw_balance(bars: Sequence[Bar]) -> str:
+def draw_class_balance(bars: Sequence[ClassCounts]) -> str:
     """Draw how many normal films and films with pneumonia each part of a data set has.
 
     Returns:
         An SVG document.
     """
-    with house_style():
+    with figure_style():
         figure = Figure(figsize=(6.9, 0.7 + 0.4 * len(bars)), layout="constrained")
         place = figure.subplots()
         y = np.arange(len(bars))
         for offset, label, colour, values in (
-            (-0.2, "normal", _NORMAL, [bar.normal for bar in bars]),
+            (-0.2, "normal", _NORMAL_COLOUR, [bar.normal for bar in bars]),
             (0.2, "with pneumonia", BLUE, [bar.pneumonia for bar in bars]),
         ):
             drawn = place.barh(y + offset, values, 0.36, color=colour, label=label)
-            place.bar_label(drawn, [f"{value:,}" for value in values], padding=3, color=INK)
-        place.set_yticks(y, [bar.part.capitalize() for bar in bars], color=INK)
+            place.bar_label(drawn, [f"{value:,}" for value in values], padding=3, color=TEXT_COLOUR)
+        place.set_yticks(y, [bar.part.capitalize() for bar in bars], color=TEXT_COLOUR)
         place.set_xlabel("Films")
         place.margins(x=0.1)
         place.invert_yaxis()
         place.tick_params(axis="y", length=0)
         place.xaxis.set_major_formatter("{x:,.0f}")
         figure.legend(loc="outside upper right", ncols=2)
-        return as_svg(figure)
+        return render_svg(figure)
 
 
 def draw_network(kind: str) -> str:
@@ -74,21 +81,21 @@ def draw_network(kind: str) -> str:
     Returns:
         An SVG document.
     """
-    with house_style():
+    with figure_style():
         figure = Figure(figsize=(3.4, 1.75), layout="constrained")
         place = figure.subplots()
         place.set(xlim=(0, 10), ylim=(-3.1, 2.3), aspect="equal")
         place.axis("off")
-        _draw_film(place)
-        _INSIDES.get(kind, _draw_box)(place)
+        _draw_input_image(place)
+        _NETWORK_DRAWINGS.get(kind, _draw_unknown_network)(place)
         place.add_patch(patches.Circle((9.25, 0), 0.32, facecolor=BLUE, edgecolor=BLUE))
         for x, text in ((0.85, "film"), (5.0, "layers"), (9.25, "answer")):
             place.text(x, -3.0, text, ha="center", color=GREY, size=12)
-        return as_svg(figure)
+        return render_svg(figure)
 
 
-def change_film(picture: bytes | None) -> list[bytes]:
-    """A film as it is and as training may show it, once for each of ``CHANGES``.
+def augment_image(picture: bytes | None) -> list[bytes]:
+    """A film as it is and as training may show it, once for each of ``AUGMENTATION_LABELS``.
 
     The amounts are larger than in training, so that they can be seen.
 
@@ -99,65 +106,71 @@ def change_film(picture: bytes | None) -> list[bytes]:
         Square greyscale JPEGs, always the same for the same film.
     """
     if picture is None:
-        film = Image.fromarray(draw_self_test_images(SIDE_PX)[2, :, :, 0])
+        film = Image.fromarray(draw_self_test_images(IMAGE_SIZE_PX)[2, :, :, 0])
     else:
         with Image.open(io.BytesIO(picture)) as opened:
-            film = opened.convert("L").resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)
-    return [_as_jpeg(change(film)) for change in _CHANGED]
+            film = opened.convert("L").resize(
+                (IMAGE_SIZE_PX, IMAGE_SIZE_PX), Image.Resampling.BILINEAR
+            )
+    return [_encode_jpeg(change(film)) for change in _AUGMENTATIONS]
 
 
-def _mirror(film: Image.Image) -> Image.Image:
+def _flip(film: Image.Image) -> Image.Image:
     return film.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-def _turn(film: Image.Image) -> Image.Image:
+def _rotate(film: Image.Image) -> Image.Image:
     """Turned and moved; what that uncovers is filled from the edge, as in training."""
-    margin = SIDE_PX // 4
+    margin = IMAGE_SIZE_PX // 4
     wide = Image.fromarray(np.pad(np.asarray(film), margin, mode="edge"))
     turned = wide.rotate(9, Image.Resampling.BILINEAR, translate=(12, -8))
-    return turned.crop((margin, margin, margin + SIDE_PX, margin + SIDE_PX))
+    return turned.crop((margin, margin, margin + IMAGE_SIZE_PX, margin + IMAGE_SIZE_PX))
 
 
 def _stretch(film: Image.Image) -> Image.Image:
-    return film.crop((24, 12, SIDE_PX - 24, SIDE_PX - 12)).resize(
-        (SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR
+    return film.crop((24, 12, IMAGE_SIZE_PX - 24, IMAGE_SIZE_PX - 12)).resize(
+        (IMAGE_SIZE_PX, IMAGE_SIZE_PX), Image.Resampling.BILINEAR
     )
 
 
-def _flatten(film: Image.Image) -> Image.Image:
+def _reduce_contrast(film: Image.Image) -> Image.Image:
     pixels = np.asarray(film, dtype=np.float64)
-    return _as_film(pixels.mean() + 0.6 * (pixels - pixels.mean()) + 45)
+    return _to_image(pixels.mean() + 0.6 * (pixels - pixels.mean()) + 45)
 
 
-def _roughen(film: Image.Image) -> Image.Image:
+def _add_noise(film: Image.Image) -> Image.Image:
     pixels = np.asarray(film.filter(ImageFilter.BoxBlur(1.5)), dtype=np.float64)
-    return _as_film(pixels - 20 + np.random.default_rng(0).normal(0, 14, pixels.shape))
+    return _to_image(pixels - 20 + np.random.default_rng(0).normal(0, 14, pixels.shape))
 
 
-_CHANGED: tuple[Callable[[Image.Image], Image.Image], ...] = (
+_AUGMENTATIONS: tuple[Callable[[Image.Image], Image.Image], ...] = (
     lambda film: film,
-    _mirror,
-    _turn,
+    _flip,
+    _rotate,
     _stretch,
-    _flatten,
-    _roughen,
+    _reduce_contrast,
+    _add_noise,
 )
 
 
-def _as_film(pixels: Any) -> Image.Image:
+def _to_image(pixels: Any) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def _as_jpeg(film: Image.Image) -> bytes:
+def _encode_jpeg(film: Image.Image) -> bytes:
     buffer = io.BytesIO()
     film.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
-def _draw_film(place: Axes) -> None:
-    place.add_patch(patches.Rectangle((0.05, -0.8), 1.6, 1.6, facecolor=INK, edgecolor=INK))
+def _draw_input_image(place: Axes) -> None:
+    place.add_patch(
+        patches.Rectangle((0.05, -0.8), 1.6, 1.6, facecolor=TEXT_COLOUR, edgecolor=TEXT_COLOUR)
+    )
     for x in (0.52, 1.18):
-        place.add_patch(patches.Ellipse((x, 0), 0.46, 1.15, facecolor=_PALE, edgecolor="none"))
+        place.add_patch(
+            patches.Ellipse((x, 0), 0.46, 1.15, facecolor=_LIGHT_BLUE, edgecolor="none")
+        )
 
 
 def _draw_dense(place: Axes) -> None:
@@ -170,14 +183,14 @@ def _draw_dense(place: Axes) -> None:
     for left, right in zip(units, [*units[1:], [(9.25, 0.0)]], strict=True):
         for one in left:
             for two in right:
-                place.plot(*zip(one, two, strict=True), color=LINES, linewidth=0.4, zorder=0)
+                place.plot(*zip(one, two, strict=True), color=GRID_COLOUR, linewidth=0.4, zorder=0)
     for column in units[1:]:
         for unit in column:
             place.add_patch(patches.Circle(unit, 0.2, facecolor="white", edgecolor=BLUE))
 
 
 def _draw_convolutions(place: Axes) -> None:
-    _draw_planes(place, [(2.3, 1.7), (3.6, 1.4), (4.8, 1.1), (5.9, 0.85), (6.9, 0.6)])
+    _draw_feature_maps(place, [(2.3, 1.7), (3.6, 1.4), (4.8, 1.1), (5.9, 0.85), (6.9, 0.6)])
 
 
 def _draw_deep(place: Axes) -> None:
@@ -186,25 +199,27 @@ def _draw_deep(place: Axes) -> None:
     for number, height in blocks:
         planes += [(x + 0.33 * index, height) for index in range(number)]
         x += 0.33 * number + 0.3
-    _draw_planes(place, planes)
+    _draw_feature_maps(place, planes)
 
 
-def _draw_planes(place: Axes, planes: Sequence[tuple[float, float]]) -> None:
+def _draw_feature_maps(place: Axes, planes: Sequence[tuple[float, float]]) -> None:
     """Ever smaller pictures one behind the other, the last one summed up."""
     for x, half in planes:
         corners = [(x, -half), (x + 0.55, 0.55 - half), (x + 0.55, 0.2 + half), (x, half - 0.35)]
-        place.add_patch(patches.Polygon(corners, facecolor=_PALE, edgecolor=BLUE, linewidth=0.8))
+        place.add_patch(
+            patches.Polygon(corners, facecolor=_LIGHT_BLUE, edgecolor=BLUE, linewidth=0.8)
+        )
     place.plot([7.75, 8.85], [0, 0], color=GREY, linewidth=0.8)
     place.add_patch(patches.Rectangle((7.72, -0.9), 0.28, 1.8, facecolor=AMBER, edgecolor="none"))
 
 
-def _draw_box(place: Axes) -> None:
+def _draw_unknown_network(place: Axes) -> None:
     place.plot([1.65, 9.0], [0, 0], color=GREY, linewidth=0.8, zorder=0)
     place.add_patch(patches.Rectangle((3.2, -1.1), 3.6, 2.2, facecolor="white", edgecolor=BLUE))
     place.text(5.0, 0, "network", ha="center", va="center", size=12)
 
 
-_INSIDES: dict[str, Callable[[Axes], None]] = {
+_NETWORK_DRAWINGS: dict[str, Callable[[Axes], None]] = {
     "dense": _draw_dense,
     "convolutional": _draw_convolutions,
     "deep": _draw_deep,

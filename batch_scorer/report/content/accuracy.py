@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.report.content.methods import is_kermany, people_of
+from batch_scorer.report.content.methods import is_trained_on_kermany, format_population
 from batch_scorer.report.content.text import (
     NOT_DEFINED,
-    count,
+    format_count,
     join_words,
-    of_hundred,
-    show_interval,
-    show_name,
-    show_value,
+    format_per_hundred,
+    format_interval,
+    sanitize_text,
+    format_value,
 )
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
     from batch_scorer.results.schema import RunManifest
 
-RING = "the ring is the operating point, the cross its 95 % intervals"
-COLUMNS = {
+ROC_CAPTION = "the ring is the operating point, the cross its 95 % intervals"
+METRIC_TITLES = {
     "accuracy": "Accuracy",
     "precision": "Precision",
     "recall": "Recall (sensitivity)",
@@ -38,7 +38,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class MetricCell:
     """One metric: the value, its interval and the films behind it, as text."""
 
     value: str
@@ -47,16 +47,16 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One model's metrics, in the order of ``COLUMNS``."""
+class MetricRow:
+    """One model's metrics, in the order of ``METRIC_TITLES``."""
 
     model: str
     note: str
-    cells: tuple[Cell, ...]
+    cells: tuple[MetricCell, ...]
 
 
 @dataclass(frozen=True)
-class Roc:
+class RocCurve:
     """One model's curve, to be drawn with its operating point."""
 
     label: str
@@ -74,12 +74,12 @@ class Performance:
 
     title: str
     about: str
-    rows: tuple[Row, ...]
+    rows: tuple[MetricRow, ...]
     findings: tuple[str, ...]
     confusion: ConfusionMatrix
     confusion_title: str
     confusion_alt: str
-    roc: tuple[Roc, ...]
+    roc: tuple[RocCurve, ...]
     roc_title: str
     roc_alt: str
 
@@ -96,35 +96,35 @@ def describe_reference(manifest: RunManifest) -> Performance:
     """The figures that the model files carry."""
     cards = [model.card for model in manifest.models]
     primary = cards[0]
-    splits = list(dict.fromkeys(split_name(card) for card in cards))
+    splits = list(dict.fromkeys(format_split(card) for card in cards))
     where = join_words(splits)
     reference = primary.reference
     return Performance(
-        title=f"Reference figures from the model {_files(len(cards))} ({where})",
-        about=_about_reference(cards, where),
+        title=f"Reference figures from the model {_pluralize_file(len(cards))} ({where})",
+        about=_describe_reference_set(cards, where),
         rows=tuple(
-            _row(
-                show_name(card.title, 60),
-                _reference_note(card, shared=_share_films(cards)),
+            _make_row(
+                sanitize_text(card.title, 60),
+                _format_reference_note(card, shared=_have_same_counts(cards)),
                 card.reference.metrics,
             )
             for card in cards
         ),
-        findings=reference_findings(primary, _model_in_sentence(primary)),
+        findings=describe_reference_findings(primary, _format_model(primary)),
         confusion=reference.confusion,
-        confusion_title=_confusion_title(primary, split_name(primary)),
-        confusion_alt=_confusion_alt(reference.confusion, split_name(primary)),
+        confusion_title=_format_confusion_title(primary, format_split(primary)),
+        confusion_alt=_describe_confusion(reference.confusion, format_split(primary)),
         roc=tuple(
-            _roc(card, card.reference.roc, card.reference.metrics)
+            _make_roc_curve(card, card.reference.roc, card.reference.metrics)
             for card in cards
             if card.reference.roc.x
         ),
-        roc_title=f"ROC {_curves(len(cards))} on the {where}; {RING}",
-        roc_alt=_roc_alt(cards, [card.reference.metrics for card in cards], where),
+        roc_title=f"ROC {_pluralize_curve(len(cards))} on the {where}; {ROC_CAPTION}",
+        roc_alt=_describe_roc(cards, [card.reference.metrics for card in cards], where),
     )
 
 
-def explain_missing_batch(manifest: RunManifest) -> str:
+def describe_missing_batch_metrics(manifest: RunManifest) -> str:
     """Why there are no figures of this batch."""
     if not manifest.scored:
         return "No film was scored, so there is nothing to measure."
@@ -141,20 +141,24 @@ def describe_batch(manifest: RunManifest) -> Performance | None:
     cards = {model.name: model.card for model in manifest.models}
     scores = [(cards[score.model], score) for score in manifest.metrics]
     primary, first = scores[0]
-    curves = tuple(_roc(card, score.roc, score.metrics) for card, score in scores if score.roc.x)
+    curves = tuple(
+        _make_roc_curve(card, score.roc, score.metrics) for card, score in scores if score.roc.x
+    )
     return Performance(
         title="This batch",
-        about=_about_batch(manifest, first.images, first.pneumonia),
-        rows=tuple(_row(show_name(card.title, 60), "", score.metrics) for card, score in scores),
-        findings=findings(
-            first.metrics, _model_in_sentence(primary), "films with pneumonia", "normal films"
+        about=_describe_batch_set(manifest, first.images, first.pneumonia),
+        rows=tuple(
+            _make_row(sanitize_text(card.title, 60), "", score.metrics) for card, score in scores
+        ),
+        findings=describe_findings(
+            first.metrics, _format_model(primary), "films with pneumonia", "normal films"
         ),
         confusion=first.confusion,
-        confusion_title=_confusion_title(primary, "labelled films of this batch"),
-        confusion_alt=_confusion_alt(first.confusion, "labelled films of this batch"),
+        confusion_title=_format_confusion_title(primary, "labelled films of this batch"),
+        confusion_alt=_describe_confusion(first.confusion, "labelled films of this batch"),
         roc=curves,
-        roc_title=f"ROC {_curves(len(curves))} on this batch; {RING}",
-        roc_alt=_roc_alt(
+        roc_title=f"ROC {_pluralize_curve(len(curves))} on this batch; {ROC_CAPTION}",
+        roc_alt=_describe_roc(
             [card for card, _ in scores], [score.metrics for _, score in scores], "this batch"
         ),
     )
@@ -165,13 +169,13 @@ def describe_training(cards: Sequence[ModelCard]) -> TrainingFacts:
     parts = []
     for card in cards:
         history, best = card.history, card.training.best_epoch
-        name = show_name(card.title, 60)
+        name = sanitize_text(card.title, 60)
         if not 1 <= best <= len(history.val_loss):
-            parts.append(f"{name}: {count(len(history.loss), 'epoch')}.")
+            parts.append(f"{name}: {format_count(len(history.loss), 'epoch')}.")
             continue
         at = best - 1
         parts.append(
-            f"{name}: {count(len(history.loss), 'epoch')}, kept epoch {best}, "
+            f"{name}: {format_count(len(history.loss), 'epoch')}, kept epoch {best}, "
             f"training loss {history.loss[at]:.3f} and accuracy {history.accuracy[at]:.3f}, "
             f"validation loss {history.val_loss[at]:.3f} and accuracy "
             f"{history.val_accuracy[at]:.3f}."
@@ -184,7 +188,9 @@ def describe_training(cards: Sequence[ModelCard]) -> TrainingFacts:
     )
 
 
-def findings(metrics: Mapping[str, Estimate], model: str, ill: str, well: str) -> tuple[str, str]:
+def describe_findings(
+    metrics: Mapping[str, Estimate], model: str, ill: str, well: str
+) -> tuple[str, str]:
     """Sensitivity and specificity counted out of a hundred.
 
     Args:
@@ -195,38 +201,44 @@ def findings(metrics: Mapping[str, Estimate], model: str, ill: str, well: str) -
     """
     recall, specificity = metrics["recall"], metrics["specificity"]
     found = (
-        f"Of 100 {ill} {model} finds {of_hundred(recall)}."
+        f"Of 100 {ill} {model} finds {format_per_hundred(recall)}."
         if recall.value is not None
         else "No film here is labelled pneumonia, so how many it finds cannot be said."
     )
     alarms = (
-        f"Of 100 {well} it wrongly flags {of_hundred(specificity, inverse=True)}."
+        f"Of 100 {well} it wrongly flags {format_per_hundred(specificity, inverse=True)}."
         if specificity.value is not None
         else "No film here is labelled normal, so how many it wrongly flags cannot be said."
     )
     return found, alarms
 
 
-def reference_findings(card: ModelCard, model: str) -> tuple[str, str]:
+def describe_reference_findings(card: ModelCard, model: str) -> tuple[str, str]:
     """What a model's reference films say, in people."""
-    people = people_of(card)
-    return findings(card.reference.metrics, model, f"{people} with pneumonia", f"healthy {people}")
+    people = format_population(card)
+    return describe_findings(
+        card.reference.metrics, model, f"{people} with pneumonia", f"healthy {people}"
+    )
 
 
-def split_name(card: ModelCard) -> str:
+def format_split(card: ModelCard) -> str:
     """The reference films of a model, in words."""
     split = card.reference.split
     if split == "test":
-        return "official test films" if is_kermany(card) else "test films"
+        return "official test films" if is_trained_on_kermany(card) else "test films"
     if split == "validation":
         return "validation films"
-    return f"films of the split {show_name(split, 40)}"
+    return f"films of the split {sanitize_text(split, 40)}"
 
 
-def _about_reference(cards: Sequence[ModelCard], where: str) -> str:
+def _describe_reference_set(cards: Sequence[ModelCard], where: str) -> str:
     first = cards[0].reference
-    patients = f" of {count(first.patients, 'patient')}" if first.patients else ""
-    films = f": {_mix(first.images, first.pneumonia)}{patients}" if _share_films(cards) else ""
+    patients = f" of {format_count(first.patients, 'patient')}" if first.patients else ""
+    films = (
+        f": {_format_class_counts(first.images, first.pneumonia)}{patients}"
+        if _have_same_counts(cards)
+        else ""
+    )
     text = f"Measured by whoever made {'this model' if len(cards) == 1 else 'these models'}, "
     text += f"on {where}{films}. "
     if any(card.reference.split == "validation" for card in cards):
@@ -237,85 +249,89 @@ def _about_reference(cards: Sequence[ModelCard], where: str) -> str:
     return text + "They are not figures of the films in this batch."
 
 
-def _share_films(cards: Sequence[ModelCard]) -> bool:
+def _have_same_counts(cards: Sequence[ModelCard]) -> bool:
     """Whether all models were measured on the same numbers of films."""
     return len({(c.reference.split, c.reference.images, c.reference.pneumonia) for c in cards}) == 1
 
 
-def _about_batch(manifest: RunManifest, films: int, pneumonia: int) -> str:
-    text = f"Measured on the labelled films of this batch: {_mix(films, pneumonia)}. "
+def _describe_batch_set(manifest: RunManifest, films: int, pneumonia: int) -> str:
+    text = (
+        f"Measured on the labelled films of this batch: {_format_class_counts(films, pneumonia)}. "
+    )
     if manifest.synthetic:
         text += "These films are synthetic, so the figures say nothing about patients. "
     if films < manifest.scored:
-        text += f"{count(manifest.scored - films, 'scored film')} without a label left out. "
+        text += f"{format_count(manifest.scored - films, 'scored film')} without a label left out. "
     return text + (
         "The labels are taken as they were given; a wrong label counts as a wrong answer."
     )
 
 
-def _mix(films: int, pneumonia: int) -> str:
-    return f"{count(films, 'film')}, {pneumonia:,} with pneumonia and {films - pneumonia:,} normal"
+def _format_class_counts(films: int, pneumonia: int) -> str:
+    return f"{format_count(films, 'film')}, {pneumonia:,} with pneumonia and {films - pneumonia:,} normal"
 
 
-def _row(model: str, note: str, metrics: Mapping[str, Estimate]) -> Row:
+def _make_row(model: str, note: str, metrics: Mapping[str, Estimate]) -> MetricRow:
     cells = tuple(
-        Cell(show_value(metrics[name]), show_interval(metrics[name]), f"n = {metrics[name].n:,}")
-        for name in COLUMNS
+        MetricCell(
+            format_value(metrics[name]), format_interval(metrics[name]), f"n = {metrics[name].n:,}"
+        )
+        for name in METRIC_TITLES
     )
-    return Row(model, note, cells)
+    return MetricRow(model, note, cells)
 
 
-def _reference_note(card: ModelCard, *, shared: bool) -> str:
+def _format_reference_note(card: ModelCard, *, shared: bool) -> str:
     return (
         ""
         if shared
-        else f"on {split_name(card)}, {_mix(card.reference.images, card.reference.pneumonia)}"
+        else f"on {format_split(card)}, {_format_class_counts(card.reference.images, card.reference.pneumonia)}"
     )
 
 
-def _model_in_sentence(card: ModelCard) -> str:
-    return f"the model {show_name(card.title, 60)}"
+def _format_model(card: ModelCard) -> str:
+    return f"the model {sanitize_text(card.title, 60)}"
 
 
-def _confusion_title(card: ModelCard, films: str) -> str:
-    return f"Confusion matrix of {show_name(card.title, 60)}, {films}"
+def _format_confusion_title(card: ModelCard, films: str) -> str:
+    return f"Confusion matrix of {sanitize_text(card.title, 60)}, {films}"
 
 
-def _confusion_alt(confusion: ConfusionMatrix, films: str) -> str:
+def _describe_confusion(confusion: ConfusionMatrix, films: str) -> str:
     return (
         f"Confusion matrix, {films}: of "
-        f"{count(confusion.true_positive + confusion.false_negative, 'film')} with pneumonia "
+        f"{format_count(confusion.true_positive + confusion.false_negative, 'film')} with pneumonia "
         f"{confusion.true_positive:,} were flagged and {confusion.false_negative:,} missed; of "
-        f"{count(confusion.true_negative + confusion.false_positive, 'normal film')} "
+        f"{format_count(confusion.true_negative + confusion.false_positive, 'normal film')} "
         f"{confusion.false_positive:,} were flagged and {confusion.true_negative:,} were not."
     )
 
 
-def _roc(card: ModelCard, curve: Curve, metrics: Mapping[str, Estimate]) -> Roc:
-    return Roc(show_name(card.title, 60), curve, metrics["recall"], metrics["specificity"])
+def _make_roc_curve(card: ModelCard, curve: Curve, metrics: Mapping[str, Estimate]) -> RocCurve:
+    return RocCurve(sanitize_text(card.title, 60), curve, metrics["recall"], metrics["specificity"])
 
 
-def _roc_alt(
+def _describe_roc(
     cards: Sequence[ModelCard], metrics: Sequence[Mapping[str, Estimate]], where: str
 ) -> str:
     parts = [
-        f"{show_name(card.title, 60)}: AUC {_with_interval(values['auc'])}, operating point at "
-        f"sensitivity {_with_interval(values['recall'])} and specificity "
-        f"{_with_interval(values['specificity'])}."
+        f"{sanitize_text(card.title, 60)}: AUC {_format_with_interval(values['auc'])}, operating point at "
+        f"sensitivity {_format_with_interval(values['recall'])} and specificity "
+        f"{_format_with_interval(values['specificity'])}."
         for card, values in zip(cards, metrics, strict=True)
     ]
     return f"ROC curves, {where}. {' '.join(parts)}"
 
 
-def _with_interval(estimate: Estimate) -> str:
+def _format_with_interval(estimate: Estimate) -> str:
     if estimate.value is None:
         return NOT_DEFINED
-    return f"{show_value(estimate)} (95 % interval {show_interval(estimate)})"
+    return f"{format_value(estimate)} (95 % interval {format_interval(estimate)})"
 
 
-def _files(number: int) -> str:
+def _pluralize_file(number: int) -> str:
     return "file" if number == 1 else "files"
 
 
-def _curves(number: int) -> str:
+def _pluralize_curve(number: int) -> str:
     return "curve" if number == 1 else "curves"

@@ -9,13 +9,13 @@ from batch_scorer.imaging.file_names import ETIOLOGIES, parse_etiology
 from batch_scorer.metrics import classification
 from batch_scorer.model.card import CLASSES
 from batch_scorer.model.card_sections import find_shared_comparison
-from batch_scorer.report.content.guidelines import Item, describe_guidelines
+from batch_scorer.report.content.guidelines import GuidelineItem, describe_guidelines
 from batch_scorer.report.content.text import (
-    count,
+    format_count,
     join_words,
-    show_estimate,
-    show_name,
-    show_threshold,
+    format_estimate,
+    sanitize_text,
+    format_threshold,
 )
 from batch_scorer.results.usage import describe_cost
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from batch_scorer.results.schema import RunManifest, Score
 
 NOT_AVAILABLE = "not available"
-FEW_FILMS = 5
+MIN_SUBGROUP_IMAGES = 5
 
 
 @dataclass(frozen=True)
@@ -64,99 +64,101 @@ class Appendix:
     topics: tuple[Topic, ...]
     calibration: tuple[CalibrationRow, ...]
     subgroups: tuple[Subgroup, ...]
-    no_subgroups: str
+    no_subgroups_reason: str
     software: tuple[Topic, ...]
-    guidelines: tuple[Item, ...]
+    guidelines: tuple[GuidelineItem, ...]
 
 
 def describe_appendix(manifest: RunManifest, rows: Sequence[Score]) -> Appendix:
     """Everything that a statistician needs to judge the numbers of a report."""
     cards = [model.card for model in manifest.models]
-    subgroups = _subgroups(manifest, rows)
+    subgroups = _compute_subgroups(manifest, rows)
     return Appendix(
         topics=(
-            Topic("Splits and patients", _splits(cards[0])),
-            Topic("Training", tuple(_training(card) for card in cards)),
-            Topic("Operating threshold", tuple(_threshold(card) for card in cards)),
-            Topic("Intervals and tests", _intervals(cards)),
-            Topic("Preprocessing", (_preprocessing(manifest),)),
-            Topic("Evidence maps", _evidence(cards)),
+            Topic("Splits and patients", _describe_splits(cards[0])),
+            Topic("Training", tuple(_describe_training(card) for card in cards)),
+            Topic("Operating threshold", tuple(_describe_threshold(card) for card in cards)),
+            Topic("Intervals and tests", _describe_statistics(cards)),
+            Topic("Preprocessing", (_describe_preprocessing(manifest),)),
+            Topic("Evidence maps", _describe_evidence(cards)),
         ),
-        calibration=tuple(_calibration(card) for card in cards),
+        calibration=tuple(_make_calibration_row(card) for card in cards),
         subgroups=subgroups,
-        no_subgroups=""
+        no_subgroups_reason=""
         if subgroups
         else f"Sensitivity by cause: {NOT_AVAILABLE}; it needs "
         "labelled films whose names tell the cause, bacteria or virus.",
         software=(
-            Topic("Software of this run", (_versions(manifest.versions, manifest.version),)),
+            Topic("Software of this run", (_format_versions(manifest.versions, manifest.version),)),
             Topic(
                 "Software that made the models",
-                tuple(f"{show_name(c.title, 60)}: {_versions(c.versions)}" for c in cards),
+                tuple(
+                    f"{sanitize_text(c.title, 60)}: {_format_versions(c.versions)}" for c in cards
+                ),
             ),
-            Topic("Time, memory and price of this run", _spending(manifest)),
-            Topic("Hashes (SHA-256)", _hashes(manifest)),
+            Topic("Time, memory and price of this run", _describe_resources(manifest)),
+            Topic("Hashes (SHA-256)", _format_hashes(manifest)),
         ),
         guidelines=describe_guidelines(manifest, subgroups=bool(subgroups)),
     )
 
 
-def _splits(card: ModelCard) -> tuple[str, ...]:
+def _describe_splits(card: ModelCard) -> tuple[str, ...]:
     training = card.training
-    films = join_words([f"{n:,} {show_name(name, 40)}" for name, n in training.images.items()])
+    films = join_words([f"{n:,} {sanitize_text(name, 40)}" for name, n in training.images.items()])
     texts = [
-        f"Films by part and class: {films}. {show_name(training.split_policy, 300)}",
+        f"Films by part and class: {films}. {sanitize_text(training.split_policy, 300)}",
         *(
-            f"{show_name(name, 40).capitalize()}: {count(found.images, 'film')}, "
+            f"{sanitize_text(name, 40).capitalize()}: {format_count(found.images, 'film')}, "
             f"{found.pneumonia:,} with pneumonia, "
             + (
-                f"of {count(found.patients, 'patient')}."
+                f"of {format_count(found.patients, 'patient')}."
                 if found.patients
                 else "patients not known."
             )
-            for name, found in _in_order(card)
+            for name, found in _sort_references(card)
         ),
     ]
     if card.audit:
         texts += [
-            f"{count(number, 'patient number')} in common between {show_name(parts, 60)}; whether "
+            f"{format_count(number, 'patient number')} in common between {sanitize_text(parts, 60)}; whether "
             "they are the same people is not known."
             for parts, number in card.audit.shared_patients.items()
         ]
-    return (*texts, f"Fingerprint of the data: {show_name(training.data_fingerprint, 80)}.")
+    return (*texts, f"Fingerprint of the data: {sanitize_text(training.data_fingerprint, 80)}.")
 
 
-def _in_order(card: ModelCard) -> list[tuple[str, Evaluation]]:
+def _sort_references(card: ModelCard) -> list[tuple[str, Evaluation]]:
     """Validation first, then its kin, then test."""
     return sorted(card.references.items(), key=lambda item: (item[0] == "test", len(item[0])))
 
 
-def _training(card: ModelCard) -> str:
+def _describe_training(card: ModelCard) -> str:
     training = card.training
     return (
-        f"{show_name(card.title, 60)}: {training.parameters:,} weights from "
-        f"{show_name(training.initial_weights, 60)}; epoch {training.best_epoch} of "
+        f"{sanitize_text(card.title, 60)}: {training.parameters:,} weights from "
+        f"{sanitize_text(training.initial_weights, 60)}; epoch {training.best_epoch} of "
         f"{training.epochs} kept, the one of lowest validation loss; seed {training.seed}; backend "
-        f"{show_name(training.backend, 40)}. {show_name(training.imbalance, 300)} Command: "
-        f"{show_name(training.command, 300)}. Commit {show_name(training.commit, 60)}."
+        f"{sanitize_text(training.backend, 40)}. {sanitize_text(training.imbalance, 300)} Command: "
+        f"{sanitize_text(training.command, 300)}. Commit {sanitize_text(training.commit, 60)}."
     )
 
 
-def _threshold(card: ModelCard) -> str:
+def _describe_threshold(card: ModelCard) -> str:
     text = (
-        f"{show_name(card.title, 60)}: {show_threshold(card.threshold.value)}, "
-        f"{show_name(card.threshold.rule, 200)}, chosen on "
-        f"{show_name(card.threshold.chosen_on, 60)} films."
+        f"{sanitize_text(card.title, 60)}: {format_threshold(card.threshold.value)}, "
+        f"{sanitize_text(card.threshold.rule, 200)}, chosen on "
+        f"{sanitize_text(card.threshold.chosen_on, 60)} films."
     )
     if card.band:
         text += (
-            f" Uncertain from {show_threshold(card.band.low)} up to "
-            f"{show_threshold(card.band.high)}: {show_name(card.band.rule, 300)}."
+            f" Uncertain from {format_threshold(card.band.low)} up to "
+            f"{format_threshold(card.band.high)}: {sanitize_text(card.band.rule, 300)}."
         )
     return text
 
 
-def _intervals(cards: Sequence[ModelCard]) -> tuple[str, ...]:
+def _describe_statistics(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     comparison = find_shared_comparison(cards)
     return (
         f"Metrics: percentile bootstrap of {classification.RESAMPLES:,} draws of patients where "
@@ -168,13 +170,13 @@ def _intervals(cards: Sequence[ModelCard]) -> tuple[str, ...]:
         "Prevalence without labels: Rogan and Gladen 1978, interval of Lang and Reiczigel 2014. "
         "Expected errors: sums of probabilities, normal interval of a Poisson binomial "
         "distribution. Drift: Kolmogorov and Smirnov, one sample.",
-        f"Comparison of the models (section 3): {show_name(comparison.method, 300)}."
+        f"Comparison of the models (section 3): {sanitize_text(comparison.method, 300)}."
         if comparison
         else f"Comparison of models on the same films: {NOT_AVAILABLE}.",
     )
 
 
-def _preprocessing(manifest: RunManifest) -> str:
+def _describe_preprocessing(manifest: RunManifest) -> str:
     card = manifest.models[0].card
     return (
         f"Decode rules version {manifest.decode_version}: one grey plane, 0 black to 255 white, "
@@ -183,53 +185,53 @@ def _preprocessing(manifest: RunManifest) -> str:
     )
 
 
-def _evidence(cards: Sequence[ModelCard]) -> tuple[str, ...]:
+def _describe_evidence(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     texts = []
     for card in cards:
         if card.evidence:
             checked = card.evidence.faithfulness
             texts.append(
-                f"{show_name(card.title, 60)}: {show_name(card.evidence.method, 200)}, "
+                f"{sanitize_text(card.title, 60)}: {sanitize_text(card.evidence.method, 200)}, "
                 f"{card.evidence.height} by {card.evidence.width} places. On {checked.images:,} "
                 "validation films with pneumonia, blurring the "
                 f"{100 * checked.steps[1]:.0f} of 100 places of most evidence lowers the logit by "
-                f"{_signed(checked.deletion[1])}, as many at random by "
-                f"{_signed(checked.random_deletion[1])}; rank correlation with shuffled weights "
-                f"{_signed(checked.randomised_correlation)}."
+                f"{_format_signed(checked.deletion[1])}, as many at random by "
+                f"{_format_signed(checked.random_deletion[1])}; rank correlation with shuffled weights "
+                f"{_format_signed(checked.randomised_correlation)}."
             )
     return tuple(texts) or (f"{NOT_AVAILABLE.capitalize()}.",)
 
 
-def _signed(value: float) -> str:
+def _format_signed(value: float) -> str:
     return f"{value:.2f}".replace("-", "−")
 
 
-def _calibration(card: ModelCard) -> CalibrationRow:
+def _make_calibration_row(card: ModelCard) -> CalibrationRow:
     found = card.calibration
     return CalibrationRow(
-        model=show_name(card.title, 60),
-        method=f"{show_name(found.method, 60)}: slope {found.slope:.3f}, intercept "
-        f"{found.intercept:.3f}; fitted on {show_name(found.fitted_on, 80)}",
+        model=sanitize_text(card.title, 60),
+        method=f"{sanitize_text(found.method, 60)}: slope {found.slope:.3f}, intercept "
+        f"{found.intercept:.3f}; fitted on {sanitize_text(found.fitted_on, 80)}",
         splits=tuple(
             (
-                show_name(name, 40),
+                sanitize_text(name, 40),
                 f"{reference.images:,}",
-                show_estimate(reference.metrics["ece"]),
-                show_estimate(reference.metrics["brier"]),
+                format_estimate(reference.metrics["ece"]),
+                format_estimate(reference.metrics["brier"]),
             )
-            for name, reference in _in_order(card)
+            for name, reference in _sort_references(card)
         ),
     )
 
 
-def _subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Subgroup, ...]:
+def _compute_subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Subgroup, ...]:
     """Sensitivity of the first model by cause, where labels and file names tell it."""
     labelled = [row for row in rows if row.status == "scored" and row.label]
     well = [row for row in labelled if row.label == CLASSES[0]]
     found = []
     for cause in ETIOLOGIES:
         ill = [r for r in labelled if r.label == CLASSES[1] and parse_etiology(r.image) == cause]
-        if len(ill) < FEW_FILMS:
+        if len(ill) < MIN_SUBGROUP_IMAGES:
             continue
         group = [*ill, *well]
         patients = [row.patient_key for row in group]
@@ -243,46 +245,50 @@ def _subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Subgroup, 
             Subgroup(
                 name=f"{cause.capitalize()} pneumonia",
                 images=f"{len(ill):,}",
-                sensitivity=show_estimate(values["recall"]),
-                auc=show_estimate(values["auc"]),
+                sensitivity=format_estimate(values["recall"]),
+                auc=format_estimate(values["auc"]),
             )
         )
     return tuple(found)
 
 
-def _versions(versions: dict[str, str], own: str = "") -> str:
+def _format_versions(versions: dict[str, str], own: str = "") -> str:
     named = {"cxr-batch": own, **versions} if own else versions
-    return ", ".join(f"{show_name(n, 40)} {show_name(v, 40)}" for n, v in named.items()) + "."
+    return (
+        ", ".join(f"{sanitize_text(n, 40)} {sanitize_text(v, 40)}" for n, v in named.items()) + "."
+    )
 
 
-def _spending(manifest: RunManifest) -> tuple[str, ...]:
-    texts = [f"Seconds by stage, without the drawing of this report: {_seconds(manifest.seconds)}."]
+def _describe_resources(manifest: RunManifest) -> tuple[str, ...]:
+    texts = [
+        f"Seconds by stage, without the drawing of this report: {_format_seconds(manifest.seconds)}."
+    ]
     if manifest.worker_seconds:
         texts.append(
             "Within score, summed over all threads and workers, so that together they may exceed "
-            f"it: {_seconds(manifest.worker_seconds)}."
+            f"it: {_format_seconds(manifest.worker_seconds)}."
         )
         texts.append(
             f"{manifest.images_per_second:,.1f} films a second; "
             f"{manifest.bytes_read / 1e6:,.1f} MB of films read; "
-            f"{count(manifest.retries, 'call')} to storage made again; one process had at most "
+            f"{format_count(manifest.retries, 'call')} to storage made again; one process had at most "
             f"{manifest.peak_memory_bytes / 1e6:,.0f} MB of memory."
         )
     if manifest.cost:
         texts.append(
-            f"{show_name(describe_cost(manifest.cost, manifest.core_seconds))}. That is the "
+            f"{sanitize_text(describe_cost(manifest.cost, manifest.core_seconds))}. That is the "
             "seconds by stage times the cores at hand, at the price of a core-hour, for the films "
             "that this run itself read: an estimate, without storage, network and idle time."
         )
     return tuple(texts)
 
 
-def _seconds(parts: dict[str, float]) -> str:
-    return ", ".join(f"{show_name(name, 40)} {value:,.2f}" for name, value in parts.items())
+def _format_seconds(parts: dict[str, float]) -> str:
+    return ", ".join(f"{sanitize_text(name, 40)} {value:,.2f}" for name, value in parts.items())
 
 
-def _hashes(manifest: RunManifest) -> tuple[str, ...]:
-    files = {show_name(model.file, 60): model.sha256 for model in manifest.models}
+def _format_hashes(manifest: RunManifest) -> tuple[str, ...]:
+    files = {sanitize_text(model.file, 60): model.sha256 for model in manifest.models}
     files |= {
         "predictions.csv": manifest.rows_sha256,
         "predictions.parquet": manifest.parquet_sha256,

@@ -19,22 +19,22 @@ from xml.parsers import expat
 from PIL import Image
 
 from batch_scorer.errors import UsageError
-from batch_scorer.report.content.text import show_name
+from batch_scorer.report.content.text import sanitize_text
 from batch_scorer.system.regular_file import FileTooLarge, read_regular_file
 
 if TYPE_CHECKING:
     from os import PathLike
 
-LONGEST_TEXT = 70
+MAX_TEXT_CHARS = 70
 MAX_LOGO_BYTES = 2_000_000
 MAX_LOGO_PIXELS = 20_000_000
 LOGO_SIZE_PX = (720, 240)
 """A logo is drawn to fit into this, whatever size it says it has."""
-DRAWING_TIMEOUT_S = 20
+RENDER_TIMEOUT_S = 20
 DEFAULT_TITLE = "Chest X-ray report"
-_PNG = b"\x89PNG\r\n\x1a\n"
-_WHAT_TO_GIVE = "Give a PNG, or an SVG that holds all it shows, of at most 2 MB."
-_DRAW = (
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_LOGO_HINT = "Give a PNG, or an SVG that holds all it shows, of at most 2 MB."
+_RENDER_SCRIPT = (
     "import sys, resvg_py\n"
     "sys.stdout.buffer.write(resvg_py.svg_to_bytes(svg_string=sys.stdin.buffer.read().decode(), "
     f"width={LOGO_SIZE_PX[0]}, height={LOGO_SIZE_PX[1]}, font_files=sys.argv[1:], "
@@ -58,12 +58,12 @@ class Branding:
     logo: bytes | None = None
 
     @property
-    def given(self) -> bool:
+    def is_custom(self) -> bool:
         """Whether there is anything."""
-        return self != PLAIN
+        return self != NO_BRANDING
 
 
-PLAIN = Branding()
+NO_BRANDING = Branding()
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ class BrandFacts:
     logo_alt: str
 
 
-def describe_brand(branding: Branding) -> BrandFacts:
+def describe_branding(branding: Branding) -> BrandFacts:
     """The branding in plain text."""
-    title = show_name(branding.title, LONGEST_TEXT)
-    organisation = show_name(branding.organisation, LONGEST_TEXT)
+    title = sanitize_text(branding.title, MAX_TEXT_CHARS)
+    organisation = sanitize_text(branding.organisation, MAX_TEXT_CHARS)
     return BrandFacts(
         title=title or DEFAULT_TITLE,
         kicker=title or f"{DEFAULT_TITLE} · pneumonia",
@@ -98,7 +98,7 @@ def read_branding(
     """Check what is to stand on the report.
 
     Args:
-        title: Instead of "Chest X-ray report"; at most ``LONGEST_TEXT`` characters.
+        title: Instead of "Chest X-ray report"; at most ``MAX_TEXT_CHARS`` characters.
         organisation: Who hands the report over; as long.
         logo: A PNG or SVG file.
 
@@ -106,9 +106,9 @@ def read_branding(
         UsageError: A text is too long, or the logo cannot be used.
     """
     for name, text in (("title", title), ("organisation", organisation)):
-        if len(text) > LONGEST_TEXT:
+        if len(text) > MAX_TEXT_CHARS:
             raise UsageError(
-                f"Expected a --{name} of at most {LONGEST_TEXT} characters, found {len(text)}.",
+                f"Expected a --{name} of at most {MAX_TEXT_CHARS} characters, found {len(text)}.",
                 "Shorten it: it stands on page 1 and in every footer.",
             )
     return Branding(title.strip(), organisation.strip(), _read_logo(Path(logo)) if logo else None)
@@ -119,15 +119,17 @@ def _read_logo(path: Path) -> bytes:
         data = read_regular_file(path, MAX_LOGO_BYTES)
     except FileTooLarge as exc:
         raise UsageError(
-            f"Expected a logo of at most 2 MB in {path}, found more.", _WHAT_TO_GIVE
+            f"Expected a logo of at most 2 MB in {path}, found more.", _LOGO_HINT
         ) from exc
     except (OSError, ValueError) as exc:
         why = getattr(exc, "strerror", None) or exc
         raise UsageError(f"The logo {path} cannot be read: {why}.") from exc
-    return _redraw(data if data.startswith(_PNG) else _rasterise(data, path), path)
+    return _normalize_png(
+        data if data.startswith(_PNG_SIGNATURE) else _render_svg(data, path), path
+    )
 
 
-def _redraw(png: bytes, path: Path) -> bytes:
+def _normalize_png(png: bytes, path: Path) -> bytes:
     """The same picture on white, no larger than needed, with nothing else in the file."""
     try:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
@@ -135,11 +137,11 @@ def _redraw(png: bytes, path: Path) -> bytes:
                 raise UsageError(
                     f"Expected a logo of at most 20 megapixels in {path}, found {image.width} by "
                     f"{image.height}.",
-                    _WHAT_TO_GIVE,
+                    _LOGO_HINT,
                 )
             colours = image.convert("RGBA")
     except _PILLOW_ERRORS as exc:
-        raise UsageError(f"The logo {path} cannot be read: {exc}.", _WHAT_TO_GIVE) from exc
+        raise UsageError(f"The logo {path} cannot be read: {exc}.", _LOGO_HINT) from exc
     colours.thumbnail(LOGO_SIZE_PX, Image.Resampling.LANCZOS)
     flat = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
     buffer = io.BytesIO()
@@ -147,44 +149,44 @@ def _redraw(png: bytes, path: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _rasterise(data: bytes, path: Path) -> bytes:
+def _render_svg(data: bytes, path: Path) -> bytes:
     """Draw an SVG that holds all it shows."""
-    from batch_scorer.report.content.typeface import font_paths
+    from batch_scorer.report.content.typeface import find_font_files
 
-    _check_closed(data, path)
+    _check_self_contained(data, path)
     try:
         drawn = subprocess.run(  # noqa: S603 - this program's own interpreter and script
-            [sys.executable, "-P", "-c", _DRAW, *map(str, font_paths())],
+            [sys.executable, "-P", "-c", _RENDER_SCRIPT, *map(str, find_font_files())],
             input=data,
             capture_output=True,
-            timeout=DRAWING_TIMEOUT_S,
+            timeout=RENDER_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired as exc:
         raise UsageError(
-            f"The logo {path} takes more than {DRAWING_TIMEOUT_S} seconds to draw.", _WHAT_TO_GIVE
+            f"The logo {path} takes more than {RENDER_TIMEOUT_S} seconds to draw.", _LOGO_HINT
         ) from exc
     if drawn.returncode:
         reason = drawn.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise UsageError(
-            f"The logo {path} cannot be drawn: {show_name(reason[-1], 160)}.", _WHAT_TO_GIVE
+            f"The logo {path} cannot be drawn: {sanitize_text(reason[-1], 160)}.", _LOGO_HINT
         )
     return drawn.stdout
 
 
-def _check_closed(data: bytes, path: Path) -> None:
+def _check_self_contained(data: bytes, path: Path) -> None:
     """Refuse an SVG that declares entities or shows what lies outside it."""
 
     def refuse(what: str) -> None:
         raise UsageError(
-            f"Expected a logo that holds all it shows in {path}, found {what}.", _WHAT_TO_GIVE
+            f"Expected a logo that holds all it shows in {path}, found {what}.", _LOGO_HINT
         )
 
     def check_element(_: str, attributes: dict[str, str]) -> None:
         for name, value in attributes.items():
             inside = value.strip().startswith(("#", "data:image/png", "data:image/jpeg"))
             if name.split(":")[-1] in ("href", "src") and not inside:
-                refuse(f"a link to {show_name(value, 60)}")
+                refuse(f"a link to {sanitize_text(value, 60)}")
 
     parser = expat.ParserCreate("utf-8")
     parser.EntityDeclHandler = lambda *_: refuse("entity declarations")
@@ -192,4 +194,4 @@ def _check_closed(data: bytes, path: Path) -> None:
     try:
         parser.Parse(data, True)  # noqa: FBT003 - expat's "this is all"
     except expat.ExpatError as exc:
-        raise UsageError(f"The logo {path} is neither PNG nor SVG: {exc}.", _WHAT_TO_GIVE) from exc
+        raise UsageError(f"The logo {path} is neither PNG nor SVG: {exc}.", _LOGO_HINT) from exc

@@ -5,37 +5,49 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batch_scorer.model.card import CLASSES
-from batch_scorer.report.content.text import count, join_words, show_estimate, show_name
+from batch_scorer.report.content.text import (
+    format_count,
+    join_words,
+    format_estimate,
+    sanitize_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batch_scorer.model.card_sections import DataAudit, DuplicateCounts
 
-FEW_FILMS = 100
+MIN_PART_IMAGES = 100
 
 
-def describe_faults(audit: DataAudit) -> tuple[str, ...]:
+def describe_data_faults(audit: DataAudit) -> tuple[str, ...]:
     """One sentence or two for each fault that the audit of a data set found."""
-    parts = (_small_parts, _patients, _shared, _copies, _metadata, _looks)
-    return tuple(show_name(text, 600) for part in parts for text in part(audit))
+    parts = (
+        _describe_small_parts,
+        _describe_patients,
+        _describe_shared_patients,
+        _describe_duplicates,
+        _describe_metadata_auc,
+        _describe_appearance,
+    )
+    return tuple(sanitize_text(text, 600) for part in parts for text in part(audit))
 
 
-def _small_parts(audit: DataAudit) -> Iterator[str]:
+def _describe_small_parts(audit: DataAudit) -> Iterator[str]:
     films: dict[str, int] = {}
     for key, number in audit.images.items():
         part = key.split(" ", 1)[0]
         films[part] = films.get(part, 0) + number
     for part, number in films.items():
-        if part != "all" and number < FEW_FILMS:
-            yield f"The part {part} has {count(number, 'film')}, too few to choose anything on."
+        if part != "all" and number < MIN_PART_IMAGES:
+            yield f"The part {part} has {format_count(number, 'film')}, too few to choose anything on."
 
 
-def _patients(audit: DataAudit) -> Iterator[str]:
+def _describe_patients(audit: DataAudit) -> Iterator[str]:
     several = {int(films): n for films, n in audit.images_per_patient.items() if films != "1"}
     if several:
         yield (
-            f"{sum(several.values()):,} of {count(audit.patients, 'patient')} have several films, "
+            f"{sum(several.values()):,} of {format_count(audit.patients, 'patient')} have several films, "
             f"up to {max(several)}. These are not independent: split by film, they make a model "
             "look better than it is."
         )
@@ -46,10 +58,10 @@ def _patients(audit: DataAudit) -> Iterator[str]:
         )
 
 
-def _shared(audit: DataAudit) -> Iterator[str]:
+def _describe_shared_patients(audit: DataAudit) -> Iterator[str]:
     for parts, number in audit.shared_patients.items():
         text = (
-            f"The parts {parts} have {count(number, 'patient number')} in common. Whether they are "
+            f"The parts {parts} have {format_count(number, 'patient number')} in common. Whether they are "
             "the same people is not known: the numbering may have started again."
         )
         same = audit.shared_with_same_cause.get(parts)
@@ -59,19 +71,19 @@ def _shared(audit: DataAudit) -> Iterator[str]:
         yield text
 
 
-def _copies(audit: DataAudit) -> Iterator[str]:
+def _describe_duplicates(audit: DataAudit) -> Iterator[str]:
     for kind, counts in (
         ("identical", audit.identical),
         ("nearly identical", audit.near_duplicates),
     ):
         if counts.groups:
-            yield f"{_tell_copies(counts, kind)}."
+            yield f"{_format_duplicate_counts(counts, kind)}."
 
 
-def _tell_copies(counts: DuplicateCounts, kind: str) -> str:
+def _format_duplicate_counts(counts: DuplicateCounts, kind: str) -> str:
     across = [f"{number:,} across {pair}" for pair, number in counts.across.items()]
     told = [
-        f"{count(counts.images, 'film')} are {kind} to another, in {count(counts.groups, 'group')}",
+        f"{format_count(counts.images, 'film')} are {kind} to another, in {format_count(counts.groups, 'group')}",
         join_words(across) if across else "none across the parts of the set",
     ]
     if counts.mixed_labels:
@@ -81,12 +93,12 @@ def _tell_copies(counts: DuplicateCounts, kind: str) -> str:
     return ", ".join(told)
 
 
-def _metadata(audit: DataAudit) -> Iterator[str]:
+def _describe_metadata_auc(audit: DataAudit) -> Iterator[str]:
     found = {
         "cross-validated by patient": audit.metadata_auc.get("cross-validation"),
         "on the test films": audit.metadata_auc.get("test"),
     }
-    told = [f"{show_estimate(value)} {how}" for how, value in found.items() if value is not None]
+    told = [f"{format_estimate(value)} {how}" for how, value in found.items() if value is not None]
     if told:
         yield (
             "A rule that knows only a film's size, brightness, contrast and file size, and no "
@@ -95,7 +107,7 @@ def _metadata(audit: DataAudit) -> Iterator[str]:
         )
 
 
-def _looks(audit: DataAudit) -> Iterator[str]:
+def _describe_appearance(audit: DataAudit) -> Iterator[str]:
     """The first part that has both classes, in medians."""
     for part in dict.fromkeys(looks.part for looks in audit.appearance):
         of_class = {looks.label: looks for looks in audit.appearance if looks.part == part}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.report.content.accuracy import split_name
+from batch_scorer.report.content.accuracy import format_split
 from batch_scorer.report.content.text import (
-    count,
-    of_hundred,
-    show_estimate,
-    show_name,
-    show_probability,
+    format_count,
+    format_per_hundred,
+    format_estimate,
+    sanitize_text,
+    format_probability,
 )
 from batch_scorer.results.drift import MIN_IMAGES, PROBABILITY_BINS, DriftLevel
 
@@ -19,56 +19,56 @@ if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
     from batch_scorer.results.drift import Drift, KsTest
 
-WARNING = "This batch looks unlike the films that the model learned from"
-VERDICTS = {
+SHIFT_WARNING = "This batch looks unlike the films that the model learned from"
+LEVEL_TEXTS = {
     DriftLevel.LIKE: "alike",
     DriftLevel.DIFFERENT: "somewhat different",
     DriftLevel.UNLIKE: "unlike",
 }
-LOOKS = {
+APPEARANCE_STATISTICS = {
     "typicality": ("How ordinary a film is (0 to 1)", 2),
     "brightness": ("Brightness (mean grey, 0 to 255)", 0),
     "contrast": ("Contrast (spread of grey)", 0),
 }
-MUCH_PROBABILITY = 0.9
+LAST_BIN_START = 0.9
 
 
 @dataclass(frozen=True)
-class GapRow:
+class DriftRow:
     """One statistic: the middle of the batch, of the training films, the gap, and what it means."""
 
-    what: str
+    quantity: str
     batch: str
     training: str
     gap: str
-    chance: str
-    verdict: str
+    p_value: str
+    level: str
 
 
 @dataclass(frozen=True)
-class Histogram:
+class ProbabilityHistogram:
     """How probabilities spread: shares by bin of this batch, and of films that the model knows."""
 
     edges: tuple[float, ...]
     batch: tuple[float, ...]
     known: tuple[float, ...]
-    known_label: str
+    reference_label: str
 
 
 @dataclass(frozen=True)
 class DriftFacts:
-    """Part 5. ``warning`` is empty unless the batch looks unlike; page 1 shows ``short`` then.
+    """Part 5. ``warning`` is empty unless the batch looks unlike; page 1 shows ``short_warning`` then.
 
     ``headline`` is the verdict in a few words.
     """
 
     headline: str
     warning: str
-    short: str
+    short_warning: str
     sentences: tuple[str, ...]
-    rows: tuple[GapRow, ...]
+    rows: tuple[DriftRow, ...]
     about: str
-    histogram: Histogram | None
+    histogram: ProbabilityHistogram | None
     histogram_title: str
     histogram_alt: str
     predictions: str
@@ -77,19 +77,23 @@ class DriftFacts:
 def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
     """Say how much a batch looks like the training films of the model that decides."""
     unlike = drift.likeness == DriftLevel.UNLIKE
-    label = f"{count(card.references['validation'].images, 'validation film')}"
+    label = f"{format_count(card.references['validation'].images, 'validation film')}"
     return DriftFacts(
-        headline=_headline(drift),
-        warning=f"Warning: {_lower(WARNING)}." if unlike else "",
-        short=f"Warning: {_lower(WARNING)} (section 5). Do not act on its answers before they were "
+        headline=_format_headline(drift),
+        warning=f"Warning: {_lowercase_first(SHIFT_WARNING)}." if unlike else "",
+        short_warning=f"Warning: {_lowercase_first(SHIFT_WARNING)} (section 5). Do not act on its answers before they were "
         "measured on labelled films like these."
         if unlike
         else "",
-        sentences=(_verdict(drift), *_strange(drift, card), *_no_proof(drift, card)),
-        rows=_rows(drift, card),
-        about=_about(drift, card),
+        sentences=(
+            _describe_level(drift),
+            *_describe_atypical_share(drift, card),
+            *_describe_limits(drift, card),
+        ),
+        rows=_make_rows(drift, card),
+        about=_describe_table(drift, card),
         histogram=(
-            Histogram(
+            ProbabilityHistogram(
                 tuple(PROBABILITY_BINS.tolist()),
                 drift.batch_histogram,
                 drift.reference_histogram,
@@ -98,16 +102,16 @@ def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
             if drift.predictions
             else None
         ),
-        histogram_title=f"Probabilities of this batch ({count(drift.images, 'film')}) against the "
+        histogram_title=f"Probabilities of this batch ({format_count(drift.images, 'film')}) against the "
         f"{label}",
-        histogram_alt=_histogram_alt(drift, label),
-        predictions=_answers(drift, card),
+        histogram_alt=_describe_histogram(drift, label),
+        predictions=_describe_predictions(drift, card),
     )
 
 
-def _headline(drift: Drift) -> str:
+def _format_headline(drift: Drift) -> str:
     if drift.likeness == DriftLevel.UNLIKE:
-        return WARNING
+        return SHIFT_WARNING
     if drift.likeness == DriftLevel.DIFFERENT:
         return "This batch looks somewhat different from the films that the model learned from"
     if drift.likeness is None or not drift.appearance:
@@ -115,30 +119,30 @@ def _headline(drift: Drift) -> str:
     return "This batch looks like the training films, which is no proof of right answers"
 
 
-def _verdict(drift: Drift) -> str:
+def _describe_level(drift: Drift) -> str:
     if drift.likeness is None:
-        return _too_little(drift)
-    films = count(drift.images, "film")
+        return _describe_too_few(drift)
+    films = format_count(drift.images, "film")
     if drift.likeness == DriftLevel.UNLIKE:
         return (
-            f"{WARNING}: {_named(drift, DriftLevel.UNLIKE)}. How good the model is on such films is "
+            f"{SHIFT_WARNING}: {_format_reasons(drift, DriftLevel.UNLIKE)}. How good the model is on such films is "
             "not known, and the figures of section 3 do not say it. Measure it on labelled films "
             "like these before you act on any answer."
         )
     if drift.likeness == DriftLevel.DIFFERENT:
         return (
             f"This batch looks somewhat different from the films that the model learned from: "
-            f"{_named(drift, DriftLevel.DIFFERENT)}. Take the figures of section 3 with caution."
+            f"{_format_reasons(drift, DriftLevel.DIFFERENT)}. Take the figures of section 3 with caution."
         )
     if not drift.appearance:
-        return _too_little(drift)
+        return _describe_too_few(drift)
     return (
         f"By what was measured, the {films} of this batch look like those that the model learned "
         "from."
     )
 
 
-def _too_little(drift: Drift) -> str:
+def _describe_too_few(drift: Drift) -> str:
     if not drift.images:
         return "No film was scored, so there is nothing to compare."
     if drift.images >= MIN_IMAGES:
@@ -148,12 +152,12 @@ def _too_little(drift: Drift) -> str:
         )
     verb = "is" if drift.images == 1 else "are"
     return (
-        f"{count(drift.images, 'film')} {verb} too few to tell whether this batch looks like the "
+        f"{format_count(drift.images, 'film')} {verb} too few to tell whether this batch looks like the "
         f"films that the model learned from; {MIN_IMAGES} are needed."
     )
 
 
-def _named(drift: Drift, level: DriftLevel) -> str:
+def _format_reasons(drift: Drift, level: DriftLevel) -> str:
     """What is so far away, in words."""
     words = {
         "typicality": "its films are stranger than the training films",
@@ -171,7 +175,7 @@ def _named(drift: Drift, level: DriftLevel) -> str:
     return ", ".join(found)
 
 
-def _strange(drift: Drift, card: ModelCard) -> tuple[str, ...]:
+def _describe_atypical_share(drift: Drift, card: ModelCard) -> tuple[str, ...]:
     if (
         drift.atypical_share is None
         or drift.atypical_share.value is None
@@ -181,19 +185,19 @@ def _strange(drift: Drift, card: ModelCard) -> tuple[str, ...]:
     if drift.atypical_share.n < MIN_IMAGES:
         strange = round(drift.atypical_share.value * drift.atypical_share.n)
         return (
-            f"{strange:,} of {count(drift.atypical_share.n, 'film')} that could be judged "
+            f"{strange:,} of {format_count(drift.atypical_share.n, 'film')} that could be judged "
             f"{'looks' if strange == 1 else 'look'} strange to the model: atypical, or not scored "
             "for that reason.",
         )
     text = (
-        f"Of 100 films of this batch {of_hundred(drift.atypical_share)} look strange to the model: "
+        f"Of 100 films of this batch {format_per_hundred(drift.atypical_share)} look strange to the model: "
         "atypical, or not scored for that reason."
     )
     training = card.typicality.flagged.get("training")
-    return (f"{text} Of 100 training films {of_hundred(training)}." if training else text,)
+    return (f"{text} Of 100 training films {format_per_hundred(training)}." if training else text,)
 
 
-def _no_proof(drift: Drift, card: ModelCard) -> tuple[str, ...]:
+def _describe_limits(drift: Drift, card: ModelCard) -> tuple[str, ...]:
     """That looking alike proves nothing, by the card's own test films where they show it."""
     if drift.likeness is None:
         return ()
@@ -202,42 +206,44 @@ def _no_proof(drift: Drift, card: ModelCard) -> tuple[str, ...]:
     validation = card.references["validation"].metrics
     return (
         "Looking alike is no proof that the answers are right: from validation films to the "
-        f"{split_name(card)}, of the same data set, specificity went from "
-        f"{show_estimate(validation['specificity'])} to "
-        f"{show_estimate(card.reference.metrics['specificity'])}.",
+        f"{format_split(card)}, of the same data set, specificity went from "
+        f"{format_estimate(validation['specificity'])} to "
+        f"{format_estimate(card.reference.metrics['specificity'])}.",
     )
 
 
-def _rows(drift: Drift, card: ModelCard) -> tuple[GapRow, ...]:
+def _make_rows(drift: Drift, card: ModelCard) -> tuple[DriftRow, ...]:
     rows = []
     for name, gap in drift.appearance.items():
-        what, decimals = LOOKS[name]
-        rows.append(_row(what, f"{gap.batch:.{decimals}f}", f"{gap.training:.{decimals}f}", gap))
+        what, decimals = APPEARANCE_STATISTICS[name]
+        rows.append(
+            _make_row(what, f"{gap.batch:.{decimals}f}", f"{gap.training:.{decimals}f}", gap)
+        )
     if other := drift.predictions:
         batch, known = (
-            show_probability(p, card.threshold.value) for p in (other.batch, other.training)
+            format_probability(p, card.threshold.value) for p in (other.batch, other.training)
         )
-        rows.append(_row("Probability of pneumonia", batch, known, other))
+        rows.append(_make_row("Probability of pneumonia", batch, known, other))
     return tuple(rows)
 
 
-def _row(what: str, batch: str, training: str, gap: KsTest) -> GapRow:
-    return GapRow(
-        what=what,
+def _make_row(what: str, batch: str, training: str, gap: KsTest) -> DriftRow:
+    return DriftRow(
+        quantity=what,
         batch=batch,
         training=training,
         gap=f"{gap.gap:.2f}",
-        chance="under 0.001" if gap.p < 0.001 else f"{gap.p:.3f}",  # noqa: PLR2004 - as is usual
-        verdict=VERDICTS[gap.likeness],
+        p_value="under 0.001" if gap.p < 0.001 else f"{gap.p:.3f}",  # noqa: PLR2004 - as is usual
+        level=LEVEL_TEXTS[gap.likeness],
     )
 
 
-def _about(drift: Drift, card: ModelCard) -> str:
+def _describe_table(drift: Drift, card: ModelCard) -> str:
     if not drift.appearance and not drift.predictions:
         return ""
     training = card.training.images
     films = sum(number for name, number in training.items() if name.startswith("train "))
-    known = f"{count(films, 'film')} that {show_name(card.title, 60)} was trained on"
+    known = f"{format_count(films, 'film')} that {sanitize_text(card.title, 60)} was trained on"
     return (
         f"Middle value of this batch (n = {drift.images:,}, copies counted once) and of the "
         f"{known}; probabilities stand against {drift.split} films. The gap is the largest "
@@ -248,7 +254,7 @@ def _about(drift: Drift, card: ModelCard) -> str:
     )
 
 
-def _answers(drift: Drift, card: ModelCard) -> str:
+def _describe_predictions(drift: Drift, card: ModelCard) -> str:
     """What another spread of probabilities can mean; it never makes a batch unlike by itself."""
     if drift.predictions is None or drift.predictions.likeness == DriftLevel.LIKE:
         return ""
@@ -261,7 +267,7 @@ def _answers(drift: Drift, card: ModelCard) -> str:
     )
 
 
-def _histogram_alt(drift: Drift, label: str) -> str:
+def _describe_histogram(drift: Drift, label: str) -> str:
     if not drift.predictions:
         return ""
     low, high = (100 * shares[0] for shares in (drift.batch_histogram, drift.reference_histogram))
@@ -269,11 +275,11 @@ def _histogram_alt(drift: Drift, label: str) -> str:
         100 * shares[-1] for shares in (drift.batch_histogram, drift.reference_histogram)
     )
     return (
-        f"Histogram of the probability of pneumonia in tenths. Of {count(drift.images, 'film')} of "
-        f"this batch {low:.0f} of 100 lie below 0.1 and {low_top:.0f} at {MUCH_PROBABILITY} or "
+        f"Histogram of the probability of pneumonia in tenths. Of {format_count(drift.images, 'film')} of "
+        f"this batch {low:.0f} of 100 lie below 0.1 and {low_top:.0f} at {LAST_BIN_START} or "
         f"above; of {label} {high:.0f} and {high_top:.0f}."
     )
 
 
-def _lower(text: str) -> str:
+def _lowercase_first(text: str) -> str:
     return text[0].lower() + text[1:]

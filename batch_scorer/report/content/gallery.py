@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_scorer.model.card import CLASSES
-from batch_scorer.report.content.changes import name_earlier
-from batch_scorer.report.content.saliency import describe_map, name_place
-from batch_scorer.report.content.text import count, likelihood, show_name, show_probability
+from batch_scorer.report.content.changes import format_earlier_run
+from batch_scorer.report.content.saliency import describe_map, format_peak
+from batch_scorer.report.content.text import (
+    format_count,
+    format_likelihood,
+    sanitize_text,
+    format_probability,
+)
 from batch_scorer.results.store import EVIDENCE_SUFFIX, thumbnail_stem
 from batch_scorer.results.worklist import (
     IMAGES_PER_REASON,
@@ -27,8 +32,8 @@ if TYPE_CHECKING:
 
     from batch_scorer.results.schema import RunManifest, Score
 
-PLACES = 4
-GROUPS = {
+COLUMNS_PER_ROW = 4
+GROUP_TITLES = {
     "missed": "Missed pneumonia",
     "false_alarm": "False alarms",
     "highest": "Highest probability",
@@ -38,15 +43,15 @@ GROUPS = {
 
 
 @dataclass(frozen=True)
-class Film:
+class GalleryImage:
     """A film of the gallery.
 
-    ``picture`` is the stem of its thumbnail, ``evidence`` that of its map; empty where it has none.
+    ``thumbnail`` is the stem of its thumbnail, ``evidence`` that of its map; empty where it has none.
     """
 
-    picture: str
+    thumbnail: str
     name: str
-    words: str
+    likelihood: str
     probability: str
     note: str
     alt: str
@@ -61,12 +66,12 @@ class Film:
 
 
 @dataclass(frozen=True)
-class Part:
+class GalleryGroup:
     """Films of one row, for one reason; only the first part of a reason has its title."""
 
     title: str
     text: str
-    images: tuple[Film, ...]
+    images: tuple[GalleryImage, ...]
 
     @property
     def places(self) -> int:
@@ -74,21 +79,23 @@ class Part:
         return sum(film.places for film in self.images)
 
 
-def explain_empty_gallery(manifest: RunManifest) -> str:
+def describe_empty_gallery(manifest: RunManifest) -> str:
     """Why there is no film to look at first."""
     if not manifest.scored:
         return "No film was scored, so there is none to show."
     since = manifest.changes
     if since and not since.new_or_changed:
-        return f"No file is new since {name_earlier(since)}, so there is none to look at first."
-    which = f"No film that is new since {name_earlier(since)}" if since else "No film"
+        return (
+            f"No file is new since {format_earlier_run(since)}, so there is none to look at first."
+        )
+    which = f"No film that is new since {format_earlier_run(since)}" if since else "No film"
     return (
         f"{which} stands out: none was flagged, none lies close to the threshold, and no two "
         "models disagree. That does not make any of them a healthy film."
     )
 
 
-def explain_choice(rows: Sequence[Score], manifest: RunManifest) -> str:
+def describe_selection(rows: Sequence[Score], manifest: RunManifest) -> str:
     """How many films are shown, and why so many; of a night of ``cxr job``, that they are new.
 
     Args:
@@ -96,46 +103,54 @@ def explain_choice(rows: Sequence[Score], manifest: RunManifest) -> str:
         manifest: The run.
     """
     since = manifest.changes
-    new = f"Only films that are new since {name_earlier(since)} are shown here. " if since else ""
-    return new + _explain_number(rows, manifest)
+    new = (
+        f"Only films that are new since {format_earlier_run(since)} are shown here. "
+        if since
+        else ""
+    )
+    return new + _describe_image_limit(rows, manifest)
 
 
-def _explain_number(rows: Sequence[Score], manifest: RunManifest) -> str:
+def _describe_image_limit(rows: Sequence[Score], manifest: RunManifest) -> str:
     minutes = manifest.gallery.review_minutes
     groups = select_for_review(rows, manifest.models[0].threshold, minutes)
     shown = sum(map(len, groups.values()))
     if minutes is None:
         return f"Up to {IMAGES_PER_REASON} films are shown for each reason to look, in this order."
     text = (
-        f"In {count(minutes, 'minute')}, at {SECONDS_PER_IMAGE} seconds a film, "
-        f"{count(count_reviewable(minutes), 'film')} can be looked at: "
+        f"In {format_count(minutes, 'minute')}, at {SECONDS_PER_IMAGE} seconds a film, "
+        f"{format_count(count_reviewable(minutes), 'film')} can be looked at: "
     )
     if shown < count_reviewable(minutes):
         return text + f"there is a reason to look at {shown:,}, all shown here in this order."
     return text + "those below, shared among the reasons to look, in this order."
 
 
-def describe_gallery(rows: Sequence[Score], manifest: RunManifest) -> tuple[tuple[Part, ...], ...]:
+def build_gallery(
+    rows: Sequence[Score], manifest: RunManifest
+) -> tuple[tuple[GalleryGroup, ...], ...]:
     """The films to look at, of those to choose from, as rows of parts; small ones share one."""
     threshold = manifest.models[0].threshold
     candidates = rank_candidates(rows, threshold)
-    packed: list[list[Part]] = []
+    packed: list[list[GalleryGroup]] = []
     room = 0
     for reason, found in select_for_review(
         rows, threshold, manifest.gallery.review_minutes
     ).items():
-        text = explain_group(reason, len(found), len(candidates[reason]), manifest)
-        parts = _split(GROUPS[reason], text, [_film(row, manifest) for row in found])
+        text = describe_group(reason, len(found), len(candidates[reason]), manifest)
+        parts = _split_into_rows(
+            GROUP_TITLES[reason], text, [_make_image(row, manifest) for row in found]
+        )
         if len(parts) == 1 and parts[0].places <= room:
             packed[-1].append(parts[0])
             room -= parts[0].places
         else:
             packed.extend([part] for part in parts)
-            room = PLACES - parts[0].places if len(parts) == 1 else 0
+            room = COLUMNS_PER_ROW - parts[0].places if len(parts) == 1 else 0
     return tuple(tuple(parts) for parts in packed)
 
 
-def explain_group(reason: str, shown: int, found: int, manifest: RunManifest) -> str:
+def describe_group(reason: str, shown: int, found: int, manifest: RunManifest) -> str:
     """Why these films, and in which order."""
     band = manifest.models[0].card.band
     near = "in the band around the threshold" if band else "near the threshold"
@@ -164,22 +179,22 @@ def explain_group(reason: str, shown: int, found: int, manifest: RunManifest) ->
     return f"{number} {films} that {verb} {which}{ending}"
 
 
-def _split(title: str, text: str, films: list[Film]) -> list[Part]:
-    rows: list[list[Film]] = [[]]
+def _split_into_rows(title: str, text: str, films: list[GalleryImage]) -> list[GalleryGroup]:
+    rows: list[list[GalleryImage]] = [[]]
     for film in films:
-        if sum(f.places for f in rows[-1]) + film.places > PLACES:
+        if sum(f.places for f in rows[-1]) + film.places > COLUMNS_PER_ROW:
             rows.append([])
         rows[-1].append(film)
     return [
-        Part(*((title, text) if first else ("", "")), images=tuple(row))
+        GalleryGroup(*((title, text) if first else ("", "")), images=tuple(row))
         for first, row in zip([True] + [False] * len(rows), rows, strict=False)
     ]
 
 
-def _film(row: Score, manifest: RunManifest) -> Film:
-    name = show_name(row.image)
-    words = likelihood(row.probability)
-    probability = show_probability(row.probability, manifest.models[0].threshold)
+def _make_image(row: Score, manifest: RunManifest) -> GalleryImage:
+    name = sanitize_text(row.image)
+    words = format_likelihood(row.probability)
+    probability = format_probability(row.probability, manifest.models[0].threshold)
     notes = ["flagged" if row.prediction == CLASSES[1] else "not flagged"]
     if row.undecided:
         notes.append("uncertain: in the band around the threshold")
@@ -192,14 +207,14 @@ def _film(row: Score, manifest: RunManifest) -> Film:
         notes.append(f"{others} of {len(manifest.models) - 1} other models agree")
     picture = thumbnail_stem(row)
     peak = manifest.gallery.maps.get(picture)
-    return Film(
-        picture=picture,
+    return GalleryImage(
+        thumbnail=picture,
         name=name,
-        words=words,
+        likelihood=words,
         probability=probability,
         note=", ".join(notes),
         alt=f"Chest film {name}. Pneumonia {words}, probability {probability}, {notes[0]}.",
         evidence=f"{picture}{EVIDENCE_SUFFIX}" if peak else "",
-        evidence_note=name_place(peak) if peak else "",
+        evidence_note=format_peak(peak) if peak else "",
         evidence_alt=describe_map(name, peak, manifest) if peak else "",
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_scorer.model.card_sections import find_shared_comparison
-from batch_scorer.report.content.methods import is_kermany
+from batch_scorer.report.content.methods import is_trained_on_kermany
 
 if TYPE_CHECKING:
     from batch_scorer.results.schema import RunManifest
@@ -21,7 +21,7 @@ NO_ITEM = "no item"
 
 
 @dataclass(frozen=True)
-class Item:
+class GuidelineItem:
     """One topic, its items in CLAIM 2024, TRIPOD+AI and STARD-AI, and where it is answered."""
 
     topic: str
@@ -32,55 +32,57 @@ class Item:
 
 
 # What every report of this kind answers.
-ALWAYS = (
-    Item("Intended use and role", "3, 41", "3b", "3, 34", "section 1"),
-    Item("Who is to use it", "41", "27b", "15d", "section 1"),
-    Item("Numbers scored and not scored", "35", "20a", "24 (counts, no diagram)", "section 1"),
-    Item("Files without an answer, and what to do", "12", "11, 27a", "20", "section 6"),
-    Item("Measures and figures used", "28", "12e", "18", "sections 3 and 9"),
-    Item("Performance with intervals", "37, 38", "23a", "31", "section 3"),
-    Item("Table of answers against reference standard", "37", "23a", "30", "section 3"),
-    Item("Intervals and tests", "29", "12e", "18", "section 9"),
-    Item("Calibration", "28", "12e, 23a", NO_ITEM, "sections 3 and 9"),
-    Item("Predictive values by prevalence", "41", "12e", "34", "section 4"),
-    Item("Batch against training films", NO_ITEM, "16, 20c", "29", "section 5"),
-    Item("Source of the data", "7", "5a", "11", "section 8"),
-    Item("How films were split", "19", "12a", "15b", "section 9"),
-    Item("Level at which the parts are disjoint", "20", "12a", "15b", "section 9"),
-    Item("Preprocessing", "9", "7, 12b", "14", "section 9"),
-    Item("Model", "22", "12c, 22", "15a", "section 8"),
-    Item("Software and versions", "23", "12g", "13", "section 9"),
-    Item("First weights", "24", "12c", "15b", "section 9"),
-    Item("Training and choice of the final model", "25, 26", "12c", "15b", "section 9"),
-    Item("Class imbalance", "25", "13", "15b", "section 9"),
-    Item("Output and threshold", "22", "15", "15c", "section 9"),
-    Item("Numbers of films in each analysis", "19", "21", "15b", "section 9"),
-    Item("Limits", "40", "26", "33", "section 8"),
-    Item("Outputs stored and open to audit", NO_ITEM, NO_ITEM, "40b", "section 9, hashes"),
+ALWAYS_ANSWERED = (
+    GuidelineItem("Intended use and role", "3, 41", "3b", "3, 34", "section 1"),
+    GuidelineItem("Who is to use it", "41", "27b", "15d", "section 1"),
+    GuidelineItem(
+        "Numbers scored and not scored", "35", "20a", "24 (counts, no diagram)", "section 1"
+    ),
+    GuidelineItem("Files without an answer, and what to do", "12", "11, 27a", "20", "section 6"),
+    GuidelineItem("Measures and figures used", "28", "12e", "18", "sections 3 and 9"),
+    GuidelineItem("Performance with intervals", "37, 38", "23a", "31", "section 3"),
+    GuidelineItem("Table of answers against reference standard", "37", "23a", "30", "section 3"),
+    GuidelineItem("Intervals and tests", "29", "12e", "18", "section 9"),
+    GuidelineItem("Calibration", "28", "12e, 23a", NO_ITEM, "sections 3 and 9"),
+    GuidelineItem("Predictive values by prevalence", "41", "12e", "34", "section 4"),
+    GuidelineItem("Batch against training films", NO_ITEM, "16, 20c", "29", "section 5"),
+    GuidelineItem("Source of the data", "7", "5a", "11", "section 8"),
+    GuidelineItem("How films were split", "19", "12a", "15b", "section 9"),
+    GuidelineItem("Level at which the parts are disjoint", "20", "12a", "15b", "section 9"),
+    GuidelineItem("Preprocessing", "9", "7, 12b", "14", "section 9"),
+    GuidelineItem("Model", "22", "12c, 22", "15a", "section 8"),
+    GuidelineItem("Software and versions", "23", "12g", "13", "section 9"),
+    GuidelineItem("First weights", "24", "12c", "15b", "section 9"),
+    GuidelineItem("Training and choice of the final model", "25, 26", "12c", "15b", "section 9"),
+    GuidelineItem("Class imbalance", "25", "13", "15b", "section 9"),
+    GuidelineItem("Output and threshold", "22", "15", "15c", "section 9"),
+    GuidelineItem("Numbers of films in each analysis", "19", "21", "15b", "section 9"),
+    GuidelineItem("Limits", "40", "26", "33", "section 8"),
+    GuidelineItem("Outputs stored and open to audit", NO_ITEM, NO_ITEM, "40b", "section 9, hashes"),
 )
 # What neither rows nor model files carry.
-NEVER = (
-    Item("Ethics approval", NO_ITEM, "17", "6", NOT_AVAILABLE),
-    Item("Dates and setting of the films", NO_ITEM, "5b, 6a", "9", NOT_AVAILABLE),
-    Item("Inclusion and exclusion of patients", "8", "6b", "7", NOT_AVAILABLE),
-    Item("De-identification", "11", NO_ITEM, NO_ITEM, NOT_AVAILABLE),
-    Item("Image acquisition and devices", "13", NO_ITEM, "13, 14", NOT_AVAILABLE),
-    Item(
+NEVER_ANSWERED = (
+    GuidelineItem("Ethics approval", NO_ITEM, "17", "6", NOT_AVAILABLE),
+    GuidelineItem("Dates and setting of the films", NO_ITEM, "5b, 6a", "9", NOT_AVAILABLE),
+    GuidelineItem("Inclusion and exclusion of patients", "8", "6b", "7", NOT_AVAILABLE),
+    GuidelineItem("De-identification", "11", NO_ITEM, NO_ITEM, NOT_AVAILABLE),
+    GuidelineItem("Image acquisition and devices", "13", NO_ITEM, "13, 14", NOT_AVAILABLE),
+    GuidelineItem(
         "Reference standard and annotators", "14 to 17", "8a to 8c", "12, 16a to 16c", NOT_AVAILABLE
     ),
-    Item("Agreement between annotators", "18", NO_ITEM, NO_ITEM, NOT_AVAILABLE),
-    Item("Blinding", NO_ITEM, "8c", "17a, 17b", NOT_AVAILABLE),
-    Item("Intended sample size", "21", "10", "22", NOT_AVAILABLE),
-    Item("Characteristics of the patients", "36", "20b", "25", NOT_AVAILABLE),
-    Item("Fairness", NO_ITEM, "14", "23, 35", NOT_AVAILABLE),
-    Item("Registration and protocol", "34, 42", "18c, 18d", "36, 37", NOT_AVAILABLE),
-    Item("Patient and public involvement", NO_ITEM, "19", NO_ITEM, NOT_AVAILABLE),
-    Item("Availability of code", "43", "18f", "40a", NOT_AVAILABLE),
-    Item("Funding and interests", "44", "18a, 18b", "38, 39", NOT_AVAILABLE),
+    GuidelineItem("Agreement between annotators", "18", NO_ITEM, NO_ITEM, NOT_AVAILABLE),
+    GuidelineItem("Blinding", NO_ITEM, "8c", "17a, 17b", NOT_AVAILABLE),
+    GuidelineItem("Intended sample size", "21", "10", "22", NOT_AVAILABLE),
+    GuidelineItem("Characteristics of the patients", "36", "20b", "25", NOT_AVAILABLE),
+    GuidelineItem("Fairness", NO_ITEM, "14", "23, 35", NOT_AVAILABLE),
+    GuidelineItem("Registration and protocol", "34, 42", "18c, 18d", "36, 37", NOT_AVAILABLE),
+    GuidelineItem("Patient and public involvement", NO_ITEM, "19", NO_ITEM, NOT_AVAILABLE),
+    GuidelineItem("Availability of code", "43", "18f", "40a", NOT_AVAILABLE),
+    GuidelineItem("Funding and interests", "44", "18a, 18b", "38, 39", NOT_AVAILABLE),
 )
 
 
-def describe_guidelines(manifest: RunManifest, *, subgroups: bool) -> tuple[Item, ...]:
+def describe_guidelines(manifest: RunManifest, *, subgroups: bool) -> tuple[GuidelineItem, ...]:
     """The topics of a report with their items; what is not there is called so.
 
     Args:
@@ -93,37 +95,37 @@ def describe_guidelines(manifest: RunManifest, *, subgroups: bool) -> tuple[Item
         return place if there else NOT_AVAILABLE
 
     sometimes = (
-        Item(
+        GuidelineItem(
             "Comparison of models on the same films",
             *("29", "12e", "18"),
             where("section 3", there=find_shared_comparison(cards) is not None),
         ),
-        Item("Subgroups by cause", "37", "23a", "21", where("section 9", there=subgroups)),
-        Item(
+        GuidelineItem("Subgroups by cause", "37", "23a", "21", where("section 9", there=subgroups)),
+        GuidelineItem(
             "Wrong answers, film by film",
             *("39", NO_ITEM, "23"),
             where("section 2", there=bool(manifest.metrics)),
         ),
-        Item(
+        GuidelineItem(
             "Explanations (evidence maps)",
             *("31", NO_ITEM, NO_ITEM),
             where("section 9", there=any(card.evidence for card in cards)),
         ),
-        Item(
+        GuidelineItem(
             "Robustness to shifted films",
             *("30", NO_ITEM, "21"),
             where("section 9", there=any("shifted validation" in c.references for c in cards)),
         ),
-        Item("Evaluation on internal data", "32", "23a", "31", "section 3"),
-        Item(
+        GuidelineItem("Evaluation on internal data", "32", "23a", "31", "section 3"),
+        GuidelineItem(
             "Testing on films from elsewhere",
             *("33", "23a", "29"),
             where("section 3", there=any(card.external for card in cards)),
         ),
-        Item(
+        GuidelineItem(
             "Availability of the data",
             *("43", "18e", "40a"),
-            where("section 8", there=all(is_kermany(card) for card in cards)),
+            where("section 8", there=all(is_trained_on_kermany(card) for card in cards)),
         ),
     )
-    return (*ALWAYS, *sometimes, *NEVER)
+    return (*ALWAYS_ANSWERED, *sometimes, *NEVER_ANSWERED)

@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from batch_scorer.model.card import CLASSES
-from batch_scorer.report.content.changes import name_earlier
-from batch_scorer.report.content.predictions import describe_answer, describe_reason
-from batch_scorer.report.content.text import likelihood, show_name, show_probability
+from batch_scorer.report.content.changes import format_earlier_run
+from batch_scorer.report.content.predictions import format_prediction, describe_reason
+from batch_scorer.report.content.text import format_likelihood, sanitize_text, format_probability
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from batch_scorer.results.schema import RunManifest, Score
 
-Cell = str | tuple[str, float]
+TableCell = str | tuple[str, float]
 """A text, or a text and the number that it is sorted by."""
-ALL = "All files"
-NAME_LENGTH = 4_096
+ALL_FILES = "All files"
+MAX_NAME_CHARS = 4_096
 """No name on a disk is longer."""
-NUMBERS = ("Models apart", "Typicality")
+NUMERIC_COLUMNS = ("Models apart", "Typicality")
 NORMAL, PNEUMONIA = CLASSES
 
 
-class FilmRow(msgspec.Struct, frozen=True, array_like=True):
+class TableRow(msgspec.Struct, frozen=True, array_like=True):
     """One file: a cell per column, the groups that it is in, and the stem of its picture."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     groups: tuple[int, ...]
     flagged: bool
-    picture: str
+    thumbnail: str
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Column:
     """A field of every file: its title in the table, empty where it is not, and in full."""
 
     title: str
-    field: str
+    full_title: str
     number: bool = False
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """Files that a reader may want to see alone."""
 
     title: str
@@ -53,16 +53,16 @@ class Group:
 
 
 @dataclass(frozen=True)
-class FilmTable:
-    """All rows. A ``FilmRow`` names its groups by their place."""
+class PredictionTable:
+    """All rows. A ``TableRow`` names its groups by their place."""
 
     columns: tuple[Column, ...]
-    groups: tuple[Group, ...]
-    rows: tuple[FilmRow, ...]
+    groups: tuple[RowGroup, ...]
+    rows: tuple[TableRow, ...]
 
 
-_GROUPS: tuple[tuple[str, Callable[[Score], bool]], ...] = (
-    (ALL, lambda _: True),
+_ROW_GROUPS: tuple[tuple[str, Callable[[Score], bool]], ...] = (
+    (ALL_FILES, lambda _: True),
     ("Flagged", lambda row: row.prediction == PNEUMONIA),
     ("Clear", lambda row: row.status == "scored" and row.prediction != PNEUMONIA),
     ("Not scored", lambda row: row.status != "scored"),
@@ -81,9 +81,9 @@ _GROUPS: tuple[tuple[str, Callable[[Score], bool]], ...] = (
 )
 
 
-def describe_table(
+def build_table(
     rows: Sequence[Score], manifest: RunManifest, dates: Sequence[str] = ()
-) -> FilmTable:
+) -> PredictionTable:
     """Every row, whatever became of it; columns and groups that none of them needs are left out.
 
     Patients do not appear.
@@ -94,103 +94,105 @@ def describe_table(
         dates: Of a scheduled run, for each row the date of the run that first wrote it.
     """
     written = {row.image: date for row, date in zip(rows, dates, strict=bool(dates))}
-    filled = [(column, [read(row) for row in rows]) for column, read in _columns(manifest, written)]
+    filled = [
+        (column, [read(row) for row in rows]) for column, read in _define_columns(manifest, written)
+    ]
     kept = [filled[0], *((column, cells) for column, cells in filled[1:] if any(cells))]
-    tests = [*_GROUPS, *_new_since(manifest, written)]
+    tests = [*_ROW_GROUPS, *_make_new_group(manifest, written)]
     members = [[test(row) for row in rows] for _, test in tests]
     groups = [
-        (Group(title, sum(inside)), inside)
+        (RowGroup(title, sum(inside)), inside)
         for (title, _), inside in zip(tests, members, strict=True)
-        if title == ALL or any(inside)
+        if title == ALL_FILES or any(inside)
     ]
-    return FilmTable(
+    return PredictionTable(
         columns=tuple(column for column, _ in kept),
         groups=tuple(group for group, _ in groups),
         rows=tuple(
-            FilmRow(
+            TableRow(
                 cells=tuple(cells[place] for _, cells in kept),
                 groups=tuple(n for n, (_, inside) in enumerate(groups) if inside[place]),
                 flagged=row.prediction == PNEUMONIA,
-                picture=row.sha256[:16],
+                thumbnail=row.sha256[:16],
             )
             for place, row in enumerate(rows)
         ),
     )
 
 
-def _new_since(
+def _make_new_group(
     manifest: RunManifest, written: Mapping[str, str]
 ) -> Iterable[tuple[str, Callable[[Score], bool]]]:
     """The group of what is new in a scheduled run."""
     if manifest.changes:
-        title = f"New since {name_earlier(manifest.changes)}"
+        title = f"New since {format_earlier_run(manifest.changes)}"
         yield title, lambda row: written.get(row.image) == manifest.run_date
 
 
-def _columns(
+def _define_columns(
     manifest: RunManifest, written: Mapping[str, str]
-) -> Iterable[tuple[Column, Callable[[Score], Cell]]]:
+) -> Iterable[tuple[Column, Callable[[Score], TableCell]]]:
     """Each column with what reads its cell from a row."""
-    yield Column("File", "File"), lambda row: show_name(row.image, NAME_LENGTH)
-    yield Column("Answer", "Answer"), _answer
+    yield Column("File", "File"), lambda row: sanitize_text(row.image, MAX_NAME_CHARS)
+    yield Column("Answer", "Answer"), _make_prediction_cell
     for place, model in enumerate(manifest.models):
-        name = show_name(model.name, 24)
+        name = sanitize_text(model.name, 24)
         column = Column(name, f"Probability by {name}", number=True)
-        yield column, _probability(place, model.threshold)
+        yield column, _make_probability_reader(place, model.threshold)
     several = len(manifest.models)
-    rest: tuple[tuple[str, str, Callable[[Score], Cell]], ...] = (
-        ("Models apart", "Models apart by", lambda row: _number(row.spread)),
-        ("Typicality", "Typicality", lambda row: _number(row.typicality)),
+    rest: tuple[tuple[str, str, Callable[[Score], TableCell]], ...] = (
+        ("Models apart", "Models apart by", lambda row: _make_number_cell(row.spread)),
+        ("Typicality", "Typicality", lambda row: _make_number_cell(row.typicality)),
         ("Label", "Label", lambda row: row.label.capitalize()),
-        ("Why not scored", "Why not scored", _reason),
-        ("", "What was found", lambda row: show_name(row.detail, 400)),
-        ("", "Pneumonia, in words", _words),
-        ("", "Models that agree", lambda row: _agreeing(row, several)),
-        ("", "Viral, if it is pneumonia", lambda row: _number(row.viral)),
-        ("", "Exact copy of", lambda row: show_name(row.duplicate_of, NAME_LENGTH)),
-        ("", "Size in pixels", _size),
+        ("Why not scored", "Why not scored", _format_reason),
+        ("", "What was found", lambda row: sanitize_text(row.detail, 400)),
+        ("", "Pneumonia, in words", _format_likelihood),
+        ("", "Models that agree", lambda row: _format_agreement(row, several)),
+        ("", "Viral, if it is pneumonia", lambda row: _make_number_cell(row.viral)),
+        ("", "Exact copy of", lambda row: sanitize_text(row.duplicate_of, MAX_NAME_CHARS)),
+        ("", "Size in pixels", _format_size),
         ("", "First seen in the night", lambda row: written.get(row.image, "")),
         ("", "Hash of the file", lambda row: row.sha256),
     )
     for title, field, read in rest:
-        yield Column(title, field, number=title in NUMBERS), read
+        yield Column(title, field, number=title in NUMERIC_COLUMNS), read
 
 
-def _answer(row: Score) -> Cell:
+def _make_prediction_cell(row: Score) -> TableCell:
     """In words; flagged files come first when sorted, files without an answer last."""
     rank = 2 if row.status != "scored" else int(row.prediction != PNEUMONIA)
-    return describe_answer(row), rank
+    return format_prediction(row), rank
 
 
-def _probability(place: int, threshold: float) -> Callable[[Score], Cell]:
-    def read(row: Score) -> Cell:
+def _make_probability_reader(place: int, threshold: float) -> Callable[[Score], TableCell]:
+    def read(row: Score) -> TableCell:
         if row.status != "scored":
             return ""
         value = row.probabilities[place]
-        return show_probability(value, threshold), round(value, 6)
+        return format_probability(value, threshold), round(value, 6)
 
     return read
 
 
-def _number(value: float | None) -> Cell:
+def _make_number_cell(value: float | None) -> TableCell:
     return "" if value is None else (f"{value:.2f}", round(value, 6))
 
 
-def _reason(row: Score) -> str:
+def _format_reason(row: Score) -> str:
     return "" if row.status == "scored" else describe_reason(row.reason)
 
 
-def _words(row: Score) -> str:
-    return likelihood(row.probability) if row.status == "scored" else ""
+def _format_likelihood(row: Score) -> str:
+    return format_likelihood(row.probability) if row.status == "scored" else ""
 
 
-def _agreeing(row: Score, models: int) -> str:
+def _format_agreement(row: Score, models: int) -> str:
     if row.agreement is None or models == 1:
         return ""
     return f"{round(row.agreement * models)} of {models}"
 
 
-def _size(row: Score) -> str:
+def _format_size(row: Score) -> str:
     if row.width_px is None or row.height_px is None:
         return ""
     return f"{row.width_px:,} by {row.height_px:,}"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.text import (
-    count,
+    format_count,
     join_words,
-    show_name,
-    show_probability,
-    show_threshold,
+    sanitize_text,
+    format_probability,
+    format_threshold,
 )
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from batch_scorer.results.schema import RunManifest, Score
 
-UNSCORED_CAP = 200
-PREDICTIONS_CAP = 2_000
+MAX_UNSCORED_ROWS = 200
+MAX_PREDICTION_ROWS = 2_000
 STATEMENTS_FILE = "statements.json"
-ATTACHED = {
+ATTACHMENT_DESCRIPTIONS = {
     "predictions.csv": "All predictions: one row per file found.",
     "run.json": "The run: its counts, its models with their cards, its options and versions.",
     STATEMENTS_FILE: "The sentences of page 1 that state numbers, for cxr verify.",
 }
 """What the PDF carries inside, by file name, and how a reader's list of attachments calls it."""
-REASONS = {
+REASON_TEXTS = {
     "unreadable": ("Could not be read", "Copy the file again from where it came from."),
     "truncated": ("Ends too early", "Copy the file again; part of it is missing."),
     "model_output_invalid": ("A model gave no valid probability", "Score it with another model."),
@@ -42,7 +42,7 @@ REASONS = {
 
 
 @dataclass(frozen=True)
-class Reason:
+class ReasonCount:
     """Why some files were not scored, and how many."""
 
     label: str
@@ -51,7 +51,7 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Unscored:
+class UnscoredRow:
     """One file that was not scored."""
 
     name: str
@@ -60,38 +60,38 @@ class Unscored:
 
 
 @dataclass(frozen=True)
-class Gaps:
+class UnscoredFiles:
     """The files without an answer: counts by reason, and their names up to a cap."""
 
     about: str
-    reasons: tuple[Reason, ...]
-    files: tuple[Unscored, ...]
+    reasons: tuple[ReasonCount, ...]
+    files: tuple[UnscoredRow, ...]
     rest: str
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictionRow:
     """One row of the table of all predictions. ``probabilities`` has one text per model."""
 
     name: str
-    answer: str
+    prediction: str
     flagged: bool
     probabilities: tuple[str, ...]
     label: str
 
 
 @dataclass(frozen=True)
-class Listing:
+class PredictionListing:
     """The table of all predictions, or its beginning."""
 
     models: tuple[str, ...]
     labelled: bool
-    rows: tuple[Prediction, ...]
+    rows: tuple[PredictionRow, ...]
     about: str
     rest: str
 
 
-def describe_answer(row: Score) -> str:
+def format_prediction(row: Score) -> str:
     """What the first model made of a file: "Flagged", "Clear" or "Not scored", and doubts."""
     scored = row.status == "scored"
     flagged = row.prediction == CLASSES[1]
@@ -107,39 +107,39 @@ def describe_answer(row: Score) -> str:
 
 def describe_reason(code: str) -> str:
     """Why a file was not scored, in words."""
-    return _reason(code)[0]
+    return _find_reason_text(code)[0]
 
 
-def describe_gaps(rows: Sequence[Score], manifest: RunManifest) -> Gaps:
+def describe_unscored(rows: Sequence[Score], manifest: RunManifest) -> UnscoredFiles:
     """The files that were not scored, and why."""
     unscored = [row for row in rows if row.status != "scored"]
-    return Gaps(
-        about=_about_gaps(manifest),
-        reasons=_reasons(unscored),
-        files=tuple(_unscored(row) for row in unscored[:UNSCORED_CAP]),
-        rest=_rest(len(unscored), UNSCORED_CAP, "named"),
+    return UnscoredFiles(
+        about=_describe_unscored_counts(manifest),
+        reasons=_count_reasons(unscored),
+        files=tuple(_make_unscored_row(row) for row in unscored[:MAX_UNSCORED_ROWS]),
+        rest=_describe_rest(len(unscored), MAX_UNSCORED_ROWS, "named"),
     )
 
 
-def describe_listing(rows: Sequence[Score], manifest: RunManifest) -> Listing:
+def describe_listing(rows: Sequence[Score], manifest: RunManifest) -> PredictionListing:
     """The table of all predictions."""
     labelled = any(row.label for row in rows)
-    return Listing(
-        models=tuple(show_name(model.name, 24) for model in manifest.models),
+    return PredictionListing(
+        models=tuple(sanitize_text(model.name, 24) for model in manifest.models),
         labelled=labelled,
-        rows=tuple(_prediction(row, manifest) for row in rows[:PREDICTIONS_CAP]),
-        about=_about_listing(manifest),
-        rest=_rest(len(rows), PREDICTIONS_CAP, "listed"),
+        rows=tuple(_make_prediction_row(row, manifest) for row in rows[:MAX_PREDICTION_ROWS]),
+        about=_describe_columns(manifest),
+        rest=_describe_rest(len(rows), MAX_PREDICTION_ROWS, "listed"),
     )
 
 
-def _about_gaps(manifest: RunManifest) -> str:
+def _describe_unscored_counts(manifest: RunManifest) -> str:
     if not manifest.found:
         return "No file was found."
     if not manifest.not_scored:
         return "Every file was scored."
     verb = "was" if manifest.not_scored == 1 else "were"
-    text = f"{manifest.not_scored:,} of {count(manifest.found, 'file')} {verb} not scored: "
+    text = f"{manifest.not_scored:,} of {format_count(manifest.found, 'file')} {verb} not scored: "
     parts = []
     if manifest.failed:
         parts.append(f"{manifest.failed:,} could not be read")
@@ -148,61 +148,66 @@ def _about_gaps(manifest: RunManifest) -> str:
     return f"{text}{join_words(parts)}. Nothing is known about what these files show."
 
 
-def _reasons(unscored: Sequence[Score]) -> tuple[Reason, ...]:
+def _count_reasons(unscored: Sequence[Score]) -> tuple[ReasonCount, ...]:
     return tuple(
-        Reason(*_reason(code), files=f"{number:,}")
+        ReasonCount(*_find_reason_text(code), files=f"{number:,}")
         for code, number in sorted(
             Counter(row.reason for row in unscored).items(), key=lambda item: (-item[1], item[0])
         )
     )
 
 
-def _reason(code: str) -> tuple[str, str]:
-    return REASONS.get(code, (show_name(code, 60) or "No reason given", ""))
+def _find_reason_text(code: str) -> tuple[str, str]:
+    return REASON_TEXTS.get(code, (sanitize_text(code, 60) or "No reason given", ""))
 
 
-def _unscored(row: Score) -> Unscored:
-    return Unscored(show_name(row.image), describe_reason(row.reason), show_name(row.detail, 240))
+def _make_unscored_row(row: Score) -> UnscoredRow:
+    return UnscoredRow(
+        sanitize_text(row.image), describe_reason(row.reason), sanitize_text(row.detail, 240)
+    )
 
 
-def _rest(number: int, cap: int, verb: str) -> str:
+def _describe_rest(number: int, cap: int, verb: str) -> str:
     if number <= cap:
         return ""
     return f"The first {cap:,} of {number:,} files are {verb} here; continued in predictions.csv."
 
 
-def _about_listing(manifest: RunManifest) -> str:
+def _describe_columns(manifest: RunManifest) -> str:
     if not manifest.found:
         return "There is no file to list."
     text = (
         "Each number is a probability of pneumonia, one column per model. "
-        f"A film is flagged at {show_threshold(manifest.models[0].threshold)} or more, by "
-        f"{show_name(manifest.models[0].card.title, 60)}. Numbers are rounded for print; "
+        f"A film is flagged at {format_threshold(manifest.models[0].threshold)} or more, by "
+        f"{sanitize_text(manifest.models[0].card.title, 60)}. Numbers are rounded for print; "
         "predictions.csv has them in full."
     )
     band = manifest.models[0].card.band
     if band:
         text += (
-            f" From {show_threshold(band.low)} up to {show_threshold(band.high)} its answer is "
+            f" From {format_threshold(band.low)} up to {format_threshold(band.high)} its answer is "
             "uncertain."
         )
     if len(manifest.models) > 1:
         own = join_words(
-            [f"{show_name(m.name, 24)} {show_threshold(m.threshold)}" for m in manifest.models[1:]]
+            [
+                f"{sanitize_text(m.name, 24)} {format_threshold(m.threshold)}"
+                for m in manifest.models[1:]
+            ]
         )
         text += f" The other models have thresholds of their own: {own}."
     return text
 
 
-def _prediction(row: Score, manifest: RunManifest) -> Prediction:
+def _make_prediction_row(row: Score, manifest: RunManifest) -> PredictionRow:
     scored = row.status == "scored"
     probabilities = tuple(
-        show_probability(p, model.threshold)
+        format_probability(p, model.threshold)
         for p, model in zip(row.probabilities, manifest.models, strict=scored)
     )
-    return Prediction(
-        name=show_name(row.image, 90),
-        answer=describe_answer(row),
+    return PredictionRow(
+        name=sanitize_text(row.image, 90),
+        prediction=format_prediction(row),
         flagged=row.prediction == CLASSES[1],
         probabilities=probabilities or ("",) * len(manifest.models),
         label=row.label.capitalize(),

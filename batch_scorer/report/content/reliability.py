@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING
 
 from batch_scorer.metrics import classification
 from batch_scorer.model.card import CLASSES
-from batch_scorer.report.content.accuracy import split_name
-from batch_scorer.report.content.methods import people_of
-from batch_scorer.report.content.text import count, join_words, show_estimate, show_name
+from batch_scorer.report.content.accuracy import format_split
+from batch_scorer.report.content.methods import format_population
+from batch_scorer.report.content.text import (
+    format_count,
+    join_words,
+    format_estimate,
+    sanitize_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,24 +23,24 @@ if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
     from batch_scorer.results.schema import RunManifest, Score
 
-BOTH = 2
-ENOUGH_FILMS = 100
+N_CLASSES = 2
+MIN_IMAGES = 100
 
 
 @dataclass(frozen=True)
-class People:
+class IconArrayPair:
     """A hundred ill of whom so many are found, a hundred well of whom so many are flagged."""
 
     found: int
-    found_title: str
-    alarms: int
-    alarms_title: str
+    detected_title: str
+    false_alarms: int
+    false_alarms_title: str
     title: str
     alt: str
 
 
 @dataclass(frozen=True)
-class Line:
+class ReliabilityCurve:
     """One model's reliability, to be drawn."""
 
     label: str
@@ -48,101 +53,103 @@ class Reliability:
 
     title: str
     sentences: tuple[str, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[ReliabilityCurve, ...]
     alt: str
 
 
-def count_people(card: ModelCard) -> People | None:
+def make_icon_arrays(card: ModelCard) -> IconArrayPair | None:
     """A model's reference figures as people; None where a class has no films."""
-    people = people_of(card)
-    return _people(
-        card.reference.metrics, f"{people} with pneumonia", f"healthy {people}", split_name(card)
+    people = format_population(card)
+    return _make_icon_array_pair(
+        card.reference.metrics, f"{people} with pneumonia", f"healthy {people}", format_split(card)
     )
 
 
-def count_batch(manifest: RunManifest) -> People | None:
+def make_batch_icon_arrays(manifest: RunManifest) -> IconArrayPair | None:
     """The same of the labelled films of this batch."""
     if not manifest.metrics:
         return None
     found = manifest.metrics[0].metrics
-    return _people(found, "films with pneumonia", "normal films", "this batch")
+    return _make_icon_array_pair(found, "films with pneumonia", "normal films", "this batch")
 
 
 def describe_reliability(cards: Sequence[ModelCard]) -> Reliability:
     """How far the probabilities of models can be believed, by their reference films."""
-    where = join_words(list(dict.fromkeys(split_name(card) for card in cards)))
+    where = join_words(list(dict.fromkeys(format_split(card) for card in cards)))
     return Reliability(
         title=f"Reliability on the {where}; on the dotted line probabilities are right",
         sentences=(
             "Of the films that a model calls 0.8 likely, 80 of 100 should show pneumonia. ECE is "
             "how far it is off on average; 0 is best.",
-            *(_worth(card) for card in cards),
+            *(_describe_calibration(card) for card in cards),
         ),
         lines=tuple(
-            Line(show_name(card.title, 60), card.reference.reliability)
+            ReliabilityCurve(sanitize_text(card.title, 60), card.reference.reliability)
             for card in cards
             if card.reference.reliability.x
         ),
-        alt=f"Reliability on the {where}. {' '.join(_curve(card) for card in cards)}",
+        alt=f"Reliability on the {where}. {' '.join(_describe_curve(card) for card in cards)}",
     )
 
 
-def batch_reliability(manifest: RunManifest, rows: Sequence[Score]) -> Reliability | None:
+def describe_batch_reliability(manifest: RunManifest, rows: Sequence[Score]) -> Reliability | None:
     """The same of this batch, where it has enough labels, and of both classes."""
     labelled = [row for row in rows if row.status == "scored" and row.label]
-    if len(labelled) < ENOUGH_FILMS or len({row.label for row in labelled}) < BOTH:
+    if len(labelled) < MIN_IMAGES or len({row.label for row in labelled}) < N_CLASSES:
         return None
     truth = [CLASSES.index(row.label) for row in labelled]
     cards = {model.name: model.card for model in manifest.models}
     lines, told = [], []
     for index, score in enumerate(manifest.metrics):
-        title = show_name(cards[score.model].title, 60)
+        title = sanitize_text(cards[score.model].title, 60)
         answers = [row.probabilities[index] for row in labelled]
-        lines.append(Line(title, classification.reliability_points(truth, answers)))
-        told.append(f"{title}: ECE {show_estimate(score.metrics['ece'])}.")
+        lines.append(ReliabilityCurve(title, classification.reliability_points(truth, answers)))
+        told.append(f"{title}: ECE {format_estimate(score.metrics['ece'])}.")
     return Reliability(
         title="Reliability on this batch; on the dotted line probabilities are right",
         sentences=tuple(told),
         lines=tuple(lines),
-        alt=f"Reliability on {count(len(labelled), 'labelled film')} of this batch. "
+        alt=f"Reliability on {format_count(len(labelled), 'labelled film')} of this batch. "
         f"{' '.join(told)}",
     )
 
 
-def _people(values: Mapping[str, Estimate], ill: str, well: str, where: str) -> People | None:
+def _make_icon_array_pair(
+    values: Mapping[str, Estimate], ill: str, well: str, where: str
+) -> IconArrayPair | None:
     recall, specificity = values["recall"].value, values["specificity"].value
     if recall is None or specificity is None:
         return None
     found, alarms = round(100 * recall), round(100 * (1 - specificity))
     found_title = f"100 {ill}: {found} found, {100 - found} missed"
     alarms_title = f"100 {well}: {alarms} wrongly flagged, {100 - alarms} not"
-    return People(
+    return IconArrayPair(
         found=found,
-        found_title=found_title,
-        alarms=alarms,
-        alarms_title=alarms_title,
+        detected_title=found_title,
+        false_alarms=alarms,
+        false_alarms_title=alarms_title,
         title=f"Filled: flagged by the model. Hollow: not flagged. Counted on {where}",
         alt=f"Two crowds of a hundred. {found_title}. {alarms_title}.",
     )
 
 
-def _worth(card: ModelCard) -> str:
+def _describe_calibration(card: ModelCard) -> str:
     reference, validation = card.reference, card.references["validation"]
     text = (
-        f"{show_name(card.title, 60)}: ECE {show_estimate(reference.metrics['ece'])} on the "
-        f"{split_name(card)}"
+        f"{sanitize_text(card.title, 60)}: ECE {format_estimate(reference.metrics['ece'])} on the "
+        f"{format_split(card)}"
     )
     if reference is validation:
         return f"{text}, on which its threshold was chosen too."
     return (
-        f"{text}; {show_estimate(validation.metrics['ece'])} on validation films, where it was "
+        f"{text}; {format_estimate(validation.metrics['ece'])} on validation films, where it was "
         "calibrated."
     )
 
 
-def _curve(card: ModelCard) -> str:
+def _describe_curve(card: ModelCard) -> str:
     points = card.reference.reliability
-    title = show_name(card.title, 60)
+    title = sanitize_text(card.title, 60)
     if not points.x:
         return f"{title}: no points."
     gaps = [y - x for x, y in zip(points.x, points.y, strict=True)]

@@ -1,7 +1,7 @@
 """The numbers of a run as the plain sentences of its report. Pure: nothing is read or written.
 
 What a reader sees is either in the templates or said by one module for each part of the report:
-``summary``, ``news``, ``gallery``, ``evidence``, ``performance``, ``people``, ``elsewhere``,
+``summary``, ``news``, ``gallery``, ``evidence``, ``performance``, ``people``, ``external``,
 ``comparison``, ``estimate``, ``prevalence``, ``drift``, ``listing``, ``method``, ``appendix`` (with
 ``guidelines``); ``deck`` says what the slides say beyond it, and ``wording`` shows single values.
 """
@@ -12,49 +12,57 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batch_scorer.report.content.accuracy import (
-    COLUMNS,
+    METRIC_TITLES,
     Performance,
     TrainingFacts,
     describe_batch,
     describe_reference,
     describe_training,
-    explain_missing_batch,
+    describe_missing_batch_metrics,
 )
 from batch_scorer.report.content.appendix import Appendix, describe_appendix
-from batch_scorer.report.content.branding import PLAIN, BrandFacts, describe_brand
+from batch_scorer.report.content.branding import NO_BRANDING, BrandFacts, describe_branding
 from batch_scorer.report.content.domain_shift import DriftFacts, describe_drift
-from batch_scorer.report.content.external import describe_elsewhere, describe_etiology
+from batch_scorer.report.content.external import describe_external, describe_etiology
 from batch_scorer.report.content.gallery import (
-    Part,
-    describe_gallery,
-    explain_choice,
-    explain_empty_gallery,
+    GalleryGroup,
+    build_gallery,
+    describe_selection,
+    describe_empty_gallery,
 )
-from batch_scorer.report.content.methods import Method, describe_method
+from batch_scorer.report.content.methods import MethodFacts, describe_methods
 from batch_scorer.report.content.model_comparison import ComparisonFacts, describe_comparison
-from batch_scorer.report.content.predictions import Gaps, Listing, describe_gaps, describe_listing
-from batch_scorer.report.content.predictive_values import Clinic, describe_clinic
+from batch_scorer.report.content.predictions import (
+    UnscoredFiles,
+    PredictionListing,
+    describe_unscored,
+    describe_listing,
+)
+from batch_scorer.report.content.predictive_values import (
+    PredictiveValues,
+    describe_predictive_values,
+)
 from batch_scorer.report.content.reliability import (
-    People,
+    IconArrayPair,
     Reliability,
-    batch_reliability,
-    count_batch,
-    count_people,
+    describe_batch_reliability,
+    make_batch_icon_arrays,
+    make_icon_arrays,
     describe_reliability,
 )
 from batch_scorer.report.content.saliency import (
     EvidenceFacts,
     describe_evidence,
-    explain_missing_maps,
+    describe_missing_maps,
 )
 from batch_scorer.report.content.summary import (
-    OTHER_HOSPITALS,
+    OTHER_HOSPITALS_NOTE,
     Summary,
     describe_summary,
-    name_model,
+    format_model,
 )
-from batch_scorer.report.content.text import show_name
-from batch_scorer.report.content.unlabelled import LabelFree, describe_label_free
+from batch_scorer.report.content.text import sanitize_text
+from batch_scorer.report.content.unlabelled import LabelFreeEstimates, describe_label_free
 from batch_scorer.results.drift import measure_drift
 from batch_scorer.results.run_dates import select_rows_of_date
 
@@ -74,37 +82,37 @@ class ReportFacts:
     created: str
     model_line: str
     summary: Summary
-    gallery: tuple[tuple[Part, ...], ...]
-    no_gallery: str
-    choice: str
+    gallery: tuple[tuple[GalleryGroup, ...], ...]
+    no_gallery_reason: str
+    selection: str
     evidence: EvidenceFacts | None
-    no_evidence: str
+    no_evidence_reason: str
     columns: tuple[str, ...]
     reference: Performance
-    reference_people: People | None
+    reference_icon_arrays: IconArrayPair | None
     reliability: Reliability
-    elsewhere: tuple[str, ...]
+    external: tuple[str, ...]
     etiology: tuple[str, ...]
     comparison: ComparisonFacts | None
     batch: Performance | None
-    batch_people: People | None
+    batch_icon_arrays: IconArrayPair | None
     batch_reliability: Reliability | None
-    no_batch: str
-    label_free: LabelFree | None
+    no_batch_reason: str
+    label_free: LabelFreeEstimates | None
     training: TrainingFacts
-    clinic: Clinic
+    predictive_values: PredictiveValues
     drift: DriftFacts
-    gaps: Gaps
-    listing: Listing
-    method: Method
+    unscored: UnscoredFiles
+    listing: PredictionListing
+    method: MethodFacts
     appendix: Appendix
-    other_hospitals: str = OTHER_HOSPITALS
+    other_hospitals: str = OTHER_HOSPITALS_NOTE
 
 
-def build_facts(
+def build_report_facts(
     manifest: RunManifest,
     rows: Sequence[Score],
-    branding: Branding = PLAIN,
+    branding: Branding = NO_BRANDING,
     dates: Sequence[str] = (),
 ) -> ReportFacts:
     """Turn a run into the sentences and tables of its report.
@@ -120,33 +128,33 @@ def build_facts(
     drift = measure_drift(rows, cards[0])
     drift_facts = describe_drift(drift, cards[0])
     return ReportFacts(
-        brand=describe_brand(branding),
-        run_id=show_name(manifest.run_id, 60),
+        brand=describe_branding(branding),
+        run_id=sanitize_text(manifest.run_id, 60),
         created=manifest.finished,
-        model_line=name_model(manifest),
-        summary=describe_summary(manifest, drift_facts.short),
-        gallery=describe_gallery(shown, manifest),
-        no_gallery=explain_empty_gallery(manifest),
-        choice=explain_choice(shown, manifest),
+        model_line=format_model(manifest),
+        summary=describe_summary(manifest, drift_facts.short_warning),
+        gallery=build_gallery(shown, manifest),
+        no_gallery_reason=describe_empty_gallery(manifest),
+        selection=describe_selection(shown, manifest),
         evidence=describe_evidence(manifest),
-        no_evidence=explain_missing_maps(manifest),
-        columns=tuple(COLUMNS.values()),
+        no_evidence_reason=describe_missing_maps(manifest),
+        columns=tuple(METRIC_TITLES.values()),
         reference=describe_reference(manifest),
-        reference_people=count_people(cards[0]),
+        reference_icon_arrays=make_icon_arrays(cards[0]),
         reliability=describe_reliability(cards),
-        elsewhere=describe_elsewhere(cards),
+        external=describe_external(cards),
         etiology=describe_etiology(cards),
         comparison=describe_comparison(manifest),
         batch=describe_batch(manifest),
-        batch_people=count_batch(manifest),
-        batch_reliability=batch_reliability(manifest, rows),
-        no_batch=explain_missing_batch(manifest),
+        batch_icon_arrays=make_batch_icon_arrays(manifest),
+        batch_reliability=describe_batch_reliability(manifest, rows),
+        no_batch_reason=describe_missing_batch_metrics(manifest),
         label_free=describe_label_free(manifest, rows, drift),
         training=describe_training(cards),
-        clinic=describe_clinic(manifest),
+        predictive_values=describe_predictive_values(manifest),
         drift=drift_facts,
-        gaps=describe_gaps(rows, manifest),
+        unscored=describe_unscored(rows, manifest),
         listing=describe_listing(rows, manifest),
-        method=describe_method(manifest),
+        method=describe_methods(manifest),
         appendix=describe_appendix(manifest, rows),
     )

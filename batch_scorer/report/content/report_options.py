@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batch_scorer.report.content.branding import PLAIN, Branding
+from batch_scorer.report.content.branding import NO_BRANDING, Branding
 
 
 @dataclass(frozen=True)
-class Drawing:
+class ReportOptions:
     """What a user may choose of a report.
 
     ``formats`` are names from ``ledger.REPORT_FILES``; ``variant`` is one of ``paper.VARIANTS``, or
@@ -16,13 +16,13 @@ class Drawing:
     """
 
     formats: tuple[str, ...] = ("pdf",)
-    branding: Branding = PLAIN
+    branding: Branding = NO_BRANDING
     variant: str | None = None
 
     @property
-    def given(self) -> bool:
+    def is_custom(self) -> bool:
         """Whether it asks for anything that a report drawn before may not have."""
-        return self.branding.given or self.variant is not None
+        return self.branding.is_custom or self.variant is not None
 
 
-AS_USUAL = Drawing()
+DEFAULT_OPTIONS = ReportOptions()

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.report.content.text import count, show_name
+from batch_scorer.report.content.text import format_count, sanitize_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from batch_scorer.model.card_sections import Evidence
     from batch_scorer.results.schema import RunManifest
 
-SMALL_SHARE = 0.1
-ALIKE = 0.3
+CHECKED_SHARE = 0.1
+MIN_SIMILAR_CORRELATION = 0.3
 """From which rank correlation with the map of shuffled weights a map is called partly the same."""
-FEW_MAPS, MOST = 6, 0.6
+MIN_MAPS, MAX_REGION_SHARE = 6, 0.6
 """From how many maps, and above which share of them, one place is called the model's habit."""
-_NO_MAPS = {
+_NO_MAPS_TEXTS = {
     "unanswered": "The model {model} gives no evidence maps, so the films stand alone.",
     "model": "Evidence maps are missing: the file of the model {model} was not at hand, or had "
     "been replaced, when they were to be drawn.",
@@ -32,8 +32,8 @@ _NO_MAPS = {
 class EvidenceFacts:
     """What stands once above the maps."""
 
-    shows: str
-    proves_not: str
+    explanation: str
+    limitation: str
     checked: str
     scale: str
     scale_low: str
@@ -49,72 +49,74 @@ def describe_evidence(manifest: RunManifest) -> EvidenceFacts | None:
     top = max(0.0, *(peak.value for peak in maps.values()))
     which = "each film" if manifest.gallery.heatmaps == "all" else "each flagged film"
     return EvidenceFacts(
-        shows=f"Beside {which} lies its evidence map: the brighter a place, the more it raised the "
-        f"probability that the model {show_name(card.title, 60)} gave; what lowered it is dark.",
-        proves_not="A map shows what the model went by, not where a disease is: a bright place "
+        explanation=f"Beside {which} lies its evidence map: the brighter a place, the more it raised the "
+        f"probability that the model {sanitize_text(card.title, 60)} gave; what lowered it is dark.",
+        limitation="A map shows what the model went by, not where a disease is: a bright place "
         "proves no pneumonia, a dark one no healthy lung. It is coarse, "
         f"{card.evidence.height} by {card.evidence.width} places a film, smoothed for print.",
-        checked=" ".join(filter(None, (_checked(card.evidence), _habit(maps.values())))),
+        checked=" ".join(
+            filter(None, (_describe_checks(card.evidence), _describe_common_region(maps.values())))
+        ),
         scale="Evidence for pneumonia at a place, in log odds; one scale for all maps",
         scale_low="0, or against",
-        scale_high=show_evidence(top),
+        scale_high=format_evidence(top),
         scale_alt=f"Scale of the evidence maps: from dark, no evidence or evidence against, to "
-        f"bright, {show_evidence(top)} in log odds.",
+        f"bright, {format_evidence(top)} in log odds.",
     )
 
 
-def explain_missing_maps(manifest: RunManifest) -> str:
+def describe_missing_maps(manifest: RunManifest) -> str:
     """Why there are no maps although they were asked for; empty where nothing is missing."""
     reason = manifest.gallery.no_maps_reason
     if not reason:
         return ""
-    return _NO_MAPS[reason].format(model=show_name(manifest.models[0].card.title, 60))
+    return _NO_MAPS_TEXTS[reason].format(model=sanitize_text(manifest.models[0].card.title, 60))
 
 
 def describe_map(name: str, peak: Peak, manifest: RunManifest) -> str:
     """The alternative text of a map."""
-    title = show_name(manifest.models[0].card.title, 60)
+    title = sanitize_text(manifest.models[0].card.title, 60)
     if peak.value <= 0:
         return f"Evidence map of {name}: dark, for {title} no place speaks for pneumonia."
     return (
-        f"Evidence map of {name} by {title}: brightest in the {place_of(peak)} of the picture, "
-        f"{show_evidence(peak.value)} in log odds for pneumonia."
+        f"Evidence map of {name} by {title}: brightest in the {find_peak_region(peak)} of the picture, "
+        f"{format_evidence(peak.value)} in log odds for pneumonia."
     )
 
 
-def name_place(peak: Peak) -> str:
+def format_peak(peak: Peak) -> str:
     """Where a map is brightest, and how much that is, below the picture."""
     if peak.value <= 0:
         return "no place speaks for pneumonia"
-    return f"most in the {place_of(peak)}: {show_evidence(peak.value)}"
+    return f"most in the {find_peak_region(peak)}: {format_evidence(peak.value)}"
 
 
-def place_of(peak: Peak) -> str:
+def find_peak_region(peak: Peak) -> str:
     """The ninth of the picture in which a map is brightest, left and right as printed."""
     down = ("upper", "middle", "lower")[min(int(peak.y * 3), 2)]
     across = ("left", "centre", "right")[min(int(peak.x * 3), 2)]
     return "centre" if (down, across) == ("middle", "centre") else f"{down} {across}"
 
 
-def show_evidence(value: float) -> str:
+def format_evidence(value: float) -> str:
     """Log odds with as many decimals as tell them from nothing."""
     return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
-def _checked(evidence: Evidence) -> str:
+def _describe_checks(evidence: Evidence) -> str:
     """What came of the checks of the model's maps, on validation films."""
     checked = evidence.faithfulness
-    step = min(range(len(checked.steps)), key=lambda i: abs(checked.steps[i] - SMALL_SHARE))
+    step = min(range(len(checked.steps)), key=lambda i: abs(checked.steps[i] - CHECKED_SHARE))
     brightest, random = checked.deletion[step], checked.random_deletion[step]
     text = (
-        f"Checked on {count(checked.images, 'validation film')} with pneumonia: blurring the "
-        f"brightest {checked.steps[step]:.0%} of places {_moves(brightest)}, "
-        f"blurring as much at random {_moves(random)}."
+        f"Checked on {format_count(checked.images, 'validation film')} with pneumonia: blurring the "
+        f"brightest {checked.steps[step]:.0%} of places {_format_logit_change(brightest)}, "
+        f"blurring as much at random {_format_logit_change(random)}."
     )
     if not checked.beats_random:
         text += " That is no better than chance: do not rely on these maps."
     alike = checked.randomised_correlation
-    if abs(alike) >= ALIKE:
+    if abs(alike) >= MIN_SIMILAR_CORRELATION:
         which, sign = ("same", "") if alike > 0 else ("reverse", "−")
         text += (
             f" A network with shuffled weights draws partly the {which} map (rank correlation "
@@ -123,13 +125,13 @@ def _checked(evidence: Evidence) -> str:
     return text
 
 
-def _habit(peaks: Collection[Peak]) -> str:
+def _describe_common_region(peaks: Collection[Peak]) -> str:
     """Whether most maps of a run are brightest in one place; empty where not."""
-    bright = Counter(place_of(peak) for peak in peaks if peak.value > 0)
-    if bright.total() < FEW_MAPS:
+    bright = Counter(find_peak_region(peak) for peak in peaks if peak.value > 0)
+    if bright.total() < MIN_MAPS:
         return ""
     place, number = bright.most_common(1)[0]
-    if number / bright.total() <= MOST:
+    if number / bright.total() <= MAX_REGION_SHARE:
         return ""
     return (
         f"Of these {bright.total():,} maps {number:,} are brightest in the {place} of the picture: "
@@ -137,6 +139,6 @@ def _habit(peaks: Collection[Peak]) -> str:
     )
 
 
-def _moves(fall: float) -> str:
+def _format_logit_change(fall: float) -> str:
     verb = "lowers" if fall >= 0 else "raises"
     return f"{verb} the log odds by {abs(fall):.2f}"

@@ -10,33 +10,38 @@ import msgspec
 
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.accuracy import (
-    COLUMNS,
+    METRIC_TITLES,
     describe_reference,
     describe_training,
-    split_name,
+    format_split,
 )
-from batch_scorer.report.content.methods import is_kermany, people_of
-from batch_scorer.report.content.model_comparison import tied_with
-from batch_scorer.report.content.reliability import count_people
-from batch_scorer.report.content.text import count, join_words, show_estimate, show_name
+from batch_scorer.report.content.methods import is_trained_on_kermany, format_population
+from batch_scorer.report.content.model_comparison import find_tied_models
+from batch_scorer.report.content.reliability import make_icon_arrays
+from batch_scorer.report.content.text import (
+    format_count,
+    join_words,
+    format_estimate,
+    sanitize_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batch_scorer.model.card import ModelCard
     from batch_scorer.report.content.accuracy import Performance, TrainingFacts
-    from batch_scorer.report.content.reliability import People
+    from batch_scorer.report.content.reliability import IconArrayPair
     from batch_scorer.results.schema import RunManifest
 
-MOST_MODELS = 3
+MAX_MODELS = 3
 """More do not fit on a slide; the report has all."""
-NUMBERS = {1: "one", 2: "two", 3: "three"}
-KINDS = {"mlp": "dense", "cnn": "convolutional", "vgg16": "deep"}
+NUMBER_WORDS = {1: "one", 2: "two", 3: "three"}
+NETWORK_KINDS = {"mlp": "dense", "cnn": "convolutional", "vgg16": "deep"}
 OTHER_KIND = "other"
-PARTS = {"train": "training", "validation": "validation", "test": "test"}
-TITLE_LENGTH = 30
+PART_NAMES = {"train": "training", "validation": "validation", "test": "test"}
+MAX_TITLE_CHARS = 30
 # On the official test films; no intervals were published.
-PUBLISHED = {
+PUBLISHED_RESULTS = {
     "First notebook, MLP": {"accuracy": "0.74"},
     "First notebook, CNN": {"accuracy": "0.88"},
     "First notebook, VGG16": {"accuracy": "0.92"},
@@ -47,7 +52,7 @@ PUBLISHED = {
         "auc": "0.968",
     },
 }
-_UNCHANGED = re.compile(r"augmentation=0(\.0*)?(\s|$)")
+_NO_AUGMENTATION = re.compile(r"augmentation=0(\.0*)?(\s|$)")
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,14 @@ class ModelFacts:
     where: str
     card: ModelCard
     performance: Performance
-    people: People | None
+    people: IconArrayPair | None
     training: TrainingFacts
     errors: str
     learning: str
 
 
 @dataclass(frozen=True)
-class Bar:
+class ClassCounts:
     """Films of one part of the data set, by class."""
 
     part: str
@@ -81,18 +86,18 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Balance:
+class ClassBalance:
     """How many films of each class a model learned from; no bars where its card does not say."""
 
     title: str
-    bars: tuple[Bar, ...]
+    bars: tuple[ClassCounts, ...]
     alt: str
-    remedy: str
+    imbalance_handling: str
 
 
 @dataclass(frozen=True)
-class Published:
-    """Another's figures on the same films, in the order of ``COLUMNS``; empty: not published."""
+class PublishedResult:
+    """Another's figures on the same films, in the order of ``METRIC_TITLES``; empty: not published."""
 
     name: str
     cells: tuple[str, ...]
@@ -110,64 +115,64 @@ class Deck:
     people: str
     networks: str
     models: tuple[ModelFacts, ...]
-    more: str
-    balance: Balance
+    omitted_models: str
+    balance: ClassBalance
     changed: str
     unchanged: str
     findings: str
-    published: tuple[Published, ...]
+    published: tuple[PublishedResult, ...]
     best: ModelFacts
-    best_told: str
+    best_description: str
     others: tuple[ModelFacts, ...]
     batch: str
 
 
-def describe_deck(manifest: RunManifest) -> Deck:
+def build_deck(manifest: RunManifest) -> Deck:
     """Tell each model by itself, and what the models found together."""
-    cards = [model.card for model in manifest.models[:MOST_MODELS]]
-    models = tuple(_model(index, manifest) for index in range(len(cards)))
-    best = models[_best(cards)]
-    changed = [model.title for model in models if _learned_from_changed(model.card)]
+    cards = [model.card for model in manifest.models[:MAX_MODELS]]
+    models = tuple(_make_model_facts(index, manifest) for index in range(len(cards)))
+    best = models[_find_best(cards)]
+    changed = [model.title for model in models if _uses_augmentation(model.card)]
     unchanged = [model.title for model in models if model.title not in changed]
-    official = all(is_kermany(card) and card.reference.split == "test" for card in cards)
+    official = all(is_trained_on_kermany(card) and card.reference.split == "test" for card in cards)
     return Deck(
-        people=people_of(cards[0]),
-        networks=_networks(len(cards)),
+        people=format_population(cards[0]),
+        networks=_describe_networks(len(cards)),
         models=models,
-        more=_more(len(manifest.models)),
-        balance=_balance(cards[0]),
+        omitted_models=_describe_omitted_models(len(manifest.models)),
+        balance=_make_class_balance(cards[0]),
         changed=join_words(changed) if changed else "",
         unchanged=join_words(unchanged) if unchanged else "",
-        findings=_findings(cards),
-        published=_published() if official else (),
+        findings=_describe_findings(cards),
+        published=_make_published_results() if official else (),
         best=best,
-        best_told=_tell_best(models, best),
+        best_description=_describe_best(models, best),
         others=tuple(model for model in models if model is not best),
-        batch=_batch(manifest),
+        batch=_describe_batch(manifest),
     )
 
 
-def _model(index: int, manifest: RunManifest) -> ModelFacts:
+def _make_model_facts(index: int, manifest: RunManifest) -> ModelFacts:
     model = manifest.models[index]
     card = model.card
-    title = show_name(card.title, TITLE_LENGTH)
+    title = sanitize_text(card.title, MAX_TITLE_CHARS)
     return ModelFacts(
         key=f"model-{index}",
         title=title,
-        kind=KINDS.get(card.name, OTHER_KIND),
-        summary=show_name(card.summary, 200),
-        weights=count(card.training.parameters, "weight"),
-        where=split_name(card),
+        kind=NETWORK_KINDS.get(card.name, OTHER_KIND),
+        summary=sanitize_text(card.summary, 200),
+        weights=format_count(card.training.parameters, "weight"),
+        where=format_split(card),
         card=card,
         performance=describe_reference(msgspec.structs.replace(manifest, models=[model])),
-        people=count_people(card),
+        people=make_icon_arrays(card),
         training=describe_training([card]),
-        errors=_errors(title, card),
-        learning=_learning(title, card),
+        errors=_describe_errors(title, card),
+        learning=_describe_learning(title, card),
     )
 
 
-def _errors(title: str, card: ModelCard) -> str:
+def _describe_errors(title: str, card: ModelCard) -> str:
     found = card.reference.confusion
     ill = found.true_positive + found.false_negative
     well = found.false_positive + found.true_negative
@@ -181,107 +186,107 @@ def _errors(title: str, card: ModelCard) -> str:
     return f"The model {title} {join_words(parts)}"
 
 
-def _learning(title: str, card: ModelCard) -> str:
+def _describe_learning(title: str, card: ModelCard) -> str:
     epochs, best = len(card.history.loss), card.training.best_epoch
     if not 1 <= best <= epochs:
-        return f"The model {title} went through its training films {_times(epochs)}"
+        return f"The model {title} went through its training films {_format_times(epochs)}"
     if best == epochs:
-        return f"The model {title} was best after the last of {count(epochs, 'round')}"
+        return f"The model {title} was best after the last of {format_count(epochs, 'round')}"
     return f"The model {title} was best after round {best} of {epochs}, and was kept so"
 
 
-def _times(number: int) -> str:
+def _format_times(number: int) -> str:
     return "once" if number == 1 else f"{number:,} times"
 
 
-def _best(cards: Sequence[ModelCard]) -> int:
+def _find_best(cards: Sequence[ModelCard]) -> int:
     """The place of the card with the highest AUC; the first where they cannot be compared."""
     values = [card.reference.metrics["auc"].value for card in cards]
-    if not _comparable(cards) or any(value is None for value in values):
+    if not _are_comparable(cards) or any(value is None for value in values):
         return 0
     return max(range(len(cards)), key=lambda place: values[place] or 0.0)
 
 
-def _comparable(cards: Sequence[ModelCard]) -> bool:
+def _are_comparable(cards: Sequence[ModelCard]) -> bool:
     """Whether all models were measured on the same numbers of films of the same split."""
     references = [card.reference for card in cards]
     return len({(part.split, part.images, part.pneumonia) for part in references}) == 1
 
 
-def _tell_best(models: Sequence[ModelFacts], best: ModelFacts) -> str:
+def _describe_best(models: Sequence[ModelFacts], best: ModelFacts) -> str:
     auc = best.card.reference.metrics["auc"]
     first = models[0].title
     decides = "" if best is models[0] else f" In this run {first} decides."
     if len(models) == 1 or auc.value is None:
-        return f"AUC on the {best.where}: {show_estimate(auc)}."
-    if not _comparable([model.card for model in models]):
+        return f"AUC on the {best.where}: {format_estimate(auc)}."
+    if not _are_comparable([model.card for model in models]):
         return (
             f"The models were measured on different films, so none is called the best; {first}, "
             "which decides in this run, is shown."
         )
-    tied = tied_with(best.card.name, [model.card for model in models])
+    tied = find_tied_models(best.card.name, [model.card for model in models])
     caution = f" {join_words(tied)} cannot be told apart from it." if tied else ""
     return (
-        f"Of the {NUMBERS[len(models)]}, {best.title} has the highest AUC on the "
-        f"{best.where}: {show_estimate(auc)}.{caution}{decides}"
+        f"Of the {NUMBER_WORDS[len(models)]}, {best.title} has the highest AUC on the "
+        f"{best.where}: {format_estimate(auc)}.{caution}{decides}"
     )
 
 
-def _networks(number: int) -> str:
+def _describe_networks(number: int) -> str:
     return (
         "One network looks at every film"
         if number == 1
-        else f"{NUMBERS[number].capitalize()} networks look at every film, each in its own way"
+        else f"{NUMBER_WORDS[number].capitalize()} networks look at every film, each in its own way"
     )
 
 
-def _more(number: int) -> str:
-    if number <= MOST_MODELS:
+def _describe_omitted_models(number: int) -> str:
+    if number <= MAX_MODELS:
         return ""
-    return f"The slides show the first {NUMBERS[MOST_MODELS]} of {number:,} models; report.pdf all."
+    return f"The slides show the first {NUMBER_WORDS[MAX_MODELS]} of {number:,} models; report.pdf all."
 
 
-def _balance(card: ModelCard) -> Balance:
+def _make_class_balance(card: ModelCard) -> ClassBalance:
     films = card.training.images
     bars = tuple(
-        Bar(name, *(films.get(f"{part} {label}", 0) for label in CLASSES))
-        for part, name in PARTS.items()
+        ClassCounts(name, *(films.get(f"{part} {label}", 0) for label in CLASSES))
+        for part, name in PART_NAMES.items()
         if any(f"{part} {label}" in films for label in CLASSES)
     )
-    learned = next((bar for bar in bars if bar.part == PARTS["train"]), None)
+    learned = next((bar for bar in bars if bar.part == PART_NAMES["train"]), None)
     total = learned.normal + learned.pneumonia if learned else 0
     if not learned or not total:
-        return Balance("Which films the model learned from, its file does not say", (), "", "")
+        return ClassBalance("Which films the model learned from, its file does not say", (), "", "")
     told = "; ".join(
         f"{bar.part} {bar.normal:,} normal and {bar.pneumonia:,} with pneumonia" for bar in bars
     )
     share = round(100 * learned.pneumonia / total)
-    name = show_name(card.title, TITLE_LENGTH)
-    return Balance(
+    name = sanitize_text(card.title, MAX_TITLE_CHARS)
+    return ClassBalance(
         title=f"Of 100 films that the model {name} learned from, {share} show pneumonia",
         bars=bars,
         alt=f"Bars of the numbers of films by part and class: {told}.",
-        remedy=show_name(card.training.imbalance, 300),
+        imbalance_handling=sanitize_text(card.training.imbalance, 300),
     )
 
 
-def _learned_from_changed(card: ModelCard) -> bool:
+def _uses_augmentation(card: ModelCard) -> bool:
     """Whether training changed the films at random, by the command that the card names."""
     command = card.training.command
-    return command.startswith("cxr train") and not _UNCHANGED.search(command)
+    return command.startswith("cxr train") and not _NO_AUGMENTATION.search(command)
 
 
-def _findings(cards: Sequence[ModelCard]) -> str:
-    people = people_of(cards[0])
+def _describe_findings(cards: Sequence[ModelCard]) -> str:
+    people = format_population(cards[0])
     subject = (
-        f"The model {show_name(cards[0].title, TITLE_LENGTH)} finds"
+        f"The model {sanitize_text(cards[0].title, MAX_TITLE_CHARS)} finds"
         if len(cards) == 1
-        else f"The {NUMBERS[len(cards)]} models find"
+        else f"The {NUMBER_WORDS[len(cards)]} models find"
     )
     found = [card.reference.metrics["recall"].value for card in cards]
     clear = [card.reference.metrics["specificity"].value for card in cards]
-    ill = _range([100 * value for value in found if value is not None])
-    well = _range([100 * (1 - value) for value in clear if value is not None])
+    ill = _format_range([100 * value for value in found if value is not None])
+    well = _format_range([100 * (1 - value) for value in clear if value is not None])
     if not ill or not well:
         return "How good the models are cannot be said in full: a class of films is missing"
     flag = "flags" if len(cards) == 1 else "flag"
@@ -291,21 +296,21 @@ def _findings(cards: Sequence[ModelCard]) -> str:
     )
 
 
-def _range(values: Sequence[float]) -> str:
+def _format_range(values: Sequence[float]) -> str:
     if not values:
         return ""
     low, high = round(min(values)), round(max(values))
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _published() -> tuple[Published, ...]:
+def _make_published_results() -> tuple[PublishedResult, ...]:
     return tuple(
-        Published(name, tuple(values.get(column, "") for column in COLUMNS))
-        for name, values in PUBLISHED.items()
+        PublishedResult(name, tuple(values.get(column, "") for column in METRIC_TITLES))
+        for name, values in PUBLISHED_RESULTS.items()
     )
 
 
-def _batch(manifest: RunManifest) -> str:
+def _describe_batch(manifest: RunManifest) -> str:
     """What the labels of this batch say, or that it has none."""
     if not manifest.scored:
         return "No film was scored, so this batch tells nothing of the models"
@@ -319,5 +324,5 @@ def _batch(manifest: RunManifest) -> str:
         parts.append(f"{found.true_positive:,} of {ill:,} labelled pneumonia")
     if well:
         parts.append(f"{found.false_positive:,} of {well:,} labelled normal")
-    title = show_name(manifest.models[0].card.title, TITLE_LENGTH)
+    title = sanitize_text(manifest.models[0].card.title, MAX_TITLE_CHARS)
     return f"In this batch the model {title} flagged {join_words(parts)}"

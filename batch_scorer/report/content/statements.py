@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from batch_scorer.report.content.typeface import printable
+from batch_scorer.report.content.typeface import replace_unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,12 +28,12 @@ TAGS = (
     *("atypical", "new", "new flagged"),
 )
 MAX_SENTENCES = 50
-MAX_LENGTH = 2_000
-_TAG = re.compile(rf"\{{({'|'.join(TAGS)})\}}")
-_NUMBER = r"\d{1,18}(?:,\d{3}){0,6}"
+MAX_SENTENCE_CHARS = 2_000
+_TAG_PATTERN = re.compile(rf"\{{({'|'.join(TAGS)})\}}")
+_NUMBER_PATTERN = r"\d{1,18}(?:,\d{3}){0,6}"
 """Longer ones are none that a report counts."""
 
-Sentence = Annotated[str, Meta(min_length=1, max_length=MAX_LENGTH)]
+Sentence = Annotated[str, Meta(min_length=1, max_length=MAX_SENTENCE_CHARS)]
 
 
 class Statements(msgspec.Struct, frozen=True):
@@ -49,7 +49,7 @@ class Statements(msgspec.Struct, frozen=True):
     version: Literal[1] = 1
 
 
-def describe_statements(
+def build_statements(
     manifest: RunManifest, summary: Summary, model_line: str, run_sha256: str
 ) -> Statements:
     """The statements of a report.
@@ -60,28 +60,30 @@ def describe_statements(
         model_line: The text by which page 1 names the first model.
         run_sha256: Of run.json, as it is attached.
     """
-    totals = stated_totals(manifest)
+    totals = collect_totals(manifest)
     tiles = zip(summary.tiles, ("flagged", "not flagged", "not scored"), strict=True)
     printed = [
         (summary.headline, ("flagged", "scored")),
         *((f"{tile.number} {tile.label} {tile.note}", (tag,)) for tile, tag in tiles),
-        (summary.counted, ("found", "listed")),
+        (summary.file_count, ("found", "listed")),
         (summary.news, ("new", "new flagged")),
         (summary.undecided, ("undecided", "scored")),
         (summary.atypical, ("atypical", "scored")),
     ]
     return Statements(
         run_sha256=run_sha256,
-        model=printable(model_line),
+        model=replace_unsupported(model_line),
         sentences=[
-            tag_numbers(printable(text), {tag: totals[tag] for tag in tags if tag in totals})
+            tag_numbers(
+                replace_unsupported(text), {tag: totals[tag] for tag in tags if tag in totals}
+            )
             for text, tags in printed
             if text
         ],
     )
 
 
-def stated_totals(manifest: RunManifest) -> dict[str, int]:
+def collect_totals(manifest: RunManifest) -> dict[str, int]:
     """The totals that page 1 has to state, by tag, as run.json gives them."""
     totals = {
         "found": manifest.found,
@@ -112,7 +114,9 @@ def tag_numbers(sentence: str, totals: Mapping[str, int]) -> str:
 
 def fill_tags(sentence: str, totals: Mapping[str, int]) -> str:
     """The sentence with the numbers of these totals; a tag without one stays."""
-    return _TAG.sub(lambda tag: f"{totals[tag[1]]:,}" if tag[1] in totals else tag[0], sentence)
+    return _TAG_PATTERN.sub(
+        lambda tag: f"{totals[tag[1]]:,}" if tag[1] in totals else tag[0], sentence
+    )
 
 
 def find_numbers(sentence: str, page: str) -> list[tuple[str, int]] | None:
@@ -128,10 +132,10 @@ def find_numbers(sentence: str, page: str) -> list[tuple[str, int]] | None:
     Returns:
         Tag and number, for each place where the page has the sentence; None where there is none.
     """
-    parts = _TAG.split(sentence)
+    parts = _TAG_PATTERN.split(sentence)
     tags = parts[1::2]
-    parts[::2] = [r"\s++".join(map(_escape, text.split())) for text in parts[::2]]
-    parts[1::2] = [f"((?>{_NUMBER}))"] * len(tags)
+    parts[::2] = [r"\s++".join(map(_make_word_pattern, text.split())) for text in parts[::2]]
+    parts[1::2] = [f"((?>{_NUMBER_PATTERN}))"] * len(tags)
     text = r"\s*+".join(filter(None, parts))
     found = list(re.finditer(rf"(?<![\w,.]){text}(?!\w)", page))
     if not found:
@@ -143,12 +147,12 @@ def find_numbers(sentence: str, page: str) -> list[tuple[str, int]] | None:
     ]
 
 
-def _escape(word: str) -> str:
+def _make_word_pattern(word: str) -> str:
     """A word that may be broken after each hyphen."""
     return r"-\s*+".join(map(re.escape, word.split("-")))
 
 
-_FIRST_VERSION: Sequence[tuple[str, ...]] = (
+_LEGACY_SENTENCES: Sequence[tuple[str, ...]] = (
     (
         "{flagged} of {scored} scored film was flagged as possible pneumonia.",
         "{flagged} of {scored} scored films was flagged as possible pneumonia.",
@@ -187,22 +191,22 @@ These are the words that archived reports have in print. They are never edited.
 """
 
 
-def early_sentences(manifest: RunManifest) -> Iterator[tuple[str, ...]]:
+def list_legacy_sentences(manifest: RunManifest) -> Iterator[tuple[str, ...]]:
     """The sentences of a report that carries none; one of each group stands on its page 1."""
-    totals = stated_totals(manifest)
-    night = _early_night(manifest)
-    for group in _FIRST_VERSION:
-        if all(tag in totals for tag in _TAG.findall(group[-1])):
+    totals = collect_totals(manifest)
+    night = _format_legacy_run_date(manifest)
+    for group in _LEGACY_SENTENCES:
+        if all(tag in totals for tag in _TAG_PATTERN.findall(group[-1])):
             yield tuple(sentence.replace("NIGHT", night) for sentence in group)
 
 
-def early_model(manifest: RunManifest) -> str:
+def format_legacy_model(manifest: RunManifest) -> str:
     """The text by which a report that carries no statements names the first model."""
     first = manifest.models[0]
     return f"{first.name} {first.sha256[:12]}"
 
 
-def _early_night(manifest: RunManifest) -> str:
+def _format_legacy_run_date(manifest: RunManifest) -> str:
     """The earlier night as 0.1.0 wrote it: "26 November" for 20261126-020000."""
     name = manifest.changes.run_date if manifest.changes else ""
     try:

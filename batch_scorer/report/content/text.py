@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from batch_scorer.metrics.classification import Estimate
 
-NAME_LENGTH = 140
+MAX_NAME_CHARS = 140
 NOT_DEFINED = "not defined"
 NO_INTERVAL = "no interval"
 MAX_DECIMALS = 6
-SMALLEST_CHANGE = 0.0001
+MIN_SHOWN_CHANGE = 0.0001
 
 # Fixed words for a probability, after the scale of the IPCC (Mastrandrea et al. 2010).
-LIKELIHOOD = (
+LIKELIHOOD_SCALE = (
     (0.90, "very likely"),
     (0.66, "likely"),
     (0.33, "about as likely as not"),
@@ -27,18 +27,18 @@ LIKELIHOOD = (
 _INVISIBLE = ("C", "M", "Zl", "Zp")
 
 
-def count(number: int, one: str, many: str = "") -> str:
+def format_count(number: int, one: str, many: str = "") -> str:
     """A number with its noun: "1 film", "1,204 films"."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def likelihood(probability: float) -> str:
+def format_likelihood(probability: float) -> str:
     """A probability in fixed words, by the two decimals that are printed."""
     shown = round(probability, 2)
-    return next(words for lowest, words in LIKELIHOOD if shown >= lowest)
+    return next(words for lowest, words in LIKELIHOOD_SCALE if shown >= lowest)
 
 
-def show_probability(probability: float, threshold: float) -> str:
+def format_probability(probability: float, threshold: float) -> str:
     """Two decimals, or as many as it takes to tell the value from the threshold.
 
     Certainty is not claimed: what would round to 0 or 1 is "under 0.01" or "over 0.99".
@@ -46,30 +46,30 @@ def show_probability(probability: float, threshold: float) -> str:
     decimals = 2
     while round(probability, decimals) == round(threshold, decimals) and decimals < MAX_DECIMALS:
         if probability == threshold:
-            return show_threshold(threshold)
+            return format_threshold(threshold)
         decimals += 1
     text = f"{probability:.{decimals}f}"
     return {"0.00": "under 0.01", "1.00": "over 0.99"}.get(text, text)
 
 
-def show_threshold(threshold: float) -> str:
+def format_threshold(threshold: float) -> str:
     """Three decimals."""
     return f"{threshold:.3f}"
 
 
-def show_change(difference: float) -> str:
+def format_change(difference: float) -> str:
     """A small difference with its sign, four decimals: "−0.0002", or "less than 0.0001"."""
-    if abs(difference) < SMALLEST_CHANGE:
-        return f"less than {SMALLEST_CHANGE}"
+    if abs(difference) < MIN_SHOWN_CHANGE:
+        return f"less than {MIN_SHOWN_CHANGE}"
     return f"{difference:+.4f}".replace("-", "−")
 
 
-def show_value(estimate: Estimate) -> str:
+def format_value(estimate: Estimate) -> str:
     """A metric, three decimals, or "not defined"."""
     return NOT_DEFINED if estimate.value is None else f"{estimate.value:.3f}"
 
 
-def show_interval(estimate: Estimate) -> str:
+def format_interval(estimate: Estimate) -> str:
     """The 95 % interval of a metric, or nothing where the metric is not defined."""
     if estimate.low is None or estimate.high is None:
         return ""
@@ -78,29 +78,29 @@ def show_interval(estimate: Estimate) -> str:
     return f"{estimate.low:.3f} to {estimate.high:.3f}"
 
 
-def show_estimate(estimate: Estimate) -> str:
+def format_estimate(estimate: Estimate) -> str:
     """A metric with its interval and n: "0.902 (95 % interval 0.892 to 0.911, n = 5,232)"."""
-    interval = show_interval(estimate)
+    interval = format_interval(estimate)
     if not interval:
         return f"{NOT_DEFINED} (n = {estimate.n:,})"
     known = interval if interval == NO_INTERVAL else f"95 % interval {interval}"
-    return f"{show_value(estimate)} ({known}, n = {estimate.n:,})"
+    return f"{format_value(estimate)} ({known}, n = {estimate.n:,})"
 
 
-def of_hundred(estimate: Estimate, *, inverse: bool = False) -> str:
+def format_per_hundred(estimate: Estimate, *, inverse: bool = False) -> str:
     """A share as people out of 100: "96 (95 % interval 93 to 98, n = 390)".
 
     Args:
         estimate: A defined share.
         inverse: Count the others: of 100, those who are not in the share.
     """
-    shown = as_people(estimate, 100, inverse=inverse)
+    shown = format_share(estimate, 100, inverse=inverse)
     if not shown:
         return NOT_DEFINED
     return f"{shown[0]} (95 % interval {shown[1]}, n = {estimate.n:,})"
 
 
-def as_people(estimate: Estimate, of: int, *, inverse: bool = False) -> tuple[str, str] | None:
+def format_share(estimate: Estimate, of: int, *, inverse: bool = False) -> tuple[str, str] | None:
     """A share as people out of ``of``, with its interval: ("96", "93 to 98").
 
     The interval is rounded outwards, so that it never looks narrower than it is.
@@ -110,15 +110,15 @@ def as_people(estimate: Estimate, of: int, *, inverse: bool = False) -> tuple[st
     value, low, high = (of * share for share in (estimate.value, estimate.low, estimate.high))
     if inverse:
         value, low, high = of - value, of - high, of - low
-    return f"{value:.0f}", outwards(low, high)
+    return f"{value:.0f}", format_integer_interval(low, high)
 
 
-def outwards(low: float, high: float) -> str:
+def format_integer_interval(low: float, high: float) -> str:
     """An interval in whole numbers that holds the given one: "3 to 8"."""
     return f"{math.floor(round(low, 6)):,} to {math.ceil(round(high, 6)):,}"
 
 
-def show_name(name: str, length: int = NAME_LENGTH) -> str:
+def sanitize_text(name: str, length: int = MAX_NAME_CHARS) -> str:
     """A file name that cannot play tricks: nothing invisible, nothing endless.
 
     Characters that steer or hide text (line ends, direction marks, lone accents) are written as
@@ -134,33 +134,33 @@ def show_name(name: str, length: int = NAME_LENGTH) -> str:
     return f"{text[: length - tail - 1]}…{text[-tail:]}"
 
 
-def show_moment(iso: str) -> str:
+def format_timestamp(iso: str) -> str:
     """A moment in words: "23 November 2026, 20:17 UTC". What is no ISO date stays as it is."""
     try:
         moment = datetime.fromisoformat(iso)
     except ValueError:
-        return show_name(iso)
+        return sanitize_text(iso)
     zone = f" {moment.tzname()}" if moment.tzinfo else ""
     return f"{moment.day} {moment:%B %Y, %H:%M}{zone}"
 
 
-def show_night(name: str) -> str:
+def format_run_date(name: str) -> str:
     """The day of a night of ``cxr job``: "26 November" for 20261126-020000."""
     try:
         day = datetime.strptime(name[:8], "%Y%m%d").replace(tzinfo=UTC)
     except ValueError:
-        return show_name(name)
+        return sanitize_text(name)
     return f"{day.day} {day:%B}"
 
 
-def show_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time span to the precision that matters."""
     if seconds < 1:
         return "less than a second"
     if seconds < 2 * 60:
-        return count(round(seconds), "second")
+        return format_count(round(seconds), "second")
     if seconds < 2 * 3600:
-        return count(round(seconds / 60), "minute")
+        return format_count(round(seconds / 60), "minute")
     return f"{seconds / 3600:.1f} hours"
 
 

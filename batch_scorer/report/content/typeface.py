@@ -17,25 +17,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-FAMILY = "IBM Plex Sans"
-WEIGHTS = (400, 600)
+FONT_FAMILY = "IBM Plex Sans"
+FONT_WEIGHTS = (400, 600)
 FONT_FILES = ("IBMPlexSans-Regular.ttf", "IBMPlexSans-SemiBold.ttf")
 
 
 @lru_cache(maxsize=1)
-def covered() -> frozenset[int]:
+def load_code_points() -> frozenset[int]:
     """The code points that every weight of the typeface has."""
     from fontTools.ttLib import TTFont
 
     maps = []
-    for path in font_paths():
+    for path in find_font_files():
         with TTFont(path, lazy=True) as font:
             maps.append(frozenset(font.getBestCmap()))
     return frozenset.intersection(*maps)
 
 
 @lru_cache(maxsize=1)
-def font_paths() -> tuple[Path, ...]:
+def find_font_files() -> tuple[Path, ...]:
     """The font files."""
     folder = files("report_templates") / "fonts"
     paths = []
@@ -45,29 +45,29 @@ def font_paths() -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def printable(text: str) -> str:
+def replace_unsupported(text: str) -> str:
     """Write every character that the typeface lacks as its number."""
     if text.isascii() and text.isprintable():
         return text
-    known = covered()
+    known = load_code_points()
     return "".join(char if ord(char) in known else f"‹U+{ord(char):04X}›" for char in text)
 
 
-def embedded_faces(characters: AbstractSet[str]) -> str:
+def make_font_css(characters: AbstractSet[str]) -> str:
     """The typeface as CSS that needs no file: a rule per weight, with these characters alone."""
     return "".join(
-        f'@font-face{{font-family:"{FAMILY}";font-weight:{weight};'
-        f'src:url("{data_uri(_cut(path, characters), "font/woff2")}")}}'
-        for weight, path in zip(WEIGHTS, font_paths(), strict=True)
+        f'@font-face{{font-family:"{FONT_FAMILY}";font-weight:{weight};'
+        f'src:url("{make_data_uri(_subset_font(path, characters), "font/woff2")}")}}'
+        for weight, path in zip(FONT_WEIGHTS, find_font_files(), strict=True)
     )
 
 
-def data_uri(body: bytes, kind: str) -> str:
+def make_data_uri(body: bytes, kind: str) -> str:
     """Bytes of a media type as an address that holds them."""
     return f"data:{kind};base64,{base64.b64encode(body).decode()}"
 
 
-def _cut(path: Path, characters: AbstractSet[str]) -> bytes:
+def _subset_font(path: Path, characters: AbstractSet[str]) -> bytes:
     """A font file with some characters alone, as WOFF2; always the same bytes."""
     from fontTools import subset
     from fontTools.ttLib import TTFont

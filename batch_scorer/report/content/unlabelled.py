@@ -9,8 +9,14 @@ import numpy as np
 
 from batch_scorer.metrics.prevalence import adjusted_prevalence, expected_count
 from batch_scorer.model.card import CLASSES
-from batch_scorer.report.content.accuracy import split_name
-from batch_scorer.report.content.text import count, of_hundred, outwards, show_name, show_value
+from batch_scorer.report.content.accuracy import format_split
+from batch_scorer.report.content.text import (
+    format_count,
+    format_per_hundred,
+    format_integer_interval,
+    sanitize_text,
+    format_value,
+)
 from batch_scorer.results.drift import MIN_IMAGES, DriftLevel
 
 if TYPE_CHECKING:
@@ -22,36 +28,36 @@ if TYPE_CHECKING:
     from batch_scorer.results.drift import Drift
     from batch_scorer.results.schema import RunManifest, Score
 
-FEW = 10
-STEPS = 2001
+INTEGERS_FROM = 10
+N_QUANTILES = 2001
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedCountRow:
     """One expected number of this batch; the same sum on the reference films; the truth there."""
 
-    what: str
+    quantity: str
     number: str
     interval: str
     images: str
     checked: str
-    truth: str
+    true_count: str
 
 
 @dataclass(frozen=True)
-class LabelFree:
+class LabelFreeEstimates:
     """Estimates of a batch without labels; only ``lead`` where there are too few films."""
 
     lead: str
-    rows: tuple[Expected, ...]
-    checked_on: str
+    rows: tuple[ExpectedCountRow, ...]
+    reference_set: str
     prevalence: str
     limits: tuple[str, ...]
 
 
 def describe_label_free(
     manifest: RunManifest, rows: Sequence[Score], drift: Drift
-) -> LabelFree | None:
+) -> LabelFreeEstimates | None:
     """What may be expected of the films of a batch; None where labels tell, or nothing was scored.
 
     Args:
@@ -65,83 +71,83 @@ def describe_label_free(
     if len(films) < MIN_IMAGES:
         verb = "is" if len(films) == 1 else "are"
         lead = (
-            f"{count(len(films), 'film')} {verb} too few to estimate anything without labels; "
+            f"{format_count(len(films), 'film')} {verb} too few to estimate anything without labels; "
             f"{MIN_IMAGES} are needed."
         )
-        return LabelFree(lead, (), "", "", ())
+        return LabelFreeEstimates(lead, (), "", "", ())
     card = manifest.models[0].card
-    return LabelFree(
-        lead=_lead(len(films), copies=len(films) < manifest.scored),
-        rows=_rows(films, card),
-        checked_on=f"the {card.reference.images:,} {split_name(card)}",
-        prevalence=_prevalence(films, card),
-        limits=_limits(card, drift, synthetic=manifest.synthetic),
+    return LabelFreeEstimates(
+        lead=_format_lead(len(films), copies=len(films) < manifest.scored),
+        rows=_make_rows(films, card),
+        reference_set=f"the {card.reference.images:,} {format_split(card)}",
+        prevalence=_describe_prevalence(films, card),
+        limits=_list_limits(card, drift, synthetic=manifest.synthetic),
     )
 
 
-def _lead(films: int, *, copies: bool) -> str:
+def _format_lead(films: int, *, copies: bool) -> str:
     once = ", copies counted once" if copies else ""
     return (
         f"An estimate, not a measurement. It adds up the model's own probabilities of "
-        f"{count(films, 'film')}{once}; it is right only if these are right for films like these, "
+        f"{format_count(films, 'film')}{once}; it is right only if these are right for films like these, "
         "which this run cannot check."
     )
 
 
-def _rows(films: Sequence[Score], card: ModelCard) -> tuple[Expected, ...]:
+def _make_rows(films: Sequence[Score], card: ModelCard) -> tuple[ExpectedCountRow, ...]:
     ill = [row.probability for row in films]
     wrong = [1 - row.probability for row in films if row.prediction == CLASSES[1]]
     missed = [row.probability for row in films if row.prediction != CLASSES[1]]
     found = card.reference.confusion
-    checked = _same_sums(card.reference, card.threshold.value)
+    checked = _compute_reference_sums(card.reference, card.threshold.value)
     return (
-        _expected("Films with pneumonia", ill, checked[0], card.reference.pneumonia),
-        _expected("Flagged wrongly", wrong, checked[1], found.false_positive),
-        _expected("Missed: not flagged, with pneumonia", missed, checked[2], found.false_negative),
+        _make_row("Films with pneumonia", ill, checked[0], card.reference.pneumonia),
+        _make_row("Flagged wrongly", wrong, checked[1], found.false_positive),
+        _make_row("Missed: not flagged, with pneumonia", missed, checked[2], found.false_negative),
     )
 
 
-def _expected(what: str, chances: Sequence[float], checked: float, truth: int) -> Expected:
+def _make_row(what: str, chances: Sequence[float], checked: float, truth: int) -> ExpectedCountRow:
     estimate = expected_count(chances)
-    return Expected(
-        what=what,
-        number=_number(estimate.value or 0.0),
-        interval=outwards(estimate.low or 0.0, estimate.high or 0.0),
+    return ExpectedCountRow(
+        quantity=what,
+        number=_format_number(estimate.value or 0.0),
+        interval=format_integer_interval(estimate.low or 0.0, estimate.high or 0.0),
         images=f"n = {estimate.n:,}",
         checked=f"about {checked:,.0f}",
-        truth=f"{truth:,}",
+        true_count=f"{truth:,}",
     )
 
 
-def _same_sums(reference: Evaluation, threshold: float) -> tuple[float, float, float]:
+def _compute_reference_sums(reference: Evaluation, threshold: float) -> tuple[float, float, float]:
     """Expected pneumonia, wrong flags and misses of the reference films, from their quantiles."""
     levels = np.linspace(0, 1, len(reference.score_quantiles))
-    p = np.interp(np.linspace(0, 1, STEPS), levels, reference.score_quantiles)
+    p = np.interp(np.linspace(0, 1, N_QUANTILES), levels, reference.score_quantiles)
     flagged = p >= threshold
     sums = (p, np.where(flagged, 1 - p, 0), np.where(flagged, 0, p))
     ill, wrong, missed = (reference.images * float(values.mean()) for values in sums)
     return ill, wrong, missed
 
 
-def _prevalence(films: Sequence[Score], card: ModelCard) -> str:
+def _describe_prevalence(films: Sequence[Score], card: ModelCard) -> str:
     flagged = sum(row.prediction == CLASSES[1] for row in films)
     values = card.reference.metrics
     found = adjusted_prevalence(flagged, len(films), values["recall"], values["specificity"])
     if found.value is None:
         return (
             f"How many of 100 films show pneumonia cannot be estimated from {flagged:,} flagged: "
-            f"the {split_name(card)} do not define how often the model is wrong."
+            f"the {format_split(card)} do not define how often the model is wrong."
         )
     return (
-        f"Estimated from the flags instead: {flagged:,} of {count(len(films), 'film')} "
+        f"Estimated from the flags instead: {flagged:,} of {format_count(len(films), 'film')} "
         f"{'is' if flagged == 1 else 'are'} flagged. With the sensitivity "
-        f"{show_value(values['recall'])} and specificity {show_value(values['specificity'])} of "
-        f"the {split_name(card)}, that means pneumonia in {of_hundred(found)} of 100 films"
-        f"{_compared(found, films)}"
+        f"{format_value(values['recall'])} and specificity {format_value(values['specificity'])} of "
+        f"the {format_split(card)}, that means pneumonia in {format_per_hundred(found)} of 100 films"
+        f"{_describe_agreement(found, films)}"
     )
 
 
-def _compared(found: Estimate, films: Sequence[Score]) -> str:
+def _describe_agreement(found: Estimate, films: Sequence[Score]) -> str:
     """Whether the two ways to estimate the prevalence agree."""
     own = sum(row.probability for row in films) / len(films)
     text = f". The probabilities alone mean {100 * own:.0f} of 100"
@@ -153,7 +159,7 @@ def _compared(found: Estimate, films: Sequence[Score]) -> str:
     )
 
 
-def _limits(card: ModelCard, drift: Drift, *, synthetic: bool) -> tuple[str, ...]:
+def _list_limits(card: ModelCard, drift: Drift, *, synthetic: bool) -> tuple[str, ...]:
     limits = []
     if synthetic:
         limits.append("These films are synthetic, so the estimates say nothing about patients.")
@@ -164,14 +170,14 @@ def _limits(card: ModelCard, drift: Drift, *, synthetic: bool) -> tuple[str, ...
         )
     validation = card.references["validation"]
     limits.append(
-        f"The probabilities of {show_name(card.title, 60)} were calibrated on one set of films "
-        f"({show_name(card.calibration.fitted_on, 80)}): on {validation.images:,} validation films "
-        f"they are off by {show_value(validation.metrics['ece'])} on average (ECE)."
+        f"The probabilities of {sanitize_text(card.title, 60)} were calibrated on one set of films "
+        f"({sanitize_text(card.calibration.fitted_on, 80)}): on {validation.images:,} validation films "
+        f"they are off by {format_value(validation.metrics['ece'])} on average (ECE)."
     )
     if card.reference is not validation:
         limits.append(
-            f"On the {card.reference.images:,} {split_name(card)} they are already off by "
-            f"{show_value(card.reference.metrics['ece'])}: calibration breaks where films or "
+            f"On the {card.reference.images:,} {format_split(card)} they are already off by "
+            f"{format_value(card.reference.metrics['ece'])}: calibration breaks where films or "
             "patients change. The last two columns show what that did to the same sums there."
         )
     limits.append(
@@ -182,6 +188,6 @@ def _limits(card: ModelCard, drift: Drift, *, synthetic: bool) -> tuple[str, ...
     return tuple(limits)
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     """One decimal below ten, where it matters."""
-    return f"{value:.1f}" if value < FEW else f"{value:,.0f}"
+    return f"{value:.1f}" if value < INTEGERS_FROM else f"{value:,.0f}"

@@ -5,26 +5,26 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from batch_scorer.report.content.accuracy import split_name
-from batch_scorer.report.content.external import say_elsewhere, say_etiology
-from batch_scorer.report.content.model_comparison import say_comparison
-from batch_scorer.report.content.summary import OTHER_HOSPITALS
+from batch_scorer.report.content.accuracy import format_split
+from batch_scorer.report.content.external import describe_external_dataset, describe_model_etiology
+from batch_scorer.report.content.model_comparison import describe_ranking
+from batch_scorer.report.content.summary import OTHER_HOSPITALS_NOTE
 from batch_scorer.report.content.text import (
-    count,
-    of_hundred,
-    show_change,
-    show_interval,
-    show_name,
-    show_threshold,
-    show_value,
+    format_count,
+    format_per_hundred,
+    format_change,
+    format_interval,
+    sanitize_text,
+    format_threshold,
+    format_value,
 )
 
 if TYPE_CHECKING:
     from batch_scorer.metrics.classification import Estimate
     from batch_scorer.model.card import ModelCard
 
-WIDTH = 88
-METRICS = {
+LINE_CHARS = 88
+METRIC_DESCRIPTIONS = {
     "accuracy": ("accuracy", "share of right answers"),
     "precision": ("precision", "share of the flagged films that show pneumonia"),
     "recall": ("recall", "sensitivity: share of films with pneumonia flagged"),
@@ -36,75 +36,75 @@ METRICS = {
 }
 
 
-def describe_model(card: ModelCard) -> str:
-    """All that a newcomer needs to know of a model, in lines of at most ``WIDTH`` characters."""
+def format_card(card: ModelCard) -> str:
+    """All that a newcomer needs to know of a model, in lines of at most ``LINE_CHARS`` characters."""
     parts = {
-        "How good it is": [_on_reference(card), *_table(card)],
-        "When it flags a film": _flagging(card),
-        "How far its probabilities can be believed": _calibration(card),
-        "What else it says": _further(card),
-        "On normal films from elsewhere": _elsewhere(card),
-        "Against the other models of its set": _comparison(card),
-        "How it was made": _making(card),
-        "Number format": _precision(card),
-        "Known limits": _limits(card),
-        "Made with": [_versions(card)],
+        "How good it is": [_describe_reference(card), *_format_metrics(card)],
+        "When it flags a film": _describe_threshold(card),
+        "How far its probabilities can be believed": _describe_calibration(card),
+        "What else it says": _describe_other_outputs(card),
+        "On normal films from elsewhere": _describe_external(card),
+        "Against the other models of its set": _describe_comparison(card),
+        "How it was made": _describe_training(card),
+        "Number format": _describe_precision(card),
+        "Known limits": _describe_limits(card),
+        "Made with": [_format_versions(card)],
     }
     lines = [
-        f"{show_name(card.title, 60)} ({show_name(card.name, 40)})",
-        *_wrap(show_name(card.summary, 600), ""),
+        f"{sanitize_text(card.title, 60)} ({sanitize_text(card.name, 40)})",
+        *_wrap_text(sanitize_text(card.summary, 600), ""),
         "Research use only, not a medical device.",
     ]
     for title, texts in parts.items():
         lines += ["", title]
         for text in texts:
-            lines += [text] if text.startswith(" ") else _wrap(text, "  ")
+            lines += [text] if text.startswith(" ") else _wrap_text(text, "  ")
     return "\n".join(lines)
 
 
-def _wrap(text: str, indent: str) -> list[str]:
+def _wrap_text(text: str, indent: str) -> list[str]:
     hanging = indent + "  " * text.startswith("- ")
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=hanging)
+    return textwrap.wrap(text, LINE_CHARS, initial_indent=indent, subsequent_indent=hanging)
 
 
-def _on_reference(card: ModelCard) -> str:
+def _describe_reference(card: ModelCard) -> str:
     reference, values = card.reference, card.reference.metrics
-    patients = f" of {count(reference.patients, 'patient')}" if reference.patients else ""
+    patients = f" of {format_count(reference.patients, 'patient')}" if reference.patients else ""
     return (
-        f"On the {reference.images:,} {split_name(card)}{patients}, {reference.pneumonia:,} with "
-        f"pneumonia: of 100 films with pneumonia it flags {of_hundred(values['recall'])}; of 100 "
-        f"normal films it wrongly flags {of_hundred(values['specificity'], inverse=True)}."
+        f"On the {reference.images:,} {format_split(card)}{patients}, {reference.pneumonia:,} with "
+        f"pneumonia: of 100 films with pneumonia it flags {format_per_hundred(values['recall'])}; of 100 "
+        f"normal films it wrongly flags {format_per_hundred(values['specificity'], inverse=True)}."
     )
 
 
-def _table(card: ModelCard) -> list[str]:
+def _format_metrics(card: ModelCard) -> list[str]:
     values = card.reference.metrics
     return [
-        f"  {name:12s}{show_value(values[key]):6s} {show_interval(values[key]):15s} {meaning}"
-        for key, (name, meaning) in METRICS.items()
+        f"  {name:12s}{format_value(values[key]):6s} {format_interval(values[key]):15s} {meaning}"
+        for key, (name, meaning) in METRIC_DESCRIPTIONS.items()
     ]
 
 
-def _flagging(card: ModelCard) -> list[str]:
+def _describe_threshold(card: ModelCard) -> list[str]:
     threshold, band = card.threshold, card.band
     texts = [
-        f"At a probability of {show_threshold(threshold.value)} or more: "
-        f"{show_name(threshold.rule, 300)}, chosen on {show_name(threshold.chosen_on, 40)} films."
+        f"At a probability of {format_threshold(threshold.value)} or more: "
+        f"{sanitize_text(threshold.rule, 300)}, chosen on {sanitize_text(threshold.chosen_on, 40)} films."
     ]
     if band is None:
         return [*texts, "Its file says of no film that the answer is uncertain."]
     return [
         *texts,
-        f"From {show_threshold(band.low)} up to {show_threshold(band.high)} the answer is called "
-        f"uncertain: {show_name(band.rule, 400)}. Of 100 {show_name(band.chosen_on, 40)} films "
-        f"{of_hundred(band.share)} lie there.",
+        f"From {format_threshold(band.low)} up to {format_threshold(band.high)} the answer is called "
+        f"uncertain: {sanitize_text(band.rule, 400)}. Of 100 {sanitize_text(band.chosen_on, 40)} films "
+        f"{format_per_hundred(band.share)} lie there.",
     ]
 
 
-def _calibration(card: ModelCard) -> list[str]:
+def _describe_calibration(card: ModelCard) -> list[str]:
     calibration = card.calibration
     texts = [
-        f"{show_name(calibration.method, 60)}, fitted on {show_name(calibration.fitted_on, 40)}."
+        f"{sanitize_text(calibration.method, 60)}, fitted on {sanitize_text(calibration.fitted_on, 40)}."
     ]
     if calibration.ece_after is not None and calibration.brier_after is not None:
         texts.append(
@@ -115,13 +115,13 @@ def _calibration(card: ModelCard) -> list[str]:
         )
     own = card.reference.metrics
     texts.append(
-        f"On the {split_name(card)} the ECE is {show_value(own['ece'])} and the Brier score "
-        f"{show_value(own['brier'])}."
+        f"On the {format_split(card)} the ECE is {format_value(own['ece'])} and the Brier score "
+        f"{format_value(own['brier'])}."
     )
     return texts
 
 
-def _further(card: ModelCard) -> list[str]:
+def _describe_other_outputs(card: ModelCard) -> list[str]:
     """The answers beside the probability."""
     texts = []
     if card.evidence:
@@ -135,7 +135,7 @@ def _further(card: ModelCard) -> list[str]:
         )
     if card.typicality:
         shares = "; ".join(
-            f"{show_name(name, 40)} {_show_share(rejected)} and {_show_share(flagged)}"
+            f"{sanitize_text(name, 40)} {_format_percent(rejected)} and {_format_percent(flagged)}"
             for name, rejected, flagged in (
                 (name, card.typicality.rejected[name], card.typicality.flagged[name])
                 for name in card.typicality.flagged
@@ -145,17 +145,17 @@ def _further(card: ModelCard) -> list[str]:
             "- Typicality: an image far from the training films is not scored, one at their edge "
             f"is called atypical. Share not scored and share atypical, by films: {shares}."
         )
-    if cause := say_etiology(card):
+    if cause := describe_model_etiology(card):
         texts.append(f"- Bacterial or viral, a weaker answer and for study only: {cause}")
     return texts or ["Nothing."]
 
 
-def _show_share(share: Estimate) -> str:
+def _format_percent(share: Estimate) -> str:
     """A share in per cent, with one digit."""
     return "not defined" if share.value is None else f"{share.value:.1%}"
 
 
-def _precision(card: ModelCard) -> list[str]:
+def _describe_precision(card: ModelCard) -> list[str]:
     precision = card.precision
     if precision is None:
         return ["Float32, as it was trained."]
@@ -164,39 +164,39 @@ def _precision(card: ModelCard) -> list[str]:
         f"Convolutions in {precision.kind}{ranges}. The figures on this page, the threshold and "
         "the calibration are the float32 network's.",
         f"On the {precision.images:,} validation films this file's AUC is {precision.auc:.4f} "
-        f"(a change of {show_change(precision.auc_difference)}), a probability is off by at most "
+        f"(a change of {format_change(precision.auc_difference)}), a probability is off by at most "
         f"{precision.largest_difference:.4f}, and labels changed: {len(precision.flips)}.",
-        *(f"- {show_name(film, 80)}" for film in precision.flips),
+        *(f"- {sanitize_text(film, 80)}" for film in precision.flips),
     ]
 
 
-def _elsewhere(card: ModelCard) -> list[str]:
-    return [say_elsewhere(found, "it") for found in card.external] or ["Not measured."]
+def _describe_external(card: ModelCard) -> list[str]:
+    return [describe_external_dataset(found, "it") for found in card.external] or ["Not measured."]
 
 
-def _comparison(card: ModelCard) -> list[str]:
+def _describe_comparison(card: ModelCard) -> list[str]:
     if card.comparison is None:
         return ["Its file carries no comparison."]
-    return [say_comparison(card.comparison), f"By {show_name(card.comparison.method, 300)}."]
+    return [describe_ranking(card.comparison), f"By {sanitize_text(card.comparison.method, 300)}."]
 
 
-def _making(card: ModelCard) -> list[str]:
+def _describe_training(card: ModelCard) -> list[str]:
     training = card.training
     films = ", ".join(f"{number:,} {name}" for name, number in training.images.items())
     return [
-        f"Data set {show_name(training.data, 60)}: {show_name(films, 300)} films.",
-        show_name(training.split_policy, 500),
-        show_name(training.imbalance, 500),
-        f"{training.parameters:,} weights, first by {show_name(training.initial_weights, 60)}; "
-        f"{count(training.epochs, 'epoch')} in {training.minutes:g} minutes, epoch "
+        f"Data set {sanitize_text(training.data, 60)}: {sanitize_text(films, 300)} films.",
+        sanitize_text(training.split_policy, 500),
+        sanitize_text(training.imbalance, 500),
+        f"{training.parameters:,} weights, first by {sanitize_text(training.initial_weights, 60)}; "
+        f"{format_count(training.epochs, 'epoch')} in {training.minutes:g} minutes, epoch "
         f"{training.best_epoch} kept; seed {training.seed}.",
-        show_name(training.command, 300),
+        sanitize_text(training.command, 300),
     ]
 
 
-def _limits(card: ModelCard) -> list[str]:
+def _describe_limits(card: ModelCard) -> list[str]:
     limits = [
-        f"- It knows only films like those it learned from. {OTHER_HOSPITALS}",
+        f"- It knows only films like those it learned from. {OTHER_HOSPITALS_NOTE}",
         "- It knows two answers, normal and pneumonia: other illnesses have no place in it.",
         "- It sees one film: no history, no examination, no second view. A film that it does not "
         "flag may still show pneumonia.",
@@ -209,9 +209,9 @@ def _limits(card: ModelCard) -> list[str]:
     return limits
 
 
-def _versions(card: ModelCard) -> str:
+def _format_versions(card: ModelCard) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in card.versions.items())
     return (
         f"Decode version {card.decode_version}, card version {card.card_version}, commit "
-        f"{show_name(card.training.commit, 60)}; {show_name(versions, 400)}."
+        f"{sanitize_text(card.training.commit, 60)}; {sanitize_text(versions, 400)}."
     )

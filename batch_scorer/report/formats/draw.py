@@ -6,9 +6,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batch_scorer.report.content.report_options import AS_USUAL
-from batch_scorer.report.formats.html import write_page
-from batch_scorer.report.formats.pdf import gather, write_pdf
+from batch_scorer.report.content.report_options import DEFAULT_OPTIONS
+from batch_scorer.report.formats.html import write_html
+from batch_scorer.report.formats.pdf import read_report_bundle, write_pdf
 from batch_scorer.report.formats.slides_pdf import write_slides
 from batch_scorer.results import store
 from batch_scorer.results.claim import check_claimable, claim_run
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from os import PathLike
 
-    from batch_scorer.report.content.report_options import Drawing
-    from batch_scorer.report.formats.pdf import Material
+    from batch_scorer.report.content.report_options import ReportOptions
+    from batch_scorer.report.formats.pdf import ReportBundle
     from batch_scorer.storage.lease import Lease
 
-WRITERS: dict[str, Callable[[Output, Material], str]] = {
+WRITERS: dict[str, Callable[[Output, ReportBundle], str]] = {
     "pdf": write_pdf,
-    "html": write_page,
+    "html": write_html,
     "slides": write_slides,
 }
 
 
 def draw_report(
     url: str | PathLike[str] | Output,
-    drawing: Drawing = AS_USUAL,
+    drawing: ReportOptions = DEFAULT_OPTIONS,
     held: Lease | OutputLock | None = None,
 ) -> list[str]:
     """Draw the report of the finished run in a folder.
@@ -65,14 +65,14 @@ def draw_report(
     check_claimable(output)
     output = output.with_guard(held.check)
     since = time.perf_counter()
-    material = gather(output, drawing)
+    material = read_report_bundle(output, drawing)
     places = [WRITERS[name](output, material) for name in drawing.formats]
     seconds = round(time.perf_counter() - since, 3)
     log_event("report_drawn", formats=drawing.formats, seconds=seconds)
     return places
 
 
-def draw_missing(output: Output, drawing: Drawing, lock: OutputLock) -> list[str]:
+def draw_missing_reports(output: Output, drawing: ReportOptions, lock: OutputLock) -> list[str]:
     """Draw what is not there yet: a new run has withdrawn the reports of the older one.
 
     Where the drawing asks for something of its own, all is drawn again.
@@ -83,7 +83,7 @@ def draw_missing(output: Output, drawing: Drawing, lock: OutputLock) -> list[str
     found = {
         name: output.read(REPORT_FILES[name], MAX_TABLE_READ_BYTES) for name in drawing.formats
     }
-    lacking = [name for name, data in found.items() if drawing.given or data is None]
+    lacking = [name for name, data in found.items() if drawing.is_custom or data is None]
     if lacking:
         draw_report(output, replace(drawing, formats=tuple(lacking)), lock)
     return [f"{output.url}/{REPORT_FILES[name]}" for name in drawing.formats]

@@ -18,31 +18,31 @@ import msgspec
 from markupsafe import Markup
 
 from batch_scorer.errors import ReportError
-from batch_scorer.report.content.metrics_table import describe_table
-from batch_scorer.report.content.predictions import PREDICTIONS_CAP
-from batch_scorer.report.content.typeface import data_uri, embedded_faces
-from batch_scorer.report.formats.pdf import created_when
-from batch_scorer.report.formats.templates import open_template
+from batch_scorer.report.content.metrics_table import build_table
+from batch_scorer.report.content.predictions import MAX_PREDICTION_ROWS
+from batch_scorer.report.content.typeface import make_data_uri, make_font_css
+from batch_scorer.report.formats.pdf import format_created
+from batch_scorer.report.formats.templates import load_template
 from batch_scorer.results import store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batch_scorer.report.content.metrics_table import FilmTable
-    from batch_scorer.report.formats.pdf import Material
+    from batch_scorer.report.content.metrics_table import PredictionTable
+    from batch_scorer.report.formats.pdf import ReportBundle
     from batch_scorer.storage.output import Output
 
 TEMPLATE = "page.html.j2"
-_SVG = "image/svg+xml"
-_PICTURE = re.compile(r'(<img [^>]*?)src="[a-z]+:([^"]+)"')
+_SVG_TYPE = "image/svg+xml"
+_IMAGE_TAG = re.compile(r'(<img [^>]*?)src="[a-z]+:([^"]+)"')
 _HEADING = re.compile(r'<h2 id="([a-z-]+)"><span class="section-number">(\d+)</span> ([^<]+)</h2>')
-_SVG_START = re.compile(rb"<svg [^>]*>")
-_ESCAPES = str.maketrans(
+_SVG_TAG = re.compile(rb"<svg [^>]*>")
+_JSON_ESCAPES = str.maketrans(
     {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "\u2028": r"\u2028", "\u2029": r"\u2029"}
 )
 
 
-def write_page(output: Output, material: Material) -> str:
+def write_html(output: Output, material: ReportBundle) -> str:
     """Write ``report.html`` next to the rows.
 
     Returns:
@@ -53,48 +53,48 @@ def write_page(output: Output, material: Material) -> str:
         LedgerError: The output cannot be written.
     """
     name = store.REPORT_FILES["html"]
-    output.write(name, render_page(material).encode())
+    output.write(name, render_html(material).encode())
     return f"{output.url}/{name}"
 
 
-def render_page(material: Material) -> str:
+def render_html(material: ReportBundle) -> str:
     """Lay out the page; the same run gives the same text."""
-    table = describe_table(material.rows, material.manifest, material.dates)
-    script = _read("page.js")
-    data = as_script_data(table)
-    template = open_template(TEMPLATE)
+    table = build_table(material.rows, material.manifest, material.dates)
+    script = _read_template("page.js")
+    data = encode_script_json(table)
+    template = load_template(TEMPLATE)
 
     def lay_out(style: str) -> str:
         return template.render(
             facts=material.facts,
-            pictures=material.pictures,
-            created=created_when(material.facts),
+            pictures=material.image_names,
+            created=format_created(material.facts),
             table=table,
-            print_cap=PREDICTIONS_CAP,
+            print_cap=MAX_PREDICTION_ROWS,
             data=Markup(data),  # noqa: S704 - JSON without a character that HTML knows
             style=Markup(style),  # noqa: S704 - packaged text
             script=Markup(script),  # noqa: S704 - packaged text
-            policy=content_policy(style, script),
+            policy=make_content_security_policy(style, script),
             headings=find_headings,
         )
 
-    style = _read("page.css")
-    faces = _faces_for(lay_out(style), material.resources)
-    return embed_pictures(lay_out(faces + style), material.resources, faces)
+    style = _read_template("page.css")
+    faces = _make_page_font_css(lay_out(style), material.resources)
+    return embed_images(lay_out(faces + style), material.resources, faces)
 
 
-def as_script_data(table: FilmTable) -> str:
+def encode_script_json(table: PredictionTable) -> str:
     """The table as JSON that may stand in a ``<script>``: nothing in it can end or open one."""
-    return msgspec.json.encode(table).decode().translate(_ESCAPES)
+    return msgspec.json.encode(table).decode().translate(_JSON_ESCAPES)
 
 
-def content_policy(style: str, script: str) -> str:
+def make_content_security_policy(style: str, script: str) -> str:
     """What a browser may do with the page: this style, this script, embedded pictures and fonts."""
     return "; ".join(
         (
             "default-src 'none'",
-            f"script-src '{_hash(script)}'",
-            f"style-src '{_hash(style)}'",
+            f"script-src '{_make_csp_hash(script)}'",
+            f"style-src '{_make_csp_hash(style)}'",
             "img-src data:",
             "font-src data:",
             "base-uri 'none'",
@@ -111,7 +111,7 @@ def find_headings(html: str) -> list[tuple[str, str, Markup]]:
     ]
 
 
-def embed_pictures(html: str, resources: Mapping[str, tuple[bytes, str]], faces: str = "") -> str:
+def embed_images(html: str, resources: Mapping[str, tuple[bytes, str]], faces: str = "") -> str:
     """Put every picture into the page in place of its name, which ``data-picture`` keeps.
 
     Args:
@@ -131,23 +131,23 @@ def embed_pictures(html: str, resources: Mapping[str, tuple[bytes, str]], faces:
                 "This is a defect of cxr-batch: please report it. The predictions are complete.",
             )
         body, kind = resources[name]
-        if kind == _SVG:
+        if kind == _SVG_TYPE:
             style = f"<style>{faces}</style>".encode()
-            body = _SVG_START.sub(lambda found: found[0] + style, body, count=1)
-        return f'{start}data-picture="{name}" src="{data_uri(body, kind)}"'
+            body = _SVG_TAG.sub(lambda found: found[0] + style, body, count=1)
+        return f'{start}data-picture="{name}" src="{make_data_uri(body, kind)}"'
 
-    return _PICTURE.sub(embed, html)
+    return _IMAGE_TAG.sub(embed, html)
 
 
-def _faces_for(html: str, resources: Mapping[str, tuple[bytes, str]]) -> str:
+def _make_page_font_css(html: str, resources: Mapping[str, tuple[bytes, str]]) -> str:
     """CSS of the typeface with the characters of a page and its figures."""
-    texts = [html, *(body.decode() for body, kind in resources.values() if kind == _SVG)]
-    return embedded_faces(frozenset().union(*texts))
+    texts = [html, *(body.decode() for body, kind in resources.values() if kind == _SVG_TYPE)]
+    return make_font_css(frozenset().union(*texts))
 
 
-def _hash(text: str) -> str:
+def _make_csp_hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _read(name: str) -> str:
+def _read_template(name: str) -> str:
     return (files("report_templates") / name).read_text(encoding="utf-8")

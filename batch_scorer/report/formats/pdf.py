@@ -16,12 +16,18 @@ from PIL import Image, UnidentifiedImageError
 from batch_scorer.errors import OutputError
 from batch_scorer.imaging.heatmap import draw_colour_bar
 from batch_scorer.report.charts import icon_arrays, performance
-from batch_scorer.report.content.predictions import ATTACHED, STATEMENTS_FILE
-from batch_scorer.report.content.report import build_facts
-from batch_scorer.report.content.report_options import AS_USUAL
-from batch_scorer.report.content.statements import describe_statements
-from batch_scorer.report.formats.templates import open_template
-from batch_scorer.report.formats.weasyprint import ARCHIVAL, UNDATED, Attached, Imprint, print_pdf
+from batch_scorer.report.content.predictions import ATTACHMENT_DESCRIPTIONS, STATEMENTS_FILE
+from batch_scorer.report.content.report import build_report_facts
+from batch_scorer.report.content.report_options import DEFAULT_OPTIONS
+from batch_scorer.report.content.statements import build_statements
+from batch_scorer.report.formats.templates import load_template
+from batch_scorer.report.formats.weasyprint import (
+    ARCHIVAL,
+    DEFAULT_DATE,
+    Attachment,
+    PdfMetadata,
+    render_pdf,
+)
 from batch_scorer.results import store
 from batch_scorer.results.run_dates import read_run_dates
 from batch_scorer.storage.output import MAX_TABLE_READ_BYTES, sha256_hex
@@ -31,19 +37,19 @@ if TYPE_CHECKING:
 
     from batch_scorer.report.content.accuracy import Performance
     from batch_scorer.report.content.report import ReportFacts
-    from batch_scorer.report.content.report_options import Drawing
+    from batch_scorer.report.content.report_options import ReportOptions
     from batch_scorer.results.schema import RunManifest, Score
     from batch_scorer.storage.output import Output
 
 TEMPLATE = "report.html.j2"
-_PICTURE_NAME = re.compile(store.REPORT_IMAGE_NAME)
+_REPORT_IMAGE_NAME = re.compile(store.REPORT_IMAGE_NAME)
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportBundle:
     """What a report of any format is made of.
 
-    ``dates`` are those of the scheduled runs that first wrote each row. ``pictures`` names the
+    ``dates`` are those of the scheduled runs that first wrote each row. ``image_names`` names the
     films that can be shown; ``files`` holds body and media type of these and of the logo by name;
     ``variant`` is the standard that a PDF follows.
     """
@@ -52,7 +58,7 @@ class Material:
     rows: Sequence[Score]
     dates: Sequence[str]
     facts: ReportFacts
-    pictures: frozenset[str]
+    image_names: frozenset[str]
     files: Mapping[str, tuple[bytes, str]]
     variant: str
 
@@ -62,10 +68,10 @@ class Material:
 
         Drawing the figures takes longer than all else here: who needs only the words draws none.
         """
-        return {**_draw_figures(self.manifest, self.facts), **self.files}
+        return {**_draw_charts(self.manifest, self.facts), **self.files}
 
 
-def gather(output: Output, drawing: Drawing = AS_USUAL) -> Material:
+def read_report_bundle(output: Output, drawing: ReportOptions = DEFAULT_OPTIONS) -> ReportBundle:
     """Read a finished run, tell its facts and find its pictures.
 
     Raises:
@@ -74,10 +80,10 @@ def gather(output: Output, drawing: Drawing = AS_USUAL) -> Material:
     run = store.read_run(output)
     manifest, dates = run.manifest, read_run_dates(run)
     branding = drawing.branding
-    facts = build_facts(manifest, run.rows, branding, dates)
-    pictures = _find_pictures(output, facts)
+    facts = build_report_facts(manifest, run.rows, branding, dates)
+    pictures = _find_images(output, facts)
     logo = {"logo": (branding.logo, "image/png")} if branding.logo else {}
-    return Material(
+    return ReportBundle(
         manifest,
         run.rows,
         dates,
@@ -88,7 +94,7 @@ def gather(output: Output, drawing: Drawing = AS_USUAL) -> Material:
     )
 
 
-def write_pdf(output: Output, material: Material) -> str:
+def write_pdf(output: Output, material: ReportBundle) -> str:
     """Write ``report.pdf`` next to the rows.
 
     Returns:
@@ -97,56 +103,59 @@ def write_pdf(output: Output, material: Material) -> str:
     Raises:
         ReportError: Pango is missing, something in the page is wrong, or the disk is full.
     """
-    imprint = make_imprint(material, attachments=_attach(output, material))
-    pdf = print_pdf(compose_pdf(material), material.resources, imprint)
+    imprint = make_pdf_metadata(material, attachments=_make_attachments(output, material))
+    pdf = render_pdf(render_pdf_html(material), material.resources, imprint)
     output.write(store.REPORT_FILE, pdf)
     return f"{output.url}/{store.REPORT_FILE}"
 
 
-def compose_pdf(material: Material) -> str:
+def render_pdf_html(material: ReportBundle) -> str:
     """The HTML that the PDF is printed from."""
-    return open_template(TEMPLATE).render(
-        facts=material.facts, pictures=material.pictures, created=created_when(material.facts)
+    return load_template(TEMPLATE).render(
+        facts=material.facts, pictures=material.image_names, created=format_created(material.facts)
     )
 
 
-def created_when(facts: ReportFacts) -> str:
+def format_created(facts: ReportFacts) -> str:
     """When the run ended, as a W3C date; empty where the run does not say it in that way."""
-    moment = _moment(facts.created)
+    moment = _parse_timestamp(facts.created)
     return moment.isoformat(timespec="seconds") if moment else ""
 
 
-def make_imprint(
-    material: Material, kind: str = "", attachments: tuple[Attached, ...] = ()
-) -> Imprint:
+def make_pdf_metadata(
+    material: ReportBundle, kind: str = "", attachments: tuple[Attachment, ...] = ()
+) -> PdfMetadata:
     """Identifier and date of a document of this run; ``kind`` tells it from the report."""
     manifest = material.manifest
     seed = f"{manifest.run_id} {manifest.rows_sha256} {material.variant}{kind}"
-    return Imprint(
+    return PdfMetadata(
         identifier=hashlib.sha256(seed.encode()).digest()[:16],
-        created=_moment(material.facts.created) or UNDATED,
+        created=_parse_timestamp(material.facts.created) or DEFAULT_DATE,
         variant=material.variant,
         attachments=attachments,
     )
 
 
-def _attach(output: Output, material: Material) -> tuple[Attached, ...]:
+def _make_attachments(output: Output, material: ReportBundle) -> tuple[Attachment, ...]:
     """The rows, the run, and what page 1 states of them."""
-    data = {name: _read_whole(output, name) for name in (store.CSV_FILE, store.RUN_FILE)}
+    data = {name: _read_required(output, name) for name in (store.CSV_FILE, store.RUN_FILE)}
     facts, run_sha256 = material.facts, sha256_hex(data[store.RUN_FILE])
-    statements = describe_statements(material.manifest, facts.summary, facts.model_line, run_sha256)
+    statements = build_statements(material.manifest, facts.summary, facts.model_line, run_sha256)
     data[STATEMENTS_FILE] = msgspec.json.format(msgspec.json.encode(statements), indent=2)
-    return tuple(Attached(name, ATTACHED[name], data[name]) for name in sorted(ATTACHED))
+    return tuple(
+        Attachment(name, ATTACHMENT_DESCRIPTIONS[name], data[name])
+        for name in sorted(ATTACHMENT_DESCRIPTIONS)
+    )
 
 
-def _read_whole(output: Output, name: str) -> bytes:
+def _read_required(output: Output, name: str) -> bytes:
     data = output.read(name, MAX_TABLE_READ_BYTES)
     if data is None:
         raise OutputError(f"{name} in {output.url} went away while the report was drawn.")
     return data
 
 
-def _moment(iso: str) -> datetime | None:
+def _parse_timestamp(iso: str) -> datetime | None:
     """A moment of a known time zone, None for anything else."""
     try:
         moment = datetime.fromisoformat(iso)
@@ -155,12 +164,12 @@ def _moment(iso: str) -> datetime | None:
     return moment if moment.tzinfo else None
 
 
-def _find_pictures(output: Output, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
+def _find_images(output: Output, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
     """The pictures that exist and can be opened, by the stem of their name."""
     found = {}
     films = [film for row in facts.gallery for part in row for film in part.images]
-    for name in (name for film in films for name in (film.picture, film.evidence)):
-        if not _PICTURE_NAME.fullmatch(name):
+    for name in (name for film in films for name in (film.thumbnail, film.evidence)):
+        if not _REPORT_IMAGE_NAME.fullmatch(name):
             continue
         data = output.read(f"{store.IMAGES_FOLDER}/{name}.jpg")
         if data is not None and _is_jpeg(data):
@@ -176,31 +185,31 @@ def _is_jpeg(data: bytes) -> bool:
         return False
 
 
-def _draw_figures(manifest: RunManifest, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
+def _draw_charts(manifest: RunManifest, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
     cards = [model.card for model in manifest.models]
-    drawn = _performance_figures("reference", facts.reference)
-    drawn["training"] = performance.draw_training(cards)
+    drawn = _draw_performance("reference", facts.reference)
+    drawn["training"] = performance.draw_training_curves(cards)
     if facts.batch:
-        drawn |= _performance_figures("batch", facts.batch)
-    drawn |= icon_arrays.draw_parts(facts)
+        drawn |= _draw_performance("batch", facts.batch)
+    drawn |= icon_arrays.draw_report_charts(facts)
     found = {name: (svg.encode(), "image/svg+xml") for name, svg in drawn.items()}
     if facts.evidence:
-        found["evidence-scale"] = (_as_png(draw_colour_bar()), "image/png")
+        found["evidence-scale"] = (_encode_png(draw_colour_bar()), "image/png")
     return found
 
 
-def _as_png(picture: Image.Image) -> bytes:
+def _encode_png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def _performance_figures(name: str, part: Performance) -> dict[str, str]:
+def _draw_performance(name: str, part: Performance) -> dict[str, str]:
     drawn = {f"{name}-confusion": performance.draw_confusion(part.confusion)}
     if part.roc:
         lines = [
-            performance.RocLine(roc.label, roc.curve, roc.sensitivity, roc.specificity)
+            performance.RocCurve(roc.label, roc.curve, roc.sensitivity, roc.specificity)
             for roc in part.roc
         ]
-        drawn[f"{name}-roc"] = performance.draw_roc_lines(lines)
+        drawn[f"{name}-roc"] = performance.draw_roc_curves(lines)
     return drawn

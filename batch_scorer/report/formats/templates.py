@@ -7,25 +7,29 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from batch_scorer.report.content.typeface import printable
+from batch_scorer.report.content.typeface import replace_unsupported
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 
-def open_template(name: str) -> Template:
+def load_template(name: str) -> Template:
     """Open a packaged template. What it is given and does not have is an error, not a blank."""
     environment = Environment(
         loader=PackageLoader("report_templates", ""),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_print,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template(name)
 
 
-def _print(value: Any) -> Any:
+def _finalize(value: Any) -> Any:
     """Every text that a template prints, in characters that the typeface has."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return (
+        replace_unsupported(value)
+        if isinstance(value, str) and not isinstance(value, Markup)
+        else value
+    )

@@ -23,13 +23,13 @@ from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.predictions import STATEMENTS_FILE
 from batch_scorer.report.content.statements import (
     Statements,
-    early_model,
-    early_sentences,
+    format_legacy_model,
+    list_legacy_sentences,
     fill_tags,
     find_numbers,
-    stated_totals,
+    collect_totals,
 )
-from batch_scorer.report.content.text import count, join_words, show_name
+from batch_scorer.report.content.text import format_count, join_words, sanitize_text
 from batch_scorer.results.old_versions import RENAMED_COLUMNS, decode_manifest
 from batch_scorer.results.run_dates import RUN_DATE_COLUMN
 from batch_scorer.results.store import CSV_FILE, RUN_FILE
@@ -57,7 +57,7 @@ _HYPHENS = {0x02: "-", 0xFFFE: "-"}
 
 
 @dataclass(frozen=True)
-class Total:
+class CheckedTotal:
     """One number in up to three places.
 
     ``rows`` is None where the rows cannot tell it. ``page`` is empty where page 1 does not state
@@ -70,7 +70,7 @@ class Total:
     page: tuple[int, ...]
 
     @property
-    def agrees(self) -> bool:
+    def is_consistent(self) -> bool:
         """Whether all places say the same."""
         return len({self.run, *self.page} | ({self.rows} - {None})) == 1
 
@@ -78,7 +78,7 @@ class Total:
         """The number by its places: "7 by the rows and by run.json, 8 on page 1"."""
         rows = [] if self.rows is None else ["by the rows"]
         page = ["on page 1"] if self.page else []
-        if self.agrees:
+        if self.is_consistent:
             return f"{self.run:,} {join_words([*rows, 'by run.json', *page])}"
         run = "none" if self.run is None else f"{self.run:,}"
         told = " and ".join(f"{number:,}" for number in self.page)
@@ -96,7 +96,7 @@ class Verification:
 
     manifest: RunManifest
     rows_sha256: str
-    totals: tuple[Total, ...]
+    totals: tuple[CheckedTotal, ...]
     faults: tuple[str, ...]
 
 
@@ -109,38 +109,40 @@ def verify_report(url: str) -> Verification:
     Raises:
         ReportError: It is no PDF, is encrypted, or does not carry the rows and the run.
     """
-    data, url = _read(url), redact_url(url)
+    data, url = _read_pdf(url), redact_url(url)
     try:
         with pypdfium2.PdfDocument(data) as pdf:
             if pypdfium2.raw.FPDF_GetSecurityHandlerRevision(pdf) >= 0:
-                raise _encrypted(url)
+                raise _encrypted_error(url)
             attachments = _find_attachments(pdf, url)
-            run = _extract(attachments, RUN_FILE, MAX_RUN_BYTES, url)
-            manifest = _read_run(run, url)
-            statements = _read_statements(attachments, url)
+            run = _extract_attachment(attachments, RUN_FILE, MAX_RUN_BYTES, url)
+            manifest = _decode_run(run, url)
+            statements = _decode_statements(attachments, url)
             most = min(MAX_TABLE_BYTES, MAX_ROW_BYTES * (manifest.found + 1))
-            table = _extract(attachments, CSV_FILE, most, url)
+            table = _extract_attachment(attachments, CSV_FILE, most, url)
             page = pdf[0].get_textpage().get_text_bounded().translate(_HYPHENS)
     except pypdfium2.PdfiumError as exc:
         if exc.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD:
-            raise _encrypted(url) from exc
+            raise _encrypted_error(url) from exc
         # What PDFium says of a document without pages is "Success": its words are not repeated.
         raise ReportError(
             f"{url} is no PDF, or a damaged one, or has no page.", "Give the report.pdf of a run."
         ) from exc
     sha256 = hashlib.sha256(table).hexdigest()
-    readings, unsaid = _read_page(page, manifest, statements)
+    readings, unsaid = _check_page(page, manifest, statements)
     counted = _count_rows(table, url, manifest.run_date if manifest.changes else "")
     totals = tuple(
-        Total(name, number, told, tuple(sorted(readings.get(name, ()))))
-        for name, (number, told) in _pair(counted, manifest).items()
+        CheckedTotal(name, number, told, tuple(sorted(readings.get(name, ()))))
+        for name, (number, told) in _pair_totals(counted, manifest).items()
     )
-    changed = _changed(manifest, sha256, statements, hashlib.sha256(run).hexdigest())
-    disagreeing = [f"{total.name}: {total}" for total in totals if not total.agrees]
+    changed = _find_changed_attachments(
+        manifest, sha256, statements, hashlib.sha256(run).hexdigest()
+    )
+    disagreeing = [f"{total.name}: {total}" for total in totals if not total.is_consistent]
     return Verification(manifest, sha256, totals, (*changed, *disagreeing, *unsaid))
 
 
-def _read(url: str) -> bytes:
+def _read_pdf(url: str) -> bytes:
     filesystem, path = open_filesystem(url)
     try:
         with raise_as_run_error():
@@ -169,14 +171,14 @@ def _find_attachments(pdf: pypdfium2.PdfDocument, url: str) -> dict[str, pypdfiu
         if names.count(name) != 1 and name in (CSV_FILE, RUN_FILE, *names):
             raise ReportError(
                 f"Expected the one file {name} inside {url}, found "
-                f"{count(names.count(name), 'file')} of that name.",
+                f"{format_count(names.count(name), 'file')} of that name.",
                 "Only a report carries it: give the report.pdf of a run, or draw it again with: "
                 "cxr report OUT",
             )
     return dict(zip(names, found, strict=True))
 
 
-def _extract(
+def _extract_attachment(
     attachments: dict[str, pypdfium2.PdfAttachment], name: str, most: int, url: str
 ) -> bytes:
     """One attached file, whole.
@@ -202,24 +204,24 @@ def _extract(
     return bytes(file.get_data())
 
 
-def _encrypted(url: str) -> ReportError:
+def _encrypted_error(url: str) -> ReportError:
     return ReportError(
         f"{url} is encrypted, and a report never is.", "Take the report.pdf from the run's folder."
     )
 
 
-def _read_run(data: bytes, url: str) -> RunManifest:
+def _decode_run(data: bytes, url: str) -> RunManifest:
     hint = "Verify it with the version of cxr-batch that drew it."
     return decode_manifest(data, f"{RUN_FILE} inside {url}", hint, ReportError)
 
 
-def _read_statements(
+def _decode_statements(
     attachments: dict[str, pypdfium2.PdfAttachment], url: str
 ) -> Statements | None:
     """What the report says of its page 1; None where it was drawn before reports said so."""
     if STATEMENTS_FILE not in attachments:
         return None
-    data = _extract(attachments, STATEMENTS_FILE, MAX_STATEMENTS_BYTES, url)
+    data = _extract_attachment(attachments, STATEMENTS_FILE, MAX_STATEMENTS_BYTES, url)
     hint = "Verify it with the version of cxr-batch that drew it."
     return decode_json(data, Statements, f"{STATEMENTS_FILE} inside {url}", hint, ReportError)
 
@@ -253,7 +255,9 @@ def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
     return totals
 
 
-def _pair(counted: Counter[str], manifest: RunManifest) -> dict[str, tuple[int | None, int | None]]:
+def _pair_totals(
+    counted: Counter[str], manifest: RunManifest
+) -> dict[str, tuple[int | None, int | None]]:
     """Each total by the rows and by run.json, in the order of page 1."""
     stated: dict[str, int | None] = {
         "found": manifest.found,
@@ -276,7 +280,7 @@ def _pair(counted: Counter[str], manifest: RunManifest) -> dict[str, tuple[int |
     return pairs
 
 
-def _read_page(
+def _check_page(
     text: str, manifest: RunManifest, statements: Statements | None
 ) -> tuple[dict[str, set[int]], list[str]]:
     """The totals that page 1 states, and a sentence for each thing that it should say and does not.
@@ -286,9 +290,9 @@ def _read_page(
     """
     readings: dict[str, set[int]] = {}
     unsaid = []
-    expected = stated_totals(manifest)
+    expected = collect_totals(manifest)
     missing = dict.fromkeys(expected)
-    early = list(early_sentences(manifest))
+    early = list(list_legacy_sentences(manifest))
     required = [(sentence,) for sentence in statements.sentences] if statements else early
     for group in dict.fromkeys([*required, *early]):  # who changes statements.json leaves the rest
         found = [find_numbers(sentence, text) for sentence in group]
@@ -299,25 +303,25 @@ def _read_page(
         if group in required and all(pairs is None for pairs in found):
             unsaid.append(f"page 1 does not say “{fill_tags(group[-1], expected)}” with any number")
     unsaid += [f"page 1 does not state {tag}" for tag in missing]
-    return readings, unsaid + list(_unnamed(text, manifest, statements))
+    return readings, unsaid + list(_find_unnamed(text, manifest, statements))
 
 
-def _unnamed(text: str, manifest: RunManifest, statements: Statements | None) -> Iterator[str]:
+def _find_unnamed(text: str, manifest: RunManifest, statements: Statements | None) -> Iterator[str]:
     """A sentence for the run and for the first model where page 1 does not name it."""
-    page = _squeeze(text)
-    if _squeeze(manifest.run_id) not in page:
-        yield f"page 1 does not name the run {show_name(manifest.run_id, 60)}"
-    own = early_model(manifest)
+    page = _remove_whitespace(text)
+    if _remove_whitespace(manifest.run_id) not in page:
+        yield f"page 1 does not name the run {sanitize_text(manifest.run_id, 60)}"
+    own = format_legacy_model(manifest)
     named = statements.model if statements else own
-    if any(word not in named for word in own.split()) or _squeeze(named) not in page:
-        yield f"page 1 does not name the model {show_name(own, 60)}"
+    if any(word not in named for word in own.split()) or _remove_whitespace(named) not in page:
+        yield f"page 1 does not name the model {sanitize_text(own, 60)}"
 
 
-def _squeeze(text: str) -> str:
+def _remove_whitespace(text: str) -> str:
     return "".join(text.split())
 
 
-def _changed(
+def _find_changed_attachments(
     manifest: RunManifest, rows_sha256: str, statements: Statements | None, run_sha256: str
 ) -> Iterator[str]:
     """A sentence for each attachment whose hash is not the one that another one gives."""
@@ -329,5 +333,5 @@ def _changed(
     if statements and run_sha256 != statements.run_sha256:
         yield (
             f"{RUN_FILE} was changed: its SHA-256 is {run_sha256[:12]}…, {STATEMENTS_FILE} says "
-            f"{show_name(statements.run_sha256[:12])}…"
+            f"{sanitize_text(statements.run_sha256[:12])}…"
         )

@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 ARCHIVAL = "pdf/a-3a"
 ACCESSIBLE = "pdf/ua-1"
 VARIANTS = (ARCHIVAL, ACCESSIBLE)
-UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
+DEFAULT_DATE = datetime(1970, 1, 1, tzinfo=UTC)
 """For an attachment whose run has no readable date: WeasyPrint would take the present one."""
-GARBAGE = 200_000
+GC_THRESHOLD = 200_000
 """New objects before Python looks for cycles among them."""
 MISSING_LIBRARY = (
     "The report needs the Pango library: apt-get install libpango-1.0-0 libpangoft2-1.0-0 "
     "libharfbuzz-subset0 (on macOS: brew install pango)."
 )
 # About the machine, not the page: without libharfbuzz-subset another library cuts the fonts.
-_HARMLESS = "Using fontTools instead of HarfBuzz-Subset"
-_PROBE = """<!doctype html><html lang="en"><title>Probe</title>
+_IGNORED_WARNING = "Using fontTools instead of HarfBuzz-Subset"
+_PROBE_HTML = """<!doctype html><html lang="en"><title>Probe</title>
 <style>@font-face {font-family: Plex; src: url(report:fonts/IBMPlexSans-Regular.ttf)}
 body {font-family: Plex}</style><p>One line."""
-_PACKAGED = {
+_PACKAGED_FILES = {
     "style.css": "text/css",
     "slides.css": "text/css",
     "fonts/IBMPlexSans-Regular.ttf": "font/ttf",
@@ -52,7 +52,7 @@ _PACKAGED = {
 
 
 @dataclass(frozen=True)
-class Attached:
+class Attachment:
     """A file inside the PDF: the data that its pages were made from."""
 
     name: str
@@ -61,7 +61,7 @@ class Attached:
 
 
 @dataclass(frozen=True)
-class Imprint:
+class PdfMetadata:
     """What a PDF carries beside its pages.
 
     ``identifier`` (16 bytes) and ``created`` come from the run, never from the clock. ``variant``
@@ -69,12 +69,14 @@ class Imprint:
     """
 
     identifier: bytes
-    created: datetime = UNDATED
+    created: datetime = DEFAULT_DATE
     variant: str = ARCHIVAL
-    attachments: tuple[Attached, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
 
 
-def print_pdf(html: str, resources: Mapping[str, tuple[bytes, str]], imprint: Imprint) -> bytes:
+def render_pdf(
+    html: str, resources: Mapping[str, tuple[bytes, str]], imprint: PdfMetadata
+) -> bytes:
     """Print a page.
 
     Args:
@@ -101,10 +103,10 @@ def print_pdf(html: str, resources: Mapping[str, tuple[bytes, str]], imprint: Im
         )
         for file in imprint.attachments
     ]
-    with STOP_SIGNALS.raise_if_received(), _no_complaints(), _few_collections():
-        document = weasyprint.HTML(string=html, url_fetcher=_fetcher(resources))
+    with STOP_SIGNALS.raise_if_received(), _raise_on_warnings(), _reduce_gc():
+        document = weasyprint.HTML(string=html, url_fetcher=_make_fetcher(resources))
         pdf: bytes = document.write_pdf(
-            finisher=_finish,
+            finisher=_fix_pdf,
             pdf_variant=imprint.variant,
             pdf_identifier=imprint.identifier,
             attachments=attachments,
@@ -112,7 +114,7 @@ def print_pdf(html: str, resources: Mapping[str, tuple[bytes, str]], imprint: Im
     return pdf
 
 
-def missing_system_library() -> str | None:
+def find_missing_library() -> str | None:
     """Return what to install where no report can be drawn; None where one can.
 
     Prints a line in the packaged font, as importing WeasyPrint does not use all that it loads.
@@ -125,7 +127,7 @@ def missing_system_library() -> str | None:
 
         if harfbuzz_subset is None:
             return MISSING_LIBRARY
-        print_pdf(_PROBE, {}, Imprint(bytes(16)))
+        render_pdf(_PROBE_HTML, {}, PdfMetadata(bytes(16)))
     except ReportError as exc:
         return str(exc)
     return None
@@ -143,22 +145,22 @@ def _import_weasyprint() -> ModuleType:
     return module
 
 
-def _finish(document: Any, pdf: Any) -> None:  # noqa: ARG001 - WeasyPrint's signature
+def _fix_pdf(document: Any, pdf: Any) -> None:  # noqa: ARG001 - WeasyPrint's signature
     """Set right what WeasyPrint 70 leaves against ISO 19005-3, in the objects of a PDF."""
     add = pdf.add_object
 
     def add_conforming(item: Any) -> None:
         add(item)
-        _conform(item)
+        _fix_object(item)
 
     for item in pdf.objects:
-        _conform(item)
+        _fix_object(item)
     pdf.add_object = add_conforming  # for the object stream and the cross-references, added last
     if "AF" in pdf.catalog:  # WeasyPrint issue 2917: each attachment is listed twice
         pdf.catalog["AF"][:] = dict.fromkeys(pdf.catalog["AF"])
 
 
-def _conform(item: Any) -> None:
+def _fix_object(item: Any) -> None:
     if not hasattr(item, "compress"):  # no stream
         return
     if item.extra.get("Subtype") == "/Image":
@@ -169,15 +171,15 @@ def _conform(item: Any) -> None:
         item.compress = False  # 6.1.7.1: its last byte could be taken for the line end's
 
 
-def _fetcher(resources: Mapping[str, tuple[bytes, str]]) -> Callable[[str], Any]:
+def _make_fetcher(resources: Mapping[str, tuple[bytes, str]]) -> Callable[[str], Any]:
     """A fetcher of ``report:`` (packaged), ``figure:`` and ``film:`` (handed over) alone."""
     from weasyprint.urls import URLFetcher, URLFetcherResponse
 
     class ClosedFetcher(URLFetcher):  # type: ignore[misc] # WeasyPrint has no types
         def fetch(self, url: str, headers: object = None) -> Any:  # noqa: ARG002
             scheme, _, name = url.partition(":")
-            if scheme == "report" and name in _PACKAGED:
-                body, kind = (files("report_templates") / name).read_bytes(), _PACKAGED[name]
+            if scheme == "report" and name in _PACKAGED_FILES:
+                body, kind = (files("report_templates") / name).read_bytes(), _PACKAGED_FILES[name]
             elif scheme in ("figure", "film") and name in resources:
                 body, kind = resources[name]
             else:
@@ -189,13 +191,13 @@ def _fetcher(resources: Mapping[str, tuple[bytes, str]]) -> Callable[[str], Any]
 
 
 @contextmanager
-def _few_collections() -> Iterator[None]:
+def _reduce_gc() -> Iterator[None]:
     """Look for cycles of garbage rarely: pages make millions of objects, nearly all of which stay.
 
     Looking after every 700 of them, as usual, takes an eighth of the time and frees nothing.
     """
     thresholds = gc.get_threshold()
-    gc.set_threshold(GARBAGE, *thresholds[1:])
+    gc.set_threshold(GC_THRESHOLD, *thresholds[1:])
     try:
         yield
     finally:
@@ -203,13 +205,13 @@ def _few_collections() -> Iterator[None]:
 
 
 @contextmanager
-def _no_complaints() -> Iterator[None]:
+def _raise_on_warnings() -> Iterator[None]:
     """Fail on anything that WeasyPrint logs at WARNING or above."""
     complaints: list[str] = []
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if not record.getMessage().startswith(_HARMLESS):
+            if not record.getMessage().startswith(_IGNORED_WARNING):
                 complaints.append(record.getMessage())
 
     logger = logging.getLogger("weasyprint")

@@ -220,7 +220,12 @@ def test_a_film_that_came_ends_in_a_report_in_its_bucket_which_starts_no_other_n
 
 def test_of_events_at_once_one_is_worked_on_and_the_others_come_again(cloud, tiny_model):
     with hold_one_film(cloud, tiny_model) as held:
-        clinic, event, proxy, environment = held.clinic, held.event, held.proxy, held.environment
+        clinic, event, proxy, environment = (
+            held.predictive_values,
+            held.event,
+            held.proxy,
+            held.environment,
+        )
         with serve(environment) as one, serve(environment) as other, ThreadPoolExecutor(1) as pool:
             working = pool.submit(one.post, event)
             try:

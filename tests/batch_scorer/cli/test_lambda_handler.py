@@ -97,7 +97,12 @@ def test_its_log_is_lines_of_json_each_once_and_names_no_film(cloud, tiny_model)
 
 def test_of_two_events_at_once_one_is_worked_on_and_the_other_comes_again(cloud, tiny_model):
     with hold_one_film(cloud, tiny_model) as held:
-        clinic, event, proxy, environment = held.clinic, held.event, held.proxy, held.environment
+        clinic, event, proxy, environment = (
+            held.predictive_values,
+            held.event,
+            held.proxy,
+            held.environment,
+        )
         with run_function(environment) as one, run_function(environment) as other:
             one.api.send(event)
             clinic.wait_for("results/nights/")

@@ -19,8 +19,8 @@ from batch_scorer.jobs.notify import (
     make_notification,
     send_notification,
 )
-from batch_scorer.report.content.changes import describe_news
-from batch_scorer.report.content.report import build_facts
+from batch_scorer.report.content.changes import describe_changes
+from batch_scorer.report.content.report import build_report_facts
 from batch_scorer.results.schema import RunChanges
 from tests.batch_scorer.jobs.servers import dripping_server, mail_server, web_server
 from tests.factories import make_manifest, make_models, make_rows, make_unscored
@@ -159,8 +159,8 @@ def test_a_night_is_described_by_its_numbers_and_whether_it_looks_like_the_train
     assert (told.found, told.scored, told.not_scored) == (63, 60, 3)
     assert (told.changes, told.new, told.new_flagged) == ("20261126-020000", 9, 4)
     assert told.report == "s3://results/report.pdf"
-    assert told.news == describe_news(manifest)
-    assert told.likeness == build_facts(manifest, rows).drift.sentences[0]
+    assert told.news == describe_changes(manifest)
+    assert told.likeness == build_report_facts(manifest, rows).drift.sentences[0]
     manifest = make_manifest(rows, models, run_date="20261127-020000")
     first = make_notification(manifest, rows, "", "out")
     assert first.lines[2] == "All are new: there was no night before."

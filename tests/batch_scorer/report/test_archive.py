@@ -46,8 +46,8 @@ def reword(manifest: RunManifest, warning: str = "", real=summary.describe_summa
         tiles=tuple(
             replace(tile, label="as a group", note=tile.label[::-1]) for tile in same.tiles
         ),
-        counted=counted,
-        scored_what=f"{counted} came from a folder.",
+        file_count=counted,
+        scored_files=f"{counted} came from a folder.",
         undecided=same.undecided and f"Undecided: {manifest.undecided} of {manifest.scored}.",
         atypical=same.atypical and f"Odd among {manifest.scored}: {manifest.atypical} X-rays.",
     )
@@ -61,7 +61,7 @@ def reworded(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             module, "name_model", lambda run: f"{run.models[0].sha256[:20]} ({run.models[0].name})"
         )
-    monkeypatch.setattr(summary, "TILES", dict.fromkeys("abc", "x"))
+    monkeypatch.setattr(summary, "TILE_NOTES", dict.fromkeys("abc", "x"))
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.data.corruptions import SHIFTS, shift_films
-from trainer.data.dataset import Films
-from trainer.model.heads import PATCH, answer, explain
+from trainer.data.corruptions import CORRUPTIONS, corrupt_images
+from trainer.data.dataset import LabelledImages
+from trainer.model.heads import PATCH_SIDE, build_inference_model, add_evidence
 from trainer.model.networks import BUILDERS, SIZE_PX
-from trainer.model.ood import fit_typical
-from trainer.model_card import learnt_weights
+from trainer.model.ood import fit_ood_detector
+from trainer.model_card import count_trainable_weights
 from trainer.saliency_checks import check_evidence
 
 
@@ -32,7 +32,7 @@ PIXELS = np.random.default_rng(0).integers(0, 255, (3, SIZE_PX, SIZE_PX, 1), np.
 @pytest.mark.parametrize("name", BUILDERS)
 def test_evidence_is_the_gradient_times_what_the_head_looks_at(name):
     network = trained_like(name)
-    found = explain(network)(PIXELS, training=False)
+    found = add_evidence(network)(PIXELS, training=False)
     seen = {
         "mlp": lambda: network.get_layer("flat").output,
         "cnn": lambda: network.get_layer("local").output,
@@ -45,8 +45,8 @@ def test_evidence_is_the_gradient_times_what_the_head_looks_at(name):
         logit = above(inner, training=False)
     product = np.asarray(inner * tape.gradient(logit, inner))
     if name == "mlp":
-        side = 64 // PATCH
-        expected = product.reshape(3, side, PATCH, side, PATCH, -1).sum(axis=(2, 4, 5))
+        side = 64 // PATCH_SIDE
+        expected = product.reshape(3, side, PATCH_SIDE, side, PATCH_SIDE, -1).sum(axis=(2, 4, 5))
     else:
         expected = product.sum(axis=-1) * inner.shape[1] * inner.shape[2]
     if name == "vgg16":
@@ -60,7 +60,7 @@ def test_evidence_is_the_gradient_times_what_the_head_looks_at(name):
 
 def test_a_network_that_reads_both_ways_does_not_care_which_side_is_left():
     network = trained_like("cnn")
-    both = answer(network, None, both_ways=True)
+    both = build_inference_model(network, None, both_ways=True)
     mirrored = PIXELS[:, :, ::-1]
     alone = [
         np.asarray(network(films, training=False)["pneumonia"]) for films in (PIXELS, mirrored)
@@ -70,16 +70,16 @@ def test_a_network_that_reads_both_ways_does_not_care_which_side_is_left():
     assert np.asarray(found["logit"]) == pytest.approx(np.mean(alone, axis=0), abs=1e-4)
     assert np.asarray(turned["logit"]) == pytest.approx(np.asarray(found["logit"]), abs=1e-4)
     assert np.asarray(found["evidence"]) == pytest.approx(
-        np.asarray(explain(network)(PIXELS, training=False)["evidence"]), abs=1e-4
+        np.asarray(add_evidence(network)(PIXELS, training=False)["evidence"]), abs=1e-4
     ), "the evidence is that of the film as it is"
 
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_copies_that_evidence_needs_are_no_learnt_weights(name):
     network = BUILDERS[name](1, augment=False)
-    whole = answer(network, None, both_ways=False)
-    assert learnt_weights(whole) == learnt_weights(network)
-    assert whole.count_params() > learnt_weights(whole)
+    whole = build_inference_model(network, None, both_ways=False)
+    assert count_trainable_weights(whole) == count_trainable_weights(network)
+    assert whole.count_params() > count_trainable_weights(whole)
 
 
 def draw_film(number):
@@ -97,12 +97,14 @@ def draw_film(number):
 @pytest.fixture(scope="module")
 def films():
     drawn = np.stack([draw_film(number) for number in range(160)])[..., None]
-    return Films(drawn, np.arange(160) % 2, np.array([""] * 160), np.arange(160).astype(str))
+    return LabelledImages(
+        drawn, np.arange(160) % 2, np.array([""] * 160), np.arange(160).astype(str)
+    )
 
 
 def strangeness(films, pixels):
     entrance = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8")
-    model = keras.Model(entrance, fit_typical(films.pixels[:120]).judge(entrance))
+    model = keras.Model(entrance, fit_ood_detector(films.pixels[:120]).build_atypicality(entrance))
     return np.asarray(model.predict(pixels, verbose=0))[:, 0]
 
 
@@ -128,10 +130,10 @@ def test_typicality_does_not_mind_brightness_and_contrast(films):
 
 def test_every_shift_changes_every_film_and_keeps_its_label(films):
     few = films.take(np.arange(4))
-    shifted = shift_films(few)
-    assert len(shifted) == 4 * len(SHIFTS)
-    assert shifted.labels.tolist() == few.labels.tolist() * len(SHIFTS)
-    for way in range(len(SHIFTS)):
+    shifted = corrupt_images(few)
+    assert len(shifted) == 4 * len(CORRUPTIONS)
+    assert shifted.labels.tolist() == few.labels.tolist() * len(CORRUPTIONS)
+    for way in range(len(CORRUPTIONS)):
         part = shifted.pixels[4 * way : 4 * way + 4]
         assert part.shape == few.pixels.shape
         assert all((one != two).any() for one, two in zip(part, few.pixels, strict=True))
@@ -154,7 +156,9 @@ def test_honest_evidence_beats_chance_and_evidence_that_is_turned_around_does_no
     rng = np.random.default_rng(0)
     pixels = np.full((12, SIZE_PX, SIZE_PX, 1), 128, np.uint8)
     pixels[:, :, :70] = rng.integers(0, 255, pixels[:, :, :70].shape)
-    films = Films(pixels, np.ones(12, np.int64), np.array([""] * 12), np.arange(12).astype(str))
+    films = LabelledImages(
+        pixels, np.ones(12, np.int64), np.array([""] * 12), np.arange(12).astype(str)
+    )
     honest, turned = (check_evidence(contrast_network(sign), films, 1) for sign in (1.0, -1.0))
     assert honest.images == 12
     assert honest.beats_random
@@ -163,7 +167,7 @@ def test_honest_evidence_beats_chance_and_evidence_that_is_turned_around_does_no
 
 
 def test_shuffled_weights_change_a_map_that_was_learned(films):
-    network = answer(trained_like("cnn"), None, both_ways=False)
+    network = build_inference_model(trained_like("cnn"), None, both_ways=False)
     checked = check_evidence(network, films.take(np.arange(40)), seed=1)
     assert checked.images == 20
     assert abs(checked.randomised_correlation) < 0.9

@@ -9,10 +9,15 @@ from PIL import Image
 
 from trainer import evaluate
 from trainer.config import FitConfig
-from trainer.data.dataset import Films
-from trainer.model.augmentation import BorrowedTone, RandomTone, RandomView, _look_up
+from trainer.data.dataset import LabelledImages
+from trainer.model.augmentation import (
+    RandomHistogramMatching,
+    RandomIntensity,
+    RandomAffine,
+    _sample_bilinear,
+)
 from trainer.model.networks import BUILDERS, SIZE_PX, build_vgg16
-from trainer.train import _build, _finish
+from trainer.train import _build_network, _save_final_network
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (2, SIZE_PX, SIZE_PX, 1), np.uint8)
 
@@ -39,8 +44,8 @@ def test_a_network_without_augmentation_takes_the_weights_of_one_with_it(name):
 def test_augmentation_keeps_shape_and_range_and_changes_every_film():
     films = PIXELS.astype(np.float32) / 255
     for layer in (
-        RandomView(1, turn=0.2, shift=0.1, zoom=0.2),
-        RandomTone(1, gamma=0.5, contrast=0.4, brightness=0.2, blur=0.8, noise=0.04),
+        RandomAffine(1, turn=0.2, shift=0.1, zoom=0.2),
+        RandomIntensity(1, gamma=0.5, contrast=0.4, brightness=0.2, blur=0.8, noise=0.04),
     ):
         changed = np.asarray(layer(films, training=True))
         assert changed.shape == films.shape
@@ -53,7 +58,7 @@ def test_augmentation_keeps_shape_and_range_and_changes_every_film():
 def test_a_view_that_turns_and_moves_nothing_mirrors_at_most():
     films = PIXELS.astype(np.float32) / 255
     seen = np.asarray(
-        RandomView(3, turn=0.0, shift=0.0, zoom=0.0)(np.tile(films, (8, 1, 1, 1)), training=True)
+        RandomAffine(3, turn=0.0, shift=0.0, zoom=0.0)(np.tile(films, (8, 1, 1, 1)), training=True)
     )
     mirrored = 0
     for film, original in zip(seen, np.tile(films, (8, 1, 1, 1)), strict=True):
@@ -67,7 +72,7 @@ def test_tone_is_borrowed_from_another_film_and_shapes_stay():
     steps = np.linspace(0, 1, 96, dtype=np.float32)
     ramp = np.broadcast_to(steps[:, None, None], (96, 96, 1))
     films = np.tile(np.stack([ramp, ramp**3]), (40, 1, 1, 1))
-    borrowed = np.asarray(BorrowedTone(1)(films, training=True))
+    borrowed = np.asarray(RandomHistogramMatching(1)(films, training=True))
     changed = np.abs(borrowed - films).max(axis=(1, 2, 3)) > 0.06
     assert 20 < changed.sum() < 60, "half of 80"
     assert np.diff(borrowed, axis=1).min() > -1e-6, "what was brighter stays brighter"
@@ -76,12 +81,12 @@ def test_tone_is_borrowed_from_another_film_and_shapes_stay():
     assert (borrowed[..., 0] < high + 0.06).all()
     nearest = np.abs(borrowed - films[::-1]).max(axis=(1, 2, 3)).min()
     assert nearest < 0.1, "one of them goes nearly all the way"
-    assert np.array_equal(np.asarray(BorrowedTone(1)(films, training=False)), films)
+    assert np.array_equal(np.asarray(RandomHistogramMatching(1)(films, training=False)), films)
 
 
 def test_a_film_of_one_grey_lends_and_borrows():
     films = np.stack([np.full((24, 24, 1), grey, np.float32) for grey in (0.2, 0.8)] * 20)
-    borrowed = np.asarray(BorrowedTone(1)(films, training=True))
+    borrowed = np.asarray(RandomHistogramMatching(1)(films, training=True))
     assert np.ptp(borrowed, axis=(1, 2, 3)).max() < 1e-6
     assert (borrowed > 0.2 - 1e-6).all()
     assert (borrowed < 0.8 + 1e-6).all()
@@ -111,9 +116,9 @@ def test_vgg16_has_the_published_convolutions():
 
 def test_a_pretrained_network_keeps_its_input_scaling_when_it_is_saved(tmp_path):
     config = FitConfig("vgg16", 1, 1, 1, "tensorflow", "imagenet")
-    trained = _build(config, "mixed_bfloat16")
+    trained = _build_network(config, "mixed_bfloat16")
     folder = tmp_path
-    _finish(trained, config, few_films(), folder)
+    _save_final_network(trained, config, few_films(), folder)
     saved = keras.models.load_model(folder / "model.keras", compile=False)
     trained = np.asarray(_float32_copy(trained, config)(PIXELS, training=False)["pneumonia"])
     found = np.asarray(saved(PIXELS, training=False)["logit"])
@@ -123,11 +128,11 @@ def test_a_pretrained_network_keeps_its_input_scaling_when_it_is_saved(tmp_path)
 
 def few_films():
     pixels = np.random.default_rng(1).integers(0, 255, (20, SIZE_PX, SIZE_PX, 1), np.uint8)
-    return Films(pixels, np.arange(20) % 2, np.array([""] * 20), np.arange(20).astype(str))
+    return LabelledImages(pixels, np.arange(20) % 2, np.array([""] * 20), np.arange(20).astype(str))
 
 
 def _float32_copy(model, config):
-    copy = _build(config, "float32")
+    copy = _build_network(config, "float32")
     copy.set_weights(model.get_weights())
     return copy
 
@@ -164,7 +169,7 @@ def test_the_view_is_the_one_that_keras_computes():
     film = np.random.default_rng(1).random((2, 9, 9, 1)).astype(np.float32)
     across, down = np.meshgrid(np.arange(9, dtype=np.float32), np.arange(9, dtype=np.float32))
     rows, columns = 0.1 * across + 0.9 * down - 2.0, 1.1 * across - 0.1 * down + 3.0
-    found = _look_up(film, np.stack([rows] * 2), np.stack([columns] * 2))
+    found = _sample_bilinear(film, np.stack([rows] * 2), np.stack([columns] * 2))
     turns = np.array([[1.1, -0.1, 3.0, 0.1, 0.9, -2.0, 0.0, 0.0]] * 2, np.float32)
     expected = keras.ops.image.affine_transform(film, turns, fill_mode="nearest")
     assert np.asarray(found) == pytest.approx(np.asarray(expected), abs=1e-5)

@@ -14,13 +14,13 @@ from batch_scorer.errors import DatasetError
 from trainer.model import pretrained
 from trainer.model.networks import build_vgg16
 from trainer.model.pretrained import (
-    COLOUR_SPREAD,
-    KNOWN,
-    check_weights_file,
+    IMAGENET_STD,
+    KNOWN_WEIGHTS,
+    identify_weights_file,
     load_vgg16_convolutions,
 )
 
-KERAS, TORCHVISION = KNOWN
+KERAS, TORCHVISION = KNOWN_WEIGHTS
 
 
 class Called:
@@ -33,7 +33,7 @@ class Called:
 def know(monkeypatch, path, known):
     """Let this file be taken for the published one."""
     digest = hashlib.new(known.algorithm, path.read_bytes(), usedforsecurity=False).hexdigest()
-    monkeypatch.setattr(pretrained, "KNOWN", (replace(known, digest=digest),))
+    monkeypatch.setattr(pretrained, "KNOWN_WEIGHTS", (replace(known, digest=digest),))
 
 
 def write_pickle(path, convolutions):
@@ -63,7 +63,7 @@ def test_the_file_of_keras_is_loaded_and_scaled_for_views(tmp_path, monkeypatch,
         convolutions_of(model),
         *convolutions_of(published),
     )
-    assert first[0] == pytest.approx(kernel * COLOUR_SPREAD)
+    assert first[0] == pytest.approx(kernel * IMAGENET_STD)
     assert np.array_equal(first[1], bias)
     for found, meant in zip(rest, expected, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(found, meant, strict=True))
@@ -94,12 +94,12 @@ def test_another_file_is_refused_before_it_is_opened(tmp_path):
     path = tmp_path / "vgg16.ckpt"
     path.write_bytes(pickle.dumps(Called()))
     with pytest.raises(DatasetError, match=r"published VGG16 weights, found another one") as caught:
-        check_weights_file(path)
+        identify_weights_file(path)
     assert KERAS.digest in str(caught.value.hint)
     assert TORCHVISION.digest in str(caught.value.hint)
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path):
     with pytest.raises(DatasetError, match="is not there") as caught:
-        check_weights_file(tmp_path / "nowhere.h5")
+        identify_weights_file(tmp_path / "nowhere.h5")
     assert "make weights" in str(caught.value.hint)

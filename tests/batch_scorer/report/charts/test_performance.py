@@ -14,7 +14,7 @@ import pytest
 from batch_scorer.metrics.classification import ConfusionMatrix, Curve, Estimate
 from batch_scorer.model.card_sections import History
 from batch_scorer.report.charts import performance
-from batch_scorer.report.content.typeface import FAMILY, printable
+from batch_scorer.report.content.typeface import FONT_FAMILY, replace_unsupported
 from tests.batch_scorer.report.documents import texts
 from tests.factories import TITLES, make_card
 
@@ -24,7 +24,7 @@ HOSTILE = "$\\frac{1}{2}$ <svg onload=x> & \u80ba \U0001fac1 \n"
 @pytest.mark.parametrize("names", [("cnn",), ("cnn", "mlp"), ("mlp", "cnn", "vgg16")])
 def test_curves_are_drawn_for_one_and_for_more_models(names: tuple[str, ...]) -> None:
     cards = [make_card(name) for name in names]
-    for svg in (performance.draw_training(cards), performance.draw_roc(cards)):
+    for svg in (performance.draw_training_curves(cards), performance.draw_roc(cards)):
         assert ET.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
     for name in names:
         assert TITLES[name] in texts(performance.draw_roc(cards))
@@ -32,7 +32,7 @@ def test_curves_are_drawn_for_one_and_for_more_models(names: tuple[str, ...]) ->
 
 def test_the_same_numbers_give_the_same_bytes() -> None:
     card = make_card("cnn")
-    assert performance.draw_training([card]) == performance.draw_training([card])
+    assert performance.draw_training_curves([card]) == performance.draw_training_curves([card])
     assert performance.draw_roc([card]) == performance.draw_roc([card])
     confusion = ConfusionMatrix(3, 1, 4, 1)
     assert performance.draw_confusion(confusion) == performance.draw_confusion(confusion)
@@ -42,12 +42,12 @@ def test_a_figure_carries_no_date_and_uses_the_bundled_typeface() -> None:
     svg = performance.draw_confusion(ConfusionMatrix(3, 1, 4, 1))
     assert "<dc:date>" not in svg
     families = set(re.findall(r"'([^']+)'", " ".join(re.findall(r'style="(font[^"]*)"', svg))))
-    assert families == {FAMILY}
+    assert families == {FONT_FAMILY}
 
 
 def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
     before = mpl.rcParams.copy()
-    performance.draw_training([make_card("cnn")])
+    performance.draw_training_curves([make_card("cnn")])
     assert mpl.rcParams.copy() == before
 
 
@@ -65,7 +65,7 @@ def test_a_hostile_title_is_text_and_warns_of_nothing() -> None:
     card = make_card("cnn", title=HOSTILE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        svgs = [performance.draw_training([card, card]), performance.draw_roc([card])]
+        svgs = [performance.draw_training_curves([card, card]), performance.draw_roc([card])]
     for svg in svgs:
         assert "<svg onload" not in svg
         assert "\u80ba" not in svg
@@ -74,11 +74,11 @@ def test_a_hostile_title_is_text_and_warns_of_nothing() -> None:
 
 def test_edges_are_drawn_too() -> None:
     one = make_card("cnn", history=History([0.5], [0.6], [0.7], [0.6]))
-    assert ET.fromstring(performance.draw_training([one])) is not None
+    assert ET.fromstring(performance.draw_training_curves([one])) is not None
     assert "no such film" in texts(performance.draw_confusion(ConfusionMatrix(0, 0, 0, 0)))
     undefined = Estimate(None, None, None, 0)
-    assert performance.draw_roc_lines(
-        [performance.RocLine("none", Curve([], []), undefined, undefined)]
+    assert performance.draw_roc_curves(
+        [performance.RocCurve("none", Curve([], []), undefined, undefined)]
     )
 
 
@@ -87,8 +87,8 @@ def test_the_operating_point_is_drawn_with_its_intervals() -> None:
     undefined = Estimate(None, None, None, 0)
 
     def drawn(sensitivity: Estimate, specificity: Estimate) -> int:
-        svg = performance.draw_roc_lines(
-            [performance.RocLine("one", curve, sensitivity, specificity)]
+        svg = performance.draw_roc_curves(
+            [performance.RocCurve("one", curve, sensitivity, specificity)]
         )
         return len(re.findall(r'<g id="line2d_', svg))
 
@@ -101,4 +101,4 @@ def test_the_operating_point_is_drawn_with_its_intervals() -> None:
 
 
 def test_characters_without_a_glyph_become_their_number() -> None:
-    assert printable("film é ≥ \u80ba.jpg") == "film é ≥ ‹U+80BA›.jpg"
+    assert replace_unsupported("film é ≥ \u80ba.jpg") == "film é ≥ ‹U+80BA›.jpg"

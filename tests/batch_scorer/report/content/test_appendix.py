@@ -9,7 +9,7 @@ import pytest
 
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.appendix import Appendix, describe_appendix
-from batch_scorer.report.content.guidelines import NOT_AVAILABLE, Item
+from batch_scorer.report.content.guidelines import NOT_AVAILABLE, GuidelineItem
 from batch_scorer.results.usage import CoreHourPrice
 from tests.factories import (
     make_comparison,
@@ -36,7 +36,7 @@ def texts(part: Appendix, title: str) -> str:
     )
 
 
-def item(part: Appendix, topic: str) -> Item:
+def item(part: Appendix, topic: str) -> GuidelineItem:
     return next(found for found in part.guidelines if found.topic == topic)
 
 
@@ -111,7 +111,7 @@ def test_subgroups_by_cause_are_measured_where_names_tell_it() -> None:
     ill = [r for r in viral if r.label == CLASSES[1] and "virus" in r.image]
     share = sum(r.prediction == CLASSES[1] for r in ill) / len(ill)
     assert part.subgroups[1].sensitivity.startswith(f"{share:.3f} (95 % interval")
-    assert part.no_subgroups == ""
+    assert part.no_subgroups_reason == ""
     assert item(part, "Subgroups by cause").where == "section 9"
 
 
@@ -127,7 +127,9 @@ def test_without_them_subgroups_are_not_available(kind: str) -> None:
     }[kind]
     part = tell(rows, models)
     assert part.subgroups == ()
-    assert part.no_subgroups.startswith("Sensitivity by cause: not available; it needs labelled")
+    assert part.no_subgroups_reason.startswith(
+        "Sensitivity by cause: not available; it needs labelled"
+    )
     assert item(part, "Subgroups by cause").where == NOT_AVAILABLE
 
 

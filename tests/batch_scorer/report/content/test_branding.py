@@ -14,8 +14,13 @@ from PIL import Image
 
 from batch_scorer.errors import UsageError
 from batch_scorer.report.content import branding
-from batch_scorer.report.content.branding import PLAIN, Branding, describe_brand, read_branding
-from batch_scorer.report.content.report_options import Drawing
+from batch_scorer.report.content.branding import (
+    NO_BRANDING,
+    Branding,
+    describe_branding,
+    read_branding,
+)
+from batch_scorer.report.content.report_options import ReportOptions
 from batch_scorer.report.formats.draw import draw_report
 from tests.batch_scorer.report.documents import read_text, tags
 from tests.factories import make_models, make_rows, write_run
@@ -40,9 +45,9 @@ def logo_of(path: Path) -> Image.Image:
 
 
 def test_nothing_given_is_the_plain_report() -> None:
-    assert read_branding() == PLAIN
-    assert not read_branding(" ", "").given
-    facts = describe_brand(PLAIN)
+    assert read_branding() == NO_BRANDING
+    assert not read_branding(" ", "").is_custom
+    facts = describe_branding(NO_BRANDING)
     assert (facts.title, facts.footer, facts.has_logo) == ("Chest X-ray report", "", False)
     assert facts.kicker == "Chest X-ray report · pneumonia"
 
@@ -52,7 +57,7 @@ def test_texts_that_would_not_fit_are_refused_and_hostile_ones_are_made_visible(
         read_branding("x" * 71)
     with pytest.raises(UsageError, match="--organisation of at most 70"):
         read_branding("", "x" * 71)
-    facts = describe_brand(Branding("a\u202eb", "c\nd"))
+    facts = describe_branding(Branding("a\u202eb", "c\nd"))
     assert (facts.title, facts.organisation) == ("a‹U+202E›b", "c‹U+000A›d")
     assert facts.footer == "c‹U+000A›d · a‹U+202E›b"
 
@@ -168,7 +173,7 @@ def test_an_svg_that_grows_without_end_is_refused(tmp_path: Path) -> None:
 def test_an_svg_that_takes_too_long_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(branding, "DRAWING_TIMEOUT_S", 0.001)
+    monkeypatch.setattr(branding, "RENDER_TIMEOUT_S", 0.001)
     with pytest.raises(UsageError, match=r"takes more than 0\.001 seconds to draw"):
         read_branding(logo=draw(tmp_path / "a.svg", BLUE_HALF))
 
@@ -207,7 +212,7 @@ def test_the_report_carries_them_on_page_one_and_in_every_footer(tmp_path: Path)
     plain = Path(draw_report(tmp_path)[0]).read_bytes()
     logo = draw(tmp_path / "logo.svg", BLUE_HALF)
     brand = read_branding("Screening <b>2</b>", "Ministry & Co", logo)
-    path = draw_report(tmp_path, Drawing(branding=brand))[0]
+    path = draw_report(tmp_path, ReportOptions(branding=brand))[0]
     pages = read_text(path).split("\f")
     assert pages[0].startswith("Screening <b>2</b> Ministry & Co")
     assert all("Ministry & Co · Screening <b>2</b> Research use only." in page for page in pages)

@@ -8,10 +8,10 @@ import pytest
 from batch_scorer.metrics.classification import Estimate
 from batch_scorer.model.card import decode_card, encode_card
 from batch_scorer.model.card_sections import Appearance, DataAudit, DuplicateCounts
-from batch_scorer.report.content.data_quality import describe_faults
-from batch_scorer.report.content.report import build_facts
+from batch_scorer.report.content.data_quality import describe_data_faults
+from batch_scorer.report.content.report import build_report_facts
 from batch_scorer.report.formats.pdf import TEMPLATE
-from batch_scorer.report.formats.templates import open_template
+from batch_scorer.report.formats.templates import load_template
 from tests.factories import make_card, make_manifest, make_models, make_rows
 
 NO_COPIES = DuplicateCounts(0, 0, {}, {}, 0, 0)
@@ -47,12 +47,12 @@ CLEAN = msgspec.structs.replace(
 
 def page_of(models):
     rows = make_rows(models)
-    facts = build_facts(make_manifest(rows, models), rows)
-    return open_template(TEMPLATE).render(facts=facts, pictures=frozenset(), created="")
+    facts = build_report_facts(make_manifest(rows, models), rows)
+    return load_template(TEMPLATE).render(facts=facts, pictures=frozenset(), created="")
 
 
 def test_each_fault_is_told_with_its_numbers():
-    faults = describe_faults(AUDIT)
+    faults = describe_data_faults(AUDIT)
     for expected in (
         "The part val has 8 films, too few to choose anything on.",
         "606 of 3,288 patients have several films, up to 30.",
@@ -69,14 +69,14 @@ def test_each_fault_is_told_with_its_numbers():
 
 
 def test_what_was_not_found_is_not_told():
-    assert describe_faults(CLEAN) == ()
+    assert describe_data_faults(CLEAN) == ()
     changed = msgspec.structs.replace(
         CLEAN,
         images_without_patient=7,
         near_duplicates=DuplicateCounts(2, 4, {}, {"train and test": 2}, 1, 0),
         metadata_auc={"cross-validation": Estimate(0.7, 0.6, 0.8, 40)},
     )
-    unknown, copies, metadata = describe_faults(changed)
+    unknown, copies, metadata = describe_data_faults(changed)
     assert unknown.startswith("7 of 40 file names tell no patient")
     assert "2 across train and test, 1 with two different labels" in copies
     assert "test" not in metadata

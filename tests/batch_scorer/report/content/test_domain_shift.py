@@ -35,7 +35,7 @@ def tell(found: list[Score], card: Any = CARD) -> DriftFacts:
 
 def test_a_batch_that_looks_alike_has_no_warning_and_no_promise() -> None:
     facts = tell(rows(300))
-    assert (facts.warning, facts.short, facts.predictions) == ("", "", "")
+    assert (facts.warning, facts.short_warning, facts.predictions) == ("", "", "")
     assert facts.sentences[0] == (
         "By what was measured, the 300 films of this batch look like those that the model learned "
         "from."
@@ -45,7 +45,7 @@ def test_a_batch_that_looks_alike_has_no_warning_and_no_promise() -> None:
         "Looking alike is no proof that the answers are right: from validation films to the "
         "official test films, of the same data set, specificity went from 0."
     )
-    assert [row.verdict for row in facts.rows] == ["alike"] * 4
+    assert [row.level for row in facts.rows] == ["alike"] * 4
 
 
 def test_a_batch_that_looks_unlike_is_warned_of_on_page_one_and_here() -> None:
@@ -53,18 +53,20 @@ def test_a_batch_that_looks_unlike_is_warned_of_on_page_one_and_here() -> None:
     assert facts.warning == (
         "Warning: this batch looks unlike the films that the model learned from."
     )
-    assert facts.short.startswith(f"{facts.warning[:-1]} (section 5). Do not act on its answers")
+    assert facts.short_warning.startswith(
+        f"{facts.warning[:-1]} (section 5). Do not act on its answers"
+    )
     assert facts.sentences[0].startswith(
         "This batch looks unlike the films that the model learned from: its films are stranger "
         "than the training films, they are brighter or darker. How good the model is on such films "
         "is not known"
     )
-    assert facts.rows[0].chance == "under 0.001"
+    assert facts.rows[0].p_value == "under 0.001"
 
 
 def test_a_batch_in_between_is_a_caution_and_no_warning() -> None:
     facts = tell(rows(300, brighter=0.6))
-    assert facts.short == ""
+    assert facts.short_warning == ""
     assert facts.sentences[0] == (
         "This batch looks somewhat different from the films that the model learned from: they are "
         "brighter or darker. Take the figures of section 3 with caution."
@@ -78,7 +80,7 @@ def test_nothing_but_images_of_another_kind_are_unlike() -> None:
     ]
     facts = tell(strange)
     assert "many of its films are strange to the model" in facts.sentences[0]
-    assert facts.short
+    assert facts.short_warning
     assert facts.histogram is None
     assert facts.histogram_alt == ""
 
@@ -125,13 +127,13 @@ def test_rows_without_statistics_leave_it_open() -> None:
         "The model file or these rows lack the numbers, so whether this batch looks like the "
         "training films is not known."
     )
-    assert [row.what for row in facts.rows] == ["Probability of pneumonia"]
+    assert [row.quantity for row in facts.rows] == ["Probability of pneumonia"]
 
 
 def test_another_spread_of_answers_is_explained_and_not_warned_of() -> None:
     facts = tell(rows(300, normal_share=0.95))
-    assert facts.short == ""
-    assert facts.rows[-1].verdict == "unlike"
+    assert facts.short_warning == ""
+    assert facts.rows[-1].level == "unlike"
     assert facts.predictions.startswith(
         "The probabilities spread otherwise than on validation films, 74 of 100 of which show "
         "pneumonia."

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from batch_scorer.report.content.gallery import (
-    GROUPS,
-    PLACES,
-    describe_gallery,
-    explain_choice,
-    explain_group,
+    GROUP_TITLES,
+    COLUMNS_PER_ROW,
+    build_gallery,
+    describe_selection,
+    describe_group,
 )
 from batch_scorer.results.schema import Gallery
 from tests.factories import (
@@ -28,7 +28,7 @@ from tests.factories import (
 
 def choose(rows: list[Any], **gallery: Any) -> str:
     models = make_models("cnn")
-    return explain_choice(rows, make_manifest(rows, models, gallery=Gallery(**gallery)))
+    return describe_selection(rows, make_manifest(rows, models, gallery=Gallery(**gallery)))
 
 
 def test_the_choice_is_explained_with_and_without_minutes() -> None:
@@ -90,18 +90,18 @@ def test_each_group_says_why_these_and_in_which_order(
     reason: str, shown: int, found: int, sentence: str
 ) -> None:
     models = make_models("cnn")
-    assert explain_group(reason, shown, found, make_manifest([], models)) == sentence
+    assert describe_group(reason, shown, found, make_manifest([], models)) == sentence
 
 
 def test_near_the_threshold_is_the_band_where_the_model_has_one() -> None:
     manifest = make_manifest([], make_models("cnn", band=make_band()))
-    assert "in the band around the threshold" in explain_group("closest", 2, 2, manifest)
+    assert "in the band around the threshold" in describe_group("closest", 2, 2, manifest)
 
 
 def test_a_labelled_batch_shows_its_errors_first_and_each_is_named_one() -> None:
     models = make_models("cnn", "mlp")
     rows = make_rows(models, 40, 60)
-    gallery = describe_gallery(rows, make_manifest(rows, models))
+    gallery = build_gallery(rows, make_manifest(rows, models))
     titles = [part.title for row in gallery for part in row if part.title]
     assert titles[:2] == ["Missed pneumonia", "False alarms"]
     parts = {part.title: part for row in gallery for part in row if part.title}
@@ -110,7 +110,7 @@ def test_a_labelled_batch_shows_its_errors_first_and_each_is_named_one() -> None
     )
     assert all(f.note.startswith("flagged") for f in parts["False alarms"].images)
     assert all("labelled normal" in film.note for film in parts["False alarms"].images)
-    assert set(titles) <= set(GROUPS.values())
+    assert set(titles) <= set(GROUP_TITLES.values())
 
 
 @pytest.mark.parametrize("minutes", [None, 7, 30])
@@ -118,24 +118,24 @@ def test_rows_are_full_but_never_wider_than_a_page(minutes: int | None) -> None:
     models = make_models("cnn", "mlp", evidence=make_evidence())
     rows = make_rows(models, 40, 60)
     shown = make_gallery(rows, review_minutes=minutes)
-    gallery = describe_gallery(rows, make_manifest(rows, models, gallery=shown))
-    assert all(0 < sum(part.places for part in row) <= PLACES for row in gallery)
+    gallery = build_gallery(rows, make_manifest(rows, models, gallery=shown))
+    assert all(0 < sum(part.places for part in row) <= COLUMNS_PER_ROW for row in gallery)
     films = [film for row in gallery for part in row for film in part.images]
     assert len({film.name for film in films}) == len(films)
     if minutes:
         assert len(films) == minutes * 60 // 45
     assert all(bool(f.evidence) == f.note.startswith("flagged") for f in films)
     assert {film.places for film in films} == {1, 2}
-    assert all(film.evidence == f"{film.picture}-evidence" for film in films if film.evidence)
+    assert all(film.evidence == f"{film.thumbnail}-evidence" for film in films if film.evidence)
 
 
 def test_every_film_of_the_gallery_has_texts_for_its_pictures() -> None:
     models = make_models("cnn", evidence=make_evidence())
     rows = make_rows(models, 5, 5)
-    gallery = describe_gallery(rows, make_manifest(rows, models, gallery=make_gallery(rows)))
+    gallery = build_gallery(rows, make_manifest(rows, models, gallery=make_gallery(rows)))
     film = next(f for row in gallery for part in row for f in part.images if f.evidence)
     assert film.alt == (
-        f"Chest film {film.name}. Pneumonia {film.words}, probability {film.probability}, flagged."
+        f"Chest film {film.name}. Pneumonia {film.likelihood}, probability {film.probability}, flagged."
     )
     assert film.evidence_alt.startswith(f"Evidence map of {film.name} by Convolutional network")
 
@@ -143,7 +143,7 @@ def test_every_film_of_the_gallery_has_texts_for_its_pictures() -> None:
 def test_without_films_there_is_no_gallery() -> None:
     models = make_models("cnn")
     rows = make_unscored(3)
-    assert describe_gallery(rows, make_manifest(rows, models)) == ()
+    assert build_gallery(rows, make_manifest(rows, models)) == ()
 
 
 def test_a_hundred_thousand_films_are_lined_up_in_no_time() -> None:
@@ -154,6 +154,6 @@ def test_a_hundred_thousand_films_are_lined_up_in_no_time() -> None:
         for copy in range(100)
         for row in few
     ]
-    gallery = describe_gallery(rows, make_manifest(few, models))
+    gallery = build_gallery(rows, make_manifest(few, models))
     assert "6 of " in gallery[0][0].text
     assert sum(len(part.images) for row in gallery for part in row) == 30

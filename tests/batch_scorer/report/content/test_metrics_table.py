@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from batch_scorer.report.content.metrics_table import ALL, FilmTable, describe_table
-from batch_scorer.report.content.report import build_facts
+from batch_scorer.report.content.metrics_table import ALL_FILES, PredictionTable, build_table
+from batch_scorer.report.content.report import build_report_facts
 from tests.factories import make_band, make_manifest, make_models, make_rows, make_unscored
 
 if TYPE_CHECKING:
     from batch_scorer.results.schema import Score
 
 
-def describe(rows, models=None) -> FilmTable:
-    return describe_table(rows, make_manifest(rows, models or make_models("cnn")))
+def describe(rows, models=None) -> PredictionTable:
+    return build_table(rows, make_manifest(rows, models or make_models("cnn")))
 
 
-def cells(table: FilmTable, field: str) -> list:
-    place = [column.field for column in table.columns].index(field)
+def cells(table: PredictionTable, field: str) -> list:
+    place = [column.full_title for column in table.columns].index(field)
     return [row.cells[place] for row in table.rows]
 
 
-def sizes(table: FilmTable) -> dict[str, int]:
+def sizes(table: PredictionTable) -> dict[str, int]:
     return {group.title: group.files for group in table.groups}
 
 
@@ -43,14 +43,14 @@ def test_every_row_is_in_the_table_in_its_order(full):
     table = describe(rows, models)
     assert cells(table, "File") == [row.image for row in rows]
     assert all(len(row.cells) == len(table.columns) for row in table.rows)
-    assert [row.picture for row in table.rows] == [row.sha256[:16] for row in rows]
+    assert [row.thumbnail for row in table.rows] == [row.sha256[:16] for row in rows]
 
 
 def test_groups_have_the_totals_of_page_one(full):
     rows, models = full
-    facts = build_facts(make_manifest(rows, models), rows)
+    facts = build_report_facts(make_manifest(rows, models), rows)
     found = sizes(describe(rows, models))
-    assert found[ALL] == len(rows)
+    assert found[ALL_FILES] == len(rows)
     for tile in facts.summary.tiles:
         assert found[tile.label.capitalize()] == int(tile.number)
     assert found["Uncertain"] == sum(bool(row.undecided) for row in rows)
@@ -73,7 +73,7 @@ def test_a_row_names_its_groups(full):
 def test_numbers_are_shown_as_in_the_pdf_and_sorted_by_their_value(full):
     rows, models = full
     table = describe(rows, models)
-    listing = build_facts(make_manifest(rows, models), rows).listing
+    listing = build_report_facts(make_manifest(rows, models), rows).listing
     for place, model in enumerate(("cnn", "mlp", "vgg16")):
         shown = cells(table, f"Probability by {model}")
         printed = [row.probabilities[place] for row in listing.rows]
@@ -81,7 +81,7 @@ def test_numbers_are_shown_as_in_the_pdf_and_sorted_by_their_value(full):
         values = [cell[1] for cell in shown if cell]
         expected = [row.probabilities[place] for row in rows if row.status == "scored"]
         assert values == pytest.approx(expected, abs=1e-6)
-    assert [cell[0] for cell in cells(table, "Answer")] == [row.answer for row in listing.rows]
+    assert [cell[0] for cell in cells(table, "Answer")] == [row.prediction for row in listing.rows]
     assert cells(table, "Typicality")[0] == ("0.01", 0.011)
     assert cells(table, "Viral, if it is pneumonia")[0] == ("0.25", 0.25)
 
@@ -95,14 +95,14 @@ def test_answers_sort_flagged_then_clear_then_not_scored(full):
 def test_what_an_opened_file_says(full):
     rows, models = full
     table = describe(rows, models)
-    last = {c.field: cell for c, cell in zip(table.columns, table.rows[-1].cells, strict=True)}
+    last = {c.full_title: cell for c, cell in zip(table.columns, table.rows[-1].cells, strict=True)}
     assert last["Exact copy of"] == rows[0].image
     assert last["Size in pixels"] == "1,400 by 1,000"
     assert last["Hash of the file"] == rows[0].sha256
     assert last["Models that agree"] in {"1 of 3", "2 of 3", "3 of 3"}
     assert "likely" in last["Pneumonia, in words"]
     broken = next(row for row in table.rows if row.cells[0].startswith("broken"))
-    said = {c.field: cell for c, cell in zip(table.columns, broken.cells, strict=True)}
+    said = {c.full_title: cell for c, cell in zip(table.columns, broken.cells, strict=True)}
     assert said["Why not scored"] == "Ends too early"
     assert said["What was found"] == "The file ends before the image does. Copy it again."
     assert said["Probability by cnn"] == said["Size in pixels"] == said["Pneumonia, in words"] == ""
@@ -114,10 +114,10 @@ def test_columns_and_groups_that_no_row_needs_are_left_out():
     assert {"Why not scored", "Uncertain", "Exact copies"}.isdisjoint(sizes(table))
     failed = describe(make_unscored(3))
     assert [c.title for c in failed.columns if c.title] == ["File", "Answer", "Why not scored"]
-    assert sizes(failed) == {ALL: 3, "Not scored": 3}
+    assert sizes(failed) == {ALL_FILES: 3, "Not scored": 3}
     nothing = describe([])
     assert nothing.rows == ()
-    assert sizes(nothing) == {ALL: 0}
+    assert sizes(nothing) == {ALL_FILES: 0}
 
 
 def test_patients_do_not_appear():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batch_scorer.report.content.model_comparison import describe_comparison, say_comparison
+from batch_scorer.report.content.model_comparison import describe_comparison, describe_ranking
 from tests.factories import make_comparison, make_manifest, make_models, make_rows
 
 START = "On 624 test films, by AUC, "
@@ -35,7 +35,7 @@ START = "On 624 test films, by AUC, "
     ],
 )
 def test_one_plain_sentence(p_holm: dict[str, float], sentence: str) -> None:
-    assert say_comparison(make_comparison(**p_holm)) == START + sentence
+    assert describe_ranking(make_comparison(**p_holm)) == START + sentence
 
 
 def test_the_table_has_every_difference_with_its_interval_and_corrected_p() -> None:
@@ -49,7 +49,7 @@ def test_the_table_has_every_difference_with_its_interval_and_corrected_p() -> N
     ]
     row = facts.rows[0]
     assert (row.difference, row.interval, row.p) == ("+0.030", "−0.010 to 0.050", "under 0.001")
-    assert row.real == "yes"
+    assert row.significant == "yes"
     assert "Convolutional network is better than Multilayer perceptron." in facts.sentence
     assert "VGG16" not in facts.sentence
 

@@ -9,7 +9,10 @@ import msgspec
 from batch_scorer.metrics import classification
 from batch_scorer.metrics.classification import Estimate
 from batch_scorer.metrics.prevalence import predictive_values
-from batch_scorer.report.content.predictive_values import Clinic, describe_clinic
+from batch_scorer.report.content.predictive_values import (
+    PredictiveValues,
+    describe_predictive_values,
+)
 from tests.factories import make_manifest, make_models, make_rows
 
 if TYPE_CHECKING:
@@ -18,9 +21,9 @@ if TYPE_CHECKING:
 UNDEFINED = Estimate(None, None, None, 0)
 
 
-def tell(normal: int, pneumonia: int, models: list[ModelUsed], **changes: Any) -> Clinic:
+def tell(normal: int, pneumonia: int, models: list[ModelUsed], **changes: Any) -> PredictiveValues:
     rows = make_rows(models, normal, pneumonia)
-    return describe_clinic(make_manifest(rows, models, **changes))
+    return describe_predictive_values(make_manifest(rows, models, **changes))
 
 
 def with_reference(model: ModelUsed, recall: Estimate, specificity: Estimate) -> ModelUsed:
@@ -39,16 +42,16 @@ def test_the_table_is_that_of_bayes_at_four_prevalences() -> None:
         classification.estimate_proportion(184, 234),
     )
     models = [with_reference(make_models("cnn")[0], recall, specificity)]
-    meaning = tell(0, 0, models).meanings[0]
-    assert [row.ill for row in meaning.rows] == [5, 10, 25, 60]
-    assert [row.ill_of_flagged for row in meaning.rows] == [19, 34, 60, 87]
+    meaning = tell(0, 0, models).tables[0]
+    assert [row.ill_per_100 for row in meaning.rows] == [5, 10, 25, 60]
+    assert [row.ill_per_100_flagged for row in meaning.rows] == [19, 34, 60, 87]
     assert [row.flagged for row in meaning.rows] == ["252", "290", "405", "673"]
     for row in meaning.rows:
-        right, clear = predictive_values(recall, specificity, row.ill / 100)
-        assert row.right.value == f"{100 * right.value:.0f}"
+        right, clear = predictive_values(recall, specificity, row.ill_per_100 / 100)
+        assert row.ppv.value == f"{100 * right.value:.0f}"
         assert row.missed.value == f"{1000 * (1 - clear.value):.0f}"
-        assert row.right.n == row.missed.n == "n = 624"
-        low, high = (int(part) for part in row.right.interval.split(" to "))
+        assert row.ppv.n == row.missed.n == "n = 624"
+        low, high = (int(part) for part in row.ppv.interval.split(" to "))
         assert low <= 100 * right.low
         assert 100 * right.high <= high
 
@@ -67,7 +70,7 @@ def test_the_sentences_say_it_in_people() -> None:
     )
     assert "Of the official test films 390 of 624 films show pneumonia" in clinic.sentences[1]
     assert "not known before it was measured on them" in clinic.sentences[1]
-    assert clinic.meanings[0].alt == (
+    assert clinic.tables[0].alt == (
         "Of 100 flagged children, with pneumonia: 19 where 5 of 100 children have it; 34 where 10 "
         "of 100 children have it; 60 where 25 of 100 children have it; 87 where 60 of 100 children "
         "have it. The others were flagged wrongly."
@@ -76,17 +79,17 @@ def test_the_sentences_say_it_in_people() -> None:
 
 def test_a_labelled_batch_of_both_classes_has_its_own_table() -> None:
     models = make_models("cnn", "mlp")
-    titles = [meaning.title for meaning in tell(40, 50, models).meanings]
+    titles = [meaning.title for meaning in tell(40, 50, models).tables]
     assert titles == ["By the official test films", "By the labelled films of this batch"]
     for normal, pneumonia in ((0, 9), (9, 0), (0, 0)):
-        assert len(tell(normal, pneumonia, models).meanings) == 1
-    assert len(tell(40, 50, models, synthetic=True).meanings) == 1
+        assert len(tell(normal, pneumonia, models).tables) == 1
+    assert len(tell(40, 50, models, synthetic=True).tables) == 1
 
 
 def test_validation_films_are_called_so() -> None:
     models = make_models("cnn", splits=("validation",))
     clinic = tell(0, 0, models)
-    assert clinic.meanings[0].title == "By the validation films"
+    assert clinic.tables[0].title == "By the validation films"
     assert "Of the validation films 486 of 655 films" in clinic.sentences[1]
 
 
@@ -95,6 +98,6 @@ def test_reference_films_of_one_class_define_nothing() -> None:
         with_reference(make_models("cnn")[0], UNDEFINED, classification.estimate_proportion(9, 10))
     ]
     clinic = tell(0, 0, models)
-    assert clinic.meanings[0].rows == ()
-    assert clinic.meanings[0].missing.startswith("Not defined: it needs films with pneumonia")
+    assert clinic.tables[0].rows == ()
+    assert clinic.tables[0].missing.startswith("Not defined: it needs films with pneumonia")
     assert "a class is missing among them" in clinic.sentences[0]

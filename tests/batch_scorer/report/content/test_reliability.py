@@ -9,9 +9,9 @@ from batch_scorer.metrics import classification
 from batch_scorer.metrics.classification import Curve
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.reliability import (
-    batch_reliability,
-    count_batch,
-    count_people,
+    describe_batch_reliability,
+    make_batch_icon_arrays,
+    make_icon_arrays,
     describe_reliability,
 )
 from tests.factories import make_card, make_manifest, make_models, make_rows
@@ -19,18 +19,21 @@ from tests.factories import make_card, make_manifest, make_models, make_rows
 
 def test_the_crowds_have_the_numbers_of_the_card() -> None:
     card = make_card("cnn")
-    people = count_people(card)
+    people = make_icon_arrays(card)
     values = card.reference.metrics
     assert people is not None
     assert people.found == round(100 * values["recall"].value)
-    assert people.alarms == round(100 * (1 - values["specificity"].value))
-    assert people.found_title == (
+    assert people.false_alarms == round(100 * (1 - values["specificity"].value))
+    assert people.detected_title == (
         f"100 children with pneumonia: {people.found} found, {100 - people.found} missed"
     )
-    assert people.alarms_title == (
-        f"100 healthy children: {people.alarms} wrongly flagged, {100 - people.alarms} not"
+    assert people.false_alarms_title == (
+        f"100 healthy children: {people.false_alarms} wrongly flagged, {100 - people.false_alarms} not"
     )
-    assert people.alt == f"Two crowds of a hundred. {people.found_title}. {people.alarms_title}."
+    assert (
+        people.alt
+        == f"Two crowds of a hundred. {people.detected_title}. {people.false_alarms_title}."
+    )
     assert people.title.endswith("Counted on official test films")
 
 
@@ -41,18 +44,18 @@ def test_a_batch_without_both_classes_has_no_crowds_and_no_reliability(
     models = make_models("cnn")
     rows = make_rows(models, normal, pneumonia)
     manifest = make_manifest(rows, models)
-    assert count_batch(manifest) is None
-    assert batch_reliability(manifest, rows) is None
+    assert make_batch_icon_arrays(manifest) is None
+    assert describe_batch_reliability(manifest, rows) is None
 
 
 def test_a_labelled_batch_is_counted_as_films() -> None:
     models = make_models("cnn", "mlp")
     rows = make_rows(models, 40, 60)
     manifest = make_manifest(rows, models)
-    people = count_batch(manifest)
+    people = make_batch_icon_arrays(manifest)
     assert people is not None
-    assert people.found_title.startswith("100 films with pneumonia: ")
-    worth = batch_reliability(manifest, rows)
+    assert people.detected_title.startswith("100 films with pneumonia: ")
+    worth = describe_batch_reliability(manifest, rows)
     assert worth is not None
     assert [line.label for line in worth.lines] == [m.card.title for m in models]
     truth = [CLASSES.index(row.label) for row in rows]
@@ -65,8 +68,8 @@ def test_a_handful_of_labels_draws_no_reliability() -> None:
     models = make_models("cnn")
     rows = make_rows(models, 49, 50)
     manifest = make_manifest(rows, models)
-    assert batch_reliability(manifest, rows) is None
-    assert count_batch(manifest) is not None
+    assert describe_batch_reliability(manifest, rows) is None
+    assert make_batch_icon_arrays(manifest) is not None
 
 
 def test_reliability_says_how_far_off_each_model_is_here_and_there() -> None:

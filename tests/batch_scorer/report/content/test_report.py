@@ -10,9 +10,9 @@ import pytest
 
 from batch_scorer.model.card_sections import Precision
 from batch_scorer.report.charts.performance import draw_confusion
-from batch_scorer.report.content.gallery import PLACES
-from batch_scorer.report.content.predictions import PREDICTIONS_CAP, UNSCORED_CAP
-from batch_scorer.report.content.report import ReportFacts, build_facts
+from batch_scorer.report.content.gallery import COLUMNS_PER_ROW
+from batch_scorer.report.content.predictions import MAX_PREDICTION_ROWS, MAX_UNSCORED_ROWS
+from batch_scorer.report.content.report import ReportFacts, build_report_facts
 from tests.batch_scorer.report.documents import every_text
 from tests.factories import (
     make_band,
@@ -29,7 +29,7 @@ from tests.factories import (
 
 
 def tell(rows: list[Any], models: list[Any], **changes: Any) -> ReportFacts:
-    return build_facts(make_manifest(rows, models, **changes), rows)
+    return build_report_facts(make_manifest(rows, models, **changes), rows)
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def three() -> list[Any]:
 def test_page_one_has_the_three_counts_of_the_manifest(three: list[Any]) -> None:
     rows = make_rows(three) + make_unscored(3)
     manifest = make_manifest(rows, three)
-    facts = build_facts(manifest, rows)
+    facts = build_report_facts(manifest, rows)
     assert [tile.number for tile in facts.summary.tiles] == [
         str(manifest.flagged),
         str(manifest.not_flagged),
         "3",
     ]
     assert facts.summary.headline.startswith(f"{manifest.flagged} of 21 scored films were flagged")
-    assert facts.summary.scored_what == "24 files found in “films”."
+    assert facts.summary.scored_files == "24 files found in “films”."
     assert facts.summary.scored_when == "23 November 2026, 20:17 UTC, in 9 seconds."
     assert "Multilayer perceptron and VGG16 give a second opinion." in facts.summary.scored_by
 
@@ -104,7 +104,7 @@ def test_without_labels_the_batch_has_no_figures() -> None:
     models = make_models("cnn")
     facts = tell(make_rows(models, labelled=False), models)
     assert facts.batch is None
-    assert "have no labels" in facts.no_batch
+    assert "have no labels" in facts.no_batch_reason
     assert not facts.listing.labelled
 
 
@@ -133,7 +133,7 @@ def test_one_film_is_one_film() -> None:
     rows = [msgspec.structs.replace(make_rows(models, 0, 1)[0], prediction="PNEUMONIA")]
     summary = tell(rows, models).summary
     assert summary.headline == "1 of 1 scored film was flagged as possible pneumonia."
-    assert summary.scored_what == "1 file found in “films”."
+    assert summary.scored_files == "1 file found in “films”."
     assert summary.next_steps[0].startswith("Have a clinician read the flagged film now.")
     clear = [msgspec.structs.replace(rows[0], prediction="NORMAL")]
     headline = tell(clear, models).summary.headline
@@ -153,14 +153,14 @@ def test_films_look_unlike_the_others_in_the_right_number(atypical, films, sente
     models = make_models("cnn", typicality=make_typicality())
     rows = make_rows(models, 0, films)
     manifest = msgspec.structs.replace(make_manifest(rows, models), atypical=atypical)
-    assert build_facts(manifest, rows).summary.atypical.startswith(sentence)
+    assert build_report_facts(manifest, rows).summary.atypical.startswith(sentence)
 
 
 def test_where_nothing_was_scored_no_answer_is_called_uncertain_or_atypical() -> None:
     models = make_models("cnn", band=make_band(), typicality=make_typicality())
     rows = make_unscored(3)
     manifest = msgspec.structs.replace(make_manifest(rows, models), undecided=0, atypical=0)
-    summary = build_facts(manifest, rows).summary
+    summary = build_report_facts(manifest, rows).summary
     assert (summary.undecided, summary.atypical) == ("", "")
 
 
@@ -172,30 +172,30 @@ def test_nothing_found_and_nothing_scored_are_said_plainly() -> None:
     assert empty.gallery == ()
     failed = tell(make_unscored(1), models)
     assert failed.summary.headline == "No film could be scored."
-    assert failed.gaps.about.startswith("1 of 1 file was not scored: 1 could not be read.")
-    assert failed.no_batch == "No film was scored, so there is nothing to measure."
+    assert failed.unscored.about.startswith("1 of 1 file was not scored: 1 could not be read.")
+    assert failed.no_batch_reason == "No film was scored, so there is nothing to measure."
 
 
 def test_files_not_scored_are_counted_named_and_capped() -> None:
     models = make_models("cnn")
     rows = (
         make_rows(models)
-        + make_unscored(UNSCORED_CAP + 7)
+        + make_unscored(MAX_UNSCORED_ROWS + 7)
         + make_unscored(1, status="rejected", reason="too_small")
     )
-    gaps = tell(rows, models).gaps
+    gaps = tell(rows, models).unscored
     assert [(reason.label, reason.files) for reason in gaps.reasons] == [
         ("Ends too early", "207"),
         ("Too few pixels to judge", "1"),
     ]
-    assert len(gaps.files) == UNSCORED_CAP
+    assert len(gaps.files) == MAX_UNSCORED_ROWS
     assert gaps.rest == "The first 200 of 208 files are named here; continued in predictions.csv."
 
 
 def test_a_long_list_of_predictions_is_continued_in_the_csv() -> None:
     models = make_models("cnn")
-    listing = tell(make_rows(models, PREDICTIONS_CAP, 1, labelled=False), models).listing
-    assert len(listing.rows) == PREDICTIONS_CAP
+    listing = tell(make_rows(models, MAX_PREDICTION_ROWS, 1, labelled=False), models).listing
+    assert len(listing.rows) == MAX_PREDICTION_ROWS
     assert (
         listing.rest
         == "The first 2,000 of 2,001 files are listed here; continued in predictions.csv."
@@ -204,7 +204,7 @@ def test_a_long_list_of_predictions_is_continued_in_the_csv() -> None:
 
 def test_an_unknown_reason_is_shown_as_it_is() -> None:
     models = make_models("cnn")
-    assert tell(make_unscored(1, reason="new_code"), models).gaps.reasons[0].label == "new_code"
+    assert tell(make_unscored(1, reason="new_code"), models).unscored.reasons[0].label == "new_code"
 
 
 def test_each_film_of_the_gallery_appears_once_and_no_copy(three: list[Any]) -> None:
@@ -214,8 +214,8 @@ def test_each_film_of_the_gallery_appears_once_and_no_copy(three: list[Any]) -> 
     names = [film.name for row in facts.gallery for part in row for film in part.images]
     assert len(names) == len(set(names))
     assert "copy.jpg" not in names
-    assert all(sum(part.places for part in row) <= PLACES for row in facts.gallery)
-    assert any(row.answer.endswith(", copy") for row in facts.listing.rows)
+    assert all(sum(part.places for part in row) <= COLUMNS_PER_ROW for row in facts.gallery)
+    assert any(row.prediction.endswith(", copy") for row in facts.listing.rows)
 
 
 def test_synthetic_films_are_called_so(three: list[Any]) -> None:
@@ -235,7 +235,7 @@ def test_patients_do_not_appear() -> None:
 
 def test_only_the_published_data_set_gets_its_story() -> None:
     models = make_models("cnn")
-    assert tell(make_rows(models), models).method.known_data
+    assert tell(make_rows(models), models).method.uses_kermany
     card = models[0].card
     training = msgspec.structs.replace(
         card.training, images={"train NORMAL": 5, "train PNEUMONIA": 6}
@@ -244,7 +244,7 @@ def test_only_the_published_data_set_gets_its_story() -> None:
         msgspec.structs.replace(models[0], card=msgspec.structs.replace(card, training=training))
     ]
     facts = tell(make_rows(other), other)
-    assert not facts.method.known_data
+    assert not facts.method.uses_kermany
     assert "children" not in every_text(facts)
     assert "Of 100 people with pneumonia" in every_text(facts)
 
@@ -253,12 +253,12 @@ def test_uncertain_answers_are_named_on_page_one_in_the_gallery_and_in_the_list(
     models = make_models("cnn", "mlp", band=make_band())
     rows = make_rows(models, 40, 50)
     manifest = make_manifest(rows, models)
-    facts = build_facts(manifest, rows)
+    facts = build_report_facts(manifest, rows)
     assert facts.summary.undecided.startswith(
         f"{manifest.undecided} of 90 scored films, flagged or not: the probability lies between "
         "0.300 and 0.600"
     )
-    listed = [row.answer for row in facts.listing.rows if "uncertain" in row.answer]
+    listed = [row.prediction for row in facts.listing.rows if "uncertain" in row.prediction]
     assert len(listed) == manifest.undecided == sum(0.3 <= row.probability < 0.6 for row in rows)
     assert {"Flagged, uncertain", "Clear, uncertain"} <= set(listed)
     assert "From 0.300 up to 0.600 its answer is uncertain." in facts.listing.about
@@ -277,13 +277,13 @@ def test_without_a_band_nothing_is_called_uncertain() -> None:
 def test_films_from_elsewhere_are_told_of_every_model_that_was_tried_on_them() -> None:
     models = make_models("cnn", "mlp", external=[make_external()])
     facts = tell(make_rows(models), models)
-    assert len(facts.elsewhere) == 2
-    assert facts.elsewhere[0] == (
+    assert len(facts.external) == 2
+    assert facts.external[0] == (
         "Of 600 normal films of “adults elsewhere” the model Convolutional network wrongly flags "
         "132; of 100 that is 22 (95 % interval 18 to 26, n = 600). No model was trained on them."
     )
     alone = make_models("cnn")
-    assert tell(make_rows(alone), alone).elsewhere == ()
+    assert tell(make_rows(alone), alone).external == ()
 
 
 def test_the_models_of_one_set_are_compared() -> None:
@@ -319,7 +319,7 @@ def test_a_batch_unlike_the_training_films_is_warned_of_on_page_one() -> None:
     rows = make_rows(models, 30, 40)
     assert tell(with_looks(rows), models).summary.warning == ""
     unlike = tell(with_looks(rows, brighter=3), models)
-    assert unlike.summary.warning == unlike.drift.short
+    assert unlike.summary.warning == unlike.drift.short_warning
     assert unlike.summary.warning.startswith("Warning: this batch looks unlike the films")
     assert "(section 5)" in unlike.summary.warning
 
@@ -368,10 +368,10 @@ def test_atypical_films_and_the_second_answer_are_told_where_the_model_has_them(
     manifest = msgspec.structs.replace(
         make_manifest(rows, models), atypical=10, reasons={"not_radiograph": 2}
     )
-    facts = build_facts(manifest, rows)
+    facts = build_report_facts(manifest, rows)
     assert facts.summary.atypical.startswith("10 of 30 scored films look unlike")
     assert "2 files too far from them to be judged are listed" in facts.summary.atypical
-    assert sum("atypical" in row.answer for row in facts.listing.rows) == 10
+    assert sum("atypical" in row.prediction for row in facts.listing.rows) == 10
     assert len(facts.etiology) == 1
     assert "Convolutional network: of 100 test films with pneumonia" in facts.etiology[0]
     plain = tell(make_rows(make_models("cnn")), make_models("cnn"))
@@ -391,7 +391,7 @@ def test_a_hundred_thousand_films_are_counted_in_full() -> None:
     assert facts.summary.headline == (
         "61,000 of 100,000 scored films were flagged as possible pneumonia."
     )
-    assert facts.summary.scored_what == "100,000 files found in “films”."
+    assert facts.summary.scored_files == "100,000 files found in “films”."
     assert facts.listing.rest.startswith("The first 2,000 of 100,000 files are listed here;")
     assert len([film for row in facts.gallery for part in row for film in part.images]) < 40
     assert "100,000 films" in facts.drift.histogram_title

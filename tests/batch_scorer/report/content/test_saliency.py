@@ -11,9 +11,9 @@ from batch_scorer.imaging.heatmap import Peak
 from batch_scorer.report.content.saliency import (
     describe_evidence,
     describe_map,
-    explain_missing_maps,
-    name_place,
-    place_of,
+    describe_missing_maps,
+    format_peak,
+    find_peak_region,
 )
 from batch_scorer.results.schema import Gallery
 from tests.factories import make_evidence, make_gallery, make_manifest, make_models, make_rows
@@ -30,12 +30,12 @@ def manifest_with(gallery: Gallery | None = None, **evidence: Any) -> Any:
 def test_a_map_is_told_in_a_sentence_and_so_is_what_it_does_not_prove() -> None:
     facts = describe_evidence(manifest_with())
     assert facts is not None
-    assert facts.shows == (
+    assert facts.explanation == (
         "Beside each flagged film lies its evidence map: the brighter a place, the more it raised "
         "the probability that the model Convolutional network gave; what lowered it is dark."
     )
-    assert "a bright place proves no pneumonia, a dark one no healthy lung" in facts.proves_not
-    assert "12 by 12 places a film" in facts.proves_not
+    assert "a bright place proves no pneumonia, a dark one no healthy lung" in facts.limitation
+    assert "12 by 12 places a film" in facts.limitation
     assert facts.checked == (
         "Checked on 100 validation films with pneumonia: blurring the brightest 10% of places "
         "lowers the log odds by 0.90, blurring as much at random lowers the log odds by 0.20."
@@ -52,7 +52,7 @@ def test_the_scale_has_the_numbers_of_the_picture() -> None:
 def test_maps_beside_every_film_are_called_so() -> None:
     facts = describe_evidence(manifest_with(Gallery("all", None, {"0" * 16: Peak(1.0, 0.5, 0.5)})))
     assert facts is not None
-    assert facts.shows.startswith("Beside each film lies")
+    assert facts.explanation.startswith("Beside each film lies")
 
 
 def test_a_map_that_failed_its_checks_says_so() -> None:
@@ -95,7 +95,7 @@ def test_maps_that_are_all_brightest_in_one_place_are_called_a_habit() -> None:
     ],
 )
 def test_places_are_named_as_printed(x: float, y: float, words: str) -> None:
-    assert place_of(Peak(1.0, x, y)) == words
+    assert find_peak_region(Peak(1.0, x, y)) == words
 
 
 def test_the_text_of_a_map_says_where_it_is_brightest_and_how_much() -> None:
@@ -104,9 +104,9 @@ def test_the_text_of_a_map_says_where_it_is_brightest_and_how_much() -> None:
         "Evidence map of a.png by Convolutional network: brightest in the lower right of the "
         "picture, 6.2 in log odds for pneumonia."
     )
-    assert name_place(Peak(0.244, 0.9, 0.1)) == "most in the upper right: 0.24"
+    assert format_peak(Peak(0.244, 0.9, 0.1)) == "most in the upper right: 0.24"
     assert "no place speaks for pneumonia" in describe_map("a.png", Peak(-0.1, 0, 0), manifest)
-    assert name_place(Peak(0.0, 0, 0)) == "no place speaks for pneumonia"
+    assert format_peak(Peak(0.0, 0, 0)) == "no place speaks for pneumonia"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_text_of_a_map_says_where_it_is_brightest_and_how_much() -> None:
 )
 def test_maps_that_are_missing_are_explained_once(reason: str, sentence: str) -> None:
     manifest = manifest_with(Gallery("flagged", no_maps_reason=reason))
-    found = explain_missing_maps(manifest)
+    found = describe_missing_maps(manifest)
     assert sentence in found
     assert bool(found) == bool(reason)
     assert describe_evidence(manifest) is None

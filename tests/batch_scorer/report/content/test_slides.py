@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from batch_scorer.metrics.classification import ConfusionMatrix, Estimate
-from batch_scorer.report.content.accuracy import COLUMNS
-from batch_scorer.report.content.slides import Deck, describe_deck
+from batch_scorer.report.content.accuracy import METRIC_TITLES
+from batch_scorer.report.content.slides import Deck, build_deck
 from tests.batch_scorer.report.documents import every_text
 from tests.factories import (
     TITLES,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def tell(models: list[ModelUsed], rows: list[Any] | None = None, **changes: Any) -> Deck:
     rows = make_rows(models) if rows is None else rows
-    return describe_deck(make_manifest(rows, models, **changes))
+    return build_deck(make_manifest(rows, models, **changes))
 
 
 def with_card(model: ModelUsed, **changes: Any) -> ModelUsed:
@@ -55,34 +55,36 @@ def test_the_best_has_the_highest_auc_and_the_others_are_the_appendix(three) -> 
     aucs = {model.title: model.card.reference.metrics["auc"].value for model in deck.models}
     assert deck.best.title == max(aucs, key=lambda title: aucs[title])
     assert {deck.best.title, *(model.title for model in deck.others)} == set(TITLES.values())
-    assert deck.best_told.startswith(f"Of the three, {deck.best.title} has the highest AUC on the ")
-    assert "95 % interval" in deck.best_told
+    assert deck.best_description.startswith(
+        f"Of the three, {deck.best.title} has the highest AUC on the "
+    )
+    assert "95 % interval" in deck.best_description
 
 
 def test_the_best_is_not_set_above_a_model_that_cannot_be_told_apart_from_it() -> None:
     apart = tell(make_models("cnn", "mlp", comparison=make_comparison(cnn_mlp=0.04)))
     tied = tell(make_models("cnn", "mlp", comparison=make_comparison(cnn_mlp=0.05)))
-    assert "told apart" not in apart.best_told
-    assert tied.best_told.endswith(" Multilayer perceptron cannot be told apart from it.")
+    assert "told apart" not in apart.best_description
+    assert tied.best_description.endswith(" Multilayer perceptron cannot be told apart from it.")
 
 
 def test_where_another_model_decides_it_is_named() -> None:
     deck = tell(make_models("mlp", "cnn"))
     assert deck.best.title == "Convolutional network"
-    assert deck.best_told.endswith(" In this run Multilayer perceptron decides.")
+    assert deck.best_description.endswith(" In this run Multilayer perceptron decides.")
 
 
 def test_models_measured_on_different_films_have_no_best_and_no_published_figures() -> None:
     models = [*make_models("mlp"), *make_models("cnn", splits=("validation",))]
     deck = tell(models)
     assert deck.best is deck.models[0]
-    assert "on different films, so none is called the best" in deck.best_told
+    assert "on different films, so none is called the best" in deck.best_description
     assert deck.published == ()
 
 
 def test_published_figures_stand_in_the_columns_of_the_table(three) -> None:
     published = {
-        row.name: dict(zip(COLUMNS, row.cells, strict=True)) for row in tell(three).published
+        row.name: dict(zip(METRIC_TITLES, row.cells, strict=True)) for row in tell(three).published
     }
     assert published["First notebook, VGG16"]["accuracy"] == "0.92"
     assert published["First notebook, VGG16"]["auc"] == ""
@@ -107,8 +109,8 @@ def test_more_models_than_fit_are_named_as_such(three) -> None:
     fourth = with_card(three[0], name="fourth", title="Fourth")
     deck = tell([*three, fourth])
     assert len(deck.models) == 3
-    assert deck.more == "The slides show the first three of 4 models; report.pdf all."
-    assert tell(three).more == ""
+    assert deck.omitted_models == "The slides show the first three of 4 models; report.pdf all."
+    assert tell(three).omitted_models == ""
 
 
 def test_the_class_balance_is_that_of_the_card(three) -> None:
@@ -177,7 +179,7 @@ def test_without_films_errors_are_not_known(three) -> None:
     deck = tell([card])
     assert deck.models[0].errors.endswith("is not known: no film was counted")
     assert deck.findings.endswith("cannot be said in full: a class of films is missing")
-    assert deck.best_told == "AUC on the official test films: not defined (n = 0)."
+    assert deck.best_description == "AUC on the official test films: not defined (n = 0)."
 
 
 @pytest.mark.parametrize(

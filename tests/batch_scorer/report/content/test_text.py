@@ -25,7 +25,7 @@ from batch_scorer.report.content import text as wording
     ],
 )
 def test_the_words_for_a_probability_are_fixed(probability: float, words: str) -> None:
-    assert wording.likelihood(probability) == words
+    assert wording.format_likelihood(probability) == words
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_the_words_for_a_probability_are_fixed(probability: float, words: str) -
 def test_a_probability_never_looks_certain_or_like_the_threshold(
     probability: float, text: str
 ) -> None:
-    assert wording.show_probability(probability, 0.4321) == text
+    assert wording.format_probability(probability, 0.4321) == text
 
 
 def test_people_are_counted_with_an_interval_rounded_outwards() -> None:
     estimate = Estimate(0.954, 0.931, 0.968, 390)
-    assert wording.of_hundred(estimate) == "95 (95 % interval 93 to 97, n = 390)"
-    assert wording.of_hundred(estimate, inverse=True) == "5 (95 % interval 3 to 7, n = 390)"
+    assert wording.format_per_hundred(estimate) == "95 (95 % interval 93 to 97, n = 390)"
+    assert wording.format_per_hundred(estimate, inverse=True) == "5 (95 % interval 3 to 7, n = 390)"
 
 
 @pytest.mark.parametrize(
@@ -62,22 +62,22 @@ def test_people_are_counted_with_an_interval_rounded_outwards() -> None:
     ],
 )
 def test_a_change_has_a_sign_or_is_called_small(difference: float, text: str) -> None:
-    assert wording.show_change(difference) == text
+    assert wording.format_change(difference) == text
 
 
 def test_what_the_films_do_not_define_is_said_to_be_so() -> None:
     missing = Estimate(None, None, None, 0)
-    assert wording.show_value(missing) == "not defined"
-    assert wording.of_hundred(missing) == "not defined"
-    assert wording.show_interval(missing) == ""
+    assert wording.format_value(missing) == "not defined"
+    assert wording.format_per_hundred(missing) == "not defined"
+    assert wording.format_interval(missing) == ""
 
 
 def test_an_interval_without_width_is_not_shown_as_certainty() -> None:
-    assert wording.show_interval(Estimate(1.0, 1.0, 1.0, 1)) == "no interval"
-    assert wording.show_estimate(Estimate(None, None, None, 0)) == "not defined (n = 0)"
-    assert wording.show_estimate(Estimate(1.0, 1.0, 1.0, 1)) == "1.000 (no interval, n = 1)"
+    assert wording.format_interval(Estimate(1.0, 1.0, 1.0, 1)) == "no interval"
+    assert wording.format_estimate(Estimate(None, None, None, 0)) == "not defined (n = 0)"
+    assert wording.format_estimate(Estimate(1.0, 1.0, 1.0, 1)) == "1.000 (no interval, n = 1)"
     told = "0.902 (95 % interval 0.892 to 0.911, n = 5,232)"
-    assert wording.show_estimate(Estimate(0.902, 0.892, 0.911, 5232)) == told
+    assert wording.format_estimate(Estimate(0.902, 0.892, 0.911, 5232)) == told
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_an_interval_without_width_is_not_shown_as_certainty() -> None:
     ],
 )
 def test_a_name_shows_what_is_invisible(name: str, shown: str) -> None:
-    assert wording.show_name(name) == shown
+    assert wording.sanitize_text(name) == shown
 
 
 def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
-    shown = wording.show_name("start" + "x" * 4000 + "end.jpg")
-    assert len(shown) == wording.NAME_LENGTH
+    shown = wording.sanitize_text("start" + "x" * 4000 + "end.jpg")
+    assert len(shown) == wording.MAX_NAME_CHARS
     assert shown.startswith("start")
     assert shown.endswith("end.jpg")
     assert "…" in shown
@@ -109,7 +109,7 @@ def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
     ("number", "text"), [(0, "0 films"), (1, "1 film"), (2, "2 films"), (1204, "1,204 films")]
 )
 def test_nouns_follow_their_number(number: int, text: str) -> None:
-    assert wording.count(number, "film") == text
+    assert wording.format_count(number, "film") == text
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,9 @@ def test_nouns_follow_their_number(number: int, text: str) -> None:
     ],
 )
 def test_time_spans_are_said_to_the_precision_that_matters(seconds: float, text: str) -> None:
-    assert wording.show_duration(seconds) == text
+    assert wording.format_duration(seconds) == text
 
 
 def test_a_moment_is_said_in_words() -> None:
-    assert wording.show_moment("2026-11-03T08:05:00+00:00") == "3 November 2026, 08:05 UTC"
-    assert wording.show_moment("yesterday\n") == "yesterday‹U+000A›"
+    assert wording.format_timestamp("2026-11-03T08:05:00+00:00") == "3 November 2026, 08:05 UTC"
+    assert wording.format_timestamp("yesterday\n") == "yesterday‹U+000A›"

@@ -10,7 +10,7 @@ import pytest
 
 from batch_scorer.metrics.prevalence import adjusted_prevalence
 from batch_scorer.model.card import CLASSES
-from batch_scorer.report.content.unlabelled import LabelFree, describe_label_free
+from batch_scorer.report.content.unlabelled import LabelFreeEstimates, describe_label_free
 from batch_scorer.results.drift import measure_drift
 from tests.factories import (
     make_manifest,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batch_scorer.results.schema import ModelUsed, Score
 
 
-def tell(rows: list[Score], models: list[ModelUsed], **changes: Any) -> LabelFree | None:
+def tell(rows: list[Score], models: list[ModelUsed], **changes: Any) -> LabelFreeEstimates | None:
     manifest = make_manifest(rows, models, **changes)
     return describe_label_free(manifest, rows, measure_drift(rows, models[0].card))
 
@@ -53,7 +53,7 @@ def test_a_handful_of_films_is_not_estimated(
     films: int, sentence: str, models: list[ModelUsed]
 ) -> None:
     found = tell(make_rows(models, 0, films, labelled=False), models)
-    assert found == LabelFree(sentence, (), "", "", ())
+    assert found == LabelFreeEstimates(sentence, (), "", "", ())
 
 
 def test_the_table_adds_up_the_probabilities(models: list[ModelUsed]) -> None:
@@ -84,8 +84,8 @@ def test_the_same_sums_on_the_reference_films_stand_beside_what_was_true_there(
     found = tell(make_rows(models, 20, 20, labelled=False), models)
     assert found is not None
     reference = models[0].card.reference
-    assert found.checked_on == "the 624 official test films"
-    assert [row.truth for row in found.rows] == [
+    assert found.reference_set == "the 624 official test films"
+    assert [row.true_count for row in found.rows] == [
         str(reference.pneumonia),
         str(reference.confusion.false_positive),
         str(reference.confusion.false_negative),

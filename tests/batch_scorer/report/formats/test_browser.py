@@ -12,8 +12,8 @@ import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.sync_api import expect, sync_playwright
 
-from batch_scorer.report.content.report_options import Drawing
-from batch_scorer.report.content.text import show_name
+from batch_scorer.report.content.report_options import ReportOptions
+from batch_scorer.report.content.text import sanitize_text
 from batch_scorer.report.formats.draw import draw_report
 from tests.batch_scorer.report.hostile_names import HOSTILE_NAMES, SCRIPT_ENDS
 from tests.factories import make_band, make_models, make_rows, make_unscored, write_run
@@ -86,7 +86,7 @@ def run(tmp_path_factory) -> Path:
     models = make_models("cnn", "mlp", "vgg16", band=make_band())
     rows = make_rows(models, FILMS // 3, FILMS - FILMS // 3) + make_unscored(UNSCORED)
     write_run(output, sorted(rows, key=lambda row: row.image), models, synthetic=True)
-    draw_report(output, Drawing(("html",)))
+    draw_report(output, ReportOptions(("html",)))
     return output
 
 
@@ -244,10 +244,10 @@ def test_hostile_names_are_only_text(tmp_path, visit):
     names = (*HOSTILE_NAMES, *SCRIPT_ENDS, "\u05d0\u05d1.jpg")
     rows = make_rows(models, 6, len(names) - 6, names=names)
     write_run(tmp_path, rows, models, source="<script>alert(4)</script>")
-    draw_report(tmp_path, Drawing(("html",)))
+    draw_report(tmp_path, ReportOptions(("html",)))
     opened = visit(tmp_path)
     page = opened.page
-    assert sorted(opened.column("File")) == sorted(show_name(name, 5_000) for name in names)
+    assert sorted(opened.column("File")) == sorted(sanitize_text(name, 5_000) for name in names)
     assert page.locator("script").count() == 2
     assert page.locator("b, svg, iframe, object, embed, link").count() == 0
     assert page.locator("img:not([src^='data:'])").count() == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from batch_scorer.report.formats.card_text import WIDTH, describe_model
+from batch_scorer.report.formats.card_text import LINE_CHARS, format_card
 from tests.factories import (
     make_band,
     make_card,
@@ -27,9 +27,9 @@ def test_a_full_card_says_what_was_measured() -> None:
         external=[make_external()],
         comparison=make_comparison(cnn_vgg16=0.2, cnn_mlp=0.001, vgg16_mlp=0.001),
     )
-    page = describe_model(card)
+    page = format_card(card)
     text = joined(page)
-    assert all(len(line) <= WIDTH for line in page.splitlines())
+    assert all(len(line) <= LINE_CHARS for line in page.splitlines())
     recall = card.reference.metrics["recall"]
     assert f"it flags {100 * (recall.value or 0):.0f} (95 % interval" in text
     assert "From 0.300 up to 0.600 the answer is called uncertain" in text
@@ -49,9 +49,9 @@ def test_a_full_card_says_what_else_the_model_answers() -> None:
     card = make_card(
         "cnn", evidence=make_evidence(), typicality=make_typicality(), etiology=make_etiology()
     )
-    page = describe_model(card)
+    page = format_card(card)
     text = joined(page)
-    assert all(len(line) <= WIDTH for line in page.splitlines())
+    assert all(len(line) <= LINE_CHARS for line in page.splitlines())
     assert "Evidence map, 12 by 12 places" in text
     assert "the logit falls by 0.90, with a tenth at random by 0.20" in text
     assert "validation 0.5% and 2.0%; adults elsewhere 13.3% and 35.0%." in text
@@ -60,7 +60,7 @@ def test_a_full_card_says_what_else_the_model_answers() -> None:
 
 
 def test_a_card_without_the_new_fields_says_what_it_lacks() -> None:
-    text = joined(describe_model(make_card("cnn", splits=("validation",))))
+    text = joined(format_card(make_card("cnn", splits=("validation",))))
     assert "Its file says of no film that the answer is uncertain." in text
     assert "On normal films from elsewhere Not measured." in text
     assert "Its file carries no comparison." in text

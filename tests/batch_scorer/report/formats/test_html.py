@@ -17,10 +17,10 @@ import pypdfium2
 import pytest
 
 from batch_scorer.errors import OutputError, ReportError
-from batch_scorer.report.content.report_options import Drawing
+from batch_scorer.report.content.report_options import ReportOptions
 from batch_scorer.report.formats.draw import draw_report
-from batch_scorer.report.formats.html import embed_pictures, find_headings, render_page
-from batch_scorer.report.formats.pdf import gather
+from batch_scorer.report.formats.html import embed_images, find_headings, render_html
+from batch_scorer.report.formats.pdf import read_report_bundle
 from batch_scorer.results.schema import Score
 from batch_scorer.storage.output import open_output
 from tests.batch_scorer.report.hostile_names import HOSTILE_NAMES, SCRIPT_ENDS
@@ -53,7 +53,7 @@ class Page(HTMLParser):
 
 
 def render(output: Path) -> str:
-    return render_page(gather(open_output(output)))
+    return render_html(read_report_bundle(open_output(output)))
 
 
 def rows_of(html: str) -> dict:
@@ -68,7 +68,7 @@ def run(tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("run")
     models = make_models("cnn", "mlp", "vgg16", band=make_band())
     write_run(output, make_rows(models) + make_unscored(2), models, synthetic=True)
-    assert draw_report(output, Drawing(("pdf", "html"))) == [
+    assert draw_report(output, ReportOptions(("pdf", "html"))) == [
         str(output / "report.pdf"),
         str(output / "report.html"),
     ]
@@ -111,7 +111,7 @@ def test_the_page_says_what_the_pdf_says(run, html):
         pages = [page.get_textpage().get_text_bounded() for page in pdf]
     first = re.sub(r"\s+", " ", pages[0])
     shown = Page(html)
-    facts = gather(open_output(run)).facts
+    facts = read_report_bundle(open_output(run)).facts
     for tile in facts.summary.tiles:
         assert f"{tile.number} {tile.label}" in first
         assert re.search(
@@ -129,7 +129,7 @@ def test_the_page_says_what_the_pdf_says(run, html):
 
 
 def test_every_figure_and_film_of_the_pdf_is_in_the_page_with_its_words(run, html):
-    material = gather(open_output(run))
+    material = read_report_bundle(open_output(run))
     pictures = Page(html).all("img")
     assert {picture["data-picture"] for picture in pictures} == set(material.resources)
     assert all(picture["alt"] for picture in pictures)
@@ -155,9 +155,9 @@ def test_the_same_run_gives_the_same_bytes_anywhere(run, html, tmp_path):
     moved = shutil.copytree(run, tmp_path / "moved")
     (moved / "report.html").unlink()
     code = (
-        "from batch_scorer.report.content.report_options import Drawing\n"
+        "from batch_scorer.report.content.report_options import ReportOptions\n"
         "from batch_scorer.report.formats.draw import draw_report\n"
-        f"draw_report({str(moved)!r}, Drawing(('html',)))"
+        f"draw_report({str(moved)!r}, ReportOptions(('html',)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONHASHSEED": "7"})
     assert (moved / "report.html").read_text(encoding="utf-8") == html
@@ -216,12 +216,12 @@ def test_a_picture_that_is_missing_is_an_empty_frame(tmp_path):
 
 def test_a_figure_that_was_not_drawn_is_an_error():
     with pytest.raises(ReportError, match="shows a picture “roc” that was not drawn"):
-        embed_pictures('<img class="wide" src="figure:roc" alt="ROC">', {})
+        embed_images('<img class="wide" src="figure:roc" alt="ROC">', {})
     text = 'alt="src=&#34;film:x&#34;"'
-    assert embed_pictures(text, {}) == text
+    assert embed_images(text, {}) == text
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(OutputError, match="Expected a finished run"):
-        draw_report(tmp_path, Drawing(("html",)))
+        draw_report(tmp_path, ReportOptions(("html",)))
     assert not (tmp_path / "report.html").exists()

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile
 
 from batch_scorer.errors import OutputError, ReportError
 from batch_scorer.report.content.branding import Branding
-from batch_scorer.report.content.report_options import Drawing
+from batch_scorer.report.content.report_options import ReportOptions
 from batch_scorer.report.formats import pdf as render
 from batch_scorer.report.formats import weasyprint
 from batch_scorer.report.formats.draw import draw_report
@@ -250,9 +250,9 @@ def test_a_map_that_is_missing_or_broken_is_an_empty_frame(mapped: Path, tmp_pat
 def test_a_name_in_run_json_reaches_no_other_file(mapped: Path, tmp_path: Path) -> None:
     facts = render.build_facts(*store.read_run(open_output(mapped))[:2])
     film = next(f for row in facts.gallery for part in row for f in part.images if f.evidence)
-    assert render._PICTURE_NAME.fullmatch(film.evidence)
+    assert render._REPORT_IMAGE_NAME.fullmatch(film.evidence)
     for name in ("../run", "0" * 16 + "-other", "0" * 16 + "-evidence/../../run", "0" * 15):
-        assert not render._PICTURE_NAME.fullmatch(name)
+        assert not render._REPORT_IMAGE_NAME.fullmatch(name)
 
 
 @pytest.mark.slow
@@ -304,7 +304,7 @@ def test_page_one_stays_one_page(tmp_path: Path) -> None:
     logo = io.BytesIO()
     Image.new("RGB", (300, 240), "navy").save(logo, "PNG")
     brand = Branding("Title " * 11, "Organisation " * 5, logo.getvalue())
-    pages = read_text(draw_report(tmp_path, Drawing(branding=brand))[0]).split("\f")
+    pages = read_text(draw_report(tmp_path, ReportOptions(branding=brand))[0]).split("\f")
     write_run(
         *(tmp_path, rows, models),
         synthetic=True,
@@ -361,7 +361,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_machine_without_pango_is_told_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert weasyprint.missing_system_library() is None
+    assert weasyprint.find_missing_library() is None
     models = make_models("cnn")
     write_run(tmp_path, make_rows(models, 1, 1), models)
 
@@ -373,7 +373,7 @@ def test_a_machine_without_pango_is_told_what_to_install(
     for name in [name for name in sys.modules if name.split(".")[0] == "weasyprint"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [NoPango(), *sys.meta_path])
-    assert "apt-get install libpango-1.0-0" in (weasyprint.missing_system_library() or "")
+    assert "apt-get install libpango-1.0-0" in (weasyprint.find_missing_library() or "")
     with pytest.raises(ReportError, match="brew install pango"):
         draw_report(tmp_path)
     assert not (tmp_path / "report.pdf").exists()

@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from batch_scorer.report.content.branding import Branding
-from batch_scorer.report.content.report_options import Drawing
+from batch_scorer.report.content.report_options import ReportOptions
 from batch_scorer.report.formats import weasyprint
 from batch_scorer.report.formats.draw import WRITERS, draw_report
-from batch_scorer.report.formats.pdf import gather
-from batch_scorer.report.formats.slides_pdf import SpokenSlide, tell_slides
+from batch_scorer.report.formats.pdf import read_report_bundle
+from batch_scorer.report.formats.slides_pdf import SpeakerNotes, read_speaker_notes
 from batch_scorer.results import store
 from batch_scorer.storage.output import open_output
 from tests.batch_scorer.report.documents import PROFILES, read_text, tags
@@ -64,12 +64,12 @@ ORDER = (
 """The parts of the seed's presentation, as their slides say them."""
 
 
-def tell(output: Path) -> tuple[SpokenSlide, ...]:
-    return tell_slides(gather(open_output(output)))
+def tell(output: Path) -> tuple[SpeakerNotes, ...]:
+    return read_speaker_notes(read_report_bundle(open_output(output)))
 
 
 def draw(output: Path, **drawing: Any) -> Path:
-    [place] = draw_report(output, Drawing(("slides",), **drawing))
+    [place] = draw_report(output, ReportOptions(("slides",), **drawing))
     return Path(place)
 
 
@@ -180,9 +180,9 @@ def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     for name in ("slides.pdf", "slides-notes.txt"):
         (moved / name).unlink()
     code = (
-        "from batch_scorer.report.content.report_options import Drawing; "
+        "from batch_scorer.report.content.report_options import ReportOptions; "
         "from batch_scorer.report.formats.draw import draw_report; "
-        f"draw_report({str(moved)!r}, Drawing(('slides',)))"
+        f"draw_report({str(moved)!r}, ReportOptions(('slides',)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     for name in ("slides.pdf", "slides-notes.txt"):

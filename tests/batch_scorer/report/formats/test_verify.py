@@ -15,10 +15,10 @@ from batch_scorer.errors import ReportError
 from batch_scorer.report.content import predictions
 from batch_scorer.report.content.statements import (
     Statements,
-    early_sentences,
+    list_legacy_sentences,
     fill_tags,
     find_numbers,
-    stated_totals,
+    collect_totals,
     tag_numbers,
 )
 from batch_scorer.report.formats import verify
@@ -293,10 +293,10 @@ def test_only_the_files_of_a_report_are_unpacked(
 @pytest.mark.parametrize("number", ["9" * 5000, "9" * 40, "9" + ",999" * 1500])
 def test_a_number_of_any_length_on_page_one_is_no_total(number: str, report: Path) -> None:
     manifest = verify_report(str(report)).manifest
-    totals = stated_totals(manifest)
-    said = " | ".join(fill_tags(group[-1], totals) for group in early_sentences(manifest))
-    assert verify._read_page(said, manifest, None)[0].keys() >= {"found", "scored", "flagged"}
-    readings, unsaid = verify._read_page(re.sub(r"\d+", number, said), manifest, None)
+    totals = collect_totals(manifest)
+    said = " | ".join(fill_tags(group[-1], totals) for group in list_legacy_sentences(manifest))
+    assert verify._check_page(said, manifest, None)[0].keys() >= {"found", "scored", "flagged"}
+    readings, unsaid = verify._check_page(re.sub(r"\d+", number, said), manifest, None)
     assert all(told < 10**36 for numbers in readings.values() for told in numbers)
     assert unsaid
 
@@ -343,7 +343,7 @@ def test_a_document_without_pages_is_refused_in_plain_words(report: Path, tmp_pa
 def test_reports_of_no_film_of_one_and_of_many_agree(
     tmp_path: Path, films: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictions, "PREDICTIONS_CAP", 10)
+    monkeypatch.setattr(predictions, "MAX_PREDICTION_ROWS", 10)
     models = make_models("cnn", band=make_band())
     rows = make_rows(models, films // 2, films - films // 2, labelled=False)
     if not films:
@@ -386,5 +386,7 @@ def test_what_is_new_in_a_night_is_counted_again(tmp_path: Path) -> None:
     assert totals["new"] == (7, 7, (7,))
     assert totals["new flagged"] == (flagged, flagged, (flagged,))
     fewer = msgspec.structs.replace(since, changed=1)
-    url = tampered(tmp_path / "report.pdf", tmp_path, lambda pdf: change_manifest(pdf, changes=fewer))
+    url = tampered(
+        tmp_path / "report.pdf", tmp_path, lambda pdf: change_manifest(pdf, changes=fewer)
+    )
     assert "new: 7 by the rows, 6 by run.json, 7 on page 1" in verify_report(url).faults

@@ -29,7 +29,7 @@ from batch_scorer.cli.main import cxr as commands
 from batch_scorer.errors import ReportError
 from batch_scorer.metrics.classification import ConfusionMatrix
 from batch_scorer.report.charts.performance import draw_confusion
-from batch_scorer.report.content.report_options import Drawing
+from batch_scorer.report.content.report_options import ReportOptions
 from batch_scorer.report.content.statements import Statements
 from batch_scorer.report.formats import pdf as render
 from batch_scorer.report.formats import weasyprint
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-IMPRINT = weasyprint.Imprint(b"i" * 16)
+IMPRINT = weasyprint.PdfMetadata(b"i" * 16)
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">%s</svg>'
 REFUSED = {
     "picture": '<img alt="a" src="URL">',
@@ -78,7 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows.append(msgspec.structs.replace(rows[0], image="zz-copy.jpeg", duplicate_of=rows[0].image))
     write_run(output, rows, models, synthetic=True)
     for variant in weasyprint.VARIANTS:
-        draw_report(output, Drawing(variant=variant))
+        draw_report(output, ReportOptions(variant=variant))
         (output / "report.pdf").rename(output / name_of(variant))
     return output
 
@@ -211,8 +211,10 @@ def test_poppler_reads_text_pictures_and_attachments(run: Path, tmp_path: Path) 
 
 def test_a_large_attachment_is_whole_and_small() -> None:
     data = b"".join(b"films/%08d.jpeg,scored,PNEUMONIA,0.912345\n" % i for i in range(300_000))
-    file = weasyprint.Attached("predictions.csv", "All of them.", data)
-    pdf = weasyprint.print_pdf(page_of("x"), {}, weasyprint.Imprint(b"i" * 16, attachments=(file,)))
+    file = weasyprint.Attachment("predictions.csv", "All of them.", data)
+    pdf = weasyprint.render_pdf(
+        page_of("x"), {}, weasyprint.PdfMetadata(b"i" * 16, attachments=(file,))
+    )
     assert len(pdf) < len(data) / 4
     with pypdfium2.PdfDocument(pdf) as opened:
         assert bytes(opened.get_attachment(0).get_data()) == data
@@ -222,9 +224,9 @@ def test_a_stream_whose_last_byte_looks_like_a_line_end_keeps_its_length() -> No
     # A zlib stream ends with the checksum of its content.
     numbers = (b"%d" % number for number in range(10_000, 99_999))
     data = next(number for number in numbers if zlib.adler32(number) & 0xFF == ord("\r"))
-    file = weasyprint.Attached("predictions.csv", "All of them.", data)
-    pdf = weasyprint.print_pdf(
-        page_of("<p>x"), {}, weasyprint.Imprint(b"i" * 16, attachments=(file,))
+    file = weasyprint.Attachment("predictions.csv", "All of them.", data)
+    pdf = weasyprint.render_pdf(
+        page_of("<p>x"), {}, weasyprint.PdfMetadata(b"i" * 16, attachments=(file,))
     )
     assert page.validate_pdf_bytes(pdf).failures == []
     with pypdfium2.PdfDocument(pdf) as opened:
@@ -234,7 +236,7 @@ def test_a_stream_whose_last_byte_looks_like_a_line_end_keeps_its_length() -> No
 def test_streams_that_are_added_last_keep_their_length_too() -> None:
     data = next(b"%d" % i for i in range(10_000, 99_999) if zlib.adler32(b"%d" % i) & 0xFF == 13)
     pdf = pydyf.PDF()
-    weasyprint._finish(None, pdf)
+    weasyprint._fix_pdf(None, pdf)
     pdf.add_object(pydyf.Stream([data], compress=True))
     written = io.BytesIO()
     pdf.write(written)
@@ -244,21 +246,23 @@ def test_streams_that_are_added_last_keep_their_length_too() -> None:
 
 @pytest.mark.parametrize("finished", ["", "yesterday", "2026-11-23T20:17:09", "2026-13-01T00:00Z"])
 def test_what_is_no_moment_is_none(finished: str) -> None:
-    assert render._moment(finished) is None
+    assert render._parse_timestamp(finished) is None
 
 
 def test_an_attachment_without_a_date_does_not_get_the_present_one() -> None:
-    file = weasyprint.Attached("run.json", "The run.", b"{}")
-    pdf = weasyprint.print_pdf(page_of("x"), {}, weasyprint.Imprint(b"i" * 16, attachments=(file,)))
+    file = weasyprint.Attachment("run.json", "The run.", b"{}")
+    pdf = weasyprint.render_pdf(
+        page_of("x"), {}, weasyprint.PdfMetadata(b"i" * 16, attachments=(file,))
+    )
     assert b"/ModDate (D:19700101000000Z)" in pdf
 
 
 def test_a_moment_keeps_its_time_zone() -> None:
-    moment = render._moment("2026-11-23T22:17:09+02:00")
+    moment = render._parse_timestamp("2026-11-23T22:17:09+02:00")
     assert moment == datetime(2026, 11, 23, 20, 17, 9, tzinfo=UTC)
-    file = weasyprint.Attached("run.json", "The run.", b"{}")
-    imprint = weasyprint.Imprint(b"i" * 16, moment, attachments=(file,))
-    assert b"D:20261123201709Z" in weasyprint.print_pdf(page_of("x"), {}, imprint)
+    file = weasyprint.Attachment("run.json", "The run.", b"{}")
+    imprint = weasyprint.PdfMetadata(b"i" * 16, moment, attachments=(file,))
+    assert b"D:20261123201709Z" in weasyprint.render_pdf(page_of("x"), {}, imprint)
 
 
 def test_the_options_are_the_variants() -> None:
@@ -273,7 +277,7 @@ def test_the_options_are_the_variants() -> None:
 def test_the_fetcher_reads_nothing_but_what_it_was_handed(tmp_path: Path) -> None:
     secret = tmp_path / "secret.svg"
     secret.write_text("<svg/>")
-    fetch = weasyprint._fetcher({"0" * 16: (b"x", "image/jpeg")})
+    fetch = weasyprint._make_fetcher({"0" * 16: (b"x", "image/jpeg")})
     assert fetch("report:style.css").read().startswith(b"/* One typeface")
     assert fetch("film:" + "0" * 16).read() == b"x"
     for url in (
@@ -293,11 +297,11 @@ def test_anything_that_weasyprint_complains_about_fails_the_report() -> None:
     figure = {"x": (draw_confusion(ConfusionMatrix(1, 1, 1, 1)).encode(), "image/svg+xml")}
     body = "<html lang=en><title>t</title><img src='figure:x'>"
     with pytest.raises(ReportError, match=r"not drawn as it should be.*no required alt"):
-        weasyprint.print_pdf(body, figure, IMPRINT)
+        weasyprint.render_pdf(body, figure, IMPRINT)
     with pytest.raises(ReportError, match="Failed to load image at 'figure:x'"):
-        weasyprint.print_pdf(body, {}, IMPRINT)
+        weasyprint.render_pdf(body, {}, IMPRINT)
     with pytest.raises(ReportError, match="lang"):
-        weasyprint.print_pdf("<html><title>t</title><p>text", {}, IMPRINT)
+        weasyprint.render_pdf("<html><title>t</title><p>text", {}, IMPRINT)
     assert logging.getLogger("weasyprint").handlers == before
 
 
@@ -309,7 +313,7 @@ def test_a_page_that_names_anything_else_is_not_printed(
     address, asked = website
     body = body.replace("URL", address if kind == "web" else "file:///etc/passwd")
     with pytest.raises(ReportError, match=r"may not read|cannot be loaded"):
-        weasyprint.print_pdf(page_of(body), {}, IMPRINT)
+        weasyprint.render_pdf(page_of(body), {}, IMPRINT)
     assert asked == []
 
 
@@ -322,7 +326,7 @@ def test_a_figure_that_names_anything_else_is_not_printed(
     picture = picture.replace("URL", address if kind == "web" else "file:///etc/passwd")
     figure = {"x": (picture.encode(), "image/svg+xml")}
     with pytest.raises(ReportError, match="Failed to load image"):
-        weasyprint.print_pdf(page_of('<img alt="a" src="figure:x">'), figure, IMPRINT)
+        weasyprint.render_pdf(page_of('<img alt="a" src="figure:x">'), figure, IMPRINT)
     assert asked == []
 
 
@@ -335,7 +339,7 @@ def test_what_a_figure_names_otherwise_is_not_fetched(
     secret.write_text(SVG % '<text id="a" y="8">SECRET</text>')
     for url in (address, secret.as_uri()):
         figure = {"x": (picture.replace("URL", url).encode(), "image/svg+xml")}
-        pdf = weasyprint.print_pdf(page_of('<img alt="a" src="figure:x">'), figure, IMPRINT)
+        pdf = weasyprint.render_pdf(page_of('<img alt="a" src="figure:x">'), figure, IMPRINT)
         with pypdfium2.PdfDocument(pdf) as opened:
             assert "SECRET" not in opened[0].get_textpage().get_text_bounded()
     assert asked == []
