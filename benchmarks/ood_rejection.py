@@ -24,7 +24,7 @@ from batch_scorer.imaging.decode import decode_radiograph
 from batch_scorer.metrics.classification import estimate_proportion
 from batch_scorer.model.classifier import Classifier
 from benchmarks.command import BenchmarkCommand
-from benchmarks.nonfilms import OOD_TRANSFORMS, OOD_GENERATORS, WHOLE_PHOTOS, encode_png
+from benchmarks.nonfilms import OOD_GENERATORS, OOD_TRANSFORMS, WHOLE_PHOTOS, encode_png
 from trainer.cli import parse_named_folders
 from trainer.data.dataset import read_dataset
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from batch_scorer.model.card import CLASSES
 from batch_scorer.model.classifier import Classifier, list_bundled_models
-from batch_scorer.report.formats.pdf import render_pdf_html, read_report_bundle
+from batch_scorer.report.formats.pdf import read_report_bundle, render_pdf_html
 from batch_scorer.results.commit import ReportImageSource, ScoredRun, commit_run
 from batch_scorer.results.schema import ModelUsed, RunFacts, Score
 from batch_scorer.results.thumbnails import ReportImages

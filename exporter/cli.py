@@ -16,7 +16,7 @@ from batch_scorer.system.redact import redact_secrets
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exporter.export import PrecisionName, ExportedModel
+    from exporter.export import ExportedModel, PrecisionName
     from exporter.run_reader import TrainedRun
 
 
@@ -78,7 +78,7 @@ def export(run: Path, output: Path, precisions: tuple[PrecisionOption, ...]) -> 
         with quiet_import():
             from batch_scorer.report.content.model_comparison import describe_ranking
             from exporter.compare import compare_models
-            from exporter.export import write_comparison, open_model_folder
+            from exporter.export import open_model_folder, write_comparison
             from exporter.run_reader import find_run_folders, read_run, read_run_card
     except ModuleNotFoundError as exc:
         raise MissingPackage(

@@ -24,9 +24,9 @@ from batch_scorer.storage.output import open_output, sha256_hex
 from batch_scorer.system.strict_json import DECODE_ERRORS
 from exporter import convert
 from exporter.optimize import optimize_graph
-from exporter.quantize import emulate_float16, convert_float16, quantize_int8
+from exporter.quantize import convert_float16, emulate_float16, quantize_int8
 from exporter.run_reader import predict_with_keras
-from exporter.validate import predict_with_graph, check_precision, verify_model_file
+from exporter.validate import check_precision, predict_with_graph, verify_model_file
 
 if TYPE_CHECKING:
     import numpy as np

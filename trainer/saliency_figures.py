@@ -17,11 +17,11 @@ from PIL import Image
 from batch_scorer.errors import DatasetError
 from batch_scorer.imaging.decode import RESIZE_FILTER
 from batch_scorer.model.card import CLASSES
-from batch_scorer.report.charts.performance import render_svg, figure_style
+from batch_scorer.report.charts.performance import figure_style, render_svg
 from batch_scorer.report.content.typeface import make_data_uri, replace_unsupported
 from trainer.config import RECIPES
 from trainer.data.dataset import decode_images
-from trainer.data.layout import is_synthetic, find_label, read_layout
+from trainer.data.layout import find_label, is_synthetic, read_layout
 from trainer.model.augmentation import RandomIntensity
 from trainer.model.networks import BUILDERS, SIZE_PX
 

@@ -17,7 +17,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from batch_scorer.errors import MissingPackage, UsageError
 from batch_scorer.report.content.changes import describe_changes
 from batch_scorer.report.content.domain_shift import describe_drift
-from batch_scorer.report.content.text import format_count, sanitize_text, format_run_date
+from batch_scorer.report.content.text import format_count, format_run_date, sanitize_text
 from batch_scorer.results.drift import measure_drift
 from batch_scorer.system.deadline import run_with_timeout
 from batch_scorer.system.log import log_event

@@ -17,7 +17,7 @@ from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.accuracy import describe_reference_findings
 from batch_scorer.report.content.model_comparison import describe_ranking
 from batch_scorer.report.content.slides import PUBLISHED_RESULTS
-from batch_scorer.report.content.text import format_per_hundred, format_estimate
+from batch_scorer.report.content.text import format_estimate, format_per_hundred
 from batch_scorer.report.formats.templates import load_template
 from benchmarks.command import BenchmarkCommand
 from docs.making.committed import REPOSITORY

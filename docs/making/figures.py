@@ -19,7 +19,7 @@ from batch_scorer.report.charts.standalone import make_standalone_svg
 from batch_scorer.report.content.reliability import make_icon_arrays
 from batch_scorer.system.process import quiet_import
 from benchmarks.command import BenchmarkCommand
-from docs.making.committed import FIGURES_FOLDER, EXAMPLE_IMAGES, check_synthetic
+from docs.making.committed import EXAMPLE_IMAGES, FIGURES_FOLDER, check_synthetic
 from trainer.audit.audit import audit_dataset, restore_counts
 from trainer.audit.charts import draw_counts
 

@@ -24,12 +24,12 @@ from batch_scorer.storage.output import open_output
 from batch_scorer.system.atomic_write import write_atomic
 from benchmarks.command import BenchmarkCommand
 from docs.making.committed import REPOSITORY, check_synthetic
-from docs.making.narration import SLIDE_PAUSE_S, plan_narration, format_webvtt, format_script
+from docs.making.narration import SLIDE_PAUSE_S, format_script, format_webvtt, plan_narration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from docs.making.narration import Sentence, NarratedSlide
+    from docs.making.narration import NarratedSlide, Sentence
 
 TEXT_FOLDER = REPOSITORY / "docs" / "video"
 SCRIPT_FILE, CAPTIONS_FILE, VIDEO_FILE = "script.md", "captions.vtt", "walkthrough.mp4"

@@ -10,8 +10,8 @@ import pytest
 from batch_scorer.errors import DatasetError
 from batch_scorer.model.classifier import Predictions
 from benchmarks.nonfilms import (
-    OOD_TRANSFORMS,
     OOD_GENERATORS,
+    OOD_TRANSFORMS,
     WHOLE_PHOTOS,
     crop_photos,
     encode_png,

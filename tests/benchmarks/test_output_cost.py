@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from batch_scorer.model.card import CARD_KEY, encode_card
 from batch_scorer.model.onnx_runtime import ort
-from benchmarks.output_cost import main, extract_outputs
+from benchmarks.output_cost import extract_outputs, main
 from tests.tiny_model import make_tiny_card
 
 

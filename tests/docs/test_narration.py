@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batch_scorer.report.formats.slides_pdf import SpeakerNotes
 from docs.making import narration
-from docs.making.narration import make_captions, plan_narration, format_webvtt, format_script
+from docs.making.narration import format_script, format_webvtt, make_captions, plan_narration
 
 SLIDES = (
     SpeakerNotes(

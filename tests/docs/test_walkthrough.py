@@ -21,7 +21,7 @@ from batch_scorer.storage.output import open_output
 from docs.making import pictures, video
 from docs.making.committed import FIGURES_FOLDER, REPOSITORY
 from docs.making.figures import load_bundled_cards
-from docs.making.narration import plan_narration, format_webvtt, format_script
+from docs.making.narration import format_script, format_webvtt, plan_narration
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,10 @@ from batch_scorer.report.charts.performance import (
     AMBER,
     BLUE,
     GREY,
-    TEXT_COLOUR,
     GRID_COLOUR,
-    render_svg,
+    TEXT_COLOUR,
     figure_style,
+    render_svg,
 )
 from batch_scorer.report.content.typeface import replace_unsupported
 from trainer.audit.confounders import ALL_PROPERTIES
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from batch_scorer.metrics.classification import Estimate
-    from trainer.audit.audit import Audit, ImageCount, SharedPatients, Distribution
+    from trainer.audit.audit import Audit, Distribution, ImageCount, SharedPatients
 
 WIDTH_IN = 6.9
 LIGHT_BLUE = "#b5cde0"

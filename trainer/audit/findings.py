@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.text import (
     format_count,
-    join_words,
     format_estimate,
-    sanitize_text,
     format_value,
+    join_words,
+    sanitize_text,
 )
 from trainer.audit.confounders import ALL_PROPERTIES
 

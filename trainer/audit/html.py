@@ -15,8 +15,8 @@ from batch_scorer.errors import OutputError, ReportError
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.text import (
     format_count,
-    join_words,
     format_estimate,
+    join_words,
     sanitize_text,
 )
 from batch_scorer.report.content.typeface import FONT_FILES, replace_unsupported

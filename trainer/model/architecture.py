@@ -10,7 +10,7 @@ from keras import layers
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from batch_scorer.report.charts.performance import BLUE, GREY, TEXT_COLOUR, render_svg, figure_style
+from batch_scorer.report.charts.performance import BLUE, GREY, TEXT_COLOUR, figure_style, render_svg
 from batch_scorer.report.content.text import format_count
 from trainer.model.networks import BUILDERS
 

@@ -21,7 +21,7 @@ from keras import layers, ops
 from PIL import Image
 
 from batch_scorer.imaging.decode import RESIZE_FILTER
-from trainer.model.augmentation import RandomHistogramMatching, RandomIntensity, RandomAffine
+from trainer.model.augmentation import RandomAffine, RandomHistogramMatching, RandomIntensity
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,10 +18,10 @@ from batch_scorer.report.charts.performance import (
     AMBER,
     BLUE,
     GREY,
-    TEXT_COLOUR,
     MODEL_STYLES,
-    render_svg,
+    TEXT_COLOUR,
     figure_style,
+    render_svg,
 )
 from batch_scorer.report.content.typeface import replace_unsupported
 

@@ -19,10 +19,10 @@ from batch_scorer.report.charts.performance import (
     AMBER,
     BLUE,
     GREY,
-    TEXT_COLOUR,
     GRID_COLOUR,
-    render_svg,
+    TEXT_COLOUR,
     figure_style,
+    render_svg,
 )
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.report.content.methods import is_trained_on_kermany, format_population
+from batch_scorer.report.content.methods import format_population, is_trained_on_kermany
 from batch_scorer.report.content.text import (
     NOT_DEFINED,
     format_count,
-    join_words,
-    format_per_hundred,
     format_interval,
-    sanitize_text,
+    format_per_hundred,
     format_value,
+    join_words,
+    sanitize_text,
 )
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from batch_scorer.model.card_sections import find_shared_comparison
 from batch_scorer.report.content.guidelines import GuidelineItem, describe_guidelines
 from batch_scorer.report.content.text import (
     format_count,
-    join_words,
     format_estimate,
-    sanitize_text,
     format_threshold,
+    join_words,
+    sanitize_text,
 )
 from batch_scorer.results.usage import describe_cost
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.text import (
     format_count,
-    join_words,
     format_estimate,
+    join_words,
     sanitize_text,
 )
 

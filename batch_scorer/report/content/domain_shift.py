@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from batch_scorer.report.content.accuracy import format_split
 from batch_scorer.report.content.text import (
     format_count,
-    format_per_hundred,
     format_estimate,
-    sanitize_text,
+    format_per_hundred,
     format_probability,
+    sanitize_text,
 )
 from batch_scorer.results.drift import MIN_IMAGES, PROBABILITY_BINS, DriftLevel
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from batch_scorer.report.content.text import (
     format_count,
-    format_per_hundred,
     format_interval,
-    sanitize_text,
+    format_per_hundred,
     format_value,
+    sanitize_text,
 )
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from batch_scorer.report.content.saliency import describe_map, format_peak
 from batch_scorer.report.content.text import (
     format_count,
     format_likelihood,
-    sanitize_text,
     format_probability,
+    sanitize_text,
 )
 from batch_scorer.results.store import EVIDENCE_SUFFIX, thumbnail_stem
 from batch_scorer.results.worklist import (

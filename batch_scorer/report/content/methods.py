@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.data_quality import describe_data_faults
 from batch_scorer.report.content.text import (
-    format_count,
-    join_words,
     format_change,
-    sanitize_text,
+    format_count,
     format_threshold,
+    join_words,
+    sanitize_text,
 )
 
 if TYPE_CHECKING:

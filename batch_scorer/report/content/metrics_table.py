@@ -9,8 +9,8 @@ import msgspec
 
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.changes import format_earlier_run
-from batch_scorer.report.content.predictions import format_prediction, describe_reason
-from batch_scorer.report.content.text import format_likelihood, sanitize_text, format_probability
+from batch_scorer.report.content.predictions import describe_reason, format_prediction
+from batch_scorer.report.content.text import format_likelihood, format_probability, sanitize_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

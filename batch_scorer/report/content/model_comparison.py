@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from batch_scorer.model.card_sections import find_shared_comparison
 from batch_scorer.report.content.text import (
     format_count,
-    join_words,
     format_interval,
+    join_words,
     sanitize_text,
 )
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.text import (
     format_count,
-    join_words,
-    sanitize_text,
     format_probability,
     format_threshold,
+    join_words,
+    sanitize_text,
 )
 
 if TYPE_CHECKING:

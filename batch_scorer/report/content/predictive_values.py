@@ -9,10 +9,10 @@ from batch_scorer.metrics.prevalence import predictive_values
 from batch_scorer.report.content.accuracy import MetricCell, format_split
 from batch_scorer.report.content.methods import format_population
 from batch_scorer.report.content.text import (
-    format_share,
     format_count,
-    format_per_hundred,
     format_estimate,
+    format_per_hundred,
+    format_share,
     sanitize_text,
 )
 

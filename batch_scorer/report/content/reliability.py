@@ -11,8 +11,8 @@ from batch_scorer.report.content.accuracy import format_split
 from batch_scorer.report.content.methods import format_population
 from batch_scorer.report.content.text import (
     format_count,
-    join_words,
     format_estimate,
+    join_words,
     sanitize_text,
 )
 

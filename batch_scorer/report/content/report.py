@@ -16,27 +16,27 @@ from batch_scorer.report.content.accuracy import (
     Performance,
     TrainingFacts,
     describe_batch,
+    describe_missing_batch_metrics,
     describe_reference,
     describe_training,
-    describe_missing_batch_metrics,
 )
 from batch_scorer.report.content.appendix import Appendix, describe_appendix
 from batch_scorer.report.content.branding import NO_BRANDING, BrandFacts, describe_branding
 from batch_scorer.report.content.domain_shift import DriftFacts, describe_drift
-from batch_scorer.report.content.external import describe_external, describe_etiology
+from batch_scorer.report.content.external import describe_etiology, describe_external
 from batch_scorer.report.content.gallery import (
     GalleryGroup,
     build_gallery,
-    describe_selection,
     describe_empty_gallery,
+    describe_selection,
 )
 from batch_scorer.report.content.methods import MethodFacts, describe_methods
 from batch_scorer.report.content.model_comparison import ComparisonFacts, describe_comparison
 from batch_scorer.report.content.predictions import (
-    UnscoredFiles,
     PredictionListing,
-    describe_unscored,
+    UnscoredFiles,
     describe_listing,
+    describe_unscored,
 )
 from batch_scorer.report.content.predictive_values import (
     PredictiveValues,
@@ -46,9 +46,9 @@ from batch_scorer.report.content.reliability import (
     IconArrayPair,
     Reliability,
     describe_batch_reliability,
+    describe_reliability,
     make_batch_icon_arrays,
     make_icon_arrays,
-    describe_reliability,
 )
 from batch_scorer.report.content.saliency import (
     EvidenceFacts,

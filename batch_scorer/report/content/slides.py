@@ -15,13 +15,13 @@ from batch_scorer.report.content.accuracy import (
     describe_training,
     format_split,
 )
-from batch_scorer.report.content.methods import is_trained_on_kermany, format_population
+from batch_scorer.report.content.methods import format_population, is_trained_on_kermany
 from batch_scorer.report.content.model_comparison import find_tied_models
 from batch_scorer.report.content.reliability import make_icon_arrays
 from batch_scorer.report.content.text import (
     format_count,
-    join_words,
     format_estimate,
+    join_words,
     sanitize_text,
 )
 

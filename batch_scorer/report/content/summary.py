@@ -11,11 +11,11 @@ from batch_scorer.report.content.changes import describe_changes
 from batch_scorer.report.content.methods import format_population
 from batch_scorer.report.content.text import (
     format_count,
-    join_words,
     format_duration,
-    format_timestamp,
-    sanitize_text,
     format_threshold,
+    format_timestamp,
+    join_words,
+    sanitize_text,
 )
 
 if TYPE_CHECKING:

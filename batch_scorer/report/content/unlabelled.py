@@ -12,10 +12,10 @@ from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.accuracy import format_split
 from batch_scorer.report.content.text import (
     format_count,
-    format_per_hundred,
     format_integer_interval,
-    sanitize_text,
+    format_per_hundred,
     format_value,
+    sanitize_text,
 )
 from batch_scorer.results.drift import MIN_IMAGES, DriftLevel
 

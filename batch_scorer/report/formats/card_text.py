@@ -10,13 +10,13 @@ from batch_scorer.report.content.external import describe_external_dataset, desc
 from batch_scorer.report.content.model_comparison import describe_ranking
 from batch_scorer.report.content.summary import OTHER_HOSPITALS_NOTE
 from batch_scorer.report.content.text import (
-    format_count,
-    format_per_hundred,
     format_change,
+    format_count,
     format_interval,
-    sanitize_text,
+    format_per_hundred,
     format_threshold,
     format_value,
+    sanitize_text,
 )
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.predictions import STATEMENTS_FILE
 from batch_scorer.report.content.statements import (
     Statements,
-    format_legacy_model,
-    list_legacy_sentences,
+    collect_totals,
     fill_tags,
     find_numbers,
-    collect_totals,
+    format_legacy_model,
+    list_legacy_sentences,
 )
 from batch_scorer.report.content.text import format_count, join_words, sanitize_text
 from batch_scorer.results.old_versions import RENAMED_COLUMNS, decode_manifest

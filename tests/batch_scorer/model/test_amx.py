@@ -95,16 +95,16 @@ def test_weights_and_zero_points_go_up_by_one_and_no_answer_changes():
         pytest.param(make_int8(draw_weights(), raw=False), id="weights that are no bytes"),
         pytest.param(
             make_int8(
-                draw_weights(), omitted_models=[helper.make_node("Cast", ["w"], ["v"], to=1)]
+                draw_weights(), more=[helper.make_node("Cast", ["w"], ["v"], to=1)]
             ),
             id="something else uses the weights",
         ),
         pytest.param(
-            make_int8(draw_weights(), omitted_models=[helper.make_node("Neg", ["wd"], ["v"])]),
+            make_int8(draw_weights(), more=[helper.make_node("Neg", ["wd"], ["v"])]),
             id="something else uses what they stand for",
         ),
         pytest.param(
-            make_int8(draw_weights(), omitted_models=[helper.make_node("Conv", ["x"], ["v"])]),
+            make_int8(draw_weights(), more=[helper.make_node("Conv", ["x"], ["v"])]),
             id="a convolution without weights",
         ),
         pytest.param(without_zeros(make_int8(draw_weights())), id="zero points are elsewhere"),

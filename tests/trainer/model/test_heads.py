@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainer.data.corruptions import CORRUPTIONS, corrupt_images
 from trainer.data.dataset import LabelledImages
-from trainer.model.heads import PATCH_SIDE, build_inference_model, add_evidence
+from trainer.model.heads import PATCH_SIDE, add_evidence, build_inference_model
 from trainer.model.networks import BUILDERS, SIZE_PX
 from trainer.model.ood import fit_ood_detector
 from trainer.model_card import count_trainable_weights

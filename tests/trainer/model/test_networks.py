@@ -11,9 +11,9 @@ from trainer import evaluate
 from trainer.config import FitConfig
 from trainer.data.dataset import LabelledImages
 from trainer.model.augmentation import (
+    RandomAffine,
     RandomHistogramMatching,
     RandomIntensity,
-    RandomAffine,
     _sample_bilinear,
 )
 from trainer.model.networks import BUILDERS, SIZE_PX, build_vgg16

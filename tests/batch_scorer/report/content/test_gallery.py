@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from batch_scorer.report.content.gallery import (
-    GROUP_TITLES,
     COLUMNS_PER_ROW,
+    GROUP_TITLES,
     build_gallery,
-    describe_selection,
     describe_group,
+    describe_selection,
 )
 from batch_scorer.results.schema import Gallery
 from tests.factories import (

@@ -10,9 +10,9 @@ from batch_scorer.metrics.classification import Curve
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.reliability import (
     describe_batch_reliability,
+    describe_reliability,
     make_batch_icon_arrays,
     make_icon_arrays,
-    describe_reliability,
 )
 from tests.factories import make_card, make_manifest, make_models, make_rows
 

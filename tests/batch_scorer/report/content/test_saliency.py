@@ -12,8 +12,8 @@ from batch_scorer.report.content.saliency import (
     describe_evidence,
     describe_map,
     describe_missing_maps,
-    format_peak,
     find_peak_region,
+    format_peak,
 )
 from batch_scorer.results.schema import Gallery
 from tests.factories import make_evidence, make_gallery, make_manifest, make_models, make_rows

@@ -15,10 +15,10 @@ from batch_scorer.errors import ReportError
 from batch_scorer.report.content import predictions
 from batch_scorer.report.content.statements import (
     Statements,
-    list_legacy_sentences,
+    collect_totals,
     fill_tags,
     find_numbers,
-    collect_totals,
+    list_legacy_sentences,
     tag_numbers,
 )
 from batch_scorer.report.formats import verify
