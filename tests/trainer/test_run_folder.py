@@ -22,8 +22,7 @@ from trainer.data.dataset import LabelledImages
 from trainer.model.networks import SIZE_PX
 from trainer.throughput import describe_speed
 from trainer.train import _EpochSaver, _save_final_network, _train, claim_run_folder
-from trainer.tune import JOURNAL_FILE, _JournalFile
-from trainer.tune import SEARCH_FILES as SEARCH_FILES
+from trainer.tune import JOURNAL_FILE, SEARCH_FILES, _JournalFile
 
 CONFIG = FitConfig("mlp", 1, 16, 1, "tensorflow", "none")
 DATASET = SimpleNamespace(fingerprint="0", withheld="")
