@@ -72,6 +72,7 @@ def test_the_script_itself_answers():
     assert "judge it on the other" in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("by", "learnt", "judged", "each"),
     [("cause", 32, 32, 16), ("tone", 54, 10, 5)],
