@@ -1,4 +1,4 @@
-"""Tests that are left out are counted and named; set-up and checks agree wherever they are listed."""
+"""Tests that are left out are counted and named; set-up and checks agree everywhere."""
 
 from __future__ import annotations
 
