@@ -24,7 +24,7 @@ BANNED = re.compile(
     (?<!there\ )is\ no\ (?!longer|more|less)
     | stands?\ in | what\ stands
     | anew | elsewhere | so\ many | other\ ones | all\ the\ same | at\ hand
-    | by\ its\ name | that\ it\ is
+    | by\ its\ name | that\ it\ is(?=[.,;:)])
     | go(es|ing)?\ on\ with | tak(e|es|en|ing)\ over | settled
     | told(?!\ apart)
     )\b""",
