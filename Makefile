@@ -38,7 +38,7 @@ LOCK = $(UV) pip compile --quiet --no-header --generate-hashes --only-binary :al
 TARGET ?= cpu
 DEBIAN_DIGEST ?=
 
-.PHONY: help setup demo test test-all azurite fuzz lint weights models models-gpu figures notebook article slides video \
+.PHONY: help setup demo test test-all azurite fuzz lint weights models models-gpu figures notebook article slides video docs \
 	bench bench-evidence bench-typicality \
 	bench-ray bench-speed bench-memory bench-report image image-lock image-proof clean base dev
 .DEFAULT_GOAL := help
@@ -98,6 +98,9 @@ slides: dev ## Draw the slides of the demo (or of XRAYS=folder) into out/demo/sl
 
 article: dev ## Write docs/article.md again
 	@$(BIN)/python docs/making/article.py
+
+docs: dev ## Build the website into out/docs, from the pages and the docstrings
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --doctree-dir out/doctrees -c docs . out/docs
 
 # The film stays in out/video; words and times are committed.
 video: slides ## Speak them into out/video/walkthrough.mp4 (apt-get install espeak-ng ffmpeg)

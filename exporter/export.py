@@ -12,7 +12,12 @@ import onnx
 import tf2onnx
 
 from batch_scorer.errors import ConversionError, OutputError, UsageError
-from batch_scorer.model.card import SELF_TEST_RECIPE, draw_self_test_images
+from batch_scorer.model.card import (
+    SELF_TEST_RECIPE,
+    decode_card,
+    draw_self_test_images,
+    encode_card,
+)
 from batch_scorer.model.card_sections import (
     FLOAT16_SELF_TEST_TOLERANCE,
     SELF_TEST_TOLERANCE,
@@ -170,7 +175,8 @@ def export_model(
         difference = verify_model_file(draft, run.parity_images, expected, others)
         data = draft.read_bytes()
     sha256 = sha256_hex(data)
-    markdown = format_card_markdown(card, sha256, license_id).encode()
+    stored = decode_card(encode_card(card), name)  # its keys in the order of the model file
+    markdown = format_card_markdown(stored, sha256, license_id).encode()
     listed = _add_model(manifest, card, sha256, len(data), sha256_hex(markdown))
     output.write_all(
         {name: data, format_card_name(model): markdown, MANIFEST_NAME: format_manifest(listed)}

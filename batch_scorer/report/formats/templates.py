@@ -13,8 +13,9 @@ from batch_scorer.report.content.typeface import replace_unsupported
 if TYPE_CHECKING:
     from jinja2 import Template
 
-_MARKUP = re.compile(r"[\\`*\[\]<>|]|(?<!\w)_|_(?!\w)")
-"""Characters that Markdown reads as markup; an underscore inside a word is none."""
+_MARKUP = re.compile(r"[\\`*<>|]|\](?=[(\[:])|(?<!\w)_|_(?!\w)")
+"""Characters that Markdown reads as markup: a bracket only before an address, no underscore inside
+a word."""
 
 
 def load_template(name: str) -> Template:
