@@ -237,7 +237,7 @@ def _parse_formats(ctx: click.Context, param: click.Parameter, value: str) -> tu
 
 
 def cost_options(command: Command) -> Command:
-    """Add --core-hour-price and --currency, as one ``tariff``, None where no price is given."""
+    """Add --core-hour-price and --currency, as one ``core_hour_price``, None where none is given."""
 
     @cloup.option_group(
         "Cost",
@@ -260,8 +260,8 @@ def cost_options(command: Command) -> Command:
     def priced(*, core_hour_price: float | None, currency: str, **options: Any) -> Any:
         from batch_scorer.results.usage import CoreHourPrice
 
-        tariff = CoreHourPrice(core_hour_price, currency) if core_hour_price else None
-        return command(tariff=tariff, **options)
+        price = CoreHourPrice(core_hour_price, currency) if core_hour_price else None
+        return command(core_hour_price=price, **options)
 
     return priced
 

@@ -136,6 +136,7 @@ def test_without_an_output_or_with_one_among_the_films_usage_is_wrong(films, fol
     assert re.fullmatch(r"Error: The scored folder .* lies inside the output .*\n", found.stderr)
 
 
+@pytest.mark.slow
 def test_one_grammar_of_the_environment_does_for_all_commands(folder, tiny_model, tmp_path):
     (folder / "letter.txt").write_text("Dear doctor")
     environment = {

@@ -183,6 +183,7 @@ def test_a_warning_of_python_s_own_names_its_origin_alone():
     assert "Doe" not in run.stderr
 
 
+@pytest.mark.slow
 def test_a_signal_is_a_line_and_the_run_can_go_on(tmp_path):
     model = save_tiny_model(tmp_path / "large.onnx", size_px=512)
     films = tmp_path / "films"
