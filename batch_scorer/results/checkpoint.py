@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batch_scorer.storage.output import Output
 
 CHECKPOINT_FOLDER = "journal"
-log = logging.getLogger("cxr.journal")
+log = logging.getLogger(__name__)
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Score)
 _HASH_DIGITS = 16
