@@ -81,12 +81,13 @@ def score(
     """
     names = expand_model_names([models] if isinstance(models, str) else models)
     job = ScoreJob(os.fspath(images), os.fspath(output), names, **options)
-    with OutputLock(job.place) as lock:
-        manifest = run_score_job(job, progress, held=lock)
+    target = open_output(job.output)
+    with OutputLock(target) as lock:
+        manifest = run_score_job(job, progress, None, lock)
         if report:
             from batch_scorer.report.formats.draw import draw_missing_reports
 
-            draw_missing_reports(job.place, report, lock)
+            draw_missing_reports(target, report, lock)
     return manifest
 
 
