@@ -21,8 +21,7 @@ release = __version__
 # The source folder is the repository, so that links between its files are links between pages.
 root_doc = "README"
 include_patterns = [
-    "README.md",
-    "CHANGELOG.md",
+    "*.md",
     "batch_scorer/models/*.md",
     "deploy/README.md",
     "deploy/*/README.md",
@@ -33,7 +32,6 @@ exclude_patterns = [".*", "out", "build", "dist", "runs"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 4
-suppress_warnings = ["myst.header"]  # docs/jobs.md has headings of level 3 right below level 1
 autodoc_member_order = "bysource"
 
 html_theme = "furo"
@@ -58,7 +56,7 @@ Model card of the MLP <batch_scorer/models/mlp>
 :caption: Run it
 
 Command line <docs/cli>
-Images, buckets, identifiers <docs/films>
+Images, buckets, identifiers <docs/images>
 Speed and many machines <docs/machines>
 Scheduled runs <docs/jobs>
 Platforms <deploy/README>
@@ -83,7 +81,10 @@ Words of the video <docs/video/script>
 :hidden:
 :caption: Develop
 
-Python API <docs/api>
+Python API in use <docs/python>
+Python API reference <docs/api>
+Contribute <CONTRIBUTING>
+Report a vulnerability <SECURITY>
 Changes <CHANGELOG>
 ```
 """
