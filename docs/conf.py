@@ -21,8 +21,7 @@ release = __version__
 # The source folder is the repository, so that links between its files are links between pages.
 root_doc = "README"
 include_patterns = [
-    "README.md",
-    "CHANGELOG.md",
+    "*.md",
     "batch_scorer/models/*.md",
     "deploy/README.md",
     "deploy/*/README.md",
