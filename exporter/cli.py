@@ -53,7 +53,7 @@ def _parse_precisions(
     "--output",
     required=True,
     type=FolderPath(),
-    help="Folder for NAME.onnx and manifest.json.",
+    help="Folder for NAME.onnx, its model card NAME.md, and manifest.json.",
 )
 @click.option(
     "--precision",
@@ -66,7 +66,17 @@ def _parse_precisions(
     help="May be repeated; the first that passes is NAME.onnx, the others NAME.PRECISION.onnx. "
     "With a name, for that model instead of the others' formats, unless it is refused.",
 )
-def export(run: Path, output: Path, precisions: tuple[PrecisionOption, ...]) -> int:
+@click.option(
+    "--license",
+    "license_id",
+    metavar="ID",
+    default="",
+    help="License that NAME.md states, as the Hugging Face Hub calls it: mit, cc-by-4.0, ... "
+    "Default: none.",
+)
+def export(
+    run: Path, output: Path, precisions: tuple[PrecisionOption, ...], license_id: str
+) -> int:
     """Convert the trained networks in RUN to ONNX files that describe and test themselves.
 
     A file appears only after it gave the same answers as Keras on real films. float16 (for CUDA)
@@ -95,7 +105,7 @@ def export(run: Path, output: Path, precisions: tuple[PrecisionOption, ...]) -> 
     for folder in folders:
         trained = read_run(folder, comparison)
         refused = _export_in_first_accepted(
-            trained, output, _select_precisions(precisions, trained.card.name)
+            trained, output, _select_precisions(precisions, trained.card.name), license_id
         )
         code = EXIT_NOT_ALL_SCORED if refused else code
     write_comparison(output, comparison)
@@ -113,7 +123,7 @@ def _select_precisions(
 
 
 def _export_in_first_accepted(
-    run: TrainedRun, output: Path, choices: list[list[PrecisionName]]
+    run: TrainedRun, output: Path, choices: list[list[PrecisionName]], license_id: str
 ) -> bool:
     """Export in the first of ``choices`` of which a format passes; whether any was refused."""
     from exporter.export import export_model
@@ -122,7 +132,7 @@ def _export_in_first_accepted(
     for kinds in choices:
         for kind in kinds:
             try:
-                done = export_model(run, output, kind, beside=passed > 0)
+                done = export_model(run, output, kind, beside=passed > 0, license_id=license_id)
             except PrecisionRefused as exc:
                 if logs_json():
                     log_event("precision_refused", model=run.card.name, precision=kind)

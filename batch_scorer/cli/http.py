@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.cli.job_request import JobResponse
 
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 MAX_REQUEST_BYTES = 2**20
 """Of a request: as large as the largest events get, those of SQS."""
 RETRY_AFTER_S = 60

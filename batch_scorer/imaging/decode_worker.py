@@ -21,6 +21,7 @@ from batch_scorer.imaging.decode import read_image
 from batch_scorer.imaging.limits import LARGE_IMAGE_PIXELS
 from batch_scorer.imaging.shared_memory import map_shared_buffer
 from batch_scorer.system.process import peak_memory_bytes
+from batch_scorer.system.process_setup import configure_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,6 +122,7 @@ def main(memory_bytes: int, limit_s: float, shared: int) -> None:
         shared: Descriptor of the memory that both share.
     """
     source, sink = _take_pipes()
+    configure_process()
     _import_decoders()
     room = map_shared_buffer(shared) if shared >= 0 else memoryview(b"")
     _limit_memory(memory_bytes)

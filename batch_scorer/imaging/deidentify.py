@@ -32,7 +32,7 @@ HASH_DIGITS = 16
 MAX_IDENTIFIER_CHARS = 64
 """What DICOM allows for either (PS3.5, LO and UI)."""
 
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 _log_once_lock = threading.Lock()  # taken by the first who says it, and kept
 
 

@@ -7,11 +7,9 @@ meta information. What counts is that their first elements parse as those of a D
 from __future__ import annotations
 
 import io
-import logging
 import os
 import re
 import struct
-import warnings
 import zlib
 from functools import cache
 from typing import Any, NoReturn
@@ -74,11 +72,6 @@ _ELEMENT_HEADER_BYTES = 8
 _CHARACTER_SET = (b"\x08\0\x05\0", b"\0\x08\0\x05")
 _CONVERTED_GROUPS = (b"\0\0", b"\x02\0")
 
-warnings.filterwarnings("ignore", module=r"pydicom\.")
-for _name in ("pydicom", "pylibjpeg"):  # with all below them; a level would be set anew by import
-    logging.getLogger(_name).addHandler(logging.NullHandler())
-    logging.getLogger(_name).propagate = False
-
 
 def dicom_errors() -> tuple[type[BaseException], ...]:
     """What pydicom and its decoders raise at damaged files."""
@@ -99,6 +92,7 @@ def dicom_errors() -> tuple[type[BaseException], ...]:
         EOFError,
         struct.error,
         zlib.error,
+        Warning,  # where the caller's filters turn them into errors
     )
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import math
 import struct
-import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
+from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from batch_scorer.errors import (
@@ -75,14 +72,6 @@ _WHITE_IS_ZERO = 0
 _MAX_TABLE_VALUE_BYTES = 2
 """Up to 16 bits, every grey level fits a table."""
 
-# Pillow warns between its limit and twice its limit: for a film this large both mean the same.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-# A doubtful header is judged here by what it decodes to: no library need tell the terminal.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
-with suppress(OSError, AttributeError):  # libtiff, where Pillow links it, writes to the terminal
-    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
-
 _PILLOW_ERRORS = (
     OSError,
     SyntaxError,
@@ -96,7 +85,7 @@ _PILLOW_ERRORS = (
     MemoryError,
     struct.error,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
+    Warning,  # where the caller's filters turn them into errors
 )
 
 

@@ -67,7 +67,10 @@ _FLOAT32_TENSOR = "tensor(float)"
 
 
 class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a manifest says of a model: its file, how it was made, and figures by split and name."""
+    """What a manifest says of a model: its file, how it was made, and figures by split and name.
+
+    ``card_sha256`` is that of NAME.md beside it; empty where an older version wrote none.
+    """
 
     precision: str
     sha256: str
@@ -77,6 +80,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int
     threshold: float
     metrics: dict[str, dict[str, float | None]]
+    card_sha256: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

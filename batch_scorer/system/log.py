@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 TEXT, JSON = "text", "json"
 FORMAT_OPTION, FORMAT_VARIABLE = "--log-format", "CXR_LOG_FORMAT"
 REDACTED = "…"
-_OWN_LOGGER = "cxr"
-_EVENT_LOGGER = logging.getLogger("cxr.events")
+_OWN_PACKAGES = ("batch_scorer", "trainer", "exporter")
+_EVENT_LOGGER = logging.getLogger(__name__)
 _BOUND_FIELDS: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - never changed
 _URL_PATH = re.compile(rf"({URL_PREFIX}[^/\\\s'\"]+)[/\\][^\s'\",;)]+", re.IGNORECASE)
 
@@ -70,6 +70,12 @@ def set_log_format(name: str) -> None:
     root.addHandler(_StderrHandler(name))
     _EVENT_LOGGER.setLevel(logging.INFO)
     logging.captureWarnings(name == JSON)
+
+
+def set_log_level(level: int) -> None:
+    """Set from which level on the program's own lines are written."""
+    for name in _OWN_PACKAGES:
+        logging.getLogger(name).setLevel(level)
 
 
 def logs_json() -> bool:
@@ -122,7 +128,7 @@ class JsonFormatter(logging.Formatter):
         event = getattr(record, "event", "message")
         fields = getattr(record, "fields", None)
         if fields is None:
-            own = record.name.partition(".")[0] == _OWN_LOGGER
+            own = record.name.partition(".")[0] in _OWN_PACKAGES
             fields = {"text": _format_redacted(record)} if own else {"logger": record.name}
         return format_event(event, record.levelname.lower(), fields, record.created)
 
