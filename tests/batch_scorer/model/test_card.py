@@ -191,7 +191,7 @@ def test_an_empty_band_can_be_read():
 
 def test_a_band_holds_its_lower_edge_and_not_its_upper_one():
     band = make_band(0.3, 0.6)
-    assert [band.holds(p) for p in (0.29, 0.3, 0.45, 0.6)] == [False, True, True, False]
+    assert [band.contains(p) for p in (0.29, 0.3, 0.45, 0.6)] == [False, True, True, False]
 
 
 def test_the_test_films_are_quoted_where_they_were_opened():
