@@ -166,7 +166,7 @@ def test_half_precision_may_be_off_by_more_and_by_how_much():
     text = encode_card(card).replace('"tolerance":0.005', '"tolerance":0.0051')
     with pytest.raises(CardVersionUnsupported, match="tolerance"):
         decode_card(text, "m.onnx")
-    with pytest.raises(CardVersionUnsupported, match=r"to within 0\.001, found 0\.005"):
+    with pytest.raises(CardVersionUnsupported, match=r"tolerance up to 0\.001, found 0\.005"):
         decode_card(encode_card(card).replace('"float16"', '"int8"'), "m.onnx")
 
 

@@ -136,7 +136,7 @@ def probability(kind, shape):
             ],
             [number("zero", 0.0)],
             None,
-            "is off by nan",
+            "a difference of at most .*, found nan",
             id="no numbers",
         ),
     ],
