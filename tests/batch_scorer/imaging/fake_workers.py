@@ -40,7 +40,8 @@ batch_scorer.imaging.dicom_pixels.decode_dicom = decode
 """,
     "answer_noise": """
 def send(file, message, data=b""):
-    file.write(b"\\x05\\0\\0\\0noise" if isinstance(message, worker.DecodeResponse) else packed(message))
+    done = isinstance(message, worker.DecodeResponse)
+    file.write(b"\\x05\\0\\0\\0noise" if done else packed(message))
     file.flush()
 def packed(message):
     data = msgspec.msgpack.encode(message)
