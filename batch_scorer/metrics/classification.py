@@ -221,7 +221,7 @@ def _as_arrays(
 
 
 def _group_by_patient(images: int, patients: Sequence[str] | None) -> NDArray[np.int64]:
-    """Number the patient of each image; without patient IDs, each image is its own group."""
+    """Assign a group number to each image: one group per patient, or per image without patients."""
     if patients is None:
         return np.arange(images)
     return np.asarray(np.unique(patients, return_inverse=True)[1], dtype=np.int64)

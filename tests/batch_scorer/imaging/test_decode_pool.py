@@ -121,7 +121,7 @@ def test_an_image_that_kills_two_workers_is_a_problem_and_the_next_one_is_decode
         problem = decoder.read(FATAL, [32]).error
         assert problem.code == "decoder_killed"
         assert problem.status == "failed"
-        assert "more than 1.5 GB of memory or 60 seconds, or broke the decoder" in str(problem)
+        assert "more than 1.5 GB of memory or 60 seconds, or crashed the decoder" in str(problem)
         assert decoder.read(dicom(GREY), [32]).error is None
         assert decoder.read(FATAL, ()).error.code == "decoder_killed"  # its header does it
 
@@ -151,7 +151,7 @@ def test_memory_that_runs_out_in_a_worker_that_survives_is_said_plainly():
     with faked("fill_the_memory", memory_bytes=300_000_000) as decoder:
         problem = decoder.read(dicom(GREY), [32]).error
         assert isinstance(problem, TooLarge)
-        assert "more memory than there is for one image" in str(problem)
+        assert "more memory than one image may use" in str(problem)
         assert len(pids_of(decoder)) == 1
 
 

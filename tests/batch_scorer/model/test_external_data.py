@@ -100,7 +100,7 @@ def test_a_tensor_in_another_file_is_refused_wherever_the_model_keeps_it(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / FILE).write_bytes(SLOPE)
-    with pytest.raises(ModelFileError, match=r"another file, which its SHA-256 .*Save it as one file"):
+    with pytest.raises(ModelFileError, match=r"another file, which its SHA-256 .*Save it as one"):
         Classifier.load(save_with(tmp_path / "m.onnx", kind), "cpu")
 
 
