@@ -12,7 +12,7 @@
     │   ├── CardVersionUnsupported             the card is broken or has another version
     │   ├── DecodeVersionMismatch              trained on pixels decoded by other rules
     │   └── SelfTestFailed                     known inputs give unexpected probabilities
-    ├── DecoderUnavailable            exit 1   no process can be started to decode images
+    ├── DecoderUnavailable            exit 1   a decoder process cannot be started
     ├── ProviderUnavailable           exit 1   the requested execution provider cannot run
     ├── SourceError                   exit 1   images or labels cannot be listed or read
     ├── OutputError                   exit 1   results cannot be written or read
@@ -129,7 +129,7 @@ class SelfTestFailed(ModelFileError):
 
 
 class DecoderUnavailable(CxrError):
-    """No process can be started to decode images."""
+    """A process to decode images cannot be started."""
 
     code = "decoder_unavailable"
 

@@ -81,7 +81,7 @@ class EncodedImage:
 
     @property
     def burned_in(self) -> bool:
-        """Whether the DICOM header states a burned-in annotation, which may name the patient."""
+        """True if the DICOM header states a burned-in annotation, which may name the patient."""
         return self._file.burned_in
 
     @property

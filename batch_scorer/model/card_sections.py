@@ -249,7 +249,7 @@ class Faithfulness(msgspec.Struct, frozen=True, rename={"images": "films"}):
 
     @property
     def beats_random(self) -> bool:
-        """Whether the mean drop over all steps is larger than for random cells."""
+        """True if the mean drop over all steps is larger than for random cells."""
         return sum(self.deletion) > sum(self.random_deletion)
 
 

@@ -76,7 +76,7 @@ def test_a_run_is_told_in_lines_that_name_no_film(cxr, secretive, tiny_model, tm
 def test_progress_is_told_of_the_first_batch_and_the_last_and_now_and_then(monkeypatch):
     clock, told = [0.0], []
     monkeypatch.setattr(score.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(score, "speaks_json", lambda: True)
+    monkeypatch.setattr(score, "logs_json", lambda: True)
     monkeypatch.setattr(score, "log_event", lambda name, **fields: told.append(fields))
     with score.ProgressReporter() as progress:
         for done in range(10, 101, 10):
