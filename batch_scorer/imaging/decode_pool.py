@@ -62,7 +62,7 @@ class WorkerLimits:
 
     def describe(self) -> str:
         """Describe the limits in words."""
-        return f"{self.memory_bytes / 1e9:g} GB of memory or {self.seconds:g} seconds"
+        return f"{self.memory_bytes / 1e9:g} GB of memory or {self.timeout_s:g} seconds"
 
 
 class Decoder:

@@ -228,7 +228,7 @@ def test_a_decoder_that_is_forgotten_leaves_no_process():
 ORPHANED = """
 import os, signal
 from batch_scorer.imaging.decode_pool import Decoder
-from tests.batch_scorer.pixel_table import GREY, dicom
+from tests.batch_scorer.imaging.pixel_table import GREY, dicom
 decoder = Decoder()
 decoder.read(dicom(GREY), [32])
 print(*(worker._process.pid for worker in decoder._workers), flush=True)
