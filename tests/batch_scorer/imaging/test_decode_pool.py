@@ -118,10 +118,10 @@ def test_large_images_do_not_fit_into_shared_memory_but_through_the_pipe(monkeyp
 
 def test_an_image_that_kills_two_workers_is_a_problem_and_the_next_one_is_decoded():
     with faked("die_of_patients") as decoder:
-        problem = decoder.read(FATAL, [32]).error
-        assert problem.code == "decoder_killed"
-        assert problem.status == "failed"
-        assert "more than 1.5 GB of memory or 60 seconds, or crashed the decoder" in str(problem)
+        error = decoder.read(FATAL, [32]).error
+        assert error.code == "decoder_killed"
+        assert error.status == "failed"
+        assert "more than 1.5 GB of memory or 60 seconds, or crashed the decoder" in str(error)
         assert decoder.read(dicom(GREY), [32]).error is None
         assert decoder.read(FATAL, ()).error.code == "decoder_killed"  # its header does it
 
@@ -149,9 +149,9 @@ def test_an_image_that_takes_too_long_is_ended():
 
 def test_memory_that_runs_out_in_a_worker_that_survives_is_said_plainly():
     with faked("fill_the_memory", memory_bytes=300_000_000) as decoder:
-        problem = decoder.read(dicom(GREY), [32]).error
-        assert isinstance(problem, TooLarge)
-        assert "more memory than one image may use" in str(problem)
+        error = decoder.read(dicom(GREY), [32]).error
+        assert isinstance(error, TooLarge)
+        assert "more memory than one image may use" in str(error)
         assert len(pids_of(decoder)) == 1
 
 
