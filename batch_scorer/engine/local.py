@@ -167,7 +167,7 @@ def decode_image(
                 return DecodedImage(row)
             known = row.sha256 in work.known
             sizes_px = () if known else work.sizes_px
-            content = work.decoder.read(data, sizes_px, careful=ref.key in work.suspects)
+            content = work.decoder.read(data, sizes_px, isolated=ref.key in work.suspects)
             patient, study = work.identifiers.apply(content.patient_id, content.study_uid)
             row = msgspec.structs.replace(row, patient=patient or row.patient, study=study)
     except ImageError as exc:  # it cannot be read

@@ -1,10 +1,9 @@
-"""ONNX Runtime without its telemetry. Every module takes it from here, and lint holds that.
+"""ONNX Runtime without telemetry. Every module imports it from here; lint enforces that.
 
-From 1.29 on, its import writes a device identifier below ``~/.cache/Microsoft``, and some ten
-seconds later the process looks up its vendor's host. The variable that forbids both is read during
-that import and never again; ``disable_telemetry_events()`` comes too late. So this module sets it
-for the time of the import, whatever its value was, and whoever imports it first: a command, a
-user's program, a worker of Ray.
+Since 1.29, importing ONNX Runtime writes a device identifier below ``~/.cache/Microsoft``, and ten
+seconds later the process looks up a host of the vendor. The variable that forbids both is read only
+during that import; ``disable_telemetry_events()`` comes too late. So this module sets it while it
+imports, whether a command, a user's program or a Ray worker imports it first.
 
 Source: ONNX Runtime's docs/Privacy.md; the rest by experiment with 1.32.0.
 """
@@ -44,5 +43,5 @@ __all__ = ["TELEMETRY_VARIABLE", "import_submodule", "ort", "ort_errors"]
 
 
 def import_submodule(name: str) -> Any:
-    """Import a part of ONNX Runtime that its package leaves out, such as ``quantization``."""
+    """Import a submodule that ``import onnxruntime`` omits, such as ``quantization``."""
     return importlib.import_module(f"onnxruntime.{name}")

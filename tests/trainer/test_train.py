@@ -129,7 +129,7 @@ def test_the_run_folder_holds_what_was_promised(killed_then_finished):
     assert card.band.low <= card.threshold.value <= card.band.high
     scores = [float(row["probability"]) for row in rows if row["split"] == "validation"]
     assert card.band.share.value == pytest.approx(
-        sum(card.band.holds(score) for score in scores) / len(scores)
+        sum(card.band.contains(score) for score in scores) / len(scores)
     )
     (elsewhere,) = card.external
     assert (elsewhere.name, elsewhere.images) == ("adults elsewhere", 12)

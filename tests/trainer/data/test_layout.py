@@ -70,7 +70,7 @@ def test_any_other_file_in_a_class_folder_must_be_a_film(tmp_path):
     put(root / "PNEUMONIA", ["notes.txt"], b"ask about film 7")
     with pytest.raises(
         DatasetError,
-        match=r"notes\.txt cannot be used.*: .*not JPEG, PNG, TIFF, BMP, WebP or DICOM",
+        match=r"notes\.txt cannot be used.*: .*Expected JPEG, PNG, TIFF, BMP, WebP or DICOM",
     ):
         read_dataset(root, 32, seed=1)
 
