@@ -92,10 +92,14 @@ def parse_settings(
     help="Network to train.",
 )
 @click.option(
-    "--epochs", type=click.IntRange(1), help="Number of epochs. Default: the network's own."
+    "--epochs",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Number of epochs. Default: the network's own.",
 )
 @click.option(
     "--batch-size",
+    metavar="N",
     type=click.IntRange(1),
     help="Number of images per batch. Default: the network's own.",
 )

@@ -163,6 +163,7 @@ MAX_JSON_BYTES = 1_000_000
 @model_options
 @click.option(
     "--films",
+    metavar="N",
     type=click.IntRange(1),
     default=200,
     show_default=True,
@@ -170,6 +171,7 @@ MAX_JSON_BYTES = 1_000_000
 )
 @click.option(
     "--turns",
+    metavar="N",
     type=click.IntRange(1),
     default=5,
     show_default=True,

@@ -84,6 +84,7 @@ def task_options(command: Command) -> Command:
         ),
         click.option(
             "--tasks",
+            metavar="N",
             type=click.IntRange(1, MAX_SHARDS),
             help="Number of shards, for --shard claim and for Kubernetes.",
         ),

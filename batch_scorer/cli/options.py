@@ -86,6 +86,7 @@ model_options = cloup.option_group(
     ),
     cloup.option(
         "--batch-size",
+        metavar="N",
         type=click.IntRange(1, 1024),
         default=BATCH_SIZE,
         show_default=True,
@@ -93,6 +94,7 @@ model_options = cloup.option_group(
     ),
     cloup.option(
         "--threads",
+        metavar="N",
         type=click.IntRange(1),
         help="Number of threads. Default: one per available core; 1 per worker with --engine ray.",
     ),
@@ -118,7 +120,10 @@ scoring_options = cloup.option_group(
         "columns image and label.",
     ),
     cloup.option(
-        "--limit", type=click.IntRange(1), help="Maximum number of files to score. Default: all."
+        "--limit",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Maximum number of files to score. Default: all.",
     ),
     cloup.option(
         "--keep-atypical",
@@ -313,6 +318,7 @@ gallery_options = cloup.option_group(
     ),
     cloup.option(
         "--review-minutes",
+        metavar="MINUTES",
         type=click.IntRange(1, MAX_REVIEW_MINUTES),
         help="Show as many images as this review time allows, at 45 seconds each. Default: up to 6 "
         "images per reason.",

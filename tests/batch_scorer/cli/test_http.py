@@ -91,7 +91,7 @@ def test_the_manual_says_how_it_is_served():
 
 def test_an_event_that_starts_nothing_is_taken_and_told_why(entry):
     said = entry.post(s3_event("results/latest/report.pdf"))
-    assert (said.status, said.body) == (200, {"ignored": "it lies below the output"})
+    assert (said.status, said.body) == (200, {"ignored": "it is inside the output"})
     assert "Retry-After" not in said.headers
 
 
@@ -100,7 +100,7 @@ def test_a_cloud_event_may_have_its_head_in_the_headers(entry):
     head = {f"ce_{name}": event[name] for name in ("specversion", "type", "source")}
     said = entry.post(event["data"], ce_id="1", **head)
     assert said == entry.post(event, Content_Type="application/cloudevents+json")
-    assert said.body == {"ignored": "it lies outside the folder of films"}
+    assert said.body == {"ignored": "it is outside the image folder"}
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_of_events_at_once_one_is_worked_on_and_the_others_come_again(cloud, tin
                 proxy.order()
             done = working.result(timeout=120)
             again = one.post(event)
-    assert (report.status, report.body) == (200, {"ignored": "it lies below the output"})
+    assert (report.status, report.body) == (200, {"ignored": "it is inside the output"})
     assert (here.status, there.status) == (409, 409)
-    assert here.body["error"].startswith("This process is at work on a night.")
+    assert here.body["error"].startswith("This process already works on a run.")
     assert there.body["error"].startswith("Another task (")
     assert here.headers["Retry-After"] == there.headers["Retry-After"] == "60"
     assert (done.status, done.body["found"]) == (200, 4)
@@ -260,7 +260,7 @@ def test_a_request_stops_in_time_and_the_next_one_goes_on(cloud, tiny_model):
     with serve(clinic.settings(tiny_model, **short)) as entry:
         stopped = entry.ask()
     assert stopped.status == 503
-    assert "4 of 10 films are done" in stopped.body["error"]
+    assert "4 of 10 images are done" in stopped.body["error"]
     with serve(clinic.settings(tiny_model)) as entry:
         assert entry.ask().body["scored"] == 10
 

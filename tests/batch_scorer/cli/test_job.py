@@ -85,7 +85,7 @@ def test_two_jobs_at_once_are_one_line_worth_another_try(films, tmp_path):
     share = ("-o", tmp_path / "out", "--lease-s", 1)
     assert run(*films, *share, "--shard", "1/2").returncode == 0
     night = find_scheduled_run(open_output(tmp_path / "out"))
-    with acquire_lease(night.place, "2-of-2", 6):
+    with acquire_lease(night.run_output, "2-of-2", 6):
         found = run(*films, *share, "--shard", "2/2")
     assert found.returncode == 75
     assert re.fullmatch(r"Error: Another task \(.*\) is working on 2-of-2 of .*\n", found.stderr)
@@ -97,7 +97,7 @@ def test_another_model_than_that_of_latest_is_one_line(films, tmp_path):
     found = run(*films[:2], "-o", tmp_path / "out", "--model", other)
     assert found.returncode == 1
     assert re.fullmatch(
-        r"Error: The rows in .*latest are by tiny \w{12}, this start is with other \w{12}\. "
+        r"Error: Expected the models of the rows in .*latest, tiny \w{12}; found other \w{12}\. "
         r"Add --rescore .*\n",
         found.stderr,
     )
@@ -149,7 +149,7 @@ def test_one_grammar_of_the_environment_does_for_all_commands(folder, tiny_model
         "CXR_JOB_FAIL_NOT_SCORED": "1",
     }
     status = run("status", **environment)
-    assert (status.returncode, status.stdout[:18]) == (0, "Night     none yet")
+    assert (status.returncode, status.stdout[:18]) == (0, "Run       none yet")
     found = run("run", **environment)
     assert found.returncode == 3, found.stderr
     latest = tmp_path / "out" / "latest"
@@ -157,7 +157,7 @@ def test_one_grammar_of_the_environment_does_for_all_commands(folder, tiny_model
     assert (latest / "report.pdf").stat().st_size > 10_000
     again = run("finish", **environment)
     assert again.returncode == 3
-    assert "was finished before" in again.stdout
+    assert "was already finished" in again.stdout
     told = run("finish", **{**environment, "CXR_JOB_FAIL_NOT_SCORED": "0"})
     assert told.returncode == 0
     status = run("status", **environment)

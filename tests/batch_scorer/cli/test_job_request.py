@@ -49,7 +49,7 @@ def test_a_night_that_is_asked_to_stop_is_gone_on_with(place, folder, monkeypatc
     monkeypatch.setenv("CXR_JOB_BATCH_SIZE", "2")
     stopped = handle_event({}, lambda: True)
     assert (stopped.exit_code, stopped.facts, stopped.code) == (75, {}, "interrupted")
-    assert stopped.error.startswith("Interrupted: 2 of 6 films are done.")
+    assert stopped.error.startswith("Interrupted: 2 of 6 images are done.")
     assert handle_event({}).facts["scored"] == 6
 
 

@@ -35,7 +35,7 @@ def function() -> Iterator[Function]:
 
 def test_an_event_that_starts_nothing_is_taken_and_told_why(function):
     reply = function.api.invoke(s3_event("results/latest/report.pdf"))
-    assert reply == Reply("response", {"ignored": "it lies below the output"})
+    assert reply == Reply("response", {"ignored": "it is inside the output"})
 
 
 def test_an_event_that_is_not_known_is_an_error_of_one_line(function):
@@ -73,7 +73,7 @@ def test_a_film_that_came_ends_in_a_report_in_its_bucket_which_starts_no_other_n
         told, names = clinic.events(), clinic.names()
         assert any("report.pdf" in str(event) for event in told)
         replies = [function.api.invoke(event) for event in told]
-        assert {str(reply.body) for reply in replies} == {"{'ignored': 'it lies below the output'}"}
+        assert {str(reply.body) for reply in replies} == {"{'ignored': 'it is inside the output'}"}
         assert clinic.names() == names
 
         clinic.put_films(6, 1)
@@ -123,7 +123,7 @@ def test_a_call_stops_in_time_and_the_next_one_goes_on(cloud, tiny_model):
     with run_function(clinic.settings(tiny_model)) as function:
         stopped = function.api.invoke(event, within_s=STOP_RESERVE_S / 2)
         assert (stopped.kind, stopped.body["errorType"]) == ("error", "TryAgain")
-        assert "4 of 10 films are done" in stopped.body["errorMessage"]
+        assert "4 of 10 images are done" in stopped.body["errorMessage"]
         assert not [name for name in clinic.names() if "latest" in name]
         done = function.api.invoke(event)
         assert (done.kind, done.body["scored"]) == ("response", 10), done

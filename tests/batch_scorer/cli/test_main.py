@@ -75,12 +75,12 @@ def test_score_prints_six_lines_and_writes_four_files(cxr, folder, tiny_model, t
     words = [line.split()[0] for line in lines]
     assert words == ["Files", "Films", "Models", "Labels", "Rows", "Report"]
     assert lines[0] == "Files     6 found = 6 scored + 0 rejected + 0 failed"
-    assert lines[1] == "Films     6 scored: 3 flagged, 3 clear"
-    assert re.search(r"tiny [0-9a-f]{12} on cpu, [\d.]+ films/s", lines[2])
-    assert lines[3] == "Labels    6 films with a label: tiny accuracy 1.000 AUC 1.000"
+    assert lines[1] == "Images    6 scored: 3 flagged, 3 not flagged"
+    assert re.search(r"tiny [0-9a-f]{12} on cpu, [\d.]+ images/s", lines[2])
+    assert lines[3] == "Labels    6 labelled images: tiny accuracy 1.000 AUC 1.000"
     names = {path.name for path in (tmp_path / "out").iterdir() if path.name != INTERNAL_FOLDER}
     assert names == {"predictions.csv", "predictions.parquet", "run.json", "report.pdf", "films"}
-    assert run.stderr == "scored 6 of 6 films\n"
+    assert run.stderr == "scored 6 of 6 images\n"
 
 
 @pytest.mark.slow
@@ -112,10 +112,10 @@ def test_the_formats_of_the_report_are_chosen(cxr, folder, tiny_model, tmp_path)
 def test_a_second_start_says_that_nothing_is_new(cxr, folder, tiny_model, tmp_path):
     arguments = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model, "--no-report")
     first, second = cxr(*arguments), cxr(*arguments)
-    assert second.stdout == f"New       nothing: every film has its row already\n{first.stdout}"
+    assert second.stdout == f"New       nothing: every image already has a row\n{first.stdout}"
     (folder / "late.png").write_bytes(make_film(seed=44))
     third = cxr(*arguments).stdout
-    assert "Reused    6 rows of an earlier run, 1 scored in this one" in third
+    assert "Reused    6 rows of an earlier run, 1 processed in this one" in third
 
 
 def test_some_files_not_scored_is_exit_3(cxr, folder, tiny_model, tmp_path):
@@ -139,7 +139,7 @@ def test_every_option_can_come_from_the_environment(cxr, folder, tiny_model, tmp
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("Files     4 found = 4 scored")
-    assert "Labels    0 films with a label\n" in run.stdout
+    assert "Labels    0 labelled images\n" in run.stdout
 
 
 def test_one_line_and_the_right_exit_code_for_each_mistake(cxr, folder, tiny_model, tmp_path):
@@ -236,8 +236,10 @@ def test_interrupting_a_run_is_exit_75_and_leaves_no_finished_run(tmp_path, tiny
         run.send_signal(kind)
         error = run.communicate(timeout=60)[1]
     assert run.returncode == 75
-    assert error.startswith("\nFinishing this batch; once more stops at once.\n")
-    assert re.search(r"Interrupted: \d+ of 20000 films are done. Run the same command again", error)
+    assert error.startswith("\nFinishing this batch. Interrupt again to stop at once.\n")
+    assert re.search(
+        r"Interrupted: \d+ of 20000 images are done. Run the same command again", error
+    )
     assert not (tmp_path / "out" / "run.json").exists()
 
 
@@ -283,7 +285,7 @@ def test_models_and_doctor_say_what_is_there(cxr):
     assert tested.stdout.count(" ok ") == 3
     doctor = cxr("doctor")
     assert doctor.returncode == 0
-    assert re.search(r"^cpu +runs, self-test passed$", doctor.stdout, re.MULTILINE)
+    assert re.search(r"^cpu +works, self-test passed$", doctor.stdout, re.MULTILINE)
     assert re.search(r"^report +can be drawn$", doctor.stdout, re.MULTILINE)
 
 

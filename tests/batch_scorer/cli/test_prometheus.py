@@ -40,12 +40,12 @@ def manifest_of(**changes):
 
 
 def end(path, manifest=None, code=0, error=None):
-    with MetricsFile(path) as gauges:
+    with MetricsFile(path) as metrics_file:
         if error:
             raise error
         if manifest:
-            gauges.tell(manifest)
-        gauges.exit_code = code
+            metrics_file.set_result(manifest)
+        metrics_file.exit_code = code
 
 
 def test_a_score_leaves_its_numbers_and_a_failure_keeps_the_last_success(
@@ -91,9 +91,9 @@ def test_counters_go_on_and_a_run_that_stood_before_adds_nothing(tmp_path):
     end(file, manifest_of(bytes_read=5))
     assert read(file)["cxr_bytes_read_total",] == 15
     filesystem.add_retries(2)  # before the command
-    with MetricsFile(file) as gauges:
+    with MetricsFile(file) as metrics_file:
         filesystem.add_retries(3)
-        gauges.exit_code = 75
+        metrics_file.exit_code = 75
     end(file, make_manifest(make_rows(make_models("cnn")), make_models("cnn"), bytes_read=7))
     assert read(file)["cxr_bytes_read_total",] == 15
     assert read(file)["cxr_retries_total",] == 3
@@ -101,9 +101,9 @@ def test_counters_go_on_and_a_run_that_stood_before_adds_nothing(tmp_path):
 
 def test_work_that_others_share_is_told_without_a_result(tmp_path):
     file = tmp_path / "cxr.prom"
-    with MetricsFile(file) as gauges:
-        gauges.tell(None, own=[manifest_of(bytes_read=4), manifest_of(bytes_read=3)])
-        gauges.exit_code = 0
+    with MetricsFile(file) as metrics_file:
+        metrics_file.set_result(None, own=[manifest_of(bytes_read=4), manifest_of(bytes_read=3)])
+        metrics_file.exit_code = 0
     found = read(file)
     assert found["cxr_bytes_read_total",] == 7
     assert ("cxr_flagged",) not in found
@@ -147,7 +147,7 @@ def test_a_place_that_cannot_be_written_is_said_first_or_costs_no_result(
     long = tmp_path / ("x" * 255 + ".prom")
     run = cxr(*arguments, "--metrics", long)
     assert run.returncode == 0
-    assert "cannot be written: File name too long." in run.stderr
+    assert f"Cannot write the metrics to {long}: File name too long." in run.stderr
     assert (tmp_path / "out" / "run.json").exists()
 
 
@@ -181,7 +181,7 @@ def test_metrics_never_lie_among_the_results(tmp_path, monkeypatch, path):
     (tmp_path / "x").mkdir()
     (tmp_path / "link").symlink_to("out")
     for output in ("out", f"file://{tmp_path}/out"):
-        with pytest.raises(UsageError, match="Expected a file outside the output"):
+        with pytest.raises(UsageError, match="Expected a metrics file outside the output"):
             MetricsFile(Path(path), output)
     MetricsFile(Path("out.prom"), "out")
     MetricsFile(Path("x/cxr.prom"), "memory://out")
@@ -200,8 +200,8 @@ def test_a_score_refuses_metrics_among_its_results_and_writes_nothing(
 
 def test_metrics_ask_again_before_they_are_written(tmp_path, caplog):
     file = tmp_path / "cxr.prom"
-    with MetricsFile(file) as gauges:
-        gauges.exit_code = 0
+    with MetricsFile(file) as metrics_file:
+        metrics_file.exit_code = 0
         file.write_text("Dear diary")
     assert "found another file" in caplog.text
     assert file.read_text() == "Dear diary"

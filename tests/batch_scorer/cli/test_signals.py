@@ -98,7 +98,7 @@ def test_a_second_signal_ends_a_run_whose_reads_hang(folder, tiny_model, tmp_pat
             time.sleep(0.05)
         run.send_signal(signal.SIGTERM)
         assert run.stderr.readline() == "\n"
-        assert run.stderr.readline() == "Finishing this batch; once more stops at once.\n"
+        assert run.stderr.readline() == "Finishing this batch. Interrupt again to stop at once.\n"
         run.send_signal(signal.SIGTERM)
         since = time.monotonic()
         run.wait(timeout=60)

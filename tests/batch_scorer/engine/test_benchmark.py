@@ -71,7 +71,7 @@ def test_turns_go_back_and_forth_and_the_first_is_not_counted(monkeypatch):
 
 def test_files_that_are_no_films_cannot_be_measured(tmp_path, tiny_model):
     (tmp_path / "x.png").write_bytes(b"no film")
-    with pytest.raises(UsageError, match="None of 1 files sampled"):
+    with pytest.raises(UsageError, match="found none in a sample of 1 files"):
         benchmark.run_benchmark(job(tmp_path, tiny_model), 5, 1)
 
 
@@ -118,16 +118,16 @@ def test_a_forecast_divides_what_was_probed():
     assert told.count_shards(3604) == 2
     assert told.count_shards(365) == 10
     assert told.count_shards(364) == 11
-    with pytest.raises(UsageError, match=r"takes 5\.0 s to start"):
+    with pytest.raises(UsageError, match=r"start-up time of 5\.0 s, found 5\.0 s"):
         told.count_shards(5)
     assert "about 1 h 01 min" in format_forecast(told, None)
     assert "about 308 MB" in format_forecast(told, None)
-    assert "11 on machines like this one are done in 7 min" in format_forecast(told, 364 / 3600)
+    assert "11 on machines like this one finish within 7 min" in format_forecast(told, 364 / 3600)
     assert "none needed for 8 h 00 min" in format_forecast(told, 8)
-    assert "Price" not in format_forecast(told, 8)
+    assert "Cost" not in format_forecast(told, 8)
     price = format_forecast(told, None, CoreHourPrice(0.05, "EUR")).splitlines()[-1]
     assert price == (  # 4 cores for 3,605 s at 0.05 EUR an hour: 0.2003 EUR for 36,000 films
-        "Price     about 0.0056 EUR per 1,000 films: 14,420.0 core-seconds for 36,000, "
+        "Cost      about 0.0056 EUR per 1,000 films: 14,420.0 core-seconds for 36,000, "
         "at 0.050 EUR a core-hour"
     )
 
@@ -144,9 +144,9 @@ def test_a_dry_run_writes_nothing(cxr, folder, tiny_model, tmp_path):
     arguments = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
     done = cxr(*arguments, "--dry-run", "--deadline-h", 8)
     assert done.returncode == 0, done.stderr
-    assert "Probed    6 of 6 films" in done.stdout
+    assert "Sample    6 of 6 images" in done.stdout
     assert "Shards    none needed for 8 h 00 min" in done.stdout
     assert not (tmp_path / "out").exists()
     refused = cxr(*arguments, "--deadline-h", 8)
     assert refused.returncode == 2
-    assert "--deadline-h goes with --dry-run" in refused.stderr
+    assert "--deadline-h requires --dry-run" in refused.stderr

@@ -62,7 +62,7 @@ def test_a_film_far_from_the_training_films_is_rejected_with_a_reason(xrays, mod
     }
     strange = rows["strange"]
     assert strange["reason"] == "not_radiograph"
-    assert "found an image that is unlike them. Look for a photo" in strange["detail"]
+    assert "found an image that is unlike them. Check for a photo" in strange["detail"]
     assert strange["probability"] == strange["prediction"] == ""
     assert rows["strange_copy"]["duplicate_of"] == "strange.png"
     assert (run["scored"], run["rejected"], run["failed"]) == (2, 2, 0)

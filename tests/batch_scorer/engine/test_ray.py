@@ -174,7 +174,7 @@ def test_without_ray_it_says_what_to_install(folder, tiny_model, monkeypatch):
     ("address", "error", "message"),
     [
         ("ray://head:10001", UsageError, "found ray://head:10001. Run the command on a machine"),
-        ("127.0.0.1:1", TransientError, "cluster at 127.0.0.1:1 cannot be reached"),
+        ("127.0.0.1:1", TransientError, "Cannot reach the Ray cluster at 127.0.0.1:1"),
     ],
 )
 def test_a_cluster_that_cannot_be_used(folder, tiny_model, monkeypatch, address, error, message):
@@ -228,9 +228,9 @@ def test_the_command_starts_ray_stops_it_and_goes_on(cxr, many, tmp_path, tiny_m
     assert command.returncode == 75, (out, error)
     assert out == ""
     lines = [line for line in error.splitlines() if not line.startswith("scored ")]  # if it is slow
-    assert lines[:2] == ["", "Finishing this batch; once more stops at once."]
+    assert lines[:2] == ["", "Finishing this batch. Interrupt again to stop at once."]
     assert re.fullmatch(
-        r"Interrupted: \d+ of 265 films are done. Run the same command .*", lines[2]
+        r"Interrupted: \d+ of 265 images are done. Run the same command .*", lines[2]
     )
     assert len(lines) == 3
     assert left_over(mark) == []

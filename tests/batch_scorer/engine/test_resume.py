@@ -215,11 +215,11 @@ def test_other_labels_are_put_on_without_scoring_again(folder, tmp_path, tiny_mo
 
 def test_a_stopped_run_goes_on_where_it_was(films, tmp_path, tiny_model, decoded):
     job = job_of(films, tmp_path / "out", tiny_model, batch_size=8)
-    with pytest.raises(Interrupted, match="8 of 240 films are done"):
+    with pytest.raises(Interrupted, match="8 of 240 images are done"):
         run_score_job(job, stop=lambda: True)
     assert not (tmp_path / "out" / store.RUN_FILE).exists()
     asked = iter([False, False, True])  # the first time before the first batch
-    with pytest.raises(Interrupted, match="films are done"):
+    with pytest.raises(Interrupted, match="images are done"):
         run_score_job(job, stop=lambda: next(asked))
     manifest = run_score_job(job)
     assert manifest.found == 240

@@ -181,7 +181,7 @@ def test_without_a_band_or_a_second_model_nothing_is_said_of_either(folder, tmp_
 
 
 def test_two_models_of_one_name_are_refused(folder, tmp_path, tiny_model):
-    with pytest.raises(UsageError, match="Two models are named tiny"):
+    with pytest.raises(UsageError, match="found two named tiny"):
         run_score_job(ScoreJob(str(folder), tmp_path / "out", (str(tiny_model), str(tiny_model))))
 
 

@@ -84,20 +84,23 @@ def test_a_schedule_starts_a_night_over_the_folder_of_the_settings(event):
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
-        (s3_event("results/latest/report.pdf"), "it lies below the output"),
-        (bridge_event("results"), "it lies below the output"),
-        (s3_event("elsewhere/film.png"), "it lies outside the folder of films"),
-        (s3_event("films2/film.png"), "it lies outside the folder of films"),
-        (s3_event(bucket="other"), "it lies outside the folder of films"),
-        (gcs_event(), "it lies outside the folder of films"),
-        (s3_event("films/.film.png"), "its name, or that of a folder, begins with a dot"),
-        (s3_event("films/.trash/film.png"), "its name, or that of a folder, begins with a dot"),
-        (s3_event("films/../secret/film.png"), "its name, or that of a folder, begins with a dot"),
-        (s3_event("films/2026/"), "it is a folder's marker, not a film"),
-        (s3_event(name="ObjectRemoved:Delete"), "it tells of 'ObjectRemoved:Delete', not of a new"),
-        (bridge_event(kind="Object Deleted"), "it tells of 'Object Deleted', not of a new object"),
-        (gcs_event(kind="deleted"), "it tells of 'google.cloud.*deleted', not of a new object"),
-        (azure_event(kind="BlobDeleted"), "it tells of 'Microsoft.*', not of a new object"),
+        (s3_event("results/latest/report.pdf"), "it is inside the output"),
+        (bridge_event("results"), "it is inside the output"),
+        (s3_event("elsewhere/film.png"), "it is outside the image folder"),
+        (s3_event("films2/film.png"), "it is outside the image folder"),
+        (s3_event(bucket="other"), "it is outside the image folder"),
+        (gcs_event(), "it is outside the image folder"),
+        (s3_event("films/.film.png"), "its name or the name of a folder starts with a dot"),
+        (s3_event("films/.trash/film.png"), "its name or the name of a folder starts with a dot"),
+        (
+            s3_event("films/../secret/film.png"),
+            "its name or the name of a folder starts with a dot",
+        ),
+        (s3_event("films/2026/"), "it marks a folder, not an image"),
+        (s3_event(name="ObjectRemoved:Delete"), "it reports 'ObjectRemoved:Delete', not a new"),
+        (bridge_event(kind="Object Deleted"), "it reports 'Object Deleted', not a new object"),
+        (gcs_event(kind="deleted"), "it reports 'google.cloud.*deleted', not a new object"),
+        (azure_event(kind="BlobDeleted"), "it reports 'Microsoft.*', not a new object"),
         ({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"}, "it is S3's test"),
     ],
 )
@@ -119,12 +122,12 @@ def test_no_result_ever_starts_the_next_night(images, output):
 def test_own_folders_have_results_below_the_output_which_start_nothing_either():
     errand = parse_event(s3_event("films/film.png"), "", RESULTS)
     key = f"{errand.output.removeprefix('s3://clinic/')}/latest/report.pdf"
-    assert parse_event(s3_event(key), "", RESULTS).ignored_reason == "it lies below the output"
+    assert parse_event(s3_event(key), "", RESULTS).ignored_reason == "it is inside the output"
 
 
 def test_films_of_several_folders_need_a_folder_in_the_settings():
     event = in_sqs(s3_event("a/1.png"), s3_event("b/2.png"))
-    with pytest.raises(UsageError, match=r"one folder of films, found 2 folders\. Set CXR_JOB_IM"):
+    with pytest.raises(UsageError, match=r"one image folder, found 2 folders\. Set CXR_JOB_IM"):
         parse_event(event, "", RESULTS)
 
 

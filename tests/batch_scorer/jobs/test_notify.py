@@ -40,7 +40,7 @@ NIGHT = Notification(
     report="s3://results/latest/report.pdf",
 )
 LINES = [
-    "Ward 7 & co: the night of 27 November is done.",
+    "Ward 7 & co: the run of 27 November is done.",
     "1,310 files found: 1,300 scored, 42 of them flagged; 10 not scored.",
     NIGHT.news,
     "By what was measured, the films look like those that the model learned from.",
@@ -71,7 +71,9 @@ def test_a_webhook_gets_nothing_but_the_notice_at_the_address_as_it_was_given():
     with web_server(200) as (host, posted):
         assert send_notification([f"http://{host}{path}#part"], NIGHT) == 1
     assert posted[0][0] == path
-    assert posted[0][2] == {"text": NIGHT.text, **asdict(NIGHT)}
+    fields = asdict(NIGHT)
+    fields["night"] = fields.pop("run_date")
+    assert posted[0][2] == {"text": NIGHT.text, **fields}
 
 
 def test_a_server_that_never_ends_its_answer_is_given_up(monkeypatch, caplog):
@@ -104,7 +106,7 @@ def test_a_webhook_that_stays_away_is_a_warning_without_its_address(caplog, stat
     assert len(reached) == 1
     assert [path for path, _, _ in posted] == ["/s3cr3t"] * MAX_ATTEMPTS
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert warnings == [f"The notice to address 1 of 2 (http) was not sent: {why}, 4 times."]
+    assert warnings == [f"The notification to address 1 of 2 (http) was not sent: {why}, 4 times."]
     assert "s3cr3t" not in caplog.text
 
 
@@ -123,7 +125,7 @@ def test_a_mail_has_the_five_lines():
         )
         assert send_notification([address], NIGHT) == 1
     assert len(mails) == 1
-    assert mails[0]["Subject"] == "Ward 7 & co: 42 of 1,300 films flagged"
+    assert mails[0]["Subject"] == "Ward 7 & co: 42 of 1,300 X-rays flagged"
     assert "ward@example.org" in mails[0]["To"]
     text = mails[0].get_body(("plain",)).get_content()
     assert [line.strip() for line in text.splitlines() if line.strip()] == LINES
@@ -157,14 +159,14 @@ def test_a_night_is_described_by_its_numbers_and_whether_it_looks_like_the_train
     told = make_notification(manifest, rows, "Ward\u202e7", "s3://key:s3cr3t@results/report.pdf")
     assert told.title == "Ward‹U+202E›7"
     assert (told.found, told.scored, told.not_scored) == (63, 60, 3)
-    assert (told.changes, told.new, told.new_flagged) == ("20261126-020000", 9, 4)
+    assert (told.since, told.new, told.new_flagged) == ("20261126-020000", 9, 4)
     assert told.report == "s3://results/report.pdf"
     assert told.news == describe_changes(manifest)
     assert told.likeness == build_report_facts(manifest, rows).drift.sentences[0]
     manifest = make_manifest(rows, models, run_date="20261127-020000")
     first = make_notification(manifest, rows, "", "out")
-    assert first.lines[2] == "All are new: there was no night before."
-    assert (first.title, first.changes, first.new, first.new_flagged) == (
+    assert first.lines[2] == "All are new: this is the first run."
+    assert (first.title, first.since, first.new, first.new_flagged) == (
         *("Chest X-rays", "", 63, first.flagged),
     )
     assert not {row.image for row in rows} & set(told.text.split())
@@ -192,7 +194,7 @@ def test_a_batch_unlike_the_training_films_is_warned_of():
     ],
 )
 def test_an_address_that_cannot_be_understood_is_said_before_the_night_begins(address):
-    with pytest.raises(UsageError, match="found something else as number 2 of --notify") as caught:
+    with pytest.raises(UsageError, match="as number 2 of --notify, found something else") as caught:
         check_addresses(["https://hook.example.org/", address])
     assert "s3cr3t" not in str(caught.value)
 

@@ -58,7 +58,7 @@ def read_latest(job):
 
 def test_a_night_alone_finds_its_films_and_the_next_one_only_what_is_new(job, folder):
     first = run_task(job)
-    assert (first.manifest.found, first.changes, first.missing) == (6, None, ())
+    assert (first.manifest.found, first.changes, first.missing_shards) == (6, None, ())
     (folder / "NORMAL" / "film_0.png").write_bytes(make_film(170, seed=70))
     (folder / "PNEUMONIA" / "film_3.png").unlink()
     (folder / "new.png").write_bytes(make_film(200, seed=71))
@@ -74,7 +74,7 @@ def test_a_night_alone_finds_its_films_and_the_next_one_only_what_is_new(job, fo
     assert {row.image for row, date in dated if date == second.run_date} == {
         *("NORMAL/film_0.png", "new.png", "letter.txt"),
     }
-    pictures = open_output(second.place).names(store.IMAGES_FOLDER)
+    pictures = open_output(second.run_url).names(store.IMAGES_FOLDER)
     assert len([name for name in pictures if "evidence" not in name]) == 2
 
 
@@ -96,7 +96,7 @@ def test_nothing_new_leaves_latest_as_it_is(job, tmp_path):
     assert second.nothing_new
     assert second.changes.run_date == first.run_date
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out/latest").rglob("*")} == before
-    assert store.read_run(open_output(second.place)).manifest.found == 6
+    assert store.read_run(open_output(second.run_url)).manifest.found == 6
     third = run_task(job)
     assert third.changes.run_date == first.run_date
 
@@ -114,7 +114,7 @@ def test_another_label_is_no_new_film_but_a_new_report(job, folder, tmp_path):
 
 def test_the_last_task_finishes_and_a_second_finish_says_so(job):
     first = run_task(task(job, 2, 2))
-    assert (first.manifest, first.missing) == (None, (Shard(1, 2),))
+    assert (first.manifest, first.missing_shards) == (None, (Shard(1, 2),))
     with pytest.raises(OutputError, match=r"found 1: missing 1/2\. Run each again: cxr job run"):
         finalize_newest_run(FinalizeOptions(job.score.output, None))
     last = run_task(task(job, 1, 2))
@@ -127,12 +127,12 @@ def test_the_last_task_finishes_and_a_second_finish_says_so(job):
 def test_a_separate_finish_merges_what_the_tasks_left(job):
     for number in (1, 2):
         outcome = run_task(task(job, number, 2, finish=False))
-    assert (outcome.manifest, outcome.missing) == (None, ())
+    assert (outcome.manifest, outcome.missing_shards) == (None, ())
     assert finalize_newest_run(FinalizeOptions(job.score.output, None)).manifest.found == 6
 
 
 def test_without_any_night_there_is_nothing_to_finish(tmp_path):
-    with pytest.raises(OutputError, match=r"found none\. Begin one with: cxr job run IMAGES"):
+    with pytest.raises(OutputError, match=r"found none\. Start one with: cxr job run IMAGES"):
         finalize_newest_run(FinalizeOptions(str(tmp_path)))
 
 
@@ -142,13 +142,15 @@ def test_a_repetition_of_a_task_whose_night_is_over_opens_no_other(job):
     late = run_task(task(job, 2, 2, "monday"))
     assert (late.already_finished, late.run_date) == (True, done.run_date)
     run_task(task(job, 1, 2, "tuesday"))
-    with pytest.raises(OutputError, match=r"of monday was followed by .* Nothing is left to do"):
+    with pytest.raises(
+        OutputError, match=r"of monday: the newer run .* replaced it. Nothing is left to do"
+    ):
         run_task(task(job, 2, 2, "monday"))
 
 
 def test_a_night_that_was_given_up_leaves_its_rows_to_the_next(job):
     given_up = run_task(task(job, 1, 2, "monday"))
-    scored = given_up.own[0].found
+    scored = given_up.task_manifests[0].found
     assert 0 < scored < 6
     for number in (1, 2):
         outcome = run_task(task(job, number, 2, "tuesday"))
@@ -159,7 +161,7 @@ def test_a_night_that_was_given_up_leaves_its_rows_to_the_next(job):
 
 
 def test_rows_of_a_night_that_was_given_up_are_found_by_other_numbers_of_tasks(job):
-    scored = run_task(task(job, 1, 2, "monday")).own[0].found
+    scored = run_task(task(job, 1, 2, "monday")).task_manifests[0].found
     for number in (1, 2, 3):
         outcome = run_task(task(job, number, 3, "tuesday"))
     assert outcome.manifest.reused == scored
@@ -169,8 +171,8 @@ def test_an_open_night_by_another_plan_that_is_alive_is_not_given_up(job):
     run_task(task(job, 1, 2, "monday"))
     night = find_scheduled_run(open_output(job.score.output))
     with (
-        acquire_lease(night.place, "2-of-2", ALIVE_S),
-        pytest.raises(AlreadyRunning, match="under way by another plan: it differs in execution"),
+        acquire_lease(night.run_output, "2-of-2", ALIVE_S),
+        pytest.raises(AlreadyRunning, match=r"in progress with other settings \(execution"),
     ):
         run_task(task(job, 1, 2, "tuesday"))
 
@@ -179,7 +181,7 @@ def test_two_jobs_at_once_do_not_score_the_same_share(job):
     run_task(task(job, 1, 2))
     night = find_scheduled_run(open_output(job.score.output))
     with (
-        acquire_lease(night.place, "2-of-2", ALIVE_S),
+        acquire_lease(night.run_output, "2-of-2", ALIVE_S),
         pytest.raises(AlreadyRunning, match="is working on 2-of-2 of") as error,
     ):
         run_task(task(job, 2, 2))
@@ -192,9 +194,9 @@ def test_who_lost_the_lease_puts_no_row_in_place(job, tmp_path):
 
     def take_over(done, total):
         night = find_scheduled_run(open_output(job.score.output))
-        watch = LeaseWatcher(night.place, "1-of-1")
+        watch = LeaseWatcher(night.run_output, "1-of-1")
         watch.poll()
-        assert try_acquire_lease(night.place, "1-of-1", watch, 60)
+        assert try_acquire_lease(night.run_output, "1-of-1", watch, 60)
 
     with pytest.raises(AlreadyRunning, match="Another task took over 1-of-1"):
         run_task(slow, progress=take_over)
@@ -206,8 +208,8 @@ def test_of_two_last_tasks_one_ends_the_night(job):
     run_task(task(job, 1, 2, finish=False))
     with acquire_lease(output, "finish", ALIVE_S):
         other = run_task(task(job, 2, 2))
-    assert (other.manifest, other.missing) == (None, ())
-    assert len(other.own) == 1
+    assert (other.manifest, other.missing_shards) == (None, ())
+    assert len(other.task_manifests) == 1
     assert finalize_newest_run(FinalizeOptions(job.score.output, None)).manifest.found == 6
 
 
@@ -221,7 +223,7 @@ def test_first_tasks_that_arrive_together_open_one_night(tmp_path):
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(arrive, range(8)))
-    assert len({night.name for night in found}) == 1
+    assert len({night.run_date for night in found}) == 1
     assert output.names(schedule.SPECS_FOLDER) == ["plans/000001.json"]
 
 
@@ -237,7 +239,7 @@ def test_shares_are_claimed_until_none_is_free(job):
     claim = replace(job, tasks=3, shard=None, lease_s=ALIVE_S)
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(run_task, [claim, claim]))
-    own = [manifest.shard for outcome in outcomes for manifest in outcome.own]
+    own = [manifest.shard for outcome in outcomes for manifest in outcome.task_manifests]
     assert sorted(own) == ["1/3", "2/3", "3/3"]
     assert finalize_newest_run(FinalizeOptions(job.score.output, None)).manifest.found == 6
 
@@ -247,10 +249,10 @@ def test_a_share_whose_holder_died_is_claimed_after_a_term(job):
     run_task(task(job, 1, 2))
     night = find_scheduled_run(open_output(job.score.output))
     try_acquire_lease(
-        night.place, "2-of-2", LeaseWatcher(night.place, "2-of-2"), LEASE_S
+        night.run_output, "2-of-2", LeaseWatcher(night.run_output, "2-of-2"), LEASE_S
     )  # and dies
     outcome = run_task(claim)
-    assert [manifest.shard for manifest in outcome.own] == ["2/2"]
+    assert [manifest.shard for manifest in outcome.task_manifests] == ["2/2"]
     assert outcome.manifest.found == 6
 
 
@@ -258,15 +260,15 @@ def test_a_share_whose_holder_is_at_work_is_left_to_it(job):
     claim = replace(job, tasks=2, shard=None)
     run_task(task(job, 1, 2))
     night = find_scheduled_run(open_output(job.score.output))
-    with acquire_lease(night.place, "2-of-2", ALIVE_S):
+    with acquire_lease(night.run_output, "2-of-2", ALIVE_S):
         outcome = run_task(claim)
-    assert (outcome.own, outcome.missing) == ((), (Shard(2, 2),))
+    assert (outcome.task_manifests, outcome.missing_shards) == ((), (Shard(2, 2),))
 
 
 def test_who_waits_can_be_stopped(job):
     run_task(task(job, 1, 2))
     night = find_scheduled_run(open_output(job.score.output))
-    try_acquire_lease(night.place, "2-of-2", LeaseWatcher(night.place, "2-of-2"), 60)
+    try_acquire_lease(night.run_output, "2-of-2", LeaseWatcher(night.run_output, "2-of-2"), 60)
     with pytest.raises(Interrupted):
         run_task(task(job, 2, 2), stop=lambda: True)
 
@@ -277,7 +279,7 @@ def test_another_model_is_refused_until_rescoring_is_asked_for(job, tmp_path):
     changed = replace(job, score=replace(job.score, models=(str(other),)))
     with pytest.raises(
         ModelFileError,
-        match=r"latest are by tiny [0-9a-f]{12}, this start is with other [0-9a-f]{12}\. Add",
+        match=r"latest, tiny [0-9a-f]{12}; found other [0-9a-f]{12}\. Add",
     ):
         run_task(changed)
     second = run_task(replace(changed, rescore=True))
@@ -288,7 +290,7 @@ def test_another_model_is_refused_until_rescoring_is_asked_for(job, tmp_path):
     )
     assert {*read_latest(job).extra_columns[RUN_DATE_COLUMN]} == {first.run_date}
     assert run_task(changed).nothing_new
-    with pytest.raises(OutputError, match=r"same models with other options.*--rescore"):
+    with pytest.raises(OutputError, match=r"options and decoder version of the rows.*--rescore"):
         run_task(replace(changed, score=replace(changed.score, keep_atypical=True)))
 
 
@@ -308,7 +310,7 @@ def test_an_end_that_was_cut_off_is_done_again(job, folder, tmp_path):
     second = run_task(job)
     out = tmp_path / "out"
     shutil.copy(out / "nights" / first.run_date / store.RUN_FILE, out / "latest" / store.RUN_FILE)
-    assert find_scheduled_run(open_output(out)).closed() is None
+    assert find_scheduled_run(open_output(out)).read_final_manifest() is None
     again = run_task(job)
     assert (again.run_date, again.manifest.changes) == (second.run_date, second.changes)
     assert read_latest(job)[0] == again.manifest
@@ -321,7 +323,7 @@ def test_a_night_that_was_followed_does_not_come_back_into_latest(job):
     output, ending = open_output(job.score.output), FinalizeOptions(job.score.output, None)
     with (
         acquire_lease(output, "finish", ALIVE_S) as lease,
-        pytest.raises(OutputError, match=r"was followed by .*, which is finished"),
+        pytest.raises(OutputError, match=r"Cannot finalize .*: the newer run .* is finished"),
     ):
         finalize_run(find_scheduled_run(output, 1), ending, lease)
     assert read_latest(job)[0].run_date == newest.run_date

@@ -99,7 +99,9 @@ def test_a_notice_that_is_not_taken_leaves_the_night_as_it_is(
     assert outcome.manifest
     assert len(posted) == notice.MAX_ATTEMPTS
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert warnings == ["The notice to address 1 of 1 (http) was not sent: HTTP 500, 4 times."]
+    assert warnings == [
+        "The notification to address 1 of 1 (http) was not sent: HTTP 500, 4 times."
+    ]
 
 
 def test_an_address_that_cannot_be_used_ends_the_task_before_a_night_is_opened(
