@@ -1,4 +1,4 @@
-"""What an event ends in: a night's counts, a reason, or one line that says what is wrong."""
+"""Response to an event: a run's counts, a reason, or a one-line error."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.servers import SECRET
 
 @pytest.fixture
 def place(folder, tiny_model, tmp_path, monkeypatch):
-    """Settings for a folder of six films, and the place of its nights."""
+    """Set the environment for a folder of six images, and return the output."""
     output = tmp_path / "out"
     for name, value in (("IMAGES", folder), ("OUTPUT", output), ("MODEL", tiny_model)):
         monkeypatch.setenv(f"CXR_JOB_{name}", str(value))
     return output
 
 
-def test_a_schedule_ends_in_the_nights_counts_and_names_no_film(place, folder):
+def test_a_schedule_returns_the_run_s_counts_and_names_no_image(place, folder):
     (folder / "NORMAL" / "letter.txt").write_text("Dear doctor")
     answer = handle_event({})
     night = answer.facts.pop("night")
@@ -38,14 +38,14 @@ def test_a_schedule_ends_in_the_nights_counts_and_names_no_film(place, folder):
     assert (place / "nights" / night / "run.json").exists()
 
 
-def test_a_night_without_anything_new_draws_no_report(place):
+def test_a_run_without_new_images_draws_no_report(place):
     first, second = handle_event(None), handle_event(None)
     assert (first.facts["new"], second.facts["new"]) == (6, 0)
     assert second.facts["reports"] == []
     assert second.facts["night"] > first.facts["night"]
 
 
-def test_a_night_that_is_asked_to_stop_is_gone_on_with(place, folder, monkeypatch):
+def test_a_stopped_run_is_resumed(place, folder, monkeypatch):
     monkeypatch.setenv("CXR_JOB_BATCH_SIZE", "2")
     stopped = handle_event({}, lambda: True)
     assert (stopped.exit_code, stopped.facts, stopped.code) == (75, {}, "interrupted")
@@ -70,7 +70,7 @@ def test_a_night_that_is_asked_to_stop_is_gone_on_with(place, folder, monkeypatc
         ),
     ],
 )
-def test_what_is_wrong_is_one_line_with_the_exit_code_of_the_command(
+def test_an_error_is_one_line_with_the_exit_code_of_the_command(
     place, monkeypatch, name, value, exit_code, words
 ):
     monkeypatch.setenv(f"CXR_JOB_{name}", value)
@@ -87,7 +87,7 @@ def test_an_event_that_is_not_known_is_wrong_usage(place):
     assert answer.error.startswith("Expected an event of S3")
 
 
-def test_the_folder_of_an_event_goes_before_that_of_the_settings(place, tiny_model):
+def test_the_folder_of_an_event_overrides_that_of_the_settings(place, tiny_model):
     job = read_task_spec(JobRequest("s3://clinic/-new", "s3://results/clinic/-new"))
     assert (job.score.images, job.score.output) == ("s3://clinic/-new", "s3://results/clinic/-new")
     assert job.score.models == (str(tiny_model),)

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: another process, exit codes, one-line errors."""
+"""The command line in a separate process: output, exit codes and one-line errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_command_has_help_with_an_example(cxr, command):
 
 
 @pytest.mark.slow
-def test_a_variant_that_is_asked_for_draws_the_report_anew(cxr, folder, tiny_model, tmp_path):
+def test_a_requested_variant_draws_the_report_again(cxr, folder, tiny_model, tmp_path):
     report = tmp_path / "out" / "report.pdf"
     command = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
     assert cxr(*command, "--pdf-variant", "pdf/ua-1").returncode == 0
@@ -210,7 +210,7 @@ def test_interrupting_a_run_is_exit_75_and_leaves_no_finished_run(tmp_path, tiny
     films = tmp_path / "xrays"
     films.mkdir()
     (films / "0.png").write_bytes(make_film())
-    for index in range(1, 20_000):  # long enough for the signal to come in time on a busy machine
+    for index in range(1, 20_000):  # enough to let the signal come in time on a busy machine
         (films / f"{index}.png").hardlink_to(films / "0.png")
     command = [
         sys.executable,
@@ -265,14 +265,14 @@ def test_the_scorer_runs_where_training_cannot_be_imported(tmp_path):
     assert (tmp_path / "out" / "report.pdf").stat().st_size > 20_000
 
 
-def test_the_examples_are_judged_sensibly(cxr, tmp_path):
+def test_the_examples_are_scored_sensibly(cxr, tmp_path):
     run = cxr("score", EXAMPLES, "-o", tmp_path / "out", "--model", "all", "--no-report")
     accuracies = [float(found) for found in re.findall(r"accuracy ([\d.]+)", run.stdout)]
     assert len(accuracies) == 3
     assert min(accuracies) >= 0.75
 
 
-def test_models_and_doctor_say_what_is_there(cxr):
+def test_models_and_doctor_describe_the_installation(cxr):
     listed = cxr("models").stdout
     assert all(name in listed for name in ("mlp", "cnn", "vgg16"))
     assert "cnn and vgg16 are both better than mlp." in listed

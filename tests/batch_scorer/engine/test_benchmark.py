@@ -1,4 +1,4 @@
-"""cxr bench and cxr score --dry-run: the scorer's own stages, and nothing written."""
+"""cxr bench and cxr score --dry-run measure the scorer's own stages and write nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def job(folder, model, **options):
     return ScoreJob(str(folder), "", (str(model),), **options)
 
 
-def test_the_stages_are_measured_on_a_sample_and_written_nowhere(folder, tiny_model):
+def test_the_stages_are_measured_on_a_sample_and_nothing_is_written(folder, tiny_model):
     (folder / "broken.png").write_bytes(make_film()[:200])
     before = sorted(folder.rglob("*"))
     found = benchmark.run_benchmark(job(folder, tiny_model, batch_size=2, threads=2), 5, 2)
@@ -35,15 +35,15 @@ def test_the_stages_are_measured_on_a_sample_and_written_nowhere(folder, tiny_mo
 
 
 def test_the_sample_is_spread_over_the_listing(folder, tiny_model):
-    work, films = benchmark.prepare_sample(job(folder, tiny_model), 3)
-    names = [ref.key for ref in work.refs]
-    assert films == 6
+    engine_job, n_images = benchmark.prepare_sample(job(folder, tiny_model), 3)
+    names = [ref.key for ref in engine_job.refs]
+    assert n_images == 6
     assert names[0].startswith("NORMAL/film_0")
     assert names[-1].startswith("PNEUMONIA/film_5")
     assert len(names) == 3
 
 
-def test_the_ceiling_is_that_of_stages_which_share_the_cores():
+def test_the_ceiling_follows_from_stages_that_share_the_cores():
     times = {
         benchmark.DECODE: benchmark._StageTimes(rates=[100.0, 200.0]),
         benchmark.MODELS: benchmark._StageTimes(rates=[100.0, 50.0]),
@@ -65,11 +65,11 @@ def test_turns_go_back_and_forth_and_the_first_is_not_counted(monkeypatch):
 
     times = benchmark._time_stages({"a": stage("a"), "b": stage("b")}, 2)
     assert order == ["b", "a", "a", "b", "b", "a"]
-    assert times["a"].rates == [4.0, 4.0]  # eight films in two ticks
+    assert times["a"].rates == [4.0, 4.0]  # eight images in two ticks
     assert times["a"].batches_s == [1.0] * 4
 
 
-def test_files_that_are_no_films_cannot_be_measured(tmp_path, tiny_model):
+def test_files_that_are_not_images_cannot_be_benchmarked(tmp_path, tiny_model):
     (tmp_path / "x.png").write_bytes(b"no film")
     with pytest.raises(UsageError, match="found none in a sample of 1 files"):
         benchmark.run_benchmark(job(tmp_path, tiny_model), 5, 1)
@@ -90,7 +90,7 @@ def test_the_command_prints_a_table_and_writes_json(cxr, folder, tiny_model, tmp
     assert found["formula"] in lines[-1]
 
 
-def test_measurements_replace_their_like_and_nothing_else(cxr, folder, tiny_model, tmp_path):
+def test_results_replace_earlier_results_and_nothing_else(cxr, folder, tiny_model, tmp_path):
     file = tmp_path / "speed.json"
     arguments = ("bench", folder, "--model", tiny_model, "--turns", 1, "--json", file)
     file.write_text('{"dear": "diary"}')
@@ -102,7 +102,7 @@ def test_measurements_replace_their_like_and_nothing_else(cxr, folder, tiny_mode
     assert (cxr(*arguments).returncode, cxr(*arguments).returncode) == (0, 0)
 
 
-def test_a_forecast_divides_what_was_probed():
+def test_a_forecast_extrapolates_from_its_sample():
     told = Forecast(
         images=36_000,
         sampled=50,
@@ -126,13 +126,13 @@ def test_a_forecast_divides_what_was_probed():
     assert "none needed for 8 h 00 min" in format_forecast(told, 8)
     assert "Cost" not in format_forecast(told, 8)
     price = format_forecast(told, None, CoreHourPrice(0.05, "EUR")).splitlines()[-1]
-    assert price == (  # 4 cores for 3,605 s at 0.05 EUR an hour: 0.2003 EUR for 36,000 films
+    assert price == (  # 4 cores for 3,605 s at 0.05 EUR an hour: 0.2003 EUR for 36,000 images
         "Cost      about 0.0056 EUR per 1,000 films: 14,420.0 core-seconds for 36,000, "
         "at 0.050 EUR a core-hour"
     )
 
 
-def test_a_probe_scores_a_sample_and_counts_what_it_could_not_read(folder, tiny_model):
+def test_a_forecast_scores_a_sample_and_counts_unreadable_files(folder, tiny_model):
     (folder / "broken.png").write_bytes(make_film()[:200])
     found = forecast_run(job(folder, tiny_model))
     assert (found.images, found.sampled, found.unscored) == (7, 7, 1)

@@ -1,4 +1,4 @@
-"""The local engine: one pool, rows in order, copies judged once even while one is under way."""
+"""The local engine: one thread pool, rows in order, and each copy scored once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Watched:
-    """A model that counts what it is asked, and how many ask at once."""
+    """A model that counts its images and its concurrent calls."""
 
     def __init__(self, model: Classifier) -> None:
         self.card, self.model = model.card, model
@@ -46,7 +46,7 @@ class Watched:
 
 @pytest.fixture
 def work(tmp_path, tiny_model):
-    """Forty films, of which every fourth is a copy of the first one."""
+    """Forty images, of which every fourth is a copy of the first one."""
     for index in range(40):
         film = make_film(90 + index, seed=0 if index % 4 == 0 else index)
         (tmp_path / f"{index:02d}.png").write_bytes(make_film(90) if index % 4 == 0 else film)
@@ -55,7 +55,7 @@ def work(tmp_path, tiny_model):
     return replace(made, classifiers=[Watched(made.classifiers[0])])
 
 
-def test_copies_are_judged_once_while_the_first_is_still_under_way(work):
+def test_copies_are_scored_once_even_while_the_first_is_still_pending(work):
     batches = list(score_locally(work))
     rows = [row for batch in batches for row in batch]
     assert [row.image for row in rows] == [ref.key for ref in work.refs]
@@ -70,7 +70,7 @@ def test_copies_are_judged_once_while_the_first_is_still_under_way(work):
         assert row.probability == pytest.approx(tiny_probability(pixels, 8.0)[0], abs=1e-5)
 
 
-def test_no_more_threads_work_than_were_allowed(work, monkeypatch):
+def test_no_more_threads_run_than_allowed(work, monkeypatch):
     busy, most, lock = 0, 0, threading.Lock()
     submit = ThreadPoolExecutor.submit
 
@@ -120,9 +120,7 @@ def work_on(folder, model, **changes):
     return replace(prepare_sample(job, 40)[0], **changes)
 
 
-def test_an_image_under_suspicion_cannot_end_the_run_whatever_its_kind(
-    tmp_path, tiny_model, monkeypatch
-):
+def test_a_suspect_image_of_any_kind_cannot_end_the_run(tmp_path, tiny_model, monkeypatch):
     monkeypatch.setattr(decode_pool, "_COMMAND", options_of("die_of_everything"))
     for seed in range(4):
         pixels = np.random.default_rng(seed).integers(90, 160, (90, 120), np.uint8)

@@ -1,4 +1,4 @@
-"""Reading ahead: many at once from elsewhere, in order, never too many."""
+"""Reading ahead: remote images concurrently, in order, within a bound."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def remote():
 
 
 def watch(monkeypatch, pause=lambda: None):
-    """Let each read pause; return how many were in flight at once, and how many began."""
+    """Let each read pause; count the reads in progress, their maximum, and all that started."""
     told = {"now": 0, "most": 0, "begun": 0}
     lock, read = threading.Lock(), source_module.read_file
 
@@ -45,8 +45,8 @@ def watch(monkeypatch, pause=lambda: None):
     return told
 
 
-def test_films_from_elsewhere_are_read_many_at_once_and_come_in_order(remote, monkeypatch):
-    together = threading.Barrier(MAX_REMOTE_READS)  # breaks, and fails the read, where fewer come
+def test_remote_images_are_read_concurrently_and_come_in_order(remote, monkeypatch):
+    together = threading.Barrier(MAX_REMOTE_READS)  # breaks, and fails the read, if fewer come
     told = watch(monkeypatch, lambda: together.wait(60))
     waiting = []
     got = []
@@ -60,14 +60,14 @@ def test_films_from_elsewhere_are_read_many_at_once_and_come_in_order(remote, mo
     assert told["most"] == MAX_REMOTE_READS
 
 
-def test_the_last_films_come_although_no_further_one_is_asked_for(remote, monkeypatch):
+def test_the_last_images_come_without_a_further_request(remote, monkeypatch):
     watch(monkeypatch, lambda: time.sleep(0.05))
     refs = remote.refs[: MAX_UNDECODED_PER_READER * MAX_REMOTE_READS]
     films = list(read_ahead(remote, refs))
     assert [read() for _, read in films] == [bytes([index]) for index in range(len(refs))]
 
 
-def test_no_more_bytes_wait_than_there_is_room_for(remote, monkeypatch):
+def test_the_number_of_undecoded_images_is_bounded(remote, monkeypatch):
     reads = threading.Semaphore(0)
     watch(monkeypatch, reads.release)
     films = read_ahead(remote, remote.refs)
@@ -85,7 +85,7 @@ def test_no_more_bytes_wait_than_there_is_room_for(remote, monkeypatch):
     films.close()
 
 
-def test_from_disk_the_one_who_asks_reads(folder, monkeypatch):
+def test_local_images_are_read_on_request(folder, monkeypatch):
     source = open_source(str(folder))
     told = watch(monkeypatch)
     films = list(read_ahead(source, source.refs))
@@ -94,7 +94,7 @@ def test_from_disk_the_one_who_asks_reads(folder, monkeypatch):
     assert told["begun"] == 1
 
 
-def test_what_went_wrong_comes_with_the_film_it_happened_to(remote):
+def test_a_read_error_is_raised_for_its_own_image(remote):
     remote.filesystem.rm_file("/ahead/001.png")
     films = read_ahead(remote, remote.refs[:3])
     reads = [read for _, read in films]

@@ -1,4 +1,4 @@
-"""A night's five lines reach a real web server and a real mail server, and no password a log."""
+"""A run's five lines reach a real web server and a real mail server, and no log has a password."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def no_waiting(monkeypatch):
     monkeypatch.setattr(notices._RETRYING, "wait", wait_none())
 
 
-def test_a_webhook_gets_the_lines_as_text_and_every_number_by_its_name():
+def test_a_webhook_gets_the_lines_as_text_and_every_number_under_its_name():
     with web_server(204) as (host, posted):
         assert send_notification([f"http://{host}/hook?token=s3cr3t"], NIGHT) == 1
     path, headers, body = posted[0]
@@ -66,7 +66,7 @@ def test_a_webhook_gets_the_lines_as_text_and_every_number_by_its_name():
     assert (body["new"], body["new_flagged"], body["report"]) == (100, 31, NIGHT.report)
 
 
-def test_a_webhook_gets_nothing_but_the_notice_at_the_address_as_it_was_given():
+def test_a_webhook_gets_only_the_notification_at_its_unchanged_address():
     path = "/a%2Fb/?sig=s%2Bcr%3D3t&verify=no&x=1&x=2"
     with web_server(200) as (host, posted):
         assert send_notification([f"http://{host}{path}#part"], NIGHT) == 1
@@ -76,7 +76,7 @@ def test_a_webhook_gets_nothing_but_the_notice_at_the_address_as_it_was_given():
     assert posted[0][2] == {"text": NIGHT.text, **fields}
 
 
-def test_a_server_that_never_ends_its_answer_is_given_up(monkeypatch, caplog):
+def test_a_server_that_never_ends_its_response_times_out(monkeypatch, caplog):
     monkeypatch.setattr(notices, "ATTEMPT_S", 0.5)
     monkeypatch.setattr(notices._RETRYING, "stop", stop_after_attempt(1))
     with dripping_server() as host:
@@ -85,24 +85,24 @@ def test_a_server_that_never_ends_its_answer_is_given_up(monkeypatch, caplog):
     assert "s3cr3t" not in caplog.text
 
 
-def test_a_webhook_may_want_a_password(caplog):
+def test_a_webhook_may_require_a_password(caplog):
     with web_server(200) as (host, posted):
         assert send_notification([f"http://me:s%40cr3t@{host}/"], NIGHT) == 1
     assert posted[0][1]["Authorization"] == "Basic bWU6c0BjcjN0"
     assert "Authorization" not in posted[0][2]
 
 
-def test_a_webhook_that_stumbles_is_tried_again():
+def test_a_webhook_that_fails_briefly_is_retried():
     with web_server(503, 500, 200) as (host, posted):
         assert send_notification([f"http://{host}/hook"], NIGHT) == 1
     assert len(posted) == 3
 
 
 @pytest.mark.parametrize(("status", "why"), [(503, "HTTP 503"), (302, "HTTP 302")])
-def test_a_webhook_that_stays_away_is_a_warning_without_its_address(caplog, status, why):
+def test_a_webhook_that_keeps_failing_is_a_warning_without_its_address(caplog, status, why):
     with web_server(status) as (host, posted), web_server(200) as (other, reached):
         delivered = send_notification([f"http://{host}/s3cr3t", f"http://{other}/"], NIGHT)
-    assert delivered == 1  # the second is told all the same
+    assert delivered == 1  # the second one still gets it
     assert len(reached) == 1
     assert [path for path, _, _ in posted] == ["/s3cr3t"] * MAX_ATTEMPTS
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
@@ -132,7 +132,7 @@ def test_a_mail_has_the_five_lines():
 
 
 @pytest.mark.slow
-def test_a_mail_that_is_refused_is_tried_again_then_a_warning(caplog):
+def test_a_refused_mail_is_retried_then_a_warning(caplog):
     with mail_server("451 Try later", "250 OK") as (port, mails):
         address = f"mailto://me:s3cr3t@127.0.0.1:{port}?to=ward@example.org&from=cxr@example.org&mode=insecure"
         assert send_notification([address.replace("me:s3cr3t@", "")], NIGHT) == 1
@@ -149,7 +149,7 @@ def test_apprise_posts_json_of_its_own():
     assert posted[0][2]["title"] == NIGHT.subject
 
 
-def test_a_night_is_described_by_its_numbers_and_whether_it_looks_like_the_training_films():
+def test_a_notification_has_the_counts_and_the_similarity_to_the_training_images():
     models = make_models("cnn")
     rows = [*make_rows(models, 30, 30), *make_unscored(3)]
     since = RunChanges(
@@ -172,7 +172,7 @@ def test_a_night_is_described_by_its_numbers_and_whether_it_looks_like_the_train
     assert not {row.image for row in rows} & set(told.text.split())
 
 
-def test_a_batch_unlike_the_training_films_is_warned_of():
+def test_a_batch_unlike_the_training_images_gets_a_warning():
     models = make_models("cnn")
     rows = [msgspec.structs.replace(row, brightness=5.0) for row in make_rows(models, 30, 30)]
     told = make_notification(make_manifest(rows, models), rows, "", "out")
@@ -193,7 +193,7 @@ def test_a_batch_unlike_the_training_films_is_warned_of():
         "https://s3cr3t\udc80@example.org/",
     ],
 )
-def test_an_address_that_cannot_be_understood_is_said_before_the_night_begins(address):
+def test_an_invalid_address_is_reported_before_the_run_starts(address):
     with pytest.raises(UsageError, match="as number 2 of --notify, found something else") as caught:
         check_addresses(["https://hook.example.org/", address])
     assert "s3cr3t" not in str(caught.value)
@@ -202,7 +202,7 @@ def test_an_address_that_cannot_be_understood_is_said_before_the_night_begins(ad
 @pytest.mark.parametrize(
     "address", ["https://hook.example.org/s3cr3t", "mailto://me:s3cr3t@example.org"]
 )
-def test_apprise_is_asked_for_before_the_night_begins(monkeypatch, address):
+def test_a_missing_apprise_is_reported_before_the_run_starts(monkeypatch, address):
     monkeypatch.setitem(sys.modules, "apprise", None)
     with pytest.raises(MissingPackage, match=r"pip install \"cxr-batch\[notify\]\"") as caught:
         check_addresses([address])
