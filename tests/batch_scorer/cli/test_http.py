@@ -35,7 +35,7 @@ SETTINGS = {"CXR_JOB_IMAGES": "s3://clinic/films", "CXR_JOB_OUTPUT": "s3://clini
 
 
 @dataclass(frozen=True)
-class Said:
+class Reply:
     status: int
     headers: dict[str, str]
     body: Any
@@ -45,7 +45,7 @@ class Said:
 class Entry:
     url: str
 
-    def ask(self, body: bytes = b"", method: str = "POST", **headers: str) -> Said:
+    def ask(self, body: bytes = b"", method: str = "POST", **headers: str) -> Reply:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.url, body, named, method=method)
         try:
@@ -55,14 +55,14 @@ class Entry:
             with answer:
                 return self._said(answer.code, answer)
 
-    def post(self, event: object, **headers: str) -> Said:
+    def post(self, event: object, **headers: str) -> Reply:
         return self.ask(json.dumps(event).encode(), **headers)
 
     @staticmethod
-    def _said(status: int, answer: Any) -> Said:
+    def _said(status: int, answer: Any) -> Reply:
         text = answer.read()
         is_json = answer.headers.get_content_type() == "application/json"
-        return Said(status, dict(answer.headers), json.loads(text) if is_json else text)
+        return Reply(status, dict(answer.headers), json.loads(text) if is_json else text)
 
 
 @contextmanager

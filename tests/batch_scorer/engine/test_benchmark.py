@@ -103,7 +103,7 @@ def test_results_replace_earlier_results_and_nothing_else(cxr, folder, tiny_mode
 
 
 def test_a_forecast_extrapolates_from_its_sample():
-    told = Forecast(
+    forecast = Forecast(
         images=36_000,
         sampled=50,
         unscored=0,
@@ -113,20 +113,22 @@ def test_a_forecast_extrapolates_from_its_sample():
         peak_bytes=200_000_000,
         cores=4,
     )
-    assert told.run_s == 3605
-    assert told.count_shards(3605) == 1
-    assert told.count_shards(3604) == 2
-    assert told.count_shards(365) == 10
-    assert told.count_shards(364) == 11
+    assert forecast.run_s == 3605
+    assert forecast.count_shards(3605) == 1
+    assert forecast.count_shards(3604) == 2
+    assert forecast.count_shards(365) == 10
+    assert forecast.count_shards(364) == 11
     with pytest.raises(UsageError, match=r"start-up time of 5\.0 s, found 5\.0 s"):
-        told.count_shards(5)
-    assert "about 1 h 01 min" in format_forecast(told, None)
-    assert "about 308 MB" in format_forecast(told, None)
-    assert "11 on machines like this one finish within 7 min" in format_forecast(told, 364 / 3600)
-    assert "none needed for 8 h 00 min" in format_forecast(told, 8)
-    assert "Cost" not in format_forecast(told, 8)
-    price = format_forecast(told, None, CoreHourPrice(0.05, "EUR")).splitlines()[-1]
-    assert price == (  # 4 cores for 3,605 s at 0.05 EUR an hour: 0.2003 EUR for 36,000 images
+        forecast.count_shards(5)
+    assert "about 1 h 01 min" in format_forecast(forecast, None)
+    assert "about 308 MB" in format_forecast(forecast, None)
+    assert "11 on machines like this one finish within 7 min" in format_forecast(
+        forecast, 364 / 3600
+    )
+    assert "none needed for 8 h 00 min" in format_forecast(forecast, 8)
+    assert "Cost" not in format_forecast(forecast, 8)
+    cost = format_forecast(forecast, None, CoreHourPrice(0.05, "EUR")).splitlines()[-1]
+    assert cost == (  # 4 cores for 3,605 s at 0.05 EUR an hour: 0.2003 EUR for 36,000 images
         "Cost      about 0.0056 EUR per 1,000 films: 14,420.0 core-seconds for 36,000, "
         "at 0.050 EUR a core-hour"
     )

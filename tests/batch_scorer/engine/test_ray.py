@@ -66,11 +66,11 @@ def run(folder, output, model, engine, **options):
     return run_score_job(job, **options), (Path(output) / store.CSV_FILE).read_bytes()
 
 
-def make_work(folder, model, **changes) -> EngineJob:
+def make_engine_job(folder, model, **changes) -> EngineJob:
     source = open_source(str(folder))
     classifier = Classifier.load(model, "cpu", 1, 2)
-    work = EngineJob(source, source.refs, {}, [classifier], {}, 1, 2, keep_atypical=False)
-    return replace(work, **changes)
+    engine_job = EngineJob(source, source.refs, {}, [classifier], {}, 1, 2, keep_atypical=False)
+    return replace(engine_job, **changes)
 
 
 def test_a_ray_run_and_a_local_run_write_the_same_rows(cluster, many, tmp_path, tiny_model):
@@ -112,15 +112,17 @@ def test_a_node_that_dies_during_a_run_costs_no_row(cluster, many, tmp_path, tin
 
 
 def test_known_images_are_not_computed_again(cluster, folder, tiny_model):
-    work = make_work(folder, tiny_model)
-    rows = {row.image: row for batch in score_locally(work) for row in batch}
+    engine_job = make_engine_job(folder, tiny_model)
+    rows = {row.image: row for batch in score_locally(engine_job) for row in batch}
     first = rows["NORMAL/film_0.png"]
     content = (folder / first.image).read_bytes()
     assert first.sha256 == hashlib.sha256(content).hexdigest()
     marked = type(first)(image="elsewhere.png", status="scored", probabilities=(0.123,))
     known = {first.sha256: marked}
     found = {
-        row.image: row for batch in score_with_ray(replace(work, known=known)) for row in batch
+        row.image: row
+        for batch in score_with_ray(replace(engine_job, known=known))
+        for row in batch
     }
     assert found.keys() == rows.keys()
     assert found.pop(first.image).probabilities == (0.123,)
@@ -128,10 +130,10 @@ def test_known_images_are_not_computed_again(cluster, folder, tiny_model):
 
 
 def test_another_file_under_a_model_s_name_ends_the_run(cluster, folder, tiny_model):
-    work = make_work(folder, tiny_model)
-    other = replace(work.classifiers[0], sha256="0" * 64)
+    engine_job = make_engine_job(folder, tiny_model)
+    other = replace(engine_job.classifiers[0], sha256="0" * 64)
     with pytest.raises(ModelFileError, match=r"Expected .*tiny.onnx with sha256 000000000000 on"):
-        list(score_with_ray(replace(work, classifiers=[other])))
+        list(score_with_ray(replace(engine_job, classifiers=[other])))
 
 
 class BrokenSource(Source):
@@ -146,11 +148,11 @@ def test_an_unexpected_error_ends_the_run_as_on_one_machine(cluster, folder, tin
     broken = BrokenSource(**{name: getattr(source, name) for name in source.__dataclass_fields__})
     for engine in (score_locally, score_with_ray):
         with pytest.raises(KeyError, match=r"NORMAL/film_0\.png"):
-            list(engine(make_work(folder, tiny_model, source=broken, batch_size=6)))
+            list(engine(make_engine_job(folder, tiny_model, source=broken, batch_size=6)))
 
 
 def test_closing_the_engine_stops_its_workers(cluster, many, tiny_model):
-    with closing(score_with_ray(make_work(many, tiny_model))) as batches:
+    with closing(score_with_ray(make_engine_job(many, tiny_model))) as batches:
         assert next(batches)
         assert ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]
     deadline = time.monotonic() + 20
@@ -161,13 +163,13 @@ def test_closing_the_engine_stops_its_workers(cluster, many, tiny_model):
 
 def test_nothing_to_do_needs_no_cluster(folder, tiny_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert list(score_with_ray(make_work(folder, tiny_model, refs=()))) == []
+    assert list(score_with_ray(make_engine_job(folder, tiny_model, refs=()))) == []
 
 
 def test_without_ray_the_error_says_what_to_install(folder, tiny_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackage, match=r'pip install "cxr-batch\[ray\]"'):
-        list(score_with_ray(make_work(folder, tiny_model)))
+        list(score_with_ray(make_engine_job(folder, tiny_model)))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_a_cluster_that_cannot_be_used(folder, tiny_model, monkeypatch, address,
     ray.shutdown()
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(error, match=re.escape(message)):
-        list(score_with_ray(make_work(folder, tiny_model)))
+        list(score_with_ray(make_engine_job(folder, tiny_model)))
 
 
 def left_over(mark: str) -> list[str]:

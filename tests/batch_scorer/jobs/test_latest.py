@@ -32,12 +32,12 @@ def output(tmp_path):
     return open_output(tmp_path / "out")
 
 
-def name_film(night):
+def make_image_name(night):
     """Return the name of an image that only this run has."""
     return f"films/{night.replace('-', '0'):0>16}.jpg"
 
 
-def write_night(output, name, *files):
+def write_run(output, name, *files):
     """Write a finished run whose files contain its date."""
     night = output.subfolder(f"nights/{name}")
     names = (*files, store.CSV_FILE, store.PARQUET_FILE)
@@ -70,18 +70,18 @@ def of_night(name, *files):
 
 
 def test_a_run_replaces_all_files_of_the_run_before(output):
-    write_night(output, MONDAY, "report.pdf", "report.html", A_FILM)
+    write_run(output, MONDAY, "report.pdf", "report.html", A_FILM)
     publish_night(output, MONDAY)
     assert in_latest(output) == of_night(MONDAY, "report.pdf", "report.html", A_FILM)
-    write_night(output, TUESDAY, "report.pdf", B_FILM)
+    write_run(output, TUESDAY, "report.pdf", B_FILM)
     assert publish_night(output, TUESDAY) == f"{output.url}/latest"
     assert in_latest(output) == of_night(TUESDAY, "report.pdf", B_FILM)
 
 
 def test_the_mark_is_written_last_and_old_files_go_after_it(output, monkeypatch):
-    write_night(output, MONDAY, A_FILM)
+    write_run(output, MONDAY, A_FILM)
     publish_night(output, MONDAY)
-    write_night(output, TUESDAY, B_FILM, "report.pdf")
+    write_run(output, TUESDAY, B_FILM, "report.pdf")
     told = []
     for name in ("_put", "_unlink"):
         real = getattr(Output, name)
@@ -99,9 +99,9 @@ def test_the_mark_is_written_last_and_old_files_go_after_it(output, monkeypatch)
 
 
 def test_a_task_that_lost_its_lease_publishes_nothing(output):
-    write_night(output, MONDAY)
+    write_run(output, MONDAY)
     publish_night(output, MONDAY)
-    write_night(output, TUESDAY)
+    write_run(output, TUESDAY)
 
     def guard():
         raise AlreadyRunning("Another task took over finish.")
@@ -114,26 +114,26 @@ def test_a_task_that_lost_its_lease_publishes_nothing(output):
 
 def test_an_older_run_never_comes_back(output):
     for name in (TUESDAY, MONDAY):
-        write_night(output, name, name_film(name))
+        write_run(output, name, make_image_name(name))
         publish_night(output, name)
     assert read_published_date(output) == TUESDAY
-    assert in_latest(output) == of_night(TUESDAY, name_film(TUESDAY))
+    assert in_latest(output) == of_night(TUESDAY, make_image_name(TUESDAY))
 
 
 def test_latest_of_a_version_without_published_is_carried_on(output):
-    write_night(output, MONDAY)
+    write_run(output, MONDAY)
     publish_night(output, MONDAY)
     for path in sorted(output.filesystem.find(f"{output.root}/published")):
         output.filesystem.rm_file(path)
     assert read_published_date(output) == MONDAY
     assert read_newest_manifest(output).run_date == MONDAY
-    write_night(output, TUESDAY)
+    write_run(output, TUESDAY)
     publish_night(output, TUESDAY)
     assert in_latest(output) == of_night(TUESDAY)
 
 
 def test_a_run_whose_own_folder_is_gone_stays_in_latest(output):
-    night = write_night(output, MONDAY)
+    night = write_run(output, MONDAY)
     publish_night(output, MONDAY)
     output.filesystem.rm(night.root, recursive=True)
     update_latest(output)
@@ -199,21 +199,21 @@ def storage(request, tmp_path, clouds):
         yield f"{cloud.protocol}://{bucket}"
 
 
-def name_nights(stop):
+def make_two_run_dates(stop):
     """Return two run dates that no other stop uses."""
     return [f"2026{1 + stop // 28:02d}{1 + stop % 28:02d}-0{hour}0000" for hour in (1, 2)]
 
 
-def finish_two_nights(output, stop):
+def write_two_runs(output, stop):
     """Write two finished runs after all published ones; return their dates and numbers."""
-    names = name_nights(stop)
+    names = make_two_run_dates(stop)
     for name in names:
-        write_night(output, name, "report.pdf", name_film(name))
+        write_run(output, name, "report.pdf", make_image_name(name))
     return names, [2 * stop, 2 * stop + 1]
 
 
 def is_right(output, name):
-    return in_latest(output) == of_night(name, "report.pdf", name_film(name))
+    return in_latest(output) == of_night(name, "report.pdf", make_image_name(name))
 
 
 def stop_everywhere(storage, act):
@@ -222,7 +222,7 @@ def stop_everywhere(storage, act):
     if output.local:
         output.prepare()
     for stop in range(1, STOPS):
-        (first, second), (number, next_number) = finish_two_nights(output, stop)
+        (first, second), (number, next_number) = write_two_runs(output, stop)
 
         def overtake(second=second, next_number=next_number):
             run_elsewhere(lambda: publish(output, next_number, second, lambda: None))

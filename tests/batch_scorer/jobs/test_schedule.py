@@ -91,7 +91,7 @@ class Hospital:
             tasks[killed].communicate()
             self.proxy.order()
             tasks[killed] = self.start(night, killed)
-        said, codes = [], Counter()
+        outputs, codes = [], Counter()
         for index, task in tasks.items():
             for _ in range(STARTS):
                 output, errors = task.communicate()
@@ -101,8 +101,8 @@ class Hospital:
                 assert errors.count("Error: ") == 1
                 task = self.start(night, index)  # noqa: PLW2901 - the same task again
             assert task.returncode == EXIT_OK, errors
-            said.append(output)
-        return said, codes
+            outputs.append(output)
+        return outputs, codes
 
     def _wait_for_hold(self) -> None:
         deadline = time.monotonic() + 60
@@ -147,12 +147,12 @@ def hospital(clouds, tiny_model) -> Iterator[Hospital]:
 
 def check_report(hospital, tmp_path) -> str:
     """Check that the report agrees with its rows; return the text of page 1."""
-    place = tmp_path / "report.pdf"
-    place.write_bytes(hospital.read("latest/report.pdf"))
-    found = verify_report(str(place))
+    path = tmp_path / "report.pdf"
+    path.write_bytes(hospital.read("latest/report.pdf"))
+    found = verify_report(str(path))
     assert found.faults == ()
     assert {total.name: total.run for total in found.totals}["found"] == len(hospital.rows())
-    with pypdfium2.PdfDocument(place) as pdf:
+    with pypdfium2.PdfDocument(path) as pdf:
         return " ".join(pdf[0].get_textpage().get_text_bounded().split())
 
 
@@ -174,8 +174,8 @@ def test_three_runs_with_an_outage_and_a_kill_score_every_image_once(hospital, t
     rows = hospital.rows()
     assert len({row["image"] for row in rows}) == len(rows) == second["found"] == 400
     assert Counter(row["run_date"] for row in rows) == {first["night"]: 300, second["night"]: 100}
-    fresh = [row for row in rows if row["run_date"] == second["night"]]
-    flagged = sum(row["prediction"] == "PNEUMONIA" for row in fresh)
+    new_rows = [row for row in rows if row["run_date"] == second["night"]]
+    flagged = sum(row["prediction"] == "PNEUMONIA" for row in new_rows)
     assert second["flagged"] == first["flagged"] + flagged
     page = check_report(hospital, tmp_path)
     assert re.search(
@@ -184,10 +184,10 @@ def test_three_runs_with_an_outage_and_a_kill_score_every_image_once(hospital, t
     assert second["since"]["films"] == 300
 
     before = {name: hospital.filesystem.info(name) for name in hospital.latest()}
-    said, codes = hospital.run("wednesday")
+    outputs, codes = hospital.run("wednesday")
     assert codes == {EXIT_OK: TASKS}
     # Two tasks may be the last ones.
-    ended = [text for text in said if "was already finished" not in text]
+    ended = [text for text in outputs if "was already finished" not in text]
     assert sum(f"nothing since {second['night']}" in text for text in ended) == 1
     assert {name: hospital.filesystem.info(name) for name in hospital.latest()} == before
     assert set(hospital.journaled().values()) == {1}

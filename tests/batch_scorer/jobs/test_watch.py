@@ -12,7 +12,7 @@ from tenacity import wait_none
 
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import UsageError
-from batch_scorer.jobs import notify as notice
+from batch_scorer.jobs import notify
 from batch_scorer.jobs.finalize import FinalizeOptions, finalize_newest_run
 from batch_scorer.jobs.task import TaskSpec, run_task
 from batch_scorer.results.shards import Shard
@@ -93,11 +93,11 @@ def test_finish_notifies_if_the_tasks_did_not(folder, tiny_model, tmp_path):
 def test_a_refused_notification_does_not_fail_the_run(
     folder, tiny_model, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr(notice._RETRYING, "wait", wait_none())
+    monkeypatch.setattr(notify._RETRYING, "wait", wait_none())
     with web_server(500) as (host, posted):
         outcome = run_task(job_of(folder, tmp_path / "out", tiny_model, f"http://{host}/s3cr3t"))
     assert outcome.manifest
-    assert len(posted) == notice.MAX_ATTEMPTS
+    assert len(posted) == notify.MAX_ATTEMPTS
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert warnings == [
         "The notification to address 1 of 1 (http) was not sent: HTTP 500, 4 times."
