@@ -145,21 +145,7 @@ def _score_images(
     The models are freed on return, before the tables of all rows need memory.
     """
     classifiers = load_models(job, plan.models)
-    done_keys = {row.image for row in plan.rows}
-    engine_job = EngineJob(
-        source=plan.source,
-        refs=[ref for ref in plan.source.refs if ref.key not in done_keys],
-        labels=plan.labels,
-        classifiers=classifiers,
-        known={
-            r.sha256: r for r in plan.earlier_rows.values() if r.sha256 and r.status != "failed"
-        },
-        threads=job.threads or (available_cores() if job.engine == "local" else 1),
-        batch_size=job.batch_size,
-        keep_atypical=job.keep_atypical,
-        identifiers=job.identifiers,
-        report_images=plan.report_images if job.engine == "local" else None,
-    )
+    engine_job = _make_engine_job(job, plan, classifiers)
     if suspicious:
         engine_job = replace(engine_job, suspects=_find_suspects(job, engine_job))
     timer.end_stage("start")
@@ -190,6 +176,25 @@ def _score_images(
         models,
         _make_facts(job, plan, engine_job, timer),
         job.core_hour_price,
+    )
+
+
+def _make_engine_job(job: ScoreJob, plan: RunPlan, classifiers: list[Classifier]) -> EngineJob:
+    """Make the engine's job from the images that have no row yet."""
+    done_keys = {row.image for row in plan.rows}
+    return EngineJob(
+        source=plan.source,
+        refs=[ref for ref in plan.source.refs if ref.key not in done_keys],
+        labels=plan.labels,
+        classifiers=classifiers,
+        known={
+            r.sha256: r for r in plan.earlier_rows.values() if r.sha256 and r.status != "failed"
+        },
+        threads=job.threads or (available_cores() if job.engine == "local" else 1),
+        batch_size=job.batch_size,
+        keep_atypical=job.keep_atypical,
+        identifiers=job.identifiers,
+        report_images=plan.report_images if job.engine == "local" else None,
     )
 
 

@@ -68,7 +68,7 @@ def test_a_score_leaves_its_numbers_and_a_failure_keeps_the_last_success(
     assert first["cxr_images_per_second",] == told["images_per_second"]
     assert first["cxr_bytes_read_total",] == told["bytes_read"]
     assert first["cxr_peak_memory_bytes",] == told["peak_memory_bytes"]
-    assert first["cxr_price_per_1000_films", "USD"] == told["price"]["per_1000_films"]
+    assert first["cxr_price_per_1000_films", "USD"] == told["cost"]["per_1000_images"]
     assert (first["cxr_retries_total",], first["cxr_exit_code",]) == (0, 3)
     assert time.time() - 60 < first["cxr_last_success_timestamp_seconds",] <= time.time()
     assert "Doe" not in file.read_text()

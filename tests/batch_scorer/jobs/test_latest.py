@@ -51,7 +51,7 @@ def write_run(output, name, *files):
     return night
 
 
-def publish_night(output, name, guard=lambda: None):
+def publish_run(output, name, guard=lambda: None):
     return publish(output, NUMBERS[name], name, guard)
 
 
@@ -64,23 +64,23 @@ def in_latest(output):
     return found
 
 
-def of_night(name, *files):
+def files_of_run(name, *files):
     tables = (store.CSV_FILE, store.PARQUET_FILE)
     return {file: f"{file} of {name}" for file in (*files, *tables)} | {store.RUN_FILE: name}
 
 
 def test_a_run_replaces_all_files_of_the_run_before(output):
     write_run(output, MONDAY, "report.pdf", "report.html", A_FILM)
-    publish_night(output, MONDAY)
-    assert in_latest(output) == of_night(MONDAY, "report.pdf", "report.html", A_FILM)
+    publish_run(output, MONDAY)
+    assert in_latest(output) == files_of_run(MONDAY, "report.pdf", "report.html", A_FILM)
     write_run(output, TUESDAY, "report.pdf", B_FILM)
-    assert publish_night(output, TUESDAY) == f"{output.url}/latest"
-    assert in_latest(output) == of_night(TUESDAY, "report.pdf", B_FILM)
+    assert publish_run(output, TUESDAY) == f"{output.url}/latest"
+    assert in_latest(output) == files_of_run(TUESDAY, "report.pdf", B_FILM)
 
 
 def test_the_mark_is_written_last_and_old_files_go_after_it(output, monkeypatch):
     write_run(output, MONDAY, A_FILM)
-    publish_night(output, MONDAY)
+    publish_run(output, MONDAY)
     write_run(output, TUESDAY, B_FILM, "report.pdf")
     told = []
     for name in ("_put", "_unlink"):
@@ -92,7 +92,7 @@ def test_the_mark_is_written_last_and_old_files_go_after_it(output, monkeypatch)
             return real(self, file, *args)
 
         monkeypatch.setattr(Output, name, noted)
-    publish_night(output, TUESDAY)
+    publish_run(output, TUESDAY)
     writes = [file for name, file in told if name == "_put"]
     assert writes[-1] == store.RUN_FILE
     assert told[len(writes) :] == [("_unlink", A_FILM)]
@@ -100,44 +100,44 @@ def test_the_mark_is_written_last_and_old_files_go_after_it(output, monkeypatch)
 
 def test_a_task_that_lost_its_lease_publishes_nothing(output):
     write_run(output, MONDAY)
-    publish_night(output, MONDAY)
+    publish_run(output, MONDAY)
     write_run(output, TUESDAY)
 
     def guard():
         raise AlreadyRunning("Another task took over finish.")
 
     with pytest.raises(AlreadyRunning):
-        publish_night(output, TUESDAY, guard)
+        publish_run(output, TUESDAY, guard)
     assert read_published_date(output) == MONDAY
-    assert in_latest(output) == of_night(MONDAY)
+    assert in_latest(output) == files_of_run(MONDAY)
 
 
 def test_an_older_run_never_comes_back(output):
     for name in (TUESDAY, MONDAY):
         write_run(output, name, make_image_name(name))
-        publish_night(output, name)
+        publish_run(output, name)
     assert read_published_date(output) == TUESDAY
-    assert in_latest(output) == of_night(TUESDAY, make_image_name(TUESDAY))
+    assert in_latest(output) == files_of_run(TUESDAY, make_image_name(TUESDAY))
 
 
 def test_latest_of_a_version_without_published_is_carried_on(output):
     write_run(output, MONDAY)
-    publish_night(output, MONDAY)
+    publish_run(output, MONDAY)
     for path in sorted(output.filesystem.find(f"{output.root}/published")):
         output.filesystem.rm_file(path)
     assert read_published_date(output) == MONDAY
     assert read_newest_manifest(output).run_date == MONDAY
     write_run(output, TUESDAY)
-    publish_night(output, TUESDAY)
-    assert in_latest(output) == of_night(TUESDAY)
+    publish_run(output, TUESDAY)
+    assert in_latest(output) == files_of_run(TUESDAY)
 
 
 def test_a_run_whose_own_folder_is_gone_stays_in_latest(output):
     night = write_run(output, MONDAY)
-    publish_night(output, MONDAY)
+    publish_run(output, MONDAY)
     output.filesystem.rm(night.root, recursive=True)
     update_latest(output)
-    assert in_latest(output) == of_night(MONDAY)
+    assert in_latest(output) == files_of_run(MONDAY)
     assert read_newest_manifest(output).run_date == MONDAY
 
 
@@ -213,7 +213,7 @@ def write_two_runs(output, stop):
 
 
 def is_right(output, name):
-    return in_latest(output) == of_night(name, "report.pdf", make_image_name(name))
+    return in_latest(output) == files_of_run(name, "report.pdf", make_image_name(name))
 
 
 def stop_everywhere(storage, act):

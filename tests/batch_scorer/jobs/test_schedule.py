@@ -163,7 +163,7 @@ def test_three_runs_with_an_outage_and_a_kill_score_every_image_once(hospital, t
     assert hospital.proxy.faults()["outage"] > 10
     first = hospital.manifest()
     assert codes[EXIT_RETRY] + first["retries"] >= 1  # restarted, or retried until it was over
-    assert (first["found"], first["scored"], first["since"]) == (300, 300, None)
+    assert (first["found"], first["scored"], first["changes"]) == (300, 300, None)
     assert len({row["image"] for row in hospital.rows()}) == len(hospital.rows()) == 300
     assert "new since" not in check_report(hospital, tmp_path)
 
@@ -173,22 +173,25 @@ def test_three_runs_with_an_outage_and_a_kill_score_every_image_once(hospital, t
     second = hospital.manifest()
     rows = hospital.rows()
     assert len({row["image"] for row in rows}) == len(rows) == second["found"] == 400
-    assert Counter(row["run_date"] for row in rows) == {first["night"]: 300, second["night"]: 100}
-    new_rows = [row for row in rows if row["run_date"] == second["night"]]
+    assert Counter(row["run_date"] for row in rows) == {
+        first["run_date"]: 300,
+        second["run_date"]: 100,
+    }
+    new_rows = [row for row in rows if row["run_date"] == second["run_date"]]
     flagged = sum(row["prediction"] == "PNEUMONIA" for row in new_rows)
     assert second["flagged"] == first["flagged"] + flagged
     page = check_report(hospital, tmp_path)
     assert re.search(
         rf"100 files are new since the night of \d+ \w+: {flagged} of them are flagged\.", page
     )
-    assert second["since"]["films"] == 300
+    assert second["changes"]["images"] == 300
 
     before = {name: hospital.filesystem.info(name) for name in hospital.latest()}
     outputs, codes = hospital.run("wednesday")
     assert codes == {EXIT_OK: TASKS}
     # Two tasks may be the last ones.
     ended = [text for text in outputs if "was already finished" not in text]
-    assert sum(f"nothing since {second['night']}" in text for text in ended) == 1
+    assert sum(f"nothing since {second['run_date']}" in text for text in ended) == 1
     assert {name: hospital.filesystem.info(name) for name in hospital.latest()} == before
     assert set(hospital.journaled().values()) == {1}
     assert len(hospital.journaled()) == 400

@@ -84,8 +84,8 @@ def test_a_run_draws_no_map_with_a_model_that_did_not_score(job, tmp_path):
     def replace_the_model(*_):
         save_tiny_model(model, slope=9.0, evidence=make_evidence(4))
 
-    scheduled = replace(job, score=replace(job.score, models=(str(model),)))
-    manifest = run_task(scheduled, replace_the_model).manifest
+    opened = replace(job, score=replace(job.score, models=(str(model),)))
+    manifest = run_task(opened, replace_the_model).manifest
     assert (manifest.gallery.maps, manifest.gallery.no_maps_reason) == ({}, "model")
 
 
@@ -169,9 +169,9 @@ def test_rows_of_an_abandoned_run_are_found_with_another_number_of_tasks(job):
 
 def test_an_open_run_with_other_settings_is_not_abandoned_while_alive(job):
     run_task(task(job, 1, 2, "monday"))
-    scheduled = find_scheduled_run(open_output(job.score.output))
+    opened = find_scheduled_run(open_output(job.score.output))
     with (
-        acquire_lease(scheduled.run_output, "2-of-2", ALIVE_S),
+        acquire_lease(opened.run_output, "2-of-2", ALIVE_S),
         pytest.raises(AlreadyRunning, match=r"in progress with other settings \(execution"),
     ):
         run_task(task(job, 1, 2, "tuesday"))
@@ -179,9 +179,9 @@ def test_an_open_run_with_other_settings_is_not_abandoned_while_alive(job):
 
 def test_two_concurrent_jobs_do_not_score_the_same_shard(job):
     run_task(task(job, 1, 2))
-    scheduled = find_scheduled_run(open_output(job.score.output))
+    opened = find_scheduled_run(open_output(job.score.output))
     with (
-        acquire_lease(scheduled.run_output, "2-of-2", ALIVE_S),
+        acquire_lease(opened.run_output, "2-of-2", ALIVE_S),
         pytest.raises(AlreadyRunning, match="is working on 2-of-2 of") as error,
     ):
         run_task(task(job, 2, 2))
@@ -193,10 +193,10 @@ def test_a_task_that_lost_its_lease_writes_no_rows(job, tmp_path):
     slow = replace(job, lease_s=60)
 
     def take_over(done, total):
-        scheduled = find_scheduled_run(open_output(job.score.output))
-        watch = LeaseWatcher(scheduled.run_output, "1-of-1")
+        opened = find_scheduled_run(open_output(job.score.output))
+        watch = LeaseWatcher(opened.run_output, "1-of-1")
         watch.poll()
-        assert try_acquire_lease(scheduled.run_output, "1-of-1", watch, 60)
+        assert try_acquire_lease(opened.run_output, "1-of-1", watch, 60)
 
     with pytest.raises(AlreadyRunning, match="Another task took over 1-of-1"):
         run_task(slow, progress=take_over)
@@ -223,7 +223,7 @@ def test_first_tasks_that_start_together_open_one_run(tmp_path):
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(arrive, range(8)))
-    assert len({scheduled.run_date for scheduled in found}) == 1
+    assert len({opened.run_date for opened in found}) == 1
     assert output.names(schedule.SPECS_FOLDER) == ["plans/000001.json"]
 
 
@@ -247,9 +247,9 @@ def test_shards_are_claimed_until_none_is_free(job):
 def test_a_shard_whose_holder_died_is_claimed_after_a_term(job):
     claim = replace(job, tasks=2, shard=None)
     run_task(task(job, 1, 2))
-    scheduled = find_scheduled_run(open_output(job.score.output))
+    opened = find_scheduled_run(open_output(job.score.output))
     try_acquire_lease(
-        scheduled.run_output, "2-of-2", LeaseWatcher(scheduled.run_output, "2-of-2"), LEASE_S
+        opened.run_output, "2-of-2", LeaseWatcher(opened.run_output, "2-of-2"), LEASE_S
     )  # and dies
     outcome = run_task(claim)
     assert [manifest.shard for manifest in outcome.task_manifests] == ["2/2"]
@@ -259,18 +259,16 @@ def test_a_shard_whose_holder_died_is_claimed_after_a_term(job):
 def test_a_shard_whose_holder_is_alive_is_left_to_it(job):
     claim = replace(job, tasks=2, shard=None)
     run_task(task(job, 1, 2))
-    scheduled = find_scheduled_run(open_output(job.score.output))
-    with acquire_lease(scheduled.run_output, "2-of-2", ALIVE_S):
+    opened = find_scheduled_run(open_output(job.score.output))
+    with acquire_lease(opened.run_output, "2-of-2", ALIVE_S):
         outcome = run_task(claim)
     assert (outcome.task_manifests, outcome.missing_shards) == ((), (Shard(2, 2),))
 
 
 def test_a_waiting_task_can_be_stopped(job):
     run_task(task(job, 1, 2))
-    scheduled = find_scheduled_run(open_output(job.score.output))
-    try_acquire_lease(
-        scheduled.run_output, "2-of-2", LeaseWatcher(scheduled.run_output, "2-of-2"), 60
-    )
+    opened = find_scheduled_run(open_output(job.score.output))
+    try_acquire_lease(opened.run_output, "2-of-2", LeaseWatcher(opened.run_output, "2-of-2"), 60)
     with pytest.raises(Interrupted):
         run_task(task(job, 2, 2), stop=lambda: True)
 
