@@ -35,6 +35,7 @@ def test_help_is_quick_to_read_and_loads_nothing_heavy(cxr):
     for command in ("score", "report", "verify", "models", "doctor", "train", "export"):
         assert command in run.stdout
     assert "Not a medical device" in run.stdout
+    assert "..." not in run.stdout, "a description is cut off"
     code = "import sys; sys.argv=['cxr','--help']\nfrom batch_scorer.cli.main import main\n"
     code += "try: main()\nexcept SystemExit: print(*sys.modules)"
     loaded = subprocess.run(
