@@ -46,7 +46,7 @@ SEED = 0
 class RejectionRow:
     """How many of ``n`` images were flagged and rejected; rejected ones count as flagged.
 
-    ``undecodable`` of the rejected ones were not even decoded. ``image`` says whether they are films
+    ``undecodable`` of the rejected ones were not even decoded. ``in_distribution`` says whether they are films
     that must pass or images that must not; None where there is no rule.
     """
 
@@ -55,26 +55,28 @@ class RejectionRow:
     flagged: int
     rejected: int
     undecodable: int = 0
-    image: bool | None = None
+    in_distribution: bool | None = None
 
     @property
     def rule(self) -> str:
         """What must hold."""
-        if self.image is None:
+        if self.in_distribution is None:
             return ""
         return (
             f"at most {MAX_REJECTED_SHARE:.0%}"
-            if self.image
+            if self.in_distribution
             else f"at least {MIN_REJECTED_OOD_SHARE:.0%}"
         )
 
     @property
     def is_met(self) -> bool:
         """Whether that holds."""
-        if self.image is None:
+        if self.in_distribution is None:
             return True
         share = self.rejected / self.n
-        return share <= MAX_REJECTED_SHARE if self.image else share >= MIN_REJECTED_OOD_SHARE
+        return (
+            share <= MAX_REJECTED_SHARE if self.in_distribution else share >= MIN_REJECTED_OOD_SHARE
+        )
 
 
 @click.command(

@@ -131,7 +131,7 @@
         const text = textOf(row.cells[place]);
         if (!place || !text) return [];
         const field = element("tr");
-        const head = element("th", column.field);
+        const head = element("th", column.full_title);
         head.scope = "row";
         field.append(head, element("td", text));
         return [field];

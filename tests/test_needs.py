@@ -1,4 +1,4 @@
-"""What is left out is counted and named; what the report needs is named alike everywhere."""
+"""Tests that are left out are counted and named; set-up and checks agree everywhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from batch_scorer.report.formats.weasyprint import MISSING_LIBRARY
 from tests.paths import REPOSITORY
@@ -66,6 +67,25 @@ def test_a_complete_run_does_not_start_without_its_programs(suite):
     ended = suite("--complete")
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR
     assert re.search(r"missing: .*nothing such.*; make test-all installs them", ended.stderr)
+
+
+def test_the_check_of_the_makefile_finds_the_libraries_of_the_report():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    code = re.search(r"^CAN_DRAW = \$\(BIN\)/python -c '(.+)'$", makefile, re.MULTILINE)[1]
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_pre_commit_runs_the_checks_of_make_lint_and_no_other():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(r"^lint: .*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
+    checks = [line.replace("\t@$(BIN)", ".venv/bin") for line in recipe.splitlines()]
+    config = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    hooks = [hook for repository in config["repos"] for hook in repository["hooks"]]
+    assert [hook["entry"] for hook in hooks] == checks
+    assert not any(hook["pass_filenames"] for hook in hooks), "each check reads the whole tree"
 
 
 def test_the_libraries_of_the_report_are_the_same_wherever_they_are_installed():

@@ -16,7 +16,10 @@ from batch_scorer.report.content.slides import PUBLISHED_RESULTS
 from tests.paths import REPOSITORY
 
 README = REPOSITORY / "README.md"
-PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [
+    *(README, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "SECURITY.md"),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"```console\n.*?```|`[^`\n]+`", re.DOTALL)

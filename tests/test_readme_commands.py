@@ -1,6 +1,6 @@
-"""Every command in the README exists as it stands there: it is run, or the program parses it.
+"""Every command of the pages exists as written: it is run, or the program parses it.
 
-``NOT_RUN`` says why a command is parsed only. A command that stands nowhere here fails.
+``NOT_RUN`` gives the reason if a command is parsed only. A command without either fails.
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ import pytest
 from batch_scorer.cli.main import cxr as commands
 from tests.paths import EXAMPLES, REPOSITORY
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [
+    *(REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 IN_TEXT = re.compile(r"`((?:cxr|make) [^`]+)`")
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*$")
 RUN = (
-    "cxr score films -o out --shard 1/3",
-    "cxr score films -o out --shard 2/3",
-    "cxr score films -o out --shard 3/3",
+    "cxr score my-xrays -o out --shard 1/3",
+    "cxr score my-xrays -o out --shard 2/3",
+    "cxr score my-xrays -o out --shard 3/3",
     "cxr merge out",
     "cxr verify out/report.pdf",
     "cxr score my-xrays -o out --dry-run --deadline-h 8",
     "cxr bench my-xrays --model all",
 )
 NOT_RUN = {
-    "make ": "tests run what the Makefile calls; a door inside a test would install packages",
+    "make ": "tests run what the Makefile calls; a target inside a test would install packages",
     "--engine ray": "tests/batch_scorer/engine/test_ray.py starts clusters",
     "s3://": "needs the cloud; tests/batch_scorer/storage/test_clouds.py has servers that speak it",
     "gs://": "needs the cloud; tests/batch_scorer/storage/test_clouds.py has servers that speak it",
@@ -40,7 +43,7 @@ NOT_RUN = {
     "az login": "another program",
     "pip install": "another program",
     "cxr train": "tests/trainer run it on films of their own",
-    "cxr job": "tests/job run it on films of their own",
+    "cxr job": "tests/batch_scorer/jobs run it on films of their own",
 }
 
 
@@ -71,13 +74,12 @@ def commands_in_text():
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     """A folder that has whatever the README's commands name."""
-    for name in ("my-xrays", "films"):
-        for label in ("NORMAL", "PNEUMONIA"):
-            (tmp_path / name / label).mkdir(parents=True)
-            for film in sorted((EXAMPLES / label).iterdir())[:2]:
-                shutil.copy(film, tmp_path / name / label)
+    for label in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / "my-xrays" / label).mkdir(parents=True)
+        for image in sorted((EXAMPLES / label).iterdir())[:2]:
+            shutil.copy(image, tmp_path / "my-xrays" / label)
     for folder in ("DATA", "runs/first", "chest_xray"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "out").mkdir()
@@ -97,10 +99,10 @@ def parse(line):
     return command.make_context(command.name, words)
 
 
-def check_door(line):
-    door = shlex.split(line)[1:]
+def check_target(line):
+    target = shlex.split(line)[1:]
     made = subprocess.run(
-        ["make", "--dry-run", "-C", str(REPOSITORY), *door],
+        ["make", "--dry-run", "-C", str(REPOSITORY), *target],
         capture_output=True,
         text=True,
         check=False,
@@ -119,11 +121,11 @@ def test_a_command_is_run_or_there_is_a_reason(line):
 
 
 @pytest.mark.parametrize("line", console_commands())
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("folder")
 def test_a_command_is_understood(line):
     name = shlex.split(line)[0]
     if name == "make":
-        check_door(line)
+        check_target(line)
     elif name == "cxr":
         parse(line)
 
@@ -132,7 +134,7 @@ def test_a_command_is_understood(line):
 def test_a_command_that_is_spoken_of_exists(line):
     name, *words = shlex.split(line)
     if name == "make":
-        check_door(line)
+        check_target(line)
     elif words not in (["--help"], ["--version"]):
         command = commands.get_command(click.Context(commands), words[0])
         assert command, f"there is no command {words[0]}"
@@ -141,8 +143,8 @@ def test_a_command_that_is_spoken_of_exists(line):
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_run_one_after_the_other(place):
-    shutil.rmtree(place / "out")
+def test_the_commands_of_the_readme_run_one_after_the_other(folder):
+    shutil.rmtree(folder / "out")
     missing = [line for line in RUN if line not in console_commands() and "/3" not in line]
     assert missing == [], "no longer in the README"
     for line in RUN:

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from batch_scorer.results.schema import Score
+from batch_scorer.results.old_versions import decode_rows
 from batch_scorer.storage.output import sha256_hex
 from batch_scorer.system.strict_json import DECODE_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from batch_scorer.results.schema import Score
     from batch_scorer.storage.output import Output
 
 CHECKPOINT_FOLDER = "journal"
 log = logging.getLogger("cxr.journal")
 _ENCODER = msgspec.json.Encoder()
-_DECODER = msgspec.json.Decoder(Score)
 _HASH_DIGITS = 16
 # Older versions wrote no hash into the name.
 _FILE_NAME = re.compile(
@@ -108,7 +108,7 @@ def _read_file(output: Output, name: str) -> _CheckpointFile | None:
     if match["sha256"] and not sha256.startswith(match["sha256"]):
         return None
     try:
-        rows = _DECODER.decode_lines(data)
+        rows = decode_rows(data)
     except DECODE_ERRORS:
         return None
     return _CheckpointFile(rows, sha256) if rows or match["sha256"] else None

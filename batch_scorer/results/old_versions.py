@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from batch_scorer.errors import OutputError
-from batch_scorer.results.schema import SCHEMA_VERSION, RunManifest
+from batch_scorer.results.schema import SCHEMA_VERSION, RunManifest, Score
 from batch_scorer.system.strict_json import decode_json
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ _RENAMED_KEYS = {
     "uncertain": "undecided",
 }
 """Keys of version 1, anywhere in run.json but in the model cards, which have a version of their own."""
+
+
+_ROWS = msgspec.json.Decoder(dict[str, Any])
 
 
 class _VersionHeader(msgspec.Struct):
@@ -61,6 +64,19 @@ def decode_manifest(
         keys = decode_json(data, dict[str, Any], what, hint, error)
         data = msgspec.json.encode(_rename_keys(keys))
     return decode_json(data, RunManifest, what, hint, error)
+
+
+def decode_rows(data: bytes) -> list[Score]:
+    """Decode rows of a checkpoint, one JSON object per line, of this version or an older one.
+
+    Raises:
+        msgspec.DecodeError: A line is not a row.
+    """
+    lines = _ROWS.decode_lines(data)
+    return [
+        msgspec.convert({RENAMED_COLUMNS.get(k, k): v for k, v in row.items()}, Score)
+        for row in lines
+    ]
 
 
 def _rename_keys(value: Any) -> Any:

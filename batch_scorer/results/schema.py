@@ -31,7 +31,7 @@ Status = Literal["scored", "rejected", "failed"]
 Label = Annotated[str, Meta(pattern=r"^(NORMAL|PNEUMONIA)?\Z")]
 
 
-class Score(msgspec.Struct, frozen=True, gc=False, rename={"undecided": "uncertain"}):
+class Score(msgspec.Struct, frozen=True, gc=False):
     """The row of one file: what became of it.
 
     ``status`` is "scored", "rejected" (readable, but not to be judged) or "failed" (could not be

@@ -21,7 +21,7 @@ from batch_scorer.system.redact import redact_secrets, redact_url
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-DOCS_HINT = "See 'Films and results in a bucket' in docs/films.md."
+DOCS_HINT = "See 'Images and results in a bucket' in docs/images.md."
 _CLIENT_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),

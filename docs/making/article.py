@@ -181,7 +181,7 @@ def _make_test_counts(films: int, pneumonia: int) -> TestCounts:
 def _describe_audit(audit: DataAudit) -> dict[str, str]:
     films = sum(audit.images.values())
     return {
-        "films": f"{films:,}",
+        "images": f"{films:,}",
         "patients": f"{audit.patients:,}",
         "shortcut": format_estimate(audit.metadata_auc["test"]),
     }

@@ -95,7 +95,7 @@ def test_more_images_than_one_batch_are_all_counted():
     [(True, 2, True), (True, 3, False), (False, 190, True), (False, 189, False)],
 )
 def test_the_rules_for_films_and_for_what_is_none(film, rejected, kept):
-    row = RejectionRow("some", 200, 200, rejected, image=film)
+    row = RejectionRow("some", 200, 200, rejected, in_distribution=film)
     assert row.is_met is kept
     assert ("MISSED" in format_row(row)) is not kept
     assert ("at most 1%" if film else "at least 95%") in format_row(row)

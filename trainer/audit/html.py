@@ -262,7 +262,7 @@ def _draw_charts(audit: Audit) -> dict[str, Markup]:
         text = " ".join(_describe_shared_patients(audit))
         drawn["shared"] = (charts.draw_shared_patients(audit.patients.shared, audit), text)
     if charts.list_varying(audit):
-        drawn["looks"] = (
+        drawn["appearance"] = (
             charts.draw_appearance(audit),
             "Spread of brightness, contrast, border and size by part and class: "
             + "; ".join(

@@ -136,6 +136,7 @@ def test_a_missing_output_or_one_among_the_images_is_wrong_usage(films, folder):
     assert re.fullmatch(r"Error: The scored folder .* lies inside the output .*\n", found.stderr)
 
 
+@pytest.mark.slow
 def test_all_commands_share_one_prefix_of_environment_variables(folder, tiny_model, tmp_path):
     (folder / "letter.txt").write_text("Dear doctor")
     environment = {

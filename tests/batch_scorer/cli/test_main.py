@@ -143,6 +143,7 @@ def test_every_option_can_come_from_the_environment(cxr, folder, tiny_model, tmp
     assert "Labels    0 labelled images\n" in run.stdout
 
 
+@pytest.mark.slow
 def test_one_line_and_the_right_exit_code_for_each_mistake(cxr, folder, tiny_model, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a_file").write_text("")

@@ -229,6 +229,7 @@ def test_patient_numbers_of_names_go_from_the_rows_of_older_versions(
     ]
 
 
+@pytest.mark.slow
 def test_films_of_one_patient_stay_together_whatever_the_column_holds(tiny_model, tmp_path):
     for number in range(40):
         label = "PNEUMONIA" if number % 2 else "NORMAL"

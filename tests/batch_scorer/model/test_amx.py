@@ -94,9 +94,7 @@ def test_weights_and_zero_points_go_up_by_one_and_no_answer_changes():
         pytest.param(make_int8(draw_weights(), zero=2), id="the zero point is another"),
         pytest.param(make_int8(draw_weights(), raw=False), id="weights that are no bytes"),
         pytest.param(
-            make_int8(
-                draw_weights(), more=[helper.make_node("Cast", ["w"], ["v"], to=1)]
-            ),
+            make_int8(draw_weights(), more=[helper.make_node("Cast", ["w"], ["v"], to=1)]),
             id="something else uses the weights",
         ),
         pytest.param(

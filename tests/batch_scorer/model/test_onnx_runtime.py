@@ -48,6 +48,7 @@ def start(home, *command, **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "allowed"),
     [

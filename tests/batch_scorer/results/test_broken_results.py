@@ -243,7 +243,7 @@ def test_nobody_waits_longer_than_a_day_for_a_lease_with_any_value_changed(tmp_p
         watch = lease.LeaseWatcher(open_output(tmp_path), "run")
         watch.poll()
         claim = lease._decode_record((tmp_path / "leases/run/000009.json").read_bytes())
-        assert claim is None or 0 < claim.term_s <= lease.LONGEST_TERM_S
+        assert claim is None or 0 < claim.term_s <= lease.MAX_LEASE_TERM_S
 
 
 def test_a_lease_of_a_term_without_end_holds_no_longer_than_a_usual_one(tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def test_a_run_is_told_in_lines_that_name_no_film(cxr, secretive, tiny_model, tm
 def test_progress_is_told_of_the_first_batch_and_the_last_and_now_and_then(monkeypatch):
     clock, told = [0.0], []
     monkeypatch.setattr(score.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(score, "speaks_json", lambda: True)
+    monkeypatch.setattr(score, "logs_json", lambda: True)
     monkeypatch.setattr(score, "log_event", lambda name, **fields: told.append(fields))
     with score.ProgressReporter() as progress:
         for done in range(10, 101, 10):
@@ -183,6 +183,7 @@ def test_a_warning_of_python_s_own_names_its_origin_alone():
     assert "Doe" not in run.stderr
 
 
+@pytest.mark.slow
 def test_a_signal_is_a_line_and_the_run_can_go_on(tmp_path):
     model = save_tiny_model(tmp_path / "large.onnx", size_px=512)
     films = tmp_path / "films"

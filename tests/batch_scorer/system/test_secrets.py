@@ -70,7 +70,7 @@ def say(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(main.STOP_SIGNALS, "install", lambda: None)
-    monkeypatch.setattr(main, "end_process", sys.exit)
+    monkeypatch.setattr(main, "exit_process", sys.exit)
     once = filesystem._RETRYING.copy(stop=stop_after_attempt(1))  # 127.0.0.1 does not answer
     monkeypatch.setattr(filesystem, "_RETRYING", once)
     root, log = logging.getLogger(), logging.getLogger("cxr")
@@ -124,10 +124,10 @@ def test_a_log_in_words_tells_no_secret(spelling, caplog):
 
 
 def _handlers():
-    """The handler of lines that `set_format` adds, apart from those of pytest."""
+    """The handler of lines that `set_log_format` adds, apart from those of pytest."""
     root = logging.getLogger()
     before = root.handlers[:]
-    main.set_format("text")
+    main.set_log_format("text")
     added = [handler for handler in root.handlers if handler not in before]
     root.handlers[:] = before
     return added

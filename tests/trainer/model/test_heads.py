@@ -108,6 +108,7 @@ def strangeness(films, pixels):
     return np.asarray(model.predict(pixels, verbose=0))[:, 0]
 
 
+@pytest.mark.slow
 def test_films_like_the_training_films_are_typical_and_others_are_not(films):
     fresh = films.pixels[120:]
     others = {

@@ -89,7 +89,7 @@ def test_published_figures_stand_in_the_columns_of_the_table(three) -> None:
     assert published["First notebook, VGG16"]["accuracy"] == "0.92"
     assert published["First notebook, VGG16"]["auc"] == ""
     assert published["Kermany et al. 2018"]["auc"] == "0.968"
-    other = [with_training(model, films={"train NORMAL": 5}) for model in three]
+    other = [with_training(model, images={"train NORMAL": 5}) for model in three]
     assert tell(other).published == ()
 
 
@@ -129,7 +129,7 @@ def test_the_class_balance_is_that_of_the_card(three) -> None:
 
 @pytest.mark.parametrize("films", [{}, {"train NORMAL": 0, "train PNEUMONIA": 0}, {"all": 9}])
 def test_a_card_that_does_not_tell_its_films_has_no_balance(three, films) -> None:
-    balance = tell([with_training(three[0], films=films)]).balance
+    balance = tell([with_training(three[0], images=films)]).balance
     assert balance.bars == ()
     assert balance.title == "Which films the model learned from, its file does not say"
 

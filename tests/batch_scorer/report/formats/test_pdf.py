@@ -248,7 +248,7 @@ def test_a_map_that_is_missing_or_broken_is_an_empty_frame(mapped: Path, tmp_pat
 
 
 def test_a_name_in_run_json_reaches_no_other_file(mapped: Path, tmp_path: Path) -> None:
-    facts = render.build_facts(*store.read_run(open_output(mapped))[:2])
+    facts = render.build_report_facts(*store.read_run(open_output(mapped))[:2])
     film = next(f for row in facts.gallery for part in row for f in part.images if f.evidence)
     assert render._REPORT_IMAGE_NAME.fullmatch(film.evidence)
     for name in ("../run", "0" * 16 + "-other", "0" * 16 + "-evidence/../../run", "0" * 15):
