@@ -120,7 +120,7 @@ def _export_in_first_accepted(
     """Export a model in the first group of formats in which at least one passes.
 
     Returns:
-        Whether any format was refused.
+        True if any format was refused.
     """
     from exporter.export import export_model
 

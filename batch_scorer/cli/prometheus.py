@@ -218,7 +218,7 @@ def _collect_run(manifest: RunManifest) -> Iterator[Metric]:
 
 
 def _is_inside(path: Path, output: str) -> bool:
-    """Whether a file lies in a local output, by any spelling or link."""
+    """Return whether a file lies in a local output, by any spelling or link."""
     filesystem, root = open_filesystem(output)
     parent = Path(os.path.realpath(path.parent))
     output_folder = Path(os.path.realpath(root))

@@ -127,7 +127,7 @@ class _PendingBatch:
 
     @property
     def is_done(self) -> bool:
-        """Whether the predictions are ready."""
+        """True if the predictions are ready."""
         return self.predictions is None or self.predictions.done()
 
     def make_rows(self, job: EngineJob) -> list[Score]:

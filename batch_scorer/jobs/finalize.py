@@ -64,7 +64,7 @@ class TaskOutcome:
 
     @property
     def nothing_new(self) -> bool:
-        """Whether no row has changed, so that the latest report stays."""
+        """True if no row has changed, so that the latest report stays."""
         return bool(self.changes and self.changes.unchanged)
 
 
@@ -228,7 +228,7 @@ def _merge_shards(run: ScheduledRun, options: FinalizeOptions, lease: Lease) -> 
 
 
 def _has_same_report(shard: RunManifest, earlier: RunManifest) -> bool:
-    """Whether a report would say the same about the same rows."""
+    """Return whether a report would say the same about the same rows."""
     settings = [(m.gallery.heatmaps, m.gallery.review_minutes) for m in (shard, earlier)]
     return (shard.config_hash, shard.source, settings[0]) == (
         earlier.config_hash,

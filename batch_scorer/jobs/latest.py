@@ -167,7 +167,7 @@ def _copy_changed_files(source: Output, target: Output, is_newest: Callable[[], 
         is_newest: Called before each write. If a newer run was published, its copies must stay.
 
     Returns:
-        Whether the run was still the newest at the end.
+        True if the run was still the newest at the end.
     """
     report_images = store.find_report_images(source)
     groups = [report_images, store.RUN_FILES[:-1], store.RUN_FILES[-1:]]

@@ -159,7 +159,7 @@ def claim_job_output(output: Output) -> None:
 
 
 def _has_run(output: Output) -> bool:
-    """Whether a version that kept no record opened a run here."""
+    """Return whether a version that kept no record opened a run here."""
     try:
         return find_scheduled_run(output) is not None
     except OutputError:
