@@ -1,4 +1,4 @@
-"""cxr export: convert -> embed card -> verify -> rename into place."""
+"""cxr export: convert -> embed model card -> verify -> rename into place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PRECISIONS = ("float32", "float16", "int8")
 
 
 class PrecisionOption(NamedTuple):
-    """A number format, for the model of that name or, without a name, for every model."""
+    """A number format for the model of a name, or for every model if the name is empty."""
 
     model: str
     kind: PrecisionName
@@ -35,13 +35,13 @@ def _parse_precisions(
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
 ) -> tuple[PrecisionOption, ...]:
-    wishes = []
+    options = []
     for value in values:
         model, _, kind = value.rpartition("=")
         if kind not in PRECISIONS:
             raise click.BadParameter(f"expected one of {', '.join(PRECISIONS)}, found {kind}")
-        wishes.append(PrecisionOption(model, cast("PrecisionName", kind)))
-    return tuple(dict.fromkeys(wishes))
+        options.append(PrecisionOption(model, cast("PrecisionName", kind)))
+    return tuple(dict.fromkeys(options))
 
 
 @click.command(
@@ -53,7 +53,7 @@ def _parse_precisions(
     "--output",
     required=True,
     type=FolderPath(),
-    help="Folder for NAME.onnx, its model card NAME.md, and manifest.json.",
+    help="Output folder for NAME.onnx, its model card NAME.md, and manifest.json.",
 )
 @click.option(
     "--precision",
@@ -63,25 +63,27 @@ def _parse_precisions(
     default=["float32"],
     show_default=True,
     callback=_parse_precisions,
-    help="May be repeated; the first that passes is NAME.onnx, the others NAME.PRECISION.onnx. "
-    "With a name, for that model instead of the others' formats, unless it is refused.",
+    help="Number format; repeatable. The first one that passes becomes NAME.onnx, further ones "
+    "NAME.PRECISION.onnx. With NAME=, it applies to that model only, and replaces the formats "
+    "without a name unless it is refused.",
 )
 @click.option(
     "--license",
     "license_id",
     metavar="ID",
     default="",
-    help="License that NAME.md states, as the Hugging Face Hub calls it: mit, cc-by-4.0, ... "
+    help="License that NAME.md states, by its Hugging Face Hub identifier: mit, cc-by-4.0, ... "
     "Default: none.",
 )
 def export(
     run: Path, output: Path, precisions: tuple[PrecisionOption, ...], license_id: str
 ) -> int:
-    """Convert the trained networks in RUN to ONNX files that describe and test themselves.
+    """Convert trained networks to verified ONNX model files.
 
-    A file appears only after it gave the same answers as Keras on real films. float16 (for CUDA)
-    and int8 (for CPUs) may change them within limits, or are refused: exit code 3. Several networks
-    are compared with each other first, on the same films.
+    RUN is the run folder of `cxr train`. A file is written only after it gives the same scores as
+    Keras on real images. float16 (for CUDA) and int8 (for CPUs) may change scores within limits; a
+    format beyond them is refused: exit code 3. Several networks are first compared on the same
+    images.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     try:
@@ -92,15 +94,15 @@ def export(
             from exporter.run_reader import find_run_folders, read_run, read_run_card
     except ModuleNotFoundError as exc:
         raise MissingPackage(
-            f"Exporting needs the package {exc.name}, which is not installed.",
+            f"Expected the package {exc.name} for exporting, found none.",
             'Install it with: pip install "cxr-batch[train]"',
         ) from exc
 
     code = EXIT_OK
     folders = find_run_folders(run)
     for folder in folders:
-        read_run_card(folder)  # what may not be exported is told before a folder is made
-    open_model_folder(output)  # and what cannot be written before anything is computed
+        read_run_card(folder)  # refuse invalid runs before a folder is created
+    open_model_folder(output)  # and an unwritable folder before anything is computed
     comparison = compare_models(folders)
     for folder in folders:
         trained = read_run(folder, comparison)
@@ -115,17 +117,21 @@ def export(
 
 
 def _select_precisions(
-    wishes: tuple[PrecisionOption, ...], model: str
+    options: tuple[PrecisionOption, ...], model: str
 ) -> list[list[PrecisionName]]:
-    """The formats to try: those named for this model first; if none of them passes, the others."""
-    own = [wish.kind for wish in wishes if wish.model == model]
-    return [own, [wish.kind for wish in wishes if not wish.model] or ["float32"]]
+    """Return the formats to try: those for this model by name, then those for all models."""
+    own = [option.kind for option in options if option.model == model]
+    return [own, [option.kind for option in options if not option.model] or ["float32"]]
 
 
 def _export_in_first_accepted(
     run: TrainedRun, output: Path, choices: list[list[PrecisionName]], license_id: str
 ) -> bool:
-    """Export in the first of ``choices`` of which a format passes; whether any was refused."""
+    """Export a model in the first group of formats in which at least one passes.
+
+    Returns:
+        True if any format was refused.
+    """
     from exporter.export import export_model
 
     passed, refused = 0, False
@@ -148,14 +154,14 @@ def _export_in_first_accepted(
 
 
 def _format_result(done: ExportedModel) -> str:
-    """One line on a file that is in place."""
+    """Format the summary of an exported file as one line."""
     file = f"{done.path}  {done.size_bytes / 1e6:.1f} MB  sha256 {done.sha256[:12]}  "
-    judged = done.precision
-    if judged is None:
-        return f"{file}differs from Keras by at most {done.difference:.1e} on {done.images} films"
+    precision = done.precision
+    if precision is None:
+        return f"{file}differs from Keras by at most {done.difference:.1e} on {done.images} images"
     return (
-        f"{file}{judged.kind}, on {judged.images} validation films: AUC {judged.auc:.4f} "
-        f"({judged.auc_difference:+.4f}), probability off by at most "
-        f"{judged.largest_difference:.4f}, labels changed: {len(judged.flips)}"
-        + (f" ({', '.join(judged.flips)})" if judged.flips else "")
+        f"{file}{precision.kind}, on {precision.images} validation images: AUC {precision.auc:.4f} "
+        f"({precision.auc_difference:+.4f}), probability off by at most "
+        f"{precision.largest_difference:.4f}, labels changed: {len(precision.flips)}"
+        + (f" ({', '.join(precision.flips)})" if precision.flips else "")
     )

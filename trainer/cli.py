@@ -29,14 +29,14 @@ def parse_named_folders(
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
 ) -> dict[str, Path]:
-    """NAME=FOLDER, as often as given, to a folder by name."""
+    """Parse repeated NAME=FOLDER options into folders by name."""
     folders = {}
     for value in values:
         name, equals, folder = value.partition("=")
         if not (name.strip() and equals and folder):
             raise click.BadParameter(f"expected NAME=FOLDER, found {value}")
         if name in folders:
-            raise click.BadParameter(f"two folders are named {name}: give each its own name")
+            raise click.BadParameter(f"expected different names, found two folders named {name}")
         folders[name] = Path(folder)
     return folders
 
@@ -46,7 +46,7 @@ def parse_settings(
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
 ) -> dict[str, float]:
-    """NAME=NUMBER, as often as given, to a number by name."""
+    """Parse repeated NAME=NUMBER options into numbers by name."""
     from trainer.config import TUNABLE_SETTINGS
 
     settings = {}
@@ -82,29 +82,45 @@ def parse_settings(
     "run",
     required=True,
     type=FolderPath(),
-    help="Run folder; each model gets a folder in it.",
+    help="Run folder, with a subfolder for each model.",
 )
 @click.option(
     "--model",
     type=click.Choice([*MODEL_NAMES, "all"]),
     default="all",
     show_default=True,
-    help="Which network to train.",
+    help="Network to train.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Instead of each network's own number.")
-@click.option("--batch-size", type=click.IntRange(1), help="Instead of each network's own size.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of split, weights and order.")
+@click.option(
+    "--epochs",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Number of epochs. Default: the network's own.",
+)
+@click.option(
+    "--batch-size",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Number of images per batch. Default: the network's own.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Random seed for the split, the initial weights and the order of images.",
+)
 @click.option(
     "--backend",
     type=click.Choice(["tensorflow", "torch", "jax"]),
     default="tensorflow",
     show_default=True,
-    help="What Keras computes with.",
+    help="Keras backend.",
 )
 @click.option(
     "--compute",
     type=click.Choice(["float32", "bfloat16"]),
-    help="Number format of the training, instead of each network's own. Weights stay float32.",
+    help="Number format of the computation; weights stay float32. Default: the network's own.",
 )
 @click.option(
     "--set",
@@ -112,39 +128,39 @@ def parse_settings(
     multiple=True,
     metavar="NAME=NUMBER",
     callback=parse_settings,
-    help="Another learning_rate, weight_decay, label_smoothing or augmentation (strength; 1 is "
-    "the usual, 0 none) than the network's own. May be repeated.",
+    help="Override the network's learning_rate, weight_decay, label_smoothing or augmentation "
+    "(strength: 1 is normal, 0 none); repeatable.",
 )
 @click.option(
     "--search",
     "trials",
     type=click.IntRange(1),
     metavar="N",
-    help="Instead of training: try N settings on validation films and print the best. What --set "
-    "gives stays fixed.",
+    help="Instead of training, try N settings on validation images and print the best. Values "
+    "given by --set stay fixed.",
 )
 @click.option(
     "--vgg16-weights",
     default="imagenet",
     show_default=True,
     metavar="imagenet|none|FILE",
-    help="First weights of VGG16: Keras's download, none (from scratch), or a known file, Keras's "
-    "or that of `make weights`, checked by hash.",
+    help="Initial weights of VGG16: imagenet (downloaded by Keras), none (random), or a file from "
+    "Keras or `make weights`, checked by hash.",
 )
 @click.option(
     "--test/--no-test",
     "open_test",
     default=True,
     show_default=True,
-    help="Evaluate on the official test films too. Use --no-test while choosing anything.",
+    help="Also evaluate on the official test images. Use --no-test until all choices are made.",
 )
 @click.option(
     "--normals",
     multiple=True,
     metavar="NAME=FOLDER",
     callback=parse_named_folders,
-    help="Films from elsewhere, all known to be normal: how many are flagged goes into the card. "
-    "May be repeated.",
+    help="External images, all known to be normal. The model card reports the share that is "
+    "flagged; repeatable.",
 )
 def train(
     data: Path,
@@ -161,14 +177,14 @@ def train(
     open_test: bool,
     normals: dict[str, Path],
 ) -> int:
-    """Fit, calibrate and evaluate networks on the labelled films in DATA.
+    """Train, calibrate and evaluate models on labelled X-rays.
 
-    DATA has the folders NORMAL and PNEUMONIA, or train, val and test that have them. The run
-    can be stopped at any time; the same command goes on where it was.
+    DATA holds the folders NORMAL and PNEUMONIA, or train, val and test with these folders inside.
+    Training can be interrupted at any time; the same command resumes it.
     """
     started = time.monotonic()
     if trials and normals:
-        raise click.UsageError("--search judges on validation films alone: leave --normals out.")
+        raise click.UsageError("--search uses validation images only: remove --normals.")
     os.environ["KERAS_BACKEND"] = backend
     try:
         with quiet_import():
@@ -182,11 +198,11 @@ def train(
             from trainer.train import fit
 
             if trials:
-                import trainer.tune  # noqa: F401 - so that a missing Optuna is told here
+                import trainer.tune  # noqa: F401 - reports a missing Optuna here
     except ModuleNotFoundError as exc:
         extra = "train" if backend == "tensorflow" else backend
         raise MissingPackage(
-            f"Training needs the package {exc.name}, which is not installed.",
+            f"Expected the package {exc.name} for training, found none.",
             f'Install it with: pip install "cxr-batch[{extra}]"',
         ) from exc
 
@@ -213,11 +229,11 @@ def train(
         for config in configs:
             _run_search(config, dataset, data, run, trials)
         return EXIT_OK
-    elsewhere = {
+    external = {
         name: read_external_images(folder, SIZE_PX, dataset) for name, folder in normals.items()
     }
     audit = summarize_audit(audit_dataset(data, open_test=open_test))
-    dataset = replace(dataset, external=elsewhere, audit=audit)
+    dataset = replace(dataset, external=external, audit=audit)
     for config in configs:
         card = fit(config, dataset, run / config.model, open_test=open_test)
         _print_result(config.model, card)
@@ -232,14 +248,14 @@ def _run_search(config: FitConfig, dataset: Dataset, data: Path, run: Path, tria
 
     folder = run / "search" / config.model
     found = search_settings(config, dataset, folder, trials)
-    usual = "none" if found.recipe_score is None else f"{found.recipe_score:.4f}"
-    told = (
+    recipe = "none" if found.recipe_score is None else f"{found.recipe_score:.4f}"
+    message = (
         f"{config.model}: best of {found.trials} trials scores {found.score:.4f}, the recipe "
-        f"{usual} (mean log loss on validation and shifted validation)\n"
+        f"{recipe} (mean log loss on validation and shifted validation)\n"
         f"Table: {folder / TABLE_FILE}\n"
         f"Next: {found.best.format_command(str(data), str(run))}"
     )
-    click.echo(redact_secrets(told))
+    click.echo(redact_secrets(message))
 
 
 def _print_result(name: str, card: object) -> None:

@@ -1,7 +1,7 @@
-"""The way in of ``cxr`` and of ``python -m batch_scorer``: quick to load, and soon to be stopped.
+"""Entry point of ``cxr`` and ``python -m batch_scorer``, quick to load and to stop.
 
-Loading the command itself takes a few tenths of a second, in which nothing has begun: a signal then
-ends the process at once, with the exit code of a run that was interrupted.
+Loading the command takes a few tenths of a second, before any work starts. A signal in that time
+ends the process at once, with the exit code of an interrupted run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from batch_scorer.errors import EXIT_RETRY
 
 
 def main() -> None:
-    """Run ``cxr``; a signal that comes before it listens itself ends the process without a word."""
+    """Run ``cxr``; until its own handlers are installed, a signal ends the process silently."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(EXIT_RETRY))
     from batch_scorer.cli.main import main as run

@@ -1,8 +1,8 @@
-"""The nightly run behind HTTP: ``functions-framework --target receive`` serves it.
+"""Scheduled runs over HTTP, served by ``functions-framework --target receive``.
 
-POST an event: a CloudEvent, an event of AWS, or nothing at all for a schedule. Senders such as
-Eventarc, Pub/Sub and Event Grid send again what was not answered by 2xx; a status says whether that
-can help, and is never 500 for what is foreseen.
+POST an event: a CloudEvent, an AWS event, or an empty body for a schedule. Senders such as
+Eventarc, Pub/Sub and Event Grid retry after any response other than 2xx. The status says whether a
+retry can help; an expected error is never a 500.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MAX_REQUEST_BYTES = 2**20
-"""Of a request: as large as the largest events get, those of SQS."""
+"""Maximum size of a request; the largest events, those of SQS, fit."""
 RETRY_AFTER_S = 60
 TIMEOUT_VARIABLE = "CLOUD_RUN_TIMEOUT_SECONDS"
-"""How long a request may take, as functions-framework reads it too; empty or 0: without limit."""
+"""Time limit of a request, also read by functions-framework; empty or 0 means no limit."""
 MAX_TIMEOUT_DIGITS = 9
-"""Of its seconds; more are decades, and no limit either."""
+"""Maximum digits of the time limit in seconds; more mean no limit."""
 HTTP_STATUS = {
     EXIT_OK: HTTPStatus.OK,
     EXIT_FAILED: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -58,13 +58,12 @@ HTTP_STATUS = {
 
 @functions_framework.http
 def receive(request: Request) -> Response:
-    """Run the night that a request's event asks for.
+    """Run the scheduled job that a request's event asks for.
 
     Returns:
-        200 with the night's counts, or with why there was nothing to do; 400 for an event or a
-        setting that cannot be read; 409 while this process or another one is at the same work; 422
-        for what fails every time; 503 for what may work later. 409 and 503 say when in
-        ``Retry-After``.
+        200 with the run's counts, or with the reason for doing nothing; 400 for an event or a
+            setting that cannot be parsed; 409 if this process or another task does the same work;
+            422 for a permanent failure; 503 for a transient one. 409 and 503 carry ``Retry-After``.
     """
     start_event_log()
     if request.method == "OPTIONS":
@@ -79,11 +78,11 @@ def receive(request: Request) -> Response:
 
 
 def _read_request(request: Request) -> object:
-    """The event in a request: all of it in the body, or its head in headers (``ce-type``).
+    """Read the event of a request: from the body, or its attributes from headers (``ce-type``).
 
     Raises:
-        UsageError: The body is no JSON.
-        RequestEntityTooLarge: It is larger than any event; answered with 413 by Flask.
+        UsageError: The body is not JSON.
+        RequestEntityTooLarge: The body is larger than any event; Flask responds with 413.
     """
     request.max_content_length = MAX_REQUEST_BYTES
     body = request.get_data()
@@ -98,9 +97,9 @@ def _read_request(request: Request) -> object:
 
 
 def _allow_webhook(request: Request) -> Response:
-    """Answer the question that a sender of CloudEvents asks once, whether it may send.
+    """Answer a sender's one-time request for permission to deliver CloudEvents.
 
-    Source: CloudEvents, HTTP 1.1 Web Hooks for Event Delivery, 4; Azure Event Grid asks so.
+    Source: CloudEvents, HTTP 1.1 Web Hooks for Event Delivery, section 4. Azure Event Grid uses it.
     """
     origin = request.headers.get("WebHook-Request-Origin", "")
     allowed = {"WebHook-Allowed-Origin": origin, "WebHook-Allowed-Rate": "*"} if origin else {}
@@ -108,27 +107,27 @@ def _allow_webhook(request: Request) -> Response:
 
 
 def _make_stop_check() -> Callable[[], bool] | None:
-    """Says yes shortly before the platform would end the request; None where it never does."""
+    """Return a check that is True shortly before the request's time limit; None without a limit."""
     text = os.environ.get(TIMEOUT_VARIABLE, "")
-    limit_s = int(text) if text.isdecimal() and len(text) <= MAX_TIMEOUT_DIGITS else 0
-    if not limit_s:
+    timeout_s = int(text) if text.isdecimal() and len(text) <= MAX_TIMEOUT_DIGITS else 0
+    if not timeout_s:
         return None
-    end = time.monotonic() + limit_s - STOP_RESERVE_S
-    return lambda: time.monotonic() > end
+    deadline = time.monotonic() + timeout_s - STOP_RESERVE_S
+    return lambda: time.monotonic() > deadline
 
 
-def _to_http_response(answer: JobResponse) -> Response:
-    if answer.error and logs_json():
-        log_event("error", logging.ERROR, code=answer.code, sentence=answer.error)
-    elif answer.error:
-        log.error("%s", answer.error)
+def _to_http_response(job_response: JobResponse) -> Response:
+    if job_response.error and logs_json():
+        log_event("error", logging.ERROR, code=job_response.code, sentence=job_response.error)
+    elif job_response.error:
+        log.error("%s", job_response.error)
     response = Response(
-        json.dumps({"error": answer.error} if answer.error else answer.facts),
+        json.dumps({"error": job_response.error} if job_response.error else job_response.facts),
         HTTPStatus.CONFLICT
-        if answer.code == AlreadyRunning.code
-        else HTTP_STATUS[answer.exit_code],
+        if job_response.code == AlreadyRunning.code
+        else HTTP_STATUS[job_response.exit_code],
         mimetype="application/json",
     )
-    if answer.exit_code == EXIT_RETRY:
+    if job_response.exit_code == EXIT_RETRY:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return response

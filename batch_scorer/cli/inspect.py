@@ -1,4 +1,4 @@
-"""cxr models, cxr doctor and cxr verify: look at what is there, and prove that it is right."""
+"""cxr models, doctor, verify and bench: inspect models, installation, reports and speed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REQUIRED_PACKAGES = ("numpy", "pillow", "pydicom", "pyarrow", "weasyprint")
 @click.group(invoke_without_command=True, epilog="Example: cxr models show cnn")
 @click.pass_context
 def models(ctx: click.Context) -> None:
-    """List the bundled models; show one in plain words; test them all."""
+    """List, describe or test the bundled models."""
     if ctx.invoked_subcommand is not None:
         return
     from batch_scorer.model.classifier import find_model_file, read_bundled_manifest
@@ -60,7 +60,7 @@ def models(ctx: click.Context) -> None:
 @models.command(epilog="Example: cxr models show vgg16")
 @click.argument("model")
 def show(model: str) -> None:
-    """Say in plain words what MODEL (a name or a path) is, how good, and from what data."""
+    """Describe MODEL (a name or a path): its quality and training data."""
     from batch_scorer.model.classifier import Classifier
     from batch_scorer.report.formats.card_text import format_card
 
@@ -71,28 +71,28 @@ def show(model: str) -> None:
 
 @models.command(epilog="Example: cxr models test")
 def test() -> int:
-    """Replay the self-test of every bundled model."""
+    """Run the self-test of every bundled model."""
     from batch_scorer.model.classifier import Classifier, list_bundled_models
 
     code = EXIT_OK
     for name in list_bundled_models():
         try:
-            worst = Classifier.load(name, "cpu").self_test()
+            max_difference = Classifier.load(name, "cpu").self_test()
         except CxrError as exc:
             click.echo(f"{name:6s} FAILED  {exc}")
             code = EXIT_FAILED
         else:
-            click.echo(f"{name:6s} ok      largest difference {worst:.1e}")
+            click.echo(f"{name:6s} ok      largest difference {max_difference:.1e}")
     return code
 
 
 @click.command(epilog="Example: cxr verify out/report.pdf")
 @click.argument("report", metavar="REPORT.pdf")
 def verify(report: str) -> int:
-    """Check that REPORT.pdf agrees with the rows and the run that are attached to it.
+    """Check that a PDF report agrees with its attached data.
 
-    Compares hashes, counts the rows again, and reads the totals that page 1 states. Exit codes: 0
-    all agrees, 1 something does not, and it says what.
+    The hashes must match, and the totals on page 1 must match a recount of the attached rows. Exit
+    codes: 0 everything agrees, 1 something does not.
     """
     from batch_scorer.report.content.text import sanitize_text
     from batch_scorer.report.formats.verify import verify_report
@@ -110,16 +110,16 @@ def verify(report: str) -> int:
     if found.faults:
         raise ReportError(
             f"{report} does not agree with itself: {'; '.join(found.faults)}.",
-            "Do not rely on it: take the rows from the run's folder, or draw it again with: "
+            "Do not rely on it: use the rows in the run's output, or draw it again with: "
             "cxr report OUT",
         )
-    click.echo("Agrees      page 1, run.json and the rows say the same.")
+    click.echo("Agrees      page 1, run.json and the rows agree.")
     return EXIT_OK
 
 
 @click.command(epilog="Example: cxr doctor")
 def doctor() -> int:
-    """Say what is installed, which provider really runs, and how to add what is missing."""
+    """Check the installation, and print how to add what is missing."""
     from batch_scorer.model.classifier import Classifier, list_bundled_models
     from batch_scorer.model.onnx_runtime import ort
     from batch_scorer.report.formats.weasyprint import find_missing_library
@@ -127,7 +127,7 @@ def doctor() -> int:
 
     click.echo(
         f"{'cxr-batch':18s} {__version__} on Python {platform.python_version()}, {sys.platform}, "
-        f"{available_cores()} cores to use"
+        f"{available_cores()} cores available"
     )
     click.echo(f"{'onnxruntime':18s} {ort.__version__}")
     for name in REQUIRED_PACKAGES:
@@ -140,7 +140,7 @@ def doctor() -> int:
             click.echo(f"{provider:18s} not available: {exc}")
             code = EXIT_FAILED if provider == "cpu" else code
         else:
-            click.echo(f"{provider:18s} runs, self-test passed")
+            click.echo(f"{provider:18s} works, self-test passed")
     missing = find_missing_library()
     click.echo(f"{'report':18s} {missing or 'can be drawn'}")
     for name, extra in OPTIONAL_PACKAGES.items():
@@ -161,19 +161,33 @@ MAX_JSON_BYTES = 1_000_000
 @click.command(epilog="Example: cxr bench my-xrays --model all --json speed.json")
 @click.argument("images")
 @model_options
-@click.option("--films", type=click.IntRange(1), default=200, show_default=True, help="To sample.")
-@click.option("--turns", type=click.IntRange(1), default=5, show_default=True)
+@click.option(
+    "--films",
+    metavar="N",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Maximum number of images to sample.",
+)
+@click.option(
+    "--turns",
+    metavar="N",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Measurements per stage; the results are medians.",
+)
 @click.option(
     "--json",
     "json_file",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
-    help="Write what was measured there too.",
+    help="Also write the results to this JSON file.",
 )
 def bench(films: int, turns: int, json_file: Path | None, **options: Any) -> None:
-    """Measure how many films of IMAGES a second each stage of `cxr score` does.
+    """Measure the speed of each stage of `cxr score` on this machine.
 
-    The ceiling is what reading, decoding and the models, each measured alone, allow together.
-    Nothing but the --json file is written.
+    The ceiling is the speed that decoding and models allow together, each measured alone. Writes
+    nothing but the --json file.
     """
     from batch_scorer.engine.benchmark import run_benchmark
     from batch_scorer.engine.score_job import ScoreJob
@@ -183,52 +197,52 @@ def bench(films: int, turns: int, json_file: Path | None, **options: Any) -> Non
     if file:
         file.read()
     job = ScoreJob(output="", models=expand_model_names(options.pop("model")), **options)
-    speed = run_benchmark(job, films, turns)
-    click.echo(format_benchmark(speed))
+    result = run_benchmark(job, films, turns)
+    click.echo(format_benchmark(result))
     if file:
-        _write_json(file, speed)
+        _write_json(file, result)
 
 
-def format_benchmark(speed: BenchmarkResult) -> str:
-    """What was measured, as a table."""
+def format_benchmark(result: BenchmarkResult) -> str:
+    """Format benchmark results as a table."""
     lines = [
-        f"{', '.join(speed.models)} on {speed.provider}, {speed.threads} threads, batches of "
-        f"{speed.batch_size}; medians of {speed.turns} turns over {speed.images} films"
-        + (f", {speed.not_decoded} of which cannot be read" if speed.not_decoded else ""),
+        f"{', '.join(result.models)} on {result.provider}, {result.threads} threads, batches of "
+        f"{result.batch_size}; medians of {result.turns} turns over {result.images} images"
+        + (f", {result.not_decoded} of which cannot be decoded" if result.not_decoded else ""),
         "",
-        f"{'stage':<12s}{'films/s':>10s}{'of ceiling':>12s}{'p50 ms':>10s}{'p95 ms':>10s}",
+        f"{'stage':<12s}{'images/s':>10s}{'of ceiling':>12s}{'p50 ms':>10s}{'p95 ms':>10s}",
     ]
     lines += [
         f"{stage.name:<12s}{stage.images_per_second:>10.1f}"
         + (f"{stage.share:>12.0%}" if stage.share is not None else f"{'':12s}")
         + f"{stage.p50_ms:>10.1f}{stage.p95_ms:>10.1f}"
-        for stage in speed.stages
+        for stage in result.stages
     ]
     lines += [
-        f"{'ceiling':<12s}{speed.ceiling:>10.1f}",
+        f"{'ceiling':<12s}{result.ceiling:>10.1f}",
         "",
         "p50 and p95: from the end of one batch to the end of the next.",
-        "Ceiling: what decode and models allow together, " + speed.formula + ".",
+        "Ceiling: speed that decode and models allow together, " + result.formula + ".",
     ]
     return "\n".join(lines)
 
 
 def _make_output_file(path: Path) -> OutputFile:
-    """The file of what was measured before, if anything."""
+    """Open the output file; an existing file must hold earlier results of `cxr bench`."""
     from batch_scorer.engine.benchmark import BenchmarkResult
 
-    def recognises(data: bytes) -> bool:
+    def is_benchmark(data: bytes) -> bool:
         try:
             msgspec.json.decode(data, type=BenchmarkResult)
         except DECODE_ERRORS:
             return False
         return True
 
-    return OutputFile(path, "--json", "measurements of `cxr bench`", MAX_JSON_BYTES, recognises)
+    return OutputFile(path, "--json", "measurements of `cxr bench`", MAX_JSON_BYTES, is_benchmark)
 
 
-def _write_json(file: OutputFile, speed: BenchmarkResult) -> None:
+def _write_json(file: OutputFile, result: BenchmarkResult) -> None:
     try:
-        file.replace(msgspec.json.format(msgspec.json.encode(speed), indent=2) + b"\n")
+        file.replace(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
     except OSError as exc:
-        raise UsageError(f"{file.path} cannot be written: {exc.strerror or exc}.") from exc
+        raise UsageError(f"Cannot write {file.path}: {exc.strerror or exc}.") from exc

@@ -1,4 +1,4 @@
-"""cxr job run, finish and status: options -> NightJob -> one call -> exit code."""
+"""cxr job run, finish and status: options -> TaskSpec -> one call -> exit code."""
 
 from __future__ import annotations
 
@@ -26,112 +26,117 @@ if TYPE_CHECKING:
 
 @click.group()
 def job() -> None:
-    """Score what is new, night by night, in one task or many.
+    """Score new images on a schedule, in one task or in parallel.
 
-    Each option also reads CXR_JOB_<OPTION>, IMAGES reads CXR_JOB_IMAGES.
+    Each option also reads the environment variable CXR_JOB_<OPTION>; IMAGES reads CXR_JOB_IMAGES.
     """
 
 
 @job.command(
     cls=cloup.Command,
     context_settings=CONTEXT_SETTINGS,
-    epilog="Example: cxr job run s3://hospital/films -o out",
+    epilog="Example: cxr job run s3://hospital/xrays -o out",
 )
 @task_options
 @metrics_option
-def run(fail_not_scored: bool, gauges: MetricsFile, **options: Any) -> int:
-    """Score this task's share of the films in IMAGES that are new since the last night.
+def run(fail_not_scored: bool, metrics_file: MetricsFile, **options: Any) -> int:
+    """Score the images in IMAGES that are new since the last run.
 
-    The first task opens a night, the others join it, and the last one merges and reports. Exit
-    codes: 0 the task is done, 1 it failed, 2 wrong usage, 75 interrupted or another task is at the
-    same work, try again.
+    The first task opens a run, other tasks join it, and the last one merges the shards and draws
+    the report. Exit codes: 0 the task is done, 1 it failed, 2 wrong usage, 3 some files were not
+    scored (with --fail-not-scored), 75 interrupted or another task does the same work: retry.
     """
     from batch_scorer.jobs.task import run_task
 
-    night_job = make_task_spec(**options)
+    task = make_task_spec(**options)
     with ProgressReporter() as progress, GracefulStop() as stop:
-        outcome = run_task(night_job, progress, stop)
-    gauges.tell(outcome.manifest or next(iter(outcome.own[-1:]), None), outcome.own)
+        outcome = run_task(task, progress, stop)
+    metrics_file.set_result(
+        outcome.manifest or next(iter(outcome.task_manifests[-1:]), None), outcome.task_manifests
+    )
     return _print_outcome(outcome, fail_not_scored=fail_not_scored)
 
 
 @job.command(
     cls=cloup.Command, context_settings=CONTEXT_SETTINGS, epilog="Example: cxr job finish -o out"
 )
-@output_option("Place of all nights, as it was given to `cxr job run`.")
+@output_option("Output of `cxr job run`.")
 @metrics_option
 @finalize_options
 @report_options
 def finish(
     output: str,
     report: bool,
-    drawing: ReportOptions,
-    gauges: MetricsFile,
+    report_options: ReportOptions,
+    metrics_file: MetricsFile,
     fail_not_scored: bool,
-    **ending: Any,
+    **options: Any,
 ) -> int:
-    """Merge, report and renew latest/ for the newest night, where that is not done yet.
+    """Merge, report and publish the newest run, unless already done.
 
-    A share that is missing is named. Exit codes as for `cxr job run`.
+    Fails if a shard is missing, and names it. Exit codes as for `cxr job run`.
     """
     from batch_scorer.jobs.finalize import FinalizeOptions, finalize_newest_run
 
-    outcome = finalize_newest_run(FinalizeOptions(output, drawing if report else None, **ending))
-    gauges.tell(outcome.manifest, own=())
+    outcome = finalize_newest_run(
+        FinalizeOptions(output, report_options if report else None, **options)
+    )
+    metrics_file.set_result(outcome.manifest, own=())
     return _print_outcome(outcome, fail_not_scored=fail_not_scored)
 
 
 @job.command(
     cls=cloup.Command, context_settings=CONTEXT_SETTINGS, epilog="Example: cxr job status -o out"
 )
-@output_option("Place of all nights, as it was given to `cxr job run`.")
+@output_option("Output of `cxr job run`.")
 def status(output: str) -> int:
-    """Say which night is the newest, what of it is missing, and what stands in latest/."""
+    """Show the newest run, its missing shards and latest/."""
     from batch_scorer.jobs.latest import LATEST_FOLDER, read_newest_manifest
     from batch_scorer.jobs.schedule import find_scheduled_run
     from batch_scorer.storage.output import open_output
 
-    place = open_output(output)
-    night, newest = find_scheduled_run(place), read_newest_manifest(place)
-    if night is None:
-        click.echo(f"Night     none yet in {place.url}")
-    elif night.closed():
-        click.echo(f"Night     {night.name} is finished")
+    job_output = open_output(output)
+    newest, published = find_scheduled_run(job_output), read_newest_manifest(job_output)
+    if newest is None:
+        click.echo(f"Run       none yet in {job_output.url}")
+    elif newest.read_final_manifest():
+        click.echo(f"Run       {newest.run_date} is finished")
     else:
-        missing = ", ".join(map(str, night.missing()))
-        click.echo(f"Night     {night.name} is open: " + (missing or "no share") + " missing")
-    if newest:
-        click.echo(f"Latest    {place.url}/{LATEST_FOLDER}: the night {newest.run_date}")
-        print_summary(newest)
+        missing = ", ".join(map(str, newest.list_missing_shards()))
+        click.echo(f"Run       {newest.run_date} is open: " + (missing or "no shard") + " missing")
+    if published:
+        click.echo(f"Latest    {job_output.url}/{LATEST_FOLDER}: the run {published.run_date}")
+        print_summary(published)
     return EXIT_OK
 
 
 def _print_outcome(outcome: TaskOutcome, *, fail_not_scored: bool) -> int:
-    """Say what came of a task or a night; choose the exit code."""
+    """Print the outcome of a task or a run, and choose the exit code."""
     click.echo(
-        f"Night     {outcome.run_date}{' was finished before' if outcome.already_finished else ''}"
+        f"Run       {outcome.run_date}{' was already finished' if outcome.already_finished else ''}"
     )
-    whole = outcome.manifest
-    for manifest in [whole] if whole else outcome.own:
+    manifests = [outcome.manifest] if outcome.manifest else outcome.task_manifests
+    for manifest in manifests:
         print_summary(manifest)
-    if outcome.missing:
-        waiting = ", ".join(map(str, outcome.missing))
-        click.echo(f"Waiting   for {len(outcome.missing)} more: {waiting}")
+    if outcome.missing_shards:
+        missing = ", ".join(map(str, outcome.missing_shards))
+        click.echo(f"Waiting   for {len(outcome.missing_shards)} more: {missing}")
     if outcome.nothing_new and outcome.changes:
-        click.echo(f"New       nothing since {outcome.changes.run_date}: {outcome.latest} stays")
+        click.echo(
+            f"New       nothing since {outcome.changes.run_date}: {outcome.latest_url} is unchanged"
+        )
     elif outcome.changes:
         click.echo(f"New       {_format_changes(outcome.changes)}")
-    if whole:
-        click.echo(f"Rows      {outcome.place}/predictions.csv")
-    for place in outcome.report_urls:
-        click.echo(f"Report    {place}")
-    told = [whole] if whole else outcome.own
-    not_scored = any(manifest.not_scored for manifest in told)
+    if outcome.manifest:
+        click.echo(f"Rows      {outcome.run_url}/predictions.csv")
+    for url in outcome.report_urls:
+        click.echo(f"Report    {url}")
+    not_scored = any(manifest.not_scored for manifest in manifests)
     return EXIT_NOT_ALL_SCORED if not_scored and fail_not_scored else EXIT_OK
 
 
-def _format_changes(since: RunChanges) -> str:
+def _format_changes(changes: RunChanges) -> str:
     return (
-        f"{since.new} new, {since.changed} changed and {since.gone} gone since {since.run_date}; "
-        f"{since.flagged} of the new and changed flagged"
+        f"{changes.new} new, {changes.changed} changed and {changes.gone} gone since "
+        f"{changes.run_date}; {changes.flagged} of the new and changed flagged"
     )

@@ -1,4 +1,4 @@
-"""The options of ``cxr job``, and the job that they name."""
+"""Options of ``cxr job``, and the task that they specify."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from batch_scorer.report.content.report_options import ReportOptions
 
 CONTEXT_SETTINGS = {"auto_envvar_prefix": "CXR_JOB"}
-"""Of each command below ``cxr job``: one grammar of environment variables for all of them."""
+"""Settings that give all commands below ``cxr job`` one prefix of environment variables."""
 
 
 finalize_options = cloup.option_group(
-    "End of a night",
-    cloup.option("--report/--no-report", default=True, show_default=True, help="Draw it."),
+    "End of a run",
+    cloup.option("--report/--no-report", default=True, show_default=True, help="Draw the report."),
     cloup.option(
         "--notify",
         multiple=True,
         metavar="URL",
-        help="Tell there what the night came to: https://... (a webhook), mailto://..., "
-        "slack://... and so on; may be repeated.",
+        help="Address to notify of a finished run: https://... (webhook), mailto://..., "
+        "slack://...; repeatable.",
     ),
     cloup.option(
         "--lease-s",
@@ -47,18 +47,18 @@ finalize_options = cloup.option_group(
         default=60,
         show_default=True,
         metavar="SECONDS",
-        help="After so long without a sign of life, a task's work may be done by another.",
+        help="Time without a sign of life after which another task may redo a task's work.",
     ),
     cloup.option(
         "--fail-not-scored",
         is_flag=True,
-        help="Exit with 3 where some files were not scored; else the report alone says so.",
+        help="Exit with 3 if some files were not scored. Default: only the report says so.",
     ),
 )
 
 
 def task_options(command: Command) -> Command:
-    """Add IMAGES and every option that says what a task of a night does, for `night_job_of`."""
+    """Add IMAGES and every option that specifies a task, for `make_task_spec`."""
     for add in (
         finalize_options,
         cost_options,
@@ -68,34 +68,37 @@ def task_options(command: Command) -> Command:
             "--finish/--no-finish",
             default=True,
             show_default=True,
-            help="Let the last task merge, report and renew latest/; else `cxr job finish` does.",
+            help="Let the last task merge, report and update latest/; without, run `cxr job "
+            "finish`.",
         ),
         click.option(
             "--rescore",
             is_flag=True,
-            help="Score every film anew, as for another model; once.",
+            help="Score every image again without reusing rows, for example with a new model.",
         ),
         click.option(
             "--execution",
             metavar="NAME",
-            help="What the tasks of one start have in common, and no other start has. Default: the "
-            "platform's name of it.",
+            help="Name that the tasks of one start share, different for each start. Default: the "
+            "platform's execution ID.",
         ),
         click.option(
             "--tasks",
+            metavar="N",
             type=click.IntRange(1, MAX_SHARDS),
-            help="Number of shares, for claim and Kubernetes.",
+            help="Number of shards, for --shard claim and for Kubernetes.",
         ),
         click.option(
             "--shard",
             metavar="I/N|auto|claim",
-            help="This task's share; auto asks the platform, claim takes one free share after "
-            "another. Default: auto where the platform numbers its tasks, else everything.",
+            help="Shard of this task: I/N, auto (read from the platform) or claim (free shards, "
+            "one after another). Default: auto if the platform numbers its tasks, else all "
+            "images.",
         ),
         access_options,
         scoring_options,
         model_options,
-        output_option("Place of all nights, for nights/, latest/ and plans/."),
+        output_option("Output of all runs: nights/, latest/ and plans/."),
         click.argument("images", envvar="CXR_JOB_IMAGES"),
     ):
         command = add(command)
@@ -107,21 +110,21 @@ def make_task_spec(
     shard: str | None,
     tasks: int | None,
     execution: str | None,
-    drawing: ReportOptions,
+    report_options: ReportOptions,
     report: bool,
     **options: Any,
 ) -> TaskSpec:
-    """The job that `night_options` name."""
+    """Create the task that the options of `task_options` specify."""
     from batch_scorer.jobs.task import TaskSpec
     from batch_scorer.results.shards import read_execution_id, select_shard
 
-    share, count = select_shard(shard, tasks, os.environ)
-    ending = {name: options.pop(name) for name in ("rescore", "finish", "lease_s", "notify")}
+    own_shard, count = select_shard(shard, tasks, os.environ)
+    task_fields = {name: options.pop(name) for name in ("rescore", "finish", "lease_s", "notify")}
     return TaskSpec(
         make_score_job(**options),
         tasks=count,
-        shard=share,
+        shard=own_shard,
         execution=read_execution_id(os.environ) if execution is None else execution,
-        report_options=drawing if report else None,
-        **ending,
+        report_options=report_options if report else None,
+        **task_fields,
     )

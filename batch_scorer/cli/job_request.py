@@ -1,6 +1,6 @@
-"""Run the night that an event asks for; tell every outcome and every error in a few fields.
+"""Run the scheduled job that an event asks for, and summarize its outcome or error.
 
-This is what the ways in by Lambda and by HTTP have in common.
+Shared by the Lambda and HTTP entry points.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 _job_lock = Lock()
 STOP_RESERVE_S = 15
-"""With less time left than this no batch begins: the rows of the one before are kept by then."""
+"""No batch starts with less time left, so that the rows of the last one are saved in time."""
 
 
 @dataclass(frozen=True)
 class JobResponse:
-    """What came of an event: an exit code as of ``cxr job run``, and facts or an error.
+    """Response to an event: an exit code as of ``cxr job run``, and facts or an error.
 
-    ``error`` is its line and ``code`` its stable name, such as "occupied".
+    ``error`` is one line; ``code`` is its stable name, such as "occupied".
     """
 
     exit_code: int
@@ -53,7 +53,7 @@ class JobResponse:
 
 
 def start_event_log() -> None:
-    """Begin an event's lines on standard error: what ``cxr`` would say there, in words or JSON."""
+    """Start the log of one event on stderr, in the same format as that of ``cxr``."""
     clear_fields()
     register_secrets(value for name, value in os.environ.items() if name.startswith("CXR_"))
     set_log_format(find_log_format([], os.environ))
@@ -62,29 +62,32 @@ def start_event_log() -> None:
 
 
 def handle_event(event: object, stop: Callable[[], bool] | None = None) -> JobResponse:
-    """Run the night that an event asks for, with the settings of the environment (``CXR_JOB_*``).
+    """Run the job that an event asks for, with settings from the environment (``CXR_JOB_*``).
 
     Args:
-        event: The event's JSON, decoded.
-        stop: Asked after every batch; where it says yes, the night is left to be gone on with.
+        event: The event's decoded JSON.
+        stop: Called after every batch. Stop if it returns True; the run can be resumed.
 
     Returns:
-        The night's counts, or why the event starts nothing, or why the night is not done.
+        The run's counts, the reason for ignoring the event, or the error.
     """
     from batch_scorer.jobs.task import run_task
 
     images, output = (os.environ.get(f"CXR_JOB_{name}", "") for name in ("IMAGES", "OUTPUT"))
     try:
-        errand = parse_event(event, images, output)
-        if errand.ignored_reason:
-            return JobResponse(EXIT_OK, {"ignored": errand.ignored_reason})
+        request = parse_event(event, images, output)
+        if request.ignored_reason:
+            return JobResponse(EXIT_OK, {"ignored": request.ignored_reason})
         with _one_at_a_time():
             return JobResponse(
-                EXIT_OK, _summarize_outcome(run_task(read_task_spec(errand), stop=stop))
+                EXIT_OK, _summarize_outcome(run_task(read_task_spec(request), stop=stop))
             )
     except click.ClickException as exc:
         return make_error_response(
-            UsageError(exc.format_message(), "Each option is set by CXR_JOB_<OPTION>.")
+            UsageError(
+                exc.format_message(),
+                "Set each option by the environment variable CXR_JOB_<OPTION>.",
+            )
         )
     except CxrError as exc:
         return make_error_response(exc)
@@ -92,13 +95,13 @@ def handle_event(event: object, stop: Callable[[], bool] | None = None) -> JobRe
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Let this process work on one night at a time, whatever a server's threads are asked for.
+    """Limit this process to one run at a time, even on a multithreaded server.
 
     Raises:
-        Occupied: It is at work on one.
+        AlreadyRunning: A run is in progress.
     """
     if not _job_lock.acquire(blocking=False):
-        raise AlreadyRunning("This process is at work on a night.", "Send the event again later.")
+        raise AlreadyRunning("This process already works on a run.", "Send the event again later.")
     try:
         yield
     finally:
@@ -106,39 +109,40 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def make_error_response(error: CxrError) -> JobResponse:
-    """An error as one line for machines: without secrets, and without the name of a film."""
-    line = f"{redact_for_log(error.sentence, error.private)} {redact_for_log(error.hint, error.private)}"
-    return JobResponse(error.exit_code, error=" ".join(line.split()), code=error.code)
+    """Format an error as one line without secrets and image names."""
+    parts = (redact_for_log(part, error.private) for part in (error.sentence, error.hint))
+    line = " ".join(" ".join(parts).split())
+    return JobResponse(error.exit_code, error=line, code=error.code)
 
 
 @click.command(context_settings=CONTEXT_SETTINGS)
 @task_options
 def _read_environment(**options: Any) -> TaskSpec:
     """Read the environment as ``cxr job run`` does."""
-    options.pop("fail_not_scored")  # an answer has no exit code
+    options.pop("fail_not_scored")  # a response has no exit code
     return make_task_spec(**options)
 
 
-def read_task_spec(errand: JobRequest) -> TaskSpec:
-    """The job of an errand: what the environment says, and the errand's own places.
+def read_task_spec(request: JobRequest) -> TaskSpec:
+    """Read the task from the environment; the request's images and output take precedence.
 
     Raises:
-        click.ClickException: A setting is missing, or cannot be read.
-        CxrError: A setting names what is not there.
+        click.ClickException: A setting is missing or invalid.
+        CxrError: A setting names something that does not exist.
     """
-    images = ["--", errand.images] if errand.images else []
-    output = ["--output", errand.output] if errand.output else []
+    images = ["--", request.images] if request.images else []
+    output = ["--output", request.output] if request.output else []
     job: TaskSpec = _read_environment.main([*output, *images], "event", standalone_mode=False)
     return job
 
 
 def _summarize_outcome(outcome: TaskOutcome) -> dict[str, Any]:
-    """A night in numbers and places: no film is named."""
-    manifest, since = outcome.manifest, outcome.changes
+    """Summarize an outcome in counts and URLs, without image names."""
+    manifest, changes = outcome.manifest, outcome.changes
     facts: dict[str, Any] = {"night": outcome.run_date}
     if manifest is None:
-        return facts | {"missing": [str(shard) for shard in outcome.missing]}
+        return facts | {"missing": [str(shard) for shard in outcome.missing_shards]}
     counts = ("found", "scored", "rejected", "failed", "flagged")
     facts |= {name: getattr(manifest, name) for name in counts}
-    facts["new"] = since.new + since.changed if since else manifest.found
-    return facts | {"reports": list(outcome.report_urls), "latest": outcome.latest}
+    facts["new"] = changes.new + changes.changed if changes else manifest.found
+    return facts | {"reports": list(outcome.report_urls), "latest": outcome.latest_url}

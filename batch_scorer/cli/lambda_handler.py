@@ -1,11 +1,11 @@
-"""AWS Lambda's way into the nightly run: ``python -m awslambdaric`` calls ``handle``.
+"""AWS Lambda entry point of scheduled runs: ``python -m awslambdaric`` calls ``handle``.
 
-Every error leaves as an exception of one line, so that it counts in the function's metric Errors
-and reaches its dead-letter queue or on-failure destination. Lambda then calls an event that came by
-itself (S3, SNS, EventBridge) two more times at most, after one and two minutes, never for ever
-(Lambda's guide, "How Lambda handles errors and retries with asynchronous invocation"). The second
-call goes on where the first one was stopped, and one that cannot succeed costs little. Which of the
-two it was, the class of the exception says, which Lambda reports as ``errorType``.
+Every error is raised as a one-line exception, so that it counts in the metric Errors and reaches
+the dead-letter queue or on-failure destination. Lambda retries an asynchronous event (S3, SNS,
+EventBridge) at most twice, after one and two minutes. (Lambda's guide, "How Lambda handles errors
+and retries with asynchronous invocation".) A retry resumes an interrupted run, and costs little if
+it cannot succeed. The exception's class, which Lambda reports as ``errorType``, says which of the
+two it was.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from batch_scorer.errors import EXIT_RETRY
 
 
 class TryAgain(Exception):
-    """The night is not done, and another call may get further."""
+    """The run is not finished, and another call may succeed."""
 
 
 class Failed(Exception):
-    """The night cannot be done until something is changed."""
+    """The run cannot finish until something is changed."""
 
 
 class Context(Protocol):
-    """What Lambda tells about a call, as far as it is used here."""
+    """The part of Lambda's context that is used here."""
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until Lambda ends the process."""
+        """Return the milliseconds until Lambda ends the process."""
 
 
 def handle(event: object, context: Context) -> dict[str, Any]:
-    """Run the night that an event asks for, within the time that Lambda gives.
+    """Run the job that an event asks for, within Lambda's time limit.
 
     Args:
-        event: The event's JSON, decoded.
-        context: Lambda's own.
+        event: The event's decoded JSON.
+        context: Lambda's context.
 
     Returns:
-        The night, its counts and where its report lies; or why the event was ignored.
+        The run's date, counts and report URLs; or the reason for ignoring the event.
 
     Raises:
-        TryAgain: The time was over, another task is at it, or the storage does not answer.
-        Failed: Event, settings, films or results are not as they must be.
+        TryAgain: Time ran out, another task does the same work, or the storage does not respond.
+        Failed: The event, settings, images or results are invalid.
     """
     _replace_log_handlers()
-    answer = handle_event(
+    response = handle_event(
         event, lambda: context.get_remaining_time_in_millis() < 1000 * STOP_RESERVE_S
     )
-    if answer.error:
-        raise (TryAgain if answer.exit_code == EXIT_RETRY else Failed)(answer.error)
-    return answer.facts
+    if response.error:
+        raise (TryAgain if response.exit_code == EXIT_RETRY else Failed)(response.error)
+    return response.facts
 
 
 def _replace_log_handlers() -> None:
-    """Write each line once: the runtime's own handler would say it again, and in words."""
+    """Remove the runtime's own log handler, which would write each line twice, and as text."""
     root = logging.getLogger()
     for handler in [h for h in root.handlers if type(h).__module__.startswith("awslambdaric")]:
         root.removeHandler(handler)

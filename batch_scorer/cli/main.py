@@ -1,7 +1,7 @@
-"""The command ``cxr`` itself: its commands, and every error as one line and an exit code.
+"""The command ``cxr``: its lazily loaded subcommands, and errors as one line and an exit code.
 
-``cxr`` finds its commands through the entry-point group ``cxr.commands`` and imports a command's
-work only when it is called, so that ``cxr --help`` loads nothing heavy.
+Commands come from the entry-point group ``cxr.commands`` and import their work only when called, so
+that ``cxr --help`` loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -51,26 +51,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _ENV_PREFIX = "CXR"
 _INTERRUPTED = Interrupted("Interrupted.", "Run the same command again.")
-_DEFECT_HINT = "This is a defect of cxr-batch. Run again with --debug and report what it prints."
+_DEFECT_HINT = "This is a defect of cxr-batch. Run again with --debug and report its output."
 _PARENTHESES = re.compile(r" \(.*\)", re.DOTALL)
-"""Where click quotes arguments, which may be names of films."""
+"""Text in which click quotes arguments, which may be image names."""
 
 
 class _UnexpectedError(CxrError):
-    """What nobody foresaw."""
+    """An error that no code translates: a defect."""
 
     code = "unexpected"
 
 
 class LazyGroup(click.Group):
-    """Commands by entry point, each loaded when it is asked for, with --debug and --log-format."""
+    """Commands from entry points, each loaded when called, with --debug and --log-format."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Names of all commands, without importing them."""
+        """List the names of all commands without importing them."""
         return sorted(entry_points(group="cxr.commands").names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import one command, or None if there is none of that name."""
+        """Import one command; None if no command has the name."""
         for entry in entry_points(group="cxr.commands", name=cmd_name):
             return _load_command(entry)
         return None
@@ -81,9 +81,9 @@ def _load_command(entry: EntryPoint) -> click.Command:
 
 
 def _add_common_options(command: click.Command) -> click.Command:
-    """Give a command, and every command below it, the options --log-format and --debug."""
-    for below in command.commands.values() if isinstance(command, click.Group) else ():
-        _add_common_options(below)
+    """Add the options --log-format and --debug to a command and all its subcommands."""
+    for subcommand in command.commands.values() if isinstance(command, click.Group) else ():
+        _add_common_options(subcommand)
     if not any(param.name == "debug" for param in command.params):
         common = [
             click.Option(
@@ -96,7 +96,7 @@ def _add_common_options(command: click.Command) -> click.Command:
                 expose_value=False,
                 is_eager=True,
                 callback=_set_format,
-                help="Of what stands on standard error: words, or one JSON object a line.",
+                help="Log format on stderr: text, or one JSON object per line.",
             ),
             click.Option(
                 ["--debug"],
@@ -104,12 +104,12 @@ def _add_common_options(command: click.Command) -> click.Command:
                 expose_value=False,
                 is_eager=True,
                 callback=_set_debug,
-                help="Show the whole traceback of an error.",
+                help="Show the full traceback of an error.",
             ),
         ]
         command.params += common
         if isinstance(command, cloup.Command):
-            command.ungrouped_options += common  # which it took down when it was made
+            command.ungrouped_options += common  # cloup copies params when the command is created
     return command
 
 
@@ -129,7 +129,7 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 )
 @click.version_option(__version__, prog_name="cxr-batch")
 def cxr() -> None:
-    """Read a folder of chest X-rays for pneumonia, and report on it.
+    """Score chest X-rays for pneumonia, and report on them.
 
     For research and screening studies. Not a medical device.
     """
@@ -140,12 +140,12 @@ def main() -> None:
     sys.excepthook = _handle_unexpected
     try:
         exit_process(_run())
-    except KeyboardInterrupt:  # while the end was told
+    except KeyboardInterrupt:  # during the final output
         exit_process(EXIT_RETRY)
 
 
 def _run() -> int:
-    """Run the command that was asked for; say how it ended."""
+    """Run the requested command, and return its exit code."""
     settings = [value for name, value in os.environ.items() if name.startswith(f"{_ENV_PREFIX}_")]
     register_secrets([*sys.argv[1:], *settings])
     set_log_format(find_log_format(sys.argv[1:], os.environ))
@@ -156,14 +156,14 @@ def _run() -> int:
         with STOP_SIGNALS.raise_if_received():
             code = cxr.main(standalone_mode=False) or EXIT_OK
     except CxrError as exc:
-        start = "" if isinstance(exc, Interrupted) else "Error: "
+        prefix = "" if isinstance(exc, Interrupted) else "Error: "
         trace = "".join(format_exception(exc)) if _is_debug() else ""
-        _print_error(f"{trace}{start}{exc}", exc, trace)
+        _print_error(f"{trace}{prefix}{exc}", exc, trace)
         code = exc.exit_code
     except click.ClickException as exc:
-        exc.show(words := io.StringIO())
+        exc.show(text := io.StringIO())
         _print_error(
-            words.getvalue().rstrip(), UsageError(_PARENTHESES.sub("", exc.format_message()))
+            text.getvalue().rstrip(), UsageError(_PARENTHESES.sub("", exc.format_message()))
         )
         code = exc.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -174,7 +174,7 @@ def _run() -> int:
 
 
 def _print_error(text: str, error: CxrError, trace: str = "") -> None:
-    """Tell an error as one line, in either format; the traceback in JSON alone."""
+    """Print an error as text or as one JSON line; only JSON carries the traceback separately."""
     if not logs_json():
         click.echo(redact_secrets(text), err=True)
         return
@@ -190,8 +190,8 @@ def _is_debug() -> bool:
 def _handle_unexpected(
     kind: type[BaseException], exc: BaseException, trace: TracebackType | None
 ) -> None:
-    """What nobody foresaw is a defect: two lines and exit 1; the traceback with --debug."""
-    if logs_json():  # without its text, which may quote anything, unless that is asked for
+    """Report a defect in two lines and exit with 1; print the traceback with --debug."""
+    if logs_json():  # only --debug logs its text, which may quote anything
         text = "".join(format_exception(kind, exc, trace)) if _is_debug() else ""
         defect = _UnexpectedError(f"An unexpected {kind.__name__}.", _DEFECT_HINT)
         _print_error("", defect, text)

@@ -1,7 +1,7 @@
-"""What a run did as a Prometheus textfile: whole or not at all, and also where the run failed.
+"""Results of a run as a Prometheus textfile, written atomically, even if the run failed.
 
-No label names anything of a film. Counters go on from the file that was there before, and so does
-the time of the last success.
+No label identifies an image. Counters and the time of the last success continue from the existing
+file.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ log = logging.getLogger(__name__)
 
 
 class MetricsFile:
-    """The textfile of one command, written when the command has ended, whatever its end.
+    """The textfile of one command, written when the command ends, even if it fails.
 
     Args:
-        path: Where it goes; None where it is not asked for.
-        output: Where the command writes its results; None where it writes none.
+        path: Path of the file; None writes no file.
+        output: The command's output for results; None if it has none.
 
     Raises:
         MissingPackage: prometheus_client is not installed.
-        UsageError: The folder is not there, or is one of the results.
-        ForeignFile: The file is there, and holds something else.
+        UsageError: The folder does not exist, or is inside the output.
+        ForeignFile: The file exists and holds something else.
     """
 
     def __init__(self, path: Path | None, output: str | None = None) -> None:
@@ -66,17 +66,18 @@ class MetricsFile:
             import prometheus_client  # noqa: F401
         except ImportError as exc:
             raise MissingPackage(
-                "--metrics needs prometheus_client, which is not installed.",
+                "Expected the package prometheus_client for --metrics, found none.",
                 'Install it with: pip install "cxr-batch[metrics]"',
             ) from exc
         if output is not None and _is_inside(path, output):
             raise UsageError(
-                f"Expected a file outside the output for the metrics, found {path}.",
-                "Choose another file with --metrics: the results go there.",
+                f"Expected a metrics file outside the output, found {path}.",
+                "Choose another file with --metrics.",
             )
-        if not os.path.isdir(path.parent):  # noqa: PTH112 - Path.is_dir raises where a name is too long
+        if not os.path.isdir(path.parent):  # noqa: PTH112 - Path.is_dir fails on long names
             raise UsageError(
-                f"Expected a folder for the metrics at {path.parent}, found none.", "Make it first."
+                f"Expected a folder for the metrics at {path.parent}, found none.",
+                "Create it first.",
             )
         self._file = OutputFile(
             path,
@@ -87,12 +88,14 @@ class MetricsFile:
         )
         self._file.read()
 
-    def tell(self, result: RunManifest | None, own: Sequence[RunManifest] | None = None) -> None:
-        """Say that the command has done its work.
+    def set_result(
+        self, result: RunManifest | None, own: Sequence[RunManifest] | None = None
+    ) -> None:
+        """Record that the command has done its work.
 
         Args:
-            result: The run that stands now; None while others are still at work on it.
-            own: The runs that this command itself made or found finished; by default the result.
+            result: The whole run; None while other tasks still work on it.
+            own: Runs that this command made or found finished; by default the result.
         """
         self._finished = True
         self._result = result
@@ -114,7 +117,7 @@ class MetricsFile:
             self._write(self._file)
 
     def _write(self, file: OutputFile) -> None:
-        """Write the file; where that fails, say so: the command's own end counts for more."""
+        """Write the file, or log the failure, which must not hide the command's own error."""
         from prometheus_client import CollectorRegistry, generate_latest
 
         registry = CollectorRegistry()
@@ -123,9 +126,9 @@ class MetricsFile:
             registry.register(_StaticCollector(list(self._collect(before))))
             file.replace(generate_latest(registry))
         except UsageError as exc:
-            log.warning("The metrics are not written. %s", exc)
+            log.warning("The metrics were not written. %s", exc)
         except OSError as exc:
-            log.warning("The metrics in %s cannot be written: %s.", file.path, exc.strerror or exc)
+            log.warning("Cannot write the metrics to %s: %s.", file.path, exc.strerror or exc)
 
     def _collect(self, before: dict[str, float]) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -133,20 +136,23 @@ class MetricsFile:
         now = time.time()
         done = self._finished and self.exit_code in {EXIT_OK, EXIT_NOT_ALL_SCORED}
         gauges: dict[str, tuple[str, float | None]] = {
-            "cxr_exit_code": ("How the last command ended; 0 and 3 are finished.", self.exit_code),
-            LAST_RUN: ("When the last command ended.", now),
+            "cxr_exit_code": (
+                "Exit code of the last command; 0 and 3 mean finished.",
+                self.exit_code,
+            ),
+            LAST_RUN: ("Time when the last command ended.", now),
             LAST_SUCCESS: (
-                "When a command last did all its work.",
+                "Time when a command last finished its work.",
                 now if done else before.get(LAST_SUCCESS),
             ),
         }
         for name, (meaning, value) in gauges.items():
             if value is not None:
                 yield GaugeMetricFamily(name, meaning, value=value)
-        fresh = [m for m in self._own if datetime.fromisoformat(m.started) >= self._started]
+        new_runs = [m for m in self._own if datetime.fromisoformat(m.started) >= self._started]
         for name, meaning, value in (
-            (RETRIES, "Calls to storage that were made again.", count_retries() - self._retries),
-            (BYTES_READ, "Bytes of films read to be scored.", sum(m.bytes_read for m in fresh)),
+            (RETRIES, "Retried calls to storage.", count_retries() - self._retries),
+            (BYTES_READ, "Bytes of images read for scoring.", sum(m.bytes_read for m in new_runs)),
         ):
             yield CounterMetricFamily(name, meaning, value=before.get(f"{name}_total", 0.0) + value)
         if self._result:
@@ -154,25 +160,25 @@ class MetricsFile:
 
 
 class _StaticCollector:
-    """What a registry asks for: metrics that stand already."""
+    """Collector of metrics that exist already."""
 
     def __init__(self, found: list[Metric]) -> None:
         self._found = found
 
     def collect(self) -> list[Metric]:
-        """All of them."""
+        """Return all metrics."""
         return self._found
 
 
 def _collect_run(manifest: RunManifest) -> Iterator[Metric]:
-    """The gauges of a finished run."""
+    """Yield the gauges of a finished run."""
     from prometheus_client.core import GaugeMetricFamily
 
     statuses = {name: getattr(manifest, name) for name in ("scored", "rejected", "failed")}
-    films = manifest.found - manifest.reused
-    price = manifest.cost
+    n_images = manifest.found - manifest.reused
+    cost = manifest.cost
     parts: list[tuple[str, str, str, dict[str, float]]] = [
-        ("cxr_films", "Films of the run by what became of them.", "status", statuses),
+        ("cxr_films", "Images of the run by status.", "status", statuses),
         ("cxr_run_seconds", "Seconds by stage.", "stage", manifest.seconds),
         (
             "cxr_worker_seconds",
@@ -182,9 +188,9 @@ def _collect_run(manifest: RunManifest) -> Iterator[Metric]:
         ),
         (
             "cxr_price_per_1000_films",
-            "What 1,000 films cost by the price of a core-hour that was stated.",
+            "Cost of 1,000 images at the stated price of a core-hour.",
             "currency",
-            {price.currency: price.per_1000_images} if price else {},
+            {cost.currency: cost.per_1000_images} if cost else {},
         ),
     ]
     for name, meaning, label, values in parts:
@@ -194,25 +200,33 @@ def _collect_run(manifest: RunManifest) -> Iterator[Metric]:
                 family.add_metric([key], value)
             yield family
     plain: list[tuple[str, str, Any]] = [
-        ("cxr_flagged", "Films that were flagged.", manifest.flagged),
-        ("cxr_films_read", "Films that the run itself read; others had a row already.", films),
-        ("cxr_images_per_second", "Films a second of the stage score.", manifest.images_per_second),
-        ("cxr_peak_memory_bytes", "Most memory of one process.", manifest.peak_memory_bytes),
+        ("cxr_flagged", "Flagged images.", manifest.flagged),
+        (
+            "cxr_films_read",
+            "Images that the run itself read; the others already had a row.",
+            n_images,
+        ),
+        (
+            "cxr_images_per_second",
+            "Images per second in the stage score.",
+            manifest.images_per_second,
+        ),
+        ("cxr_peak_memory_bytes", "Peak memory of one process.", manifest.peak_memory_bytes),
     ]
     for name, meaning, value in plain:
         yield GaugeMetricFamily(name, meaning, value=value)
 
 
 def _is_inside(path: Path, output: str) -> bool:
-    """Whether a file lies in an output of this machine, by whatever spelling or link."""
+    """Return whether a file lies in a local output, by any spelling or link."""
     filesystem, root = open_filesystem(output)
-    folder = Path(os.path.realpath(path.parent))
-    place = Path(os.path.realpath(root))
-    return is_local(filesystem) and place in (folder / path.name, folder, *folder.parents)
+    parent = Path(os.path.realpath(path.parent))
+    output_folder = Path(os.path.realpath(root))
+    return is_local(filesystem) and output_folder in (parent / path.name, parent, *parent.parents)
 
 
 def _parse_values(data: bytes) -> dict[str, float]:
-    """The values without labels of a textfile, by name; none of any other file."""
+    """Parse the unlabelled values of a textfile by name; empty if it is not a textfile."""
     from prometheus_client.parser import text_string_to_metric_families
 
     try:

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from batch_scorer.cli.options import (
-    report_options,
-)
+from batch_scorer.cli.options import report_options
 from batch_scorer.errors import EXIT_OK
 
 if TYPE_CHECKING:
@@ -17,15 +15,16 @@ if TYPE_CHECKING:
 
 
 @cloup.command(epilog="Example: cxr report out")
-@click.argument("output", metavar="FOLDER|URL")
+@click.argument("output")
 @report_options
-def report(output: str, drawing: ReportOptions) -> int:
-    """Draw the report again from the finished run in OUTPUT.
+def report(output: str, report_options: ReportOptions) -> int:
+    """Draw the report of a finished run again.
 
-    It carries the title, organisation and logo that are given here.
+    OUTPUT is the output of `cxr score`, `cxr merge` or a scheduled run. The new report carries the
+    title, organisation and logo given here.
     """
     from batch_scorer.report.formats.draw import draw_report
 
-    for place in draw_report(output, drawing):
-        click.echo(f"Report    {place}")
+    for path in draw_report(output, report_options):
+        click.echo(f"Report    {path}")
     return EXIT_OK

@@ -1,4 +1,4 @@
-"""cxr score, cxr merge and cxr report: options -> job -> one call -> exit code."""
+"""cxr score and cxr merge: options -> job -> one call -> exit code."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ log = logging.getLogger(__name__)
 
 @cloup.command(epilog="Example: cxr score my-xrays -o out --model all --labels none")
 @click.argument("images")
-@output_option("Place for predictions.csv, predictions.parquet, run.json and the report.")
+@output_option("Output for predictions.csv, predictions.parquet, run.json and the report.")
 @model_options
 @scoring_options
 @access_options
 @click.option(
     "--shard",
     metavar="I/N|auto",
-    help="Score one of N shares, 1/N to N/N, for `cxr merge`; auto asks the platform.",
+    help="Score one of N shards, 1/N to N/N, for `cxr merge`; auto reads it from the platform.",
 )
 @gallery_options
 @report_options
@@ -61,26 +61,27 @@ log = logging.getLogger(__name__)
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Score 50 films, write nothing, and say how long all would take and how much memory.",
+    help="Score 50 images, write nothing, and print the time and memory that all images need.",
 )
 @click.option(
     "--deadline-h",
     type=FiniteFloatRange(0, min_open=True),
     metavar="HOURS",
-    help="With --dry-run: say how many shards are done in so many hours.",
+    help="With --dry-run: print the number of shards that finish within this time.",
 )
 def score(
     report: bool,
     dry_run: bool,
     deadline_h: float | None,
-    drawing: ReportOptions,
-    gauges: MetricsFile,
+    report_options: ReportOptions,
+    metrics_file: MetricsFile,
     **options: Any,
 ) -> int:
-    """Score the X-rays in IMAGES: a folder, a bucket URL, a list of films or one film.
+    """Score chest X-rays for pneumonia; write rows and a report.
 
-    Every file ends in one row of predictions.csv. Exit codes: 0 all scored, 1 the run failed,
-    2 wrong usage, 3 finished but some files were not scored, 75 interrupted, try again.
+    IMAGES is a folder, a bucket URL, an image list or one image. Every file gets one row in
+    predictions.csv. Exit codes: 0 all scored, 1 the run failed, 2 wrong usage, 3 finished but some
+    files were not scored, 75 interrupted: retry.
     """
     from batch_scorer.engine.runner import run_score_job
     from batch_scorer.storage.lease import OutputLock
@@ -89,15 +90,17 @@ def score(
     if dry_run:
         return _print_forecast(job, deadline_h)
     if deadline_h:
-        raise click.UsageError("--deadline-h goes with --dry-run, which scores nothing.")
+        raise click.UsageError("--deadline-h requires --dry-run.")
     stop = GracefulStop()
-    with OutputLock(job.place, stop) as lock:
+    with OutputLock(job.own_output, stop) as lock:
         with ProgressReporter() as progress, stop:
             manifest = run_score_job(job, progress, stop, lock)
-        if not progress.told:
-            click.echo("New       nothing: every film has its row already")
-        code = _finish_run(job.place, manifest, drawing if report and not job.shard else None, lock)
-    gauges.tell(manifest)
+        if not progress.called:
+            click.echo("New       nothing: every image already has a row")
+        code = _finish_run(
+            job.own_output, manifest, report_options if report and not job.shard else None, lock
+        )
+    metrics_file.set_result(manifest)
     return code
 
 
@@ -108,7 +111,7 @@ def make_score_job(
     shard: str | None = None,
     **options: Any,
 ) -> ScoreJob:
-    """The job that the options of `model_options`, `scoring_options` and `gallery_options` name."""
+    """Create the job that the options of scoring, models and report images specify."""
     from batch_scorer.engine.score_job import ScoreJob
     from batch_scorer.imaging.deidentify import Deidentifier
     from batch_scorer.model.classifier import expand_model_names
@@ -123,25 +126,28 @@ def make_score_job(
 
 
 @cloup.command(epilog="Example: cxr merge out")
-@click.argument("output", metavar="FOLDER|URL")
+@click.argument("output")
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw the report.")
 @report_options
-def merge(output: str, report: bool, drawing: ReportOptions) -> int:
-    """Join the shards in OUTPUT, the place that was given to `cxr score --shard`.
+def merge(output: str, report: bool, report_options: ReportOptions) -> int:
+    """Merge the shards of `cxr score --shard` into one result.
 
-    The rows are those of a run without shards. A shard that is missing is named, and nothing is
-    written. Exit codes as for `cxr score`.
+    OUTPUT is the output that was given to `cxr score --shard`. The rows equal those of a run
+    without shards. Fails if a shard is missing, names it, and writes nothing. Exit codes as for
+    `cxr score`.
     """
     from batch_scorer.results.merge import merge_shards
     from batch_scorer.storage.lease import OutputLock
     from batch_scorer.storage.output import open_output
 
-    with OutputLock(place := open_output(output)) as lock:
-        return _finish_run(place, merge_shards(output, lock), drawing if report else None, lock)
+    with OutputLock(run_output := open_output(output)) as lock:
+        return _finish_run(
+            run_output, merge_shards(output, lock), report_options if report else None, lock
+        )
 
 
 def _print_forecast(job: ScoreJob, deadline_h: float | None) -> int:
-    """Say what a run would take."""
+    """Print the forecast of a run."""
     from batch_scorer.engine.dry_run import forecast_run, format_forecast
 
     click.echo(format_forecast(forecast_run(job), deadline_h, job.core_hour_price))
@@ -149,106 +155,110 @@ def _print_forecast(job: ScoreJob, deadline_h: float | None) -> int:
 
 
 def _finish_run(
-    place: Output, manifest: RunManifest, drawing: ReportOptions | None, lock: OutputLock
+    output: Output, manifest: RunManifest, report_options: ReportOptions | None, lock: OutputLock
 ) -> int:
-    """Say what came of a run, draw its report where that is asked for, choose the exit code."""
+    """Print a run's summary, draw its report if requested, and choose the exit code."""
     from batch_scorer.results.store import CSV_FILE
 
     print_summary(manifest)
-    click.echo(f"Rows      {place.url}/{CSV_FILE}")
-    if drawing:
+    click.echo(f"Rows      {output.url}/{CSV_FILE}")
+    if report_options:
         from batch_scorer.report.formats.draw import draw_missing_reports
 
-        for drawn in draw_missing_reports(place, drawing, lock):
-            click.echo(f"Report    {drawn}")
+        for path in draw_missing_reports(output, report_options, lock):
+            click.echo(f"Report    {path}")
     return EXIT_NOT_ALL_SCORED if manifest.not_scored else EXIT_OK
 
 
 class GracefulStop:
-    """Whether a signal asked to stop: the first lets the batch be finished, a second does not.
+    """Stop request by signal: the first one lets the batch finish, a second one does not.
 
-    Until the work asks for the first time there is no batch to finish: a signal ends it at once.
-    After the second one the process ends within a second, whatever a read or a thread waits for.
+    Before the work calls this for the first time there is no batch to finish, so a signal stops at
+    once. After a second signal the process ends within a second, even if a read or a thread blocks.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
-    LAST_S = 1.0
+    FORCED_EXIT_S = 1.0
 
     def __init__(self) -> None:
-        self._asked = self._begun = False
+        self._stop_requested = self._started = False
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+        self._before = {
+            number: signal.signal(number, self._handle_signal) for number in self.SIGNALS
+        }
         return self
 
     def __call__(self) -> bool:
-        """Whether it was asked."""
-        self._begun = True
-        return self._asked
+        """Return whether a stop was requested."""
+        self._started = True
+        return self._stop_requested
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop_requested:
             self._force_exit_soon()
-        at_once = self._asked or not self._begun
-        self._asked = True
+        at_once = self._stop_requested or not self._started
+        self._stop_requested = True
         if at_once:
             signal.default_int_handler(number, frame)
-        words = "\nFinishing this batch; once more stops at once."
+        message = "\nFinishing this batch. Interrupt again to stop at once."
         if logs_json():
-            words = format_event("stopping", "warning", {})
-        # Written whole and at once: a handler of signals may not wait for the log's lock.
-        os.write(sys.stderr.fileno(), f"{words}\n".encode())
+            message = format_event("stopping", "warning", {})
+        # One direct write: a signal handler must not wait for the log's lock.
+        os.write(sys.stderr.fileno(), f"{message}\n".encode())
 
     def _force_exit_soon(self) -> None:
-        """End the process, where the exception of the second signal has not done so by then."""
+        """Exit in a second, unless the second signal's exception has ended the process by then."""
         if not hasattr(signal, "setitimer"):  # Windows
             os._exit(EXIT_RETRY)
         signal.signal(signal.SIGALRM, lambda *_: os._exit(EXIT_RETRY))
-        signal.setitimer(signal.ITIMER_REAL, self.LAST_S)
+        signal.setitimer(signal.ITIMER_REAL, self.FORCED_EXIT_S)
 
 
 class ProgressReporter:
-    """A bar with rate and time left on a terminal, a line of the log now and then elsewhere."""
+    """Progress bar with rate and time left on a terminal; occasional log lines otherwise."""
 
-    LINE_EVERY_S = 30
-    RATE_AFTER_S = 1  # batches come in turns: of the first few no rate can be told
+    LOG_INTERVAL_S = 30
+    MIN_RATE_TIME_S = 1  # too few batches before that for a rate
 
     def __enter__(self) -> Self:
-        self.told = False
+        self.called = False
         self._bar: tqdm[Any] | None = None
         self._last_line = time.monotonic()
         self._first: tuple[int, float] | None = None
         return self
 
     def __call__(self, done: int, total: int) -> None:
-        """Show that so many of so many films are done."""
-        self.told = True
+        """Show how many of all images are done."""
+        self.called = True
         if logs_json():
             self._log(done, total)
         elif sys.stderr.isatty():
             if self._bar is None:
                 from tqdm import tqdm
 
-                self._bar = tqdm(total=total, unit="film", desc="Scoring", leave=False)
+                self._bar = tqdm(total=total, unit="image", desc="Scoring", leave=False)
             self._bar.update(done - self._bar.n)
-        elif done == total or time.monotonic() - self._last_line > self.LINE_EVERY_S:
+        elif done == total or time.monotonic() - self._last_line > self.LOG_INTERVAL_S:
             self._last_line = time.monotonic()
-            log.info("scored %d of %d films", done, total)
+            log.info("scored %d of %d images", done, total)
 
     def _log(self, done: int, total: int) -> None:
-        """One JSON line of the first batch, of the last one, and now and then between."""
+        """Log JSON progress for the first batch, the last one, and at intervals in between."""
         from batch_scorer.storage.filesystem import count_retries
 
         now = time.monotonic()
         first, since = self._first or (done, now)
-        if self._first and done < total and now - self._last_line < self.LINE_EVERY_S:
+        if self._first and done < total and now - self._last_line < self.LOG_INTERVAL_S:
             return
         self._first, self._last_line = (first, since), now
-        rate = round((done - first) / (now - since), 1) if now - since > self.RATE_AFTER_S else None
+        rate = (
+            round((done - first) / (now - since), 1) if now - since > self.MIN_RATE_TIME_S else None
+        )
         log_event(
             "progress", done=done, found=total, films_per_second=rate, retries=count_retries()
         )
@@ -259,7 +269,7 @@ class ProgressReporter:
 
 
 def print_summary(manifest: RunManifest) -> None:
-    """Say what came of a run."""
+    """Print the summary of a run."""
     from batch_scorer.results.usage import describe_cost
 
     click.echo(
@@ -269,27 +279,28 @@ def print_summary(manifest: RunManifest) -> None:
     )
     synthetic = " synthetic" if manifest.synthetic else ""
     click.echo(
-        f"Films     {manifest.scored}{synthetic} scored: {manifest.flagged} flagged, "
-        f"{manifest.not_flagged} clear"
-        + ("" if manifest.undecided is None else f", {manifest.undecided} uncertain")
+        f"Images    {manifest.scored}{synthetic} scored: {manifest.flagged} flagged, "
+        f"{manifest.not_flagged} not flagged"
+        + ("" if manifest.undecided is None else f", {manifest.undecided} undecided")
         + ("" if manifest.atypical is None else f", {manifest.atypical} atypical")
         + (f", {manifest.duplicates} copies" if manifest.duplicates else "")
     )
     if manifest.reused:
         click.echo(
             f"Reused    {manifest.reused} rows of an earlier run, "
-            f"{manifest.found - manifest.reused} scored in this one"
+            f"{manifest.found - manifest.reused} processed in this one"
         )
     names = " ".join(f"{model.name} {model.sha256[:12]}" for model in manifest.models)
-    rate = f", {manifest.images_per_second} films/s" if manifest.scored else ""
+    rate = f", {manifest.images_per_second} images/s" if manifest.scored else ""
     click.echo(f"Models    {names} on {manifest.provider}{rate}")
     if manifest.cost:
-        click.echo(f"Price     {describe_cost(manifest.cost, manifest.core_seconds)}")
+        click.echo(f"Cost      {describe_cost(manifest.cost, manifest.core_seconds)}")
     scores = " · ".join(
-        f"{part.model} accuracy {_format_metric(part, 'accuracy')} AUC {_format_metric(part, 'auc')}"
+        f"{part.model} accuracy {_format_metric(part, 'accuracy')} "
+        f"AUC {_format_metric(part, 'auc')}"
         for part in manifest.metrics
     )
-    click.echo(f"Labels    {manifest.labelled} films with a label{': ' if scores else ''}{scores}")
+    click.echo(f"Labels    {manifest.labelled} labelled images{': ' if scores else ''}{scores}")
 
 
 def _format_reasons(reasons: dict[str, int]) -> str:

@@ -1,14 +1,14 @@
-"""Films a second by stage, in one process, against the ceiling that the stages themselves set.
+"""Benchmark each stage of the scorer in one process, against the ceiling that the stages set.
 
-The stages are the scorer's own functions, on the same threads. They take turns, every second turn
-backwards, so that a busy machine slows all alike; what is told is the median over turns.
+The stages are the scorer's own functions on the same threads. They take turns, every second turn in
+reverse order, so that other load on the machine slows them equally. Results are medians over turns.
 
-Reading and decoding and the models share the cores. If all cores together decode ``d`` films a
-second, and the models judge ``i``, then no order of work can do more than
+Decoding and the models share the cores. If all cores together decode ``d`` images per second, and
+the models classify ``i``, then no schedule can exceed
 
     ceiling = 1 / (1 / d + 1 / i)
 
-films a second from end to end. On a GPU the two do not share: ceiling = min(d, i).
+images per second end to end. On a GPU the two do not compete: ceiling = min(d, i).
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
     from batch_scorer.storage.listing import ImageRef
 
     Batches = Iterator[int]
-    """The number of films in each batch, at the moment when it is done."""
+    """The number of images in each batch, yielded when the batch is done."""
 
 READ, DECODE, MODELS, END_TO_END = "read", "decode", "models", "end to end"
 WARM_UP_BATCHES = 2
 
 
 class StageSpeed(msgspec.Struct, frozen=True, rename={"images_per_second": "films_per_second"}):
-    """How fast one stage is alone, all threads at it.
+    """Speed of one stage, measured alone with all threads.
 
-    ``share`` of the ceiling is None where a stage is a part of what sets it. ``p50_ms`` and
-    ``p95_ms`` are milliseconds from one batch's end to the next one's.
+    ``share`` is the stage's share of the ceiling, None for a stage that sets the ceiling.
+    ``p50_ms`` and ``p95_ms`` are milliseconds from the end of one batch to the end of the next.
     """
 
     name: str
@@ -59,7 +59,7 @@ class StageSpeed(msgspec.Struct, frozen=True, rename={"images_per_second": "film
 
 
 class BenchmarkResult(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """What was measured, how, and on what. ``share`` is the median of each turn's own share."""
+    """Speeds and settings of one benchmark. ``share`` is the median over each turn's own share."""
 
     models: list[str]
     provider: str
@@ -77,53 +77,59 @@ class BenchmarkResult(msgspec.Struct, frozen=True, rename={"images": "films"}):
 
 @dataclass
 class _StageTimes:
-    """Of one stage: films a second of every turn, seconds of every batch."""
+    """Images per second of every turn and seconds of every batch, for one stage."""
 
     rates: list[float] = field(default_factory=list)
     batches_s: list[float] = field(default_factory=list)
 
 
-def run_benchmark(job: ScoreJob, films: int, turns: int) -> BenchmarkResult:
-    """Measure the stages of a job on a sample of its films. Nothing is written.
+def run_benchmark(job: ScoreJob, max_images: int, turns: int) -> BenchmarkResult:
+    """Measure the stages of a job on a sample of its images. Nothing is written.
 
     Args:
-        job: As for ``score_batch``; its output is not looked at.
-        films: The most to sample, evenly over the listing.
-        turns: How often each stage is measured, after one turn that is not counted.
+        job: The job, as for ``run_score_job``; its output is ignored.
+        max_images: Maximum number of images to sample, evenly over the listing.
+        turns: Number of measurements per stage, after one warm-up turn that is not counted.
 
     Raises:
         UsageError: None of the sampled files can be decoded.
         CxrError: The source or a model cannot be used.
     """
-    work, _ = prepare_sample(job, films)
-    with work.decoder:
-        return _measure(job, work, turns)
+    engine_job, _ = prepare_sample(job, max_images)
+    with engine_job.decoder:
+        return _measure(job, engine_job, turns)
 
 
-def _measure(job: ScoreJob, work: EngineJob, turns: int) -> BenchmarkResult:
-    decoded = _decode_all(work)
-    fresh = select_unseen(decoded, set())
-    if not fresh:
-        raise UsageError(f"None of {len(work.refs)} files sampled from {job.images} is a film.")
+def _measure(job: ScoreJob, engine_job: EngineJob, turns: int) -> BenchmarkResult:
+    decoded = _decode_all(engine_job)
+    unseen = select_unseen(decoded, set())
+    if not unseen:
+        raise UsageError(
+            f"Expected X-rays in {job.images}, found none in a sample of "
+            f"{len(engine_job.refs)} files.",
+            "Check that the files are images.",
+        )
     stages: dict[str, Callable[[], Batches]] = {
-        READ: lambda: _map_in_threads(work, work.refs, work.read),
-        DECODE: lambda: _map_in_threads(work, work.refs, lambda ref: decode_image(work, ref)),
-        MODELS: lambda: _run_models(work, fresh),
-        END_TO_END: lambda: (len(rows) for rows in score_batches(replace(work, known={}))),
+        READ: lambda: _map_in_threads(engine_job, engine_job.refs, engine_job.read),
+        DECODE: lambda: _map_in_threads(
+            engine_job, engine_job.refs, lambda ref: decode_image(engine_job, ref)
+        ),
+        MODELS: lambda: _run_models(engine_job, unseen),
+        END_TO_END: lambda: (len(rows) for rows in score_batches(replace(engine_job, known={}))),
     }
     times = _time_stages(stages, turns)
-    return _summarize(work, times, turns, sum(not film.pixels for film in decoded))
+    return _summarize(engine_job, times, turns, sum(not image.pixels for image in decoded))
 
 
-def prepare_sample(job: ScoreJob, films: int) -> tuple[EngineJob, int]:
-    """Models, warmed up, and a sample of the films, spread evenly over the listing.
+def prepare_sample(job: ScoreJob, max_images: int) -> tuple[EngineJob, int]:
+    """Load and warm up the models, and sample images evenly over the listing.
 
     Args:
-        job: What would be scored.
-        films: The most to sample.
+        job: The job to sample.
+        max_images: Maximum number of images to sample.
 
     Returns:
-        The work, and how many films the job has.
+        The engine job on the sample, and the number of images in the whole job.
 
     Raises:
         UsageError: The job's shard holds no file.
@@ -132,17 +138,20 @@ def prepare_sample(job: ScoreJob, films: int) -> tuple[EngineJob, int]:
     source = open_source(job.images, job.limit, job.access)
     refs = [ref for ref in source.refs if job.shard is None or job.shard.holds(ref.key)]
     if not refs:
-        raise UsageError(f"Shard {job.shard} of {source.url} holds no file.")
-    places = np.linspace(0, len(refs) - 1, min(films, len(refs))).round().astype(int)
+        raise UsageError(
+            f"Expected files in shard {job.shard} of {source.url}, found none.",
+            "Choose a smaller number of shards.",
+        )
+    indices = np.linspace(0, len(refs) - 1, min(max_images, len(refs))).round().astype(int)
     classifiers = load_models(job)
     for classifier in classifiers:
         side = classifier.card.size_px
         blank = np.zeros((job.batch_size, side, side, 1), np.uint8)
         for _ in range(WARM_UP_BATCHES):
             classifier.predict(blank)
-    work = EngineJob(
+    engine_job = EngineJob(
         source=source,
-        refs=[refs[place] for place in places],
+        refs=[refs[index] for index in indices],
         labels={},
         classifiers=classifiers,
         known={},
@@ -151,39 +160,39 @@ def prepare_sample(job: ScoreJob, films: int) -> tuple[EngineJob, int]:
         keep_atypical=job.keep_atypical,
         identifiers=job.identifiers,
     )
-    return work, len(refs)
+    return engine_job, len(refs)
 
 
 def _map_in_threads(
-    work: EngineJob, refs: Sequence[ImageRef], do: Callable[[ImageRef], Any]
+    job: EngineJob, refs: Sequence[ImageRef], function: Callable[[ImageRef], Any]
 ) -> Batches:
-    """Do something with every file, in as many threads as the scorer has."""
-    with ThreadPoolExecutor(work.threads) as pool:
-        done = pool.map(do, refs)
-        for start in range(0, len(refs), work.batch_size):
-            batch = refs[start : start + work.batch_size]
+    """Apply a function to every file, in as many threads as the scorer uses."""
+    with ThreadPoolExecutor(job.threads) as pool:
+        done = pool.map(function, refs)
+        for start in range(0, len(refs), job.batch_size):
+            batch = refs[start : start + job.batch_size]
             for _ in batch:
                 next(done)
             yield len(batch)
 
 
-def _decode_all(work: EngineJob) -> list[DecodedImage]:
-    with ThreadPoolExecutor(work.threads) as pool:
-        return list(pool.map(lambda ref: decode_image(work, ref), work.refs))
+def _decode_all(job: EngineJob) -> list[DecodedImage]:
+    with ThreadPoolExecutor(job.threads) as pool:
+        return list(pool.map(lambda ref: decode_image(job, ref), job.refs))
 
 
-def _run_models(work: EngineJob, films: list[DecodedImage]) -> Batches:
-    """Let the models judge decoded films, as many batches at a time as there are threads."""
+def _run_models(job: EngineJob, images: list[DecodedImage]) -> Batches:
+    """Run the models on decoded images, as many batches at a time as there are threads."""
     batches = [
-        films[start : start + work.batch_size] for start in range(0, len(films), work.batch_size)
+        images[start : start + job.batch_size] for start in range(0, len(images), job.batch_size)
     ]
-    with ThreadPoolExecutor(work.threads) as pool:
-        waiting = deque(
-            (len(batch), pool.submit(classify_images, batch, work.classifiers)) for batch in batches
+    with ThreadPoolExecutor(job.threads) as pool:
+        pending = deque(
+            (len(batch), pool.submit(classify_images, batch, job.classifiers)) for batch in batches
         )
-        while waiting:
-            size, answers = waiting.popleft()
-            answers.result()
+        while pending:
+            size, future = pending.popleft()
+            future.result()
             yield size
 
 
@@ -195,10 +204,10 @@ def _time_stages(stages: dict[str, Callable[[], Batches]], turns: int) -> dict[s
         for name, begin in order:
             start = since = time.perf_counter()
             done, seconds = 0, []
-            for films in begin():
+            for n_images in begin():
                 now = time.perf_counter()
                 seconds.append(now - since)
-                done, since = done + films, now
+                done, since = done + n_images, now
             if turn:
                 times[name].rates.append(done / (since - start))
                 times[name].batches_s += seconds
@@ -212,28 +221,28 @@ SHARED_FORMULA, SEPARATE_FORMULA = (
 
 
 def _compute_ceilings(formula: str, times: dict[str, _StageTimes]) -> list[float]:
-    """The ceiling of every turn, by that turn's own rates."""
+    """Compute the ceiling of every turn from that turn's own rates."""
     pairs = zip(times[DECODE].rates, times[MODELS].rates, strict=True)
     if formula == SEPARATE_FORMULA:
         return [min(pair) for pair in pairs]
-    return [1 / (1 / decode + 1 / judge) for decode, judge in pairs]
+    return [1 / (1 / decode + 1 / models) for decode, models in pairs]
 
 
 def _summarize(
-    work: EngineJob, times: dict[str, _StageTimes], turns: int, not_decoded: int
+    job: EngineJob, times: dict[str, _StageTimes], turns: int, not_decoded: int
 ) -> BenchmarkResult:
-    provider = work.classifiers[0].provider
+    provider = job.classifiers[0].provider
     formula = SEPARATE_FORMULA if provider == "cuda" else SHARED_FORMULA
     ceilings = _compute_ceilings(formula, times)
     share = _median([a / c for a, c in zip(times[END_TO_END].rates, ceilings, strict=True)])
     return BenchmarkResult(
-        models=[c.card.name for c in work.classifiers],
+        models=[c.card.name for c in job.classifiers],
         provider=provider,
-        images=len(work.refs),
+        images=len(job.refs),
         not_decoded=not_decoded,
         turns=turns,
-        threads=work.threads,
-        batch_size=work.batch_size,
+        threads=job.threads,
+        batch_size=job.batch_size,
         version=__version__,
         ceiling=_median(ceilings),
         formula=formula,

@@ -1,6 +1,7 @@
-"""How long a run would take, how much memory, and in how many shards it would be done in time.
+"""Forecast a run's time, memory, cost and the number of shards that meets a deadline.
 
-A few films, spread evenly over the listing, go through the scorer itself; the rest is division.
+A few images, sampled evenly over the listing, go through the real scorer; the rest is
+extrapolation.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ if TYPE_CHECKING:
 
 SAMPLE_SIZE = 50
 BYTES_PER_ROW = 3000
-"""Memory for each row until the tables are written; from what benchmarks/memory.py measured."""
+"""Memory per row until the tables are written, as measured by benchmarks/memory.py."""
 
 
 class Forecast(msgspec.Struct, frozen=True):
-    """What a run of ``images`` would need on a machine like this one.
+    """Estimated needs of a run of ``images`` on a machine like this one.
 
-    ``start_s`` is what every task spends before its first film, ``peak_bytes`` the most memory that
-    this process had while it probed, with that of the processes that decode for it, ``unscored`` the
-    probed files that were not scored, ``cores`` what this process may use, whether or not its
-    threads do.
+    ``unscored`` counts the sampled files that were not scored. ``start_s`` is the time that every
+    task needs before its first image. ``peak_bytes`` is the peak memory of this process and its
+    decoder processes while sampling. ``cores`` counts the cores available to this process, used or
+    not.
     """
 
     images: int
@@ -46,85 +47,87 @@ class Forecast(msgspec.Struct, frozen=True):
 
     @property
     def memory_bytes(self) -> int:
-        """The most memory that one task for all films would have."""
+        """Peak memory of one task that scores all images."""
         return self.peak_bytes + BYTES_PER_ROW * self.images
 
     @property
     def run_s(self) -> float:
-        """Seconds for all films in one task."""
+        """Seconds for all images in one task."""
         return self.start_s + self.images / self.images_per_second
 
     def count_shards(self, deadline_s: float) -> int:
-        """How many tasks, each on a machine like this one, end before a deadline.
+        """Count the tasks needed to finish before a deadline, each on a machine like this one.
 
         Args:
             deadline_s: Seconds from start to end.
 
         Raises:
-            UsageError: A task has not even started by then.
+            UsageError: The deadline is shorter than a task's start-up time.
         """
         if deadline_s <= self.start_s:
             raise UsageError(
-                f"A task takes {self.start_s:.1f} s to start: no number of shards is done in "
-                f"{deadline_s:.1f} s."
+                f"Expected a deadline longer than the start-up time of {self.start_s:.1f} s, "
+                f"found {deadline_s:.1f} s.",
+                "Allow more time: further shards cannot help.",
             )
         in_time = math.floor((deadline_s - self.start_s) * self.images_per_second)
         return max(1, math.ceil(self.images / max(1, in_time)))
 
 
 def forecast_run(job: ScoreJob) -> Forecast:
-    """Score some films of a job and forget the rows. Nothing is written.
+    """Score a sample of a job's images and discard the rows. Nothing is written.
 
     Args:
-        job: As for ``score_batch``; its output is not looked at.
+        job: The job, as for ``run_score_job``; its output is ignored.
 
     Raises:
         CxrError: The source or a model cannot be used.
     """
     begun = time.perf_counter()
-    work, films = prepare_sample(job, SAMPLE_SIZE)
+    engine_job, n_images = prepare_sample(job, SAMPLE_SIZE)
     started = time.perf_counter()
-    rows = [row for batch in score_locally(work) for row in batch]
+    rows = [row for batch in score_locally(engine_job) for row in batch]
     ended = time.perf_counter()
     return Forecast(
-        images=films,
+        images=n_images,
         sampled=len(rows),
         unscored=sum(row.status != "scored" for row in rows),
         images_per_second=len(rows) / (ended - started),
         start_s=started - begun,
-        threads=work.threads,
-        peak_bytes=peak_memory_bytes() + work.threads * work.usage.peak_memory_bytes,
-        cores=work.usage.cores,
+        threads=engine_job.threads,
+        peak_bytes=peak_memory_bytes() + engine_job.threads * engine_job.usage.peak_memory_bytes,
+        cores=engine_job.usage.cores,
     )
 
 
 def format_forecast(
-    forecast: Forecast, deadline_h: float | None, tariff: CoreHourPrice | None = None
+    forecast: Forecast, deadline_h: float | None, core_hour_price: CoreHourPrice | None = None
 ) -> str:
-    """The forecast as a few lines, and the shards for a deadline and the price where asked for."""
+    """Format a forecast as text, with shards for a deadline and the cost where requested."""
     lines = [
-        f"Probed    {forecast.sampled} of {forecast.images} films: "
-        f"{forecast.images_per_second:.1f} films/s with {forecast.threads} threads"
+        f"Sample    {forecast.sampled} of {forecast.images} images: "
+        f"{forecast.images_per_second:.1f} images/s with {forecast.threads} threads"
         + (f", {forecast.unscored} not scored" if forecast.unscored else ""),
-        f"Time      about {_format_duration(forecast.run_s)} for all of them on this machine",
+        f"Time      about {_format_duration(forecast.run_s)} for all images on this machine",
         f"Memory    about {forecast.memory_bytes / 1e6:.0f} MB",
     ]
     if deadline_h is not None:
         shards = forecast.count_shards(3600 * deadline_h)
         lines.append(
-            f"Shards    {shards} on machines like this one are done in "
-            f"{_format_duration(3600 * deadline_h)}: --shard 1/{shards} to --shard {shards}/{shards}"
+            f"Shards    {shards} on machines like this one finish within "
+            f"{_format_duration(3600 * deadline_h)}: "
+            f"--shard 1/{shards} to --shard {shards}/{shards}"
             if shards > 1
             else f"Shards    none needed for {_format_duration(3600 * deadline_h)}"
         )
     core_seconds = forecast.cores * forecast.run_s
-    if tariff and (price := tariff.compute_cost(core_seconds, forecast.images)):
-        lines.append(f"Price     about {describe_cost(price, core_seconds)}")
+    if core_hour_price and (cost := core_hour_price.compute_cost(core_seconds, forecast.images)):
+        lines.append(f"Cost      about {describe_cost(cost, core_seconds)}")
     return "\n".join(lines)
 
 
 def _format_duration(seconds: float) -> str:
-    if seconds < 100:  # noqa: PLR2004 - tells seconds where minutes would be coarse
+    if seconds < 100:  # noqa: PLR2004 - below this, minutes would be too coarse
         return f"{math.ceil(seconds)} s"
     hours, minutes = divmod(math.ceil(seconds / 60), 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

@@ -1,7 +1,7 @@
-"""The engine of one machine: as many threads as cores, each decoding a film or judging a batch.
+"""Score images in this process, with one thread per core that decodes images and runs models.
 
-No thread waits for another's share of an inference, and none is one too many: a session has no
-threads of its own. While some threads judge a batch, the others read and decode what comes after.
+Each ONNX Runtime session runs single-threaded, so the threads never compete for cores. While some
+threads run the models on a batch, the others read and decode the next batches.
 """
 
 from __future__ import annotations
@@ -41,19 +41,18 @@ if TYPE_CHECKING:
     from batch_scorer.storage.source import Source
 
 PREFETCH_BATCHES = 4
-"""Decoded batches that may wait for the models; bounds the memory."""
+"""Maximum number of decoded batches that wait for the models; bounds the memory."""
 
 
 @dataclass(frozen=True)
 class EngineJob:
-    """What an engine has to do: turn each of ``refs`` into one row.
+    """Work for an engine: turn each of ``refs`` into one row.
 
-    ``known`` holds rows by content hash, of films that were scored before: what has the same
-    content takes their answers and is not decoded. An engine may add to it. ``usage`` counts what
-    the engine spends. ``suspects`` are keys of images that may have ended an earlier run: of
-    whatever kind, they are decoded in processes of their own by ``decoder``, which whoever makes
-    the work closes at its end. ``report_images`` keeps what the report
-    may show.
+    ``known`` maps content hashes to rows of images that were scored before; an image with the same
+    content copies their scores and is not decoded. An engine may add to it. ``usage`` counts what
+    the engine consumes. ``suspects`` are keys of images that may have killed an earlier run:
+    whatever their format, they are decoded in separate processes by ``decoder``. The caller that
+    creates the job closes the decoder. ``report_images`` keeps images that the report may show.
     """
 
     source: Source
@@ -71,7 +70,7 @@ class EngineJob:
     report_images: ReportImages | None = None
 
     def read(self, ref: ImageRef) -> bytes:
-        """Read one whole film, as `Source.read` does."""
+        """Read one whole image, as `Source.read` does."""
         with self.usage.timing(READ):
             data = self.source.read(ref)
         self.usage.count_bytes(len(data))
@@ -79,48 +78,48 @@ class EngineJob:
 
     @property
     def sizes_px(self) -> list[int]:
-        """Sides of the squares that the models and the report want of an image."""
+        """Side lengths in pixels of the squares that the models and the report need."""
         report_px = self.report_images.sizes_px if self.report_images else frozenset()
         return sorted({c.card.size_px for c in self.classifiers} | report_px)
 
-    def classify(self, films: list[DecodedImage]) -> list[Predictions]:
-        """What each model says of decoded films, as `classify_films` does."""
+    def classify(self, images: list[DecodedImage]) -> list[Predictions]:
+        """Run each model on decoded images, as `classify_images` does."""
         with self.usage.timing(CLASSIFY):
-            return classify_images(films, self.classifiers)
+            return classify_images(images, self.classifiers)
 
 
-def score_locally(work: EngineJob) -> Generator[list[Score]]:
-    """Rows in the order of the films, a batch at a time, each as soon as its turn has come.
+def score_locally(job: EngineJob) -> Generator[list[Score]]:
+    """Yield rows in the order of the images, one batch at a time, as soon as each is ready.
 
-    The processes that decode are ended with it.
+    The decoder processes end with the generator.
     """
     with Decoder() as decoder:
-        yield from score_batches(replace(work, decoder=decoder))
+        yield from score_batches(replace(job, decoder=decoder))
 
 
-def score_batches(work: EngineJob) -> Generator[list[Score]]:
-    """Rows as of ``score_locally``; the work's decoder stays open for more."""
-    seen = set(work.known)
-    under_way: deque[_PendingBatch] = deque()
-    with ThreadPoolExecutor(work.threads, thread_name_prefix="cxr") as pool:
-        films = _prefetch_decoded(work, pool)
+def score_batches(job: EngineJob) -> Generator[list[Score]]:
+    """Yield rows as ``score_locally`` does, but leave the job's decoder open."""
+    seen = set(job.known)
+    pending: deque[_PendingBatch] = deque()
+    with ThreadPoolExecutor(job.threads, thread_name_prefix="cxr") as pool:
+        decoded = _prefetch_decoded(job, pool)
         try:
-            while batch := list(islice(films, work.batch_size)):
-                fresh = select_unseen(batch, seen)
-                answers = pool.submit(work.classify, fresh) if fresh else None
-                under_way.append(_PendingBatch(batch, fresh, answers))
-                while len(under_way) > work.threads or (under_way and under_way[0].is_done):
-                    yield under_way.popleft().make_rows(work)
-            while under_way:
-                yield under_way.popleft().make_rows(work)
+            while batch := list(islice(decoded, job.batch_size)):
+                unseen = select_unseen(batch, seen)
+                future = pool.submit(job.classify, unseen) if unseen else None
+                pending.append(_PendingBatch(batch, unseen, future))
+                while len(pending) > job.threads or (pending and pending[0].is_done):
+                    yield pending.popleft().make_rows(job)
+            while pending:
+                yield pending.popleft().make_rows(job)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            work.usage.record_peak_memory(work.decoder.peak_memory_bytes)
+            job.usage.record_peak_memory(job.decoder.peak_memory_bytes)
 
 
 @dataclass(frozen=True)
 class _PendingBatch:
-    """A decoded batch that the models may still be working on."""
+    """A decoded batch that the models may still be classifying."""
 
     images: list[DecodedImage]
     unseen: list[DecodedImage]
@@ -128,59 +127,57 @@ class _PendingBatch:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is waited for."""
+        """True if the predictions are ready."""
         return self.predictions is None or self.predictions.done()
 
-    def make_rows(self, work: EngineJob) -> list[Score]:
-        """Wait for the models, and write the rows."""
-        judged = Batch(
+    def make_rows(self, job: EngineJob) -> list[Score]:
+        """Wait for the models, then make the rows."""
+        batch = Batch(
             self.images, self.unseen, self.predictions.result() if self.predictions else []
         )
-        return list(
-            make_rows(judged, work.classifiers, work.known, keep_atypical=work.keep_atypical)
-        )
+        return list(make_rows(batch, job.classifiers, job.known, keep_atypical=job.keep_atypical))
 
 
 def decode_image(
-    work: EngineJob, ref: ImageRef, read: Callable[[], bytes] | None = None
+    job: EngineJob, ref: ImageRef, read: Callable[[], bytes] | None = None
 ) -> DecodedImage:
-    """Read one file and make it ready for the models. What is wrong with it stands in its row.
+    """Read and decode one file. A problem with it becomes part of its row, not an exception.
 
     Args:
-        work: Where it lies, and what the models want.
+        job: The job, with the source and the sizes that the models need.
         ref: The file.
-        read: Gives its bytes, where reading them has begun before.
+        read: Returns the file's bytes if reading has already started; reads the file by default.
     """
     row = Score(
         image=ref.key,
         status="scored",
-        label=work.labels.get(ref.key, ""),
-        patient=work.identifiers.apply_to_patient_id(parse_patient(ref.key)),
+        label=job.labels.get(ref.key, ""),
+        patient=job.identifiers.apply_to_patient_id(parse_patient(ref.key)),
         stamp=ref.stamp,
     )
     try:
-        data = read() if read else work.read(ref)
-        with work.usage.timing(DECODE):
+        data = read() if read else job.read(ref)
+        with job.usage.timing(DECODE):
             row = msgspec.structs.replace(row, sha256=hashlib.sha256(data).hexdigest())
-            first = work.known.get(row.sha256)
+            first = job.known.get(row.sha256)
             if first and first.reason == DecoderKilled.code:  # not even its header is safe
                 return DecodedImage(row)
-            known = row.sha256 in work.known
-            sizes_px = () if known else work.sizes_px
-            content = work.decoder.read(data, sizes_px, isolated=ref.key in work.suspects)
-            patient, study = work.identifiers.apply(content.patient_id, content.study_uid)
+            known = row.sha256 in job.known
+            sizes_px = () if known else job.sizes_px
+            content = job.decoder.read(data, sizes_px, isolated=ref.key in job.suspects)
+            patient, study = job.identifiers.apply(content.patient_id, content.study_uid)
             row = msgspec.structs.replace(row, patient=patient or row.patient, study=study)
-    except ImageError as exc:  # it cannot be read
+    except ImageError as exc:  # the file could not be read
         return DecodedImage(_mark_unscored(row, exc))
     if content.error:
         row = _mark_unscored(row, content.error)
         if row.reason == DecoderKilled.code:
-            work.known.setdefault(row.sha256, row)
+            job.known.setdefault(row.sha256, row)
         return DecodedImage(row)
     if known:
         return DecodedImage(row)
-    if work.report_images:
-        work.report_images.keep(row.sha256, content)
+    if job.report_images:
+        job.report_images.keep(row.sha256, content)
     row = msgspec.structs.replace(row, width_px=content.width_px, height_px=content.height_px)
     return DecodedImage(row, content.pixels)
 
@@ -191,14 +188,14 @@ def _mark_unscored(row: Score, problem: ImageError) -> Score:
     )
 
 
-def _prefetch_decoded(work: EngineJob, pool: ThreadPoolExecutor) -> Iterator[DecodedImage]:
+def _prefetch_decoded(job: EngineJob, pool: ThreadPoolExecutor) -> Iterator[DecodedImage]:
     """Read and decode in threads, in order, at most a few batches ahead of the models."""
-    with closing(read_ahead(work.source, work.refs, work.read)) as films:
-        waiting = deque(
-            pool.submit(decode_image, work, *film)
-            for film in islice(films, PREFETCH_BATCHES * work.batch_size)
+    with closing(read_ahead(job.source, job.refs, job.read)) as reads:
+        pending = deque(
+            pool.submit(decode_image, job, *image)
+            for image in islice(reads, PREFETCH_BATCHES * job.batch_size)
         )
-        while waiting:
-            decoded = waiting.popleft().result()
-            waiting.extend(pool.submit(decode_image, work, *film) for film in islice(films, 1))
+        while pending:
+            decoded = pending.popleft().result()
+            pending.extend(pool.submit(decode_image, job, *image) for image in islice(reads, 1))
             yield decoded

@@ -1,4 +1,4 @@
-"""What the models make of a batch of decoded films: one row each."""
+"""Classify a batch of decoded images and make one row for each."""
 
 from __future__ import annotations
 
@@ -24,38 +24,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """One file after decoding: a row, and pixels for each input size where it must be judged."""
+    """A file's row after decoding, and its pixels if it must be classified.
+
+    ``pixels`` maps input sizes S to uint8 arrays (S, S).
+    """
 
     row: Score
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
 
-def select_unseen(films: list[DecodedImage], seen: set[str]) -> list[DecodedImage]:
-    """The films of a batch that the models must look at: the first one of each content.
+def select_unseen(images: list[DecodedImage], seen: set[str]) -> list[DecodedImage]:
+    """Select the images of a batch that the models must classify: the first of each content.
 
     Args:
-        films: The batch.
-        seen: Content hashes of films that were chosen before; grows by the new ones.
+        images: The batch.
+        seen: Content hashes that were selected before; the new ones are added.
     """
-    fresh = []
-    for film in films:
-        if film.pixels and film.row.sha256 not in seen:
-            seen.add(film.row.sha256)
-            fresh.append(film)
-    return fresh
+    unseen = []
+    for image in images:
+        if image.pixels and image.row.sha256 not in seen:
+            seen.add(image.row.sha256)
+            unseen.append(image)
+    return unseen
 
 
-def classify_images(films: list[DecodedImage], classifiers: list[Classifier]) -> list[Predictions]:
-    """What each model says of films that all have pixels. Several threads may call it at once."""
+def classify_images(images: list[DecodedImage], classifiers: list[Classifier]) -> list[Predictions]:
+    """Run each model on images that all have pixels. Thread-safe."""
     return [
-        c.predict(np.stack([film.pixels[c.card.size_px] for film in films])[..., None])
+        c.predict(np.stack([image.pixels[c.card.size_px] for image in images])[..., None])
         for c in classifiers
     ]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch: its films, those that the models looked at, and what each model said of them."""
+    """A batch: all its images, those that the models classified, and each model's predictions."""
 
     images: list[DecodedImage]
     unseen: list[DecodedImage]
@@ -63,60 +66,60 @@ class Batch:
 
 
 def make_rows(
-    judged: Batch, classifiers: list[Classifier], known: dict[str, Score], *, keep_atypical: bool
+    batch: Batch, classifiers: list[Classifier], known: dict[str, Score], *, keep_atypical: bool
 ) -> Iterator[Score]:
-    """Rows of one batch, in its order. A byte-identical copy takes the answers of the first.
+    """Yield the rows of one batch in its order; byte-identical copies get the same scores.
 
     Args:
-        judged: The batch; batches are settled in the order in which their fresh films were chosen.
-        classifiers: The first one decides.
-        known: Rows of films that were judged before, by content hash; grows by the new ones.
-        keep_atypical: Score also what looks like no film that the first model knows.
+        batch: The batch. Batches must come in the order in which their images were selected.
+        classifiers: The models; the first one decides.
+        known: Rows of images that were classified before, by content hash; the new ones are added.
+        keep_atypical: Also score images that the first model would reject as atypical.
     """
-    for place, film in enumerate(judged.unseen):
-        row = _add_intensity_stats(film, classifiers[0].card.size_px)
+    for index, image in enumerate(batch.unseen):
+        row = _add_intensity_stats(image, classifiers[0].card.size_px)
         try:
-            for classifier, answers in zip(classifiers, judged.predictions, strict=True):
-                _check_predictions(classifier.card.name, answers, place)
+            for classifier, predictions in zip(classifiers, batch.predictions, strict=True):
+                _check_predictions(classifier.card.name, predictions, index)
         except ModelOutputInvalid as exc:
-            row = _mark_unscored(film.row, exc)
+            row = _mark_unscored(image.row, exc)
         else:
-            row = _add_typicality(row, classifiers[0].card, judged.predictions[0], place)
+            row = _add_typicality(row, classifiers[0].card, batch.predictions[0], index)
             if row.status == "scored" or keep_atypical:
-                row = _add_scores(row, classifiers, judged.predictions, place)
+                row = _add_scores(row, classifiers, batch.predictions, index)
         known[row.sha256] = row
-    for film in judged.images:
-        first = known.get(film.row.sha256)
-        yield film.row if first is None else copy_scores(film.row, first)
+    for image in batch.images:
+        first = known.get(image.row.sha256)
+        yield image.row if first is None else copy_scores(image.row, first)
 
 
-def _add_intensity_stats(film: DecodedImage, size_px: int) -> Score:
-    pixels = film.pixels[size_px]
+def _add_intensity_stats(image: DecodedImage, size_px: int) -> Score:
+    pixels = image.pixels[size_px]
     return msgspec.structs.replace(
-        film.row, brightness=float(pixels.mean()), contrast=float(pixels.std())
+        image.row, brightness=float(pixels.mean()), contrast=float(pixels.std())
     )
 
 
-def _check_predictions(model: str, answers: Predictions, place: int) -> None:
-    """Refuse what no model may give for an image, whether or not its row would hold it.
+def _check_predictions(model: str, predictions: Predictions, index: int) -> None:
+    """Refuse predictions that are impossible for an image, even those that its row would not hold.
 
     Raises:
-        ModelOutputInvalid: A probability is no number from 0 to 1, or an atypicality or a place of
-            the evidence map is no finite number.
+        ModelOutputInvalid: A probability is not a number from 0 to 1, or an atypicality or a value
+            of the evidence map is not finite.
     """
     for name in ("probability", "viral", "atypicality", "evidence"):
-        if (values := getattr(answers, name)) is None:
+        if (values := getattr(predictions, name)) is None:
             continue
-        given = np.atleast_1d(values[place])
-        expected, valid = "a finite number", np.isfinite(given)
+        found = np.atleast_1d(values[index])
+        expected, valid = "a finite number", np.isfinite(found)
         if name in {"probability", "viral"}:
             expected = "a number from 0 to 1"
-            valid = (given >= -PROBABILITY_TOLERANCE) & (given <= 1 + PROBABILITY_TOLERANCE)
+            valid = (found >= -PROBABILITY_TOLERANCE) & (found <= 1 + PROBABILITY_TOLERANCE)
         if not valid.all():
             raise ModelOutputInvalid(
                 f"Expected {expected} as {name} from the model {model}, "
-                f"found {given[~valid][0]:g}.",
-                "Score the image with another model, and tell whoever made this one.",
+                f"found {found[~valid][0]:g}.",
+                "Score the image with another model, and report this to the model's author.",
             )
 
 
@@ -124,34 +127,34 @@ def _mark_unscored(row: Score, error: ImageError) -> Score:
     return msgspec.structs.replace(row, status=error.status, reason=error.code, detail=str(error))
 
 
-def _add_typicality(row: Score, card: ModelCard, answers: Predictions, place: int) -> Score:
-    """Say how much the film looks like the training films; reject it where that is not at all."""
-    known = card.typicality
-    if known is None or answers.atypicality is None:
+def _add_typicality(row: Score, card: ModelCard, predictions: Predictions, index: int) -> Score:
+    """Add the typicality to a row; reject an image that looks unlike any training image."""
+    detector = card.typicality
+    if detector is None or predictions.atypicality is None:
         return row
-    strange = float(answers.atypicality[place])
-    if strange <= known.reject_above:
+    atypicality = float(predictions.atypicality[index])
+    if atypicality <= detector.reject_above:
         return msgspec.structs.replace(
             row,
-            typicality=known.compute_typicality(strange),
-            atypical=strange > known.flag_above,
+            typicality=detector.compute_typicality(atypicality),
+            atypical=atypicality > detector.flag_above,
         )
-    refusal = NotRadiograph(
-        "Expected an upright frontal chest film like those that the model knows, found an image "
-        "that is unlike them.",
-        "Look for a photo, a page, a side view, or a film that is inverted, turned or bordered; "
-        "--keep-atypical scores it all the same.",
+    error = NotRadiograph(
+        "Expected an upright frontal chest X-ray like the training images, found an image that "
+        "is unlike them.",
+        "Check for a photo, a page, a side view, or an X-ray that is inverted, rotated or "
+        "bordered. Use --keep-atypical to score it anyway.",
     )
-    return msgspec.structs.replace(_mark_unscored(row, refusal), typicality=0.0, atypical=True)
+    return msgspec.structs.replace(_mark_unscored(row, error), typicality=0.0, atypical=True)
 
 
 def _add_scores(
-    row: Score, classifiers: list[Classifier], answers: list[Predictions], place: int
+    row: Score, classifiers: list[Classifier], predictions: list[Predictions], index: int
 ) -> Score:
-    probabilities = [_clip_probability(found.probability[place]) for found in answers]
+    probabilities = [_clip_probability(prediction.probability[index]) for prediction in predictions]
     band = classifiers[0].card.band
     flags = [p >= c.card.threshold.value for p, c in zip(probabilities, classifiers, strict=True)]
-    viral = answers[0].viral
+    viral = predictions[0].viral
     return msgspec.structs.replace(
         row,
         status="scored",
@@ -160,19 +163,19 @@ def _add_scores(
         probabilities=tuple(probabilities),
         prediction=CLASSES[flags[0]],
         undecided=band.contains(probabilities[0]) if band else None,
-        viral=None if viral is None else _clip_probability(viral[place]),
+        viral=None if viral is None else _clip_probability(viral[index]),
         agreement=flags.count(flags[0]) / len(flags),
         spread=max(probabilities) - min(probabilities) if len(probabilities) > 1 else None,
     )
 
 
 def _clip_probability(probability: np.float32) -> float:
-    """A probability without what rounding put it above 1 or below 0."""
+    """Clip a probability to 0..1, which float32 rounding may exceed slightly."""
     return min(1.0, max(0.0, float(probability)))
 
 
 def copy_scores(row: Score, first: Score) -> Score:
-    """The row of a file that has the same bytes as one that was judged before, or is that one."""
+    """Copy the scores of a byte-identical image into a row, unless the row is that image's own."""
     own = {name: getattr(row, name) for name in _FILE_FIELDS} | {"duplicate_of": ""}
     if all(getattr(first, name) == value for name, value in own.items()):
         return first
@@ -180,4 +183,4 @@ def copy_scores(row: Score, first: Score) -> Score:
 
 
 _FILE_FIELDS = ("image", "label", "patient", "stamp")
-"""What a row says of the file itself, not of its content."""
+"""Fields of a row that describe the file itself, not its content."""

@@ -1,4 +1,4 @@
-"""Read films ahead of their decoding: from a bucket many at once, because waiting needs no core."""
+"""Read images ahead of decoding, many at once from remote storage, where waiting needs no core."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ if TYPE_CHECKING:
     from batch_scorer.storage.source import Source
 
 MAX_UNDECODED_PER_READER = 2
-"""Films whose bytes may be on their way or wait to be decoded; bounds the memory."""
+"""Maximum number of images per reader that are being read or wait for decoding; bounds the memory.
+"""
 
 
 def read_ahead(
     source: Source, refs: Iterable[ImageRef], read: Callable[[ImageRef], bytes] | None = None
 ) -> Generator[tuple[ImageRef, Callable[[], bytes]]]:
-    """Each film, in order, with a call that gives its bytes, to be made exactly once.
+    """Yield each image in order, with a call that returns its bytes and must be made exactly once.
 
-    From disk the call itself reads. From elsewhere reading has begun before; where too many films
-    wait for their call, the next one is held back until a call was made.
+    From a local disk, the call itself reads. From remote storage, reading starts before the call;
+    when too many images wait for their call, the next read waits too.
 
     Args:
-        source: Where the films lie.
-        refs: The films.
-        read: Reads one whole film, and raises what `Source.read` does; by default that itself.
+        source: The source of the images.
+        refs: The images.
+        read: Reads one whole image and raises the errors of `Source.read`, which is the default.
     """
     read = read or source.read
     if not source.readers:
         for ref in refs:
             yield ref, partial(read, ref)
         return
-    places = BoundedSemaphore(MAX_UNDECODED_PER_READER * source.readers)
+    slots = BoundedSemaphore(MAX_UNDECODED_PER_READER * source.readers)
     pool = ThreadPoolExecutor(source.readers, thread_name_prefix="read")
-    given_up = True
+    cancelled = True
     try:
         for ref in refs:
-            places.acquire()
-            yield ref, partial(_take_result, pool.submit(read, ref), places)
-        given_up = False
+            slots.acquire()
+            yield ref, partial(_take_result, pool.submit(read, ref), slots)
+        cancelled = False
     finally:
-        pool.shutdown(wait=False, cancel_futures=given_up)
+        pool.shutdown(wait=False, cancel_futures=cancelled)
 
 
-def _take_result(coming: Future[bytes], places: BoundedSemaphore) -> bytes:
+def _take_result(future: Future[bytes], slots: BoundedSemaphore) -> bytes:
     try:
-        return coming.result()
+        return future.result()
     finally:
-        places.release()
+        slots.release()

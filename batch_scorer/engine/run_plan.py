@@ -1,4 +1,4 @@
-"""Plan a run: list its images, and reuse the rows of earlier runs by the same method."""
+"""Plan a run: list its images, and reuse the rows of earlier runs with the same configuration."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from batch_scorer.imaging.decode import DECODE_VERSION
 from batch_scorer.imaging.file_names import parse_patient
 from batch_scorer.model.classifier import find_model_file, hash_model_file
 from batch_scorer.results import store
-from batch_scorer.results.checkpoint import CHECKPOINT_FOLDER as JOURNAL_FOLDER
-from batch_scorer.results.checkpoint import Checkpoint
+from batch_scorer.results.checkpoint import CHECKPOINT_FOLDER, Checkpoint
 from batch_scorer.results.claim import check_claimable
 from batch_scorer.results.commit import mark_duplicates
 from batch_scorer.storage.output import open_output
@@ -35,10 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is there to do, and what is done: ``rows`` of films that are still as they were.
+    """A run's remaining work, and the reusable ``rows`` of images that have not changed.
 
-    ``outputs`` are to be claimed, each with what an older version left there; the last one is the
-    job's own. ``models`` are the hashes of the files that ``config_hash`` stands for.
+    ``outputs`` are the outputs to claim, each with the record of unrecorded files that an older
+    version left; the last one is the job's own. ``models`` are the SHA-256 hashes of the model
+    files, which are part of ``config_hash``. ``selected`` counts the images of all shards.
     """
 
     outputs: list[tuple[Output, OwnershipRecord]]
@@ -54,42 +54,51 @@ class RunPlan:
 
     @property
     def output(self) -> Output:
-        """Where the job's own results go."""
+        """Output for the job's own results."""
         return self.outputs[-1][0]
 
 
 def plan_run(job: ScoreJob) -> RunPlan:
-    """Find what the job is to do and what is done, and write nothing."""
-    output = job.place
+    """Plan a job: find its images and the rows that it can reuse. Nothing is written."""
+    output = job.own_output
     source = open_source(job.images, job.limit, job.access)
-    whole = open_output(job.output)
-    check_no_overlap(job.images, whole, source)
+    whole_output = open_output(job.output)
+    check_no_overlap(job.images, whole_output, source)
     outputs = [
-        (place, check_claimable(place)) for place in ([whole, output] if job.shard else [output])
+        (claimed, check_claimable(claimed))
+        for claimed in ([whole_output, output] if job.shard else [output])
     ]
     labels = read_labels(job.labels, source)
-    taken = len(source.refs)
+    selected = len(source.refs)
     if job.shard:
         source = replace(source, refs=tuple(r for r in source.refs if job.shard.holds(r.key)))
     models = _hash_models(job)
     config_hash = _hash_config(job, models)
     plan = RunPlan(
-        outputs, source, labels, taken, models, config_hash, Checkpoint(output, config_hash), {}, []
+        outputs,
+        source,
+        labels,
+        selected,
+        models,
+        config_hash,
+        Checkpoint(output, config_hash),
+        {},
+        [],
     )
     return refresh_plan(job, plan)
 
 
 def refresh_plan(job: ScoreJob, plan: RunPlan) -> RunPlan:
-    """The plan with the rows that are settled by now."""
+    """Update a plan with the rows that exist by now."""
     found = _find_earlier_rows(
         (*job.earlier_outputs, plan.output), plan.config_hash, len(job.models)
     )
-    settled = {key: _deidentify_patient(row, job.identifiers) for key, row in found.items()}
-    return replace(plan, earlier_rows=settled, rows=_reuse_rows(plan.source, plan.labels, settled))
+    earlier = {key: _deidentify_patient(row, job.identifiers) for key, row in found.items()}
+    return replace(plan, earlier_rows=earlier, rows=_reuse_rows(plan.source, plan.labels, earlier))
 
 
 def config_hash(job: ScoreJob) -> str:
-    """A short hash of all that decides an answer apart from the film."""
+    """Return a short hash of everything that decides a score except the image."""
     return _hash_config(job, _hash_models(job))
 
 
@@ -107,43 +116,47 @@ def _hash_config(job: ScoreJob, models: list[str]) -> str:
     return hashlib.sha256(msgspec.json.encode(deciding, order="sorted")).hexdigest()[:16]
 
 
-def _find_earlier_rows(places: Sequence[Output], config_hash: str, models: int) -> dict[str, Score]:
-    """Rows of earlier runs by the same method, by image; a later place's before an earlier one's.
+def _find_earlier_rows(
+    outputs: Sequence[Output], config_hash: str, n_models: int
+) -> dict[str, Score]:
+    """Read the rows of earlier runs with this configuration, by image; later outputs win.
 
-    What failed is tried again, but for an image that killed its decoder twice.
+    Failed images are tried again, except those that killed the decoder.
     """
-    rows = [row for place in places for row in _read_rows(place, config_hash, models)]
+    rows = [row for output in outputs for row in _read_rows(output, config_hash, n_models)]
     kept = [row for row in rows if row.status != "failed" or row.reason == DecoderKilled.code]
     return {row.image: row for row in kept}
 
 
-def _read_rows(place: Output, config_hash: str, models: int) -> list[Score]:
-    """The rows of a run by this method, finished or under way.
+def _read_rows(output: Output, config_hash: str, n_models: int) -> list[Score]:
+    """Read the rows of a run with this configuration, finished or in progress.
 
     Raises:
-        LedgerError: They cannot be read, or are not by so many models.
+        OutputError: The rows cannot be read, or are not from this number of models.
     """
-    rows = [*store.read_rows(place, config_hash), *Checkpoint(place, config_hash).read()]
-    if all(row.is_complete(models) for row in rows):
+    rows = [*store.read_rows(output, config_hash), *Checkpoint(output, config_hash).read()]
+    if all(row.is_complete(n_models) for row in rows):
         return rows
     raise OutputError(
-        f"Expected rows with {models} answers for each scored film in {place.url}, found others.",
-        f"Remove {store.PARQUET_FILE} and the folder {JOURNAL_FOLDER} to score all films anew.",
+        f"Expected {n_models} probabilities for each scored image in {output.url}, "
+        "found a different number.",
+        f"Remove {store.PARQUET_FILE} and the folder {CHECKPOINT_FOLDER} to score all images "
+        "again.",
     )
 
 
 def _deidentify_patient(row: Score, identifiers: Deidentifier) -> Score:
-    """Treat the patient number of a file's name as it is asked for: older versions left it."""
+    """De-identify a patient number that an older version copied from the file name."""
     if row.patient and row.patient == parse_patient(row.image):
         return msgspec.structs.replace(row, patient=identifiers.apply_to_patient_id(row.patient))
     return row
 
 
-def _reuse_rows(source: Source, labels: dict[str, str], settled: dict[str, Score]) -> list[Score]:
-    """The settled rows of the films that are still the same, as their stamps say."""
+def _reuse_rows(source: Source, labels: dict[str, str], earlier: dict[str, Score]) -> list[Score]:
+    """Select the rows of images whose stamps have not changed, with their current labels."""
     rows = []
     for ref in source.refs:
-        row = settled.get(ref.key)
+        row = earlier.get(ref.key)
         if row and ref.stamp and row.stamp == ref.stamp:
             label = labels.get(ref.key, "")
             rows.append(msgspec.structs.replace(row, label=label))
@@ -151,12 +164,12 @@ def _reuse_rows(source: Source, labels: dict[str, str], settled: dict[str, Score
 
 
 def find_finished_run(job: ScoreJob, plan: RunPlan) -> RunManifest | None:
-    """The finished run that this job would only repeat, if there is one."""
+    """Find a finished run that this job would only repeat."""
     source, rows = plan.source, plan.rows
     old = store.read_manifest(plan.output) if len(rows) == len(source.refs) else None
     if old is None:
         return None
-    asked = (
+    requested = (
         plan.config_hash,
         source.url,
         redact_url(job.labels),
@@ -164,12 +177,12 @@ def find_finished_run(job: ScoreJob, plan: RunPlan) -> RunManifest | None:
         source.hidden,
         len(rows),
     )
-    if asked != (old.config_hash, old.source, old.labels, old.listed, old.hidden, old.found):
+    if requested != (old.config_hash, old.source, old.labels, old.listed, old.hidden, old.found):
         return None
     if job.gallery != msgspec.structs.replace(old.gallery, maps={}, no_maps_reason=""):
         return None
     try:
         old_rows = store.read_run(plan.output).rows
-    except OutputError:  # its rows are not those that it wrote: they are put in place again
+    except OutputError:  # its rows were changed since: write them again
         return None
     return old if old_rows == mark_duplicates(rows) else None

@@ -1,8 +1,9 @@
-"""score_batch(job): the one loop. source -> decode -> classify -> record.
+"""The one scoring loop: source -> decode -> classify -> record.
 
-What was settled before is taken over; the rest goes through an engine, batch by batch, each batch
-kept in the journal before the next begins; at the end all rows are put in place at once. Nothing
-here prints or parses a command line: progress goes to a callback, the outcome is a ``RunManifest``.
+Existing results are reused. The remaining images go through an engine, batch by batch, and each
+batch is in the checkpoint before the next one starts. At the end all rows are written at once.
+Nothing here prints or parses a command line: progress goes to a callback, and the result is a
+``RunManifest``.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ if TYPE_CHECKING:
     ProgressCallback = Callable[[int, int], None]
 
 
-def _score_with_ray(work: EngineJob) -> Generator[list[Score]]:
+def _score_with_ray(job: EngineJob) -> Generator[list[Score]]:
     from batch_scorer.engine.ray import score_with_ray
 
-    return score_with_ray(work)
+    return score_with_ray(job)
 
 
 ENGINES: dict[str, Callable[[EngineJob], Generator[list[Score]]]] = {
@@ -67,61 +68,63 @@ def run_score_job(
     job: ScoreJob,
     progress: ProgressCallback | None = None,
     stop: Callable[[], bool] | None = None,
-    held: Lease | OutputLock | None = None,
+    lock: Lease | OutputLock | None = None,
 ) -> RunManifest:
-    """Score every film of the source that has no row yet; put all rows in place.
+    """Score every image of the source that has no row yet, then write all rows.
 
     Args:
-        job: What to do.
-        progress: Called with (films settled, films found) after every batch.
-        stop: Asked before the first batch, whatever it says, and after every batch; where it says
-            yes there, the run ends, to be gone on with.
-        held: What gives this process alone the right to write there; by default a lock of the
-            output, taken where there is work to do.
+        job: The job.
+        progress: Called with (images done, images found) after every batch.
+        stop: Called before the first batch, where its result is ignored, and after every batch.
+            Stop if it returns True; the run can be resumed.
+        lock: Exclusive right to write to the output. By default the output is locked when there is
+            work to do.
 
     Raises:
         ForeignFile: The output holds something that this program did not write.
-        Occupied: Another run is writing there.
-        Interrupted: It was stopped. The same job goes on from there.
-        CxrError: The run as a whole cannot go on. A single bad file never raises.
+        AlreadyRunning: Another run is writing there.
+        Interrupted: The run was stopped. Running the same job again resumes it.
+        CxrError: The run as a whole cannot continue. A single bad file never raises.
     """
-    with OutputLock(job.place, stop) as own:
-        return _run_score_job(job, progress, stop, held or own)
+    with OutputLock(job.own_output, stop) as own_lock:
+        return _run_score_job(job, progress, stop, lock or own_lock)
 
 
 def _run_score_job(
     job: ScoreJob,
     progress: ProgressCallback | None,
     stop: Callable[[], bool] | None,
-    held: Lease | OutputLock,
+    lock: Lease | OutputLock,
 ) -> RunManifest:
-    clock = _StageTimer()
-    bind_fields(run=format_start_time(clock.started), shard=str(job.shard or ""))
+    timer = _StageTimer()
+    bind_fields(run=format_start_time(timer.started), shard=str(job.shard or ""))
     plan = plan_run(job)
-    clock.end_stage("list")
+    timer.end_stage("list")
     finished = find_finished_run(job, plan)
     if finished:
         if find_checkpoint_files(plan.output):
-            held.check()
+            lock.check()
             plan.checkpoint.clear()
         log_event("nothing_new", found=finished.found, run_id=finished.run_id)
         return finished
-    for output, old in plan.outputs:
-        claim_run(output, old)
-    held.check()
-    plan = refresh_plan(job, plan)  # another run may have ended just before
+    for output, unrecorded in plan.outputs:
+        claim_run(output, unrecorded)
+    lock.check()
+    plan = refresh_plan(job, plan)  # another run may have just finished
     plan = replace(plan, report_images=_choose_report_images(job, plan))
-    run = _score_images(job, plan, clock, progress, stop, suspicious=held.inherited)
-    output = plan.output.with_guard(held.check)
-    first = partial(load_if_unchanged, job.models[0], job.provider, job.threads)
-    pictures = ReportImageSource(plan.report_images, first) if plan.report_images else None
-    manifest = commit_run(output, run, pictures)
+    run = _score_images(job, plan, timer, progress, stop, suspicious=lock.inherited)
+    output = plan.output.with_guard(lock.check)
+    load_first_model = partial(load_if_unchanged, job.models[0], job.provider, job.threads)
+    report_images = (
+        ReportImageSource(plan.report_images, load_first_model) if plan.report_images else None
+    )
+    manifest = commit_run(output, run, report_images)
     plan.checkpoint.clear()
     return manifest
 
 
 def _choose_report_images(job: ScoreJob, plan: RunPlan) -> ReportImages | None:
-    """Give the images of the report: none for a shard, and Ray's workers keep none of theirs."""
+    """Create the collector of report images; None for a shard. Ray's workers keep no images."""
     if job.shard:
         return None
     to_decode = len(plan.source.refs) - len(plan.rows)
@@ -131,21 +134,57 @@ def _choose_report_images(job: ScoreJob, plan: RunPlan) -> ReportImages | None:
 def _score_images(
     job: ScoreJob,
     plan: RunPlan,
-    clock: _StageTimer,
+    timer: _StageTimer,
     progress: ProgressCallback | None,
     stop: Callable[[], bool] | None,
     *,
     suspicious: bool,
 ) -> ScoredRun:
-    """Let the engine score what has no row yet.
+    """Score the images that have no row yet.
 
-    The models themselves are gone when it returns, before the tables of all rows need memory.
+    The models are freed on return, before the tables of all rows need memory.
     """
     classifiers = load_models(job, plan.models)
-    have = {row.image for row in plan.rows}
-    work = EngineJob(
+    engine_job = _make_engine_job(job, plan, classifiers)
+    if suspicious:
+        engine_job = replace(engine_job, suspects=_find_suspects(job, engine_job))
+    timer.end_stage("start")
+    log_event(
+        "run_started",
+        found=len(plan.source.refs),
+        reused=len(plan.rows),
+        models=[c.card.name for c in classifiers],
+        provider=classifiers[0].provider,
+        engine=job.engine,
+        threads=engine_job.threads,
+        seconds=timer.seconds,
+    )
+    rows = list(plan.rows)
+    if stop:
+        stop()  # marks that a batch starts; the result counts only after it
+    with closing(_iter_checkpointed(job, plan, engine_job)) as batches:
+        for batch in batches:
+            rows += batch
+            _report_progress(len(rows), len(plan.source.refs), progress, stop)
+    _check_one_row_per_image(plan.source, rows)
+    if plan.source.readers:
+        rows = _retry_unreadable(job, plan, engine_job, rows)
+    timer.end_stage("score")
+    models = [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers]
+    return ScoredRun(
+        mark_duplicates(rows),
+        models,
+        _make_facts(job, plan, engine_job, timer),
+        job.core_hour_price,
+    )
+
+
+def _make_engine_job(job: ScoreJob, plan: RunPlan, classifiers: list[Classifier]) -> EngineJob:
+    """Make the engine's job from the images that have no row yet."""
+    done_keys = {row.image for row in plan.rows}
+    return EngineJob(
         source=plan.source,
-        refs=[ref for ref in plan.source.refs if ref.key not in have],
+        refs=[ref for ref in plan.source.refs if ref.key not in done_keys],
         labels=plan.labels,
         classifiers=classifiers,
         known={
@@ -157,96 +196,74 @@ def _score_images(
         identifiers=job.identifiers,
         report_images=plan.report_images if job.engine == "local" else None,
     )
-    if suspicious:
-        work = replace(work, suspects=_find_suspects(job, work))
-    clock.end_stage("start")
-    log_event(
-        "run_started",
-        found=len(plan.source.refs),
-        reused=len(plan.rows),
-        models=[c.card.name for c in classifiers],
-        provider=classifiers[0].provider,
-        engine=job.engine,
-        threads=work.threads,
-        seconds=clock.seconds,
-    )
-    rows = list(plan.rows)
-    if stop:
-        stop()  # from now on there is a batch to finish; the answer counts after it
-    with closing(_iter_checkpointed(job, plan, work)) as batches:
-        for batch in batches:
-            rows += batch
-            _report_progress(len(rows), len(plan.source.refs), progress, stop)
-    _check_one_row_per_image(plan.source, rows)
-    if plan.source.readers:
-        rows = _retry_unreadable(job, plan, work, rows)
-    clock.end_stage("score")
-    models = [ModelUsed(c.path.name, c.sha256, c.card) for c in classifiers]
-    return ScoredRun(
-        mark_duplicates(rows), models, _make_facts(job, plan, work, clock), job.core_hour_price
-    )
 
 
-def _find_suspects(job: ScoreJob, work: EngineJob) -> frozenset[str]:
-    """The images that the run before this one may have had in hand when it was killed.
+def _find_suspects(job: ScoreJob, engine_job: EngineJob) -> frozenset[str]:
+    """Return the keys of images that the previous run may have been decoding when it was killed.
 
-    One of them may have killed it: in a process of its own it cannot do so again.
+    One of them may have killed it. In a process of its own it cannot do so again.
     """
-    in_hand = (PREFETCH_BATCHES + work.threads + 1) * work.batch_size
-    refs = work.refs[:in_hand] if job.engine == "local" else work.refs
+    in_progress = (PREFETCH_BATCHES + engine_job.threads + 1) * engine_job.batch_size
+    refs = engine_job.refs[:in_progress] if job.engine == "local" else engine_job.refs
     return frozenset(ref.key for ref in refs)
 
 
-def _iter_checkpointed(job: ScoreJob, plan: RunPlan, work: EngineJob) -> Generator[list[Score]]:
-    """The engine's batches of rows, each in the journal before it is given."""
-    with closing(ENGINES[job.engine](work)) as batches:
+def _iter_checkpointed(
+    job: ScoreJob, plan: RunPlan, engine_job: EngineJob
+) -> Generator[list[Score]]:
+    """Yield the engine's batches of rows, each after it is in the checkpoint."""
+    with closing(ENGINES[job.engine](engine_job)) as batches:
         for batch in batches:
             plan.checkpoint.add(batch)
             yield batch
 
 
 def _retry_unreadable(
-    job: ScoreJob, plan: RunPlan, work: EngineJob, rows: list[Score]
+    job: ScoreJob, plan: RunPlan, engine_job: EngineJob, rows: list[Score]
 ) -> list[Score]:
-    """The rows, after one more try of films elsewhere that could not be read.
+    """Try unreadable remote images once more, and return all rows.
 
-    An outage of seconds is over by now, and its films need not wait for the next run.
+    A short outage is over by now, and its images need not wait for the next run.
     """
-    lost = {row.image for row in rows if row.reason == Unreadable.code}
-    if not lost:
+    unreadable = {row.image for row in rows if row.reason == Unreadable.code}
+    if not unreadable:
         return rows
-    work = replace(work, refs=[ref for ref in work.refs if ref.key in lost])
-    again = {row.image: row for batch in _iter_checkpointed(job, plan, work) for row in batch}
-    return [again.get(row.image, row) for row in rows]
+    engine_job = replace(engine_job, refs=[ref for ref in engine_job.refs if ref.key in unreadable])
+    retried = {
+        row.image: row for batch in _iter_checkpointed(job, plan, engine_job) for row in batch
+    }
+    return [retried.get(row.image, row) for row in rows]
 
 
-def _make_facts(job: ScoreJob, plan: RunPlan, work: EngineJob, clock: _StageTimer) -> RunFacts:
-    """The facts of a run whose images are all scored."""
+def _make_facts(
+    job: ScoreJob, plan: RunPlan, engine_job: EngineJob, timer: _StageTimer
+) -> RunFacts:
+    """Collect the facts of a run whose images are all scored."""
     return RunFacts(
         config_hash=plan.config_hash,
-        started=clock.started.isoformat(timespec="seconds"),
+        started=timer.started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         source=plan.source.url,
         synthetic=plan.source.synthetic,
         listed=plan.source.listed,
         hidden=plan.source.hidden,
         labels=redact_url(job.labels),
-        provider=work.classifiers[0].provider,
-        batch_size=work.batch_size,
-        threads=work.threads,
+        provider=engine_job.classifiers[0].provider,
+        batch_size=engine_job.batch_size,
+        threads=engine_job.threads,
         reused=len(plan.rows),
         shard=str(job.shard or ""),
         engine=job.engine,
         gallery=job.gallery,
         selected=plan.selected,
         identifiers=job.identifiers.effective_mode,
-        seconds=clock.seconds,
-        worker_seconds=work.usage.worker_seconds,
-        retries=count_retries() - clock.retries_before,
-        bytes_read=work.usage.bytes_read,
-        peak_memory_bytes=work.usage.peak_memory_bytes,
-        core_seconds=work.usage.cores * sum(clock.seconds.values()),
-        images_per_second=round(len(work.refs) / max(clock.seconds["score"], 1e-3), 1),
+        seconds=timer.seconds,
+        worker_seconds=engine_job.usage.worker_seconds,
+        retries=count_retries() - timer.retries_before,
+        bytes_read=engine_job.usage.bytes_read,
+        peak_memory_bytes=engine_job.usage.peak_memory_bytes,
+        core_seconds=engine_job.usage.cores * sum(timer.seconds.values()),
+        images_per_second=round(len(engine_job.refs) / max(timer.seconds["score"], 1e-3), 1),
         versions={"onnxruntime": ort.__version__}
         | {name: version(name) for name in ("numpy", "pillow", "pydicom")},
     )
@@ -259,13 +276,13 @@ def _report_progress(
         progress(done, found)
     if stop and stop() and done < found:
         raise Interrupted(
-            f"Interrupted: {done} of {found} films are done.",
-            "Run the same command again to go on.",
+            f"Interrupted: {done} of {found} images are done.",
+            "Run the same command again to resume.",
         )
 
 
 class _StageTimer:
-    """Seconds by stage, and the calls to storage that were made again before the first one."""
+    """Seconds by stage, and the number of storage retries before the first stage."""
 
     def __init__(self) -> None:
         self.retries_before = count_retries()
@@ -280,33 +297,37 @@ class _StageTimer:
 
 
 def load_models(job: ScoreJob, hashes: Sequence[str] = ()) -> list[Classifier]:
-    """The job's models, each with one thread: the engine's threads work side by side.
+    """Load the job's models, each with one thread, since the engine's threads run them in parallel.
 
     Args:
-        job: Whose models.
-        hashes: The SHA-256 of each file, where it must be the one that was read before.
+        job: The job.
+        hashes: Expected SHA-256 of each file; by default any file is accepted.
 
     Raises:
-        UsageError: Two of them have the same name.
-        ModelFileError: One of them is not right, or was replaced meanwhile.
-        ProviderUnavailable: The provider was asked for by name and cannot run here.
+        UsageError: Two models have the same name.
+        ModelFileError: A model file is invalid, or was replaced in the meantime.
+        ProviderUnavailable: The requested provider cannot run here.
     """
     classifiers = [
         Classifier.load(name, job.provider, 1, job.batch_size, sha256)
         for name, sha256 in zip_longest(job.models, hashes)
     ]
     names = Counter(c.card.name for c in classifiers)
-    twice = [name for name, n in names.items() if n > 1]
-    if twice:
-        raise UsageError(f"Two models are named {twice[0]}: their columns would be mixed up.")
+    duplicates = [name for name, n in names.items() if n > 1]
+    if duplicates:
+        raise UsageError(
+            f"Expected models with different names, found two named {duplicates[0]}.",
+            "Leave one of them out: both would write the same columns.",
+        )
     return classifiers
 
 
 def _check_one_row_per_image(source: Source, rows: list[Score]) -> None:
-    """Each file found has one row, no other has."""
+    """Check that each file found has exactly one row."""
     found = {ref.key for ref in source.refs}
     if len(rows) != len(found) or {row.image for row in rows} != found:
         raise OutputError(
-            f"{len(found)} files were found, {len(rows)} rows were written for "
-            f"{len({row.image for row in rows})} of them."
+            f"Expected one row for each of {len(found)} files, found {len(rows)} rows for "
+            f"{len({row.image for row in rows})} files.",
+            "Run the same command again, and report this defect.",
         )

@@ -1,4 +1,4 @@
-"""A job of the scorer: what to score, with which models, and where the results go."""
+"""A scoring job: its images, models, settings and output."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """What to score, with which models, and where the results go.
+    """Images to score, the models to use, and the output for the results.
 
-    ``images`` and ``output`` are paths or URLs. ``labels`` is "folders", "none" or a CSV file;
-    ``provider`` is "auto", "cpu" or "cuda"; ``threads`` is every core that this process may use
-    unless given. ``keep_atypical`` scores also what looks like no film that the first model knows.
-    ``engine`` is one of ENGINES; with "ray", each worker has ``threads``, one unless given.
-    ``shard`` takes one share of the films; its results lie in a folder of their own below
-    ``output``, for `merge_shards`. ``identifiers`` says how patient and study are told.
-    ``heatmaps`` says which films of the report get an evidence map: "flagged", "all" or "none";
-    ``review_minutes`` is the time for looking at the films it shows. ``core_hour_price`` is what a core
-    costs, where the price of the run is to be told. ``earlier_outputs`` are other places with rows by the
-    same method, finished or not, that this job takes over too. ``access`` says what a list and web
-    addresses may lead to.
+    ``images`` and ``output`` are paths or URLs. ``labels`` is "folders", "none" or a CSV file.
+    ``provider`` is "auto", "cpu" or "cuda". ``threads`` defaults to every core available to this
+    process; with the engine "ray", it counts the threads of each worker and defaults to one.
+    ``keep_atypical`` also scores images that the first model would reject as atypical. ``engine``
+    is one of ENGINES.
+
+    ``shard`` selects one share of the images; its results go to a subfolder of ``output``, for
+    `merge_shards`. ``identifiers`` says how patient and study identifiers appear in rows.
+    ``heatmaps`` selects the report's images that get an evidence map: "flagged", "all" or "none".
+    ``review_minutes`` is the time for reviewing the images that the report shows.
+    ``core_hour_price`` is the price of a core-hour, for the cost of the run. ``earlier_outputs``
+    are other outputs with rows of the same configuration, finished or not, that this job reuses.
+    ``access`` limits the files and web addresses that an image list may name.
     """
 
     images: str
@@ -55,11 +57,11 @@ class ScoreJob:
 
     @property
     def gallery(self) -> Gallery:
-        """Which films the report shows, and which of them with an evidence map."""
+        """Settings of the images that the report shows."""
         return Gallery(self.heatmaps, self.review_minutes)
 
     @property
-    def place(self) -> Output:
-        """Where this job's own results lie."""
+    def own_output(self) -> Output:
+        """Output for this job's own results: a subfolder for a shard."""
         output = open_output(self.output)
         return output.subfolder(self.shard.folder) if self.shard else output

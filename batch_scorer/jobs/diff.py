@@ -1,4 +1,4 @@
-"""Changes in a scheduled run, against the newest finished one before it. Pure functions."""
+"""Changes in a scheduled run since the newest finished run before it. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,42 +15,44 @@ if TYPE_CHECKING:
     from batch_scorer.results.store import FinishedRun
 
 
-def assign_run_dates(rows: Sequence[Score], before: FinishedRun | None, run_date: str) -> list[str]:
-    """For each row, the date of the scheduled run that first wrote it.
+def assign_run_dates(
+    rows: Sequence[Score], earlier: FinishedRun | None, run_date: str
+) -> list[str]:
+    """Return for each row the date of the scheduled run that first wrote it.
 
-    A row keeps its date while its file has the same name, the same content and the same status, by
-    whatever model it was scored.
+    A row keeps its date while its file has the same name, content and status, whatever model scored
+    it.
 
     Args:
-        rows: This run's.
-        before: The earlier run, None where there was none.
-        run_date: This run's date.
+        rows: Rows of this run.
+        earlier: The earlier run, None if this is the first.
+        run_date: Date of this run.
     """
-    dates = zip(before.rows, read_run_dates(before), strict=True) if before else ()
+    dates = zip(earlier.rows, read_run_dates(earlier), strict=True) if earlier else ()
     known = {(row.image, row.sha256, row.status): date for row, date in dates}
     return [known.get((row.image, row.sha256, row.status), run_date) for row in rows]
 
 
 def compare_runs(
-    rows: Sequence[Score], dates: Sequence[str], before: FinishedRun, run_date: str
+    rows: Sequence[Score], dates: Sequence[str], earlier: FinishedRun, run_date: str
 ) -> RunChanges:
-    """What came, changed and went between two scheduled runs.
+    """Count the images that are new, changed or gone since the earlier scheduled run.
 
     Args:
-        rows: This run's.
-        dates: The dates of the runs that first wrote them.
-        before: The earlier run.
-        run_date: This run's date.
+        rows: Rows of this run.
+        dates: For each row, the date of the run that first wrote it.
+        earlier: The earlier run.
+        run_date: Date of this run.
     """
-    names, names_before = {row.image for row in rows}, {row.image for row in before.rows}
-    fresh = select_rows_of_date(rows, dates, run_date)
-    new = sum(row.image not in names_before for row in fresh)
+    names, earlier_names = {row.image for row in rows}, {row.image for row in earlier.rows}
+    new_or_changed = select_rows_of_date(rows, dates, run_date)
+    new = sum(row.image not in earlier_names for row in new_or_changed)
     return RunChanges(
-        run_date=before.manifest.run_date,
-        finished=before.manifest.finished,
-        images=len(before.rows),
+        run_date=earlier.manifest.run_date,
+        finished=earlier.manifest.finished,
+        images=len(earlier.rows),
         new=new,
-        changed=len(fresh) - new,
-        gone=len(names_before - names),
-        flagged=sum(row.prediction == CLASSES[1] for row in fresh),
+        changed=len(new_or_changed) - new,
+        gone=len(earlier_names - names),
+        flagged=sum(row.prediction == CLASSES[1] for row in new_or_changed),
     )

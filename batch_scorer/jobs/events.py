@@ -1,8 +1,8 @@
-"""What an event of a cloud asks for: one night over a folder of films, or nothing.
+"""Cloud events, parsed into a request to run a scheduled job.
 
-Read are notifications of Amazon S3 (straight, through EventBridge, SNS or SQS), CloudEvents of
-Google Cloud Storage and Azure Event Grid, and schedules. No object is opened here, and no setting
-read.
+Supported are notifications of Amazon S3 (direct, or through EventBridge, SNS or SQS), CloudEvents
+of Google Cloud Storage and Azure Event Grid, and schedules. Nothing here opens an object or reads a
+setting.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_ENVELOPE_DEPTH = 3
-"""Envelopes in each other: S3's notification in SNS's message in SQS's."""
+"""Maximum nesting of envelopes: an S3 notification in an SNS message in an SQS message."""
 
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What to do about an event: score ``images`` into ``output``, or nothing, and why.
+    """Response to an event: score ``images`` into ``output``, or ignore it for a stated reason.
 
-    Empty ``images`` are those of the settings: the event names no object.
+    Empty ``images`` stand for the images of the settings: the event names no object.
     """
 
     images: str = ""
@@ -37,119 +37,120 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class _ParsedEvent:
-    """What an event tells: objects that came, as URLs; none and no reason is a schedule."""
+    """URLs of the new objects in an event. An event without objects and reason is a schedule."""
 
     objects: tuple[str, ...] = ()
     ignored_reason: str = ""
 
 
 def parse_event(event: object, images: str, output: str) -> JobRequest:
-    """Say which films an event concerns.
+    """Find the images that an event is about.
 
     Args:
-        event: The event's JSON, decoded. Nothing (None or {}) is a call to start the night.
-        images: The folder of films that the settings name. Where it is empty, the object's own
-            folder is scored, into a folder of its own below ``output``.
-        output: Where results go. What lies there never starts a night.
+        event: The event's decoded JSON. None or {} starts a scheduled run.
+        images: Image folder from the settings. If it is empty, the object's own folder is scored,
+            into a subfolder of ``output``.
+        output: Output for the results. Objects inside it never start a run.
 
     Raises:
-        UsageError: It is no event that is known, or it names several folders and no setting does.
+        UsageError: The event is of an unknown kind, or it names several folders and no setting
+            names one.
     """
-    news = _parse_envelope(event, MAX_ENVELOPE_DEPTH)
-    if news.ignored_reason or not news.objects:
-        return JobRequest(ignored_reason=news.ignored_reason)
-    reasons = {name: _reason_to_ignore(name, images, output) for name in news.objects}
-    films = [name for name, reason in reasons.items() if not reason]
-    if not films:
+    parsed = _parse_envelope(event, MAX_ENVELOPE_DEPTH)
+    if parsed.ignored_reason or not parsed.objects:
+        return JobRequest(ignored_reason=parsed.ignored_reason)
+    reasons = {url: _reason_to_ignore(url, images, output) for url in parsed.objects}
+    new_images = [url for url, reason in reasons.items() if not reason]
+    if not new_images:
         return JobRequest(ignored_reason=next(iter(reasons.values())))
     if images:
         return JobRequest(images, output)
-    folders = {name.rpartition("/")[0] for name in films}
+    folders = {url.rpartition("/")[0] for url in new_images}
     if len(folders) > 1:
         raise UsageError(
-            f"Expected an event about one folder of films, found {len(folders)} folders.",
-            "Set CXR_JOB_IMAGES to the folder that holds them all.",
+            f"Expected an event about one image folder, found {len(folders)} folders.",
+            "Set CXR_JOB_IMAGES to the folder that holds all images.",
         )
     folder = folders.pop()
     return JobRequest(folder, f"{output.rstrip('/')}/{_split_url(folder)[1]}" if output else "")
 
 
-def _reason_to_ignore(name: str, images: str, output: str) -> str:
-    """Why the object starts nothing; empty where it does."""
-    if name.endswith("/"):
-        return "it is a folder's marker, not a film"
-    if output and _is_inside(name, output):
-        return "it lies below the output"
-    if images and not _is_inside(name, images):
-        return "it lies outside the folder of films"
-    inside = _split_url(name)[1].removeprefix(_split_url(images)[1])
-    if any(part.startswith(".") for part in inside.split("/")):
-        return "its name, or that of a folder, begins with a dot"
+def _reason_to_ignore(url: str, images: str, output: str) -> str:
+    """Return why an object starts no run; empty if it starts one."""
+    if url.endswith("/"):
+        return "it marks a folder, not an image"
+    if output and _is_inside(url, output):
+        return "it is inside the output"
+    if images and not _is_inside(url, images):
+        return "it is outside the image folder"
+    path = _split_url(url)[1].removeprefix(_split_url(images)[1])
+    if any(part.startswith(".") for part in path.split("/")):
+        return "its name or the name of a folder starts with a dot"
     return ""
 
 
-def _is_inside(name: str, folder: str) -> bool:
-    (kind, path), (kind_of_folder, root) = _split_url(name), _split_url(folder)
-    return kind == kind_of_folder and (path == root or path.startswith(f"{root}/"))
+def _is_inside(url: str, folder: str) -> bool:
+    (storage, path), (folder_storage, folder_path) = _split_url(url), _split_url(folder)
+    return storage == folder_storage and (path == folder_path or path.startswith(f"{folder_path}/"))
 
 
 def _split_url(url: str) -> tuple[str, str]:
-    """Which storage a URL names, and the path there: bucket or container, and key."""
-    protocol, mark, path = url.partition("://")
-    if not mark:
+    """Split a URL into the storage, and the path there: bucket or container, and key."""
+    protocol, separator, path = url.partition("://")
+    if not separator:
         return "", url.rstrip("/")
-    kind = EXTRA_BY_PROTOCOL.get(protocol, protocol)
-    if kind == "azure":  # abfs://container@account.dfs.core.windows.net/key
+    storage = EXTRA_BY_PROTOCOL.get(protocol, protocol)
+    if storage == "azure":  # abfs://container@account.dfs.core.windows.net/key
         container, slash, key = path.partition("/")
         path = container.partition("@")[0] + slash + key
-    return kind, path.rstrip("/")
+    return storage, path.rstrip("/")
 
 
-def _parse_envelope(event: object, deepest: int) -> _ParsedEvent:
+def _parse_envelope(event: object, max_depth: int) -> _ParsedEvent:
     if event is None or event == {}:
         return _ParsedEvent()
-    if isinstance(event, dict) and deepest:
+    if isinstance(event, dict) and max_depth:
         for key, read in _PARSERS.items():
             if key in event:
-                return read(event, deepest - 1)
+                return read(event, max_depth - 1)
     raise _unknown_event_error(event)
 
 
-def _parse_records(event: dict[str, Any], deepest: int) -> _ParsedEvent:
-    """Notifications of S3, one or several, or messages of SNS or SQS that hold such."""
+def _parse_records(event: dict[str, Any], max_depth: int) -> _ParsedEvent:
+    """Parse S3 notifications, or SNS or SQS messages that hold them."""
     records = event["Records"]
     if not isinstance(records, list) or not records:
         raise _unknown_event_error(event)
-    news = [_parse_record(record, deepest) for record in records]
-    heard = any(not part.ignored_reason for part in news)
-    objects = tuple(name for part in news for name in part.objects)
-    return _ParsedEvent(objects, "" if heard else news[0].ignored_reason)
+    parsed = [_parse_record(record, max_depth) for record in records]
+    is_relevant = any(not part.ignored_reason for part in parsed)
+    objects = tuple(name for part in parsed for name in part.objects)
+    return _ParsedEvent(objects, "" if is_relevant else parsed[0].ignored_reason)
 
 
-def _parse_record(record: object, deepest: int) -> _ParsedEvent:
+def _parse_record(record: object, max_depth: int) -> _ParsedEvent:
     source = _get_text(record, "eventSource", "") or _get_text(record, "EventSource", "")
     if source == "aws:sqs":
-        return _parse_envelope(_parse_json(_get_text(record, "body")), deepest)
+        return _parse_envelope(_parse_json(_get_text(record, "body")), max_depth)
     if source == "aws:sns":
-        return _parse_envelope(_parse_json(_get_text(record, "Sns.Message")), deepest)
+        return _parse_envelope(_parse_json(_get_text(record, "Sns.Message")), max_depth)
     if source != "aws:s3":
         raise _unknown_event_error(record)
     name = _get_text(record, "eventName")
     if not name.startswith("ObjectCreated:"):
-        return _ParsedEvent(ignored_reason=f"it tells of {reprlib.repr(name)}, not of a new object")
-    key = unquote_plus(_get_text(record, "s3.object.key"))  # a blank comes as a plus
+        return _ParsedEvent(ignored_reason=f"it reports {reprlib.repr(name)}, not a new object")
+    key = unquote_plus(_get_text(record, "s3.object.key"))  # S3 encodes a space as a plus
     return _ParsedEvent((f"s3://{_get_text(record, 's3.bucket.name')}/{key}",))
 
 
-def _parse_sns_message(event: dict[str, Any], deepest: int) -> _ParsedEvent:
-    """SNS's message, as SQS hands it on."""
-    return _parse_envelope(_parse_json(_get_text(event, "Message")), deepest)
+def _parse_sns_message(event: dict[str, Any], max_depth: int) -> _ParsedEvent:
+    """Parse an SNS message that SQS delivers."""
+    return _parse_envelope(_parse_json(_get_text(event, "Message")), max_depth)
 
 
 def _parse_s3_test(event: dict[str, Any], _: int) -> _ParsedEvent:
     if event["Event"] != "s3:TestEvent":
         raise _unknown_event_error(event)
-    return _ParsedEvent(ignored_reason="it is S3's test of a new notification")
+    return _ParsedEvent(ignored_reason="it is S3's test message for a new notification")
 
 
 def _parse_eventbridge(event: dict[str, Any], _: int) -> _ParsedEvent:
@@ -159,7 +160,7 @@ def _parse_eventbridge(event: dict[str, Any], _: int) -> _ParsedEvent:
     if _get_text(event, "source") != "aws.s3":
         raise _unknown_event_error(event)
     if kind != "Object Created":
-        return _ParsedEvent(ignored_reason=f"it tells of {reprlib.repr(kind)}, not of a new object")
+        return _ParsedEvent(ignored_reason=f"it reports {reprlib.repr(kind)}, not a new object")
     bucket, key = _get_text(event, "detail.bucket.name"), _get_text(event, "detail.object.key")
     return _ParsedEvent((f"s3://{bucket}/{key}",))
 
@@ -177,7 +178,7 @@ def _parse_cloud_event(event: dict[str, Any], _: int) -> _ParsedEvent:
             raise _unknown_event_error(event) from exc
         return _ParsedEvent((f"az://{unquote(path.lstrip('/'))}",))
     if kind.startswith(("google.cloud.storage.", "Microsoft.Storage.")):
-        return _ParsedEvent(ignored_reason=f"it tells of {reprlib.repr(kind)}, not of a new object")
+        return _ParsedEvent(ignored_reason=f"it reports {reprlib.repr(kind)}, not a new object")
     raise _unknown_event_error(event)
 
 
@@ -188,14 +189,14 @@ _PARSERS: dict[str, Callable[[dict[str, Any], int], _ParsedEvent]] = {
     "detail-type": _parse_eventbridge,
     "specversion": _parse_cloud_event,
 }
-"""How an event is read, by the key that only its kind has."""
+"""Parsers by a key that only their kind of event has."""
 
 
 def _parse_json(text: str) -> object:
-    """The JSON that a message holds.
+    """Parse the JSON of a message.
 
     Raises:
-        UsageError: It is none.
+        UsageError: The text is not JSON.
     """
     try:
         return json.loads(text)
@@ -204,10 +205,10 @@ def _parse_json(text: str) -> object:
 
 
 def _get_text(event: object, path: str, default: str | None = None) -> str:
-    """The text at a path such as ``s3.bucket.name``, which must not be empty.
+    """Return the non-empty string at a path such as ``s3.bucket.name``.
 
     Raises:
-        UsageError: There is none, and no ``default`` for it.
+        UsageError: The string is missing, and there is no ``default``.
     """
     found: object = event
     for key in path.split("."):
@@ -216,7 +217,7 @@ def _get_text(event: object, path: str, default: str | None = None) -> str:
         return found
     if default is None:
         raise UsageError(
-            f"Expected a text in {path} of the event, found {_summarize_value(found)}."
+            f"Expected a string in {path} of the event, found {_summarize_value(found)}."
         )
     return default
 
@@ -229,8 +230,8 @@ def _unknown_event_error(event: object) -> UsageError:
 
 
 def _summarize_value(value: object) -> str:
-    """What came, in a few words on one line; of an object its keys, since values may name films."""
+    """Describe a value in one line; of an object its keys only, since values may name images."""
     if isinstance(value, dict):
         return f"an object with {reprlib.repr(list(value))}"
-    kinds = {type(None): "nothing", str: "a text", list: "a list"}
+    kinds = {type(None): "nothing", str: "a string", list: "a list"}
     return kinds.get(type(value), "a number")

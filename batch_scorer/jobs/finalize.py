@@ -1,4 +1,4 @@
-"""The end of a night: merge its shards, say what is new, draw the report, renew ``latest/``."""
+"""Finalize a scheduled run: merge shards, count changes, draw the report, update ``latest/``."""
 
 from __future__ import annotations
 
@@ -39,42 +39,44 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """What came of a task's part of a night, or of the whole night.
+    """Result of one task of a scheduled run, or of the whole run.
 
-    ``manifest`` is the whole night's, None while other tasks are at work; ``missing`` are the
-    shares that are not finished. ``report_urls`` says where each report lies, ``place`` where the
-    night's own files do, and ``latest`` where the newest finished night's. ``own`` is what this
-    task scored. ``already_finished`` says that the night had been finished before.
+    ``manifest`` is the whole run's, None while other tasks still work on it. ``missing_shards`` are
+    not finished yet. ``report_urls`` locate the reports, ``run_url`` the run's own files, and
+    ``latest_url`` the files of the newest finished run. ``task_manifests`` are those of the shards
+    that this task scored. ``already_finished`` is True if the run had been finished before this
+    task.
     """
 
     run_date: str
-    place: str
-    latest: str
+    run_url: str
+    latest_url: str
     manifest: RunManifest | None = None
     report_urls: tuple[str, ...] = ()
-    missing: tuple[Shard, ...] = ()
-    own: tuple[RunManifest, ...] = ()
+    missing_shards: tuple[Shard, ...] = ()
+    task_manifests: tuple[RunManifest, ...] = ()
     already_finished: bool = False
 
     @property
     def changes(self) -> RunChanges | None:
-        """What is new in the night, against the one before it."""
+        """Changes since the run before."""
         return self.manifest.changes if self.manifest else None
 
     @property
     def nothing_new(self) -> bool:
-        """Whether every row is as it was, so that the latest report stays."""
+        """True if no row has changed, so that the latest report stays."""
         return bool(self.changes and self.changes.unchanged)
 
 
 @dataclass(frozen=True)
 class FinalizeOptions:
-    """How a night is ended.
+    """Options for finalizing a scheduled run.
 
-    ``url`` is the place of all nights; ``report_options`` says how the report is drawn (None: not at all).
-    ``load_model`` loads the first model by its file's SHA-256, for the evidence maps; without it,
-    that is tried with the bundled one. ``sleep`` waits for so many seconds. ``notify`` are the
-    addresses that learn what the night came to. ``access`` is what the run may read.
+    ``url`` is the job's output. ``report_options`` says how the report is drawn, None draws none.
+    ``load_model`` loads the first model by its file's SHA-256, for the evidence maps; by default
+    the bundled model is tried. ``sleep`` waits for a number of seconds. ``notify`` are the
+    addresses that receive the result. ``access`` limits the files and addresses that the run may
+    read.
     """
 
     url: str
@@ -86,96 +88,96 @@ class FinalizeOptions:
     access: AccessPolicy | None = None
 
 
-def make_outcome(night: ScheduledRun, **found: Any) -> TaskOutcome:
-    """The outcome of a night."""
-    newest = night.output.subfolder(latest.LATEST_FOLDER)
-    return TaskOutcome(night.name, night.place.url, newest.url, **found)
+def make_outcome(run: ScheduledRun, **fields: Any) -> TaskOutcome:
+    """Create the outcome of a scheduled run."""
+    newest = run.output.subfolder(latest.LATEST_FOLDER)
+    return TaskOutcome(run.run_date, run.run_output.url, newest.url, **fields)
 
 
-def finalize_newest_run(ending: FinalizeOptions) -> TaskOutcome:
-    """End the newest night, where that is not done yet.
+def finalize_newest_run(options: FinalizeOptions) -> TaskOutcome:
+    """Finalize the newest scheduled run, unless that is done already.
 
     Raises:
-        LedgerError: There is no night, or a share of it is missing.
-        Occupied: Another task is at it.
+        OutputError: There is no run, or one of its shards is missing.
+        AlreadyRunning: Another task is finalizing it.
     """
-    check_addresses(ending.notify)
-    output = open_output(ending.url)
-    night = schedule.find_scheduled_run(output)
-    if night is None:
+    check_addresses(options.notify)
+    output = open_output(options.url)
+    run = schedule.find_scheduled_run(output)
+    if run is None:
         raise OutputError(
-            f"Expected a night in {output.url}, found none.",
-            f"Begin one with: cxr job run IMAGES -o {output.url}",
+            f"Expected a scheduled run in {output.url}, found none.",
+            f"Start one with: cxr job run IMAGES -o {output.url}",
         )
-    if manifest := night.closed():
-        return make_outcome(night, manifest=manifest, already_finished=True)
-    if missing := night.missing():
-        names = ", ".join(map(str, missing[:MAX_LISTED_SHARDS]))
+    if manifest := run.read_final_manifest():
+        return make_outcome(run, manifest=manifest, already_finished=True)
+    if missing_shards := run.list_missing_shards():
+        names = ", ".join(map(str, missing_shards[:MAX_LISTED_SHARDS]))
         raise OutputError(
-            f"Expected {night.spec.tasks} finished shards of the night {night.name} in "
-            f"{output.url}, found {night.spec.tasks - len(missing)}: missing {names}"
+            f"Expected {run.spec.tasks} finished shards of the run {run.run_date} in "
+            f"{output.url}, found {run.spec.tasks - len(missing_shards)}: missing {names}"
             + (
-                f" and {len(missing) - MAX_LISTED_SHARDS} more."
-                if missing[MAX_LISTED_SHARDS:]
+                f" and {len(missing_shards) - MAX_LISTED_SHARDS} more."
+                if missing_shards[MAX_LISTED_SHARDS:]
                 else "."
             ),
-            f"Run each again: cxr job run IMAGES -o {output.url} --shard {missing[0]}",
+            f"Run each again: cxr job run IMAGES -o {output.url} --shard {missing_shards[0]}",
         )
-    bind_fields(night=night.name)
-    with acquire_finalize_lease(night, ending) as lease:
-        outcome = finalize_run(night, ending, lease)
-    notify_outcome(outcome, ending)
+    bind_fields(night=run.run_date)
+    with acquire_finalize_lease(run, options) as lease:
+        outcome = finalize_run(run, options, lease)
+    notify_outcome(outcome, options)
     return outcome
 
 
-def acquire_finalize_lease(night: ScheduledRun, ending: FinalizeOptions) -> Lease:
-    """The lease of whoever ends a night.
+def acquire_finalize_lease(run: ScheduledRun, options: FinalizeOptions) -> Lease:
+    """Acquire the lease that permits one task to finalize a run.
 
     Raises:
-        Occupied: Another task is at it.
+        AlreadyRunning: Another task holds it.
     """
-    return acquire_lease(night.output, FINALIZE_LEASE, ending.lease_s, ending.sleep)
+    return acquire_lease(run.output, FINALIZE_LEASE, options.lease_s, options.sleep)
 
 
-def finalize_run(night: ScheduledRun, ending: FinalizeOptions, lease: Lease) -> TaskOutcome:
-    """Merge, report and publish a night whose shares are all finished, once.
+def finalize_run(run: ScheduledRun, options: FinalizeOptions, lease: Lease) -> TaskOutcome:
+    """Merge, report and publish a run whose shards are all finished, exactly once.
 
     Args:
-        night: The night.
-        ending: How it is ended.
-        lease: That of `hold_end`, held.
+        run: The run.
+        options: The options.
+        lease: The lease of `acquire_finalize_lease`.
 
     Raises:
-        Occupied: Another task took the lease over.
-        CxrError: The shares do not belong together, or cannot be read, drawn or written.
+        AlreadyRunning: Another task has taken the lease.
+        CxrError: The shards do not belong together, or cannot be read, drawn or written.
     """
-    if manifest := night.closed():
-        return make_outcome(night, manifest=manifest, already_finished=True)
-    newest = latest.read_newest_manifest(night.output)
-    if newest and newest.run_date > night.name:
+    if manifest := run.read_final_manifest():
+        return make_outcome(run, manifest=manifest, already_finished=True)
+    newest = latest.read_newest_manifest(run.output)
+    if newest and newest.run_date > run.run_date:
         raise OutputError(
-            f"The night {night.name} was followed by {newest.run_date}, which is finished.",
+            f"Cannot finalize the run {run.run_date}: the newer run {newest.run_date} is finished.",
             "Nothing is left to do.",
         )
-    if newest and newest.run_date == night.name:  # it was published, and then cut off
-        latest.update_latest(night.output)
-        return make_outcome(night, manifest=newest)
-    manifest = _merge_shards(night, ending, lease)
+    if newest and newest.run_date == run.run_date:  # it was interrupted after publishing
+        latest.update_latest(run.output)
+        return make_outcome(run, manifest=newest)
+    manifest = _merge_shards(run, options, lease)
     if manifest.changes and manifest.changes.unchanged:
-        latest.update_latest(night.output)
-        return make_outcome(night, manifest=manifest)
-    if ending.report_options:
-        draw_report(f"{ending.url.rstrip('/')}/{night.folder}", ending.report_options, lease)
-    place = latest.publish(night.output, night.number, night.name, lease.check)
-    formats = ending.report_options.formats if ending.report_options else ()
-    reports = tuple(f"{place}/{REPORT_FILES[name]}" for name in formats)
-    return make_outcome(night, manifest=manifest, report_urls=reports)
+        latest.update_latest(run.output)
+        return make_outcome(run, manifest=manifest)
+    if options.report_options:
+        draw_report(f"{options.url.rstrip('/')}/{run.folder}", options.report_options, lease)
+    latest_url = latest.publish(run.output, run.number, run.run_date, lease.check)
+    formats = options.report_options.formats if options.report_options else ()
+    reports = tuple(f"{latest_url}/{REPORT_FILES[name]}" for name in formats)
+    return make_outcome(run, manifest=manifest, report_urls=reports)
 
 
-def notify_outcome(outcome: TaskOutcome, ending: FinalizeOptions) -> None:
-    """Say what a night came to, in the log and to whoever is to be notified, once.
+def notify_outcome(outcome: TaskOutcome, options: FinalizeOptions) -> None:
+    """Log a finished run and notify its addresses, once.
 
-    A night whose end cannot be told has ended all the same.
+    A failed notification does not fail the run.
     """
     manifest = outcome.manifest
     if manifest is None or outcome.already_finished:
@@ -183,53 +185,53 @@ def notify_outcome(outcome: TaskOutcome, ending: FinalizeOptions) -> None:
     log_event(
         "night_finished", nothing_new=outcome.nothing_new, since=_changes_to_dict(outcome.changes)
     )
-    if not ending.notify:
+    if not options.notify:
         return
-    title = ending.report_options.branding.title if ending.report_options else ""
-    rows_at = outcome.latest if outcome.nothing_new else f"{outcome.place}/{CSV_FILE}"
+    title = options.report_options.branding.title if options.report_options else ""
+    rows_url = outcome.latest_url if outcome.nothing_new else f"{outcome.run_url}/{CSV_FILE}"
     try:
-        rows = read_run(open_output(outcome.place)).rows
+        rows = read_run(open_output(outcome.run_url)).rows
     except CxrError as exc:
-        log.warning("The notice was not sent: %s", exc)
+        log.warning("The notification was not sent: %s", exc)
         return
-    at = outcome.report_urls[0] if outcome.report_urls else rows_at
-    send_notification(ending.notify, make_notification(manifest, rows, title, at))
+    report_url = outcome.report_urls[0] if outcome.report_urls else rows_url
+    send_notification(options.notify, make_notification(manifest, rows, title, report_url))
 
 
-def _changes_to_dict(since: RunChanges | None) -> dict[str, Any]:
-    return msgspec.to_builtins(since) if since else {}
+def _changes_to_dict(changes: RunChanges | None) -> dict[str, Any]:
+    return msgspec.to_builtins(changes) if changes else {}
 
 
-def _merge_shards(night: ScheduledRun, ending: FinalizeOptions, lease: Lease) -> RunManifest:
-    """Put the night's own run in place, every row dated, and say what is new."""
-    joined = read_shards(night.place, night.shards)
-    rows, run = joined.rows, joined.run
-    earlier = latest.read_newest_run(night.output)
-    dates = assign_run_dates(rows, earlier, night.name)
-    since = compare_runs(rows, dates, earlier, night.name) if earlier else None
-    if since and earlier and _has_same_report(joined.manifests[0], earlier.manifest):
+def _merge_shards(run: ScheduledRun, options: FinalizeOptions, lease: Lease) -> RunManifest:
+    """Commit the run's merged rows, each with the date of its first run, and count the changes."""
+    merged = read_shards(run.run_output, run.shards)
+    rows, scored_run = merged.rows, merged.run
+    earlier = latest.read_newest_run(run.output)
+    dates = assign_run_dates(rows, earlier, run.run_date)
+    changes = compare_runs(rows, dates, earlier, run.run_date) if earlier else None
+    if changes and earlier and _has_same_report(merged.manifests[0], earlier.manifest):
         same = (rows, dates) == (earlier.rows, read_run_dates(earlier))
-        since = msgspec.structs.replace(since, unchanged=same)
+        changes = msgspec.structs.replace(changes, unchanged=same)
     dated = replace(
-        run,
-        facts=msgspec.structs.replace(run.facts, run_date=night.name, changes=since),
+        scored_run,
+        facts=msgspec.structs.replace(scored_run.facts, run_date=run.run_date, changes=changes),
         extra_columns={RUN_DATE_COLUMN: dates},
-        gallery_rows=select_rows_of_date(rows, dates, night.name),
+        gallery_rows=select_rows_of_date(rows, dates, run.run_date),
     )
     return commit_merged(
-        night.place.with_guard(lease.check),
+        run.run_output.with_guard(lease.check),
         dated,
-        ending.load_model,
-        ending.access,
-        pictures=since is None or not since.unchanged,
+        options.load_model,
+        options.access,
+        pictures=changes is None or not changes.unchanged,
     )
 
 
 def _has_same_report(shard: RunManifest, earlier: RunManifest) -> bool:
-    """Whether a report would say the same of the same rows."""
-    asked = [(m.gallery.heatmaps, m.gallery.review_minutes) for m in (shard, earlier)]
-    return (shard.config_hash, shard.source, asked[0]) == (
+    """Return whether a report would say the same about the same rows."""
+    settings = [(m.gallery.heatmaps, m.gallery.review_minutes) for m in (shard, earlier)]
+    return (shard.config_hash, shard.source, settings[0]) == (
         earlier.config_hash,
         earlier.source,
-        asked[1],
+        settings[1],
     )

@@ -1,15 +1,14 @@
-"""``latest/``: the newest finished night, under a name that does not change.
+"""``latest/``: the newest finished run, at a path that never changes.
 
-Which night that is, ``published/`` says: one file for each night that was published, numbered like
-the nights, created once and never changed. The highest number counts, so a publisher that was
-paused cannot bring an older night back, whenever it goes on.
+``published/`` says which run that is. It holds one file per published run, numbered like the runs,
+created once and never changed. The highest number counts, so a publisher that was paused can never
+bring back an older run.
 
-``latest/`` holds copies of that night's files. Every night makes them agree with it, also one that
-finds nothing new. Every file is replaced whole, and run.json last; nothing of the older night is
-removed before the newer one stands. Between the first file and the last, files of two nights lie
-side by side: the report is consistent at every moment, since it carries its rows and its run; who
-reads the rows and run.json together compares the hash, as `ledger.read_run` does, or reads the
-night's own folder.
+``latest/`` holds copies of that run's files. Every run synchronizes them, even one that finds
+nothing new. Each file is replaced atomically, run.json last, and files of the older run are removed
+only after the newer run is complete. In between, ``latest/`` mixes files of two runs. The report is
+consistent at every moment, because it carries its own rows and run. Readers that need rows and
+run.json together compare the hash, as `store.read_run` does, or read the run's own folder.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _MAX_ATTEMPTS = 10
 
 
 class PublishedRun(msgspec.Struct, frozen=True, rename={"run_date": "night"}):
-    """The night that was published under a number."""
+    """The date of the run that was published under a number."""
 
     run_date: RunDate
 
@@ -50,144 +49,146 @@ class PublishedRun(msgspec.Struct, frozen=True, rename={"run_date": "night"}):
 
 
 def read_published_date(output: Output) -> str:
-    """The name of the newest published night; empty where none was.
+    """Return the date of the newest published run; empty if there is none.
 
     Raises:
-        LedgerError: It cannot be read.
+        OutputError: The file cannot be read.
     """
     matches = filter(None, map(_PUBLISHED_FILE.fullmatch, output.names(PUBLISHED_FOLDER)))
     newest = max(matches, key=lambda match: int(match[1]), default=None)
     data = output.read(newest[0]) if newest else None
     if newest is None or data is None:
-        shown = read_latest_manifest(output)  # of a version without published/
+        shown = read_latest_manifest(output)  # written by a version without published/
         return shown.run_date if shown else ""
     what = f"{newest[0]} in {output.url}"
-    hint = "Remove it: the next night publishes again."
+    hint = "Remove it: the next run publishes again."
     return decode_json(data, PublishedRun, what, hint).run_date
 
 
 def find_newest_output(output: Output) -> Output:
-    """Where the newest published night lies: its own folder, or ``latest/`` once that is gone.
+    """Return the newest published run's own output, or ``latest/`` if that was removed.
 
     Raises:
-        LedgerError: It cannot be read.
+        OutputError: A file cannot be read.
     """
-    night = read_published_date(output)
-    own = output.subfolder(f"{RUNS_FOLDER}/{night}") if night else None
-    return own if own and store.read_manifest(own) else output.subfolder(LATEST_FOLDER)
+    run_date = read_published_date(output)
+    run_output = output.subfolder(f"{RUNS_FOLDER}/{run_date}") if run_date else None
+    if run_output and store.read_manifest(run_output):
+        return run_output
+    return output.subfolder(LATEST_FOLDER)
 
 
 def read_newest_manifest(output: Output) -> RunManifest | None:
-    """What run.json of the newest published night says; None where none was.
+    """Read the manifest of the newest published run; None if there is none.
 
     Raises:
-        LedgerError: It cannot be read.
+        OutputError: A file cannot be read.
     """
     return store.read_manifest(find_newest_output(output))
 
 
 def read_latest_manifest(output: Output) -> RunManifest | None:
-    """What run.json in ``latest/`` says, whether or not that is the newest published night.
+    """Read the manifest in ``latest/``, which may lag behind the newest published run.
 
     Raises:
-        LedgerError: It cannot be read.
+        OutputError: The file cannot be read.
     """
     return store.read_manifest(output.subfolder(LATEST_FOLDER))
 
 
 def read_newest_run(output: Output) -> store.FinishedRun | None:
-    """The newest published night with its rows.
+    """Read the newest published run with its rows; None if there is none.
 
     Raises:
-        LedgerError: It cannot be read.
+        OutputError: A file cannot be read.
     """
-    place = find_newest_output(output)
-    return store.read_run(place) if store.read_manifest(place) else None
+    run_output = find_newest_output(output)
+    return store.read_run(run_output) if store.read_manifest(run_output) else None
 
 
-def publish(output: Output, number: int, night: str, guard: Callable[[], None]) -> str:
-    """Make a finished night the newest one, and put it into ``latest/``.
+def publish(output: Output, number: int, run_date: str, guard: Callable[[], None]) -> str:
+    """Publish a finished run as the newest one, and copy it to ``latest/``.
 
     Args:
-        output: The place of all nights.
-        number: The night's number.
-        night: Its name.
-        guard: Called before the night is published and when ``latest/`` has been renewed; raises
-            where this process may not publish it, or another one took its work over.
+        output: The job's output.
+        number: Number of the run.
+        run_date: Date of the run.
+        guard: Called before publishing and after the update of ``latest/``; raises if this process
+            may no longer publish.
 
     Returns:
-        Where ``latest/`` is.
+        URL of ``latest/``.
 
     Raises:
-        LedgerError: A file cannot be read or written.
+        OutputError: A file cannot be read or written.
     """
     guard()
-    data = msgspec.json.encode(PublishedRun(night))
+    data = msgspec.json.encode(PublishedRun(run_date))
     output.create(f"{PUBLISHED_FOLDER}/{number:06d}.json", data)
-    place = update_latest(output)
+    latest_url = update_latest(output)
     guard()
-    return place
+    return latest_url
 
 
 def update_latest(output: Output) -> str:
-    """Make ``latest/`` agree with the newest published night, whoever published that meanwhile.
+    """Synchronize ``latest/`` with the newest published run, even if another task published it.
 
     Returns:
-        Where ``latest/`` is.
+        URL of ``latest/``.
 
     Raises:
-        LedgerError: A file cannot be read or written.
-        TransientError: Others published again and again.
+        OutputError: A file cannot be read or written.
+        TransientError: Other tasks kept publishing.
     """
-    place = output.subfolder(LATEST_FOLDER)
+    target = output.subfolder(LATEST_FOLDER)
     for _ in range(_MAX_ATTEMPTS):
-        newest = read_published_date(output)
-        night = output.subfolder(f"{RUNS_FOLDER}/{newest}") if newest else None
-        if night is None or store.read_manifest(night) is None:
-            return place.url
-        if _copy_changed_files(night, place, partial(_is_newest, output, newest)):
-            return place.url
+        run_date = read_published_date(output)
+        run_output = output.subfolder(f"{RUNS_FOLDER}/{run_date}") if run_date else None
+        if run_output is None or store.read_manifest(run_output) is None:
+            return target.url
+        if _copy_changed_files(run_output, target, partial(_is_newest, output, run_date)):
+            return target.url
     raise TransientError(
-        f"{place.url} could not be renewed: other tasks published {_MAX_ATTEMPTS} times meanwhile.",
+        f"Cannot update {target.url}: other tasks published {_MAX_ATTEMPTS} runs in the meantime.",
         "Run the same command again.",
     )
 
 
-def _is_newest(output: Output, night: str) -> bool:
-    return read_published_date(output) == night
+def _is_newest(output: Output, run_date: str) -> bool:
+    return read_published_date(output) == run_date
 
 
-def _copy_changed_files(night: Output, place: Output, is_newest: Callable[[], bool]) -> bool:
-    """Copy what differs, run.json last, and then remove what the night does not have.
+def _copy_changed_files(source: Output, target: Output, is_newest: Callable[[], bool]) -> bool:
+    """Copy the files that differ, run.json last; then remove files that the run does not have.
 
     Args:
-        night: The night's own folder.
-        place: Where the copies lie.
-        is_newest: Asked before each writing: where another night has come, its copies must stay.
+        source: The run's own output.
+        target: The output for the copies.
+        is_newest: Called before each write. If a newer run was published, its copies must stay.
 
     Returns:
-        Whether it still was the newest one when all was done.
+        True if the run was still the newest at the end.
     """
-    pictures = store.find_report_images(night)
-    groups = [pictures, store.RUN_FILES[:-1], store.RUN_FILES[-1:]]
+    report_images = store.find_report_images(source)
+    groups = [report_images, store.RUN_FILES[:-1], store.RUN_FILES[-1:]]
     absent: set[str] = set()
     claimed = False
     for group in groups:
-        contents = {name: night.read(name, MAX_TABLE_READ_BYTES) for name in group}
+        contents = {name: source.read(name, MAX_TABLE_READ_BYTES) for name in group}
         absent |= {name for name, data in contents.items() if data is None}
         changed = {
             name: data
             for name, data in contents.items()
-            if data is not None and place.read(name, MAX_TABLE_READ_BYTES) != data
+            if data is not None and target.read(name, MAX_TABLE_READ_BYTES) != data
         }
         if changed and not is_newest():
             return False
         if changed:
             if not claimed:
-                claim_run(place)
+                claim_run(target)
                 claimed = True
-            place.write_all(changed)
-    gone = absent | (set(store.find_report_images(place)) - set(pictures))
+            target.write_all(changed)
+    gone = absent | (set(store.find_report_images(target)) - set(report_images))
     if gone and is_newest():
-        place.remove(*sorted(gone))
+        target.remove(*sorted(gone))
     return is_newest()

@@ -1,7 +1,7 @@
-"""Tell people what a night came to: five lines to a webhook, by e-mail or to a chat.
+"""Notify people of a finished run: five lines to a webhook, by e-mail or to a chat.
 
-An address may hold a password or be one: no message, log or error repeats it. A notice that cannot
-be sent is a warning, for the night's work is done all the same.
+An address may contain or be a password, so no message, log line or error repeats it. A notification
+that cannot be sent is only a warning, because the run itself is finished.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS = 4
 SILENCE_S = 10
-"""A webhook may say nothing for so long."""
+"""Time limit for connecting to a webhook, and for each wait for its response."""
 ATTEMPT_S = 30
-"""One attempt may take so long, whatever the server says meanwhile."""
+"""Time limit for one whole attempt, however much the server sends."""
 WEBHOOK_SCHEMES = {"https": "jsons", "http": "json"}
 """Apprise's name of each kind of webhook."""
 _WEBHOOK_FIELDS = {"message": "text", "version": "", "attachments": "", "type": ""}
-"""A webhook gets the fields of a notice: Apprise's own are renamed, or left out."""
+"""Apprise's own webhook fields: renamed to the notification's, or removed."""
 _REASON = re.compile(r"error=(\d{3})\b|\[Errno -?\d+\] ([A-Za-z ]+)")
-"""Words in Apprise's log that say why a notice was not taken, and quote no address."""
+"""Parts of Apprise's log that say why a notification failed, and quote no address."""
 _SILENT = logging.CRITICAL + 1
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Notification:
-    """What a night came to: counts and the place of its report, no film.
+    """Result of a scheduled run: its counts and the location of its report, no image names.
 
-    ``report`` is where the report is, or the rows; ``likeness`` says whether the batch looks like
-    the training films, ``news`` what is new, both in words. ``since`` is the night before, empty
-    where there was none; ``new`` counts the files that are new or changed since, ``new_flagged``
-    those of them that are flagged.
+    ``report`` is the URL of the report, or of the rows. ``likeness`` says in words whether the
+    batch resembles the training images, and ``news`` what is new. ``since`` is the date of the run
+    before, empty for the first run. ``new`` counts the files that are new or changed since then,
+    ``new_flagged`` the flagged ones among them.
     """
 
     title: str
@@ -72,16 +72,16 @@ class Notification:
 
     @property
     def subject(self) -> str:
-        """What an e-mail is called."""
-        return f"{self.title}: {self.flagged:,} of {self.scored:,} films flagged"
+        """Subject of an e-mail."""
+        return f"{self.title}: {self.flagged:,} of {self.scored:,} X-rays flagged"
 
     @property
     def lines(self) -> tuple[str, str, str, str, str]:
-        """What ran; the counts; what is new; how far to trust it; where the report is."""
+        """Five lines: the run, its counts, what is new, how far to trust it, and the report."""
         return (
-            f"{self.title}: the night of {format_run_date(self.run_date)} is done.",
-            f"{format_count(self.found, 'file')} found: {self.scored:,} scored, {self.flagged:,} of them "
-            f"flagged; {self.not_scored:,} not scored.",
+            f"{self.title}: the run of {format_run_date(self.run_date)} is done.",
+            f"{format_count(self.found, 'file')} found: {self.scored:,} scored, "
+            f"{self.flagged:,} of them flagged; {self.not_scored:,} not scored.",
             self.news,
             self.likeness,
             f"See {self.report}",
@@ -89,28 +89,34 @@ class Notification:
 
     @property
     def text(self) -> str:
-        """All five lines."""
+        """All five lines as one text."""
         return "\n".join(self.lines)
+
+    @property
+    def webhook_fields(self) -> dict[str, Any]:
+        """Fields of a webhook's JSON, whose public name for the run date is ``night``."""
+        fields = asdict(self)
+        return {"night": fields.pop("run_date"), **fields}
 
 
 class _DeliveryError(Exception):
-    """Why a notice was not taken, in words without its address."""
+    """Reason why a notification was not delivered, without its address."""
 
 
 def make_notification(
-    manifest: RunManifest, rows: Sequence[Score], title: str, at: str
+    manifest: RunManifest, rows: Sequence[Score], title: str, report_url: str
 ) -> Notification:
-    """What a finished night came to.
+    """Create the notification of a finished run.
 
     Args:
-        manifest: Of the whole night.
-        rows: All of its rows.
-        title: That of the report, empty for its own.
-        at: Where the report is, or the rows where there is none.
+        manifest: Manifest of the whole run.
+        rows: All its rows.
+        title: Title of the report, empty for the default.
+        report_url: URL of the report, or of the rows if there is no report.
     """
     card = manifest.models[0].card
-    likeness = describe_drift(measure_drift(rows, card), card)
-    since = manifest.changes
+    drift = describe_drift(measure_drift(rows, card), card)
+    changes = manifest.changes
     return Notification(
         title=sanitize_text(title) or "Chest X-rays",
         run_date=manifest.run_date,
@@ -118,37 +124,37 @@ def make_notification(
         scored=manifest.scored,
         flagged=manifest.flagged,
         not_scored=manifest.not_scored,
-        since=since.run_date if since else "",
-        new=since.new_or_changed if since else manifest.found,
-        new_flagged=since.flagged if since else manifest.flagged,
-        news=describe_changes(manifest) or "All are new: there was no night before.",
-        likeness=likeness.short_warning or likeness.sentences[0],
-        report=redact_secrets(at),
+        since=changes.run_date if changes else "",
+        new=changes.new_or_changed if changes else manifest.found,
+        new_flagged=changes.flagged if changes else manifest.flagged,
+        news=describe_changes(manifest) or "All are new: this is the first run.",
+        likeness=drift.short_warning or drift.sentences[0],
+        report=redact_secrets(report_url),
     )
 
 
-def send_notification(addresses: Sequence[str], notice: Notification) -> int:
-    """Send a notice to every address; what fails is tried again, then warned of.
+def send_notification(addresses: Sequence[str], notification: Notification) -> int:
+    """Send a notification to every address. Retry failures, then log a warning.
 
     Args:
-        addresses: As for `check_addresses`.
-        notice: What to say.
+        addresses: Addresses, as for `check_addresses`.
+        notification: The notification.
 
     Returns:
-        How many addresses took it.
+        Number of addresses that accepted it.
 
     Raises:
-        UsageError: An address cannot be understood.
+        UsageError: An address cannot be parsed.
         MissingPackage: Apprise is not installed.
     """
     delivered = 0
-    for place, (kind, send) in enumerate(_open_channels(addresses), start=1):
+    for index, (kind, send) in enumerate(_open_channels(addresses), start=1):
         try:
-            _RETRYING(send, notice)
+            _RETRYING(send, notification)
         except _DeliveryError as exc:
             log.warning(
-                "The notice to address %d of %d (%s) was not sent: %s, %d times.",
-                *(place, len(addresses), kind, exc, MAX_ATTEMPTS),
+                "The notification to address %d of %d (%s) was not sent: %s, %d times.",
+                *(index, len(addresses), kind, exc, MAX_ATTEMPTS),
                 extra={"event": "notice_failed", "fields": {"kind": kind, "reason": str(exc)}},
             )
             continue
@@ -158,41 +164,41 @@ def send_notification(addresses: Sequence[str], notice: Notification) -> int:
 
 
 def check_addresses(addresses: Sequence[str]) -> None:
-    """Make sure, before a night begins, that its end can be told.
+    """Check before a run starts that every address can be parsed.
 
     Args:
         addresses: Webhooks (https:// or http://), or URLs of Apprise (mailto://, slack://, ...).
 
     Raises:
-        UsageError: One of them cannot be understood.
+        UsageError: An address cannot be parsed.
         MissingPackage: Apprise is not installed.
     """
     _open_channels(addresses)
 
 
 def _open_channels(addresses: Sequence[str]) -> list[tuple[str, Send]]:
-    """Each address's kind, and a call that sends a notice there or raises _Undelivered."""
+    """Return each address's kind, and a function that sends there or raises _DeliveryError."""
     channels: list[tuple[str, Send]] = []
-    for place, address in enumerate(addresses, start=1):
+    for index, address in enumerate(addresses, start=1):
         kind = address.partition("://")[0].lower()
         send = _open_channel(kind, address)
         if send is None:
             raise UsageError(
-                f"Expected an address such as https://... or mailto://..., found something else "
-                f"as number {place} of --notify.",
-                "https://appriseit.com/services lists all kinds.",
+                f"Expected an address such as https://... or mailto://... as number {index} of "
+                f"--notify, found something else.",
+                "See https://appriseit.com/services for all kinds.",
             )
         channels.append((kind, send))
     return channels
 
 
 def _open_channel(kind: str, address: str) -> Send | None:
-    """Open whatever Apprise knows; None where the address cannot be understood."""
+    """Open an address that Apprise knows; return None if it cannot be parsed."""
     try:
         import apprise
     except ImportError as exc:
         raise MissingPackage(
-            "--notify needs Apprise, which is not installed.",
+            "Expected the package Apprise for --notify, found none.",
             'Install it with: pip install "cxr-batch[notify]"',
         ) from exc
     logger = logging.getLogger("apprise")
@@ -201,25 +207,25 @@ def _open_channel(kind: str, address: str) -> Send | None:
         app_id="cxr-batch",
         app_desc="cxr-batch",
         app_url="",
-        storage_mode=apprise.PersistentStoreMode.MEMORY,  # nothing is written to this machine
+        storage_mode=apprise.PersistentStoreMode.MEMORY,  # writes nothing to this machine
     )
-    target = _read_webhook(address) if kind in WEBHOOK_SCHEMES else address
-    channel: Any = target and apprise.Apprise.instantiate(target, asset=asset)
+    url = _read_webhook(address) if kind in WEBHOOK_SCHEMES else address
+    channel: Any = url and apprise.Apprise.instantiate(url, asset=asset)
     if not channel:
         return None
     service = apprise.Apprise(channel, asset=asset)
 
-    def send(notice: Notification) -> None:
-        title = notice.subject
+    def send(notification: Notification) -> None:
+        title = notification.subject
         if kind in WEBHOOK_SCHEMES:
-            channel.payload_extras = {**_WEBHOOK_FIELDS, **asdict(notice)}
+            channel.payload_extras = {**_WEBHOOK_FIELDS, **notification.webhook_fields}
             title = channel.payload_extras.pop("title")
         logger.addFilter(reason := _Reason())
         logger.setLevel(logging.DEBUG)
         try:
-            taken = run_with_timeout(
+            delivered = run_with_timeout(
                 ATTEMPT_S,
-                lambda: service.notify(notice.text, title, body_format="text"),
+                lambda: service.notify(notification.text, title, body_format="text"),
                 lambda: None,
             )
         except TimeoutError:
@@ -227,20 +233,20 @@ def _open_channel(kind: str, address: str) -> Send | None:
         finally:
             logger.setLevel(_SILENT)
             logger.removeFilter(reason)
-        if not taken:
-            raise _DeliveryError(reason.words or "it was not taken")
+        if not delivered:
+            raise _DeliveryError(reason.text or "it was refused")
 
     return send
 
 
 def _read_webhook(address: str) -> dict[str, Any] | None:
-    """Read a webhook as Apprise takes it, with its query, which Apprise would take for options."""
+    """Parse a webhook for Apprise with its whole query, which Apprise would read as its options."""
     try:
         parts = urlsplit(address)
         valid = bool(parts.hostname) and parts.port != 0
         (parts.hostname or "").encode("idna")
         f"{parts.username}{parts.password}".encode()
-        f"{parts.path}{parts.query}".encode("ascii")  # as HTTP sends it: others are %-escaped
+        f"{parts.path}{parts.query}".encode("ascii")  # HTTP wants other characters %-escaped
     except ValueError:
         return None
     if not valid:
@@ -252,27 +258,27 @@ def _read_webhook(address: str) -> dict[str, Any] | None:
         "user": parts.username,
         "password": parts.password or "",
         "fullpath": path,
-        "redirect": "no",  # a POST that is sent elsewhere arrives as a GET, without what it says
+        "redirect": "no",  # a redirected POST would arrive as a GET without its body
         "cto": SILENCE_S,
         "rto": SILENCE_S,
     }
 
 
 class _Reason(logging.Filter):
-    """Keeps why Apprise failed, and drops all that it logs, since that quotes addresses."""
+    """Filter that records why Apprise failed, and drops its log, which quotes addresses."""
 
-    words = ""
+    text = ""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Drop a record."""
-        if not self.words and (found := _REASON.search(record.getMessage())):
-            status, words = found.groups()
-            self.words = f"HTTP {status}" if status else words
+        """Drop a record, but keep the first reason in it."""
+        if not self.text and (found := _REASON.search(record.getMessage())):
+            status, text = found.groups()
+            self.text = f"HTTP {status}" if status else text
         return False
 
 
 def _log_retry(state: RetryCallState) -> None:
-    log.debug("sending the notice again, after attempt %d", state.attempt_number)
+    log.debug("sending the notification again after attempt %d", state.attempt_number)
 
 
 _RETRYING = Retrying(

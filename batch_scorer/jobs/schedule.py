@@ -1,8 +1,8 @@
-"""Which night is open, and its plan, which all its tasks share.
+"""Scheduled runs: opened by number, each with a spec that all its tasks share.
 
-Plans are numbered in the order of the nights. The next number can be created only once, so however
-many tasks arrive at the same time, one opens the night and the others join it. A night is open
-until its run stands in ``latest/``, or until it was found that nothing is new.
+Specs are numbered in the order of the runs. Each number can be created only once, so if several
+tasks start at the same time, one opens the run and the others join it. A run stays open until it is
+published in ``latest/``, or until it turns out that nothing is new.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 RUNS_FOLDER = latest.RUNS_FOLDER
 SPECS_FOLDER = "plans"
 MAX_LOOKBACK_RUNS = 7
-"""So many plans before the newest are looked at, for a start that comes late."""
+"""Maximum number of earlier specs to read, for a task that starts late."""
 _SPEC_FILE = re.compile(rf"{SPECS_FOLDER}/([0-9]{{6,18}})\.json")
 log = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ class RunSpec(
     frozen=True,
     rename={"config_hash": "method", "nonce": "opened_by", "run_date": "night"},
 ):
-    """What a night is to do: what its tasks must agree on.
+    """Specification of a scheduled run, on which its tasks must agree.
 
-    ``config_hash`` names models and options that decide an answer; ``execution`` is the platform's name
-    of the start that the tasks belong to, empty where there is none; ``nonce`` is of no meaning
-    and unlike any other.
+    ``config_hash`` identifies the models and the options that decide a score. ``execution`` is the
+    platform's name for the start that the tasks belong to, empty if there is none. ``nonce`` is a
+    random value that makes each spec unique.
     """
 
     source: str
@@ -71,16 +71,16 @@ class RunSpec(
     nonce: str = ""
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
+        """Check the date, which msgspec's constraints cannot."""
         check_run_date(self.run_date)
 
     @property
     def as_requested(self) -> RunSpec:
-        """The plan without what is only this night's."""
+        """The spec without the fields that are unique to one run."""
         return msgspec.structs.replace(self, run_date="", nonce="")
 
     def list_differences(self, other: RunSpec) -> list[str]:
-        """Names of what differs."""
+        """List the names of fields that differ."""
         return [
             name
             for name in self.__struct_fields__
@@ -90,57 +90,57 @@ class RunSpec(
 
 @dataclass(frozen=True)
 class ScheduledRun:
-    """One night of an output place, by the number of its plan."""
+    """One scheduled run of a job's output, identified by the number of its spec."""
 
     output: Output
     number: int
     spec: RunSpec
 
     @property
-    def name(self) -> str:
-        """When it was opened: 20261127-020000, in UTC; later nights have greater names."""
+    def run_date(self) -> str:
+        """Time of opening in UTC, such as 20261127-020000. Later runs have greater dates."""
         return self.spec.run_date
 
     @property
     def folder(self) -> str:
-        """Where its results lie below the output."""
-        return f"{RUNS_FOLDER}/{self.name}"
+        """Folder of its results below the job's output."""
+        return f"{RUNS_FOLDER}/{self.run_date}"
 
     @property
-    def place(self) -> Output:
-        """Where its results lie."""
+    def run_output(self) -> Output:
+        """Output for its results."""
         return self.output.subfolder(self.folder)
 
     @property
     def shards(self) -> list[Shard]:
-        """All its shares."""
+        """All its shards."""
         return [Shard(number, self.spec.tasks) for number in range(1, self.spec.tasks + 1)]
 
-    def missing(self) -> list[Shard]:
-        """The shares that are not finished yet."""
+    def list_missing_shards(self) -> list[Shard]:
+        """List the shards that are not finished yet."""
         suffix = f"/{store.RUN_FILE}"
-        names = self.place.names("shards")
+        names = self.run_output.names("shards")
         done = {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
         return [shard for shard in self.shards if shard.folder not in done]
 
-    def closed(self) -> RunManifest | None:
-        """Its run, where the night is over: nothing of it is left to do."""
-        manifest = store.read_manifest(self.place)
+    def read_final_manifest(self) -> RunManifest | None:
+        """Read the manifest of a run with no work left; None while it is open."""
+        manifest = store.read_manifest(self.run_output)
         if manifest is None:
             return None
         if manifest.changes and manifest.changes.unchanged:
             return manifest
         shown = latest.read_latest_manifest(self.output)
-        return manifest if shown and shown.run_date >= self.name else None
+        return manifest if shown and shown.run_date >= self.run_date else None
 
 
 def claim_job_output(output: Output) -> None:
-    """Claim the place of all nights.
+    """Claim the output of a job.
 
     Raises:
         ForeignFile: Something under the names of its folders was not written by this program.
             Nothing was written.
-        LedgerError: It cannot be read or written.
+        OutputError: The output cannot be read or written.
     """
     names = (
         SPECS_FOLDER,
@@ -159,7 +159,7 @@ def claim_job_output(output: Output) -> None:
 
 
 def _has_run(output: Output) -> bool:
-    """Whether a version that kept no record opened a night here."""
+    """Return whether a version that kept no record opened a run here."""
     try:
         return find_scheduled_run(output) is not None
     except OutputError:
@@ -167,43 +167,44 @@ def _has_run(output: Output) -> bool:
 
 
 def join_scheduled_run(
-    output: Output, asked: RunSpec, term_s: float, pause: Callable[[float], None]
+    output: Output, requested: RunSpec, term_s: float, sleep: Callable[[float], None]
 ) -> ScheduledRun:
-    """The open night where it is by the same plan; else a new one, opened by this task or another.
+    """Join the open run with the same spec, or open a new run.
 
     Args:
-        output: The place of all nights.
-        asked: The plan, without a night.
-        term_s: For how long an open night by another plan must give no sign of life.
-        pause: Waits for so many seconds; may raise to end the waiting.
+        output: The job's output.
+        requested: The spec, without a run date.
+        term_s: Seconds without a sign of life after which an open run with another spec counts as
+            abandoned.
+        sleep: Waits for a number of seconds; may raise to stop waiting.
 
     Returns:
-        The night. It is closed already where this task is late, a repetition of one that was done.
+        The run. It may be finished already, if this task is late or repeats one that is done.
 
     Raises:
-        Occupied: Another night is under way.
-        LedgerError: The plan's execution was followed by another one already.
+        AlreadyRunning: Another run is in progress.
+        OutputError: A newer execution has replaced the spec's execution.
     """
     while True:
         newest = find_scheduled_run(output)
         if (
             newest
-            and newest.spec.as_requested == asked
-            and (asked.execution or not newest.closed())
+            and newest.spec.as_requested == requested
+            and (requested.execution or not newest.read_final_manifest())
         ):
             return newest
         if newest:
-            _check_not_superseded(newest, asked)
-            _wait_until_abandoned(newest, asked, term_s, pause)
-        if night := _open_run(output, asked, newest):
-            return night
+            _check_not_superseded(newest, requested)
+            _wait_until_abandoned(newest, requested, term_s, sleep)
+        if run := _open_run(output, requested, newest):
+            return run
 
 
 def find_scheduled_run(output: Output, number: int | None = None) -> ScheduledRun | None:
-    """The newest night, or the one of that number; None where there is none.
+    """Find the newest run, or the run with a number; None if there is none.
 
     Raises:
-        LedgerError: Its plan cannot be read.
+        OutputError: Its spec cannot be read.
     """
     if number is None:
         matches = filter(None, map(_SPEC_FILE.fullmatch, output.names(SPECS_FOLDER)))
@@ -212,18 +213,18 @@ def find_scheduled_run(output: Output, number: int | None = None) -> ScheduledRu
     data = output.read(_spec_path(number)) if number > 0 else None
     if data is None:
         return None
-    what = f"The plan {_spec_path(number)} in {output.url}"
+    what = f"The run spec {_spec_path(number)} in {output.url}"
     return ScheduledRun(
-        output, number, decode_json(data, RunSpec, what, "Remove it to open a new night.")
+        output, number, decode_json(data, RunSpec, what, "Remove it to open a new run.")
     )
 
 
-def find_abandoned_runs(night: ScheduledRun) -> list[ScheduledRun]:
-    """The nights just before this one that were never closed: their rows need not be lost."""
+def find_abandoned_runs(run: ScheduledRun) -> list[ScheduledRun]:
+    """Find the unfinished runs just before this one, newest first, to reuse their rows."""
     found: list[ScheduledRun] = []
-    for number in range(night.number - 1, max(night.number - 1 - MAX_LOOKBACK_RUNS, 0), -1):
-        earlier = find_scheduled_run(night.output, number)
-        if earlier is None or earlier.closed():
+    for number in range(run.number - 1, max(run.number - 1 - MAX_LOOKBACK_RUNS, 0), -1):
+        earlier = find_scheduled_run(run.output, number)
+        if earlier is None or earlier.read_final_manifest():
             break
         found.append(earlier)
     return found
@@ -233,67 +234,77 @@ def _spec_path(number: int) -> str:
     return f"{SPECS_FOLDER}/{number:06d}.json"
 
 
-def _open_run(output: Output, asked: RunSpec, newest: ScheduledRun | None) -> ScheduledRun | None:
-    """Open the next night; None where another task just did."""
+def _open_run(
+    output: Output, requested: RunSpec, newest: ScheduledRun | None
+) -> ScheduledRun | None:
+    """Open the next run; None if another task has just opened it."""
     number = newest.number + 1 if newest else 1
     published = latest.read_newest_manifest(output)
-    after = max(newest.name if newest else "", published.run_date if published else "")
-    name = make_run_date(datetime.now(UTC), after)
-    plan = msgspec.structs.replace(asked, run_date=name, nonce=secrets.token_hex(8))
-    if not output.create(_spec_path(number), msgspec.json.encode(plan)):
+    after = max(newest.run_date if newest else "", published.run_date if published else "")
+    run_date = make_run_date(datetime.now(UTC), after)
+    spec = msgspec.structs.replace(requested, run_date=run_date, nonce=secrets.token_hex(8))
+    if not output.create(_spec_path(number), msgspec.json.encode(spec)):
         return None
-    return ScheduledRun(output, number, plan)
+    return ScheduledRun(output, number, spec)
 
 
 def make_run_date(now: datetime, after: str) -> str:
-    """A name that is greater than ``after``, whatever the machines' clocks say."""
-    name = now.strftime(RUN_DATE_FORMAT)
-    if name > after:
-        return name
+    """Return the current time as a run date, made greater than ``after`` if clocks differ."""
+    run_date = now.strftime(RUN_DATE_FORMAT)
+    if run_date > after:
+        return run_date
     last = datetime.strptime(after, RUN_DATE_FORMAT).replace(tzinfo=UTC)
     return (last + timedelta(seconds=1)).strftime(RUN_DATE_FORMAT)
 
 
-def _check_not_superseded(newest: ScheduledRun, asked: RunSpec) -> None:
-    """A task that comes after its own night was followed by another has nothing to do any more."""
-    if not asked.execution or newest.spec.execution == asked.execution:
+def _check_not_superseded(newest: ScheduledRun, requested: RunSpec) -> None:
+    """Refuse a task whose own run was followed by another: it has no work left.
+
+    Raises:
+        OutputError: A newer execution has replaced this one.
+    """
+    if not requested.execution or newest.spec.execution == requested.execution:
         return
     for number in range(newest.number - 1, max(newest.number - 1 - MAX_LOOKBACK_RUNS, 0), -1):
         earlier = find_scheduled_run(newest.output, number)
-        if earlier and earlier.spec.execution == asked.execution:
+        if earlier and earlier.spec.execution == requested.execution:
             raise OutputError(
-                f"The night {earlier.name} of {asked.execution} was followed by {newest.name}.",
+                f"Cannot join the run {earlier.run_date} of {requested.execution}: the newer run "
+                f"{newest.run_date} replaced it.",
                 "Nothing is left to do.",
             )
 
 
 def _wait_until_abandoned(
-    newest: ScheduledRun, asked: RunSpec, term_s: float, pause: Callable[[float], None]
+    newest: ScheduledRun, requested: RunSpec, term_s: float, sleep: Callable[[float], None]
 ) -> None:
-    """Wait until it is sure that nobody works on an open night by another plan.
+    """Wait until no task works any longer on an open run with another spec.
 
     Raises:
-        Occupied: Somebody does.
+        AlreadyRunning: A task works on it.
     """
-    if newest.closed():
+    if newest.read_final_manifest():
         return
-    differences = ", ".join(newest.spec.list_differences(asked))
+    differences = ", ".join(newest.spec.list_differences(requested))
     log.info(
-        "the night %s is open by another plan (%s): given up if it gives no sign of life for %g s",
-        *(newest.name, differences, term_s),
-        extra={"event": "waiting", "fields": {"night": newest.name, "seconds": term_s}},
+        "run %s is open with other settings (%s): abandoned after %g s without a sign of life",
+        *(newest.run_date, differences, term_s),
+        extra={"event": "waiting", "fields": {"night": newest.run_date, "seconds": term_s}},
     )
-    watches: dict[str, lease.LeaseWatcher] = {}
+    watchers: dict[str, lease.LeaseWatcher] = {}
     since = time.monotonic()
     while True:
-        names = lease.list_leases(newest.place)
-        sights = [watches.setdefault(n, lease.LeaseWatcher(newest.place, n)).poll() for n in names]
-        if lease.LeaseState.ALIVE in sights or newest.closed():
+        names = lease.list_leases(newest.run_output)
+        states = [
+            watchers.setdefault(name, lease.LeaseWatcher(newest.run_output, name)).poll()
+            for name in names
+        ]
+        if lease.LeaseState.ALIVE in states or newest.read_final_manifest():
             raise AlreadyRunning(
-                f"The night {newest.name} of {newest.output.url} is under way by another plan: "
-                f"it differs in {differences}.",
+                f"The run {newest.run_date} of {newest.output.url} is in progress with other "
+                f"settings ({differences}).",
                 "Wait until it is done, then run the same command again.",
             )
-        if time.monotonic() - since >= term_s and lease.LeaseState.SILENT not in sights:
+        if time.monotonic() - since >= term_s and lease.LeaseState.SILENT not in states:
             return
-        pause(lease.poll_interval_s(term_s))
+        sleep(lease.poll_interval_s(term_s))

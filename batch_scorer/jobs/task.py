@@ -1,7 +1,7 @@
-"""One task's part of a night: join it, score a share, and as the last one merge, report, publish.
+"""One task of a scheduled run: join the run, score shards, and as the last task finalize it.
 
 Nothing here prints or parses a command line. A task may be killed at any point and started again:
-it does then what is not done yet.
+it then does the remaining work.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What one task of a night does.
+    """Specification of one task of a scheduled run.
 
-    ``score`` says what to score; its output is the place of all nights, and it has no shard.
-    ``tasks`` share the films; ``shard`` is this task's share, None to claim one after another.
-    ``execution`` is what the platform calls the start that all tasks belong to; ``rescore`` takes
-    no row over from finished nights. ``finish`` lets the last task merge and report, as ``report_options``
-    says (None: no report), and tell the addresses in ``notify``. A lease holds for ``lease_s``
-    without being renewed.
+    ``score`` is the scoring job; its output is the output of all runs, and it has no shard.
+    ``tasks`` is the number of shards; ``shard`` is this task's own, None to claim free shards one
+    after another. ``execution`` is the platform's name for the start that all tasks belong to.
+    ``rescore`` reuses no rows of finished runs. ``finish`` lets the last task merge, draw the
+    report by ``report_options`` (None: no report) and notify the addresses in ``notify``. A lease
+    is valid for ``lease_s`` seconds without renewal.
     """
 
     score: ScoreJob
@@ -85,53 +85,56 @@ class TaskSpec:
 def run_task(
     job: TaskSpec, progress: ProgressCallback | None = None, stop: Callable[[], bool] | None = None
 ) -> TaskOutcome:
-    """Do one task's part of the open night, or open one; finish it where this task is the last.
+    """Join the open run or open one, do this task's part, and finalize the run as the last task.
 
     Args:
-        job: What to do.
-        progress: Called with (films settled, films found) after every batch.
-        stop: Asked after every batch and while waiting; where it says yes, the task ends there.
+        job: The task.
+        progress: Called with (images done, images found) after every batch.
+        stop: Called after every batch and while waiting. Stop if it returns True; the task can be
+            resumed.
 
     Raises:
-        Occupied: Another task is at this work.
-        Interrupted: It was stopped. The same task goes on from there.
-        CxrError: The task cannot go on.
+        AlreadyRunning: Another task does the same work.
+        Interrupted: The task was stopped. Running it again resumes it.
+        CxrError: The task cannot continue.
     """
     check_addresses(job.notify)
     output = open_output(job.score.output)
-    pause = partial(sleep_interruptibly, stop)
-    night = join_scheduled_run(output, _make_run_spec(job, output), job.lease_s, pause)
-    bind_fields(night=night.name)
-    if manifest := night.closed():
-        return make_outcome(night, manifest=manifest, already_finished=True)
-    task = _JoinedTask(job, night, pause, progress, stop)
-    own = tuple(task.score_shards())
-    missing = tuple(night.missing())
-    if missing or not job.finish:
-        return make_outcome(night, own=own, missing=missing)
-    first = partial(load_if_unchanged, job.score.models[0], job.score.provider, job.score.threads)
-    ending = FinalizeOptions(
+    sleep = partial(sleep_interruptibly, stop)
+    run = join_scheduled_run(output, _make_run_spec(job, output), job.lease_s, sleep)
+    bind_fields(night=run.run_date)
+    if manifest := run.read_final_manifest():
+        return make_outcome(run, manifest=manifest, already_finished=True)
+    task = _JoinedTask(job, run, sleep, progress, stop)
+    task_manifests = tuple(task.score_shards())
+    missing_shards = tuple(run.list_missing_shards())
+    if missing_shards or not job.finish:
+        return make_outcome(run, task_manifests=task_manifests, missing_shards=missing_shards)
+    load_first_model = partial(
+        load_if_unchanged, job.score.models[0], job.score.provider, job.score.threads
+    )
+    options = FinalizeOptions(
         job.score.output,
         job.report_options,
         job.lease_s,
-        first,
-        pause,
+        load_first_model,
+        sleep,
         job.notify,
         job.score.access,
     )
     try:
-        held = acquire_finalize_lease(night, ending)
-    except AlreadyRunning:  # this task's own share is done
-        return make_outcome(night, own=own)
-    with held as lease:
-        outcome = finalize_run(night, ending, lease)
-    notify_outcome(outcome, ending)
-    return replace(outcome, own=own)
+        finalize_lease = acquire_finalize_lease(run, options)
+    except AlreadyRunning:  # this task's own shard is done
+        return make_outcome(run, task_manifests=task_manifests)
+    with finalize_lease as lease:
+        outcome = finalize_run(run, options, lease)
+    notify_outcome(outcome, options)
+    return replace(outcome, task_manifests=task_manifests)
 
 
 @dataclass(frozen=True)
 class _JoinedTask:
-    """A task of a night that it has joined."""
+    """A task and the scheduled run that it has joined."""
 
     job: TaskSpec
     run: ScheduledRun
@@ -140,35 +143,35 @@ class _JoinedTask:
     stop: Callable[[], bool] | None
 
     def score_shards(self) -> Iterator[RunManifest]:
-        """Score this task's share, or those that it can claim."""
+        """Score this task's shard, or every shard that it can claim."""
         if self.job.shard is None:
-            yield from self._claim()
+            yield from self._score_free_shards()
             return
         name = _format_lease_name(self.job.shard)
-        with acquire_lease(self.run.place, name, self.job.lease_s, self.sleep) as lease:
+        with acquire_lease(self.run.run_output, name, self.job.lease_s, self.sleep) as lease:
             yield self._score_shard(self.job.shard, lease)
 
-    def _claim(self) -> Iterator[RunManifest]:
-        """Score one free share after another, until each is finished or in good hands."""
-        watches: dict[Shard, LeaseWatcher] = {}
-        alive: set[Shard] = set()
+    def _score_free_shards(self) -> Iterator[RunManifest]:
+        """Score free shards one after another, until each is finished or held by a live task."""
+        watchers: dict[Shard, LeaseWatcher] = {}
+        alive_shards: set[Shard] = set()
         while True:
-            free: Lease | None = None
-            missing = self.run.missing()
-            for shard in missing:
+            lease: Lease | None = None
+            missing_shards = self.run.list_missing_shards()
+            for shard in missing_shards:
                 name = _format_lease_name(shard)
-                watch = watches.setdefault(shard, LeaseWatcher(self.run.place, name))
-                sight = watch.poll()
-                if sight is LeaseState.FREE:
-                    free = try_acquire_lease(self.run.place, name, watch, self.job.lease_s)
-                if free:
+                watcher = watchers.setdefault(shard, LeaseWatcher(self.run.run_output, name))
+                state = watcher.poll()
+                if state is LeaseState.FREE:
+                    lease = try_acquire_lease(self.run.run_output, name, watcher, self.job.lease_s)
+                if lease:
                     break
-                if sight is not LeaseState.SILENT:
-                    alive.add(shard)
-            if free:
-                with free as lease:
+                if state is not LeaseState.SILENT:
+                    alive_shards.add(shard)
+            if lease:
+                with lease:
                     yield self._score_shard(shard, lease)
-            elif alive.issuperset(missing):
+            elif alive_shards.issuperset(missing_shards):
                 return
             else:
                 self.sleep(poll_interval_s(self.job.lease_s))
@@ -187,14 +190,14 @@ class _JoinedTask:
         return self.stop is not None and self.stop()
 
     def _find_earlier_outputs(self, shard: Shard) -> Iterator[Output]:
-        """Where rows of films lie that need not be scored again."""
+        """Yield the outputs with rows that this task can reuse."""
         if not self.job.rescore:
             yield latest.find_newest_output(self.run.output)
-        for night in reversed(find_abandoned_runs(self.run)):
-            if night.spec.rescore == self.job.rescore:
-                alike = night.spec.tasks == self.run.spec.tasks
-                shards = [shard] if alike else night.shards
-                yield from (night.place.subfolder(other.folder) for other in shards)
+        for run in reversed(find_abandoned_runs(self.run)):
+            if run.spec.rescore == self.job.rescore:
+                same_split = run.spec.tasks == self.run.spec.tasks
+                shards = [shard] if same_split else run.shards
+                yield from (run.run_output.subfolder(other.folder) for other in shards)
 
 
 def _format_lease_name(shard: Shard) -> str:
@@ -202,12 +205,12 @@ def _format_lease_name(shard: Shard) -> str:
 
 
 def _make_run_spec(job: TaskSpec, output: Output) -> RunSpec:
-    """Find what is wrong before a night is opened; say what the night is to do."""
+    """Check the task before a run is opened, and return the spec of its run."""
     score = job.score
-    listed = is_image_list(score.images)
-    source = open_source(score.images, score.limit, score.access) if listed else None
+    is_list = is_image_list(score.images)
+    source = open_source(score.images, score.limit, score.access) if is_list else None
     check_no_overlap(score.images, output, source)
-    plan = RunSpec(
+    spec = RunSpec(
         source=redact_url(score.images),
         config_hash=config_hash(score),
         tasks=job.tasks,
@@ -221,34 +224,34 @@ def _make_run_spec(job: TaskSpec, output: Output) -> RunSpec:
     claim_job_output(output)
     output.check_exclusive_create()
     if not job.rescore:
-        _check_same_config(score, plan.config_hash, output)
-    return plan
+        _check_same_config(score, spec.config_hash, output)
+    return spec
 
 
 def _check_same_config(score: ScoreJob, config_hash: str, output: Output) -> None:
-    """Refuse to mix the answers of two models in one place without a word.
+    """Refuse to mix scores of different models or options in one output.
 
     Raises:
-        ModelFileError: The rows in latest/ are by other models.
-        LedgerError: They are by the same models with other options.
+        ModelFileError: The rows in latest/ are from other models.
+        OutputError: They are from the same models with other options.
     """
     newest = latest.read_newest_manifest(output)
     if newest is None or newest.config_hash == config_hash:
         return
     paths = [find_model_file(name) for name in score.models]
-    given = [(path.stem, hash_model_file(path)) for path in paths]
-    before = [(model.name, model.sha256) for model in newest.models]
-    place = f"{output.url}/{latest.LATEST_FOLDER}"
-    hint = "Add --rescore to score every film anew; the nights of before stay."
-    if [sha256 for _, sha256 in given] != [sha256 for _, sha256 in before]:
+    requested = [(path.stem, hash_model_file(path)) for path in paths]
+    existing = [(model.name, model.sha256) for model in newest.models]
+    url = f"{output.url}/{latest.LATEST_FOLDER}"
+    hint = "Add --rescore to score every image again; earlier runs are kept."
+    if [sha256 for _, sha256 in requested] != [sha256 for _, sha256 in existing]:
         raise ModelFileError(
-            f"The rows in {place} are by {_format_models(before)}, this start is with "
-            f"{_format_models(given)}.",
+            f"Expected the models of the rows in {url}, {_format_models(existing)}; found "
+            f"{_format_models(requested)}.",
             hint,
         )
     raise OutputError(
-        f"The rows in {place} are by the same models with other options (--keep-atypical, "
-        "--identifiers and its key) or another version of the decoder.",
+        f"Expected the options and decoder version of the rows in {url}, found other values of "
+        "--keep-atypical, --identifiers, its key or the decoder version.",
         hint,
     )
 

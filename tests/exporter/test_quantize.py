@@ -205,7 +205,7 @@ def test_the_first_format_that_passes_has_the_plain_name(run, blind, tmp_path, c
     assert {n: c.precision and c.precision.kind for n, c in cards.items()} == names
     assert {card.name for card in cards.values()} == {"small", "small.float32", "small.float16"}
     assert len(json.loads((output / "manifest.json").read_text())["models"]) == 3
-    assert "int8, on 80 validation films: AUC" in capsys.readouterr().out
+    assert "int8, on 80 validation images: AUC" in capsys.readouterr().out
 
     folder = save_run(tmp_path / "blind", make_network(blinding_weights()))
     code = export.main(

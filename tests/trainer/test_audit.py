@@ -305,7 +305,7 @@ def test_a_base_install_is_told_what_the_audit_needs(tmp_path):
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert done.returncode == 1
-    assert 'imagehash, which is not installed. Install it with: pip install "cxr-batch[audit]"' in (
+    assert 'imagehash for the audit, found none. Install it with: pip install "cxr-batch[audit]"' in (
         done.stderr
     )
 

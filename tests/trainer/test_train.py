@@ -216,7 +216,7 @@ def test_models_that_are_exported_together_are_compared(killed_then_finished, da
     assert scored.returncode == 0, scored.stderr
     found, rows, _ = store.read_run(open_output(tmp_path / "out"))
     assert find_shared_comparison([model.card for model in found.models]) == cards[0].comparison
-    assert f", {found.undecided} uncertain" in scored.stdout
+    assert f", {found.undecided} undecided" in scored.stdout
     assert {row.spread for row in rows} == {0.0}
 
 
@@ -224,7 +224,7 @@ def test_models_that_are_exported_together_are_compared(killed_then_finished, da
     ("normals", "code", "message"),
     [
         (("no-equals",), 2, "expected NAME=FOLDER, found no-equals"),
-        (("a=.", "a=."), 2, "two folders are named a"),
+        (("a=.", "a=."), 2, "found two folders named a"),
         (("a=nowhere",), 1, "Expected a folder of normal films, found none at nowhere"),
     ],
 )

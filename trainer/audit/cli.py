@@ -1,4 +1,4 @@
-"""cxr audit: click options -> audit_data -> page and JSON."""
+"""cxr audit: click options -> audit_dataset -> page and JSON."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ log = logging.getLogger(__name__)
     "--output",
     required=True,
     type=FolderPath(),
-    help="Folder for audit.html and audit.json.",
+    help="Output folder for audit.html and audit.json.",
 )
 @click.option(
     "--test/--no-test",
     "open_test",
     default=True,
     show_default=True,
-    help="Look at the labels of the official test films too.",
+    help="Also use the labels of the official test images.",
 )
 def audit(data: Path, output: Path, *, open_test: bool) -> int:
-    """Say what is wrong with the labelled films in DATA: leakage, copies, shortcuts.
+    """Find leakage, duplicates and shortcuts in a labelled data set.
 
-    DATA has the folders NORMAL and PNEUMONIA, or train, val and test that have them. Nothing in
-    it is changed, and a film that cannot be read is listed.
+    DATA holds the folders NORMAL and PNEUMONIA, or train, val and test with these folders inside.
+    The audit changes nothing in DATA, and lists files that it cannot read.
     """
     try:
         from trainer.audit.audit import audit_dataset
@@ -42,20 +42,20 @@ def audit(data: Path, output: Path, *, open_test: bool) -> int:
         from trainer.audit.html import N_WORST, check_writable, write_audit
     except ModuleNotFoundError as exc:
         raise MissingPackage(
-            f"The audit needs the package {exc.name}, which is not installed.",
+            f"Expected the package {exc.name} for the audit, found none.",
             'Install it with: pip install "cxr-batch[audit]"',
         ) from exc
 
     check_writable(output)
     log.info("1 read      %s", data)
-    found = audit_dataset(data, open_test=open_test)
+    report = audit_dataset(data, open_test=open_test)
     log.info("2 write     %s", output)
-    page = write_audit(found, output)
-    faults = list_findings(found)
+    page = write_audit(report, output)
+    findings = list_findings(report)
     click.echo(redact_secrets(f"Page      {page}"))
-    click.echo(f"Films     {found.images:,}, and {len(found.unusable):,} files that cannot be used")
-    for place, fault in enumerate(faults[:N_WORST], 1):
-        click.echo(f"Worst {place}   {fault.title}. {fault.text}")
-    if not faults:
+    click.echo(f"Images    {report.images:,}, and {len(report.unusable):,} unusable files")
+    for number, finding in enumerate(findings[:N_WORST], 1):
+        click.echo(f"Worst {number}   {finding.title}. {finding.text}")
+    if not findings:
         click.echo(NO_FINDINGS)
     return EXIT_OK

@@ -1,4 +1,4 @@
-"""The way in by HTTP: functions-framework serves it, events of a real bucket are posted."""
+"""HTTP entry point, served by functions-framework, with events of a real bucket."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SETTINGS = {"CXR_JOB_IMAGES": "s3://clinic/films", "CXR_JOB_OUTPUT": "s3://clini
 
 
 @dataclass(frozen=True)
-class Said:
+class Reply:
     status: int
     headers: dict[str, str]
     body: Any
@@ -45,7 +45,7 @@ class Said:
 class Entry:
     url: str
 
-    def ask(self, body: bytes = b"", method: str = "POST", **headers: str) -> Said:
+    def ask(self, body: bytes = b"", method: str = "POST", **headers: str) -> Reply:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.url, body, named, method=method)
         try:
@@ -55,19 +55,19 @@ class Entry:
             with answer:
                 return self._said(answer.code, answer)
 
-    def post(self, event: object, **headers: str) -> Said:
+    def post(self, event: object, **headers: str) -> Reply:
         return self.ask(json.dumps(event).encode(), **headers)
 
     @staticmethod
-    def _said(status: int, answer: Any) -> Said:
+    def _said(status: int, answer: Any) -> Reply:
         text = answer.read()
         is_json = answer.headers.get_content_type() == "application/json"
-        return Said(status, dict(answer.headers), json.loads(text) if is_json else text)
+        return Reply(status, dict(answer.headers), json.loads(text) if is_json else text)
 
 
 @contextmanager
 def serve(environment: dict[str, str]) -> Iterator[Entry]:
-    """Let functions-framework serve a folder as the manual describes it."""
+    """Serve a folder with functions-framework as the manual describes."""
     port = free_port()
     with TemporaryDirectory() as folder:
         main = Path(folder) / "main.py"
@@ -80,7 +80,7 @@ def serve(environment: dict[str, str]) -> Iterator[Entry]:
 
 @pytest.fixture(scope="module")
 def entry() -> Iterator[Entry]:
-    """One that no event of these tests lets work."""
+    """An entry point that no event of these tests starts a run on."""
     with serve({**without_credentials(), **SETTINGS}) as served:
         yield served
 
@@ -89,9 +89,9 @@ def test_the_manual_says_how_it_is_served():
     assert f"`{MAIN}`" in (REPOSITORY / "docs" / "jobs.md").read_text()
 
 
-def test_an_event_that_starts_nothing_is_taken_and_told_why(entry):
+def test_an_event_that_starts_nothing_is_accepted_with_a_reason(entry):
     said = entry.post(s3_event("results/latest/report.pdf"))
-    assert (said.status, said.body) == (200, {"ignored": "it lies below the output"})
+    assert (said.status, said.body) == (200, {"ignored": "it is inside the output"})
     assert "Retry-After" not in said.headers
 
 
@@ -100,14 +100,14 @@ def test_a_cloud_event_may_have_its_head_in_the_headers(entry):
     head = {f"ce_{name}": event[name] for name in ("specversion", "type", "source")}
     said = entry.post(event["data"], ce_id="1", **head)
     assert said == entry.post(event, Content_Type="application/cloudevents+json")
-    assert said.body == {"ignored": "it lies outside the folder of films"}
+    assert said.body == {"ignored": "it is outside the image folder"}
 
 
 @pytest.mark.parametrize(
     "body",
     [b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b'"text"', b"17", b'{"key1": "value1"}'],
 )
-def test_what_is_no_event_is_a_bad_request_of_one_line(entry, body):
+def test_an_invalid_event_is_a_bad_request_with_one_line(entry, body):
     said = entry.ask(body)
     assert said.status == 400
     assert set(said.body) == {"error"}
@@ -138,7 +138,7 @@ create_app("receive", {str(main)!r}).test_client().post("/", data='{{"key1": 1}}
     assert line["sentence"] == logged["text"].rstrip()
 
 
-def test_the_lines_of_an_event_do_not_name_the_night_of_the_one_before(tmp_path):
+def test_the_log_of_an_event_does_not_name_the_run_of_the_event_before(tmp_path):
     main = tmp_path / "main.py"
     main.write_text(MAIN)
     ask = f"""
@@ -172,12 +172,12 @@ def test_an_event_larger_than_any_is_refused_unread(entry):
     assert entry.ask(b" " * (http.MAX_REQUEST_BYTES + 1)).status == 413
 
 
-def test_a_visitor_starts_nothing(entry):
+def test_a_get_request_starts_nothing(entry):
     said = entry.ask(method="GET", body=None)
     assert (said.status, said.headers["Allow"]) == (405, "POST, OPTIONS")
 
 
-def test_a_sender_that_asks_whether_it_may_send_is_told_so(entry):
+def test_a_sender_that_requests_permission_gets_it(entry):
     said = entry.ask(method="OPTIONS", WebHook_Request_Origin="eventgrid.azure.net")
     assert said.status == 200
     assert said.headers["WebHook-Allowed-Origin"] == "eventgrid.azure.net"
@@ -190,7 +190,7 @@ def cloud(clouds) -> Cloud:
     return clouds["s3"]
 
 
-def test_a_film_that_came_ends_in_a_report_in_its_bucket_which_starts_no_other_night(
+def test_a_new_image_leads_to_a_report_in_its_bucket_which_starts_no_further_run(
     cloud, tiny_model, tmp_path
 ):
     clinic = Clinic.open(cloud, through_bridge=True)
@@ -218,7 +218,7 @@ def test_a_film_that_came_ends_in_a_report_in_its_bucket_which_starts_no_other_n
         assert (schedule.status, schedule.body["found"], schedule.body["new"]) == (200, 6, 1)
 
 
-def test_of_events_at_once_one_is_worked_on_and_the_others_come_again(cloud, tiny_model):
+def test_of_concurrent_events_one_is_processed_and_the_others_are_retried(cloud, tiny_model):
     with hold_one_film(cloud, tiny_model) as held:
         clinic, event, proxy, environment = (
             held.predictive_values,
@@ -236,16 +236,16 @@ def test_of_events_at_once_one_is_worked_on_and_the_others_come_again(cloud, tin
                 proxy.order()
             done = working.result(timeout=120)
             again = one.post(event)
-    assert (report.status, report.body) == (200, {"ignored": "it lies below the output"})
+    assert (report.status, report.body) == (200, {"ignored": "it is inside the output"})
     assert (here.status, there.status) == (409, 409)
-    assert here.body["error"].startswith("This process is at work on a night.")
+    assert here.body["error"].startswith("This process already works on a run.")
     assert there.body["error"].startswith("Another task (")
     assert here.headers["Retry-After"] == there.headers["Retry-After"] == "60"
     assert (done.status, done.body["found"]) == (200, 4)
     assert (again.status, again.body["new"]) == (200, 0)
 
 
-def test_a_storage_that_is_down_is_worth_another_try(cloud, tiny_model):
+def test_a_storage_that_is_down_is_worth_a_retry(cloud, tiny_model):
     down = cloud.behind(f"http://127.0.0.1:{free_port()}").environment
     with serve({**without_credentials(), **SETTINGS, **down}) as entry:
         said = entry.ask()
@@ -253,19 +253,19 @@ def test_a_storage_that_is_down_is_worth_another_try(cloud, tiny_model):
     assert "no whole answer came" in said.body["error"]
 
 
-def test_a_request_stops_in_time_and_the_next_one_goes_on(cloud, tiny_model):
+def test_a_request_stops_in_time_and_the_next_one_resumes(cloud, tiny_model):
     clinic = Clinic.open(cloud)
     clinic.put_films(0, 10)
     short = {http.TIMEOUT_VARIABLE: str(STOP_RESERVE_S)}
     with serve(clinic.settings(tiny_model, **short)) as entry:
         stopped = entry.ask()
     assert stopped.status == 503
-    assert "4 of 10 films are done" in stopped.body["error"]
+    assert "4 of 10 images are done" in stopped.body["error"]
     with serve(clinic.settings(tiny_model)) as entry:
         assert entry.ask().body["scored"] == 10
 
 
-def test_what_fails_every_time_says_so(cloud, tiny_model):
+def test_a_permanent_failure_says_so(cloud, tiny_model):
     missing = {"CXR_JOB_IMAGES": "s3://no-such-bucket/films"}
     with serve(Clinic.open(cloud).settings(tiny_model, **missing)) as entry:
         said = entry.ask()

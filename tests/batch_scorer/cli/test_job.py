@@ -1,4 +1,4 @@
-"""``cxr job`` as a platform meets it: what goes wrong is one line and the right exit code."""
+"""``cxr job`` on a platform: every error is one line with the right exit code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def behind(clouds) -> Iterator[dict[str, str]]:
-    """The environment of an S3 server behind a proxy that denies some names."""
+    """Environment of an S3 server behind a proxy that denies some names."""
     with run_proxy(clouds["s3"], "calm") as proxy:
         yield clouds["s3"].behind(proxy.url).environment
 
@@ -67,7 +67,7 @@ def test_an_output_that_is_not_right_is_one_line_and_not_worth_another_try(
         ("skewed-bucket", "cannot be listed: this machine's clock is wrong"),
     ],
 )
-def test_films_that_cannot_be_listed_open_no_night(behind, tiny_model, tmp_path, bucket, words):
+def test_images_that_cannot_be_listed_open_no_run(behind, tiny_model, tmp_path, bucket, words):
     found = run("run", f"s3://{bucket}/films", "-o", tmp_path, "--model", tiny_model, **behind)
     assert found.returncode == 1
     assert re.fullmatch(rf"Error: .*s3://{bucket}/films.*({words}).*\n", found.stderr)
@@ -85,7 +85,7 @@ def test_two_jobs_at_once_are_one_line_worth_another_try(films, tmp_path):
     share = ("-o", tmp_path / "out", "--lease-s", 1)
     assert run(*films, *share, "--shard", "1/2").returncode == 0
     night = find_scheduled_run(open_output(tmp_path / "out"))
-    with acquire_lease(night.place, "2-of-2", 6):
+    with acquire_lease(night.run_output, "2-of-2", 6):
         found = run(*films, *share, "--shard", "2/2")
     assert found.returncode == 75
     assert re.fullmatch(r"Error: Another task \(.*\) is working on 2-of-2 of .*\n", found.stderr)
@@ -97,7 +97,7 @@ def test_another_model_than_that_of_latest_is_one_line(films, tmp_path):
     found = run(*films[:2], "-o", tmp_path / "out", "--model", other)
     assert found.returncode == 1
     assert re.fullmatch(
-        r"Error: The rows in .*latest are by tiny \w{12}, this start is with other \w{12}\. "
+        r"Error: Expected the models of the rows in .*latest, tiny \w{12}; found other \w{12}\. "
         r"Add --rescore .*\n",
         found.stderr,
     )
@@ -117,14 +117,14 @@ def test_another_model_than_that_of_latest_is_one_line(films, tmp_path):
         (("--shard", "2/3", "--tasks", "4"), {}, "Expected one of 4 tasks, found shard 2/3"),
     ],
 )
-def test_a_share_that_cannot_be_is_wrong_usage(films, tmp_path, options, environment, words):
+def test_an_impossible_shard_is_wrong_usage(films, tmp_path, options, environment, words):
     found = run(*films, "-o", tmp_path / "out", *options, **environment)
     assert found.returncode == 2
     assert found.stderr.startswith(f"Error: {words}")
     assert found.stderr.count("\n") == 1
 
 
-def test_without_an_output_or_with_one_among_the_films_usage_is_wrong(films, folder):
+def test_a_missing_output_or_one_among_the_images_is_wrong_usage(films, folder):
     found = run(*films)
     assert found.returncode == 2
     assert "Missing option '-o'" in found.stderr
@@ -137,7 +137,7 @@ def test_without_an_output_or_with_one_among_the_films_usage_is_wrong(films, fol
 
 
 @pytest.mark.slow
-def test_one_grammar_of_the_environment_does_for_all_commands(folder, tiny_model, tmp_path):
+def test_all_commands_share_one_prefix_of_environment_variables(folder, tiny_model, tmp_path):
     (folder / "letter.txt").write_text("Dear doctor")
     environment = {
         "CXR_JOB_IMAGES": str(folder),
@@ -150,7 +150,7 @@ def test_one_grammar_of_the_environment_does_for_all_commands(folder, tiny_model
         "CXR_JOB_FAIL_NOT_SCORED": "1",
     }
     status = run("status", **environment)
-    assert (status.returncode, status.stdout[:18]) == (0, "Night     none yet")
+    assert (status.returncode, status.stdout[:18]) == (0, "Run       none yet")
     found = run("run", **environment)
     assert found.returncode == 3, found.stderr
     latest = tmp_path / "out" / "latest"
@@ -158,7 +158,7 @@ def test_one_grammar_of_the_environment_does_for_all_commands(folder, tiny_model
     assert (latest / "report.pdf").stat().st_size > 10_000
     again = run("finish", **environment)
     assert again.returncode == 3
-    assert "was finished before" in again.stdout
+    assert "was already finished" in again.stdout
     told = run("finish", **{**environment, "CXR_JOB_FAIL_NOT_SCORED": "0"})
     assert told.returncode == 0
     status = run("status", **environment)

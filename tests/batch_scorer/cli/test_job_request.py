@@ -1,4 +1,4 @@
-"""What an event ends in: a night's counts, a reason, or one line that says what is wrong."""
+"""Response to an event: a run's counts, a reason, or a one-line error."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tests.servers import SECRET
 
 
 @pytest.fixture
-def place(folder, tiny_model, tmp_path, monkeypatch):
-    """Settings for a folder of six films, and the place of its nights."""
+def job_output(folder, tiny_model, tmp_path, monkeypatch):
+    """Set the environment for a folder of six images, and return the output."""
     output = tmp_path / "out"
     for name, value in (("IMAGES", folder), ("OUTPUT", output), ("MODEL", tiny_model)):
         monkeypatch.setenv(f"CXR_JOB_{name}", str(value))
     return output
 
 
-def test_a_schedule_ends_in_the_nights_counts_and_names_no_film(place, folder):
+def test_a_schedule_returns_the_run_s_counts_and_names_no_image(job_output, folder):
     (folder / "NORMAL" / "letter.txt").write_text("Dear doctor")
     answer = handle_event({})
     night = answer.facts.pop("night")
@@ -31,25 +31,25 @@ def test_a_schedule_ends_in_the_nights_counts_and_names_no_film(place, folder):
             "failed": 0,
             "flagged": 3,
             "new": 7,
-            "reports": [f"{place}/latest/report.pdf"],
-            "latest": f"{place}/latest",
+            "reports": [f"{job_output}/latest/report.pdf"],
+            "latest": f"{job_output}/latest",
         },
     )
-    assert (place / "nights" / night / "run.json").exists()
+    assert (job_output / "nights" / night / "run.json").exists()
 
 
-def test_a_night_without_anything_new_draws_no_report(place):
+def test_a_run_without_new_images_draws_no_report(job_output):
     first, second = handle_event(None), handle_event(None)
     assert (first.facts["new"], second.facts["new"]) == (6, 0)
     assert second.facts["reports"] == []
     assert second.facts["night"] > first.facts["night"]
 
 
-def test_a_night_that_is_asked_to_stop_is_gone_on_with(place, folder, monkeypatch):
+def test_a_stopped_run_is_resumed(job_output, folder, monkeypatch):
     monkeypatch.setenv("CXR_JOB_BATCH_SIZE", "2")
     stopped = handle_event({}, lambda: True)
     assert (stopped.exit_code, stopped.facts, stopped.code) == (75, {}, "interrupted")
-    assert stopped.error.startswith("Interrupted: 2 of 6 films are done.")
+    assert stopped.error.startswith("Interrupted: 2 of 6 images are done.")
     assert handle_event({}).facts["scored"] == 6
 
 
@@ -70,8 +70,8 @@ def test_a_night_that_is_asked_to_stop_is_gone_on_with(place, folder, monkeypatc
         ),
     ],
 )
-def test_what_is_wrong_is_one_line_with_the_exit_code_of_the_command(
-    place, monkeypatch, name, value, exit_code, words
+def test_an_error_is_one_line_with_the_exit_code_of_the_command(
+    job_output, monkeypatch, name, value, exit_code, words
 ):
     monkeypatch.setenv(f"CXR_JOB_{name}", value)
     answer = handle_event({})
@@ -81,14 +81,14 @@ def test_what_is_wrong_is_one_line_with_the_exit_code_of_the_command(
     assert SECRET not in answer.error
 
 
-def test_an_event_that_is_not_known_is_wrong_usage(place):
+def test_an_event_that_is_not_known_is_wrong_usage(job_output):
     answer = handle_event({"key1": "value1"})
     assert answer.exit_code == 2
     assert answer.error.startswith("Expected an event of S3")
 
 
-def test_the_folder_of_an_event_goes_before_that_of_the_settings(place, tiny_model):
+def test_the_folder_of_an_event_overrides_that_of_the_settings(job_output, tiny_model):
     job = read_task_spec(JobRequest("s3://clinic/-new", "s3://results/clinic/-new"))
     assert (job.score.images, job.score.output) == ("s3://clinic/-new", "s3://results/clinic/-new")
     assert job.score.models == (str(tiny_model),)
-    assert read_task_spec(JobRequest()).score.output == str(place)
+    assert read_task_spec(JobRequest()).score.output == str(job_output)

@@ -1,4 +1,4 @@
-"""The way in by AWS Lambda: its runtime interface client before a local Runtime API."""
+"""AWS Lambda entry point, with its runtime interface client and a local Runtime API."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SETTINGS = {"CXR_JOB_IMAGES": "s3://clinic/films", "CXR_JOB_OUTPUT": "s3://clini
 
 @pytest.fixture(scope="module")
 def function() -> Iterator[Function]:
-    """One that no event of these tests lets work."""
+    """A function that no event of these tests starts a run on."""
     with run_function({**without_credentials(), **SETTINGS}) as started:
         yield started
 
 
-def test_an_event_that_starts_nothing_is_taken_and_told_why(function):
+def test_an_event_that_starts_nothing_is_accepted_with_a_reason(function):
     reply = function.api.invoke(s3_event("results/latest/report.pdf"))
-    assert reply == Reply("response", {"ignored": "it lies below the output"})
+    assert reply == Reply("response", {"ignored": "it is inside the output"})
 
 
 def test_an_event_that_is_not_known_is_an_error_of_one_line(function):
@@ -51,7 +51,7 @@ def cloud(clouds) -> Cloud:
     return clouds["s3"]
 
 
-def test_a_film_that_came_ends_in_a_report_in_its_bucket_which_starts_no_other_night(
+def test_a_new_image_leads_to_a_report_in_its_bucket_which_starts_no_further_run(
     cloud, tiny_model, tmp_path
 ):
     clinic = Clinic.open(cloud)
@@ -73,7 +73,7 @@ def test_a_film_that_came_ends_in_a_report_in_its_bucket_which_starts_no_other_n
         told, names = clinic.events(), clinic.names()
         assert any("report.pdf" in str(event) for event in told)
         replies = [function.api.invoke(event) for event in told]
-        assert {str(reply.body) for reply in replies} == {"{'ignored': 'it lies below the output'}"}
+        assert {str(reply.body) for reply in replies} == {"{'ignored': 'it is inside the output'}"}
         assert clinic.names() == names
 
         clinic.put_films(6, 1)
@@ -82,7 +82,7 @@ def test_a_film_that_came_ends_in_a_report_in_its_bucket_which_starts_no_other_n
         assert second["night"] > facts["night"]
 
 
-def test_its_log_is_lines_of_json_each_once_and_names_no_film(cloud, tiny_model):
+def test_its_log_has_each_json_line_once_and_names_no_image(cloud, tiny_model):
     clinic = Clinic.open(cloud)
     clinic.put_films(0, 3)
     with run_function(clinic.settings(tiny_model, CXR_LOG_FORMAT="json")) as function:
@@ -95,7 +95,7 @@ def test_its_log_is_lines_of_json_each_once_and_names_no_film(cloud, tiny_model)
     assert "für" not in logged
 
 
-def test_of_two_events_at_once_one_is_worked_on_and_the_other_comes_again(cloud, tiny_model):
+def test_of_two_concurrent_events_one_is_processed_and_the_other_is_retried(cloud, tiny_model):
     with hold_one_film(cloud, tiny_model) as held:
         clinic, event, proxy, environment = (
             held.predictive_values,
@@ -116,14 +116,14 @@ def test_of_two_events_at_once_one_is_worked_on_and_the_other_comes_again(cloud,
             assert (again.kind, again.body["new"]) == ("response", 0), again
 
 
-def test_a_call_stops_in_time_and_the_next_one_goes_on(cloud, tiny_model):
+def test_a_call_stops_in_time_and_the_next_one_resumes(cloud, tiny_model):
     clinic = Clinic.open(cloud)
     clinic.put_films(0, 10)
     event = clinic.events()[-1]
     with run_function(clinic.settings(tiny_model)) as function:
         stopped = function.api.invoke(event, within_s=STOP_RESERVE_S / 2)
         assert (stopped.kind, stopped.body["errorType"]) == ("error", "TryAgain")
-        assert "4 of 10 films are done" in stopped.body["errorMessage"]
+        assert "4 of 10 images are done" in stopped.body["errorMessage"]
         assert not [name for name in clinic.names() if "latest" in name]
         done = function.api.invoke(event)
         assert (done.kind, done.body["scored"]) == ("response", 10), done
@@ -131,7 +131,7 @@ def test_a_call_stops_in_time_and_the_next_one_goes_on(cloud, tiny_model):
     assert run["reused"] == 4
 
 
-def test_what_fails_every_time_is_an_error_of_one_line(cloud, tiny_model):
+def test_a_permanent_failure_is_a_one_line_error(cloud, tiny_model):
     missing = {"CXR_JOB_IMAGES": "s3://no-such-bucket/films"}
     with run_function(Clinic.open(cloud).settings(tiny_model, **missing)) as function:
         reply = function.api.invoke({})

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: another process, exit codes, one-line errors."""
+"""The command line in a separate process: output, exit codes and one-line errors."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def test_help_is_quick_to_read_and_loads_nothing_heavy(cxr):
     for command in ("score", "report", "verify", "models", "doctor", "train", "export"):
         assert command in run.stdout
     assert "Not a medical device" in run.stdout
+    assert "..." not in run.stdout.partition("Commands:")[2], "a description is cut off"
     code = "import sys; sys.argv=['cxr','--help']\nfrom batch_scorer.cli.main import main\n"
     code += "try: main()\nexcept SystemExit: print(*sys.modules)"
     loaded = subprocess.run(
@@ -55,7 +56,7 @@ def test_every_command_has_help_with_an_example(cxr, command):
 
 
 @pytest.mark.slow
-def test_a_variant_that_is_asked_for_draws_the_report_anew(cxr, folder, tiny_model, tmp_path):
+def test_a_requested_variant_draws_the_report_again(cxr, folder, tiny_model, tmp_path):
     report = tmp_path / "out" / "report.pdf"
     command = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
     assert cxr(*command, "--pdf-variant", "pdf/ua-1").returncode == 0
@@ -73,14 +74,14 @@ def test_score_prints_six_lines_and_writes_four_files(cxr, folder, tiny_model, t
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     words = [line.split()[0] for line in lines]
-    assert words == ["Files", "Films", "Models", "Labels", "Rows", "Report"]
+    assert words == ["Files", "Images", "Models", "Labels", "Rows", "Report"]
     assert lines[0] == "Files     6 found = 6 scored + 0 rejected + 0 failed"
-    assert lines[1] == "Films     6 scored: 3 flagged, 3 clear"
-    assert re.search(r"tiny [0-9a-f]{12} on cpu, [\d.]+ films/s", lines[2])
-    assert lines[3] == "Labels    6 films with a label: tiny accuracy 1.000 AUC 1.000"
+    assert lines[1] == "Images    6 scored: 3 flagged, 3 not flagged"
+    assert re.search(r"tiny [0-9a-f]{12} on cpu, [\d.]+ images/s", lines[2])
+    assert lines[3] == "Labels    6 labelled images: tiny accuracy 1.000 AUC 1.000"
     names = {path.name for path in (tmp_path / "out").iterdir() if path.name != INTERNAL_FOLDER}
     assert names == {"predictions.csv", "predictions.parquet", "run.json", "report.pdf", "films"}
-    assert run.stderr == "scored 6 of 6 films\n"
+    assert run.stderr == "scored 6 of 6 images\n"
 
 
 @pytest.mark.slow
@@ -112,10 +113,10 @@ def test_the_formats_of_the_report_are_chosen(cxr, folder, tiny_model, tmp_path)
 def test_a_second_start_says_that_nothing_is_new(cxr, folder, tiny_model, tmp_path):
     arguments = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model, "--no-report")
     first, second = cxr(*arguments), cxr(*arguments)
-    assert second.stdout == f"New       nothing: every film has its row already\n{first.stdout}"
+    assert second.stdout == f"New       nothing: every image already has a row\n{first.stdout}"
     (folder / "late.png").write_bytes(make_film(seed=44))
     third = cxr(*arguments).stdout
-    assert "Reused    6 rows of an earlier run, 1 scored in this one" in third
+    assert "Reused    6 rows of an earlier run, 1 processed in this one" in third
 
 
 def test_some_files_not_scored_is_exit_3(cxr, folder, tiny_model, tmp_path):
@@ -139,7 +140,7 @@ def test_every_option_can_come_from_the_environment(cxr, folder, tiny_model, tmp
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("Files     4 found = 4 scored")
-    assert "Labels    0 films with a label\n" in run.stdout
+    assert "Labels    0 labelled images\n" in run.stdout
 
 
 @pytest.mark.slow
@@ -211,7 +212,7 @@ def test_interrupting_a_run_is_exit_75_and_leaves_no_finished_run(tmp_path, tiny
     films = tmp_path / "xrays"
     films.mkdir()
     (films / "0.png").write_bytes(make_film())
-    for index in range(1, 20_000):  # long enough for the signal to come in time on a busy machine
+    for index in range(1, 20_000):  # enough to let the signal come in time on a busy machine
         (films / f"{index}.png").hardlink_to(films / "0.png")
     command = [
         sys.executable,
@@ -237,8 +238,10 @@ def test_interrupting_a_run_is_exit_75_and_leaves_no_finished_run(tmp_path, tiny
         run.send_signal(kind)
         error = run.communicate(timeout=60)[1]
     assert run.returncode == 75
-    assert error.startswith("\nFinishing this batch; once more stops at once.\n")
-    assert re.search(r"Interrupted: \d+ of 20000 films are done. Run the same command again", error)
+    assert error.startswith("\nFinishing this batch. Interrupt again to stop at once.\n")
+    assert re.search(
+        r"Interrupted: \d+ of 20000 images are done. Run the same command again", error
+    )
     assert not (tmp_path / "out" / "run.json").exists()
 
 
@@ -264,14 +267,14 @@ def test_the_scorer_runs_where_training_cannot_be_imported(tmp_path):
     assert (tmp_path / "out" / "report.pdf").stat().st_size > 20_000
 
 
-def test_the_examples_are_judged_sensibly(cxr, tmp_path):
+def test_the_examples_are_scored_sensibly(cxr, tmp_path):
     run = cxr("score", EXAMPLES, "-o", tmp_path / "out", "--model", "all", "--no-report")
     accuracies = [float(found) for found in re.findall(r"accuracy ([\d.]+)", run.stdout)]
     assert len(accuracies) == 3
     assert min(accuracies) >= 0.75
 
 
-def test_models_and_doctor_say_what_is_there(cxr):
+def test_models_and_doctor_describe_the_installation(cxr):
     listed = cxr("models").stdout
     assert all(name in listed for name in ("mlp", "cnn", "vgg16"))
     assert "cnn and vgg16 are both better than mlp." in listed
@@ -284,7 +287,7 @@ def test_models_and_doctor_say_what_is_there(cxr):
     assert tested.stdout.count(" ok ") == 3
     doctor = cxr("doctor")
     assert doctor.returncode == 0
-    assert re.search(r"^cpu +runs, self-test passed$", doctor.stdout, re.MULTILINE)
+    assert re.search(r"^cpu +works, self-test passed$", doctor.stdout, re.MULTILINE)
     assert re.search(r"^report +can be drawn$", doctor.stdout, re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""The Prometheus textfile: whole, with the right names, also where a run failed."""
+"""The Prometheus textfile is whole and has the right names, even if a run failed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.images import make_film
 
 
 def read(path):
-    """Every value by name and labels; each family must say what it is."""
+    """Read every value by name and labels; each family must have documentation."""
     found = {}
     for family in text_string_to_metric_families(path.read_text()):
         assert family.documentation
@@ -40,12 +40,12 @@ def manifest_of(**changes):
 
 
 def end(path, manifest=None, code=0, error=None):
-    with MetricsFile(path) as gauges:
+    with MetricsFile(path) as metrics_file:
         if error:
             raise error
         if manifest:
-            gauges.tell(manifest)
-        gauges.exit_code = code
+            metrics_file.set_result(manifest)
+        metrics_file.exit_code = code
 
 
 def test_a_score_leaves_its_numbers_and_a_failure_keeps_the_last_success(
@@ -68,7 +68,7 @@ def test_a_score_leaves_its_numbers_and_a_failure_keeps_the_last_success(
     assert first["cxr_images_per_second",] == told["images_per_second"]
     assert first["cxr_bytes_read_total",] == told["bytes_read"]
     assert first["cxr_peak_memory_bytes",] == told["peak_memory_bytes"]
-    assert first["cxr_price_per_1000_films", "USD"] == told["price"]["per_1000_films"]
+    assert first["cxr_price_per_1000_films", "USD"] == told["cost"]["per_1000_images"]
     assert (first["cxr_retries_total",], first["cxr_exit_code",]) == (0, 3)
     assert time.time() - 60 < first["cxr_last_success_timestamp_seconds",] <= time.time()
     assert "Doe" not in file.read_text()
@@ -85,25 +85,25 @@ def test_a_score_leaves_its_numbers_and_a_failure_keeps_the_last_success(
     assert [path.name for path in tmp_path.glob("cxr.prom*")] == ["cxr.prom"]
 
 
-def test_counters_go_on_and_a_run_that_stood_before_adds_nothing(tmp_path):
+def test_counters_continue_and_an_earlier_run_adds_nothing(tmp_path):
     file = tmp_path / "cxr.prom"
     end(file, manifest_of(bytes_read=10))
     end(file, manifest_of(bytes_read=5))
     assert read(file)["cxr_bytes_read_total",] == 15
     filesystem.add_retries(2)  # before the command
-    with MetricsFile(file) as gauges:
+    with MetricsFile(file) as metrics_file:
         filesystem.add_retries(3)
-        gauges.exit_code = 75
+        metrics_file.exit_code = 75
     end(file, make_manifest(make_rows(make_models("cnn")), make_models("cnn"), bytes_read=7))
     assert read(file)["cxr_bytes_read_total",] == 15
     assert read(file)["cxr_retries_total",] == 3
 
 
-def test_work_that_others_share_is_told_without_a_result(tmp_path):
+def test_unfinished_work_is_recorded_without_a_result(tmp_path):
     file = tmp_path / "cxr.prom"
-    with MetricsFile(file) as gauges:
-        gauges.tell(None, own=[manifest_of(bytes_read=4), manifest_of(bytes_read=3)])
-        gauges.exit_code = 0
+    with MetricsFile(file) as metrics_file:
+        metrics_file.set_result(None, own=[manifest_of(bytes_read=4), manifest_of(bytes_read=3)])
+        metrics_file.exit_code = 0
     found = read(file)
     assert found["cxr_bytes_read_total",] == 7
     assert ("cxr_flagged",) not in found
@@ -120,7 +120,7 @@ def test_work_that_others_share_is_told_without_a_result(tmp_path):
         (ZeroDivisionError(), 1),
     ],
 )
-def test_every_error_is_told_by_the_exit_code_that_it_will_have(tmp_path, error, code):
+def test_every_error_is_recorded_with_its_exit_code(tmp_path, error, code):
     with pytest.raises(type(error)):
         end(tmp_path / "cxr.prom", error=error)
     found = read(tmp_path / "cxr.prom")
@@ -128,7 +128,7 @@ def test_every_error_is_told_by_the_exit_code_that_it_will_have(tmp_path, error,
     assert ("cxr_last_success_timestamp_seconds",) not in found
 
 
-def test_a_dry_run_is_no_success(cxr, folder, tiny_model, tmp_path):
+def test_a_dry_run_does_not_count_as_a_success(cxr, folder, tiny_model, tmp_path):
     arguments = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model, "--dry-run")
     assert cxr(*arguments, "--metrics", tmp_path / "cxr.prom").returncode == 0
     found = read(tmp_path / "cxr.prom")
@@ -136,7 +136,7 @@ def test_a_dry_run_is_no_success(cxr, folder, tiny_model, tmp_path):
     assert ("cxr_last_success_timestamp_seconds",) not in found
 
 
-def test_a_place_that_cannot_be_written_is_said_first_or_costs_no_result(
+def test_an_unwritable_metrics_file_is_reported_first_or_costs_no_result(
     cxr, folder, tiny_model, tmp_path
 ):
     arguments = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model, "--no-report")
@@ -147,7 +147,7 @@ def test_a_place_that_cannot_be_written_is_said_first_or_costs_no_result(
     long = tmp_path / ("x" * 255 + ".prom")
     run = cxr(*arguments, "--metrics", long)
     assert run.returncode == 0
-    assert "cannot be written: File name too long." in run.stderr
+    assert f"Cannot write the metrics to {long}: File name too long." in run.stderr
     assert (tmp_path / "out" / "run.json").exists()
 
 
@@ -166,7 +166,7 @@ def test_only_values_without_labels_of_a_whole_textfile_are_kept(data, values):
 
 @settings(deadline=None)
 @given(st.binary(max_size=60) | st.text('a_{}="\\,# \n1.eE+-NanInf', max_size=60).map(str.encode))
-def test_whatever_stood_there_before_is_kept_or_left_out_and_ends_no_run(data):
+def test_any_existing_file_is_kept_or_ignored_and_ends_no_run(data):
     found = {k: v for k, v in _parse_values(data).items() if re.fullmatch(r"[a-zA-Z_:][\w:]*", k)}
     again = "".join(f"{name} {value!r}\n" for name, value in found.items())
     assert repr(_parse_values(again.encode())) == repr(found)
@@ -181,7 +181,7 @@ def test_metrics_never_lie_among_the_results(tmp_path, monkeypatch, path):
     (tmp_path / "x").mkdir()
     (tmp_path / "link").symlink_to("out")
     for output in ("out", f"file://{tmp_path}/out"):
-        with pytest.raises(UsageError, match="Expected a file outside the output"):
+        with pytest.raises(UsageError, match="Expected a metrics file outside the output"):
             MetricsFile(Path(path), output)
     MetricsFile(Path("out.prom"), "out")
     MetricsFile(Path("x/cxr.prom"), "memory://out")
@@ -198,10 +198,10 @@ def test_a_score_refuses_metrics_among_its_results_and_writes_nothing(
     assert not list(out.iterdir())
 
 
-def test_metrics_ask_again_before_they_are_written(tmp_path, caplog):
+def test_metrics_check_the_file_again_before_they_are_written(tmp_path, caplog):
     file = tmp_path / "cxr.prom"
-    with MetricsFile(file) as gauges:
-        gauges.exit_code = 0
+    with MetricsFile(file) as metrics_file:
+        metrics_file.exit_code = 0
         file.write_text("Dear diary")
     assert "found another file" in caplog.text
     assert file.read_text() == "Dear diary"
@@ -214,7 +214,7 @@ def test_a_price_is_a_gauge_of_its_currency(tmp_path):
     assert "price" not in (tmp_path / "b.prom").read_text()
 
 
-def test_a_late_film_is_counted_as_read(cxr, folder, tiny_model, tmp_path):
+def test_a_late_image_is_counted_as_read(cxr, folder, tiny_model, tmp_path):
     arguments = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model, "--no-report")
     assert cxr(*arguments).returncode == 0
     (folder / "late.png").write_bytes(make_film(seed=44))

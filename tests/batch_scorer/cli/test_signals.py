@@ -1,4 +1,4 @@
-"""A command that is told to stop ends with 75, whatever a library makes of the signal."""
+"""A command that receives a signal ends with 75, whatever its libraries do."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ mark = sys.argv.pop(1)
 
 def read(*_):
     open(mark, "w").close()
-    os.read(os.pipe()[0], 1)  # for ever
+    os.read(os.pipe()[0], 1)  # forever
 
 Source.read = read
 main()
@@ -98,7 +98,7 @@ def test_a_second_signal_ends_a_run_whose_reads_hang(folder, tiny_model, tmp_pat
             time.sleep(0.05)
         run.send_signal(signal.SIGTERM)
         assert run.stderr.readline() == "\n"
-        assert run.stderr.readline() == "Finishing this batch; once more stops at once.\n"
+        assert run.stderr.readline() == "Finishing this batch. Interrupt again to stop at once.\n"
         run.send_signal(signal.SIGTERM)
         since = time.monotonic()
         run.wait(timeout=60)
@@ -144,7 +144,7 @@ def test_the_script_goes_the_same_way_in():
 
 
 @pytest.mark.parametrize("number", GracefulStop.SIGNALS)
-def test_the_first_signal_ends_a_run_in_which_no_batch_has_begun(number, capfd):
+def test_the_first_signal_ends_a_run_before_its_first_batch(number, capfd):
     with GracefulStop(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)
     assert capfd.readouterr().err == ""

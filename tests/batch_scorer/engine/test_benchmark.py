@@ -1,4 +1,4 @@
-"""cxr bench and cxr score --dry-run: the scorer's own stages, and nothing written."""
+"""cxr bench and cxr score --dry-run measure the scorer's own stages and write nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def job(folder, model, **options):
     return ScoreJob(str(folder), "", (str(model),), **options)
 
 
-def test_the_stages_are_measured_on_a_sample_and_written_nowhere(folder, tiny_model):
+def test_the_stages_are_measured_on_a_sample_and_nothing_is_written(folder, tiny_model):
     (folder / "broken.png").write_bytes(make_film()[:200])
     before = sorted(folder.rglob("*"))
     found = benchmark.run_benchmark(job(folder, tiny_model, batch_size=2, threads=2), 5, 2)
@@ -35,15 +35,15 @@ def test_the_stages_are_measured_on_a_sample_and_written_nowhere(folder, tiny_mo
 
 
 def test_the_sample_is_spread_over_the_listing(folder, tiny_model):
-    work, films = benchmark.prepare_sample(job(folder, tiny_model), 3)
-    names = [ref.key for ref in work.refs]
-    assert films == 6
+    engine_job, n_images = benchmark.prepare_sample(job(folder, tiny_model), 3)
+    names = [ref.key for ref in engine_job.refs]
+    assert n_images == 6
     assert names[0].startswith("NORMAL/film_0")
     assert names[-1].startswith("PNEUMONIA/film_5")
     assert len(names) == 3
 
 
-def test_the_ceiling_is_that_of_stages_which_share_the_cores():
+def test_the_ceiling_follows_from_stages_that_share_the_cores():
     times = {
         benchmark.DECODE: benchmark._StageTimes(rates=[100.0, 200.0]),
         benchmark.MODELS: benchmark._StageTimes(rates=[100.0, 50.0]),
@@ -65,13 +65,13 @@ def test_turns_go_back_and_forth_and_the_first_is_not_counted(monkeypatch):
 
     times = benchmark._time_stages({"a": stage("a"), "b": stage("b")}, 2)
     assert order == ["b", "a", "a", "b", "b", "a"]
-    assert times["a"].rates == [4.0, 4.0]  # eight films in two ticks
+    assert times["a"].rates == [4.0, 4.0]  # eight images in two ticks
     assert times["a"].batches_s == [1.0] * 4
 
 
-def test_files_that_are_no_films_cannot_be_measured(tmp_path, tiny_model):
+def test_files_that_are_not_images_cannot_be_benchmarked(tmp_path, tiny_model):
     (tmp_path / "x.png").write_bytes(b"no film")
-    with pytest.raises(UsageError, match="None of 1 files sampled"):
+    with pytest.raises(UsageError, match="found none in a sample of 1 files"):
         benchmark.run_benchmark(job(tmp_path, tiny_model), 5, 1)
 
 
@@ -90,7 +90,7 @@ def test_the_command_prints_a_table_and_writes_json(cxr, folder, tiny_model, tmp
     assert found["formula"] in lines[-1]
 
 
-def test_measurements_replace_their_like_and_nothing_else(cxr, folder, tiny_model, tmp_path):
+def test_results_replace_earlier_results_and_nothing_else(cxr, folder, tiny_model, tmp_path):
     file = tmp_path / "speed.json"
     arguments = ("bench", folder, "--model", tiny_model, "--turns", 1, "--json", file)
     file.write_text('{"dear": "diary"}')
@@ -102,8 +102,8 @@ def test_measurements_replace_their_like_and_nothing_else(cxr, folder, tiny_mode
     assert (cxr(*arguments).returncode, cxr(*arguments).returncode) == (0, 0)
 
 
-def test_a_forecast_divides_what_was_probed():
-    told = Forecast(
+def test_a_forecast_extrapolates_from_its_sample():
+    forecast = Forecast(
         images=36_000,
         sampled=50,
         unscored=0,
@@ -113,26 +113,28 @@ def test_a_forecast_divides_what_was_probed():
         peak_bytes=200_000_000,
         cores=4,
     )
-    assert told.run_s == 3605
-    assert told.count_shards(3605) == 1
-    assert told.count_shards(3604) == 2
-    assert told.count_shards(365) == 10
-    assert told.count_shards(364) == 11
-    with pytest.raises(UsageError, match=r"takes 5\.0 s to start"):
-        told.count_shards(5)
-    assert "about 1 h 01 min" in format_forecast(told, None)
-    assert "about 308 MB" in format_forecast(told, None)
-    assert "11 on machines like this one are done in 7 min" in format_forecast(told, 364 / 3600)
-    assert "none needed for 8 h 00 min" in format_forecast(told, 8)
-    assert "Price" not in format_forecast(told, 8)
-    price = format_forecast(told, None, CoreHourPrice(0.05, "EUR")).splitlines()[-1]
-    assert price == (  # 4 cores for 3,605 s at 0.05 EUR an hour: 0.2003 EUR for 36,000 films
-        "Price     about 0.0056 EUR per 1,000 films: 14,420.0 core-seconds for 36,000, "
+    assert forecast.run_s == 3605
+    assert forecast.count_shards(3605) == 1
+    assert forecast.count_shards(3604) == 2
+    assert forecast.count_shards(365) == 10
+    assert forecast.count_shards(364) == 11
+    with pytest.raises(UsageError, match=r"start-up time of 5\.0 s, found 5\.0 s"):
+        forecast.count_shards(5)
+    assert "about 1 h 01 min" in format_forecast(forecast, None)
+    assert "about 308 MB" in format_forecast(forecast, None)
+    assert "11 on machines like this one finish within 7 min" in format_forecast(
+        forecast, 364 / 3600
+    )
+    assert "none needed for 8 h 00 min" in format_forecast(forecast, 8)
+    assert "Cost" not in format_forecast(forecast, 8)
+    cost = format_forecast(forecast, None, CoreHourPrice(0.05, "EUR")).splitlines()[-1]
+    assert cost == (  # 4 cores for 3,605 s at 0.05 EUR an hour: 0.2003 EUR for 36,000 images
+        "Cost      about 0.0056 EUR per 1,000 films: 14,420.0 core-seconds for 36,000, "
         "at 0.050 EUR a core-hour"
     )
 
 
-def test_a_probe_scores_a_sample_and_counts_what_it_could_not_read(folder, tiny_model):
+def test_a_forecast_scores_a_sample_and_counts_unreadable_files(folder, tiny_model):
     (folder / "broken.png").write_bytes(make_film()[:200])
     found = forecast_run(job(folder, tiny_model))
     assert (found.images, found.sampled, found.unscored) == (7, 7, 1)
@@ -144,9 +146,9 @@ def test_a_dry_run_writes_nothing(cxr, folder, tiny_model, tmp_path):
     arguments = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
     done = cxr(*arguments, "--dry-run", "--deadline-h", 8)
     assert done.returncode == 0, done.stderr
-    assert "Probed    6 of 6 films" in done.stdout
+    assert "Sample    6 of 6 images" in done.stdout
     assert "Shards    none needed for 8 h 00 min" in done.stdout
     assert not (tmp_path / "out").exists()
     refused = cxr(*arguments, "--deadline-h", 8)
     assert refused.returncode == 2
-    assert "--deadline-h goes with --dry-run" in refused.stderr
+    assert "--deadline-h requires --dry-run" in refused.stderr

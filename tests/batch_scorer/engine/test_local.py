@@ -1,4 +1,4 @@
-"""The local engine: one pool, rows in order, copies judged once even while one is under way."""
+"""The local engine: one thread pool, rows in order, and each copy scored once."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from batch_scorer.model.classifier import Classifier, Predictions
 
 
-class Watched:
-    """A model that counts what it is asked, and how many ask at once."""
+class CountingModel:
+    """A model that counts its images and its concurrent calls."""
 
     def __init__(self, model: Classifier) -> None:
         self.card, self.model = model.card, model
@@ -37,7 +37,7 @@ class Watched:
         with self.lock:
             self.busy += 1
             self.most = max(self.most, self.busy)
-            self.images += [film.tobytes() for film in pixels]
+            self.images += [image.tobytes() for image in pixels]
         found = self.model.predict(pixels)
         with self.lock:
             self.busy -= 1
@@ -45,32 +45,32 @@ class Watched:
 
 
 @pytest.fixture
-def work(tmp_path, tiny_model):
-    """Forty films, of which every fourth is a copy of the first one."""
+def engine_job(tmp_path, tiny_model):
+    """Forty images, of which every fourth is a copy of the first one."""
     for index in range(40):
-        film = make_film(90 + index, seed=0 if index % 4 == 0 else index)
-        (tmp_path / f"{index:02d}.png").write_bytes(make_film(90) if index % 4 == 0 else film)
+        image = make_film(90 + index, seed=0 if index % 4 == 0 else index)
+        (tmp_path / f"{index:02d}.png").write_bytes(make_film(90) if index % 4 == 0 else image)
     job = ScoreJob(str(tmp_path), "", (str(tiny_model),), batch_size=2, threads=4)
     made, _ = prepare_sample(job, 40)
-    return replace(made, classifiers=[Watched(made.classifiers[0])])
+    return replace(made, classifiers=[CountingModel(made.classifiers[0])])
 
 
-def test_copies_are_judged_once_while_the_first_is_still_under_way(work):
-    batches = list(score_locally(work))
+def test_copies_are_scored_once_even_while_the_first_is_still_pending(engine_job):
+    batches = list(score_locally(engine_job))
     rows = [row for batch in batches for row in batch]
-    assert [row.image for row in rows] == [ref.key for ref in work.refs]
+    assert [row.image for row in rows] == [ref.key for ref in engine_job.refs]
     assert [len(batch) for batch in batches] == [2] * 20
-    model = work.classifiers[0]
+    model = engine_job.classifiers[0]
     assert len(model.images) == len(set(model.images)) == 31
     assert len({row.probability for row in rows[::4]}) == 1
-    for row, film in zip(
+    for row, image in zip(
         rows[1::4], [make_film(90 + i, seed=i) for i in range(1, 40, 4)], strict=True
     ):
-        pixels = decode_radiograph(film, 32)[None]
+        pixels = decode_radiograph(image, 32)[None]
         assert row.probability == pytest.approx(tiny_probability(pixels, 8.0)[0], abs=1e-5)
 
 
-def test_no_more_threads_work_than_were_allowed(work, monkeypatch):
+def test_no_more_threads_run_than_allowed(engine_job, monkeypatch):
     busy, most, lock = 0, 0, threading.Lock()
     submit = ThreadPoolExecutor.submit
 
@@ -93,42 +93,40 @@ def test_no_more_threads_work_than_were_allowed(work, monkeypatch):
         most = 0
         rows = [
             row
-            for batch in score_locally(replace(work, threads=threads, known={}))
+            for batch in score_locally(replace(engine_job, threads=threads, known={}))
             for row in batch
         ]
         assert len(rows) == 40
         assert 1 <= most <= threads
 
 
-def test_an_engine_that_is_closed_early_stops_decoding(work, monkeypatch):
+def test_an_engine_that_is_closed_early_stops_decoding(engine_job, monkeypatch):
     read = []
     decode = local.decode_image
 
-    def decode_and_note(work, ref, *coming):
+    def decode_and_note(engine_job, ref, *coming):
         read.append(ref.key)
-        return decode(work, ref, *coming)
+        return decode(engine_job, ref, *coming)
 
     monkeypatch.setattr(local, "decode_image", decode_and_note)
-    engine = score_locally(replace(work, threads=1))
+    engine = score_locally(replace(engine_job, threads=1))
     next(engine)
     engine.close()
     assert 2 <= len(read) < 40
 
 
-def work_on(folder, model, **changes):
+def make_engine_job(folder, model, **changes):
     job = ScoreJob(str(folder), "", (str(model),), batch_size=2, threads=1)
     return replace(prepare_sample(job, 40)[0], **changes)
 
 
-def test_an_image_under_suspicion_cannot_end_the_run_whatever_its_kind(
-    tmp_path, tiny_model, monkeypatch
-):
+def test_a_suspect_image_of_any_kind_cannot_end_the_run(tmp_path, tiny_model, monkeypatch):
     monkeypatch.setattr(decode_pool, "_COMMAND", options_of("die_of_everything"))
     for seed in range(4):
         pixels = np.random.default_rng(seed).integers(90, 160, (90, 120), np.uint8)
         (tmp_path / f"{seed}.jpeg").write_bytes(encode(pixels, "JPEG"))
-    work = work_on(tmp_path, tiny_model, suspects=frozenset({"1.jpeg"}))
-    rows = [row for batch in score_locally(work) for row in batch]
+    engine_job = make_engine_job(tmp_path, tiny_model, suspects=frozenset({"1.jpeg"}))
+    rows = [row for batch in score_locally(engine_job) for row in batch]
     assert [row.reason for row in rows] == ["", "decoder_killed", "", ""]
     assert [row.status for row in rows] == ["scored", "failed", "scored", "scored"]
 
@@ -142,7 +140,7 @@ def test_copies_of_an_image_that_killed_its_decoder_kill_no_more(tmp_path, tiny_
     )
     for name in "abcd":
         (tmp_path / name).write_bytes(dicom(GREY, PatientID="FATAL"))
-    rows = [row for batch in score_locally(work_on(tmp_path, tiny_model)) for row in batch]
+    rows = [row for batch in score_locally(make_engine_job(tmp_path, tiny_model)) for row in batch]
     assert [row.image for row in rows] == ["a", "b", "c", "d"]
     assert {row.reason for row in rows} == {"decoder_killed"}
     assert len(started) == 2
@@ -160,7 +158,7 @@ def test_no_process_is_left_when_a_run_ends_early(tmp_path, tiny_model, monkeypa
     monkeypatch.setattr(decode_pool.Decoder, "_start_worker", start_and_note)
     for index in range(20):
         (tmp_path / f"{index:02}").write_bytes(dicom(GREY, PatientID=str(index)))
-    engine = score_locally(work_on(tmp_path, tiny_model))
+    engine = score_locally(make_engine_job(tmp_path, tiny_model))
     next(engine)
     engine.close()
     assert len(started) == 1
@@ -169,6 +167,6 @@ def test_no_process_is_left_when_a_run_ends_early(tmp_path, tiny_model, monkeypa
 
 def test_a_run_says_how_much_memory_its_workers_took(tmp_path, tiny_model):
     (tmp_path / "film").write_bytes(dicom(GREY))
-    work = work_on(tmp_path, tiny_model)
-    list(score_locally(work))
-    assert work.usage.peak_memory_bytes > 10_000_000
+    engine_job = make_engine_job(tmp_path, tiny_model)
+    list(score_locally(engine_job))
+    assert engine_job.usage.peak_memory_bytes > 10_000_000

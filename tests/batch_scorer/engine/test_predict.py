@@ -1,4 +1,4 @@
-"""What becomes of films that look unlike the training films, and the answers beside the first."""
+"""Images unlike the training images, and the model outputs besides the probability."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.factories import make_etiology, make_evidence, make_typicality
 from tests.images import make_film
 from tests.tiny_model import make_tiny_card, save_tiny_model
 
-# The tiny model calls a film the stranger the farther its mean is from mid-grey.
+# The tiny model's atypicality grows with the distance of the mean from mid-grey.
 BRIGHTNESS = {"typical": 150, "edge": 185, "strange": 230}
 
 
@@ -52,7 +52,7 @@ def score(xrays, model, output, **options):
     return rows, json.loads((output / "run.json").read_text())
 
 
-def test_a_film_far_from_the_training_films_is_rejected_with_a_reason(xrays, model, tmp_path):
+def test_an_image_far_from_the_training_images_is_rejected_with_a_reason(xrays, model, tmp_path):
     rows, run = score(xrays, model, tmp_path / "out")
     assert {name: row["status"] for name, row in rows.items()} == {
         "typical": "scored",
@@ -62,25 +62,25 @@ def test_a_film_far_from_the_training_films_is_rejected_with_a_reason(xrays, mod
     }
     strange = rows["strange"]
     assert strange["reason"] == "not_radiograph"
-    assert "found an image that is unlike them. Look for a photo" in strange["detail"]
+    assert "found an image that is unlike them. Check for a photo" in strange["detail"]
     assert strange["probability"] == strange["prediction"] == ""
     assert rows["strange_copy"]["duplicate_of"] == "strange.png"
     assert (run["scored"], run["rejected"], run["failed"]) == (2, 2, 0)
     assert run["atypical"] == 1
 
 
-def test_a_film_at_the_edge_is_scored_and_called_atypical(xrays, model, tmp_path):
+def test_an_image_at_the_edge_is_scored_and_marked_atypical(xrays, model, tmp_path):
     rows, _ = score(xrays, model, tmp_path / "out")
     assert (rows["typical"]["atypical"], rows["edge"]["atypical"]) == ("false", "true")
     typicality = {name: float(row["typicality"]) for name, row in rows.items()}
-    # atypicality is 4 |mean / 255 - 0.5|; the training films of the card lie evenly in -1..1
+    # atypicality is 4 |mean / 255 - 0.5|; the card's training values lie evenly in -1..1
     assert typicality["typical"] == pytest.approx((1 - 4 * (150 / 255 - 0.5)) / 2, abs=0.02)
     assert typicality["edge"] == pytest.approx((1 - 4 * (185 / 255 - 0.5)) / 2, abs=0.02)
     assert typicality["strange"] == 0
     assert float(rows["typical"]["viral"]) == pytest.approx(150 / 255, abs=0.01)
 
 
-def test_atypical_films_can_be_kept(xrays, model, tmp_path):
+def test_atypical_images_can_be_kept(xrays, model, tmp_path):
     rows, run = score(xrays, model, tmp_path / "out", keep_atypical=True)
     assert {row["status"] for row in rows.values()} == {"scored"}
     assert rows["strange"]["atypical"] == "true"
@@ -96,7 +96,7 @@ def test_a_model_without_typicality_rejects_nothing(xrays, tiny_model, tmp_path)
     assert run["atypical"] is None
 
 
-def test_a_file_that_lacks_an_answer_that_its_card_promises_is_refused(tmp_path):
+def test_a_model_file_without_an_output_of_its_card_is_refused(tmp_path):
     path = save_tiny_model(tmp_path / "tiny.onnx")
     model = onnx.load(path)
     card = make_tiny_card("tiny", evidence=make_evidence())
@@ -107,7 +107,7 @@ def test_a_file_that_lacks_an_answer_that_its_card_promises_is_refused(tmp_path)
 
 
 def without_number(path, output, bright, value):
-    """The model, with another value as one output of images brighter than a limit."""
+    """Give one output of a model another value for images brighter than a limit."""
     model = onnx.load(path)
     graph = model.graph
     (node,) = (node for node in graph.node if output in node.output)
@@ -165,7 +165,7 @@ def test_an_output_that_cannot_be_fails_its_image_alone(
     assert manifest.flagged == 2
 
 
-def test_rounding_above_one_is_no_fault_and_is_not_shown(xrays, tmp_path):
+def test_rounding_above_one_is_accepted_and_clipped(xrays, tmp_path):
     model = save_tiny_model(tmp_path / "tiny.onnx")
     without_number(model, "probability", 200, 1.0000001)
     rows, run = score(xrays, model, tmp_path / "out")
@@ -175,7 +175,7 @@ def test_rounding_above_one_is_no_fault_and_is_not_shown(xrays, tmp_path):
     assert max(row.probability for row in stored) == 1.0
 
 
-def test_every_answer_comes_back_by_name(model):
+def test_every_output_is_returned_under_its_name(model):
     found = Classifier.load(model).predict(np.full((3, 32, 32, 1), 150, np.uint8))
     assert found.evidence is None
     assert found.atypicality == pytest.approx(4 * (150 / 255 - 0.5), abs=1e-4)

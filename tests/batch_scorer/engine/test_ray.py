@@ -1,4 +1,4 @@
-"""score_with_ray on a real cluster: the rows of one machine, whatever becomes of a node."""
+"""score_with_ray on a real cluster gives the rows of one machine, even if a node dies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NODES = 2
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head that only keeps the books, and two nodes of one CPU each."""
+    """A head without CPUs, and two nodes of one CPU each."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(NODES):
         cluster.add_node(num_cpus=1)
@@ -49,7 +49,7 @@ def cluster():
 
 @pytest.fixture
 def many(tmp_path) -> Path:
-    """Films that take a while, with copies, a bad file and a name that is not plain among them."""
+    """Images that take a while, with copies, a bad file and an unusual name among them."""
     root = tmp_path / "many"
     root.mkdir()
     for index in range(60):
@@ -66,11 +66,11 @@ def run(folder, output, model, engine, **options):
     return run_score_job(job, **options), (Path(output) / store.CSV_FILE).read_bytes()
 
 
-def make_work(folder, model, **changes) -> EngineJob:
+def make_engine_job(folder, model, **changes) -> EngineJob:
     source = open_source(str(folder))
     classifier = Classifier.load(model, "cpu", 1, 2)
-    work = EngineJob(source, source.refs, {}, [classifier], {}, 1, 2, keep_atypical=False)
-    return replace(work, **changes)
+    engine_job = EngineJob(source, source.refs, {}, [classifier], {}, 1, 2, keep_atypical=False)
+    return replace(engine_job, **changes)
 
 
 def test_a_ray_run_and_a_local_run_write_the_same_rows(cluster, many, tmp_path, tiny_model):
@@ -84,7 +84,7 @@ def test_a_ray_run_and_a_local_run_write_the_same_rows(cluster, many, tmp_path, 
     assert manifest.threads == 1
     assert (manifest.found, manifest.scored, manifest.duplicates) == (65, 63, 3)
     assert manifest.reasons == local.reasons == {"truncated": 1, "unsupported": 1}
-    assert seen[0][0] == 4  # two batches: so many that each worker gets eight shares
+    assert seen[0][0] == 4  # two batches, so that each worker gets eight blocks
     assert seen[-1] == (65, 65)
     assert manifest.bytes_read == local.bytes_read > 0
     assert all(seconds > 0 for seconds in manifest.worker_seconds.values())
@@ -94,12 +94,12 @@ def test_a_ray_run_and_a_local_run_write_the_same_rows(cluster, many, tmp_path, 
     assert manifest.core_seconds == pytest.approx(NODES * spent_s + record_s, abs=0.01)
 
 
-def test_a_node_that_dies_in_mid_run_costs_no_row(cluster, many, tmp_path, tiny_model):
+def test_a_node_that_dies_during_a_run_costs_no_row(cluster, many, tmp_path, tiny_model):
     killed = []
 
     def kill(done: int, found: int) -> None:
         if done >= 12 and not killed:
-            assert ray.available_resources().get("CPU", 0) == 0  # there is a worker on each node
+            assert ray.available_resources().get("CPU", 0) == 0  # each node has a worker
             killed.append(done)
             cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 
@@ -111,16 +111,18 @@ def test_a_node_that_dies_in_mid_run_costs_no_row(cluster, many, tmp_path, tiny_
     assert manifest.found == 65
 
 
-def test_what_was_settled_before_is_not_computed_again(cluster, folder, tiny_model):
-    work = make_work(folder, tiny_model)
-    rows = {row.image: row for batch in score_locally(work) for row in batch}
+def test_known_images_are_not_computed_again(cluster, folder, tiny_model):
+    engine_job = make_engine_job(folder, tiny_model)
+    rows = {row.image: row for batch in score_locally(engine_job) for row in batch}
     first = rows["NORMAL/film_0.png"]
     content = (folder / first.image).read_bytes()
     assert first.sha256 == hashlib.sha256(content).hexdigest()
     marked = type(first)(image="elsewhere.png", status="scored", probabilities=(0.123,))
     known = {first.sha256: marked}
     found = {
-        row.image: row for batch in score_with_ray(replace(work, known=known)) for row in batch
+        row.image: row
+        for batch in score_with_ray(replace(engine_job, known=known))
+        for row in batch
     }
     assert found.keys() == rows.keys()
     assert found.pop(first.image).probabilities == (0.123,)
@@ -128,29 +130,29 @@ def test_what_was_settled_before_is_not_computed_again(cluster, folder, tiny_mod
 
 
 def test_another_file_under_a_model_s_name_ends_the_run(cluster, folder, tiny_model):
-    work = make_work(folder, tiny_model)
-    other = replace(work.classifiers[0], sha256="0" * 64)
+    engine_job = make_engine_job(folder, tiny_model)
+    other = replace(engine_job.classifiers[0], sha256="0" * 64)
     with pytest.raises(ModelFileError, match=r"Expected .*tiny.onnx with sha256 000000000000 on"):
-        list(score_with_ray(replace(work, classifiers=[other])))
+        list(score_with_ray(replace(engine_job, classifiers=[other])))
 
 
 class BrokenSource(Source):
-    """A source with a defect that nobody foresaw."""
+    """A source with an unexpected defect."""
 
     def read(self, ref):
         return {"film": b""}[ref.key]
 
 
-def test_what_nobody_foresaw_ends_the_run_as_it_does_on_one_machine(cluster, folder, tiny_model):
+def test_an_unexpected_error_ends_the_run_as_on_one_machine(cluster, folder, tiny_model):
     source = open_source(str(folder))
     broken = BrokenSource(**{name: getattr(source, name) for name in source.__dataclass_fields__})
     for engine in (score_locally, score_with_ray):
         with pytest.raises(KeyError, match=r"NORMAL/film_0\.png"):
-            list(engine(make_work(folder, tiny_model, source=broken, batch_size=6)))
+            list(engine(make_engine_job(folder, tiny_model, source=broken, batch_size=6)))
 
 
 def test_closing_the_engine_stops_its_workers(cluster, many, tiny_model):
-    with closing(score_with_ray(make_work(many, tiny_model))) as batches:
+    with closing(score_with_ray(make_engine_job(many, tiny_model))) as batches:
         assert next(batches)
         assert ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]
     deadline = time.monotonic() + 20
@@ -161,32 +163,32 @@ def test_closing_the_engine_stops_its_workers(cluster, many, tiny_model):
 
 def test_nothing_to_do_needs_no_cluster(folder, tiny_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert list(score_with_ray(make_work(folder, tiny_model, refs=()))) == []
+    assert list(score_with_ray(make_engine_job(folder, tiny_model, refs=()))) == []
 
 
-def test_without_ray_it_says_what_to_install(folder, tiny_model, monkeypatch):
+def test_without_ray_the_error_says_what_to_install(folder, tiny_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackage, match=r'pip install "cxr-batch\[ray\]"'):
-        list(score_with_ray(make_work(folder, tiny_model)))
+        list(score_with_ray(make_engine_job(folder, tiny_model)))
 
 
 @pytest.mark.parametrize(
     ("address", "error", "message"),
     [
         ("ray://head:10001", UsageError, "found ray://head:10001. Run the command on a machine"),
-        ("127.0.0.1:1", TransientError, "cluster at 127.0.0.1:1 cannot be reached"),
+        ("127.0.0.1:1", TransientError, "Cannot reach the Ray cluster at 127.0.0.1:1"),
     ],
 )
 def test_a_cluster_that_cannot_be_used(folder, tiny_model, monkeypatch, address, error, message):
     ray.shutdown()
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(error, match=re.escape(message)):
-        list(score_with_ray(make_work(folder, tiny_model)))
+        list(score_with_ray(make_engine_job(folder, tiny_model)))
 
 
 def left_over(mark: str) -> list[str]:
-    """Processes that carry the mark in their environment and do not end by themselves soon."""
-    deadline = time.monotonic() + 30  # a worker whose cluster was stopped notices it by and by
+    """List processes that carry the mark in their environment and do not end soon."""
+    deadline = time.monotonic() + 30  # a worker of a stopped cluster notices it after a while
     while (found := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.5)
     return found
@@ -194,18 +196,18 @@ def left_over(mark: str) -> list[str]:
 
 def marked(mark: str) -> list[str]:
     found = []
-    for place in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if mark.encode() in (place / "environ").read_bytes():
-                found.append((place / "cmdline").read_text().replace("\0", " "))
-        except OSError:  # it has ended, or is another user's
+            if mark.encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:  # the process ended, or belongs to another user
             continue
     return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
-def test_the_command_starts_ray_stops_it_and_goes_on(cxr, many, tmp_path, tiny_model):
-    for index in range(200):  # enough for the signal to come in time on a busy machine
+def test_the_command_starts_ray_stops_it_and_resumes(cxr, many, tmp_path, tiny_model):
+    for index in range(200):  # enough to let the signal come in time on a busy machine
         (many / f"again_{index}.png").hardlink_to(many / f"film_{index % 60:02}.png")
     mark = f"CXR_TEST_MARK={tmp_path}"
     name, value = mark.split("=")
@@ -227,17 +229,21 @@ def test_the_command_starts_ray_stops_it_and_goes_on(cxr, many, tmp_path, tiny_m
         out, error = command.communicate(timeout=60)
     assert command.returncode == 75, (out, error)
     assert out == ""
-    lines = [line for line in error.splitlines() if not line.startswith("scored ")]  # if it is slow
-    assert lines[:2] == ["", "Finishing this batch; once more stops at once."]
+    lines = [
+        line for line in error.splitlines() if not line.startswith("scored ")
+    ]  # on a slow machine
+    assert lines[:2] == ["", "Finishing this batch. Interrupt again to stop at once."]
     assert re.fullmatch(
-        r"Interrupted: \d+ of 265 films are done. Run the same command .*", lines[2]
+        r"Interrupted: \d+ of 265 images are done. Run the same command .*", lines[2]
     )
     assert len(lines) == 3
     assert left_over(mark) == []
     again = cxr(*arguments, **environment)
     assert again.returncode == 3, again.stderr
     assert re.search(r"^Reused    [1-9]\d* rows of an earlier run", again.stdout, re.MULTILINE)
-    assert all(re.fullmatch(r"scored \d+ of 265 films", line) for line in again.stderr.splitlines())
+    assert all(
+        re.fullmatch(r"scored \d+ of 265 images", line) for line in again.stderr.splitlines()
+    )
     assert left_over(mark) == []
     rows = (tmp_path / "ray" / store.CSV_FILE).read_bytes()
     assert rows == run(many, tmp_path / "local", tiny_model, "local")[1]

@@ -1,4 +1,4 @@
-"""Nothing lost, nothing done twice: kills, second starts, new films, new models, full disks."""
+"""Nothing is lost or done twice after kills, restarts, new images, new models and full disks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KILLS = 30
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
-    """240 films with copies, and files that fail or are rejected, among them."""
+    """240 images with copies, and files that fail or are rejected, among them."""
     root = tmp_path_factory.mktemp("films") / "xrays"
     root.mkdir()
     for index in range(240):
@@ -50,7 +50,7 @@ def films(tmp_path_factory):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The content of every film that was decoded to be scored, and not for a picture."""
+    """The content of every image that was decoded for scoring, not for a thumbnail."""
     contents = []
     read = decode_pool.read_image
 
@@ -60,7 +60,9 @@ def decoded(monkeypatch):
         return read(data, sizes_px)
 
     monkeypatch.setattr(decode_pool, "read_image", watch)
-    monkeypatch.setattr(thumbnails, "MOST_KEPT", 0)  # pictures are decoded apart, as of a large run
+    monkeypatch.setattr(
+        thumbnails, "MOST_KEPT", 0
+    )  # thumbnails are decoded separately, as in a large run
     return contents
 
 
@@ -73,7 +75,7 @@ def csv_of(output):
 
 
 def states(output):
-    """Every file below, with its time: what a run that does no work leaves as it was."""
+    """Map every file below to its time, which a run without work leaves unchanged."""
     return {path: path.stat().st_mtime_ns for path in Path(output).rglob("*") if path.is_file()}
 
 
@@ -87,7 +89,7 @@ def test_killed_at_thirty_random_moments_the_rows_are_those_of_one_run(films, tm
     context.set_forkserver_preload([__name__])
     whole = job_of(films, tmp_path / "whole", tiny_model, batch_size=4)
     seconds = []
-    for _ in range(2):  # the first also starts the server that the others are forked from
+    for _ in range(2):  # the first one also starts the fork server
         shutil.rmtree(tmp_path / "whole", ignore_errors=True)
         since = time.perf_counter()
         process = context.Process(target=run_job, args=(whole,))
@@ -107,7 +109,7 @@ def test_killed_at_thirty_random_moments_the_rows_are_those_of_one_run(films, tm
         kills += process.exitcode != 0
         journal = Checkpoint(open_output(job.output), config_hash(job))
         kept = [row.image for row in journal.read() if row.status != "failed"]
-        assert len(kept) == len(set(kept))  # nothing was done twice but what failed
+        assert len(kept) == len(set(kept))  # only failures were repeated
         finished += process.exitcode == 0
     run_score_job(job)
     for number in range(finished):
@@ -130,7 +132,7 @@ def test_a_second_start_of_a_finished_run_does_nothing(films, tmp_path, tiny_mod
     assert states(job.output) == before
 
 
-def test_what_failed_is_tried_again_and_what_changed_is_read_again(
+def test_failed_images_are_retried_and_changed_images_are_read_again(
     folder, tmp_path, tiny_model, decoded
 ):
     cut = folder / "cut.png"
@@ -146,11 +148,11 @@ def test_what_failed_is_tried_again_and_what_changed_is_read_again(
     manifest = run_score_job(job)
     assert len(decoded) == 2
     assert (manifest.scored, manifest.flagged, manifest.reused) == (7, 5, 5)
-    run_score_job(replace(job, output=str(tmp_path / "anew")))
-    assert csv_of(job.output) == csv_of(tmp_path / "anew")
+    run_score_job(replace(job, output=str(tmp_path / "again")))
+    assert csv_of(job.output) == csv_of(tmp_path / "again")
 
 
-def test_a_film_that_moved_takes_its_answers_along(folder, tmp_path, tiny_model, decoded):
+def test_a_moved_image_keeps_its_scores(folder, tmp_path, tiny_model, decoded):
     job = job_of(folder, tmp_path / "out", tiny_model, labels="none")
     run_score_job(job)
     (folder / "NORMAL" / "film_0.png").rename(folder / "zz_moved.png")
@@ -161,11 +163,11 @@ def test_a_film_that_moved_takes_its_answers_along(folder, tmp_path, tiny_model,
     assert rows["zz_moved.png"].status == "scored"
     assert "NORMAL/film_0.png" not in rows
     kept = list((tmp_path / "out" / "earlier").glob("*/predictions.csv"))
-    assert len(kept) == 1  # the run that had a row for it under its old name
+    assert len(kept) == 1  # the run with a row under the old name
     assert b"NORMAL/film_0.png" in kept[0].read_bytes()
 
 
-def test_films_that_come_later_are_scored_by_the_next_run(folder, tmp_path, tiny_model, decoded):
+def test_images_that_arrive_later_are_scored_by_the_next_run(folder, tmp_path, tiny_model, decoded):
     job = job_of(folder, tmp_path / "out", tiny_model, batch_size=2)
 
     def arrive(done, found):
@@ -178,7 +180,7 @@ def test_films_that_come_later_are_scored_by_the_next_run(folder, tmp_path, tiny
     assert not (tmp_path / "out" / "earlier").exists()
 
 
-def test_a_film_that_is_gone_before_it_is_read_is_a_row(folder, tmp_path, tiny_model):
+def test_an_image_that_is_removed_before_it_is_read_gets_a_row(folder, tmp_path, tiny_model):
     gone = folder / "PNEUMONIA" / "film_5.png"
 
     def remove(done, found):
@@ -213,20 +215,20 @@ def test_other_labels_are_put_on_without_scoring_again(folder, tmp_path, tiny_mo
     assert manifest.metrics[0].images == 6
 
 
-def test_a_stopped_run_goes_on_where_it_was(films, tmp_path, tiny_model, decoded):
+def test_a_stopped_run_resumes_where_it_stopped(films, tmp_path, tiny_model, decoded):
     job = job_of(films, tmp_path / "out", tiny_model, batch_size=8)
-    with pytest.raises(Interrupted, match="8 of 240 films are done"):
+    with pytest.raises(Interrupted, match="8 of 240 images are done"):
         run_score_job(job, stop=lambda: True)
     assert not (tmp_path / "out" / store.RUN_FILE).exists()
-    asked = iter([False, False, True])  # the first time before the first batch
-    with pytest.raises(Interrupted, match="films are done"):
+    asked = iter([False, False, True])  # the first call comes before the first batch
+    with pytest.raises(Interrupted, match="images are done"):
         run_score_job(job, stop=lambda: next(asked))
     manifest = run_score_job(job)
     assert manifest.found == 240
-    assert manifest.reused >= 20  # three batches, less what failed
+    assert manifest.reused >= 20  # three batches without the failures
 
 
-def test_a_damaged_journal_file_is_named_and_its_films_are_done_again(
+def test_a_damaged_checkpoint_file_is_named_and_its_images_are_scored_again(
     films, tmp_path, tiny_model, caplog
 ):
     job = job_of(films, tmp_path / "out", tiny_model, batch_size=8)
@@ -240,7 +242,7 @@ def test_a_damaged_journal_file_is_named_and_its_films_are_done_again(
     assert (manifest.found, manifest.reused) == (240, 0)
 
 
-def test_rows_that_were_changed_by_hand_are_put_in_place_again(folder, tmp_path, tiny_model):
+def test_rows_that_were_changed_by_hand_are_written_again(folder, tmp_path, tiny_model):
     job = job_of(folder, tmp_path / "out", tiny_model)
     run_score_job(job)
     right = csv_of(job.output)
@@ -249,7 +251,7 @@ def test_rows_that_were_changed_by_hand_are_put_in_place_again(folder, tmp_path,
     assert csv_of(job.output) == right
 
 
-def test_an_output_that_is_no_folder_is_refused(folder, tmp_path, tiny_model):
+def test_an_output_that_is_not_a_folder_is_refused(folder, tmp_path, tiny_model):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="Not a directory"):
         run_score_job(job_of(folder, tmp_path / "file", tiny_model))
@@ -292,7 +294,7 @@ Path(kept).write_bytes(Path(place, "out/predictions.csv").read_bytes())
     ("kind", "reason"),
     [("full", "No space left on device"), ("read-only", "Read-only file system")],
 )
-def test_a_disk_that_is_full_or_read_only_ends_the_run_and_the_next_goes_on(
+def test_a_full_or_read_only_disk_ends_the_run_and_the_next_one_resumes(
     films, tmp_path, tiny_model, kind, reason
 ):
     place = tmp_path / "disk"
@@ -325,7 +327,7 @@ real = decoder.read_image
 
 def read_image(data, *arguments):
     if data == open(os.environ["KILLER"], "rb").read():
-        os.kill(os.getpid(), signal.SIGKILL)  # as a system does that has no memory left
+        os.kill(os.getpid(), signal.SIGKILL)  # as a system without memory does
     return real(data, *arguments)
 
 decoder.read_image = read_image

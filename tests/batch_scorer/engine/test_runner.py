@@ -1,4 +1,4 @@
-"""score_batch: every file ends in one row, and the rows are right."""
+"""run_score_job: every file gets one row, and the rows are right."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_several_models_agree_or_do_not(folder, tmp_path, tiny_model):
     ]
 
 
-def test_answers_in_the_band_are_uncertain_and_counted(folder, tmp_path, tiny_model):
+def test_scores_in_the_band_are_undecided_and_counted(folder, tmp_path, tiny_model):
     (folder / "NORMAL" / "copy.png").write_bytes((folder / "NORMAL" / "film_2.png").read_bytes())
     (folder / "NORMAL" / "letter.txt").write_text("Dear doctor")
     _, plain = score(folder, tmp_path / "plain", tiny_model)
@@ -174,23 +174,23 @@ def test_answers_in_the_band_are_uncertain_and_counted(folder, tmp_path, tiny_mo
     assert cells.count("true") == manifest.undecided
 
 
-def test_without_a_band_or_a_second_model_nothing_is_said_of_either(folder, tmp_path, tiny_model):
+def test_without_a_band_or_a_second_model_their_columns_are_empty(folder, tmp_path, tiny_model):
     manifest, rows = score(folder, tmp_path / "out", tiny_model)
     assert manifest.undecided is None
     assert {(row.undecided, row.spread) for row in rows} == {(None, None)}
 
 
 def test_two_models_of_one_name_are_refused(folder, tmp_path, tiny_model):
-    with pytest.raises(UsageError, match="Two models are named tiny"):
+    with pytest.raises(UsageError, match="found two named tiny"):
         run_score_job(ScoreJob(str(folder), tmp_path / "out", (str(tiny_model), str(tiny_model))))
 
 
-def test_results_among_the_films_are_refused(folder, tiny_model):
+def test_an_output_among_the_images_is_refused(folder, tiny_model):
     with pytest.raises(UsageError, match="lies inside the scored folder"):
         run_score_job(ScoreJob(str(folder), folder / "out", (str(tiny_model),)))
 
 
-def test_a_model_that_is_replaced_under_a_run_gives_no_row_to_the_other_s_method(
+def test_a_model_replaced_during_a_run_adds_no_row_to_the_other_configuration(
     folder, tmp_path, monkeypatch
 ):
     model = save_tiny_model(tmp_path / "model.onnx")
@@ -274,7 +274,7 @@ def test_a_new_run_withdraws_the_older_one_s_report_and_pictures(folder, tmp_pat
     assert not (tmp_path / "out" / store.IMAGES_FOLDER).exists()
 
 
-def test_copies_are_no_new_evidence(folder, tmp_path, tiny_model):
+def test_copies_add_no_evidence(folder, tmp_path, tiny_model):
     alone = score(folder, tmp_path / "a", tiny_model)[0].metrics[0].metrics["brier"]
     for index in range(30):
         (folder / "NORMAL" / f"copy_{index}.png").write_bytes(make_film(60, seed=0))
@@ -292,10 +292,10 @@ def test_run_json_is_plain_json_with_the_whole_card(folder, tmp_path, tiny_model
     assert set(found["seconds"]) == {"list", "start", "score", "record"}
 
 
-def test_films_that_an_outage_hit_are_read_again_at_the_end(
+def test_images_that_an_outage_hit_are_read_again_at_the_end(
     folder, tmp_path, tiny_model, monkeypatch
 ):
-    """From disk they are not: there, what cannot be read stays so."""
+    """Unreadable local files are not retried: a retry would not help."""
     memory = fsspec.filesystem("memory")
     memory.put(str(folder), "/outage", recursive=True)
     memory.pipe_file("/outage/broken.png", b"\x89PNG\r\n\x1a\nno film")

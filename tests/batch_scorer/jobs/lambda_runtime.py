@@ -28,14 +28,14 @@ HANDLER = "batch_scorer.cli.lambda_handler.handle"
 
 @dataclass(frozen=True)
 class Reply:
-    """What the client posted: "response" or "error", and its JSON."""
+    """Kind of the client's post ("response" or "error"), and its JSON."""
 
     kind: str
     body: Any
 
 
 class RuntimeApi(ThreadingHTTPServer):
-    """Hands out one invocation after another, and keeps what is posted about it."""
+    """Server that hands out one invocation after another, and keeps each result."""
 
     daemon_threads = True
 
@@ -55,7 +55,7 @@ class RuntimeApi(ThreadingHTTPServer):
         self.invocations.put((f"request-{self.count}", json.dumps(event).encode(), deadline_ms))
 
     def invoke(self, event: object, within_s: float = 300) -> Reply:
-        """Let the function answer an event, as the only one that is under way."""
+        """Let the function handle one event, without any other in progress."""
         self.send(event, within_s)
         return self.replies.get(timeout=120)
 
@@ -94,14 +94,14 @@ class Function:
     process: subprocess.Popen[str]
 
     def end(self) -> str:
-        """Stop it; return what it logged."""
+        """Stop the function; return its log."""
         self.process.kill()
         return self.process.communicate(timeout=20)[0]
 
 
 @contextmanager
 def run_function(environment: dict[str, str]) -> Iterator[Function]:
-    """An instance that waits for events, until the block ends."""
+    """Run an instance that waits for events until the block ends."""
     api = RuntimeApi()
     serving = threading.Thread(target=api.serve_forever)
     serving.start()

@@ -1,4 +1,4 @@
-"""A bucket that tells of every new object, as the S3 server itself puts it."""
+"""A bucket of a real S3 server that sends events about new objects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Clinic:
-    """Films and results in one bucket, and the queue where its events arrive."""
+    """Images and results in one bucket, and the queue of its events."""
 
     cloud: Cloud
     bucket: str
@@ -32,7 +32,7 @@ class Clinic:
 
     @classmethod
     def open(cls, cloud: Cloud, through_bridge: bool = False) -> Clinic:
-        """A new bucket; its events come straight from S3, or through EventBridge."""
+        """Create a bucket whose events come directly from S3, or through EventBridge."""
         name = f"clinic-{uuid.uuid4().hex[:8]}"
         _client(cloud, "s3").create_bucket(Bucket=name)
         sqs = _client(cloud, "sqs")
@@ -58,7 +58,7 @@ class Clinic:
         return f"s3://{self.bucket}/results"
 
     def settings(self, model: Path, **more: str) -> dict[str, str]:
-        """The environment of a process that works for it."""
+        """Return the environment of a process that works on the bucket."""
         named = {
             "CXR_JOB_IMAGES": f"s3://{self.bucket}/films",
             "CXR_JOB_OUTPUT": self.output,
@@ -83,7 +83,7 @@ class Clinic:
         return [path.removeprefix(f"{self.bucket}/") for path in found]
 
     def wait_for(self, beginning: str) -> None:
-        """Until there is an object whose name begins so."""
+        """Wait for an object with a prefix."""
         for _ in range(600):
             if any(name.startswith(beginning) for name in self.names()):
                 return
@@ -91,7 +91,7 @@ class Clinic:
         pytest.fail(f"nothing came below {beginning}")
 
     def events(self) -> list[dict[str, Any]]:
-        """What came since the last time it was asked."""
+        """Receive the events since the last call."""
         client, events = _client(self.cloud, "sqs"), []
         while found := client.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10).get(
             "Messages"
@@ -104,7 +104,7 @@ class Clinic:
 
 @dataclass(frozen=True)
 class Held:
-    """What a test of events at once needs."""
+    """Parts of a test with concurrent events."""
 
     clinic: Clinic
     event: dict[str, Any]
@@ -114,7 +114,7 @@ class Held:
 
 @contextmanager
 def hold_one_film(cloud: Cloud, model: Path) -> Iterator[Held]:
-    """A clinic whose last film is not given out until the proxy is told otherwise."""
+    """Set up a clinic whose last image the proxy holds back until its next order."""
     clinic = Clinic.open(cloud)
     clinic.put_films(0, 3)
     clinic.put("films/gated.png", clinic.get("films/für 0.png"))

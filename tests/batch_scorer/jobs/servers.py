@@ -1,4 +1,4 @@
-"""Real servers that a notice may be sent to: one of the web, one of mail."""
+"""Real web and mail servers that receive notifications."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers import free_port
 
 @contextmanager
 def web_server(*statuses):
-    """A server that gives each answer in turn, the last for ever; what was posted to it."""
+    """Run a server that sends each status in turn, the last one forever; yield its posts."""
     posted = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -51,7 +51,7 @@ def web_server(*statuses):
 
 @contextmanager
 def dripping_server():
-    """A server that answers with one byte after the other, until the block ends."""
+    """Run a server that responds byte by byte until the block ends."""
     over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,7 +78,7 @@ def dripping_server():
 
 @contextmanager
 def mail_server(*answers):
-    """A server that answers each mail in turn; the mails that it was given."""
+    """Run a mail server that sends each reply in turn; yield the mails it received."""
     mails = []
 
     class Handler:

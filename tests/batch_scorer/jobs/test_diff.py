@@ -1,4 +1,4 @@
-"""What is new between two nights: every row of its night, and accounts that close."""
+"""Changes between two runs: the date of every row, and counts that add up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def finish(rows, models, run_date):
     return FinishedRun(manifest, rows, {RUN_DATE_COLUMN: dates})
 
 
-def test_rows_stay_of_their_night_while_name_content_and_status_do():
+def test_rows_keep_their_run_date_while_name_content_and_status_stay():
     models = make_models("cnn")
     rows = [
         msgspec.structs.replace(row, sha256=f"{n:064x}")

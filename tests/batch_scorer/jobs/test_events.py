@@ -1,4 +1,4 @@
-"""Which folder an event concerns: every kind in its documented form, and hostile ones."""
+"""The folder of an event: every kind in its documented form, and hostile ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def in_sns(event: dict) -> dict:
         (azure_event(), "abfss://clinic@account.dfs.core.windows.net/films", "az://results"),
     ],
 )
-def test_a_film_that_came_starts_a_night_over_the_folder_of_the_settings(event, images, output):
+def test_a_new_image_starts_a_run_over_the_folder_of_the_settings(event, images, output):
     assert parse_event(event, images, output) == JobRequest(images, output)
 
 
@@ -54,14 +54,12 @@ def test_a_film_that_came_starts_a_night_over_the_folder_of_the_settings(event, 
         (azure_event("new%20films/a+b/f%C3%BCr%201.png"), "az://clinic/new films/a+b"),
     ],
 )
-def test_without_a_folder_in_the_settings_the_films_own_folder_has_results_of_its_own(
-    event, images
-):
+def test_without_a_folder_in_the_settings_each_image_folder_has_its_own_results(event, images):
     expected = JobRequest(images, "s3://results/nightly/clinic/new films/a+b")
     assert parse_event(event, "", "s3://results/nightly/") == expected
 
 
-def test_a_film_in_no_folder_means_its_bucket():
+def test_an_image_outside_any_folder_stands_for_its_bucket():
     assert parse_event(s3_event("film.png"), "", "s3://out") == JobRequest(
         "s3://clinic", "s3://out/clinic"
     )
@@ -77,31 +75,34 @@ def test_a_film_in_no_folder_means_its_bucket():
         in_sqs({"detail-type": "Scheduled Event", "source": "aws.events", "detail": {}}),
     ],
 )
-def test_a_schedule_starts_a_night_over_the_folder_of_the_settings(event):
+def test_a_schedule_starts_a_run_over_the_folder_of_the_settings(event):
     assert parse_event(event, FILMS, RESULTS) == JobRequest()
 
 
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
-        (s3_event("results/latest/report.pdf"), "it lies below the output"),
-        (bridge_event("results"), "it lies below the output"),
-        (s3_event("elsewhere/film.png"), "it lies outside the folder of films"),
-        (s3_event("films2/film.png"), "it lies outside the folder of films"),
-        (s3_event(bucket="other"), "it lies outside the folder of films"),
-        (gcs_event(), "it lies outside the folder of films"),
-        (s3_event("films/.film.png"), "its name, or that of a folder, begins with a dot"),
-        (s3_event("films/.trash/film.png"), "its name, or that of a folder, begins with a dot"),
-        (s3_event("films/../secret/film.png"), "its name, or that of a folder, begins with a dot"),
-        (s3_event("films/2026/"), "it is a folder's marker, not a film"),
-        (s3_event(name="ObjectRemoved:Delete"), "it tells of 'ObjectRemoved:Delete', not of a new"),
-        (bridge_event(kind="Object Deleted"), "it tells of 'Object Deleted', not of a new object"),
-        (gcs_event(kind="deleted"), "it tells of 'google.cloud.*deleted', not of a new object"),
-        (azure_event(kind="BlobDeleted"), "it tells of 'Microsoft.*', not of a new object"),
+        (s3_event("results/latest/report.pdf"), "it is inside the output"),
+        (bridge_event("results"), "it is inside the output"),
+        (s3_event("elsewhere/film.png"), "it is outside the image folder"),
+        (s3_event("films2/film.png"), "it is outside the image folder"),
+        (s3_event(bucket="other"), "it is outside the image folder"),
+        (gcs_event(), "it is outside the image folder"),
+        (s3_event("films/.film.png"), "its name or the name of a folder starts with a dot"),
+        (s3_event("films/.trash/film.png"), "its name or the name of a folder starts with a dot"),
+        (
+            s3_event("films/../secret/film.png"),
+            "its name or the name of a folder starts with a dot",
+        ),
+        (s3_event("films/2026/"), "it marks a folder, not an image"),
+        (s3_event(name="ObjectRemoved:Delete"), "it reports 'ObjectRemoved:Delete', not a new"),
+        (bridge_event(kind="Object Deleted"), "it reports 'Object Deleted', not a new object"),
+        (gcs_event(kind="deleted"), "it reports 'google.cloud.*deleted', not a new object"),
+        (azure_event(kind="BlobDeleted"), "it reports 'Microsoft.*', not a new object"),
         ({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"}, "it is S3's test"),
     ],
 )
-def test_what_is_no_new_film_starts_nothing_and_says_why(event, reason):
+def test_an_object_that_is_not_a_new_image_starts_nothing_and_says_why(event, reason):
     errand = parse_event(event, FILMS, RESULTS)
     assert errand.images == ""
     head, _, tail = reason.partition("*")
@@ -111,20 +112,20 @@ def test_what_is_no_new_film_starts_nothing_and_says_why(event, reason):
 
 @pytest.mark.parametrize("output", [RESULTS, "s3a://clinic/results/", "s3://clinic/results"])
 @pytest.mark.parametrize("images", ["", FILMS, "s3://clinic"])
-def test_no_result_ever_starts_the_next_night(images, output):
+def test_no_result_ever_starts_the_next_run(images, output):
     for name in ("latest/report.pdf", "nights/20261127-020000/run.json", "leases/finish/1.json"):
         assert parse_event(s3_event(f"results/{name}"), images, output).ignored_reason
 
 
-def test_own_folders_have_results_below_the_output_which_start_nothing_either():
+def test_results_of_image_folders_start_no_run_either():
     errand = parse_event(s3_event("films/film.png"), "", RESULTS)
     key = f"{errand.output.removeprefix('s3://clinic/')}/latest/report.pdf"
-    assert parse_event(s3_event(key), "", RESULTS).ignored_reason == "it lies below the output"
+    assert parse_event(s3_event(key), "", RESULTS).ignored_reason == "it is inside the output"
 
 
-def test_films_of_several_folders_need_a_folder_in_the_settings():
+def test_images_of_several_folders_need_a_folder_in_the_settings():
     event = in_sqs(s3_event("a/1.png"), s3_event("b/2.png"))
-    with pytest.raises(UsageError, match=r"one folder of films, found 2 folders\. Set CXR_JOB_IM"):
+    with pytest.raises(UsageError, match=r"one image folder, found 2 folders\. Set CXR_JOB_IM"):
         parse_event(event, "", RESULTS)
 
 
@@ -212,7 +213,7 @@ JSON = st.recursive(
 
 
 @given(JSON, st.sampled_from(["", FILMS, "/data/films"]), st.sampled_from(["", RESULTS]))
-def test_any_json_is_an_errand_or_one_line(event, images, output):
+def test_any_json_is_a_request_or_a_one_line_error(event, images, output):
     line = ""
     try:
         errand = parse_event(event, images, output)

@@ -1,4 +1,4 @@
-"""``latest/``: the newest night whoever published last, whole files, and the mark at the end."""
+"""``latest/`` always holds the newest run, in whole files, with its marker last."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MONDAY, TUESDAY, WEDNESDAY = ("20261123-020000", "20261124-020000", "20261125-02
 NUMBERS = {MONDAY: 1, TUESDAY: 2, WEDNESDAY: 3}
 A_FILM, B_FILM = "films/aaaaaaaaaaaaaaaa.jpg", "films/bbbbbbbbbbbbbbbb.jpg"
 STOPS = 60
-"""More operations than a publisher has."""
+"""More operations than a publisher performs."""
 
 
 @pytest.fixture
@@ -32,31 +32,31 @@ def output(tmp_path):
     return open_output(tmp_path / "out")
 
 
-def name_film(night):
-    """The name of a picture that only this night has."""
+def make_image_name(night):
+    """Return the name of an image that only this run has."""
     return f"films/{night.replace('-', '0'):0>16}.jpg"
 
 
-def write_night(output, name, *files):
-    """A finished night; what its files hold says whose they are."""
+def write_run(output, name, *files):
+    """Write a finished run whose files contain its date."""
     night = output.subfolder(f"nights/{name}")
     names = (*files, store.CSV_FILE, store.PARQUET_FILE)
     manifest = make_manifest([], make_models("mlp"), run_date=name)
     contents = {file: f"{file} of {name}".encode() for file in names}
     contents[store.RUN_FILE] = msgspec.json.encode(manifest)
-    for file, data in contents.items():  # not by the output: a bucket takes its time
+    for file, data in contents.items():  # bypasses the output: a bucket would be slow
         path = f"{night.root}/{file}"
         night.filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
         night.filesystem.pipe_file(path, data)
     return night
 
 
-def publish_night(output, name, guard=lambda: None):
+def publish_run(output, name, guard=lambda: None):
     return publish(output, NUMBERS[name], name, guard)
 
 
 def in_latest(output):
-    """The files of ``latest/``, and of run.json the night that it names."""
+    """Read the files of ``latest/``, and the run date of its run.json."""
     names = [name.removeprefix("latest/") for name in output.names("latest")]
     found = {name: output.read(f"latest/{name}").decode() for name in names}
     if store.RUN_FILE in found:
@@ -64,24 +64,24 @@ def in_latest(output):
     return found
 
 
-def of_night(name, *files):
+def files_of_run(name, *files):
     tables = (store.CSV_FILE, store.PARQUET_FILE)
     return {file: f"{file} of {name}" for file in (*files, *tables)} | {store.RUN_FILE: name}
 
 
-def test_a_night_replaces_all_files_of_the_one_before(output):
-    write_night(output, MONDAY, "report.pdf", "report.html", A_FILM)
-    publish_night(output, MONDAY)
-    assert in_latest(output) == of_night(MONDAY, "report.pdf", "report.html", A_FILM)
-    write_night(output, TUESDAY, "report.pdf", B_FILM)
-    assert publish_night(output, TUESDAY) == f"{output.url}/latest"
-    assert in_latest(output) == of_night(TUESDAY, "report.pdf", B_FILM)
+def test_a_run_replaces_all_files_of_the_run_before(output):
+    write_run(output, MONDAY, "report.pdf", "report.html", A_FILM)
+    publish_run(output, MONDAY)
+    assert in_latest(output) == files_of_run(MONDAY, "report.pdf", "report.html", A_FILM)
+    write_run(output, TUESDAY, "report.pdf", B_FILM)
+    assert publish_run(output, TUESDAY) == f"{output.url}/latest"
+    assert in_latest(output) == files_of_run(TUESDAY, "report.pdf", B_FILM)
 
 
 def test_the_mark_is_written_last_and_old_files_go_after_it(output, monkeypatch):
-    write_night(output, MONDAY, A_FILM)
-    publish_night(output, MONDAY)
-    write_night(output, TUESDAY, B_FILM, "report.pdf")
+    write_run(output, MONDAY, A_FILM)
+    publish_run(output, MONDAY)
+    write_run(output, TUESDAY, B_FILM, "report.pdf")
     told = []
     for name in ("_put", "_unlink"):
         real = getattr(Output, name)
@@ -92,62 +92,62 @@ def test_the_mark_is_written_last_and_old_files_go_after_it(output, monkeypatch)
             return real(self, file, *args)
 
         monkeypatch.setattr(Output, name, noted)
-    publish_night(output, TUESDAY)
+    publish_run(output, TUESDAY)
     writes = [file for name, file in told if name == "_put"]
     assert writes[-1] == store.RUN_FILE
     assert told[len(writes) :] == [("_unlink", A_FILM)]
 
 
-def test_who_lost_the_lease_publishes_nothing(output):
-    write_night(output, MONDAY)
-    publish_night(output, MONDAY)
-    write_night(output, TUESDAY)
+def test_a_task_that_lost_its_lease_publishes_nothing(output):
+    write_run(output, MONDAY)
+    publish_run(output, MONDAY)
+    write_run(output, TUESDAY)
 
     def guard():
         raise AlreadyRunning("Another task took over finish.")
 
     with pytest.raises(AlreadyRunning):
-        publish_night(output, TUESDAY, guard)
+        publish_run(output, TUESDAY, guard)
     assert read_published_date(output) == MONDAY
-    assert in_latest(output) == of_night(MONDAY)
+    assert in_latest(output) == files_of_run(MONDAY)
 
 
-def test_an_older_night_never_comes_back(output):
+def test_an_older_run_never_comes_back(output):
     for name in (TUESDAY, MONDAY):
-        write_night(output, name, name_film(name))
-        publish_night(output, name)
+        write_run(output, name, make_image_name(name))
+        publish_run(output, name)
     assert read_published_date(output) == TUESDAY
-    assert in_latest(output) == of_night(TUESDAY, name_film(TUESDAY))
+    assert in_latest(output) == files_of_run(TUESDAY, make_image_name(TUESDAY))
 
 
 def test_latest_of_a_version_without_published_is_carried_on(output):
-    write_night(output, MONDAY)
-    publish_night(output, MONDAY)
+    write_run(output, MONDAY)
+    publish_run(output, MONDAY)
     for path in sorted(output.filesystem.find(f"{output.root}/published")):
         output.filesystem.rm_file(path)
     assert read_published_date(output) == MONDAY
     assert read_newest_manifest(output).run_date == MONDAY
-    write_night(output, TUESDAY)
-    publish_night(output, TUESDAY)
-    assert in_latest(output) == of_night(TUESDAY)
+    write_run(output, TUESDAY)
+    publish_run(output, TUESDAY)
+    assert in_latest(output) == files_of_run(TUESDAY)
 
 
-def test_a_night_whose_own_folder_is_gone_stays_in_latest(output):
-    night = write_night(output, MONDAY)
-    publish_night(output, MONDAY)
+def test_a_run_whose_own_folder_is_gone_stays_in_latest(output):
+    night = write_run(output, MONDAY)
+    publish_run(output, MONDAY)
     output.filesystem.rm(night.root, recursive=True)
     update_latest(output)
-    assert in_latest(output) == of_night(MONDAY)
+    assert in_latest(output) == files_of_run(MONDAY)
     assert read_newest_manifest(output).run_date == MONDAY
 
 
 class Killed(BaseException):
-    """What no code of the publisher catches."""
+    """An exception that the publisher never catches."""
 
 
 @contextmanager
 def stopping(number, act):
-    """Call ``act`` in the publisher's thread before it changes storage for that many-th time."""
+    """Call ``act`` in the publisher's thread before its n-th change of the storage."""
     publisher = threading.current_thread()
     count = 0
 
@@ -169,7 +169,7 @@ def stopping(number, act):
 
 
 def run_elsewhere(work):
-    """Do some work in another thread, as another task would, and wait for it."""
+    """Do some work in another thread, like another task, and wait for it."""
     errors = []
 
     def run():
@@ -199,30 +199,30 @@ def storage(request, tmp_path, clouds):
         yield f"{cloud.protocol}://{bucket}"
 
 
-def name_nights(stop):
-    """Two nights that no other stop has."""
+def make_two_run_dates(stop):
+    """Return two run dates that no other stop uses."""
     return [f"2026{1 + stop // 28:02d}{1 + stop % 28:02d}-0{hour}0000" for hour in (1, 2)]
 
 
-def finish_two_nights(output, stop):
-    """Two finished nights after all that were published before: their names, and their numbers."""
-    names = name_nights(stop)
+def write_two_runs(output, stop):
+    """Write two finished runs after all published ones; return their dates and numbers."""
+    names = make_two_run_dates(stop)
     for name in names:
-        write_night(output, name, "report.pdf", name_film(name))
+        write_run(output, name, "report.pdf", make_image_name(name))
     return names, [2 * stop, 2 * stop + 1]
 
 
 def is_right(output, name):
-    return in_latest(output) == of_night(name, "report.pdf", name_film(name))
+    return in_latest(output) == files_of_run(name, "report.pdf", make_image_name(name))
 
 
 def stop_everywhere(storage, act):
-    """Let a publisher be overtaken before each of its operations, and then do ``act``."""
+    """Overtake a publisher before each of its operations, then do ``act``."""
     output = open_output(f"{storage}/out")
     if output.local:
         output.prepare()
     for stop in range(1, STOPS):
-        (first, second), (number, next_number) = finish_two_nights(output, stop)
+        (first, second), (number, next_number) = write_two_runs(output, stop)
 
         def overtake(second=second, next_number=next_number):
             run_elsewhere(lambda: publish(output, next_number, second, lambda: None))
@@ -233,7 +233,7 @@ def stop_everywhere(storage, act):
             try:
                 publish(output, number, first, lambda: None)
             except Killed:
-                update_latest(output)  # as a night does that finds nothing new
+                update_latest(output)  # as a run without new images does
         stopped = operations() >= stop
         assert read_published_date(output) == (second if stopped else first)
         assert is_right(output, read_published_date(output)), f"stopped before operation {stop}"
@@ -246,7 +246,7 @@ def test_a_publisher_that_was_paused_anywhere_reverts_nothing(storage):
     assert stop_everywhere(storage, lambda: None) > 10
 
 
-def test_a_publisher_that_was_killed_anywhere_is_mended_by_the_next_night(storage):
+def test_the_next_run_repairs_what_a_killed_publisher_left(storage):
     def die():
         raise Killed
 

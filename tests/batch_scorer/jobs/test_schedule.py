@@ -38,11 +38,11 @@ OUTAGE_S = 10
 BUCKET = "hospital"
 OUTPUT = f"{BUCKET}/read"
 STARTS = 6
-"""So often a platform starts a task again that ends with 75."""
+"""Maximum number of starts of a task that ends with 75."""
 
 
 class Hospital:
-    """A bucket of films, and a platform that runs the tasks of a night."""
+    """A bucket of images, and a platform that runs the tasks of a run."""
 
     def __init__(self, cloud: Cloud, proxy: Proxy, model: Path) -> None:
         self.proxy, self.model = proxy, model
@@ -54,7 +54,7 @@ class Hospital:
         self.filesystem.mkdir(BUCKET)
         self.filesystem.call_s3(
             "put_bucket_versioning", Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"}
-        )  # every journal stays readable, those that were removed too
+        )  # keeps even removed checkpoint files readable
 
     def receive(self, numbers: range) -> None:
         films = {
@@ -82,7 +82,7 @@ class Hospital:
         )
 
     def run(self, night: str, killed: int | None = None) -> tuple[list[str], Counter[int]]:
-        """Run a night's tasks until each has ended well; what they said, and all exit codes."""
+        """Run all tasks until each succeeds; return their output and all exit codes."""
         tasks = {index: self.start(night, index) for index in range(TASKS)}
         if killed is not None:
             self._wait_for_hold()
@@ -91,7 +91,7 @@ class Hospital:
             tasks[killed].communicate()
             self.proxy.order()
             tasks[killed] = self.start(night, killed)
-        said, codes = [], Counter()
+        outputs, codes = [], Counter()
         for index, task in tasks.items():
             for _ in range(STARTS):
                 output, errors = task.communicate()
@@ -101,8 +101,8 @@ class Hospital:
                 assert errors.count("Error: ") == 1
                 task = self.start(night, index)  # noqa: PLW2901 - the same task again
             assert task.returncode == EXIT_OK, errors
-            said.append(output)
-        return said, codes
+            outputs.append(output)
+        return outputs, codes
 
     def _wait_for_hold(self) -> None:
         deadline = time.monotonic() + 60
@@ -126,7 +126,7 @@ class Hospital:
         return found
 
     def journaled(self) -> Counter[str]:
-        """How often each film was scored, in all nights, by every version of every journal."""
+        """Count how often each image was scored, by every version of every checkpoint file."""
         counts: Counter[str] = Counter()
         pages = self.filesystem.call_s3("list_object_versions", Bucket=BUCKET, MaxKeys=10_000)
         assert not pages["IsTruncated"]
@@ -146,24 +146,24 @@ def hospital(clouds, tiny_model) -> Iterator[Hospital]:
 
 
 def check_report(hospital, tmp_path) -> str:
-    """Let the report agree with its rows; the text of page 1."""
-    place = tmp_path / "report.pdf"
-    place.write_bytes(hospital.read("latest/report.pdf"))
-    found = verify_report(str(place))
+    """Check that the report agrees with its rows; return the text of page 1."""
+    path = tmp_path / "report.pdf"
+    path.write_bytes(hospital.read("latest/report.pdf"))
+    found = verify_report(str(path))
     assert found.faults == ()
     assert {total.name: total.run for total in found.totals}["found"] == len(hospital.rows())
-    with pypdfium2.PdfDocument(place) as pdf:
+    with pypdfium2.PdfDocument(path) as pdf:
         return " ".join(pdf[0].get_textpage().get_text_bounded().split())
 
 
-def test_three_nights_with_an_outage_and_a_kill_score_every_film_once(hospital, tmp_path):
+def test_three_runs_with_an_outage_and_a_kill_score_every_image_once(hospital, tmp_path):
     hospital.receive(range(300))
     hospital.proxy.order(outage=r"PUT .*/2-of-4/journal/.*-000002", seconds=OUTAGE_S)
     _, codes = hospital.run("monday")
     assert hospital.proxy.faults()["outage"] > 10
     first = hospital.manifest()
-    assert codes[EXIT_RETRY] + first["retries"] >= 1  # started again, or outlasted it
-    assert (first["found"], first["scored"], first["since"]) == (300, 300, None)
+    assert codes[EXIT_RETRY] + first["retries"] >= 1  # restarted, or retried until it was over
+    assert (first["found"], first["scored"], first["changes"]) == (300, 300, None)
     assert len({row["image"] for row in hospital.rows()}) == len(hospital.rows()) == 300
     assert "new since" not in check_report(hospital, tmp_path)
 
@@ -173,21 +173,25 @@ def test_three_nights_with_an_outage_and_a_kill_score_every_film_once(hospital, 
     second = hospital.manifest()
     rows = hospital.rows()
     assert len({row["image"] for row in rows}) == len(rows) == second["found"] == 400
-    assert Counter(row["run_date"] for row in rows) == {first["night"]: 300, second["night"]: 100}
-    fresh = [row for row in rows if row["run_date"] == second["night"]]
-    flagged = sum(row["prediction"] == "PNEUMONIA" for row in fresh)
+    assert Counter(row["run_date"] for row in rows) == {
+        first["run_date"]: 300,
+        second["run_date"]: 100,
+    }
+    new_rows = [row for row in rows if row["run_date"] == second["run_date"]]
+    flagged = sum(row["prediction"] == "PNEUMONIA" for row in new_rows)
     assert second["flagged"] == first["flagged"] + flagged
     page = check_report(hospital, tmp_path)
     assert re.search(
         rf"100 files are new since the night of \d+ \w+: {flagged} of them are flagged\.", page
     )
-    assert second["since"]["films"] == 300
+    assert second["changes"]["images"] == 300
 
     before = {name: hospital.filesystem.info(name) for name in hospital.latest()}
-    said, codes = hospital.run("wednesday")
+    outputs, codes = hospital.run("wednesday")
     assert codes == {EXIT_OK: TASKS}
-    ended = [text for text in said if "was finished before" not in text]  # two may be the last ones
-    assert sum(f"nothing since {second['night']}" in text for text in ended) == 1
+    # Two tasks may be the last ones.
+    ended = [text for text in outputs if "was already finished" not in text]
+    assert sum(f"nothing since {second['run_date']}" in text for text in ended) == 1
     assert {name: hospital.filesystem.info(name) for name in hospital.latest()} == before
     assert set(hospital.journaled().values()) == {1}
     assert len(hospital.journaled()) == 400

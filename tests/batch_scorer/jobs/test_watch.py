@@ -1,4 +1,4 @@
-"""Whoever watches a night learns of it once: by notice, by metrics and by the log."""
+"""Each run is reported once: by notification, by metrics and by the log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tenacity import wait_none
 
 from batch_scorer.engine.score_job import ScoreJob
 from batch_scorer.errors import UsageError
-from batch_scorer.jobs import notify as notice
+from batch_scorer.jobs import notify
 from batch_scorer.jobs.finalize import FinalizeOptions, finalize_newest_run
 from batch_scorer.jobs.task import TaskSpec, run_task
 from batch_scorer.results.shards import Shard
@@ -31,7 +31,7 @@ def values(path):
 
 
 @pytest.mark.slow
-def test_each_night_is_told_once_with_what_is_new(cxr, folder, tiny_model, tmp_path):
+def test_each_run_is_reported_once_with_its_changes(cxr, folder, tiny_model, tmp_path):
     out, file = tmp_path / "out", tmp_path / "cxr.prom"
     arguments = ("job", "run", folder, "-o", out, "--model", tiny_model, "--metrics", file)
     with web_server(204) as (host, posted):
@@ -66,7 +66,7 @@ def test_each_night_is_told_once_with_what_is_new(cxr, folder, tiny_model, tmp_p
     assert found["cxr_bytes_read_total"] == films
 
 
-def test_of_many_tasks_only_the_last_one_tells(folder, tiny_model, tmp_path):
+def test_only_the_last_of_many_tasks_notifies(folder, tiny_model, tmp_path):
     with web_server(200) as (host, posted):
         job = job_of(folder, tmp_path / "out", tiny_model, f"http://{host}", tasks=2)
         for number in (1, 2):
@@ -81,7 +81,7 @@ def test_of_many_tasks_only_the_last_one_tells(folder, tiny_model, tmp_path):
     assert len(posted) == 1
 
 
-def test_finish_tells_what_the_tasks_did_not(folder, tiny_model, tmp_path):
+def test_finish_notifies_if_the_tasks_did_not(folder, tiny_model, tmp_path):
     out = tmp_path / "out"
     with web_server(200) as (host, posted):
         run_task(job_of(folder, out, tiny_model, f"http://{host}", finish=False))
@@ -90,21 +90,21 @@ def test_finish_tells_what_the_tasks_did_not(folder, tiny_model, tmp_path):
     assert [body["found"] for _, _, body in posted] == [6]
 
 
-def test_a_notice_that_is_not_taken_leaves_the_night_as_it_is(
+def test_a_refused_notification_does_not_fail_the_run(
     folder, tiny_model, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr(notice._RETRYING, "wait", wait_none())
+    monkeypatch.setattr(notify._RETRYING, "wait", wait_none())
     with web_server(500) as (host, posted):
         outcome = run_task(job_of(folder, tmp_path / "out", tiny_model, f"http://{host}/s3cr3t"))
     assert outcome.manifest
-    assert len(posted) == notice.MAX_ATTEMPTS
+    assert len(posted) == notify.MAX_ATTEMPTS
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert warnings == ["The notice to address 1 of 1 (http) was not sent: HTTP 500, 4 times."]
+    assert warnings == [
+        "The notification to address 1 of 1 (http) was not sent: HTTP 500, 4 times."
+    ]
 
 
-def test_an_address_that_cannot_be_used_ends_the_task_before_a_night_is_opened(
-    folder, tiny_model, tmp_path
-):
+def test_an_unusable_address_ends_the_task_before_a_run_is_opened(folder, tiny_model, tmp_path):
     with pytest.raises(UsageError, match="as number 1 of --notify"):
         run_task(job_of(folder, tmp_path / "out", tiny_model, "s3cr3t"))
     assert not (tmp_path / "out").exists()

@@ -205,9 +205,9 @@ def open_next_night(folder):
     place = open_output(folder)
     newest = schedule.find_scheduled_run(place)
     if newest:
-        after = newest.name
+        after = newest.run_date
         assert len(newest.shards) == newest.spec.tasks
-        newest.closed()
+        newest.read_final_manifest()
         schedule.find_abandoned_runs(newest)
         schedule.make_run_date(datetime(2026, 1, 1, tzinfo=UTC), after)
     latest.read_published_date(place)

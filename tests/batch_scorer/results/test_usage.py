@@ -109,13 +109,13 @@ def test_score_prints_the_price_where_one_is_given(cxr, folder, tiny_model, tmp_
     arguments = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model, "--no-report")
     run = cxr(*arguments, "--currency", "CHF", CXR_SCORE_CORE_HOUR_PRICE="0.05")
     assert run.returncode == 0, run.stderr
-    line = next(line for line in run.stdout.splitlines() if line.startswith("Price"))
+    line = next(line for line in run.stdout.splitlines() if line.startswith("Cost"))
     told = json.loads((tmp_path / "out" / "run.json").read_text())
     assert told["price"]["core_hour"] == 0.05
     assert told["price"]["films"] == 6
     shown = format_amount(told["price"]["per_1000_films"])
     assert line == (
-        f"Price     {shown} CHF per 1,000 films: {told['core_seconds']:,.1f} core-seconds for 6, "
+        f"Cost      {shown} CHF per 1,000 films: {told['core_seconds']:,.1f} core-seconds for 6, "
         "at 0.050 CHF a core-hour"
     )
     for wrong in ("0", "nan", "inf"):

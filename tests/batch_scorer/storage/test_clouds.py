@@ -138,7 +138,7 @@ def test_results_and_report_lie_in_the_bucket_and_only_what_changed_is_scored_ag
     assert not any("journal" in path for path in filesystem.find(output))
     filesystem.pipe_file("results-bucket/films/NORMAL/film_00.png", make_film(75, seed=99))
     second = score(url, target, tiny_model, cloud.environment, "--no-report")
-    assert f"Reused    {FILMS + 1} rows of an earlier run, 1 scored in this one" in second.stdout
+    assert f"Reused    {FILMS + 1} rows of an earlier run, 1 processed in this one" in second.stdout
     known = (SECRET, AZURITE_KEY)
     told = [first.stdout, first.stderr, second.stdout, second.stderr]
     filesystem = cloud.filesystem()  # one that has listed nothing yet
@@ -149,7 +149,7 @@ def test_results_and_report_lie_in_the_bucket_and_only_what_changed_is_scored_ag
 def test_a_stopped_run_goes_on_from_the_bucket(here, bucket, tiny_model, local_csv):
     output = f"{here.protocol}://films-bucket/stopped"
     job = ScoreJob(bucket, output, (str(tiny_model),), batch_size=8)
-    with pytest.raises(Interrupted, match=f"8 of {FILMS + 2} films are done"):
+    with pytest.raises(Interrupted, match=f"8 of {FILMS + 2} images are done"):
         run_score_job(job, stop=lambda: True)
     manifest = run_score_job(job)
     assert manifest.reused == 8

@@ -99,7 +99,7 @@ def test_lines_are_asked_for_by_the_environment_too_and_words_stay_the_default(
     assert [line["event"] for line in lines_of(again.stderr)] == ["nothing_new", "exit"]
     assert again.stdout.startswith("New       nothing")
     words = cxr(*arguments, "--log-format", "text", "--keep-atypical", CXR_LOG_FORMAT="json")
-    assert words.stderr == "scored 6 of 6 films\n"
+    assert words.stderr == "scored 6 of 6 images\n"
     assert cxr(*arguments, "--log-format", "xml").returncode == 2
 
 
@@ -208,7 +208,7 @@ def test_a_signal_is_a_line_and_the_run_can_go_on(tmp_path):
     assert of_event(lines, "stopping")
     error = of_event(lines, "error")[0]
     assert (error["code"], error["level"]) == ("interrupted", "warning")
-    assert error["hint"] == "Run the same command again to go on."
+    assert error["hint"] == "Run the same command again to resume."
     assert lines[-1]["exit_code"] == 75
 
 

@@ -361,7 +361,7 @@ def test_the_command_says_what_agrees_and_what_does_not(report: Path, tmp_path: 
     assert f"Model       cnn.onnx, SHA-256 {manifest.models[0].sha256}" in good.stdout
     assert f"Rows        predictions.csv, SHA-256 {manifest.rows_sha256}" in good.stdout
     assert "Found       24 by the rows, by run.json and on page 1" in good.stdout
-    assert good.stdout.endswith("Agrees      page 1, run.json and the rows say the same.\n")
+    assert good.stdout.endswith("Agrees      page 1, run.json and the rows agree.\n")
     bad = cxr("verify", tampered(report, tmp_path, swap_big_numbers))
     assert bad.returncode == 1
     assert "Agrees" not in bad.stdout
