@@ -26,6 +26,6 @@ def report(output: str, drawing: ReportOptions) -> int:
     """
     from batch_scorer.report.formats.draw import draw_report
 
-    for place in draw_report(output, drawing):
-        click.echo(f"Report    {place}")
+    for url in draw_report(output, drawing):
+        click.echo(f"Report    {url}")
     return EXIT_OK

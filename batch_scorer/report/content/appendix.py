@@ -1,4 +1,4 @@
-"""Appendix for the statistician: how every number came about, as the model files tell it. Pure."""
+"""The appendix for statisticians: the origin of every number, from model cards. Pure functions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """How one model was calibrated, and how far off it is by split."""
+    """One model's calibration method, and its calibration error by split."""
 
     model: str
     method: str
@@ -49,7 +49,7 @@ class CalibrationRow:
 
 @dataclass(frozen=True)
 class Subgroup:
-    """One subgroup of the labelled films: sensitivity, and AUC against all normal films."""
+    """One subgroup of the labelled images: sensitivity, and AUC against all normal images."""
 
     name: str
     images: str
@@ -59,7 +59,7 @@ class Subgroup:
 
 @dataclass(frozen=True)
 class Appendix:
-    """Part 9."""
+    """Part 9 of the report."""
 
     topics: tuple[Topic, ...]
     calibration: tuple[CalibrationRow, ...]
@@ -70,7 +70,7 @@ class Appendix:
 
 
 def describe_appendix(manifest: RunManifest, rows: Sequence[Score]) -> Appendix:
-    """Everything that a statistician needs to judge the numbers of a report."""
+    """Describe everything that a statistician needs to judge the numbers of a report."""
     cards = [model.card for model in manifest.models]
     subgroups = _compute_subgroups(manifest, rows)
     return Appendix(
@@ -105,18 +105,18 @@ def describe_appendix(manifest: RunManifest, rows: Sequence[Score]) -> Appendix:
 
 def _describe_splits(card: ModelCard) -> tuple[str, ...]:
     training = card.training
-    films = join_words([f"{n:,} {sanitize_text(name, 40)}" for name, n in training.images.items()])
+    counts = join_words([f"{n:,} {sanitize_text(name, 40)}" for name, n in training.images.items()])
     texts = [
-        f"Films by part and class: {films}. {sanitize_text(training.split_policy, 300)}",
+        f"Films by part and class: {counts}. {sanitize_text(training.split_policy, 300)}",
         *(
-            f"{sanitize_text(name, 40).capitalize()}: {format_count(found.images, 'film')}, "
-            f"{found.pneumonia:,} with pneumonia, "
+            f"{sanitize_text(name, 40).capitalize()}: {format_count(reference.images, 'film')}, "
+            f"{reference.pneumonia:,} with pneumonia, "
             + (
-                f"of {format_count(found.patients, 'patient')}."
-                if found.patients
+                f"of {format_count(reference.patients, 'patient')}."
+                if reference.patients
                 else "patients not known."
             )
-            for name, found in _sort_references(card)
+            for name, reference in _sort_references(card)
         ),
     ]
     if card.audit:
@@ -129,7 +129,7 @@ def _describe_splits(card: ModelCard) -> tuple[str, ...]:
 
 
 def _sort_references(card: ModelCard) -> list[tuple[str, Evaluation]]:
-    """Validation first, then its kin, then test."""
+    """Sort the reference sets: validation, its variants, then test."""
     return sorted(card.references.items(), key=lambda item: (item[0] == "test", len(item[0])))
 
 
@@ -189,15 +189,15 @@ def _describe_evidence(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     texts = []
     for card in cards:
         if card.evidence:
-            checked = card.evidence.faithfulness
+            checks = card.evidence.faithfulness
             texts.append(
                 f"{sanitize_text(card.title, 60)}: {sanitize_text(card.evidence.method, 200)}, "
-                f"{card.evidence.height} by {card.evidence.width} places. On {checked.images:,} "
+                f"{card.evidence.height} by {card.evidence.width} places. On {checks.images:,} "
                 "validation films with pneumonia, blurring the "
-                f"{100 * checked.steps[1]:.0f} of 100 places of most evidence lowers the logit by "
-                f"{_format_signed(checked.deletion[1])}, as many at random by "
-                f"{_format_signed(checked.random_deletion[1])}; rank correlation with shuffled weights "
-                f"{_format_signed(checked.randomised_correlation)}."
+                f"{100 * checks.steps[1]:.0f} of 100 places of most evidence lowers the logit by "
+                f"{_format_signed(checks.deletion[1])}, as many at random by "
+                f"{_format_signed(checks.random_deletion[1])}; rank correlation with shuffled weights "
+                f"{_format_signed(checks.randomised_correlation)}."
             )
     return tuple(texts) or (f"{NOT_AVAILABLE.capitalize()}.",)
 
@@ -207,11 +207,11 @@ def _format_signed(value: float) -> str:
 
 
 def _make_calibration_row(card: ModelCard) -> CalibrationRow:
-    found = card.calibration
+    calibration = card.calibration
     return CalibrationRow(
         model=sanitize_text(card.title, 60),
-        method=f"{sanitize_text(found.method, 60)}: slope {found.slope:.3f}, intercept "
-        f"{found.intercept:.3f}; fitted on {sanitize_text(found.fitted_on, 80)}",
+        method=f"{sanitize_text(calibration.method, 60)}: slope {calibration.slope:.3f}, intercept "
+        f"{calibration.intercept:.3f}; fitted on {sanitize_text(calibration.fitted_on, 80)}",
         splits=tuple(
             (
                 sanitize_text(name, 40),
@@ -225,15 +225,17 @@ def _make_calibration_row(card: ModelCard) -> CalibrationRow:
 
 
 def _compute_subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Subgroup, ...]:
-    """Sensitivity of the first model by cause, where labels and file names tell it."""
+    """Compute the first model's metrics by etiology, where labels and file names give it."""
     labelled = [row for row in rows if row.status == "scored" and row.label]
-    well = [row for row in labelled if row.label == CLASSES[0]]
-    found = []
-    for cause in ETIOLOGIES:
-        ill = [r for r in labelled if r.label == CLASSES[1] and parse_etiology(r.image) == cause]
-        if len(ill) < MIN_SUBGROUP_IMAGES:
+    normal = [row for row in labelled if row.label == CLASSES[0]]
+    subgroups = []
+    for etiology in ETIOLOGIES:
+        diseased = [
+            r for r in labelled if r.label == CLASSES[1] and parse_etiology(r.image) == etiology
+        ]
+        if len(diseased) < MIN_SUBGROUP_IMAGES:
             continue
-        group = [*ill, *well]
+        group = [*diseased, *normal]
         patients = [row.patient_key for row in group]
         values = classification.compute_metrics(
             [CLASSES.index(row.label) for row in group],
@@ -241,15 +243,15 @@ def _compute_subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Su
             manifest.models[0].threshold,
             patients if all(patients) else None,
         )
-        found.append(
+        subgroups.append(
             Subgroup(
-                name=f"{cause.capitalize()} pneumonia",
-                images=f"{len(ill):,}",
+                name=f"{etiology.capitalize()} pneumonia",
+                images=f"{len(diseased):,}",
                 sensitivity=format_estimate(values["recall"]),
                 auc=format_estimate(values["auc"]),
             )
         )
-    return tuple(found)
+    return tuple(subgroups)
 
 
 def _format_versions(versions: dict[str, str], own: str = "") -> str:

@@ -1,7 +1,7 @@
-"""Films to look at first, packed in rows. Pure functions.
+"""The gallery of images to look at first, packed in rows. Pure functions.
 
-A row is as wide as four pictures: a film with its evidence map takes two places, one without takes
-one, so that small groups share a row.
+A row is four columns wide. An image with its evidence map spans two columns, any other one, so
+small groups share a row.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ GROUP_TITLES = {
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """A film of the gallery.
+    """One image of the gallery.
 
-    ``thumbnail`` is the stem of its thumbnail, ``evidence`` that of its map; empty where it has none.
+    ``thumbnail`` and ``evidence`` are the file stems of thumbnail and evidence map; ``evidence`` is
+    empty where there is no map.
     """
 
     thumbnail: str
@@ -67,7 +68,7 @@ class GalleryImage:
 
 @dataclass(frozen=True)
 class GalleryGroup:
-    """Films of one row, for one reason; only the first part of a reason has its title."""
+    """Images in one row that share a reason. Only the first group of a reason has its title."""
 
     title: str
     text: str
@@ -76,19 +77,17 @@ class GalleryGroup:
     @property
     def places(self) -> int:
         """How many of a row's places it takes."""
-        return sum(film.places for film in self.images)
+        return sum(image.places for image in self.images)
 
 
 def describe_empty_gallery(manifest: RunManifest) -> str:
-    """Why there is no film to look at first."""
+    """Say why the gallery is empty."""
     if not manifest.scored:
         return "No film was scored, so there is none to show."
-    since = manifest.changes
-    if since and not since.new_or_changed:
-        return (
-            f"No file is new since {format_earlier_run(since)}, so there is none to look at first."
-        )
-    which = f"No film that is new since {format_earlier_run(since)}" if since else "No film"
+    changes = manifest.changes
+    if changes and not changes.new_or_changed:
+        return f"No file is new since {format_earlier_run(changes)}, so there is none to look at first."
+    which = f"No film that is new since {format_earlier_run(changes)}" if changes else "No film"
     return (
         f"{which} stands out: none was flagged, none lies close to the threshold, and no two "
         "models disagree. That does not make any of them a healthy film."
@@ -96,16 +95,11 @@ def describe_empty_gallery(manifest: RunManifest) -> str:
 
 
 def describe_selection(rows: Sequence[Score], manifest: RunManifest) -> str:
-    """How many films are shown, and why so many; of a night of ``cxr job``, that they are new.
-
-    Args:
-        rows: Those to choose from.
-        manifest: The run.
-    """
-    since = manifest.changes
+    """Say how many images the gallery shows, and why; in a scheduled run also that they are new."""
+    changes = manifest.changes
     new = (
-        f"Only films that are new since {format_earlier_run(since)} are shown here. "
-        if since
+        f"Only films that are new since {format_earlier_run(changes)} are shown here. "
+        if changes
         else ""
     )
     return new + _describe_image_limit(rows, manifest)
@@ -129,11 +123,11 @@ def _describe_image_limit(rows: Sequence[Score], manifest: RunManifest) -> str:
 def build_gallery(
     rows: Sequence[Score], manifest: RunManifest
 ) -> tuple[tuple[GalleryGroup, ...], ...]:
-    """The films to look at, of those to choose from, as rows of parts; small ones share one."""
+    """Select the images to look at first and pack them in rows of groups."""
     threshold = manifest.models[0].threshold
     candidates = rank_candidates(rows, threshold)
     packed: list[list[GalleryGroup]] = []
-    room = 0
+    free_columns = 0
     for reason, found in select_for_review(
         rows, threshold, manifest.gallery.review_minutes
     ).items():
@@ -141,17 +135,17 @@ def build_gallery(
         parts = _split_into_rows(
             GROUP_TITLES[reason], text, [_make_image(row, manifest) for row in found]
         )
-        if len(parts) == 1 and parts[0].places <= room:
+        if len(parts) == 1 and parts[0].places <= free_columns:
             packed[-1].append(parts[0])
-            room -= parts[0].places
+            free_columns -= parts[0].places
         else:
             packed.extend([part] for part in parts)
-            room = COLUMNS_PER_ROW - parts[0].places if len(parts) == 1 else 0
+            free_columns = COLUMNS_PER_ROW - parts[0].places if len(parts) == 1 else 0
     return tuple(tuple(parts) for parts in packed)
 
 
 def describe_group(reason: str, shown: int, found: int, manifest: RunManifest) -> str:
-    """Why these films, and in which order."""
+    """Say why these images were selected, and how they are sorted."""
     band = manifest.models[0].card.band
     near = "in the band around the threshold" if band else "near the threshold"
     which, order = {
@@ -174,17 +168,17 @@ def describe_group(reason: str, shown: int, found: int, manifest: RunManifest) -
         ),
     }[reason]
     number = f"{shown:,} of {found:,}" if shown < found else "All" if found > 1 else "The one"
-    verb, films = ("are", "films") if found > 1 else ("is", "film")
+    verb, images = ("are", "films") if found > 1 else ("is", "film")
     ending = f"; {order}." if shown > 1 else "."
-    return f"{number} {films} that {verb} {which}{ending}"
+    return f"{number} {images} that {verb} {which}{ending}"
 
 
-def _split_into_rows(title: str, text: str, films: list[GalleryImage]) -> list[GalleryGroup]:
+def _split_into_rows(title: str, text: str, images: list[GalleryImage]) -> list[GalleryGroup]:
     rows: list[list[GalleryImage]] = [[]]
-    for film in films:
-        if sum(f.places for f in rows[-1]) + film.places > COLUMNS_PER_ROW:
+    for image in images:
+        if sum(f.places for f in rows[-1]) + image.places > COLUMNS_PER_ROW:
             rows.append([])
-        rows[-1].append(film)
+        rows[-1].append(image)
     return [
         GalleryGroup(*((title, text) if first else ("", "")), images=tuple(row))
         for first, row in zip([True] + [False] * len(rows), rows, strict=False)
@@ -193,7 +187,7 @@ def _split_into_rows(title: str, text: str, films: list[GalleryImage]) -> list[G
 
 def _make_image(row: Score, manifest: RunManifest) -> GalleryImage:
     name = sanitize_text(row.image)
-    words = format_likelihood(row.probability)
+    likelihood = format_likelihood(row.probability)
     probability = format_probability(row.probability, manifest.models[0].threshold)
     notes = ["flagged" if row.prediction == CLASSES[1] else "not flagged"]
     if row.undecided:
@@ -205,16 +199,16 @@ def _make_image(row: Score, manifest: RunManifest) -> GalleryImage:
     if row.agreement is not None and row.agreement < 1:
         others = round(row.agreement * len(manifest.models)) - 1
         notes.append(f"{others} of {len(manifest.models) - 1} other models agree")
-    picture = thumbnail_stem(row)
-    peak = manifest.gallery.maps.get(picture)
+    thumbnail = thumbnail_stem(row)
+    peak = manifest.gallery.maps.get(thumbnail)
     return GalleryImage(
-        thumbnail=picture,
+        thumbnail=thumbnail,
         name=name,
-        likelihood=words,
+        likelihood=likelihood,
         probability=probability,
         note=", ".join(notes),
-        alt=f"Chest film {name}. Pneumonia {words}, probability {probability}, {notes[0]}.",
-        evidence=f"{picture}{EVIDENCE_SUFFIX}" if peak else "",
+        alt=f"Chest film {name}. Pneumonia {likelihood}, probability {probability}, {notes[0]}.",
+        evidence=f"{thumbnail}{EVIDENCE_SUFFIX}" if peak else "",
         evidence_note=format_peak(peak) if peak else "",
         evidence_alt=describe_map(name, peak, manifest) if peak else "",
     )

@@ -1,4 +1,4 @@
-"""Where this report answers the items of three reporting guidelines, and where it does not. Pure.
+"""Items of three reporting guidelines, each with the section that answers it. Pure functions.
 
 Source: CLAIM 2024 (Tejani et al., Radiology: Artificial Intelligence 6, e240300), TRIPOD+AI
 (Collins et al., BMJ 2024, 385:e078378), STARD-AI (Sounderajah et al., Nature Medicine 2025, 31,
@@ -22,7 +22,7 @@ NO_ITEM = "no item"
 
 @dataclass(frozen=True)
 class GuidelineItem:
-    """One topic, its items in CLAIM 2024, TRIPOD+AI and STARD-AI, and where it is answered."""
+    """One topic, its items in CLAIM 2024, TRIPOD+AI and STARD-AI, and the section on it."""
 
     topic: str
     claim: str
@@ -83,11 +83,11 @@ NEVER_ANSWERED = (
 
 
 def describe_guidelines(manifest: RunManifest, *, subgroups: bool) -> tuple[GuidelineItem, ...]:
-    """The topics of a report with their items; what is not there is called so.
+    """List all topics with their items; a topic without an answer is marked as not available.
 
     Args:
-        manifest: The run.
-        subgroups: Whether the report has figures by cause.
+        view: The run.
+        subgroups: True if the report has figures by etiology.
     """
     cards = [model.card for model in manifest.models]
 

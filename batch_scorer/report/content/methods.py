@@ -1,4 +1,4 @@
-"""How it works: what each stage did in a run, and what the models learned from. Pure functions."""
+"""The methods: each stage of a run, and the training of the models. Pure functions."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ KERMANY_TRAINING = {"NORMAL": 1349, "PNEUMONIA": 3883}
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """How it works: what each stage did in this run, and what the models learned from.
+    """The stages of this run and the training of its models.
 
-    ``uses_kermany`` says that every model learned from the published set of Kermany et al.;
-    ``faults`` is what the first model's card counts to be wrong with its data, where it does.
+    ``uses_kermany`` is true if every model was trained on the data set of Kermany et al. ``faults``
+    lists the faults of the first model's training data, as far as its card counts them.
     """
 
     steps: tuple[tuple[str, str], ...]
@@ -40,7 +40,7 @@ class MethodFacts:
 
 
 def describe_methods(manifest: RunManifest) -> MethodFacts:
-    """The numbered steps of a run and the training of its models."""
+    """Describe the numbered steps of a run and the training of its models."""
     cards = [model.card for model in manifest.models]
     return MethodFacts(
         steps=_describe_steps(manifest),
@@ -52,17 +52,18 @@ def describe_methods(manifest: RunManifest) -> MethodFacts:
 
 
 def is_trained_on_kermany(card: ModelCard) -> bool:
-    """Whether a model learned from the published set, by its numbers of films."""
-    films = card.training.images
+    """Return whether a model was trained on the published data set, judged by its image counts."""
+    images = card.training.images
     others = {
-        name: films.get(f"train {name}", 0) + films.get(f"validation {name}", 0) for name in CLASSES
+        name: images.get(f"train {name}", 0) + images.get(f"validation {name}", 0)
+        for name in CLASSES
     }
-    held_out = {name: number for name, number in films.items() if name.startswith("test ")}
+    held_out = {name: number for name, number in images.items() if name.startswith("test ")}
     return others == KERMANY_TRAINING and held_out in ({}, KERMANY_TEST)
 
 
 def format_population(card: ModelCard) -> str:
-    """Whom a model's figures speak of: children, where that is known."""
+    """Name the patients behind a model's figures: "children" where that is known, else "people"."""
     return "children" if is_trained_on_kermany(card) else "people"
 
 
@@ -94,7 +95,7 @@ def _describe_model(card: ModelCard) -> str:
 
 
 def _describe_precision(card: ModelCard) -> str:
-    """What a smaller number format changed; nothing for a float32 file."""
+    """Describe the effect of a smaller number format; empty for a float32 file."""
     precision = card.precision
     if precision is None:
         return ""
@@ -106,8 +107,8 @@ def _describe_precision(card: ModelCard) -> str:
 
 
 def _describe_data(card: ModelCard) -> str:
-    films = join_words([f"{number:,} {name}" for name, number in card.training.images.items()])
+    counts = join_words([f"{number:,} {name}" for name, number in card.training.images.items()])
     return (
         f"Data set {sanitize_text(card.training.data, 60)}, films by part and class: "
-        f"{sanitize_text(films, 300)}. {sanitize_text(card.training.split_policy, 300)}"
+        f"{sanitize_text(counts, 300)}. {sanitize_text(card.training.split_policy, 300)}"
     )

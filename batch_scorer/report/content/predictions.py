@@ -1,4 +1,4 @@
-"""Files not scored, and all predictions. Pure functions."""
+"""Files not scored, and the table of all predictions. Pure functions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ REASON_TEXTS = {
 
 @dataclass(frozen=True)
 class ReasonCount:
-    """Why some files were not scored, and how many."""
+    """One reason for not scoring, and the number of files it applies to."""
 
     label: str
     advice: str
@@ -61,7 +61,7 @@ class UnscoredRow:
 
 @dataclass(frozen=True)
 class UnscoredFiles:
-    """The files without an answer: counts by reason, and their names up to a cap."""
+    """The files that were not scored: counts by reason, and at most ``MAX_UNSCORED_ROWS`` names."""
 
     about: str
     reasons: tuple[ReasonCount, ...]
@@ -82,7 +82,7 @@ class PredictionRow:
 
 @dataclass(frozen=True)
 class PredictionListing:
-    """The table of all predictions, or its beginning."""
+    """The table of all predictions, up to ``MAX_PREDICTION_ROWS`` rows."""
 
     models: tuple[str, ...]
     labelled: bool
@@ -92,26 +92,26 @@ class PredictionListing:
 
 
 def format_prediction(row: Score) -> str:
-    """What the first model made of a file: "Flagged", "Clear" or "Not scored", and doubts."""
+    """Format the first model's prediction, such as "Flagged, uncertain" or "Not scored"."""
     scored = row.status == "scored"
     flagged = row.prediction == CLASSES[1]
-    answer = ("Flagged" if flagged else "Clear") if scored else "Not scored"
+    text = ("Flagged" if flagged else "Clear") if scored else "Not scored"
     if row.undecided:
-        answer += ", uncertain"
+        text += ", uncertain"
     if row.atypical and scored:
-        answer += ", atypical"
+        text += ", atypical"
     if row.duplicate_of:
-        answer += ", copy"
-    return answer
+        text += ", copy"
+    return text
 
 
 def describe_reason(code: str) -> str:
-    """Why a file was not scored, in words."""
+    """Say why a file was not scored."""
     return _find_reason_text(code)[0]
 
 
 def describe_unscored(rows: Sequence[Score], manifest: RunManifest) -> UnscoredFiles:
-    """The files that were not scored, and why."""
+    """Describe the files that were not scored, with counts by reason."""
     unscored = [row for row in rows if row.status != "scored"]
     return UnscoredFiles(
         about=_describe_unscored_counts(manifest),
@@ -122,7 +122,7 @@ def describe_unscored(rows: Sequence[Score], manifest: RunManifest) -> UnscoredF
 
 
 def describe_listing(rows: Sequence[Score], manifest: RunManifest) -> PredictionListing:
-    """The table of all predictions."""
+    """Build the table of all predictions."""
     labelled = any(row.label for row in rows)
     return PredictionListing(
         models=tuple(sanitize_text(model.name, 24) for model in manifest.models),
@@ -167,10 +167,12 @@ def _make_unscored_row(row: Score) -> UnscoredRow:
     )
 
 
-def _describe_rest(number: int, cap: int, verb: str) -> str:
-    if number <= cap:
+def _describe_rest(n_rows: int, max_rows: int, verb: str) -> str:
+    if n_rows <= max_rows:
         return ""
-    return f"The first {cap:,} of {number:,} files are {verb} here; continued in predictions.csv."
+    return (
+        f"The first {max_rows:,} of {n_rows:,} files are {verb} here; continued in predictions.csv."
+    )
 
 
 def _describe_columns(manifest: RunManifest) -> str:
@@ -189,13 +191,13 @@ def _describe_columns(manifest: RunManifest) -> str:
             "uncertain."
         )
     if len(manifest.models) > 1:
-        own = join_words(
+        thresholds = join_words(
             [
                 f"{sanitize_text(m.name, 24)} {format_threshold(m.threshold)}"
                 for m in manifest.models[1:]
             ]
         )
-        text += f" The other models have thresholds of their own: {own}."
+        text += f" The other models have thresholds of their own: {thresholds}."
     return text
 
 

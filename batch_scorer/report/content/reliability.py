@@ -1,4 +1,4 @@
-"""Sensitivity and specificity as people, and what the probabilities are worth. Pure functions."""
+"""Sensitivity and specificity as icon arrays, and calibration of probabilities. Pure functions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIN_IMAGES = 100
 
 @dataclass(frozen=True)
 class IconArrayPair:
-    """A hundred ill of whom so many are found, a hundred well of whom so many are flagged."""
+    """Two icon arrays of 100 each: patients with pneumonia, and healthy ones with false alarms."""
 
     found: int
     detected_title: str
@@ -41,7 +41,7 @@ class IconArrayPair:
 
 @dataclass(frozen=True)
 class ReliabilityCurve:
-    """One model's reliability, to be drawn."""
+    """One model's reliability curve with its legend text."""
 
     label: str
     curve: Curve
@@ -49,7 +49,7 @@ class ReliabilityCurve:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far the probabilities can be believed."""
+    """A reliability diagram with its sentences."""
 
     title: str
     sentences: tuple[str, ...]
@@ -58,15 +58,18 @@ class Reliability:
 
 
 def make_icon_arrays(card: ModelCard) -> IconArrayPair | None:
-    """A model's reference figures as people; None where a class has no films."""
-    people = format_population(card)
+    """Make the icon arrays of a model's reference set; None where a class has no images."""
+    population = format_population(card)
     return _make_icon_array_pair(
-        card.reference.metrics, f"{people} with pneumonia", f"healthy {people}", format_split(card)
+        card.reference.metrics,
+        f"{population} with pneumonia",
+        f"healthy {population}",
+        format_split(card),
     )
 
 
 def make_batch_icon_arrays(manifest: RunManifest) -> IconArrayPair | None:
-    """The same of the labelled films of this batch."""
+    """Make the icon arrays of the labelled images of this batch; None where there are none."""
     if not manifest.metrics:
         return None
     found = manifest.metrics[0].metrics
@@ -74,7 +77,7 @@ def make_batch_icon_arrays(manifest: RunManifest) -> IconArrayPair | None:
 
 
 def describe_reliability(cards: Sequence[ModelCard]) -> Reliability:
-    """How far the probabilities of models can be believed, by their reference films."""
+    """Describe how well the probabilities of models are calibrated, by their reference sets."""
     where = join_words(list(dict.fromkeys(format_split(card) for card in cards)))
     return Reliability(
         title=f"Reliability on the {where}; on the dotted line probabilities are right",
@@ -93,43 +96,45 @@ def describe_reliability(cards: Sequence[ModelCard]) -> Reliability:
 
 
 def describe_batch_reliability(manifest: RunManifest, rows: Sequence[Score]) -> Reliability | None:
-    """The same of this batch, where it has enough labels, and of both classes."""
+    """Describe the calibration on this batch; None with too few labels or only one class."""
     labelled = [row for row in rows if row.status == "scored" and row.label]
     if len(labelled) < MIN_IMAGES or len({row.label for row in labelled}) < N_CLASSES:
         return None
-    truth = [CLASSES.index(row.label) for row in labelled]
+    labels = [CLASSES.index(row.label) for row in labelled]
     cards = {model.name: model.card for model in manifest.models}
-    lines, told = [], []
+    curves, sentences = [], []
     for index, score in enumerate(manifest.metrics):
         title = sanitize_text(cards[score.model].title, 60)
-        answers = [row.probabilities[index] for row in labelled]
-        lines.append(ReliabilityCurve(title, classification.reliability_points(truth, answers)))
-        told.append(f"{title}: ECE {format_estimate(score.metrics['ece'])}.")
+        probabilities = [row.probabilities[index] for row in labelled]
+        curves.append(
+            ReliabilityCurve(title, classification.reliability_points(labels, probabilities))
+        )
+        sentences.append(f"{title}: ECE {format_estimate(score.metrics['ece'])}.")
     return Reliability(
         title="Reliability on this batch; on the dotted line probabilities are right",
-        sentences=tuple(told),
-        lines=tuple(lines),
+        sentences=tuple(sentences),
+        lines=tuple(curves),
         alt=f"Reliability on {format_count(len(labelled), 'labelled film')} of this batch. "
-        f"{' '.join(told)}",
+        f"{' '.join(sentences)}",
     )
 
 
 def _make_icon_array_pair(
-    values: Mapping[str, Estimate], ill: str, well: str, where: str
+    values: Mapping[str, Estimate], diseased: str, normal: str, where: str
 ) -> IconArrayPair | None:
     recall, specificity = values["recall"].value, values["specificity"].value
     if recall is None or specificity is None:
         return None
-    found, alarms = round(100 * recall), round(100 * (1 - specificity))
-    found_title = f"100 {ill}: {found} found, {100 - found} missed"
-    alarms_title = f"100 {well}: {alarms} wrongly flagged, {100 - alarms} not"
+    detected, false_alarms = round(100 * recall), round(100 * (1 - specificity))
+    detected_title = f"100 {diseased}: {detected} found, {100 - detected} missed"
+    false_alarms_title = f"100 {normal}: {false_alarms} wrongly flagged, {100 - false_alarms} not"
     return IconArrayPair(
-        found=found,
-        detected_title=found_title,
-        false_alarms=alarms,
-        false_alarms_title=alarms_title,
+        found=detected,
+        detected_title=detected_title,
+        false_alarms=false_alarms,
+        false_alarms_title=false_alarms_title,
         title=f"Filled: flagged by the model. Hollow: not flagged. Counted on {where}",
-        alt=f"Two crowds of a hundred. {found_title}. {alarms_title}.",
+        alt=f"Two crowds of a hundred. {detected_title}. {false_alarms_title}.",
     )
 
 
@@ -153,7 +158,7 @@ def _describe_curve(card: ModelCard) -> str:
     if not points.x:
         return f"{title}: no points."
     gaps = [y - x for x, y in zip(points.x, points.y, strict=True)]
-    worst = max(range(len(gaps)), key=lambda place: abs(gaps[place]))
+    worst = max(range(len(gaps)), key=lambda index: abs(gaps[index]))
     return (
         f"{title}: furthest off where it says {points.x[worst]:.2f}, {points.y[worst]:.2f} of "
         "those films show pneumonia."

@@ -1,9 +1,7 @@
-"""The numbers of a run as the plain sentences of its report. Pure: nothing is read or written.
+"""Everything that a report says, built from the view of a run. Pure: nothing is read or written.
 
-What a reader sees is either in the templates or said by one module for each part of the report:
-``summary``, ``news``, ``gallery``, ``evidence``, ``performance``, ``people``, ``external``,
-``comparison``, ``estimate``, ``prevalence``, ``drift``, ``listing``, ``method``, ``appendix`` (with
-``guidelines``); ``deck`` says what the slides say beyond it, and ``wording`` shows single values.
+One module of this package writes each part of the report; the fields of ``ReportFacts`` follow the
+order of the parts. ``slides`` adds what only the slides say, ``text`` formats single values.
 """
 
 from __future__ import annotations
@@ -115,14 +113,7 @@ def build_report_facts(
     branding: Branding = NO_BRANDING,
     dates: Sequence[str] = (),
 ) -> ReportFacts:
-    """Turn a run into the sentences and tables of its report.
-
-    Args:
-        manifest: The run; its first model is the one that decides.
-        rows: One per file found, in the order of the files.
-        branding: Whose report it is.
-        dates: Of a scheduled run, for each row the date of the run that first wrote it.
-    """
+    """Turn a run into the sentences and tables of its report."""
     cards = [model.card for model in manifest.models]
     shown = select_rows_of_date(rows, dates, manifest.run_date)
     drift = measure_drift(rows, cards[0])

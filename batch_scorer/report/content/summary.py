@@ -39,7 +39,7 @@ OTHER_HOSPITALS_NOTE = (
 
 @dataclass(frozen=True)
 class SummaryTile:
-    """A big number of page 1."""
+    """One of the large numbers of page 1."""
 
     number: str
     label: str
@@ -48,7 +48,7 @@ class SummaryTile:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything on page 1; ``file_count`` is the beginning of ``scored_files``, up to the source."""
+    """Everything on page 1. ``file_count`` is the start of ``scored_files``, up to the source."""
 
     headline: str
     synthetic: str
@@ -68,11 +68,11 @@ class Summary:
 
 
 def describe_summary(manifest: RunManifest, warning: str = "") -> Summary:
-    """Page 1 of a run.
+    """Describe a run on one page.
 
     Args:
-        manifest: The run.
-        warning: What cannot wait until a later page.
+        view: The run.
+        warning: A warning that belongs on page 1.
     """
     primary = manifest.models[0]
     return Summary(
@@ -95,7 +95,7 @@ def describe_summary(manifest: RunManifest, warning: str = "") -> Summary:
 
 
 def format_model(manifest: RunManifest) -> str:
-    """The first model and the beginning of its file's hash."""
+    """Format the first model's name and the start of its file hash."""
     primary = manifest.models[0]
     return f"{sanitize_text(primary.name, 40)} {primary.sha256[:HASH_CHARS]}"
 
@@ -154,7 +154,7 @@ def _describe_models(manifest: RunManifest) -> str:
 
 
 def _describe_atypical(manifest: RunManifest) -> str:
-    """How many films look unlike the training films; empty where no model says so of any."""
+    """Say how many images are atypical; empty where the model does not measure that."""
     if manifest.atypical is None or not manifest.scored:
         return ""
     verb = "looks" if 1 in (manifest.atypical, manifest.scored) else "look"
@@ -173,7 +173,7 @@ def _describe_atypical(manifest: RunManifest) -> str:
 
 
 def _describe_undecided(manifest: RunManifest) -> str:
-    """How many answers are uncertain; empty where no model says so of any."""
+    """Say how many images are undecided; empty where the model has no such band."""
     band = manifest.models[0].card.band
     if band is None or manifest.undecided is None or not manifest.scored:
         return ""
@@ -200,17 +200,17 @@ def _describe_trust(manifest: RunManifest, warning: str) -> tuple[str, ...]:
 
 
 def _describe_batch_performance(manifest: RunManifest) -> str:
-    found = manifest.metrics[0].confusion
-    ill = found.true_positive + found.false_negative
-    well = found.false_positive + found.true_negative
+    confusion = manifest.metrics[0].confusion
+    ill = confusion.true_positive + confusion.false_negative
+    well = confusion.false_positive + confusion.true_negative
     parts = []
     if ill:
-        parts.append(f"flagged {found.true_positive:,} of {ill:,} with pneumonia")
+        parts.append(f"flagged {confusion.true_positive:,} of {ill:,} with pneumonia")
     if well:
         parts.append(
-            f"wrongly flagged {found.false_positive:,} of {format_count(well, 'normal film')}"
+            f"wrongly flagged {confusion.false_positive:,} of {format_count(well, 'normal film')}"
         )
-    films = format_count(found.total, "labelled film")
+    films = format_count(confusion.total, "labelled film")
     return f"On the {films} of this batch it {join_words(parts)} (section 3)."
 
 
@@ -228,7 +228,7 @@ def _describe_prohibited_uses(card: ModelCard) -> str:
 
 
 def _list_next_steps(manifest: RunManifest, warning: str) -> tuple[str, ...]:
-    flagged, clear, unscored = manifest.flagged, manifest.not_flagged, manifest.not_scored
+    flagged, not_flagged, unscored = manifest.flagged, manifest.not_flagged, manifest.not_scored
     steps = []
     if not manifest.found:
         steps.append("Check the folder that was given: no file was found in it.")
@@ -238,14 +238,14 @@ def _list_next_steps(manifest: RunManifest, warning: str) -> tuple[str, ...]:
             "known."
         )
     elif flagged:
-        films = "the flagged film" if flagged == 1 else f"the {flagged:,} flagged films"
+        images = "the flagged film" if flagged == 1 else f"the {flagged:,} flagged films"
         steps.append(
-            f"Have a clinician read {films} now{_format_new_first(manifest)}. Section 2 says where to "
+            f"Have a clinician read {images} now{_format_new_first(manifest)}. Section 2 says where to "
             "begin."
         )
-    if clear and not warning:
-        films = "the film that was" if clear == 1 else f"the {clear:,} films that were"
-        steps.append(f"Read {films} not flagged as usual: the model misses some pneumonia.")
+    if not_flagged and not warning:
+        images = "the film that was" if not_flagged == 1 else f"the {not_flagged:,} films that were"
+        steps.append(f"Read {images} not flagged as usual: the model misses some pneumonia.")
     if unscored:
         files = "the file that was" if unscored == 1 else f"the {unscored:,} files that were"
         steps.append(f"Read {files} not scored without the model. Section 6 says why.")
@@ -258,8 +258,8 @@ def _list_next_steps(manifest: RunManifest, warning: str) -> tuple[str, ...]:
 
 
 def _format_new_first(manifest: RunManifest) -> str:
-    """Where some of the flagged films are of an earlier night: that the new ones come first."""
-    fresh = manifest.changes.flagged if manifest.changes else 0
-    if not 0 < fresh < manifest.flagged:
+    """Say that new flagged images come first, where others were flagged in earlier runs."""
+    new_flagged = manifest.changes.flagged if manifest.changes else 0
+    if not 0 < new_flagged < manifest.flagged:
         return ""
-    return ", the new one first" if fresh == 1 else f", the {fresh:,} new ones first"
+    return ", the new one first" if new_flagged == 1 else f", the {new_flagged:,} new ones first"

@@ -1,4 +1,4 @@
-"""A model card as a page of plain words, for a terminal. Pure functions."""
+"""A model card as plain text for a terminal. Pure functions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ METRIC_DESCRIPTIONS = {
 
 
 def format_card(card: ModelCard) -> str:
-    """All that a newcomer needs to know of a model, in lines of at most ``LINE_CHARS`` characters."""
+    """Format a model card for a newcomer, in lines of at most ``LINE_CHARS`` characters."""
     parts = {
         "How good it is": [_describe_reference(card), *_format_metrics(card)],
         "When it flags a film": _describe_threshold(card),
@@ -122,16 +122,16 @@ def _describe_calibration(card: ModelCard) -> list[str]:
 
 
 def _describe_other_outputs(card: ModelCard) -> list[str]:
-    """The answers beside the probability."""
+    """Describe the outputs beside the probability."""
     texts = []
     if card.evidence:
-        checked = card.evidence.faithfulness
+        checks = card.evidence.faithfulness
         texts.append(
             f"- Evidence map, {card.evidence.height} by {card.evidence.width} places "
             f"({card.evidence.method}). With the tenth of the places of most evidence blurred on "
-            f"{checked.images} films with pneumonia the logit falls by {checked.deletion[1]:.2f}, "
-            f"with a tenth at random by {checked.random_deletion[1]:.2f}; with shuffled weights "
-            f"the map's rank correlation is {checked.randomised_correlation:.2f}."
+            f"{checks.images} films with pneumonia the logit falls by {checks.deletion[1]:.2f}, "
+            f"with a tenth at random by {checks.random_deletion[1]:.2f}; with shuffled weights "
+            f"the map's rank correlation is {checks.randomised_correlation:.2f}."
         )
     if card.typicality:
         shares = "; ".join(
@@ -145,13 +145,13 @@ def _describe_other_outputs(card: ModelCard) -> list[str]:
             "- Typicality: an image far from the training films is not scored, one at their edge "
             f"is called atypical. Share not scored and share atypical, by films: {shares}."
         )
-    if cause := describe_model_etiology(card):
-        texts.append(f"- Bacterial or viral, a weaker answer and for study only: {cause}")
+    if etiology := describe_model_etiology(card):
+        texts.append(f"- Bacterial or viral, a weaker answer and for study only: {etiology}")
     return texts or ["Nothing."]
 
 
 def _format_percent(share: Estimate) -> str:
-    """A share in per cent, with one digit."""
+    """Format a share in per cent, with one decimal."""
     return "not defined" if share.value is None else f"{share.value:.1%}"
 
 
@@ -166,12 +166,14 @@ def _describe_precision(card: ModelCard) -> list[str]:
         f"On the {precision.images:,} validation films this file's AUC is {precision.auc:.4f} "
         f"(a change of {format_change(precision.auc_difference)}), a probability is off by at most "
         f"{precision.largest_difference:.4f}, and labels changed: {len(precision.flips)}.",
-        *(f"- {sanitize_text(film, 80)}" for film in precision.flips),
+        *(f"- {sanitize_text(image, 80)}" for image in precision.flips),
     ]
 
 
 def _describe_external(card: ModelCard) -> list[str]:
-    return [describe_external_dataset(found, "it") for found in card.external] or ["Not measured."]
+    return [describe_external_dataset(dataset, "it") for dataset in card.external] or [
+        "Not measured."
+    ]
 
 
 def _describe_comparison(card: ModelCard) -> list[str]:
@@ -182,9 +184,9 @@ def _describe_comparison(card: ModelCard) -> list[str]:
 
 def _describe_training(card: ModelCard) -> list[str]:
     training = card.training
-    films = ", ".join(f"{number:,} {name}" for name, number in training.images.items())
+    images = ", ".join(f"{number:,} {name}" for name, number in training.images.items())
     return [
-        f"Data set {sanitize_text(training.data, 60)}: {sanitize_text(films, 300)} films.",
+        f"Data set {sanitize_text(training.data, 60)}: {sanitize_text(images, 300)} films.",
         sanitize_text(training.split_policy, 500),
         sanitize_text(training.imbalance, 500),
         f"{training.parameters:,} weights, first by {sanitize_text(training.initial_weights, 60)}; "
