@@ -24,7 +24,7 @@ NODE := $(BIN)/node
 NODE_VERSION := 22.20.0
 # The libraries that WeasyPrint loads; report/formats/weasyprint.py names them to those who install by pip.
 REPORT_PACKAGES := libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0
-CAN_DRAW = $(BIN)/python -c 'import sys; from batch_scorer.report.formats.weasyprint import missing_system_library as m; sys.exit(m())'
+CAN_DRAW = $(BIN)/python -c 'import sys; from batch_scorer.report.formats.weasyprint import find_missing_library as m; sys.exit(m())'
 NO_APT ?=
 # $(call apt,PACKAGES) installs them as root or by sudo without a password; else it prints the line and fails.
 apt = { sudo=$$(test "$$(id -u)" = 0 || echo "sudo -n"); line="apt-get install --yes --no-install-recommends $(1)"; \

@@ -56,12 +56,12 @@ def draw_report_charts(facts: ReportFacts) -> dict[str, str]:
     ):
         if icon_arrays:
             drawn[f"{name}-people"] = draw_performance_icons(
-                IconArray(icon_arrays.detected_title, icon_arrays.found, BLUE),
+                IconArray(icon_arrays.detected_title, icon_arrays.detected, BLUE),
                 IconArray(icon_arrays.false_alarms_title, icon_arrays.false_alarms, AMBER),
             )
     for name, reliability in (("reference", facts.reliability), ("batch", facts.batch_reliability)):
-        if reliability and reliability.lines:
-            drawn[f"{name}-reliability"] = draw_reliability(reliability.lines)
+        if reliability and reliability.curves:
+            drawn[f"{name}-reliability"] = draw_reliability(reliability.curves)
     for table in facts.predictive_values.tables:
         if table.rows:
             drawn[f"{table.name}-flagged"] = draw_ppv_icons(
@@ -159,7 +159,7 @@ def draw_score_histogram(
             label="this batch",
         )
         ax.stairs(
-            100 * np.asarray(scores.known),
+            100 * np.asarray(scores.reference),
             scores.edges,
             baseline=None,
             color=TEXT_COLOUR,

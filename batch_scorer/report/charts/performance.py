@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from matplotlib import colors, font_manager, patches
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from batch_scorer.report.content.accuracy import RocCurve
 from batch_scorer.report.content.typeface import FONT_FAMILY, find_font_files, replace_unsupported
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from batch_scorer.metrics.classification import ConfusionMatrix, Curve, Estimate
+    from batch_scorer.metrics.classification import ConfusionMatrix
     from batch_scorer.model.card import ModelCard
 
 TEXT_COLOUR = "#17293a"
@@ -75,16 +75,6 @@ RC_PARAMS: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class RocCurve:
-    """One model's ROC curve with its operating point and a legend text."""
-
-    label: str
-    curve: Curve
-    sensitivity: Estimate
-    specificity: Estimate
-
-
 def draw_training_curves(cards: Sequence[ModelCard]) -> str:
     """Draw loss and accuracy by epoch, training and validation, one column per model.
 
@@ -99,7 +89,7 @@ def draw_training_curves(cards: Sequence[ModelCard]) -> str:
         for column, card in enumerate(cards):
             axes = grid[0] if single else grid[:, column]
             for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
-                _draw_history(ax, card, name, named=column == 0)
+                _draw_history(ax, card, name, with_label=column == 0)
             if not single:
                 axes[0].set_title(replace_unsupported(_truncate(card.title)), weight="semibold")
         for ax in grid[-1]:
@@ -259,7 +249,7 @@ def _draw_cell(
     x, y = corner
     intensity = share or 0.0
     colour = tuple(1 - intensity * 0.85 * (1 - part) for part in colors.to_rgb(BLUE))
-    text_colour = "white" if intensity > 0.55 else TEXT_COLOUR  # noqa: PLR2004 - where white reads better than ink
+    text_colour = "white" if intensity > 0.55 else TEXT_COLOUR  # noqa: PLR2004 - white reads better on dark blue
     ax.add_patch(
         patches.Rectangle(
             (x + 0.015, y + 0.015), 0.97, 0.97, facecolor=colour, edgecolor=GRID_COLOUR

@@ -14,6 +14,7 @@ from batch_scorer.report.content.text import (
     format_count,
     format_interval,
     format_per_hundred,
+    format_title,
     format_value,
     join_words,
     sanitize_text,
@@ -92,9 +93,8 @@ class TrainingFacts:
     alt: str
 
 
-def describe_reference(manifest: RunManifest) -> Performance:
+def describe_reference(cards: Sequence[ModelCard]) -> Performance:
     """Describe the performance on the reference set, as measured by the makers of the models."""
-    cards = [model.card for model in manifest.models]
     primary = cards[0]
     splits = list(dict.fromkeys(format_split(card) for card in cards))
     where = join_words(splits)
@@ -104,8 +104,8 @@ def describe_reference(manifest: RunManifest) -> Performance:
         about=_describe_reference_set(cards, where),
         rows=tuple(
             _make_row(
-                sanitize_text(card.title, 60),
-                _format_reference_note(card, shared=_have_same_counts(cards)),
+                format_title(card),
+                _format_reference_note(card, same_counts=_have_same_counts(cards)),
                 card.reference.metrics,
             )
             for card in cards
@@ -147,9 +147,7 @@ def describe_batch(manifest: RunManifest) -> Performance | None:
     return Performance(
         title="This batch",
         about=_describe_batch_set(manifest, first.images, first.pneumonia),
-        rows=tuple(
-            _make_row(sanitize_text(card.title, 60), "", score.metrics) for card, score in scores
-        ),
+        rows=tuple(_make_row(format_title(card), "", score.metrics) for card, score in scores),
         findings=describe_findings(
             first.metrics, _format_model(primary), "films with pneumonia", "normal films"
         ),
@@ -169,7 +167,7 @@ def describe_training(cards: Sequence[ModelCard]) -> TrainingFacts:
     parts = []
     for card in cards:
         history, best = card.history, card.training.best_epoch
-        name = sanitize_text(card.title, 60)
+        name = format_title(card)
         if not 1 <= best <= len(history.val_loss):
             parts.append(f"{name}: {format_count(len(history.loss), 'epoch')}.")
             continue
@@ -270,7 +268,8 @@ def _describe_batch_set(manifest: RunManifest, images: int, pneumonia: int) -> s
 
 
 def _format_class_counts(images: int, pneumonia: int) -> str:
-    return f"{format_count(images, 'film')}, {pneumonia:,} with pneumonia and {images - pneumonia:,} normal"
+    normal = images - pneumonia
+    return f"{format_count(images, 'film')}, {pneumonia:,} with pneumonia and {normal:,} normal"
 
 
 def _make_row(model: str, note: str, metrics: Mapping[str, Estimate]) -> MetricRow:
@@ -283,41 +282,41 @@ def _make_row(model: str, note: str, metrics: Mapping[str, Estimate]) -> MetricR
     return MetricRow(model, note, cells)
 
 
-def _format_reference_note(card: ModelCard, *, shared: bool) -> str:
-    return (
-        ""
-        if shared
-        else f"on {format_split(card)}, {_format_class_counts(card.reference.images, card.reference.pneumonia)}"
-    )
+def _format_reference_note(card: ModelCard, *, same_counts: bool) -> str:
+    if same_counts:
+        return ""
+    counts = _format_class_counts(card.reference.images, card.reference.pneumonia)
+    return f"on {format_split(card)}, {counts}"
 
 
 def _format_model(card: ModelCard) -> str:
-    return f"the model {sanitize_text(card.title, 60)}"
+    return f"the model {format_title(card)}"
 
 
-def _format_confusion_title(card: ModelCard, images: str) -> str:
-    return f"Confusion matrix of {sanitize_text(card.title, 60)}, {images}"
+def _format_confusion_title(card: ModelCard, where: str) -> str:
+    return f"Confusion matrix of {format_title(card)}, {where}"
 
 
-def _describe_confusion(confusion: ConfusionMatrix, images: str) -> str:
+def _describe_confusion(confusion: ConfusionMatrix, where: str) -> str:
     return (
-        f"Confusion matrix, {images}: of "
-        f"{format_count(confusion.true_positive + confusion.false_negative, 'film')} with pneumonia "
-        f"{confusion.true_positive:,} were flagged and {confusion.false_negative:,} missed; of "
+        f"Confusion matrix, {where}: of "
+        f"{format_count(confusion.true_positive + confusion.false_negative, 'film')} with "
+        f"pneumonia {confusion.true_positive:,} were flagged and {confusion.false_negative:,} "
+        "missed; of "
         f"{format_count(confusion.true_negative + confusion.false_positive, 'normal film')} "
         f"{confusion.false_positive:,} were flagged and {confusion.true_negative:,} were not."
     )
 
 
 def _make_roc_curve(card: ModelCard, curve: Curve, metrics: Mapping[str, Estimate]) -> RocCurve:
-    return RocCurve(sanitize_text(card.title, 60), curve, metrics["recall"], metrics["specificity"])
+    return RocCurve(format_title(card), curve, metrics["recall"], metrics["specificity"])
 
 
 def _describe_roc(
     cards: Sequence[ModelCard], metrics: Sequence[Mapping[str, Estimate]], where: str
 ) -> str:
     parts = [
-        f"{sanitize_text(card.title, 60)}: AUC {_format_with_interval(values['auc'])}, operating point at "
+        f"{format_title(card)}: AUC {_format_with_interval(values['auc'])}, operating point at "
         f"sensitivity {_format_with_interval(values['recall'])} and specificity "
         f"{_format_with_interval(values['specificity'])}."
         for card, values in zip(cards, metrics, strict=True)

@@ -14,6 +14,7 @@ from batch_scorer.report.content.text import (
     format_count,
     format_estimate,
     format_threshold,
+    format_title,
     join_words,
     sanitize_text,
 )
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from batch_scorer.model.card import ModelCard
     from batch_scorer.model.card_sections import Evaluation
-    from batch_scorer.results.schema import RunManifest, Score
+    from batch_scorer.report.content.view import RunView
+    from batch_scorer.results.schema import RunManifest
 
 NOT_AVAILABLE = "not available"
 MIN_SUBGROUP_IMAGES = 5
@@ -69,17 +71,17 @@ class Appendix:
     guidelines: tuple[GuidelineItem, ...]
 
 
-def describe_appendix(manifest: RunManifest, rows: Sequence[Score]) -> Appendix:
+def describe_appendix(view: RunView) -> Appendix:
     """Describe everything that a statistician needs to judge the numbers of a report."""
-    cards = [model.card for model in manifest.models]
-    subgroups = _compute_subgroups(manifest, rows)
+    manifest, cards = view.manifest, view.cards
+    subgroups = _compute_subgroups(view)
     return Appendix(
         topics=(
             Topic("Splits and patients", _describe_splits(cards[0])),
             Topic("Training", tuple(_describe_training(card) for card in cards)),
             Topic("Operating threshold", tuple(_describe_threshold(card) for card in cards)),
             Topic("Intervals and tests", _describe_statistics(cards)),
-            Topic("Preprocessing", (_describe_preprocessing(manifest),)),
+            Topic("Preprocessing", (_describe_preprocessing(view),)),
             Topic("Evidence maps", _describe_evidence(cards)),
         ),
         calibration=tuple(_make_calibration_row(card) for card in cards),
@@ -92,14 +94,12 @@ def describe_appendix(manifest: RunManifest, rows: Sequence[Score]) -> Appendix:
             Topic("Software of this run", (_format_versions(manifest.versions, manifest.version),)),
             Topic(
                 "Software that made the models",
-                tuple(
-                    f"{sanitize_text(c.title, 60)}: {_format_versions(c.versions)}" for c in cards
-                ),
+                tuple(f"{format_title(c)}: {_format_versions(c.versions)}" for c in cards),
             ),
             Topic("Time, memory and price of this run", _describe_resources(manifest)),
             Topic("Hashes (SHA-256)", _format_hashes(manifest)),
         ),
-        guidelines=describe_guidelines(manifest, subgroups=bool(subgroups)),
+        guidelines=describe_guidelines(view, subgroups=bool(subgroups)),
     )
 
 
@@ -121,8 +121,8 @@ def _describe_splits(card: ModelCard) -> tuple[str, ...]:
     ]
     if card.audit:
         texts += [
-            f"{format_count(number, 'patient number')} in common between {sanitize_text(parts, 60)}; whether "
-            "they are the same people is not known."
+            f"{format_count(number, 'patient number')} in common between "
+            f"{sanitize_text(parts, 60)}; whether they are the same people is not known."
             for parts, number in card.audit.shared_patients.items()
         ]
     return (*texts, f"Fingerprint of the data: {sanitize_text(training.data_fingerprint, 80)}.")
@@ -136,7 +136,7 @@ def _sort_references(card: ModelCard) -> list[tuple[str, Evaluation]]:
 def _describe_training(card: ModelCard) -> str:
     training = card.training
     return (
-        f"{sanitize_text(card.title, 60)}: {training.parameters:,} weights from "
+        f"{format_title(card)}: {training.parameters:,} weights from "
         f"{sanitize_text(training.initial_weights, 60)}; epoch {training.best_epoch} of "
         f"{training.epochs} kept, the one of lowest validation loss; seed {training.seed}; backend "
         f"{sanitize_text(training.backend, 40)}. {sanitize_text(training.imbalance, 300)} Command: "
@@ -146,7 +146,7 @@ def _describe_training(card: ModelCard) -> str:
 
 def _describe_threshold(card: ModelCard) -> str:
     text = (
-        f"{sanitize_text(card.title, 60)}: {format_threshold(card.threshold.value)}, "
+        f"{format_title(card)}: {format_threshold(card.threshold.value)}, "
         f"{sanitize_text(card.threshold.rule, 200)}, chosen on "
         f"{sanitize_text(card.threshold.chosen_on, 60)} films."
     )
@@ -176,12 +176,12 @@ def _describe_statistics(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     )
 
 
-def _describe_preprocessing(manifest: RunManifest) -> str:
-    card = manifest.models[0].card
+def _describe_preprocessing(view: RunView) -> str:
+    size_px = view.card.size_px
     return (
-        f"Decode rules version {manifest.decode_version}: one grey plane, 0 black to 255 white, "
-        f"stretched to {card.size_px} by {card.size_px} pixels; normalisation is part of each "
-        "model file. Training, calibration and this run decode by the same rules."
+        f"Decode rules version {view.manifest.decode_version}: one grey plane, 0 black to 255 "
+        f"white, stretched to {size_px} by {size_px} pixels; normalisation is part of each model "
+        "file. Training, calibration and this run decode by the same rules."
     )
 
 
@@ -191,13 +191,13 @@ def _describe_evidence(cards: Sequence[ModelCard]) -> tuple[str, ...]:
         if card.evidence:
             checks = card.evidence.faithfulness
             texts.append(
-                f"{sanitize_text(card.title, 60)}: {sanitize_text(card.evidence.method, 200)}, "
+                f"{format_title(card)}: {sanitize_text(card.evidence.method, 200)}, "
                 f"{card.evidence.height} by {card.evidence.width} places. On {checks.images:,} "
-                "validation films with pneumonia, blurring the "
-                f"{100 * checks.steps[1]:.0f} of 100 places of most evidence lowers the logit by "
+                f"validation films with pneumonia, blurring the {100 * checks.steps[1]:.0f} of "
+                "100 places of most evidence lowers the logit by "
                 f"{_format_signed(checks.deletion[1])}, as many at random by "
-                f"{_format_signed(checks.random_deletion[1])}; rank correlation with shuffled weights "
-                f"{_format_signed(checks.randomised_correlation)}."
+                f"{_format_signed(checks.random_deletion[1])}; rank correlation with shuffled "
+                f"weights {_format_signed(checks.randomised_correlation)}."
             )
     return tuple(texts) or (f"{NOT_AVAILABLE.capitalize()}.",)
 
@@ -209,7 +209,7 @@ def _format_signed(value: float) -> str:
 def _make_calibration_row(card: ModelCard) -> CalibrationRow:
     calibration = card.calibration
     return CalibrationRow(
-        model=sanitize_text(card.title, 60),
+        model=format_title(card),
         method=f"{sanitize_text(calibration.method, 60)}: slope {calibration.slope:.3f}, intercept "
         f"{calibration.intercept:.3f}; fitted on {sanitize_text(calibration.fitted_on, 80)}",
         splits=tuple(
@@ -224,14 +224,15 @@ def _make_calibration_row(card: ModelCard) -> CalibrationRow:
     )
 
 
-def _compute_subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Subgroup, ...]:
+def _compute_subgroups(view: RunView) -> tuple[Subgroup, ...]:
     """Compute the first model's metrics by etiology, where labels and file names give it."""
-    labelled = [row for row in rows if row.status == "scored" and row.label]
-    normal = [row for row in labelled if row.label == CLASSES[0]]
+    normal = [row for row in view.labelled if row.label == CLASSES[0]]
     subgroups = []
     for etiology in ETIOLOGIES:
         diseased = [
-            r for r in labelled if r.label == CLASSES[1] and parse_etiology(r.image) == etiology
+            r
+            for r in view.labelled
+            if r.label == CLASSES[1] and parse_etiology(r.image) == etiology
         ]
         if len(diseased) < MIN_SUBGROUP_IMAGES:
             continue
@@ -240,7 +241,7 @@ def _compute_subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Su
         values = classification.compute_metrics(
             [CLASSES.index(row.label) for row in group],
             [row.probability for row in group],
-            manifest.models[0].threshold,
+            view.model.threshold,
             patients if all(patients) else None,
         )
         subgroups.append(
@@ -263,7 +264,8 @@ def _format_versions(versions: dict[str, str], own: str = "") -> str:
 
 def _describe_resources(manifest: RunManifest) -> tuple[str, ...]:
     texts = [
-        f"Seconds by stage, without the drawing of this report: {_format_seconds(manifest.seconds)}."
+        "Seconds by stage, without the drawing of this report: "
+        f"{_format_seconds(manifest.seconds)}."
     ]
     if manifest.worker_seconds:
         texts.append(
@@ -271,10 +273,9 @@ def _describe_resources(manifest: RunManifest) -> tuple[str, ...]:
             f"it: {_format_seconds(manifest.worker_seconds)}."
         )
         texts.append(
-            f"{manifest.images_per_second:,.1f} films a second; "
-            f"{manifest.bytes_read / 1e6:,.1f} MB of films read; "
-            f"{format_count(manifest.retries, 'call')} to storage made again; one process had at most "
-            f"{manifest.peak_memory_bytes / 1e6:,.0f} MB of memory."
+            f"{manifest.images_per_second:,.1f} films a second; {manifest.bytes_read / 1e6:,.1f} "
+            f"MB of films read; {format_count(manifest.retries, 'call')} to storage made again; "
+            f"one process had at most {manifest.peak_memory_bytes / 1e6:,.0f} MB of memory."
         )
     if manifest.cost:
         texts.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from batch_scorer.model.card import CLASSES
@@ -34,35 +35,35 @@ def describe_data_faults(audit: DataAudit) -> tuple[str, ...]:
 
 
 def _describe_small_parts(audit: DataAudit) -> Iterator[str]:
-    images: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for key, number in audit.images.items():
-        part = key.split(" ", 1)[0]
-        images[part] = images.get(part, 0) + number
-    for part, number in images.items():
+        counts[key.split(" ", 1)[0]] += number
+    for part, number in counts.items():
         if part != "all" and number < MIN_PART_IMAGES:
-            yield f"The part {part} has {format_count(number, 'film')}, too few to choose anything on."
+            images = format_count(number, "film")
+            yield f"The part {part} has {images}, too few to choose anything on."
 
 
 def _describe_patients(audit: DataAudit) -> Iterator[str]:
     several = {int(images): n for images, n in audit.images_per_patient.items() if images != "1"}
     if several:
         yield (
-            f"{sum(several.values()):,} of {format_count(audit.patients, 'patient')} have several films, "
-            f"up to {max(several)}. These are not independent: split by film, they make a model "
-            "look better than it is."
+            f"{sum(several.values()):,} of {format_count(audit.patients, 'patient')} have several "
+            f"films, up to {max(several)}. These are not independent: split by film, they make a "
+            "model look better than it is."
         )
     if audit.images_without_patient:
         yield (
-            f"{audit.images_without_patient:,} of {sum(audit.images.values()):,} file names tell no "
-            "patient: films of one person may lie on both sides of a split."
+            f"{audit.images_without_patient:,} of {sum(audit.images.values()):,} file names tell "
+            "no patient: films of one person may lie on both sides of a split."
         )
 
 
 def _describe_shared_patients(audit: DataAudit) -> Iterator[str]:
     for parts, number in audit.shared_patients.items():
         text = (
-            f"The parts {parts} have {format_count(number, 'patient number')} in common. Whether they are "
-            "the same people is not known: the numbering may have started again."
+            f"The parts {parts} have {format_count(number, 'patient number')} in common. Whether "
+            "they are the same people is not known: the numbering may have started again."
         )
         same = audit.shared_with_same_cause.get(parts)
         if same is not None:
@@ -83,7 +84,8 @@ def _describe_duplicates(audit: DataAudit) -> Iterator[str]:
 def _format_duplicate_counts(counts: DuplicateCounts, kind: str) -> str:
     across = [f"{number:,} across {pair}" for pair, number in counts.across.items()]
     phrases = [
-        f"{format_count(counts.images, 'film')} are {kind} to another, in {format_count(counts.groups, 'group')}",
+        f"{format_count(counts.images, 'film')} are {kind} to another, "
+        f"in {format_count(counts.groups, 'group')}",
         join_words(across) if across else "none across the parts of the set",
     ]
     if counts.mixed_labels:
@@ -104,8 +106,8 @@ def _describe_metadata_auc(audit: DataAudit) -> Iterator[str]:
     if phrases:
         yield (
             "A rule that knows only a film's size, brightness, contrast and file size, and no "
-            f"place in it, has an AUC of {join_words(phrases)}. As much of a model's AUC may need no "
-            "look at the lungs; file size and contrast do follow the detail that a film shows."
+            f"place in it, has an AUC of {join_words(phrases)}. As much of a model's AUC may need "
+            "no look at the lungs; file size and contrast do follow the detail that a film shows."
         )
 
 

@@ -11,7 +11,7 @@ from batch_scorer.report.content.text import (
     format_estimate,
     format_per_hundred,
     format_probability,
-    sanitize_text,
+    format_title,
 )
 from batch_scorer.results.drift import MIN_IMAGES, PROBABILITY_BINS, DriftLevel
 
@@ -35,12 +35,12 @@ LAST_BIN_START = 0.9
 
 @dataclass(frozen=True)
 class DriftRow:
-    """One row of the drift table: medians of batch and training, KS statistic, p-value and level."""
+    """One row of the drift table: both medians, KS statistic, p-value and level."""
 
     quantity: str
     batch: str
     training: str
-    gap: str
+    statistic: str
     p_value: str
     level: str
 
@@ -51,7 +51,7 @@ class ProbabilityHistogram:
 
     edges: tuple[float, ...]
     batch: tuple[float, ...]
-    known: tuple[float, ...]
+    reference: tuple[float, ...]
     reference_label: str
 
 
@@ -82,8 +82,8 @@ def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
     return DriftFacts(
         headline=_format_headline(drift),
         warning=f"Warning: {_lowercase_first(SHIFT_WARNING)}." if large else "",
-        short_warning=f"Warning: {_lowercase_first(SHIFT_WARNING)} (section 5). Do not act on its answers before they were "
-        "measured on labelled films like these."
+        short_warning=f"Warning: {_lowercase_first(SHIFT_WARNING)} (section 5). Do not act on its "
+        "answers before they were measured on labelled films like these."
         if large
         else "",
         sentences=(
@@ -103,8 +103,8 @@ def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
             if drift.predictions
             else None
         ),
-        histogram_title=f"Probabilities of this batch ({format_count(drift.images, 'film')}) against the "
-        f"{label}",
+        histogram_title=f"Probabilities of this batch ({format_count(drift.images, 'film')}) "
+        f"against the {label}",
         histogram_alt=_describe_histogram(drift, label),
         predictions=_describe_predictions(drift, card),
     )
@@ -126,14 +126,15 @@ def _describe_level(drift: Drift) -> str:
     images = format_count(drift.images, "film")
     if drift.likeness == DriftLevel.UNLIKE:
         return (
-            f"{SHIFT_WARNING}: {_format_reasons(drift, DriftLevel.UNLIKE)}. How good the model is on such films is "
-            "not known, and the figures of section 3 do not say it. Measure it on labelled films "
-            "like these before you act on any answer."
+            f"{SHIFT_WARNING}: {_format_reasons(drift, DriftLevel.UNLIKE)}. How good the model is "
+            "on such films is not known, and the figures of section 3 do not say it. Measure it "
+            "on labelled films like these before you act on any answer."
         )
     if drift.likeness == DriftLevel.DIFFERENT:
         return (
-            f"This batch looks somewhat different from the films that the model learned from: "
-            f"{_format_reasons(drift, DriftLevel.DIFFERENT)}. Take the figures of section 3 with caution."
+            "This batch looks somewhat different from the films that the model learned from: "
+            f"{_format_reasons(drift, DriftLevel.DIFFERENT)}. Take the figures of section 3 with "
+            "caution."
         )
     if not drift.appearance:
         return _describe_too_few(drift)
@@ -153,8 +154,8 @@ def _describe_too_few(drift: Drift) -> str:
         )
     verb = "is" if drift.images == 1 else "are"
     return (
-        f"{format_count(drift.images, 'film')} {verb} too few to tell whether this batch looks like the "
-        f"films that the model learned from; {MIN_IMAGES} are needed."
+        f"{format_count(drift.images, 'film')} {verb} too few to tell whether this batch looks "
+        f"like the films that the model learned from; {MIN_IMAGES} are needed."
     )
 
 
@@ -191,8 +192,8 @@ def _describe_atypical_share(drift: Drift, card: ModelCard) -> tuple[str, ...]:
             "for that reason.",
         )
     text = (
-        f"Of 100 films of this batch {format_per_hundred(drift.atypical_share)} look strange to the model: "
-        "atypical, or not scored for that reason."
+        f"Of 100 films of this batch {format_per_hundred(drift.atypical_share)} look strange to "
+        "the model: atypical, or not scored for that reason."
     )
     training = card.typicality.flagged.get("training")
     return (f"{text} Of 100 training films {format_per_hundred(training)}." if training else text,)
@@ -233,7 +234,7 @@ def _make_row(quantity: str, batch: str, training: str, test: KsTest) -> DriftRo
         quantity=quantity,
         batch=batch,
         training=training,
-        gap=f"{test.gap:.2f}",
+        statistic=f"{test.gap:.2f}",
         p_value="under 0.001" if test.p < 0.001 else f"{test.p:.3f}",  # noqa: PLR2004 - as is usual
         level=LEVEL_TEXTS[test.likeness],
     )
@@ -244,9 +245,7 @@ def _describe_table(drift: Drift, card: ModelCard) -> str:
         return ""
     training = card.training.images
     n_images = sum(number for name, number in training.items() if name.startswith("train "))
-    reference = (
-        f"{format_count(n_images, 'film')} that {sanitize_text(card.title, 60)} was trained on"
-    )
+    reference = f"{format_count(n_images, 'film')} that {format_title(card)} was trained on"
     return (
         f"Middle value of this batch (n = {drift.images:,}, copies counted once) and of the "
         f"{reference}; probabilities stand against {drift.split} films. The gap is the largest "
@@ -264,9 +263,9 @@ def _describe_predictions(drift: Drift, card: ModelCard) -> str:
     validation = card.references["validation"]
     return (
         "The probabilities spread otherwise than on validation films, "
-        f"{100 * validation.pneumonia / validation.images:.0f} of 100 of which show pneumonia. That "
-        "comes of other films, or of patients who have pneumonia more or less often; these numbers "
-        "cannot tell which."
+        f"{100 * validation.pneumonia / validation.images:.0f} of 100 of which show pneumonia. "
+        "That comes of other films, or of patients who have pneumonia more or less often; these "
+        "numbers cannot tell which."
     )
 
 
@@ -278,9 +277,9 @@ def _describe_histogram(drift: Drift, label: str) -> str:
         100 * shares[-1] for shares in (drift.batch_histogram, drift.reference_histogram)
     )
     return (
-        f"Histogram of the probability of pneumonia in tenths. Of {format_count(drift.images, 'film')} of "
-        f"this batch {low:.0f} of 100 lie below 0.1 and {low_top:.0f} at {LAST_BIN_START} or "
-        f"above; of {label} {high:.0f} and {high_top:.0f}."
+        "Histogram of the probability of pneumonia in tenths. Of "
+        f"{format_count(drift.images, 'film')} of this batch {low:.0f} of 100 lie below 0.1 and "
+        f"{low_top:.0f} at {LAST_BIN_START} or above; of {label} {high:.0f} and {high_top:.0f}."
     )
 
 

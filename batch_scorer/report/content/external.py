@@ -8,6 +8,7 @@ from batch_scorer.report.content.text import (
     format_count,
     format_interval,
     format_per_hundred,
+    format_title,
     format_value,
     sanitize_text,
 )
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def describe_external(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     """Describe each model's false alarms on each external data set of its card."""
     return tuple(
-        describe_external_dataset(dataset, f"the model {sanitize_text(card.title, 60)}")
+        describe_external_dataset(dataset, f"the model {format_title(card)}")
         for card in cards
         for dataset in card.external
     )
@@ -32,16 +33,16 @@ def describe_external_dataset(dataset: ExternalDataset, model: str) -> str:
     """Say how many normal images of one external data set a model wrongly flags."""
     rejects = f"rejects {dataset.rejected:,} as too unlike and " if dataset.rejected else ""
     return (
-        f"Of {format_count(dataset.images, 'normal film')} of “{sanitize_text(dataset.name, 60)}” {model} {rejects}"
-        f"wrongly flags {dataset.flagged:,}; of 100 that is {format_per_hundred(dataset.share)}. "
-        f"{sanitize_text(dataset.note, 200)}"
+        f"Of {format_count(dataset.images, 'normal film')} of “{sanitize_text(dataset.name, 60)}” "
+        f"{model} {rejects}wrongly flags {dataset.flagged:,}; of 100 that is "
+        f"{format_per_hundred(dataset.share)}. {sanitize_text(dataset.note, 200)}"
     )
 
 
 def describe_etiology(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     """Say how well each model with an etiology output separates viral from bacterial pneumonia."""
     return tuple(
-        f"{sanitize_text(card.title, 60)}: {sentence}"
+        f"{format_title(card)}: {sentence}"
         for card in cards
         if (sentence := describe_model_etiology(card))
     )
@@ -56,6 +57,6 @@ def describe_model_etiology(card: ModelCard) -> str:
     return (
         f"of 100 {split} films with pneumonia whose cause is known it names the cause rightly for "
         f"{format_per_hundred(metrics['accuracy'])}; AUC {format_value(metrics['auc'])} "
-        f"({format_interval(metrics['auc'])}). Column “viral” of predictions.csv has its answers; they "
-        "are no ground for any treatment."
+        f"({format_interval(metrics['auc'])}). Column “viral” of predictions.csv has its answers; "
+        "they are no ground for any treatment."
     )

@@ -28,8 +28,8 @@ from batch_scorer.results.worklist import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from batch_scorer.model.card import ModelCard
+    from batch_scorer.report.content.view import RunView
     from batch_scorer.results.schema import RunManifest, Score
 
 COLUMNS_PER_ROW = 4
@@ -61,8 +61,8 @@ class GalleryImage:
     evidence_alt: str = ""
 
     @property
-    def places(self) -> int:
-        """How many of a row's places it takes."""
+    def column_span(self) -> int:
+        """The number of columns that the image spans."""
         return 2 if self.evidence else 1
 
 
@@ -75,9 +75,9 @@ class GalleryGroup:
     images: tuple[GalleryImage, ...]
 
     @property
-    def places(self) -> int:
-        """How many of a row's places it takes."""
-        return sum(image.places for image in self.images)
+    def column_span(self) -> int:
+        """The number of columns that the group spans."""
+        return sum(image.column_span for image in self.images)
 
 
 def describe_empty_gallery(manifest: RunManifest) -> str:
@@ -86,7 +86,8 @@ def describe_empty_gallery(manifest: RunManifest) -> str:
         return "No film was scored, so there is none to show."
     changes = manifest.changes
     if changes and not changes.new_or_changed:
-        return f"No file is new since {format_earlier_run(changes)}, so there is none to look at first."
+        earlier_run = format_earlier_run(changes)
+        return f"No file is new since {earlier_run}, so there is none to look at first."
     which = f"No film that is new since {format_earlier_run(changes)}" if changes else "No film"
     return (
         f"{which} stands out: none was flagged, none lies close to the threshold, and no two "
@@ -94,21 +95,22 @@ def describe_empty_gallery(manifest: RunManifest) -> str:
     )
 
 
-def describe_selection(rows: Sequence[Score], manifest: RunManifest) -> str:
+def describe_selection(view: RunView) -> str:
     """Say how many images the gallery shows, and why; in a scheduled run also that they are new."""
-    changes = manifest.changes
+    changes = view.manifest.changes
     new = (
         f"Only films that are new since {format_earlier_run(changes)} are shown here. "
         if changes
         else ""
     )
-    return new + _describe_image_limit(rows, manifest)
+    return new + _describe_image_limit(view)
 
 
-def _describe_image_limit(rows: Sequence[Score], manifest: RunManifest) -> str:
-    minutes = manifest.gallery.review_minutes
-    groups = select_for_review(rows, manifest.models[0].threshold, minutes)
-    shown = sum(map(len, groups.values()))
+def _describe_image_limit(view: RunView) -> str:
+    minutes = view.manifest.gallery.review_minutes
+    shown = sum(
+        map(len, select_for_review(view.candidates, view.model.threshold, minutes).values())
+    )
     if minutes is None:
         return f"Up to {IMAGES_PER_REASON} films are shown for each reason to look, in this order."
     text = (
@@ -120,34 +122,31 @@ def _describe_image_limit(rows: Sequence[Score], manifest: RunManifest) -> str:
     return text + "those below, shared among the reasons to look, in this order."
 
 
-def build_gallery(
-    rows: Sequence[Score], manifest: RunManifest
-) -> tuple[tuple[GalleryGroup, ...], ...]:
+def build_gallery(view: RunView) -> tuple[tuple[GalleryGroup, ...], ...]:
     """Select the images to look at first and pack them in rows of groups."""
-    threshold = manifest.models[0].threshold
-    candidates = rank_candidates(rows, threshold)
+    rows, threshold = view.candidates, view.model.threshold
+    ranked = rank_candidates(rows, threshold)
     packed: list[list[GalleryGroup]] = []
     free_columns = 0
     for reason, found in select_for_review(
-        rows, threshold, manifest.gallery.review_minutes
+        rows, threshold, view.manifest.gallery.review_minutes
     ).items():
-        text = describe_group(reason, len(found), len(candidates[reason]), manifest)
+        text = describe_group(reason, len(found), len(ranked[reason]), view.card)
         parts = _split_into_rows(
-            GROUP_TITLES[reason], text, [_make_image(row, manifest) for row in found]
+            GROUP_TITLES[reason], text, [_make_image(row, view) for row in found]
         )
-        if len(parts) == 1 and parts[0].places <= free_columns:
+        if len(parts) == 1 and parts[0].column_span <= free_columns:
             packed[-1].append(parts[0])
-            free_columns -= parts[0].places
+            free_columns -= parts[0].column_span
         else:
             packed.extend([part] for part in parts)
-            free_columns = COLUMNS_PER_ROW - parts[0].places if len(parts) == 1 else 0
+            free_columns = COLUMNS_PER_ROW - parts[0].column_span if len(parts) == 1 else 0
     return tuple(tuple(parts) for parts in packed)
 
 
-def describe_group(reason: str, shown: int, found: int, manifest: RunManifest) -> str:
+def describe_group(reason: str, shown: int, found: int, card: ModelCard) -> str:
     """Say why these images were selected, and how they are sorted."""
-    band = manifest.models[0].card.band
-    near = "in the band around the threshold" if band else "near the threshold"
+    near = "in the band around the threshold" if card.band else "near the threshold"
     which, order = {
         "missed": (
             "labelled pneumonia, yet not flagged",
@@ -176,7 +175,7 @@ def describe_group(reason: str, shown: int, found: int, manifest: RunManifest) -
 def _split_into_rows(title: str, text: str, images: list[GalleryImage]) -> list[GalleryGroup]:
     rows: list[list[GalleryImage]] = [[]]
     for image in images:
-        if sum(f.places for f in rows[-1]) + image.places > COLUMNS_PER_ROW:
+        if sum(f.column_span for f in rows[-1]) + image.column_span > COLUMNS_PER_ROW:
             rows.append([])
         rows[-1].append(image)
     return [
@@ -185,10 +184,10 @@ def _split_into_rows(title: str, text: str, images: list[GalleryImage]) -> list[
     ]
 
 
-def _make_image(row: Score, manifest: RunManifest) -> GalleryImage:
+def _make_image(row: Score, view: RunView) -> GalleryImage:
     name = sanitize_text(row.image)
     likelihood = format_likelihood(row.probability)
-    probability = format_probability(row.probability, manifest.models[0].threshold)
+    probability = format_probability(row.probability, view.model.threshold)
     notes = ["flagged" if row.prediction == CLASSES[1] else "not flagged"]
     if row.undecided:
         notes.append("uncertain: in the band around the threshold")
@@ -197,10 +196,10 @@ def _make_image(row: Score, manifest: RunManifest) -> GalleryImage:
     if row.label:
         notes.append(f"labelled {row.label.lower()}")
     if row.agreement is not None and row.agreement < 1:
-        others = round(row.agreement * len(manifest.models)) - 1
-        notes.append(f"{others} of {len(manifest.models) - 1} other models agree")
+        others = round(row.agreement * len(view.cards)) - 1
+        notes.append(f"{others} of {len(view.cards) - 1} other models agree")
     thumbnail = thumbnail_stem(row)
-    peak = manifest.gallery.maps.get(thumbnail)
+    peak = view.manifest.gallery.maps.get(thumbnail)
     return GalleryImage(
         thumbnail=thumbnail,
         name=name,
@@ -210,5 +209,5 @@ def _make_image(row: Score, manifest: RunManifest) -> GalleryImage:
         alt=f"Chest film {name}. Pneumonia {likelihood}, probability {probability}, {notes[0]}.",
         evidence=f"{thumbnail}{EVIDENCE_SUFFIX}" if peak else "",
         evidence_note=format_peak(peak) if peak else "",
-        evidence_alt=describe_map(name, peak, manifest) if peak else "",
+        evidence_alt=describe_map(name, peak, view.card) if peak else "",
     )

@@ -11,13 +11,14 @@ from batch_scorer.report.content.text import (
     format_change,
     format_count,
     format_threshold,
+    format_title,
     join_words,
     sanitize_text,
 )
 
 if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.results.schema import RunManifest
+    from batch_scorer.report.content.view import RunView
 
 # Films by class of the published data set (Kermany et al. 2018, version 2), however it was split.
 KERMANY_TEST = {"test NORMAL": 234, "test PNEUMONIA": 390}
@@ -39,15 +40,14 @@ class MethodFacts:
     faults: tuple[str, ...]
 
 
-def describe_methods(manifest: RunManifest) -> MethodFacts:
+def describe_methods(view: RunView) -> MethodFacts:
     """Describe the numbered steps of a run and the training of its models."""
-    cards = [model.card for model in manifest.models]
     return MethodFacts(
-        steps=_describe_steps(manifest),
-        models=tuple((sanitize_text(card.title, 60), _describe_model(card)) for card in cards),
-        data=_describe_data(cards[0]),
-        uses_kermany=all(is_trained_on_kermany(card) for card in cards),
-        faults=describe_data_faults(cards[0].audit) if cards[0].audit else (),
+        steps=_describe_steps(view),
+        models=tuple((format_title(card), _describe_model(card)) for card in view.cards),
+        data=_describe_data(view.card),
+        uses_kermany=all(is_trained_on_kermany(card) for card in view.cards),
+        faults=describe_data_faults(view.card.audit) if view.card.audit else (),
     )
 
 
@@ -67,17 +67,17 @@ def format_population(card: ModelCard) -> str:
     return "children" if is_trained_on_kermany(card) else "people"
 
 
-def _describe_steps(manifest: RunManifest) -> tuple[tuple[str, str], ...]:
-    primary = manifest.models[0].card
-    threshold = primary.threshold
-    models = format_count(len(manifest.models), "model")
+def _describe_steps(view: RunView) -> tuple[tuple[str, str], ...]:
+    manifest, size_px, threshold = view.manifest, view.card.size_px, view.card.threshold
+    models = format_count(len(view.cards), "model")
     texts = {
         "Source": f"{format_count(manifest.found, 'file')} listed; each ends in exactly one row.",
-        "Decode": f"Each film becomes one grey picture of {primary.size_px} by {primary.size_px} "
+        "Decode": f"Each film becomes one grey picture of {size_px} by {size_px} "
         f"pixels, by decode rules version {manifest.decode_version}, as in training.",
-        "Classify": f"{models} on ONNX Runtime ({sanitize_text(manifest.provider, 60)}) gave each film "
-        f"a probability. The threshold {format_threshold(threshold.value)} is "
-        f"{sanitize_text(threshold.rule, 200)}, chosen on {sanitize_text(threshold.chosen_on, 60)}.",
+        "Classify": f"{models} on ONNX Runtime ({sanitize_text(manifest.provider, 60)}) gave each "
+        f"film a probability. The threshold {format_threshold(threshold.value)} is "
+        f"{sanitize_text(threshold.rule, 200)}, chosen on "
+        f"{sanitize_text(threshold.chosen_on, 60)}.",
         "Record": "One row per file in predictions.csv, and what was run in run.json, under the "
         f"run id {sanitize_text(manifest.run_id, 60)}.",
         "Report": f"This document, by cxr-batch {sanitize_text(manifest.version, 30)}, from those "
@@ -90,7 +90,8 @@ def _describe_model(card: ModelCard) -> str:
     training = card.training
     return (
         f"{sanitize_text(card.summary, 300)} {training.parameters:,} weights, "
-        f"{format_count(training.epochs, 'epoch')}, seed {training.seed}.{_describe_precision(card)}"
+        f"{format_count(training.epochs, 'epoch')}, seed "
+        f"{training.seed}.{_describe_precision(card)}"
     )
 
 
@@ -100,9 +101,10 @@ def _describe_precision(card: ModelCard) -> str:
     if precision is None:
         return ""
     return (
-        f" The file computes its convolutions in {precision.kind}, its reference figures are those "
-        f"of the float32 network: on {precision.images:,} validation films that changes the AUC by "
-        f"{format_change(precision.auc_difference)} and {format_count(len(precision.flips), 'label')}."
+        f" The file computes its convolutions in {precision.kind}, its reference figures are "
+        f"those of the float32 network: on {precision.images:,} validation films that changes the "
+        f"AUC by {format_change(precision.auc_difference)} and "
+        f"{format_count(len(precision.flips), 'label')}."
     )
 
 

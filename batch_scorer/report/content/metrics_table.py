@@ -13,8 +13,9 @@ from batch_scorer.report.content.predictions import describe_reason, format_pred
 from batch_scorer.report.content.text import format_likelihood, format_probability, sanitize_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
+    from batch_scorer.report.content.view import RunView
     from batch_scorer.results.schema import RunManifest, Score
 
 TableCell = str | tuple[str, float]
@@ -41,7 +42,7 @@ class Column:
 
     title: str
     full_title: str
-    number: bool = False
+    is_numeric: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,10 @@ _ROW_GROUPS: tuple[tuple[str, Callable[[Score], bool]], ...] = (
 )
 
 
-def build_table(
-    rows: Sequence[Score], manifest: RunManifest, dates: Sequence[str] = ()
-) -> PredictionTable:
+def build_table(view: RunView) -> PredictionTable:
     """Build the table of all rows, without patients and without empty columns and groups."""
-    run_dates = {row.image: date for row, date in zip(rows, dates, strict=bool(dates))}
+    rows, manifest = view.rows, view.manifest
+    run_dates = {row.image: date for row, date in zip(rows, view.dates, strict=bool(view.dates))}
     filled = [
         (column, [read(row) for row in rows])
         for column, read in _define_columns(manifest, run_dates)
@@ -130,7 +130,7 @@ def _define_columns(
     yield Column("Answer", "Answer"), _make_prediction_cell
     for index, model in enumerate(manifest.models):
         name = sanitize_text(model.name, 24)
-        column = Column(name, f"Probability by {name}", number=True)
+        column = Column(name, f"Probability by {name}", is_numeric=True)
         yield column, _make_probability_reader(index, model.threshold)
     n_models = len(manifest.models)
     rest: tuple[tuple[str, str, Callable[[Score], TableCell]], ...] = (
@@ -148,7 +148,7 @@ def _define_columns(
         ("", "Hash of the file", lambda row: row.sha256),
     )
     for title, full_title, read in rest:
-        yield Column(title, full_title, number=title in NUMERIC_COLUMNS), read
+        yield Column(title, full_title, is_numeric=title in NUMERIC_COLUMNS), read
 
 
 def _make_prediction_cell(row: Score) -> TableCell:

@@ -9,6 +9,7 @@ from batch_scorer.model.card_sections import find_shared_comparison
 from batch_scorer.report.content.text import (
     format_count,
     format_interval,
+    format_title,
     join_words,
     sanitize_text,
 )
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from batch_scorer.model.card import ModelCard
     from batch_scorer.model.card_sections import ModelComparison, PairedDifference
-    from batch_scorer.results.schema import RunManifest
 
 MAIN_METRIC = "auc"
 SIGNIFICANCE_LEVEL = 0.05
@@ -47,18 +47,18 @@ class ComparisonFacts:
     rows: tuple[ComparisonRow, ...]
 
 
-def describe_comparison(manifest: RunManifest) -> ComparisonFacts | None:
+def describe_comparison(cards: Sequence[ModelCard]) -> ComparisonFacts | None:
     """Describe the comparison that all model cards share; None where they share none."""
-    cards = [model.card for model in manifest.models]
     comparison = find_shared_comparison(cards)
     if comparison is None:
         return None
-    titles = {card.name: sanitize_text(card.title, 60) for card in cards}
+    titles = {card.name: format_title(card) for card in cards}
     return ComparisonFacts(
         sentence=describe_ranking(comparison, titles),
         about=f"Each row is the first model minus the second on the same {comparison.images:,} "
-        f"{sanitize_text(comparison.split, 40)} films, by {sanitize_text(comparison.method, 300)}. A difference is "
-        f"taken as real where the corrected p is below {SIGNIFICANCE_LEVEL}.",
+        f"{sanitize_text(comparison.split, 40)} films, by "
+        f"{sanitize_text(comparison.method, 300)}. A difference is taken as real where the "
+        f"corrected p is below {SIGNIFICANCE_LEVEL}.",
         rows=tuple(_make_row(pair, titles) for pair in comparison.pairs),
     )
 
@@ -87,11 +87,12 @@ def describe_ranking(
     else:
         parts += [f"{titles[one]} and {titles[two]} cannot be told apart" for one, two in ties]
     parts += [
-        f"{join_words(better_titles)} {_VERBS.get(len(better_titles), 'are all')} better than {titles[worse]}"
+        f"{join_words(better_titles)} {_VERBS.get(len(better_titles), 'are all')} better than "
+        f"{titles[worse]}"
         for worse, better_titles in winners.items()
     ]
-    start = f"On {format_count(comparison.images, f'{sanitize_text(comparison.split, 40)} film')}, by AUC, "
-    return f"{start}{'; '.join(parts)}."
+    images = format_count(comparison.images, f"{sanitize_text(comparison.split, 40)} film")
+    return f"On {images}, by AUC, {'; '.join(parts)}."
 
 
 def find_tied_models(name: str, cards: Sequence[ModelCard]) -> list[str]:
@@ -104,7 +105,7 @@ def find_tied_models(name: str, cards: Sequence[ModelCard]) -> list[str]:
         if pair.p_holm >= SIGNIFICANCE_LEVEL and name in (pair.first, pair.second)
         for one in (pair.first, pair.second)
     }
-    return [sanitize_text(card.title, 60) for card in cards if card.name in tied - {name}]
+    return [format_title(card) for card in cards if card.name in tied - {name}]
 
 
 def _better_first(pair: PairedDifference) -> tuple[str, str]:

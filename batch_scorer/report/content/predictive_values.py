@@ -13,7 +13,7 @@ from batch_scorer.report.content.text import (
     format_estimate,
     format_per_hundred,
     format_share,
-    sanitize_text,
+    format_title,
 )
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.metrics.classification import Estimate
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.results.schema import RunManifest
+    from batch_scorer.report.content.view import RunView
 
 PREVALENCES = (0.05, 0.10, 0.25, 0.60)
 
@@ -38,7 +38,7 @@ class PrevalenceRow:
     ill_per_100: int
     flagged: str
     ppv: MetricCell
-    missed: MetricCell
+    ill_per_1000_not_flagged: MetricCell
     ppv_text: str
     ill_per_100_flagged: int
 
@@ -51,7 +51,7 @@ class PredictiveValueTable:
     title: str
     about: str
     rows: tuple[PrevalenceRow, ...]
-    missing: str
+    missing_reason: str
     figure_title: str
     alt: str
 
@@ -64,13 +64,15 @@ class PredictiveValues:
     tables: tuple[PredictiveValueTable, ...]
 
 
-def describe_predictive_values(manifest: RunManifest) -> PredictiveValues:
+def describe_predictive_values(view: RunView) -> PredictiveValues:
     """Describe the first model's predictive values at lower and higher prevalence."""
-    card = manifest.models[0].card
-    reference = card.reference
+    manifest, card = view.manifest, view.card
     tables = [
         _make_table(
-            "reference", f"By the {format_split(card)}", reference.metrics, format_population(card)
+            "reference",
+            f"By the {format_split(card)}",
+            card.reference.metrics,
+            format_population(card),
         )
     ]
     batch = manifest.metrics[0] if manifest.metrics else None
@@ -97,10 +99,11 @@ def _make_table(
         about=f"From sensitivity {format_estimate(recall)} and specificity "
         f"{format_estimate(specificity)}.",
         rows=rows,
-        missing=""
+        missing_reason=""
         if rows
         else "Not defined: it needs films with pneumonia and normal films, some of them flagged.",
-        figure_title=f"100 flagged {population}: filled have pneumonia, hollow were flagged wrongly",
+        figure_title=f"100 flagged {population}: filled have pneumonia, "
+        "hollow were flagged wrongly",
         alt=_describe_figure(rows, population),
     )
 
@@ -115,7 +118,7 @@ def _make_row(prevalence: float, recall: Estimate, specificity: Estimate) -> Pre
         ill_per_100=round(100 * prevalence),
         flagged=f"{1000 * flagged:,.0f}",
         ppv=_make_cell(ppv, 100),
-        missed=_make_cell(npv, 1000, inverse=True),
+        ill_per_1000_not_flagged=_make_cell(npv, 1000, inverse=True),
         ppv_text=format_per_hundred(ppv),
         ill_per_100_flagged=round(100 * ppv.value),
     )
@@ -135,9 +138,9 @@ def _describe_example(card: ModelCard, table: PredictiveValueTable) -> tuple[str
     rarest, most_common = table.rows[0], table.rows[-1]
     wrong = 100 - rarest.ill_per_100_flagged
     return (
-        f"The same flag means less where pneumonia is rare. Where {rarest.ill_per_100} of 100 patients have "
-        f"it, {rarest.ppv_text} of 100 flagged have it and {wrong} were flagged wrongly; where "
-        f"{most_common.ill_per_100} of 100 have it, {most_common.ppv_text} do.",
+        f"The same flag means less where pneumonia is rare. Where {rarest.ill_per_100} of 100 "
+        f"patients have it, {rarest.ppv_text} of 100 flagged have it and {wrong} were flagged "
+        f"wrongly; where {most_common.ill_per_100} of 100 have it, {most_common.ppv_text} do.",
     )
 
 
@@ -145,10 +148,10 @@ def _describe_caution(card: ModelCard) -> str:
     reference = card.reference
     share = f"{reference.pneumonia:,} of {format_count(reference.images, 'film')}"
     return (
-        f"Of the {format_split(card)} {share} show pneumonia, so the precision of section 3 is that "
-        f"of such a mix; here, look for the line of your own patients. The table takes for granted "
-        f"that {sanitize_text(card.title, 60)} has the same sensitivity and specificity on your films, "
-        "which is not known before it was measured on them."
+        f"Of the {format_split(card)} {share} show pneumonia, so the precision of section 3 is "
+        "that of such a mix; here, look for the line of your own patients. The table takes for "
+        f"granted that {format_title(card)} has the same sensitivity and specificity on your "
+        "films, which is not known before it was measured on them."
     )
 
 

@@ -12,8 +12,8 @@ from batch_scorer.report.content.methods import format_population
 from batch_scorer.report.content.text import (
     format_count,
     format_estimate,
+    format_title,
     join_words,
-    sanitize_text,
 )
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from batch_scorer.metrics.classification import Curve, Estimate
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.results.schema import RunManifest, Score
+    from batch_scorer.report.content.view import RunView
+    from batch_scorer.results.schema import RunManifest
 
 N_CLASSES = 2
 MIN_IMAGES = 100
@@ -31,7 +32,7 @@ MIN_IMAGES = 100
 class IconArrayPair:
     """Two icon arrays of 100 each: patients with pneumonia, and healthy ones with false alarms."""
 
-    found: int
+    detected: int
     detected_title: str
     false_alarms: int
     false_alarms_title: str
@@ -53,7 +54,7 @@ class Reliability:
 
     title: str
     sentences: tuple[str, ...]
-    lines: tuple[ReliabilityCurve, ...]
+    curves: tuple[ReliabilityCurve, ...]
     alt: str
 
 
@@ -72,8 +73,8 @@ def make_batch_icon_arrays(manifest: RunManifest) -> IconArrayPair | None:
     """Make the icon arrays of the labelled images of this batch; None where there are none."""
     if not manifest.metrics:
         return None
-    found = manifest.metrics[0].metrics
-    return _make_icon_array_pair(found, "films with pneumonia", "normal films", "this batch")
+    metrics = manifest.metrics[0].metrics
+    return _make_icon_array_pair(metrics, "films with pneumonia", "normal films", "this batch")
 
 
 def describe_reliability(cards: Sequence[ModelCard]) -> Reliability:
@@ -86,8 +87,8 @@ def describe_reliability(cards: Sequence[ModelCard]) -> Reliability:
             "how far it is off on average; 0 is best.",
             *(_describe_calibration(card) for card in cards),
         ),
-        lines=tuple(
-            ReliabilityCurve(sanitize_text(card.title, 60), card.reference.reliability)
+        curves=tuple(
+            ReliabilityCurve(format_title(card), card.reference.reliability)
             for card in cards
             if card.reference.reliability.x
         ),
@@ -95,16 +96,16 @@ def describe_reliability(cards: Sequence[ModelCard]) -> Reliability:
     )
 
 
-def describe_batch_reliability(manifest: RunManifest, rows: Sequence[Score]) -> Reliability | None:
+def describe_batch_reliability(view: RunView) -> Reliability | None:
     """Describe the calibration on this batch; None with too few labels or only one class."""
-    labelled = [row for row in rows if row.status == "scored" and row.label]
+    labelled = view.labelled
     if len(labelled) < MIN_IMAGES or len({row.label for row in labelled}) < N_CLASSES:
         return None
     labels = [CLASSES.index(row.label) for row in labelled]
-    cards = {model.name: model.card for model in manifest.models}
+    cards = {card.name: card for card in view.cards}
     curves, sentences = [], []
-    for index, score in enumerate(manifest.metrics):
-        title = sanitize_text(cards[score.model].title, 60)
+    for index, score in enumerate(view.manifest.metrics):
+        title = format_title(cards[score.model])
         probabilities = [row.probabilities[index] for row in labelled]
         curves.append(
             ReliabilityCurve(title, classification.reliability_points(labels, probabilities))
@@ -113,7 +114,7 @@ def describe_batch_reliability(manifest: RunManifest, rows: Sequence[Score]) -> 
     return Reliability(
         title="Reliability on this batch; on the dotted line probabilities are right",
         sentences=tuple(sentences),
-        lines=tuple(curves),
+        curves=tuple(curves),
         alt=f"Reliability on {format_count(len(labelled), 'labelled film')} of this batch. "
         f"{' '.join(sentences)}",
     )
@@ -129,7 +130,7 @@ def _make_icon_array_pair(
     detected_title = f"100 {diseased}: {detected} found, {100 - detected} missed"
     false_alarms_title = f"100 {normal}: {false_alarms} wrongly flagged, {100 - false_alarms} not"
     return IconArrayPair(
-        found=detected,
+        detected=detected,
         detected_title=detected_title,
         false_alarms=false_alarms,
         false_alarms_title=false_alarms_title,
@@ -141,7 +142,7 @@ def _make_icon_array_pair(
 def _describe_calibration(card: ModelCard) -> str:
     reference, validation = card.reference, card.references["validation"]
     text = (
-        f"{sanitize_text(card.title, 60)}: ECE {format_estimate(reference.metrics['ece'])} on the "
+        f"{format_title(card)}: ECE {format_estimate(reference.metrics['ece'])} on the "
         f"{format_split(card)}"
     )
     if reference is validation:
@@ -154,7 +155,7 @@ def _describe_calibration(card: ModelCard) -> str:
 
 def _describe_curve(card: ModelCard) -> str:
     points = card.reference.reliability
-    title = sanitize_text(card.title, 60)
+    title = format_title(card)
     if not points.x:
         return f"{title}: no points."
     gaps = [y - x for x, y in zip(points.x, points.y, strict=True)]

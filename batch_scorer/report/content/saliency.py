@@ -6,20 +6,21 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.report.content.text import format_count, sanitize_text
+from batch_scorer.report.content.text import format_count, format_title
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from batch_scorer.imaging.heatmap import Peak
+    from batch_scorer.model.card import ModelCard
     from batch_scorer.model.card_sections import Evidence
-    from batch_scorer.results.schema import RunManifest
+    from batch_scorer.report.content.view import RunView
 
 CHECKED_SHARE = 0.1
 MIN_SIMILAR_CORRELATION = 0.3
-"""From which rank correlation with the map of shuffled weights a map is called partly the same."""
+"""Rank correlation with the maps of shuffled weights at which a map counts as similar."""
 MIN_MAPS, MAX_REGION_SHARE = 6, 0.6
-"""From how many maps, and above which share of them, one place is called the model's habit."""
+"""With this many maps, a larger share of them in one region counts as the model's habit."""
 _NO_MAPS_TEXTS = {
     "unanswered": "The model {model} gives no evidence maps, so the films stand alone.",
     "model": "Evidence maps are missing: the file of the model {model} was not at hand, or had "
@@ -34,27 +35,29 @@ class EvidenceFacts:
 
     explanation: str
     limitation: str
-    checked: str
+    checks: str
     scale: str
     scale_low: str
     scale_high: str
     scale_alt: str
 
 
-def describe_evidence(manifest: RunManifest) -> EvidenceFacts | None:
+def describe_evidence(view: RunView) -> EvidenceFacts | None:
     """Describe how to read the evidence maps; None where there are none."""
-    maps, card = manifest.gallery.maps, manifest.models[0].card
+    gallery, card = view.manifest.gallery, view.card
+    maps = gallery.maps
     if not maps or card.evidence is None:
         return None
     max_evidence = max(0.0, *(peak.value for peak in maps.values()))
-    which = "each film" if manifest.gallery.heatmaps == "all" else "each flagged film"
+    which = "each film" if gallery.heatmaps == "all" else "each flagged film"
     return EvidenceFacts(
-        explanation=f"Beside {which} lies its evidence map: the brighter a place, the more it raised the "
-        f"probability that the model {sanitize_text(card.title, 60)} gave; what lowered it is dark.",
+        explanation=f"Beside {which} lies its evidence map: the brighter a place, the more it "
+        f"raised the probability that the model {format_title(card)} gave; what lowered it is "
+        "dark.",
         limitation="A map shows what the model went by, not where a disease is: a bright place "
         "proves no pneumonia, a dark one no healthy lung. It is coarse, "
         f"{card.evidence.height} by {card.evidence.width} places a film, smoothed for print.",
-        checked=" ".join(
+        checks=" ".join(
             filter(None, (_describe_checks(card.evidence), _describe_common_region(maps.values())))
         ),
         scale="Evidence for pneumonia at a place, in log odds; one scale for all maps",
@@ -65,22 +68,22 @@ def describe_evidence(manifest: RunManifest) -> EvidenceFacts | None:
     )
 
 
-def describe_missing_maps(manifest: RunManifest) -> str:
+def describe_missing_maps(view: RunView) -> str:
     """Say why the requested maps are missing; empty where none are."""
-    reason = manifest.gallery.no_maps_reason
+    reason = view.manifest.gallery.no_maps_reason
     if not reason:
         return ""
-    return _NO_MAPS_TEXTS[reason].format(model=sanitize_text(manifest.models[0].card.title, 60))
+    return _NO_MAPS_TEXTS[reason].format(model=format_title(view.card))
 
 
-def describe_map(name: str, peak: Peak, manifest: RunManifest) -> str:
+def describe_map(name: str, peak: Peak, card: ModelCard) -> str:
     """Write the alternative text of one map."""
-    title = sanitize_text(manifest.models[0].card.title, 60)
+    title = format_title(card)
     if peak.value <= 0:
         return f"Evidence map of {name}: dark, for {title} no place speaks for pneumonia."
     return (
-        f"Evidence map of {name} by {title}: brightest in the {find_peak_region(peak)} of the picture, "
-        f"{format_evidence(peak.value)} in log odds for pneumonia."
+        f"Evidence map of {name} by {title}: brightest in the {find_peak_region(peak)} of the "
+        f"picture, {format_evidence(peak.value)} in log odds for pneumonia."
     )
 
 
@@ -134,8 +137,8 @@ def _describe_common_region(peaks: Collection[Peak]) -> str:
     if number / bright.total() <= MAX_REGION_SHARE:
         return ""
     return (
-        f"Of these {bright.total():,} maps {number:,} are brightest in the {region} of the picture: "
-        "where a map is bright may say more of the model's habit than of the film."
+        f"Of these {bright.total():,} maps {number:,} are brightest in the {region} of the "
+        "picture: where a map is bright may say more of the model's habit than of the film."
     )
 
 

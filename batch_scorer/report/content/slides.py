@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.accuracy import (
     METRIC_TITLES,
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
     from batch_scorer.report.content.accuracy import Performance, TrainingFacts
     from batch_scorer.report.content.reliability import IconArrayPair
-    from batch_scorer.results.schema import RunManifest
+    from batch_scorer.report.content.view import RunView
 
 MAX_MODELS = 3
 """More do not fit on a slide; the report has all."""
@@ -68,10 +66,10 @@ class ModelFacts:
     kind: str
     summary: str
     weights: str
-    where: str
+    split: str
     card: ModelCard
     performance: Performance
-    people: IconArrayPair | None
+    icon_arrays: IconArrayPair | None
     training: TrainingFacts
     errors: str
     learning: str
@@ -91,7 +89,7 @@ class ClassBalance:
     """The class balance of the training data. ``classes`` is empty if the card does not give it."""
 
     title: str
-    bars: tuple[ClassCounts, ...]
+    classes: tuple[ClassCounts, ...]
     alt: str
     imbalance_handling: str
 
@@ -113,13 +111,13 @@ class Deck:
     augmentation, ``not_augmented`` the others.
     """
 
-    people: str
+    population: str
     networks: str
     models: tuple[ModelFacts, ...]
     omitted_models: str
     balance: ClassBalance
-    changed: str
-    unchanged: str
+    augmented: str
+    not_augmented: str
     findings: str
     published: tuple[PublishedResult, ...]
     best: ModelFacts
@@ -128,34 +126,32 @@ class Deck:
     batch: str
 
 
-def build_deck(manifest: RunManifest) -> Deck:
+def build_deck(view: RunView) -> Deck:
     """Describe each model by itself, and what the models found together."""
-    cards = [model.card for model in manifest.models[:MAX_MODELS]]
-    models = tuple(_make_model_facts(index, manifest) for index in range(len(cards)))
+    cards = view.cards[:MAX_MODELS]
+    models = tuple(_make_model_facts(index, card) for index, card in enumerate(cards))
     best = models[_find_best(cards)]
     augmented = [model.title for model in models if _uses_augmentation(model.card)]
     not_augmented = [model.title for model in models if model.title not in augmented]
     official = all(is_trained_on_kermany(card) and card.reference.split == "test" for card in cards)
     return Deck(
-        people=format_population(cards[0]),
+        population=format_population(cards[0]),
         networks=_describe_networks(len(cards)),
         models=models,
-        omitted_models=_describe_omitted_models(len(manifest.models)),
+        omitted_models=_describe_omitted_models(len(view.cards)),
         balance=_make_class_balance(cards[0]),
-        changed=join_words(augmented) if augmented else "",
-        unchanged=join_words(not_augmented) if not_augmented else "",
+        augmented=join_words(augmented) if augmented else "",
+        not_augmented=join_words(not_augmented) if not_augmented else "",
         findings=_describe_findings(cards),
         published=_make_published_results() if official else (),
         best=best,
         best_description=_describe_best(models, best),
         others=tuple(model for model in models if model is not best),
-        batch=_describe_batch(manifest),
+        batch=_describe_batch(view),
     )
 
 
-def _make_model_facts(index: int, manifest: RunManifest) -> ModelFacts:
-    model = manifest.models[index]
-    card = model.card
+def _make_model_facts(index: int, card: ModelCard) -> ModelFacts:
     title = sanitize_text(card.title, MAX_TITLE_CHARS)
     return ModelFacts(
         key=f"model-{index}",
@@ -163,10 +159,10 @@ def _make_model_facts(index: int, manifest: RunManifest) -> ModelFacts:
         kind=NETWORK_KINDS.get(card.name, OTHER_KIND),
         summary=sanitize_text(card.summary, 200),
         weights=format_count(card.training.parameters, "weight"),
-        where=format_split(card),
+        split=format_split(card),
         card=card,
-        performance=describe_reference(msgspec.structs.replace(manifest, models=[model])),
-        people=make_icon_arrays(card),
+        performance=describe_reference([card]),
+        icon_arrays=make_icon_arrays(card),
         training=describe_training([card]),
         errors=_describe_errors(title, card),
         learning=_describe_learning(title, card),
@@ -219,7 +215,7 @@ def _describe_best(models: Sequence[ModelFacts], best: ModelFacts) -> str:
     first = models[0].title
     decides = "" if best is models[0] else f" In this run {first} decides."
     if len(models) == 1 or auc.value is None:
-        return f"AUC on the {best.where}: {format_estimate(auc)}."
+        return f"AUC on the {best.split}: {format_estimate(auc)}."
     if not _are_comparable([model.card for model in models]):
         return (
             f"The models were measured on different films, so none is called the best; {first}, "
@@ -229,7 +225,7 @@ def _describe_best(models: Sequence[ModelFacts], best: ModelFacts) -> str:
     caution = f" {join_words(tied)} cannot be told apart from it." if tied else ""
     return (
         f"Of the {NUMBER_WORDS[len(models)]}, {best.title} has the highest AUC on the "
-        f"{best.where}: {format_estimate(auc)}.{caution}{decides}"
+        f"{best.split}: {format_estimate(auc)}.{caution}{decides}"
     )
 
 
@@ -244,7 +240,8 @@ def _describe_networks(number: int) -> str:
 def _describe_omitted_models(number: int) -> str:
     if number <= MAX_MODELS:
         return ""
-    return f"The slides show the first {NUMBER_WORDS[MAX_MODELS]} of {number:,} models; report.pdf all."
+    shown = NUMBER_WORDS[MAX_MODELS]
+    return f"The slides show the first {shown} of {number:,} models; report.pdf all."
 
 
 def _make_class_balance(card: ModelCard) -> ClassBalance:
@@ -266,7 +263,7 @@ def _make_class_balance(card: ModelCard) -> ClassBalance:
     name = sanitize_text(card.title, MAX_TITLE_CHARS)
     return ClassBalance(
         title=f"Of 100 films that the model {name} learned from, {share} show pneumonia",
-        bars=classes,
+        classes=classes,
         alt=f"Bars of the numbers of films by part and class: {phrases}.",
         imbalance_handling=sanitize_text(card.training.imbalance, 300),
     )
@@ -312,8 +309,9 @@ def _make_published_results() -> tuple[PublishedResult, ...]:
     )
 
 
-def _describe_batch(manifest: RunManifest) -> str:
+def _describe_batch(view: RunView) -> str:
     """Put the results on the labels of this batch into words, or say that it has none."""
+    manifest = view.manifest
     if not manifest.scored:
         return "No film was scored, so this batch tells nothing of the models"
     if not manifest.metrics:
@@ -326,5 +324,5 @@ def _describe_batch(manifest: RunManifest) -> str:
         parts.append(f"{confusion.true_positive:,} of {ill:,} labelled pneumonia")
     if well:
         parts.append(f"{confusion.false_positive:,} of {well:,} labelled normal")
-    title = sanitize_text(manifest.models[0].card.title, MAX_TITLE_CHARS)
+    title = sanitize_text(view.card.title, MAX_TITLE_CHARS)
     return f"In this batch the model {title} flagged {join_words(parts)}"

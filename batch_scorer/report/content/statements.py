@@ -31,7 +31,7 @@ MAX_SENTENCES = 50
 MAX_SENTENCE_CHARS = 2_000
 _TAG_PATTERN = re.compile(rf"\{{({'|'.join(TAGS)})\}}")
 _NUMBER_PATTERN = r"\d{1,18}(?:,\d{3}){0,6}"
-"""Longer ones are none that a report counts."""
+"""No report counts a longer number."""
 
 Sentence = Annotated[str, Meta(min_length=1, max_length=MAX_SENTENCE_CHARS)]
 
@@ -66,7 +66,7 @@ def build_statements(
         (summary.headline, ("flagged", "scored")),
         *((f"{tile.number} {tile.label} {tile.note}", (tag,)) for tile, tag in tiles),
         (summary.file_count, ("found", "listed")),
-        (summary.news, ("new", "new flagged")),
+        (summary.changes, ("new", "new flagged")),
         (summary.undecided, ("undecided", "scored")),
         (summary.atypical, ("atypical", "scored")),
     ]
@@ -184,9 +184,9 @@ _LEGACY_SENTENCES: Sequence[tuple[str, ...]] = (
         "{atypical} of {scored} scored films look unlike most films that the model learned from",
     ),
 )
-"""The sentences of cxr-batch 0.1.0 before reports carried theirs, in singular and plural.
+"""The sentences of cxr-batch 0.1.0, whose reports carry no statements, in singular and plural.
 
-These are the words that archived reports have in print. They are never edited.
+Archived reports have these words in print. They are never edited.
 """
 
 

@@ -20,7 +20,8 @@ from batch_scorer.report.content.text import (
 
 if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.results.schema import RunManifest
+    from batch_scorer.report.content.view import RunView
+    from batch_scorer.results.schema import ModelUsed, RunManifest
 
 MIN_LABELLED_IMAGES = 100
 HASH_CHARS = 12
@@ -29,7 +30,7 @@ TILE_NOTES = {
     "clear": "which does not mean healthy",
     "not scored": "read these without the model",
 }
-"""What stands below the big numbers of page 1."""
+"""The notes below the large numbers of page 1."""
 SYNTHETIC_NOTICE = "These films are synthetic: they were made by a computer and show no patient."
 DEMO_NOTICE = "This is what the page would advise if they were films of patients:"
 OTHER_HOSPITALS_NOTE = (
@@ -56,7 +57,7 @@ class Summary:
     tiles: tuple[SummaryTile, ...]
     file_count: str
     scored_files: str
-    news: str
+    changes: str
     scored_when: str
     scored_by: str
     undecided: str
@@ -67,14 +68,14 @@ class Summary:
     next_steps: tuple[str, ...]
 
 
-def describe_summary(manifest: RunManifest, warning: str = "") -> Summary:
+def describe_summary(view: RunView, warning: str = "") -> Summary:
     """Describe a run on one page.
 
     Args:
         view: The run.
         warning: A warning that belongs on page 1.
     """
-    primary = manifest.models[0]
+    manifest = view.manifest
     return Summary(
         headline=_format_headline(manifest),
         synthetic=SYNTHETIC_NOTICE if manifest.synthetic else "",
@@ -82,22 +83,21 @@ def describe_summary(manifest: RunManifest, warning: str = "") -> Summary:
         tiles=_make_tiles(manifest),
         file_count=_format_file_count(manifest),
         scored_files=_describe_files(manifest),
-        news=describe_changes(manifest),
+        changes=describe_changes(manifest),
         scored_when=_describe_time(manifest),
-        scored_by=_describe_models(manifest),
-        undecided=_describe_undecided(manifest),
+        scored_by=_describe_models(view),
+        undecided=_describe_undecided(view),
         atypical=_describe_atypical(manifest),
-        trust=_describe_trust(manifest, warning),
-        prohibited_uses=_describe_prohibited_uses(primary.card),
+        trust=_describe_trust(view, warning),
+        prohibited_uses=_describe_prohibited_uses(view.card),
         next_about=DEMO_NOTICE if manifest.synthetic else "",
         next_steps=_list_next_steps(manifest, warning),
     )
 
 
-def format_model(manifest: RunManifest) -> str:
-    """Format the first model's name and the start of its file hash."""
-    primary = manifest.models[0]
-    return f"{sanitize_text(primary.name, 40)} {primary.sha256[:HASH_CHARS]}"
+def format_model(model: ModelUsed) -> str:
+    """Format a model's name and the start of its file hash."""
+    return f"{sanitize_text(model.name, 40)} {model.sha256[:HASH_CHARS]}"
 
 
 def _format_headline(manifest: RunManifest) -> str:
@@ -137,11 +137,12 @@ def _describe_files(manifest: RunManifest) -> str:
 
 
 def _describe_time(manifest: RunManifest) -> str:
-    return f"{format_timestamp(manifest.started)}, in {format_duration(sum(manifest.seconds.values()))}."
+    duration = format_duration(sum(manifest.seconds.values()))
+    return f"{format_timestamp(manifest.started)}, in {duration}."
 
 
-def _describe_models(manifest: RunManifest) -> str:
-    primary, others = manifest.models[0], manifest.models[1:]
+def _describe_models(view: RunView) -> str:
+    primary, others = view.model, view.manifest.models[1:]
     text = (
         f"{sanitize_text(primary.card.title, 40)} ({sanitize_text(primary.name, 30)}, file hash "
         f"{primary.sha256[:HASH_CHARS]}) decides: it flags a film when its probability of "
@@ -159,9 +160,9 @@ def _describe_atypical(manifest: RunManifest) -> str:
         return ""
     verb = "looks" if 1 in (manifest.atypical, manifest.scored) else "look"
     text = (
-        f"{manifest.atypical:,} of {format_count(manifest.scored, 'scored film')} {verb} unlike most "
-        "films that the model learned from: other patients, another machine, another position. Its "
-        "answers for them deserve less trust."
+        f"{manifest.atypical:,} of {format_count(manifest.scored, 'scored film')} {verb} unlike "
+        "most films that the model learned from: other patients, another machine, another "
+        "position. Its answers for them deserve less trust."
     )
     rejected = manifest.reasons.get(NotRadiograph.code, 0)
     if rejected:
@@ -172,30 +173,30 @@ def _describe_atypical(manifest: RunManifest) -> str:
     return text
 
 
-def _describe_undecided(manifest: RunManifest) -> str:
+def _describe_undecided(view: RunView) -> str:
     """Say how many images are undecided; empty where the model has no such band."""
-    band = manifest.models[0].card.band
+    manifest, band = view.manifest, view.card.band
     if band is None or manifest.undecided is None or not manifest.scored:
         return ""
     return (
-        f"{manifest.undecided:,} of {format_count(manifest.scored, 'scored film')}, flagged or not: the "
-        f"probability lies between {format_threshold(band.low)} and {format_threshold(band.high)}, "
-        "around the threshold. Read these as if the model had said nothing."
+        f"{manifest.undecided:,} of {format_count(manifest.scored, 'scored film')}, flagged or "
+        f"not: the probability lies between {format_threshold(band.low)} and "
+        f"{format_threshold(band.high)}, around the threshold. Read these as if the model had "
+        "said nothing."
     )
 
 
-def _describe_trust(manifest: RunManifest, warning: str) -> tuple[str, ...]:
-    card = manifest.models[0].card
-    ill, well = describe_reference_findings(card, "the model")
-    where = format_split(card)
+def _describe_trust(view: RunView, warning: str) -> tuple[str, ...]:
+    detected, false_alarms = describe_reference_findings(view.card, "the model")
     sentences = [
         "Do not trust it on films like these yet, and never to decide who is ill."
         if warning
         else "Trust it to choose which films are read first, never to decide who is ill.",
-        f"On the {where}, counted by film: {ill[0].lower()}{ill[1:]} {well}",
+        f"On the {format_split(view.card)}, counted by film: {detected[0].lower()}{detected[1:]} "
+        f"{false_alarms}",
     ]
-    if manifest.metrics:
-        sentences.append(_describe_batch_performance(manifest))
+    if view.manifest.metrics:
+        sentences.append(_describe_batch_performance(view.manifest))
     return (*sentences, f"{OTHER_HOSPITALS_NOTE} So measure it on films of your own.")
 
 
@@ -240,8 +241,8 @@ def _list_next_steps(manifest: RunManifest, warning: str) -> tuple[str, ...]:
     elif flagged:
         images = "the flagged film" if flagged == 1 else f"the {flagged:,} flagged films"
         steps.append(
-            f"Have a clinician read {images} now{_format_new_first(manifest)}. Section 2 says where to "
-            "begin."
+            f"Have a clinician read {images} now{_format_new_first(manifest)}. Section 2 says "
+            "where to begin."
         )
     if not_flagged and not warning:
         images = "the film that was" if not_flagged == 1 else f"the {not_flagged:,} films that were"
@@ -251,8 +252,8 @@ def _list_next_steps(manifest: RunManifest, warning: str) -> tuple[str, ...]:
         steps.append(f"Read {files} not scored without the model. Section 6 says why.")
     if manifest.synthetic or manifest.labelled < MIN_LABELLED_IMAGES:
         steps.append(
-            f"Score at least {MIN_LABELLED_IMAGES} films of your own that a radiologist has labelled, "
-            "and see section 3: only that shows how good the model is in your clinic."
+            f"Score at least {MIN_LABELLED_IMAGES} films of your own that a radiologist has "
+            "labelled, and see section 3: only that shows how good the model is in your clinic."
         )
     return tuple(steps)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from batch_scorer.metrics.classification import Estimate
+    from batch_scorer.model.card import ModelCard
 
 MAX_NAME_CHARS = 140
 NOT_DEFINED = "not defined"
@@ -58,7 +59,7 @@ def format_threshold(threshold: float) -> str:
 
 
 def format_change(difference: float) -> str:
-    """A small difference with its sign, four decimals: "−0.0002", or "less than 0.0001"."""
+    """Format a small difference with its sign: "−0.0002", or "less than 0.0001"."""
     if abs(difference) < MIN_SHOWN_CHANGE:
         return f"less than {MIN_SHOWN_CHANGE}"
     return f"{difference:+.4f}".replace("-", "−")
@@ -135,6 +136,11 @@ def sanitize_text(text: str, max_chars: int = MAX_NAME_CHARS) -> str:
         return printable
     tail = max_chars // 3
     return f"{printable[: max_chars - tail - 1]}…{printable[-tail:]}"
+
+
+def format_title(card: ModelCard) -> str:
+    """Format the title of a model."""
+    return sanitize_text(card.title, 60)
 
 
 def format_timestamp(iso: str) -> str:

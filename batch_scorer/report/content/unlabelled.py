@@ -14,6 +14,7 @@ from batch_scorer.report.content.text import (
     format_count,
     format_integer_interval,
     format_per_hundred,
+    format_title,
     format_value,
     sanitize_text,
 )
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from batch_scorer.metrics.classification import Estimate
     from batch_scorer.model.card import ModelCard
     from batch_scorer.model.card_sections import Evaluation
+    from batch_scorer.report.content.view import RunView
     from batch_scorer.results.drift import Drift
-    from batch_scorer.results.schema import RunManifest, Score
+    from batch_scorer.results.schema import Score
 
 INTEGERS_FROM = 10
 N_QUANTILES = 2001
@@ -40,7 +42,7 @@ class ExpectedCountRow:
     number: str
     interval: str
     images: str
-    checked: str
+    reference_estimate: str
     true_count: str
 
 
@@ -55,39 +57,37 @@ class LabelFreeEstimates:
     limits: tuple[str, ...]
 
 
-def describe_label_free(
-    manifest: RunManifest, rows: Sequence[Score], drift: Drift
-) -> LabelFreeEstimates | None:
+def describe_label_free(view: RunView) -> LabelFreeEstimates | None:
     """Estimate counts and prevalence of a batch; None if it has labels or no scored image.
 
     Copies are counted once.
     """
-    images = [row for row in rows if row.status == "scored" and not row.duplicate_of]
+    manifest, card = view.manifest, view.card
+    images = [row for row in view.rows if row.status == "scored" and not row.duplicate_of]
     if manifest.metrics or not images:
         return None
     if len(images) < MIN_IMAGES:
         verb = "is" if len(images) == 1 else "are"
         lead = (
-            f"{format_count(len(images), 'film')} {verb} too few to estimate anything without labels; "
-            f"{MIN_IMAGES} are needed."
+            f"{format_count(len(images), 'film')} {verb} too few to estimate anything without "
+            f"labels; {MIN_IMAGES} are needed."
         )
         return LabelFreeEstimates(lead, (), "", "", ())
-    card = manifest.models[0].card
     return LabelFreeEstimates(
         lead=_format_lead(len(images), copies=len(images) < manifest.scored),
         rows=_make_rows(images, card),
         reference_set=f"the {card.reference.images:,} {format_split(card)}",
         prevalence=_describe_prevalence(images, card),
-        limits=_list_limits(card, drift, synthetic=manifest.synthetic),
+        limits=_list_limits(card, view.drift, synthetic=manifest.synthetic),
     )
 
 
 def _format_lead(images: int, *, copies: bool) -> str:
     once = ", copies counted once" if copies else ""
     return (
-        f"An estimate, not a measurement. It adds up the model's own probabilities of "
-        f"{format_count(images, 'film')}{once}; it is right only if these are right for films like these, "
-        "which this run cannot check."
+        "An estimate, not a measurement. It adds up the model's own probabilities of "
+        f"{format_count(images, 'film')}{once}; it is right only if these are right for films "
+        "like these, which this run cannot check."
     )
 
 
@@ -113,7 +113,7 @@ def _make_row(
         number=_format_number(estimate.value or 0.0),
         interval=format_integer_interval(estimate.low or 0.0, estimate.high or 0.0),
         images=f"n = {estimate.n:,}",
-        checked=f"about {reference_estimate:,.0f}",
+        reference_estimate=f"about {reference_estimate:,.0f}",
         true_count=f"{true_count:,}",
     )
 
@@ -140,9 +140,9 @@ def _describe_prevalence(images: Sequence[Score], card: ModelCard) -> str:
     return (
         f"Estimated from the flags instead: {flagged:,} of {format_count(len(images), 'film')} "
         f"{'is' if flagged == 1 else 'are'} flagged. With the sensitivity "
-        f"{format_value(values['recall'])} and specificity {format_value(values['specificity'])} of "
-        f"the {format_split(card)}, that means pneumonia in {format_per_hundred(found)} of 100 films"
-        f"{_describe_agreement(found, images)}"
+        f"{format_value(values['recall'])} and specificity {format_value(values['specificity'])} "
+        f"of the {format_split(card)}, that means pneumonia in {format_per_hundred(found)} of 100 "
+        f"films{_describe_agreement(found, images)}"
     )
 
 
@@ -169,9 +169,9 @@ def _list_limits(card: ModelCard, drift: Drift, *, synthetic: bool) -> tuple[str
         )
     validation = card.references["validation"]
     limits.append(
-        f"The probabilities of {sanitize_text(card.title, 60)} were calibrated on one set of films "
-        f"({sanitize_text(card.calibration.fitted_on, 80)}): on {validation.images:,} validation films "
-        f"they are off by {format_value(validation.metrics['ece'])} on average (ECE)."
+        f"The probabilities of {format_title(card)} were calibrated on one set of films "
+        f"({sanitize_text(card.calibration.fitted_on, 80)}): on {validation.images:,} validation "
+        f"films they are off by {format_value(validation.metrics['ece'])} on average (ECE)."
     )
     if card.reference is not validation:
         limits.append(

@@ -15,6 +15,7 @@ from batch_scorer.report.content.text import (
     format_interval,
     format_per_hundred,
     format_threshold,
+    format_title,
     format_value,
     sanitize_text,
 )
@@ -51,7 +52,7 @@ def format_card(card: ModelCard) -> str:
         "Made with": [_format_versions(card)],
     }
     lines = [
-        f"{sanitize_text(card.title, 60)} ({sanitize_text(card.name, 40)})",
+        f"{format_title(card)} ({sanitize_text(card.name, 40)})",
         *_wrap_text(sanitize_text(card.summary, 600), ""),
         "Research use only, not a medical device.",
     ]
@@ -71,9 +72,10 @@ def _describe_reference(card: ModelCard) -> str:
     reference, values = card.reference, card.reference.metrics
     patients = f" of {format_count(reference.patients, 'patient')}" if reference.patients else ""
     return (
-        f"On the {reference.images:,} {format_split(card)}{patients}, {reference.pneumonia:,} with "
-        f"pneumonia: of 100 films with pneumonia it flags {format_per_hundred(values['recall'])}; of 100 "
-        f"normal films it wrongly flags {format_per_hundred(values['specificity'], inverse=True)}."
+        f"On the {reference.images:,} {format_split(card)}{patients}, {reference.pneumonia:,} "
+        "with pneumonia: of 100 films with pneumonia it flags "
+        f"{format_per_hundred(values['recall'])}; of 100 normal films it wrongly flags "
+        f"{format_per_hundred(values['specificity'], inverse=True)}."
     )
 
 
@@ -89,22 +91,24 @@ def _describe_threshold(card: ModelCard) -> list[str]:
     threshold, band = card.threshold, card.band
     texts = [
         f"At a probability of {format_threshold(threshold.value)} or more: "
-        f"{sanitize_text(threshold.rule, 300)}, chosen on {sanitize_text(threshold.chosen_on, 40)} films."
+        f"{sanitize_text(threshold.rule, 300)}, chosen on "
+        f"{sanitize_text(threshold.chosen_on, 40)} films."
     ]
     if band is None:
         return [*texts, "Its file says of no film that the answer is uncertain."]
     return [
         *texts,
-        f"From {format_threshold(band.low)} up to {format_threshold(band.high)} the answer is called "
-        f"uncertain: {sanitize_text(band.rule, 400)}. Of 100 {sanitize_text(band.chosen_on, 40)} films "
-        f"{format_per_hundred(band.share)} lie there.",
+        f"From {format_threshold(band.low)} up to {format_threshold(band.high)} the answer is "
+        f"called uncertain: {sanitize_text(band.rule, 400)}. Of 100 "
+        f"{sanitize_text(band.chosen_on, 40)} films {format_per_hundred(band.share)} lie there.",
     ]
 
 
 def _describe_calibration(card: ModelCard) -> list[str]:
     calibration = card.calibration
     texts = [
-        f"{sanitize_text(calibration.method, 60)}, fitted on {sanitize_text(calibration.fitted_on, 40)}."
+        f"{sanitize_text(calibration.method, 60)}, fitted on "
+        f"{sanitize_text(calibration.fitted_on, 40)}."
     ]
     if calibration.ece_after is not None and calibration.brier_after is not None:
         texts.append(

@@ -59,7 +59,7 @@ def write_html(output: Output, bundle: ReportBundle) -> str:
 
 def render_html(bundle: ReportBundle) -> str:
     """Render the page; the same run gives the same text."""
-    table = build_table(bundle.rows, bundle.manifest, bundle.dates)
+    table = build_table(bundle.view)
     script = _read_template("page.js")
     data = encode_script_json(table)
     template = load_template(TEMPLATE)

@@ -20,6 +20,7 @@ from batch_scorer.report.content.predictions import ATTACHMENT_DESCRIPTIONS, STA
 from batch_scorer.report.content.report import build_report_facts
 from batch_scorer.report.content.report_options import DEFAULT_OPTIONS
 from batch_scorer.report.content.statements import build_statements
+from batch_scorer.report.content.view import RunView
 from batch_scorer.report.formats.templates import load_template
 from batch_scorer.report.formats.weasyprint import (
     ARCHIVAL,
@@ -33,12 +34,11 @@ from batch_scorer.results.run_dates import read_run_dates
 from batch_scorer.storage.output import MAX_TABLE_READ_BYTES, sha256_hex
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from batch_scorer.report.content.accuracy import Performance
     from batch_scorer.report.content.report import ReportFacts
     from batch_scorer.report.content.report_options import ReportOptions
-    from batch_scorer.results.schema import RunManifest, Score
     from batch_scorer.storage.output import Output
 
 TEMPLATE = "report.html.j2"
@@ -53,9 +53,7 @@ class ReportBundle:
     and of the logo by name. ``variant`` is the standard that a PDF follows.
     """
 
-    manifest: RunManifest
-    rows: Sequence[Score]
-    dates: Sequence[str]
+    view: RunView
     facts: ReportFacts
     image_names: frozenset[str]
     files: Mapping[str, tuple[bytes, str]]
@@ -67,7 +65,7 @@ class ReportBundle:
 
         Figures take longer to draw than anything else here, so they are drawn on first use.
         """
-        return {**_draw_charts(self.manifest, self.facts), **self.files}
+        return {**_draw_charts(self.view, self.facts), **self.files}
 
 
 def read_report_bundle(output: Output, options: ReportOptions = DEFAULT_OPTIONS) -> ReportBundle:
@@ -77,15 +75,13 @@ def read_report_bundle(output: Output, options: ReportOptions = DEFAULT_OPTIONS)
         OutputError: There is no finished run.
     """
     run = store.read_run(output)
-    manifest, dates = run.manifest, read_run_dates(run)
+    view = RunView(run.manifest, run.rows, read_run_dates(run))
     branding = options.branding
-    facts = build_report_facts(manifest, run.rows, branding, dates)
+    facts = build_report_facts(view, branding)
     images = _find_images(output, facts)
     logo = {"logo": (branding.logo, "image/png")} if branding.logo else {}
     return ReportBundle(
-        manifest,
-        run.rows,
-        dates,
+        view,
         facts,
         frozenset(images),
         {**images, **logo},
@@ -125,7 +121,7 @@ def make_pdf_metadata(
     bundle: ReportBundle, suffix: str = "", attachments: tuple[Attachment, ...] = ()
 ) -> PdfMetadata:
     """Make the identifier and date of a document; ``suffix`` separates it from the report."""
-    manifest = bundle.manifest
+    manifest = bundle.view.manifest
     seed = f"{manifest.run_id} {manifest.rows_sha256} {bundle.variant}{suffix}"
     return PdfMetadata(
         identifier=hashlib.sha256(seed.encode()).digest()[:16],
@@ -139,7 +135,7 @@ def _make_attachments(output: Output, bundle: ReportBundle) -> tuple[Attachment,
     """Attach the rows, the run, and the statements of page 1."""
     data = {name: _read_required(output, name) for name in (store.CSV_FILE, store.RUN_FILE)}
     facts, run_sha256 = bundle.facts, sha256_hex(data[store.RUN_FILE])
-    statements = build_statements(bundle.manifest, facts.summary, facts.model_line, run_sha256)
+    statements = build_statements(bundle.view.manifest, facts.summary, facts.model_line, run_sha256)
     data[STATEMENTS_FILE] = msgspec.json.format(msgspec.json.encode(statements), indent=2)
     return tuple(
         Attachment(name, ATTACHMENT_DESCRIPTIONS[name], data[name])
@@ -150,7 +146,7 @@ def _make_attachments(output: Output, bundle: ReportBundle) -> tuple[Attachment,
 def _read_required(output: Output, name: str) -> bytes:
     data = output.read(name, MAX_TABLE_READ_BYTES)
     if data is None:
-        raise OutputError(f"{name} in {output.url} went away while the report was drawn.")
+        raise OutputError(f"{name} in {output.url} disappeared while the report was being drawn.")
     return data
 
 
@@ -184,10 +180,9 @@ def _is_jpeg(data: bytes) -> bool:
         return False
 
 
-def _draw_charts(manifest: RunManifest, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
-    cards = [model.card for model in manifest.models]
+def _draw_charts(view: RunView, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
     drawn = _draw_performance("reference", facts.reference)
-    drawn["training"] = performance.draw_training_curves(cards)
+    drawn["training"] = performance.draw_training_curves(view.cards)
     if facts.batch:
         drawn |= _draw_performance("batch", facts.batch)
     drawn |= icon_arrays.draw_report_charts(facts)
@@ -206,9 +201,5 @@ def _encode_png(image: Image.Image) -> bytes:
 def _draw_performance(name: str, part: Performance) -> dict[str, str]:
     drawn = {f"{name}-confusion": performance.draw_confusion(part.confusion)}
     if part.roc:
-        lines = [
-            performance.RocCurve(roc.label, roc.curve, roc.sensitivity, roc.specificity)
-            for roc in part.roc
-        ]
-        drawn[f"{name}-roc"] = performance.draw_roc_curves(lines)
+        drawn[f"{name}-roc"] = performance.draw_roc_curves(part.roc)
     return drawn

@@ -65,7 +65,7 @@ def write_slides(output: Output, bundle: ReportBundle) -> str:
     Raises:
         ReportError: Pango is missing, a slide has an error, or the disk is full.
     """
-    deck = build_deck(bundle.manifest)
+    deck = build_deck(bundle.view)
     html = _render_html(bundle, deck)
     resources = {**bundle.resources, **_draw_charts(bundle, deck)}
     pdf = render_pdf(_NOTES_PATTERN.sub("", html), resources, make_pdf_metadata(bundle, "slides"))
@@ -76,7 +76,7 @@ def write_slides(output: Output, bundle: ReportBundle) -> str:
 
 def read_speaker_notes(bundle: ReportBundle) -> tuple[SpeakerNotes, ...]:
     """Return the speaker notes, one for each page of ``slides.pdf``."""
-    return _parse_notes(_render_html(bundle, build_deck(bundle.manifest)))
+    return _parse_notes(_render_html(bundle, build_deck(bundle.view)))
 
 
 def _render_html(bundle: ReportBundle, deck: Deck) -> str:
@@ -153,12 +153,12 @@ def _draw_charts(bundle: ReportBundle, deck: Deck) -> Mapping[str, tuple[bytes, 
     svgs = {f"{deck.best.key}-training": performance.draw_training_curves([deck.best.card])}
     for model in deck.models:
         svgs |= _draw_model_charts(model)
-    if deck.balance.bars:
-        svgs["balance"] = slide_charts.draw_class_balance(deck.balance.bars)
+    if deck.balance.classes:
+        svgs["balance"] = slide_charts.draw_class_balance(deck.balance.classes)
     if scores := bundle.facts.drift.histogram:
         svgs["scores-slide"] = icon_arrays.draw_score_histogram(scores, (4.4, 3.0))
     drawn = {name: (svg.encode(), _SVG_TYPE) for name, svg in svgs.items()}
-    if deck.changed:
+    if deck.augmented:
         examples = _select_examples(bundle)
         jpeg = bundle.resources[examples[0].image.thumbnail][0] if examples else None
         drawn |= {

@@ -21,6 +21,7 @@ from batch_scorer.jobs.notify import (
 )
 from batch_scorer.report.content.changes import describe_changes
 from batch_scorer.report.content.report import build_report_facts
+from batch_scorer.report.content.view import RunView
 from batch_scorer.results.schema import RunChanges
 from tests.batch_scorer.jobs.servers import dripping_server, mail_server, web_server
 from tests.factories import make_manifest, make_models, make_rows, make_unscored
@@ -160,7 +161,7 @@ def test_a_night_is_described_by_its_numbers_and_whether_it_looks_like_the_train
     assert (told.changes, told.new, told.new_flagged) == ("20261126-020000", 9, 4)
     assert told.report == "s3://results/report.pdf"
     assert told.news == describe_changes(manifest)
-    assert told.likeness == build_report_facts(manifest, rows).drift.sentences[0]
+    assert told.likeness == build_report_facts(RunView(manifest, rows)).drift.sentences[0]
     manifest = make_manifest(rows, models, run_date="20261127-020000")
     first = make_notification(manifest, rows, "", "out")
     assert first.lines[2] == "All are new: there was no night before."
