@@ -225,7 +225,7 @@ def _make_person_icon() -> Path:
 
 def _make_circle(y: float, radius: float) -> Path:
     """Make a circle of four curves, half as many as matplotlib's, because hundreds are drawn."""
-    arm = 0.5523 * radius  # of the cubic curve nearest to a quarter of a circle
+    arm = 0.5523 * radius  # cubic approximation of a quarter circle
     quarter = np.array([(radius, 0.0), (radius, arm), (arm, radius)])
     turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
     points = np.concatenate([quarter @ turn.T for turn in turns] + [quarter[:1]])

@@ -146,7 +146,7 @@ def draw_roc_curves(curves: Sequence[RocCurve]) -> str:
         )
         ax.grid(visible=True)
         if ax.get_legend_handles_labels()[0]:
-            # A name as wide as the picture must not squeeze the curves to nothing.
+            # A long model name must not shrink the axes.
             ax.legend(loc="lower right", borderaxespad=0.4).set_in_layout(False)
         return render_svg(figure)
 

@@ -41,7 +41,7 @@ AUGMENTATION_LABELS = (
     "brighter, flatter",
     "grainy",
 )
-"""What is done to a film in training, picture by picture."""
+"""The augmentations of ``_AUGMENTATIONS``, in their order."""
 _LIGHT_BLUE = "#a9c4db"
 _NORMAL_COLOUR = "#e0b062"
 

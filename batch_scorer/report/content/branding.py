@@ -29,11 +29,11 @@ MAX_TEXT_CHARS = 70
 MAX_LOGO_BYTES = 2_000_000
 MAX_LOGO_PIXELS = 20_000_000
 LOGO_SIZE_PX = (720, 240)
-"""A logo is drawn to fit into this, whatever size it says it has."""
+"""The largest width and height of a logo on the page."""
 RENDER_TIMEOUT_S = 20
 DEFAULT_TITLE = "Chest X-ray report"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_LOGO_HINT = "Give a PNG, or an SVG that holds all it shows, of at most 2 MB."
+_LOGO_HINT = "Give a PNG or a self-contained SVG of at most 2 MB."
 _RENDER_SCRIPT = (
     "import sys, resvg_py\n"
     "sys.stdout.buffer.write(resvg_py.svg_to_bytes(svg_string=sys.stdin.buffer.read().decode(), "
@@ -109,7 +109,7 @@ def read_branding(
         if len(text) > MAX_TEXT_CHARS:
             raise UsageError(
                 f"Expected a --{name} of at most {MAX_TEXT_CHARS} characters, found {len(text)}.",
-                "Shorten it: it stands on page 1 and in every footer.",
+                "Shorten it: it is printed on page 1 and in every footer.",
             )
     return Branding(title.strip(), organisation.strip(), _read_logo(Path(logo)) if logo else None)
 
@@ -164,7 +164,8 @@ def _render_svg(data: bytes, path: Path) -> bytes:
         )
     except subprocess.TimeoutExpired as exc:
         raise UsageError(
-            f"The logo {path} takes more than {RENDER_TIMEOUT_S} seconds to draw.", _LOGO_HINT
+            f"Expected {path} to render within {RENDER_TIMEOUT_S} seconds, found a slower logo.",
+            _LOGO_HINT,
         ) from exc
     if result.returncode:
         reason = result.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
@@ -178,9 +179,7 @@ def _check_self_contained(data: bytes, path: Path) -> None:
     """Refuse an SVG that declares entities or refers to anything outside itself."""
 
     def refuse(what: str) -> None:
-        raise UsageError(
-            f"Expected a logo that holds all it shows in {path}, found {what}.", _LOGO_HINT
-        )
+        raise UsageError(f"Expected a self-contained logo in {path}, found {what}.", _LOGO_HINT)
 
     def check_element(_: str, attributes: dict[str, str]) -> None:
         for name, value in attributes.items():
@@ -194,4 +193,6 @@ def _check_self_contained(data: bytes, path: Path) -> None:
     try:
         parser.Parse(data, True)  # noqa: FBT003 - expat's "this is all"
     except expat.ExpatError as exc:
-        raise UsageError(f"The logo {path} is neither PNG nor SVG: {exc}.", _LOGO_HINT) from exc
+        raise UsageError(
+            f"Expected a PNG or SVG logo in {path}, found neither PNG nor SVG: {exc}.", _LOGO_HINT
+        ) from exc

@@ -24,7 +24,6 @@ from batch_scorer.results.worklist import (
     SECONDS_PER_IMAGE,
     count_reviewable,
     rank_candidates,
-    select_for_review,
 )
 
 if TYPE_CHECKING:
@@ -108,15 +107,13 @@ def describe_selection(view: RunView) -> str:
 
 def _describe_image_limit(view: RunView) -> str:
     minutes = view.manifest.gallery.review_minutes
-    shown = sum(
-        map(len, select_for_review(view.candidates, view.model.threshold, minutes).values())
-    )
     if minutes is None:
         return f"Up to {IMAGES_PER_REASON} films are shown for each reason to look, in this order."
     text = (
         f"In {format_count(minutes, 'minute')}, at {SECONDS_PER_IMAGE} seconds a film, "
         f"{format_count(count_reviewable(minutes), 'film')} can be looked at: "
     )
+    shown = sum(map(len, view.images_to_review.values()))
     if shown < count_reviewable(minutes):
         return text + f"there is a reason to look at {shown:,}, all shown here in this order."
     return text + "those below, shared among the reasons to look, in this order."
@@ -124,13 +121,10 @@ def _describe_image_limit(view: RunView) -> str:
 
 def build_gallery(view: RunView) -> tuple[tuple[GalleryGroup, ...], ...]:
     """Select the images to look at first and pack them in rows of groups."""
-    rows, threshold = view.candidates, view.model.threshold
-    ranked = rank_candidates(rows, threshold)
+    ranked = rank_candidates(view.candidates, view.model.threshold)
     packed: list[list[GalleryGroup]] = []
     free_columns = 0
-    for reason, found in select_for_review(
-        rows, threshold, view.manifest.gallery.review_minutes
-    ).items():
+    for reason, found in view.images_to_review.items():
         text = describe_group(reason, len(found), len(ranked[reason]), view.card)
         parts = _split_into_rows(
             GROUP_TITLES[reason], text, [_make_image(row, view) for row in found]

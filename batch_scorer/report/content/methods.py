@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
     from batch_scorer.report.content.view import RunView
 
-# Films by class of the published data set (Kermany et al. 2018, version 2), however it was split.
+# Image counts of the published data set (Kermany et al. 2018, version 2), for any split.
 KERMANY_TEST = {"test NORMAL": 234, "test PNEUMONIA": 390}
 KERMANY_TRAINING = {"NORMAL": 1349, "PNEUMONIA": 3883}
 

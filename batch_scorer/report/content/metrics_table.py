@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from batch_scorer.results.schema import RunManifest, Score
 
 TableCell = str | tuple[str, float]
-"""A text, or a text and the number that it is sorted by."""
+"""A text, or a text with its sort key."""
 ALL_FILES = "All files"
 MAX_NAME_CHARS = 4_096
-"""No name on a disk is longer."""
+"""No file system allows longer names."""
 NUMERIC_COLUMNS = ("Models apart", "Typicality")
 NORMAL, PNEUMONIA = CLASSES
 

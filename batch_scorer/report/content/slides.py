@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from batch_scorer.report.content.view import RunView
 
 MAX_MODELS = 3
-"""More do not fit on a slide; the report has all."""
+"""More do not fit on a slide."""
 NUMBER_WORDS = {1: "one", 2: "two", 3: "three"}
 NETWORK_KINDS = {"mlp": "dense", "cnn": "convolutional", "vgg16": "deep"}
 OTHER_KIND = "other"

@@ -17,7 +17,7 @@ NO_INTERVAL = "no interval"
 MAX_DECIMALS = 6
 MIN_SHOWN_CHANGE = 0.0001
 
-# Fixed words for a probability, after the scale of the IPCC (Mastrandrea et al. 2010).
+# The likelihood scale of the IPCC (Mastrandrea et al. 2010).
 LIKELIHOOD_SCALE = (
     (0.90, "very likely"),
     (0.66, "likely"),
@@ -74,7 +74,7 @@ def format_interval(estimate: Estimate) -> str:
     """Format the 95 % interval of a metric; empty where the metric is not defined."""
     if estimate.low is None or estimate.high is None:
         return ""
-    if estimate.low == estimate.high:  # resampling so few films cannot show their spread
+    if estimate.low == estimate.high:  # too few images for the bootstrap
         return NO_INTERVAL
     return f"{estimate.low:.3f} to {estimate.high:.3f}"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from batch_scorer.results.drift import measure_drift
 from batch_scorer.results.run_dates import select_rows_of_date
+from batch_scorer.results.worklist import select_for_review
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,12 @@ class RunView:
     def candidates(self) -> Sequence[Score]:
         """The rows that the gallery selects from: in a scheduled run, only new ones."""
         return select_rows_of_date(self.rows, self.dates, self.manifest.run_date)
+
+    @cached_property
+    def images_to_review(self) -> dict[str, list[Score]]:
+        """The rows that the gallery shows, by reason."""
+        minutes = self.manifest.gallery.review_minutes
+        return select_for_review(self.candidates, self.model.threshold, minutes)
 
     @cached_property
     def drift(self) -> Drift:

@@ -26,30 +26,30 @@ if TYPE_CHECKING:
 
 LINE_CHARS = 88
 METRIC_DESCRIPTIONS = {
-    "accuracy": ("accuracy", "share of right answers"),
-    "precision": ("precision", "share of the flagged films that show pneumonia"),
-    "recall": ("recall", "sensitivity: share of films with pneumonia flagged"),
-    "specificity": ("specificity", "share of normal films not flagged"),
+    "accuracy": ("accuracy", "share of correct predictions"),
+    "precision": ("precision", "share of flagged X-rays that show pneumonia"),
+    "recall": ("recall", "sensitivity: share of X-rays with pneumonia flagged"),
+    "specificity": ("specificity", "share of normal X-rays not flagged"),
     "f1": ("F1", "precision and recall in one number"),
-    "auc": ("AUC", "how well it ranks ill above well; 0.5 is chance"),
+    "auc": ("AUC", "how well it ranks pneumonia above normal; 0.5 is chance"),
     "brier": ("Brier", "squared error of the probabilities; 0 is best"),
-    "ece": ("ECE", "gap between probabilities and reality; 0 is best"),
+    "ece": ("ECE", "mean gap between probability and frequency; 0 is best"),
 }
 
 
 def format_card(card: ModelCard) -> str:
     """Format a model card for a newcomer, in lines of at most ``LINE_CHARS`` characters."""
     parts = {
-        "How good it is": [_describe_reference(card), *_format_metrics(card)],
-        "When it flags a film": _describe_threshold(card),
-        "How far its probabilities can be believed": _describe_calibration(card),
-        "What else it says": _describe_other_outputs(card),
-        "On normal films from elsewhere": _describe_external(card),
-        "Against the other models of its set": _describe_comparison(card),
-        "How it was made": _describe_training(card),
+        "Performance": [_describe_reference(card), *_format_metrics(card)],
+        "Operating threshold": _describe_threshold(card),
+        "Calibration": _describe_calibration(card),
+        "Other outputs": _describe_other_outputs(card),
+        "External data sets": _describe_external(card),
+        "Comparison with the other models": _describe_comparison(card),
+        "Training": _describe_training(card),
         "Number format": _describe_precision(card),
         "Known limits": _describe_limits(card),
-        "Made with": [_format_versions(card)],
+        "Versions": [_format_versions(card)],
     }
     lines = [
         f"{format_title(card)} ({sanitize_text(card.name, 40)})",
@@ -95,7 +95,7 @@ def _describe_threshold(card: ModelCard) -> list[str]:
         f"{sanitize_text(threshold.chosen_on, 40)} films."
     ]
     if band is None:
-        return [*texts, "Its file says of no film that the answer is uncertain."]
+        return [*texts, "It calls no X-ray uncertain."]
     return [
         *texts,
         f"From {format_threshold(band.low)} up to {format_threshold(band.high)} the answer is "
@@ -182,7 +182,7 @@ def _describe_external(card: ModelCard) -> list[str]:
 
 def _describe_comparison(card: ModelCard) -> list[str]:
     if card.comparison is None:
-        return ["Its file carries no comparison."]
+        return ["Not compared."]
     return [describe_ranking(card.comparison), f"By {sanitize_text(card.comparison.method, 300)}."]
 
 

@@ -58,9 +58,9 @@ def draw_report(
         with OutputLock(output) as own_lock:
             return draw_report(output, options, own_lock)
     if not output.has_record:
-        store.read_run(output)  # nothing is written where there is no run
+        store.read_run(output)  # refuse before writing anything
         claim_run(output)
-    lock.check()  # before the run is looked at: another one may be replacing it
+    lock.check()  # before reading the run, which another process may be replacing
     check_claimable(output)
     output = output.with_guard(lock.check)
     started = time.perf_counter()

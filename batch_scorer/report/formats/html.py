@@ -127,7 +127,7 @@ def embed_images(html: str, resources: Mapping[str, tuple[bytes, str]], font_css
         start, name = match.groups()
         if name not in resources:
             raise ReportError(
-                f"The page shows a picture “{name}” that was not drawn.",
+                f"The page shows an image “{name}” that was not drawn.",
                 "This is a defect of cxr-batch: please report it. The predictions are complete.",
             )
         body, media_type = resources[name]

@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 MAX_REPORT_BYTES = 1_000_000_000
 MAX_ATTACHMENTS = 100
-"""A report carries three; PDFium looks each one up from the start."""
+"""A report has three; PDFium finds each one by a linear search."""
 MAX_RUN_BYTES = 20_000_000
 MAX_STATEMENTS_BYTES = 200_000
 MAX_TABLE_BYTES = 500_000_000
 MAX_ROW_BYTES = 10_000
-"""On average, over all rows; one has some hundred."""
+"""The mean over all rows; a real row has a few hundred."""
 _HYPHENS = {0x02: "-", 0xFFFE: "-"}
-"""PDFium gives a hyphen at the end of a line as one of these, by its version."""
+"""PDFium returns a hyphen at the end of a line as one of these, depending on its version."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,13 @@ def verify_report(url: str) -> Verification:
     except pypdfium2.PdfiumError as exc:
         if exc.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD:
             raise _encrypted_error(url) from exc
-        # What PDFium says of a document without pages is "Success": its words are not repeated.
+        # PDFium reports "Success" for a document without pages, so its text is not passed on.
         raise ReportError(
-            f"{url} is no PDF, or a damaged one, or has no page.", "Give the report.pdf of a run."
+            f"Expected a PDF with pages at {url}, found another or a damaged file.",
+            "Give the report.pdf of a run.",
         ) from exc
     sha256 = hashlib.sha256(table).hexdigest()
-    readings, missing_sentences = _check_page(page, manifest, statements)
+    readings, page_faults = _check_page(page, manifest, statements)
     counted = _count_rows(table, url, manifest.run_date if manifest.changes else "")
     totals = tuple(
         CheckedTotal(name, number, stated, tuple(sorted(readings.get(name, ()))))
@@ -139,7 +140,7 @@ def verify_report(url: str) -> Verification:
         manifest, sha256, statements, hashlib.sha256(run).hexdigest()
     )
     disagreeing = [f"{total.name}: {total}" for total in totals if not total.is_consistent]
-    return Verification(manifest, sha256, totals, (*changed, *disagreeing, *missing_sentences))
+    return Verification(manifest, sha256, totals, (*changed, *disagreeing, *page_faults))
 
 
 def _read_pdf(url: str) -> bytes:
@@ -170,10 +171,9 @@ def _find_attachments(pdf: pypdfium2.PdfDocument, url: str) -> dict[str, pypdfiu
     for name in (CSV_FILE, RUN_FILE, STATEMENTS_FILE):
         if names.count(name) != 1 and name in (CSV_FILE, RUN_FILE, *names):
             raise ReportError(
-                f"Expected the one file {name} inside {url}, found "
+                f"Expected one file {name} inside {url}, found "
                 f"{format_count(names.count(name), 'file')} of that name.",
-                "Only a report carries it: give the report.pdf of a run, or draw it again with: "
-                "cxr report OUT",
+                "Give the report.pdf of a run, or draw it again with: cxr report OUT",
             )
     return dict(zip(names, found, strict=True))
 
@@ -206,7 +206,8 @@ def _extract_attachment(
 
 def _encrypted_error(url: str) -> ReportError:
     return ReportError(
-        f"{url} is encrypted, and a report never is.", "Take the report.pdf from the run's folder."
+        f"Expected an unencrypted PDF at {url}, found an encrypted one.",
+        "Take the report.pdf from the run's folder.",
     )
 
 
@@ -236,8 +237,9 @@ def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
         for row in reader:
             if None in row.values():
                 raise ReportError(
-                    f"{CSV_FILE} inside {url} is no table of predictions: row "
-                    f"{totals['found'] + 1:,} ends too early."
+                    f"Expected a table of predictions in {CSV_FILE} inside {url}, found "
+                    f"row {totals['found'] + 1:,} too short.",
+                    "Take the report.pdf from the run's folder.",
                 )
             scored = row["status"] == "scored"
             totals["found"] += 1
@@ -251,7 +253,10 @@ def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
             totals["new"] += is_new
             totals["new flagged"] += is_new and row["prediction"] == CLASSES[1]
     except (csv.Error, KeyError, UnicodeDecodeError) as exc:
-        raise ReportError(f"{CSV_FILE} inside {url} is no table of predictions: {exc}.") from exc
+        raise ReportError(
+            f"Expected a table of predictions in {CSV_FILE} inside {url}, found: {exc}.",
+            "Take the report.pdf from the run's folder.",
+        ) from exc
     return totals
 
 
@@ -289,23 +294,22 @@ def _check_page(
         All numbers that page 1 gives, by name of the total, and one sentence for each fault.
     """
     readings: dict[str, set[int]] = {}
-    missing_sentences = []
+    faults = []
     expected = collect_totals(manifest)
     missing = dict.fromkeys(expected)
     legacy = list(list_legacy_sentences(manifest))
     required = [(sentence,) for sentence in statements.sentences] if statements else legacy
-    for group in dict.fromkeys([*required, *legacy]):  # who changes statements.json leaves the rest
+    # The legacy sentences count too: a forger who edits statements.json may leave them on page 1.
+    for group in dict.fromkeys([*required, *legacy]):
         found = [find_numbers(sentence, text) for sentence in group]
         for tag, number in (pair for pairs in found for pair in pairs or ()):
             readings.setdefault(tag, set()).add(number)
             if group in required:
                 missing.pop(tag, None)
         if group in required and all(pairs is None for pairs in found):
-            missing_sentences.append(
-                f"page 1 does not say “{fill_tags(group[-1], expected)}” with any number"
-            )
-    missing_sentences += [f"page 1 does not state {tag}" for tag in missing]
-    return readings, missing_sentences + list(_find_unnamed(text, manifest, statements))
+            faults.append(f"page 1 does not say “{fill_tags(group[-1], expected)}” with any number")
+    faults += [f"page 1 does not state {tag}" for tag in missing]
+    return readings, faults + list(_find_unnamed(text, manifest, statements))
 
 
 def _find_unnamed(text: str, manifest: RunManifest, statements: Statements | None) -> Iterator[str]:

@@ -30,14 +30,14 @@ ARCHIVAL = "pdf/a-3a"
 ACCESSIBLE = "pdf/ua-1"
 VARIANTS = (ARCHIVAL, ACCESSIBLE)
 DEFAULT_DATE = datetime(1970, 1, 1, tzinfo=UTC)
-"""For an attachment whose run has no readable date: WeasyPrint would take the present one."""
+"""For a run without a valid date, where WeasyPrint would use the current time."""
 GC_THRESHOLD = 200_000
-"""New objects before Python looks for cycles among them."""
+"""New objects between two runs of the cycle collector."""
 MISSING_LIBRARY = (
     "The report needs the Pango library: apt-get install libpango-1.0-0 libpangoft2-1.0-0 "
     "libharfbuzz-subset0 (on macOS: brew install pango)."
 )
-# About the machine, not the page: without libharfbuzz-subset another library cuts the fonts.
+# About the machine, not the page: without libharfbuzz-subset, fontTools subsets the fonts.
 _IGNORED_WARNING = "Using fontTools instead of HarfBuzz-Subset"
 _PROBE_HTML = """<!doctype html><html lang="en"><title>Probe</title>
 <style>@font-face {font-family: Plex; src: url(report:fonts/IBMPlexSans-Regular.ttf)}
@@ -154,8 +154,10 @@ def _fix_pdf(document: Any, pdf: Any) -> None:  # noqa: ARG001 - WeasyPrint's si
 
     for item in pdf.objects:
         _fix_object(item)
-    pdf.add_object = add_conforming  # for the object stream and the cross-references, added last
-    if "AF" in pdf.catalog:  # WeasyPrint issue 2917: each attachment is listed twice
+    pdf.add_object = (
+        add_conforming  # for the object stream and the cross-references, which come last
+    )
+    if "AF" in pdf.catalog:  # WeasyPrint issue 2917 lists each attachment twice
         pdf.catalog["AF"][:] = dict.fromkeys(pdf.catalog["AF"])
 
 
@@ -165,9 +167,9 @@ def _fix_object(item: Any) -> None:
     if item.extra.get("Subtype") == "/Image":
         item.extra["Interpolate"] = "false"  # 6.2.8
     if item.extra.get("Type") == "/Metadata":
-        item.compress = False  # 6.6.2.1: readable without a PDF reader
+        item.compress = False  # 6.6.2.1: must be plain text
     if item.data.endswith(b"\r\nendstream"):
-        item.compress = False  # 6.1.7.1: its last byte could be taken for the line end's
+        item.compress = False  # 6.1.7.1: its last byte looks like part of the line end
 
 
 def _make_fetcher(resources: Mapping[str, tuple[bytes, str]]) -> Callable[[str], Any]:
@@ -185,7 +187,7 @@ def _make_fetcher(resources: Mapping[str, tuple[bytes, str]]) -> Callable[[str],
             elif scheme in ("figure", "film") and name in resources:
                 body, media_type = resources[name]
             else:
-                raise ValueError(f"the report may not read {url}")
+                raise ValueError(f"the report must not read {url}")
             return URLFetcherResponse(url, body, {"Content-Type": media_type})
 
     fetcher: Callable[[str], Any] = ClosedFetcher()
@@ -229,6 +231,6 @@ def _raise_on_warnings() -> Iterator[None]:
         logger.propagate = propagate
     if warnings:
         raise ReportError(
-            f"The report was not drawn as it should be: {warnings[0]}",
+            f"WeasyPrint gave a warning, so the report was not written: {warnings[0]}",
             "This is a defect of cxr-batch: please report it. The predictions are complete.",
         )

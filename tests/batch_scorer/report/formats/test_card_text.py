@@ -61,8 +61,8 @@ def test_a_full_card_says_what_else_the_model_answers() -> None:
 
 def test_a_card_without_the_new_fields_says_what_it_lacks() -> None:
     text = joined(format_card(make_card("cnn", splits=("validation",))))
-    assert "Its file says of no film that the answer is uncertain." in text
-    assert "On normal films from elsewhere Not measured." in text
-    assert "Its file carries no comparison." in text
+    assert "It calls no X-ray uncertain." in text
+    assert "External data sets Not measured." in text
+    assert "Not compared." in text
     assert "likely to be too good" in text
     assert "None" not in text
