@@ -73,8 +73,8 @@ def _describe_reference(card: ModelCard) -> str:
     patients = f" of {format_count(reference.patients, 'patient')}" if reference.patients else ""
     return (
         f"On the {reference.images:,} {format_split(card)}{patients}, {reference.pneumonia:,} "
-        "with pneumonia: of 100 films with pneumonia it flags "
-        f"{format_per_hundred(values['recall'])}; of 100 normal films it wrongly flags "
+        "with pneumonia: of 100 X-rays with pneumonia it flags "
+        f"{format_per_hundred(values['recall'])}; of 100 normal X-rays it wrongly flags "
         f"{format_per_hundred(values['specificity'], inverse=True)}."
     )
 
@@ -95,12 +95,12 @@ def _describe_threshold(card: ModelCard) -> list[str]:
         f"{sanitize_text(threshold.chosen_on, 40)} films."
     ]
     if band is None:
-        return [*texts, "It calls no X-ray uncertain."]
+        return [*texts, "It leaves no X-ray undecided."]
     return [
         *texts,
-        f"From {format_threshold(band.low)} up to {format_threshold(band.high)} the answer is "
-        f"called uncertain: {sanitize_text(band.rule, 400)}. Of 100 "
-        f"{sanitize_text(band.chosen_on, 40)} films {format_per_hundred(band.share)} lie there.",
+        f"From {format_threshold(band.low)} to {format_threshold(band.high)} an X-ray is "
+        f"undecided: {sanitize_text(band.rule, 400)}. Of 100 {sanitize_text(band.chosen_on, 40)} "
+        f"films, {format_per_hundred(band.share)} are undecided.",
     ]
 
 
@@ -112,10 +112,9 @@ def _describe_calibration(card: ModelCard) -> list[str]:
     ]
     if calibration.ece_after is not None and calibration.brier_after is not None:
         texts.append(
-            f"On those same films the ECE went from {calibration.ece_before:.3f} to "
+            f"On the same X-rays the ECE went from {calibration.ece_before:.3f} to "
             f"{calibration.ece_after:.3f} and the Brier score from {calibration.brier_before:.3f} "
-            f"to {calibration.brier_after:.3f}: calibrated on them, it looks better there than "
-            "elsewhere."
+            f"to {calibration.brier_after:.3f}. Both are worse on other X-rays."
         )
     own = card.reference.metrics
     texts.append(
@@ -131,11 +130,11 @@ def _describe_other_outputs(card: ModelCard) -> list[str]:
     if card.evidence:
         checks = card.evidence.faithfulness
         texts.append(
-            f"- Evidence map, {card.evidence.height} by {card.evidence.width} places "
-            f"({card.evidence.method}). With the tenth of the places of most evidence blurred on "
-            f"{checks.images} films with pneumonia the logit falls by {checks.deletion[1]:.2f}, "
-            f"with a tenth at random by {checks.random_deletion[1]:.2f}; with shuffled weights "
-            f"the map's rank correlation is {checks.randomised_correlation:.2f}."
+            f"- Evidence map, {card.evidence.height} by {card.evidence.width} cells "
+            f"({card.evidence.method}). On {checks.images} X-rays with pneumonia, blurring the "
+            f"tenth of cells with the most evidence lowers the logit by {checks.deletion[1]:.2f}, "
+            f"blurring a random tenth by {checks.random_deletion[1]:.2f}. The rank correlation "
+            f"with the map of shuffled weights is {checks.randomised_correlation:.2f}."
         )
     if card.typicality:
         shares = "; ".join(
@@ -146,12 +145,12 @@ def _describe_other_outputs(card: ModelCard) -> list[str]:
             )
         )
         texts.append(
-            "- Typicality: an image far from the training films is not scored, one at their edge "
-            f"is called atypical. Share not scored and share atypical, by films: {shares}."
+            "- Typicality: an image far from the training images is not scored; one at their "
+            f"edge is flagged as atypical. Shares not scored and atypical, by data set: {shares}."
         )
     if etiology := describe_model_etiology(card):
-        texts.append(f"- Bacterial or viral, a weaker answer and for study only: {etiology}")
-    return texts or ["Nothing."]
+        texts.append(f"- Bacterial or viral, a weaker output for study only: {etiology}")
+    return texts or ["None."]
 
 
 def _format_percent(share: Estimate) -> str:
@@ -162,14 +161,14 @@ def _format_percent(share: Estimate) -> str:
 def _describe_precision(card: ModelCard) -> list[str]:
     precision = card.precision
     if precision is None:
-        return ["Float32, as it was trained."]
+        return ["Float32, as trained."]
     ranges = f", its ranges from {precision.calibrated_on}" if precision.calibrated_on else ""
     return [
-        f"Convolutions in {precision.kind}{ranges}. The figures on this page, the threshold and "
-        "the calibration are the float32 network's.",
-        f"On the {precision.images:,} validation films this file's AUC is {precision.auc:.4f} "
-        f"(a change of {format_change(precision.auc_difference)}), a probability is off by at most "
-        f"{precision.largest_difference:.4f}, and labels changed: {len(precision.flips)}.",
+        f"Convolutions in {precision.kind}{ranges}. Metrics, threshold and calibration on this "
+        "page belong to the float32 network.",
+        f"On {precision.images:,} validation X-rays this file has an AUC of {precision.auc:.4f} "
+        f"(a change of {format_change(precision.auc_difference)}). A probability differs by at "
+        f"most {precision.largest_difference:.4f}; {len(precision.flips)} predictions differ.",
         *(f"- {sanitize_text(image, 80)}" for image in precision.flips),
     ]
 
@@ -193,24 +192,24 @@ def _describe_training(card: ModelCard) -> list[str]:
         f"Data set {sanitize_text(training.data, 60)}: {sanitize_text(images, 300)} films.",
         sanitize_text(training.split_policy, 500),
         sanitize_text(training.imbalance, 500),
-        f"{training.parameters:,} weights, first by {sanitize_text(training.initial_weights, 60)}; "
-        f"{format_count(training.epochs, 'epoch')} in {training.minutes:g} minutes, epoch "
-        f"{training.best_epoch} kept; seed {training.seed}.",
+        f"{training.parameters:,} weights, initialised from "
+        f"{sanitize_text(training.initial_weights, 60)}; {format_count(training.epochs, 'epoch')} "
+        f"in {training.minutes:g} minutes, epoch {training.best_epoch} kept; seed {training.seed}.",
         sanitize_text(training.command, 300),
     ]
 
 
 def _describe_limits(card: ModelCard) -> list[str]:
     limits = [
-        f"- It knows only films like those it learned from. {OTHER_HOSPITALS_NOTE}",
-        "- It knows two answers, normal and pneumonia: other illnesses have no place in it.",
-        "- It sees one film: no history, no examination, no second view. A film that it does not "
-        "flag may still show pneumonia.",
+        f"- It knows only X-rays like those it learned from. {OTHER_HOSPITALS_NOTE}",
+        "- It knows two classes, normal and pneumonia, and no other disease.",
+        "- It sees one X-ray: no history, no examination, no second view. An X-ray that it does "
+        "not flag may still show pneumonia.",
     ]
     if card.reference.split == "validation":
         limits.append(
-            "- Its figures are of the films on which its threshold was chosen, so they are likely "
-            "to be too good."
+            "- Its metrics come from the X-rays that its threshold was chosen on, so they are "
+            "likely to be too good."
         )
     return limits
 
