@@ -144,7 +144,7 @@ def _add_noise(image: Image.Image) -> Image.Image:
 
 
 _AUGMENTATIONS: tuple[Callable[[Image.Image], Image.Image], ...] = (
-    lambda film: film,
+    lambda image: image,
     _flip,
     _rotate,
     _stretch,

@@ -18,8 +18,8 @@ import msgspec
 from markupsafe import Markup
 
 from batch_scorer.errors import ReportError
-from batch_scorer.report.content.metrics_table import build_table
 from batch_scorer.report.content.predictions import MAX_PREDICTION_ROWS
+from batch_scorer.report.content.predictions_table import build_table
 from batch_scorer.report.content.typeface import make_data_uri, make_font_css
 from batch_scorer.report.formats.pdf import format_created
 from batch_scorer.report.formats.templates import load_template
@@ -28,7 +28,7 @@ from batch_scorer.results import store
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batch_scorer.report.content.metrics_table import PredictionTable
+    from batch_scorer.report.content.predictions_table import PredictionTable
     from batch_scorer.report.formats.pdf import ReportBundle
     from batch_scorer.storage.output import Output
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from batch_scorer.report.content.changes import describe_changes
-from batch_scorer.report.content.metrics_table import build_table
+from batch_scorer.report.content.predictions_table import build_table
 from batch_scorer.report.content.report import build_report_facts
 from batch_scorer.report.content.view import RunView
 from batch_scorer.results.schema import RunChanges

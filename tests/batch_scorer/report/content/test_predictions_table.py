@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from batch_scorer.report.content.metrics_table import ALL_FILES, PredictionTable, build_table
+from batch_scorer.report.content.predictions_table import ALL_FILES, PredictionTable, build_table
 from batch_scorer.report.content.report import build_report_facts
 from batch_scorer.report.content.view import RunView
 from tests.factories import make_band, make_manifest, make_models, make_rows, make_unscored
