@@ -44,7 +44,7 @@ def help_text(words: str) -> str:
     return command.get_help(context) + "\n"
 
 
-def predictions_table() -> str:
+def metrics_table() -> str:
     cards = [Classifier.load(name, "cpu").card for name in list_bundled_models()]
     lines = [
         "| model | accuracy | precision | recall (sensitivity) | specificity | F1 | AUC |",
@@ -66,7 +66,7 @@ def predictions_table() -> str:
 def refreshed(text: str) -> str:
     text = HELP.sub(lambda m: f"<!-- help: {m[1]} -->\n```text\n{help_text(m[1][3:])}```", text)
     return METRICS.sub(
-        lambda _: f"<!-- metrics:start -->\n{predictions_table()}<!-- metrics:end -->", text
+        lambda _: f"<!-- metrics:start -->\n{metrics_table()}<!-- metrics:end -->", text
     )
 
 
