@@ -126,7 +126,7 @@ def verify_report(url: str) -> Verification:
             raise _encrypted_error(url) from exc
         # PDFium reports "Success" for a document without pages, so its text is not passed on.
         raise ReportError(
-            f"Expected a PDF with pages at {url}, found another or a damaged file.",
+            f"Expected a PDF with at least one page at {url}, found none or a damaged one.",
             "Give the report.pdf of a run.",
         ) from exc
     sha256 = hashlib.sha256(table).hexdigest()

@@ -135,7 +135,7 @@ def test_a_scale_without_any_evidence_ends_at_nothing() -> None:
 
 def test_checks_at_other_steps_are_told_as_they_are() -> None:
     facts = describe_evidence(
-        view_with(films=1, steps=[0.25], deletion=[1.0], random_deletion=[0.5])
+        view_with(images=1, steps=[0.25], deletion=[1.0], random_deletion=[0.5])
     )
     assert facts is not None
     assert facts.checks.startswith(

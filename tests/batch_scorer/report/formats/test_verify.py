@@ -233,7 +233,7 @@ def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="cannot be read"):
         verify_report(str(tmp_path))
     (tmp_path / "text.pdf").write_text("no PDF")
-    with pytest.raises(ReportError, match="Expected a PDF with pages at"):
+    with pytest.raises(ReportError, match="Expected a PDF with at least one page"):
         verify_report(str(tmp_path / "text.pdf"))
     with pikepdf.new() as pdf:
         pdf.add_blank_page()
@@ -337,7 +337,7 @@ def test_numbers_get_their_tags_in_any_order(printed: str, tagged: str) -> None:
 
 def test_a_document_without_pages_is_refused_in_plain_words(report: Path, tmp_path: Path) -> None:
     path = tampered(report, tmp_path, lambda pdf: pdf.pages.__delitem__(slice(None)))
-    with pytest.raises(ReportError, match=r"or has no page\.") as told:
+    with pytest.raises(ReportError, match="Expected a PDF with at least one page") as told:
         verify_report(path)
     assert "Success" not in str(told.value)
 
