@@ -187,7 +187,7 @@ def _make_fetcher(resources: Mapping[str, tuple[bytes, str]]) -> Callable[[str],
             elif scheme in ("figure", "film") and name in resources:
                 body, media_type = resources[name]
             else:
-                raise ValueError(f"the report must not read {url}")
+                raise ValueError(f"the report may not read {url}")
             return URLFetcherResponse(url, body, {"Content-Type": media_type})
 
     fetcher: Callable[[str], Any] = ClosedFetcher()

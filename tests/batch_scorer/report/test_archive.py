@@ -18,7 +18,7 @@ from batch_scorer.cli.main import cxr
 from batch_scorer.errors import EXIT_NOT_ALL_SCORED, EXIT_OK
 from batch_scorer.report.content import report as facts
 from batch_scorer.report.content import summary
-from batch_scorer.report.formats import pdf as render
+from batch_scorer.report.formats.draw import draw_report
 from batch_scorer.report.formats.verify import verify_report
 from tests.paths import REPOSITORY
 from tests.tampering import clear_a_flag, swap_big_numbers, tampered
@@ -119,7 +119,7 @@ def test_an_archived_report_that_was_changed_is_found(
 
 @pytest.mark.usefixtures("reworded")
 def test_a_report_in_other_words_verifies(kept: Path) -> None:
-    report = render.render_report(kept / "results-v0.1.0")
+    report = draw_report(kept / "results-v0.1.0")[0]
     with pypdfium2.PdfDocument(report) as pdf:
         page = pdf[0].get_textpage().get_text_bounded()
     assert "Of 8 X-rays, 5 need" in page
