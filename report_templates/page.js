@@ -48,7 +48,7 @@
   const pattern = element("tr");
   for (const place of listed) {
     const cell = element(place ? "td" : "th");
-    if (columns[place].number) cell.classList.add("number");
+    if (columns[place].is_numeric) cell.classList.add("number");
     if (place > 2) cell.classList.add("minor");
     if (!place) cell.scope = "row";
     if (!place) cell.append(button());
@@ -97,7 +97,7 @@
 
   const sortBy = (place) => {
     // Numbers start with the highest, words with the first.
-    state.descending = state.column === place ? !state.descending : columns[place].number;
+    state.descending = state.column === place ? !state.descending : columns[place].is_numeric;
     state.column = place;
     heads.forEach((head, index) => {
       if (listed[index] !== place) head.removeAttribute("aria-sort");

@@ -25,6 +25,6 @@ def report(output: str, report_options: ReportOptions) -> int:
     """
     from batch_scorer.report.formats.draw import draw_report
 
-    for path in draw_report(output, report_options):
-        click.echo(f"Report    {path}")
+    for url in draw_report(output, report_options):
+        click.echo(f"Report    {url}")
     return EXIT_OK

@@ -1,1 +1,1 @@
-"""The report: facts (numbers to plain sentences), figures (numbers to SVG), render (to PDF)."""
+"""The report: content (numbers to sentences), charts (numbers to SVG), formats (PDF, HTML)."""

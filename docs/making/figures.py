@@ -84,7 +84,7 @@ def _iter_model_charts(cards: Sequence[ModelCard]) -> Iterator[tuple[str, str]]:
         yield f"{card.name}-roc", performance.draw_roc([card])
         yield f"{card.name}-confusion", performance.draw_confusion(card.reference.confusion)
     if people := make_icon_arrays(cards[0]):
-        found = icon_arrays.IconArray(people.detected_title, people.found, performance.BLUE)
+        found = icon_arrays.IconArray(people.detected_title, people.detected, performance.BLUE)
         alarms = icon_arrays.IconArray(
             people.false_alarms_title, people.false_alarms, performance.AMBER
         )

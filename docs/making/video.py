@@ -71,7 +71,7 @@ def main(run: Path, output: Path, words: Path | None) -> None:
         )
     material = read_report_bundle(open_output(run))
     words = words or output
-    if not material.manifest.synthetic:
+    if not material.view.manifest.synthetic:
         check_synthetic(run, words)
     voice, ffmpeg = find_program("espeak-ng"), find_program("ffmpeg")
     pages = plan_narration(read_speaker_notes(material))

@@ -1,7 +1,7 @@
-"""More figures as SVG text: people counted out of a hundred, reliability, probabilities compared.
+"""Figures as SVG text: icon arrays, reliability curves, histograms of probabilities.
 
-In the one style of ``figures``. A figure tells its parts apart by shape and fill, so that it can be
-read in greyscale print.
+All figures share the style of ``charts.performance``. Parts differ by shape and fill, so that a
+figure can be read in greyscale print.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_LABEL_CHARS = 40
 
 @dataclass(frozen=True)
 class IconArray:
-    """A hundred people, some of them marked: what stands above them, and in which colour."""
+    """One array of 100 icons: its title, the number of filled icons, and their colour."""
 
     title: str
     n_filled: int
@@ -48,30 +48,30 @@ class IconArray:
 
 
 def draw_report_charts(facts: ReportFacts) -> dict[str, str]:
-    """Draw what the parts on people, probabilities, prevalence and drift show, by name."""
+    """Draw the icon arrays, reliability curves and histogram of a report, by name."""
     drawn = {}
-    for name, people in (
+    for name, icon_arrays in (
         ("reference", facts.reference_icon_arrays),
         ("batch", facts.batch_icon_arrays),
     ):
-        if people:
+        if icon_arrays:
             drawn[f"{name}-people"] = draw_performance_icons(
-                IconArray(people.detected_title, people.found, BLUE),
-                IconArray(people.false_alarms_title, people.false_alarms, AMBER),
+                IconArray(icon_arrays.detected_title, icon_arrays.detected, BLUE),
+                IconArray(icon_arrays.false_alarms_title, icon_arrays.false_alarms, AMBER),
             )
-    for name, worth in (("reference", facts.reliability), ("batch", facts.batch_reliability)):
-        if worth and worth.lines:
-            drawn[f"{name}-reliability"] = draw_reliability(worth.lines)
-    for meaning in facts.predictive_values.tables:
-        if meaning.rows:
-            drawn[f"{meaning.name}-flagged"] = draw_ppv_icons(
+    for name, reliability in (("reference", facts.reliability), ("batch", facts.batch_reliability)):
+        if reliability and reliability.curves:
+            drawn[f"{name}-reliability"] = draw_reliability(reliability.curves)
+    for table in facts.predictive_values.tables:
+        if table.rows:
+            drawn[f"{table.name}-flagged"] = draw_ppv_icons(
                 [
                     IconArray(
                         f"Where {row.ill_per_100} of 100 have it: {row.ill_per_100_flagged}",
                         row.ill_per_100_flagged,
                         BLUE,
                     )
-                    for row in meaning.rows
+                    for row in table.rows
                 ]
             )
     if scores := facts.drift.histogram:
@@ -79,40 +79,40 @@ def draw_report_charts(facts: ReportFacts) -> dict[str, str]:
     return drawn
 
 
-def draw_performance_icons(found: IconArray, alarms: IconArray) -> str:
-    """Draw two crowds side by side: filled are those that the model flags.
+def draw_performance_icons(detected: IconArray, false_alarms: IconArray) -> str:
+    """Draw two icon arrays side by side; filled icons were flagged by the model.
 
     Returns:
         An SVG document.
     """
-    return _draw_icon_arrays((found, alarms), per_row=20, size=(6.9, 1.45))
+    return _draw_icon_arrays((detected, false_alarms), per_row=20, size=(6.9, 1.45))
 
 
-def draw_ppv_icons(crowds: Sequence[IconArray]) -> str:
-    """Draw a hundred flagged people for each prevalence: filled are those with pneumonia.
+def draw_ppv_icons(arrays: Sequence[IconArray]) -> str:
+    """Draw 100 flagged patients for each prevalence; filled icons have pneumonia.
 
     Returns:
         An SVG document.
     """
-    return _draw_icon_arrays(crowds, per_row=10, size=(6.9, 2.1))
+    return _draw_icon_arrays(arrays, per_row=10, size=(6.9, 2.1))
 
 
-def draw_reliability(lines: Sequence[ReliabilityCurve]) -> str:
-    """Draw how often films show pneumonia against how probable the models call it.
+def draw_reliability(curves: Sequence[ReliabilityCurve]) -> str:
+    """Draw the share of images with pneumonia against the models' probability.
 
     Returns:
         An SVG document.
     """
     with figure_style():
         figure = Figure(figsize=(3.15, 2.95), layout="constrained")
-        place = figure.subplots()
-        place.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)))
-        for index, line in enumerate(lines):
+        ax = figure.subplots()
+        ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=(0, (2, 3)))
+        for index, curve in enumerate(curves):
             colour, dashes = MODEL_STYLES[index % len(MODEL_STYLES)]
-            label = replace_unsupported(line.label)
-            place.plot(
-                line.curve.x,
-                line.curve.y,
+            label = replace_unsupported(curve.label)
+            ax.plot(
+                curve.curve.x,
+                curve.curve.y,
                 color=colour,
                 linestyle=dashes,
                 marker="os^D"[index % 4],
@@ -122,22 +122,22 @@ def draw_reliability(lines: Sequence[ReliabilityCurve]) -> str:
                 else label[: MAX_LABEL_CHARS - 1] + "…",
                 clip_on=False,
             )
-        place.set(
+        ax.set(
             xlim=(0, 1),
             ylim=(0, 1),
             aspect="equal",
             xlabel="Probability that the model gave",
             ylabel="Share of films with pneumonia",
         )
-        place.grid(visible=True)
-        place.legend(loc="upper left", borderaxespad=0.4).set_in_layout(False)
+        ax.grid(visible=True)
+        ax.legend(loc="upper left", borderaxespad=0.4).set_in_layout(False)
         return render_svg(figure)
 
 
 def draw_score_histogram(
     scores: ProbabilityHistogram, size: tuple[float, float] = (6.9, 2.1)
 ) -> str:
-    """Draw the shares of films by probability: bars for this batch, a line for known films.
+    """Draw the shares of images by probability: bars for this batch, a line for the reference.
 
     Args:
         scores: The shares.
@@ -148,9 +148,9 @@ def draw_score_histogram(
     """
     with figure_style():
         figure = Figure(figsize=size, layout="constrained")
-        place = figure.subplots()
+        ax = figure.subplots()
         left, width = np.asarray(scores.edges[:-1]), np.diff(scores.edges)
-        place.bar(
+        ax.bar(
             left + 0.05 * width,
             100 * np.asarray(scores.batch),
             width=0.9 * width,
@@ -158,38 +158,38 @@ def draw_score_histogram(
             color="#a9c4db",
             label="this batch",
         )
-        place.stairs(
-            100 * np.asarray(scores.known),
+        ax.stairs(
+            100 * np.asarray(scores.reference),
             scores.edges,
             baseline=None,
             color=TEXT_COLOUR,
             linewidth=1.5,
             label=replace_unsupported(scores.reference_label),
         )
-        place.set(
+        ax.set(
             xlim=(0, 1), ylim=(0, None), xlabel="Probability of pneumonia", ylabel="Of 100 films"
         )
-        place.set_xticks(scores.edges)
-        place.grid(visible=True, axis="y")
+        ax.set_xticks(scores.edges)
+        ax.grid(visible=True, axis="y")
         figure.legend(loc="outside upper right", ncols=2)
         return render_svg(figure)
 
 
-def _draw_icon_arrays(crowds: Sequence[IconArray], per_row: int, size: tuple[float, float]) -> str:
+def _draw_icon_arrays(arrays: Sequence[IconArray], per_row: int, size: tuple[float, float]) -> str:
     with figure_style():
         figure = Figure(figsize=size, layout="constrained")
-        places = figure.subplots(1, len(crowds), squeeze=False)[0]
-        for place, crowd in zip(places, crowds, strict=True):
-            _draw_icon_array(place, crowd, per_row)
+        axes = figure.subplots(1, len(arrays), squeeze=False)[0]
+        for ax, array in zip(axes, arrays, strict=True):
+            _draw_icon_array(ax, array, per_row)
         return render_svg(figure)
 
 
-def _draw_icon_array(place: Axes, crowd: IconArray, per_row: int) -> None:
+def _draw_icon_array(ax: Axes, array: IconArray, per_row: int) -> None:
     x, y = np.arange(N_ICONS) % per_row, np.arange(N_ICONS) // per_row
-    marked = np.arange(N_ICONS) < crowd.n_filled
-    for chosen, fill, edge in ((marked, crowd.colour, crowd.colour), (~marked, "none", GREY)):
+    marked = np.arange(N_ICONS) < array.n_filled
+    for chosen, fill, edge in ((marked, array.colour, array.colour), (~marked, "none", GREY)):
         if chosen.any():
-            place.scatter(
+            ax.scatter(
                 x[chosen],
                 y[chosen],
                 s=88,
@@ -200,14 +200,14 @@ def _draw_icon_array(place: Axes, crowd: IconArray, per_row: int) -> None:
                 clip_on=False,
             )
     rows = N_ICONS // per_row
-    place.set(xlim=(-0.7, per_row - 0.3), ylim=(rows - 0.4, -0.6))
-    place.set_title(replace_unsupported(crowd.title))
-    place.axis("off")
+    ax.set(xlim=(-0.7, per_row - 0.3), ylim=(rows - 0.4, -0.6))
+    ax.set_title(replace_unsupported(array.title))
+    ax.axis("off")
 
 
 @lru_cache(maxsize=1)
 def _make_person_icon() -> Path:
-    """A head above rounded shoulders."""
+    """Make the outline of a head above rounded shoulders."""
     head = _make_circle(0.62, 0.24)
     left, top, right, bottom = -0.4, 0.28, 0.4, -0.8
     body = Path(
@@ -224,8 +224,8 @@ def _make_person_icon() -> Path:
 
 
 def _make_circle(y: float, radius: float) -> Path:
-    """A circle above x = 0 of four curves, half as many as matplotlib's: hundreds are drawn."""
-    arm = 0.5523 * radius  # of the cubic curve nearest to a quarter of a circle
+    """Make a circle of four curves, half as many as matplotlib's, because hundreds are drawn."""
+    arm = 0.5523 * radius  # cubic approximation of a quarter circle
     quarter = np.array([(radius, 0.0), (radius, arm), (arm, radius)])
     turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
     points = np.concatenate([quarter @ turn.T for turn in turns] + [quarter[:1]])

@@ -1,7 +1,7 @@
-"""A figure as a file of its own: on white, with the typeface inside.
+"""Standalone SVG figures: on white, with the typeface embedded.
 
-In a page of ours the page brings both. Elsewhere, in a README or a notebook, a figure without them
-is dark ink on whatever the reader's theme is, in whatever font the reader has.
+A page of the report brings both. A README or a notebook does not: there a figure without them would
+be dark text on the reader's theme, in whatever font the reader has.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _FONT_STACK = f"'{FONT_FAMILY}', 'Helvetica Neue', Arial, sans-serif"
 
 
 def make_standalone_svg(svg: str) -> str:
-    """Make a figure of ``figures`` whole by itself; the same figure gives the same text."""
+    """Add a white background and the typeface to a figure; the same figure gives the same text."""
     style = f"<style>{_make_font_css(frozenset(svg + printable))}</style>"
-    ground = f'{style}<rect width="100%" height="100%" fill="#ffffff"/>'
+    background = f'{style}<rect width="100%" height="100%" fill="#ffffff"/>'
     svg = svg.replace(f"'{FONT_FAMILY}'", _FONT_STACK)
-    return _SVG_TAG.sub(lambda found: found[0] + ground, svg, count=1)
+    return _SVG_TAG.sub(lambda found: found[0] + background, svg, count=1)
 
 
 @lru_cache(maxsize=8)
 def _make_font_css(characters: frozenset[str]) -> str:
-    """The typeface; most figures need the same characters, and cutting a font takes a second."""
+    """Cache the font CSS: most figures need the same characters, and subsetting takes a second."""
     return make_font_css(characters)

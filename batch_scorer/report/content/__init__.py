@@ -1,1 +1,1 @@
-"""Numbers to sentences. Pure: nothing is read or written."""
+"""Numbers to sentences. Pure functions: they read and write nothing."""

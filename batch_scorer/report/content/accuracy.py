@@ -1,6 +1,6 @@
-"""How good are the models, in numbers and sentences: reference films, and this batch's labels.
+"""Performance of the models in numbers and sentences: on the reference set and on this batch.
 
-Pure functions of the run manifest. A number that the films do not define is said to be so.
+Pure functions of the run and its model cards. A metric that the images do not define is called so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from batch_scorer.report.content.text import (
     format_count,
     format_interval,
     format_per_hundred,
+    format_title,
     format_value,
     join_words,
     sanitize_text,
@@ -39,7 +40,7 @@ METRIC_TITLES = {
 
 @dataclass(frozen=True)
 class MetricCell:
-    """One metric: the value, its interval and the films behind it, as text."""
+    """One metric as text: the value, its 95 % interval and the number of images."""
 
     value: str
     interval: str
@@ -57,7 +58,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class RocCurve:
-    """One model's curve, to be drawn with its operating point."""
+    """One model's ROC curve with its operating point and a legend text."""
 
     label: str
     curve: Curve
@@ -67,9 +68,9 @@ class RocCurve:
 
 @dataclass(frozen=True)
 class Performance:
-    """One table of models on one set of films, what it means, and what its figures show.
+    """One table of models on one set of images, its findings, and the texts of its figures.
 
-    ``confusion`` is the first model's. ``roc`` is empty where the films define no curve.
+    ``confusion`` belongs to the first model. ``roc`` is empty where the images define no curve.
     """
 
     title: str
@@ -86,15 +87,14 @@ class Performance:
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What the training curves show."""
+    """The caption and the alternative text of the training curves."""
 
     sentence: str
     alt: str
 
 
-def describe_reference(manifest: RunManifest) -> Performance:
-    """The figures that the model files carry."""
-    cards = [model.card for model in manifest.models]
+def describe_reference(cards: Sequence[ModelCard]) -> Performance:
+    """Describe the performance on the reference set, as measured by the makers of the models."""
     primary = cards[0]
     splits = list(dict.fromkeys(format_split(card) for card in cards))
     where = join_words(splits)
@@ -104,8 +104,8 @@ def describe_reference(manifest: RunManifest) -> Performance:
         about=_describe_reference_set(cards, where),
         rows=tuple(
             _make_row(
-                sanitize_text(card.title, 60),
-                _format_reference_note(card, shared=_have_same_counts(cards)),
+                format_title(card),
+                _format_reference_note(card, same_counts=_have_same_counts(cards)),
                 card.reference.metrics,
             )
             for card in cards
@@ -125,7 +125,7 @@ def describe_reference(manifest: RunManifest) -> Performance:
 
 
 def describe_missing_batch_metrics(manifest: RunManifest) -> str:
-    """Why there are no figures of this batch."""
+    """Say why this batch has no performance figures."""
     if not manifest.scored:
         return "No film was scored, so there is nothing to measure."
     return (
@@ -135,7 +135,7 @@ def describe_missing_batch_metrics(manifest: RunManifest) -> str:
 
 
 def describe_batch(manifest: RunManifest) -> Performance | None:
-    """The figures of this batch, where its films have labels."""
+    """Describe the performance on this batch; None where its images have no labels."""
     if not manifest.metrics:
         return None
     cards = {model.name: model.card for model in manifest.models}
@@ -147,9 +147,7 @@ def describe_batch(manifest: RunManifest) -> Performance | None:
     return Performance(
         title="This batch",
         about=_describe_batch_set(manifest, first.images, first.pneumonia),
-        rows=tuple(
-            _make_row(sanitize_text(card.title, 60), "", score.metrics) for card, score in scores
-        ),
+        rows=tuple(_make_row(format_title(card), "", score.metrics) for card, score in scores),
         findings=describe_findings(
             first.metrics, _format_model(primary), "films with pneumonia", "normal films"
         ),
@@ -165,20 +163,20 @@ def describe_batch(manifest: RunManifest) -> Performance | None:
 
 
 def describe_training(cards: Sequence[ModelCard]) -> TrainingFacts:
-    """What the training curves show, in words and numbers."""
+    """Describe the training curves in words and numbers."""
     parts = []
     for card in cards:
         history, best = card.history, card.training.best_epoch
-        name = sanitize_text(card.title, 60)
+        name = format_title(card)
         if not 1 <= best <= len(history.val_loss):
             parts.append(f"{name}: {format_count(len(history.loss), 'epoch')}.")
             continue
-        at = best - 1
+        index = best - 1
         parts.append(
             f"{name}: {format_count(len(history.loss), 'epoch')}, kept epoch {best}, "
-            f"training loss {history.loss[at]:.3f} and accuracy {history.accuracy[at]:.3f}, "
-            f"validation loss {history.val_loss[at]:.3f} and accuracy "
-            f"{history.val_accuracy[at]:.3f}."
+            f"training loss {history.loss[index]:.3f} and accuracy {history.accuracy[index]:.3f}, "
+            f"validation loss {history.val_loss[index]:.3f} and accuracy "
+            f"{history.val_accuracy[index]:.3f}."
         )
     return TrainingFacts(
         sentence="The dotted line marks the epoch that was kept: the one with the lowest loss on "
@@ -189,24 +187,24 @@ def describe_training(cards: Sequence[ModelCard]) -> TrainingFacts:
 
 
 def describe_findings(
-    metrics: Mapping[str, Estimate], model: str, ill: str, well: str
+    metrics: Mapping[str, Estimate], model: str, diseased: str, normal: str
 ) -> tuple[str, str]:
-    """Sensitivity and specificity counted out of a hundred.
+    """Say sensitivity and specificity as counts out of 100.
 
     Args:
-        metrics: With "recall" and "specificity".
-        model: The model, as it stands in a sentence.
-        ill: Whom or what sensitivity is about, such as "children with pneumonia".
-        well: Whom or what specificity is about, such as "healthy children".
+        metrics: With the keys "recall" and "specificity".
+        model: The model as a noun phrase, such as "the model VGG16".
+        diseased: The group behind sensitivity, such as "children with pneumonia".
+        normal: The group behind specificity, such as "healthy children".
     """
     recall, specificity = metrics["recall"], metrics["specificity"]
     found = (
-        f"Of 100 {ill} {model} finds {format_per_hundred(recall)}."
+        f"Of 100 {diseased} {model} finds {format_per_hundred(recall)}."
         if recall.value is not None
         else "No film here is labelled pneumonia, so how many it finds cannot be said."
     )
     alarms = (
-        f"Of 100 {well} it wrongly flags {format_per_hundred(specificity, inverse=True)}."
+        f"Of 100 {normal} it wrongly flags {format_per_hundred(specificity, inverse=True)}."
         if specificity.value is not None
         else "No film here is labelled normal, so how many it wrongly flags cannot be said."
     )
@@ -214,7 +212,7 @@ def describe_findings(
 
 
 def describe_reference_findings(card: ModelCard, model: str) -> tuple[str, str]:
-    """What a model's reference films say, in people."""
+    """Say sensitivity and specificity on the reference set as counts of 100 people."""
     people = format_population(card)
     return describe_findings(
         card.reference.metrics, model, f"{people} with pneumonia", f"healthy {people}"
@@ -222,7 +220,7 @@ def describe_reference_findings(card: ModelCard, model: str) -> tuple[str, str]:
 
 
 def format_split(card: ModelCard) -> str:
-    """The reference films of a model, in words."""
+    """Name the reference set of a model, such as "official test films"."""
     split = card.reference.split
     if split == "test":
         return "official test films" if is_trained_on_kermany(card) else "test films"
@@ -234,13 +232,13 @@ def format_split(card: ModelCard) -> str:
 def _describe_reference_set(cards: Sequence[ModelCard], where: str) -> str:
     first = cards[0].reference
     patients = f" of {format_count(first.patients, 'patient')}" if first.patients else ""
-    films = (
+    images = (
         f": {_format_class_counts(first.images, first.pneumonia)}{patients}"
         if _have_same_counts(cards)
         else ""
     )
     text = f"Measured by whoever made {'this model' if len(cards) == 1 else 'these models'}, "
-    text += f"on {where}{films}. "
+    text += f"on {where}{images}. "
     if any(card.reference.split == "validation" for card in cards):
         text += (
             "Validation films also served to choose the threshold, so these figures are "
@@ -250,25 +248,28 @@ def _describe_reference_set(cards: Sequence[ModelCard], where: str) -> str:
 
 
 def _have_same_counts(cards: Sequence[ModelCard]) -> bool:
-    """Whether all models were measured on the same numbers of films."""
+    """Return whether all reference sets have the same split and class counts."""
     return len({(c.reference.split, c.reference.images, c.reference.pneumonia) for c in cards}) == 1
 
 
-def _describe_batch_set(manifest: RunManifest, films: int, pneumonia: int) -> str:
+def _describe_batch_set(manifest: RunManifest, images: int, pneumonia: int) -> str:
     text = (
-        f"Measured on the labelled films of this batch: {_format_class_counts(films, pneumonia)}. "
+        f"Measured on the labelled films of this batch: {_format_class_counts(images, pneumonia)}. "
     )
     if manifest.synthetic:
         text += "These films are synthetic, so the figures say nothing about patients. "
-    if films < manifest.scored:
-        text += f"{format_count(manifest.scored - films, 'scored film')} without a label left out. "
+    if images < manifest.scored:
+        text += (
+            f"{format_count(manifest.scored - images, 'scored film')} without a label left out. "
+        )
     return text + (
         "The labels are taken as they were given; a wrong label counts as a wrong answer."
     )
 
 
-def _format_class_counts(films: int, pneumonia: int) -> str:
-    return f"{format_count(films, 'film')}, {pneumonia:,} with pneumonia and {films - pneumonia:,} normal"
+def _format_class_counts(images: int, pneumonia: int) -> str:
+    normal = images - pneumonia
+    return f"{format_count(images, 'film')}, {pneumonia:,} with pneumonia and {normal:,} normal"
 
 
 def _make_row(model: str, note: str, metrics: Mapping[str, Estimate]) -> MetricRow:
@@ -281,41 +282,41 @@ def _make_row(model: str, note: str, metrics: Mapping[str, Estimate]) -> MetricR
     return MetricRow(model, note, cells)
 
 
-def _format_reference_note(card: ModelCard, *, shared: bool) -> str:
-    return (
-        ""
-        if shared
-        else f"on {format_split(card)}, {_format_class_counts(card.reference.images, card.reference.pneumonia)}"
-    )
+def _format_reference_note(card: ModelCard, *, same_counts: bool) -> str:
+    if same_counts:
+        return ""
+    counts = _format_class_counts(card.reference.images, card.reference.pneumonia)
+    return f"on {format_split(card)}, {counts}"
 
 
 def _format_model(card: ModelCard) -> str:
-    return f"the model {sanitize_text(card.title, 60)}"
+    return f"the model {format_title(card)}"
 
 
-def _format_confusion_title(card: ModelCard, films: str) -> str:
-    return f"Confusion matrix of {sanitize_text(card.title, 60)}, {films}"
+def _format_confusion_title(card: ModelCard, where: str) -> str:
+    return f"Confusion matrix of {format_title(card)}, {where}"
 
 
-def _describe_confusion(confusion: ConfusionMatrix, films: str) -> str:
+def _describe_confusion(confusion: ConfusionMatrix, where: str) -> str:
     return (
-        f"Confusion matrix, {films}: of "
-        f"{format_count(confusion.true_positive + confusion.false_negative, 'film')} with pneumonia "
-        f"{confusion.true_positive:,} were flagged and {confusion.false_negative:,} missed; of "
+        f"Confusion matrix, {where}: of "
+        f"{format_count(confusion.true_positive + confusion.false_negative, 'film')} with "
+        f"pneumonia {confusion.true_positive:,} were flagged and {confusion.false_negative:,} "
+        "missed; of "
         f"{format_count(confusion.true_negative + confusion.false_positive, 'normal film')} "
         f"{confusion.false_positive:,} were flagged and {confusion.true_negative:,} were not."
     )
 
 
 def _make_roc_curve(card: ModelCard, curve: Curve, metrics: Mapping[str, Estimate]) -> RocCurve:
-    return RocCurve(sanitize_text(card.title, 60), curve, metrics["recall"], metrics["specificity"])
+    return RocCurve(format_title(card), curve, metrics["recall"], metrics["specificity"])
 
 
 def _describe_roc(
     cards: Sequence[ModelCard], metrics: Sequence[Mapping[str, Estimate]], where: str
 ) -> str:
     parts = [
-        f"{sanitize_text(card.title, 60)}: AUC {_format_with_interval(values['auc'])}, operating point at "
+        f"{format_title(card)}: AUC {_format_with_interval(values['auc'])}, operating point at "
         f"sensitivity {_format_with_interval(values['recall'])} and specificity "
         f"{_format_with_interval(values['specificity'])}."
         for card, values in zip(cards, metrics, strict=True)

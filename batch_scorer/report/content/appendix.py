@@ -1,4 +1,4 @@
-"""Appendix for the statistician: how every number came about, as the model files tell it. Pure."""
+"""The appendix for statisticians: the origin of every number, from model cards. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from batch_scorer.report.content.text import (
     format_count,
     format_estimate,
     format_threshold,
+    format_title,
     join_words,
     sanitize_text,
 )
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from batch_scorer.model.card import ModelCard
     from batch_scorer.model.card_sections import Evaluation
-    from batch_scorer.results.schema import RunManifest, Score
+    from batch_scorer.report.content.view import RunView
+    from batch_scorer.results.schema import RunManifest
 
 NOT_AVAILABLE = "not available"
 MIN_SUBGROUP_IMAGES = 5
@@ -40,7 +42,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """How one model was calibrated, and how far off it is by split."""
+    """One model's calibration method, and its calibration error by split."""
 
     model: str
     method: str
@@ -49,7 +51,7 @@ class CalibrationRow:
 
 @dataclass(frozen=True)
 class Subgroup:
-    """One subgroup of the labelled films: sensitivity, and AUC against all normal films."""
+    """One subgroup of the labelled images: sensitivity, and AUC against all normal images."""
 
     name: str
     images: str
@@ -59,7 +61,7 @@ class Subgroup:
 
 @dataclass(frozen=True)
 class Appendix:
-    """Part 9."""
+    """Part 9 of the report."""
 
     topics: tuple[Topic, ...]
     calibration: tuple[CalibrationRow, ...]
@@ -69,17 +71,17 @@ class Appendix:
     guidelines: tuple[GuidelineItem, ...]
 
 
-def describe_appendix(manifest: RunManifest, rows: Sequence[Score]) -> Appendix:
-    """Everything that a statistician needs to judge the numbers of a report."""
-    cards = [model.card for model in manifest.models]
-    subgroups = _compute_subgroups(manifest, rows)
+def describe_appendix(view: RunView) -> Appendix:
+    """Describe everything that a statistician needs to judge the numbers of a report."""
+    manifest, cards = view.manifest, view.cards
+    subgroups = _compute_subgroups(view)
     return Appendix(
         topics=(
             Topic("Splits and patients", _describe_splits(cards[0])),
             Topic("Training", tuple(_describe_training(card) for card in cards)),
             Topic("Operating threshold", tuple(_describe_threshold(card) for card in cards)),
             Topic("Intervals and tests", _describe_statistics(cards)),
-            Topic("Preprocessing", (_describe_preprocessing(manifest),)),
+            Topic("Preprocessing", (_describe_preprocessing(view),)),
             Topic("Evidence maps", _describe_evidence(cards)),
         ),
         calibration=tuple(_make_calibration_row(card) for card in cards),
@@ -92,51 +94,49 @@ def describe_appendix(manifest: RunManifest, rows: Sequence[Score]) -> Appendix:
             Topic("Software of this run", (_format_versions(manifest.versions, manifest.version),)),
             Topic(
                 "Software that made the models",
-                tuple(
-                    f"{sanitize_text(c.title, 60)}: {_format_versions(c.versions)}" for c in cards
-                ),
+                tuple(f"{format_title(c)}: {_format_versions(c.versions)}" for c in cards),
             ),
             Topic("Time, memory and price of this run", _describe_resources(manifest)),
             Topic("Hashes (SHA-256)", _format_hashes(manifest)),
         ),
-        guidelines=describe_guidelines(manifest, subgroups=bool(subgroups)),
+        guidelines=describe_guidelines(view, subgroups=bool(subgroups)),
     )
 
 
 def _describe_splits(card: ModelCard) -> tuple[str, ...]:
     training = card.training
-    films = join_words([f"{n:,} {sanitize_text(name, 40)}" for name, n in training.images.items()])
+    counts = join_words([f"{n:,} {sanitize_text(name, 40)}" for name, n in training.images.items()])
     texts = [
-        f"Films by part and class: {films}. {sanitize_text(training.split_policy, 300)}",
+        f"Films by part and class: {counts}. {sanitize_text(training.split_policy, 300)}",
         *(
-            f"{sanitize_text(name, 40).capitalize()}: {format_count(found.images, 'film')}, "
-            f"{found.pneumonia:,} with pneumonia, "
+            f"{sanitize_text(name, 40).capitalize()}: {format_count(reference.images, 'film')}, "
+            f"{reference.pneumonia:,} with pneumonia, "
             + (
-                f"of {format_count(found.patients, 'patient')}."
-                if found.patients
+                f"of {format_count(reference.patients, 'patient')}."
+                if reference.patients
                 else "patients not known."
             )
-            for name, found in _sort_references(card)
+            for name, reference in _sort_references(card)
         ),
     ]
     if card.audit:
         texts += [
-            f"{format_count(number, 'patient number')} in common between {sanitize_text(parts, 60)}; whether "
-            "they are the same people is not known."
+            f"{format_count(number, 'patient number')} in common between "
+            f"{sanitize_text(parts, 60)}; whether they are the same people is not known."
             for parts, number in card.audit.shared_patients.items()
         ]
     return (*texts, f"Fingerprint of the data: {sanitize_text(training.data_fingerprint, 80)}.")
 
 
 def _sort_references(card: ModelCard) -> list[tuple[str, Evaluation]]:
-    """Validation first, then its kin, then test."""
+    """Sort the reference sets: validation, its variants, then test."""
     return sorted(card.references.items(), key=lambda item: (item[0] == "test", len(item[0])))
 
 
 def _describe_training(card: ModelCard) -> str:
     training = card.training
     return (
-        f"{sanitize_text(card.title, 60)}: {training.parameters:,} weights from "
+        f"{format_title(card)}: {training.parameters:,} weights from "
         f"{sanitize_text(training.initial_weights, 60)}; epoch {training.best_epoch} of "
         f"{training.epochs} kept, the one of lowest validation loss; seed {training.seed}; backend "
         f"{sanitize_text(training.backend, 40)}. {sanitize_text(training.imbalance, 300)} Command: "
@@ -146,7 +146,7 @@ def _describe_training(card: ModelCard) -> str:
 
 def _describe_threshold(card: ModelCard) -> str:
     text = (
-        f"{sanitize_text(card.title, 60)}: {format_threshold(card.threshold.value)}, "
+        f"{format_title(card)}: {format_threshold(card.threshold.value)}, "
         f"{sanitize_text(card.threshold.rule, 200)}, chosen on "
         f"{sanitize_text(card.threshold.chosen_on, 60)} films."
     )
@@ -176,12 +176,12 @@ def _describe_statistics(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     )
 
 
-def _describe_preprocessing(manifest: RunManifest) -> str:
-    card = manifest.models[0].card
+def _describe_preprocessing(view: RunView) -> str:
+    size_px = view.card.size_px
     return (
-        f"Decode rules version {manifest.decode_version}: one grey plane, 0 black to 255 white, "
-        f"stretched to {card.size_px} by {card.size_px} pixels; normalisation is part of each "
-        "model file. Training, calibration and this run decode by the same rules."
+        f"Decode rules version {view.manifest.decode_version}: one grey plane, 0 black to 255 "
+        f"white, stretched to {size_px} by {size_px} pixels; normalisation is part of each model "
+        "file. Training, calibration and this run decode by the same rules."
     )
 
 
@@ -189,15 +189,15 @@ def _describe_evidence(cards: Sequence[ModelCard]) -> tuple[str, ...]:
     texts = []
     for card in cards:
         if card.evidence:
-            checked = card.evidence.faithfulness
+            checks = card.evidence.faithfulness
             texts.append(
-                f"{sanitize_text(card.title, 60)}: {sanitize_text(card.evidence.method, 200)}, "
-                f"{card.evidence.height} by {card.evidence.width} places. On {checked.images:,} "
-                "validation films with pneumonia, blurring the "
-                f"{100 * checked.steps[1]:.0f} of 100 places of most evidence lowers the logit by "
-                f"{_format_signed(checked.deletion[1])}, as many at random by "
-                f"{_format_signed(checked.random_deletion[1])}; rank correlation with shuffled weights "
-                f"{_format_signed(checked.randomised_correlation)}."
+                f"{format_title(card)}: {sanitize_text(card.evidence.method, 200)}, "
+                f"{card.evidence.height} by {card.evidence.width} places. On {checks.images:,} "
+                f"validation films with pneumonia, blurring the {100 * checks.steps[1]:.0f} of "
+                "100 places of most evidence lowers the logit by "
+                f"{_format_signed(checks.deletion[1])}, as many at random by "
+                f"{_format_signed(checks.random_deletion[1])}; rank correlation with shuffled "
+                f"weights {_format_signed(checks.randomised_correlation)}."
             )
     return tuple(texts) or (f"{NOT_AVAILABLE.capitalize()}.",)
 
@@ -207,11 +207,11 @@ def _format_signed(value: float) -> str:
 
 
 def _make_calibration_row(card: ModelCard) -> CalibrationRow:
-    found = card.calibration
+    calibration = card.calibration
     return CalibrationRow(
-        model=sanitize_text(card.title, 60),
-        method=f"{sanitize_text(found.method, 60)}: slope {found.slope:.3f}, intercept "
-        f"{found.intercept:.3f}; fitted on {sanitize_text(found.fitted_on, 80)}",
+        model=format_title(card),
+        method=f"{sanitize_text(calibration.method, 60)}: slope {calibration.slope:.3f}, intercept "
+        f"{calibration.intercept:.3f}; fitted on {sanitize_text(calibration.fitted_on, 80)}",
         splits=tuple(
             (
                 sanitize_text(name, 40),
@@ -224,32 +224,35 @@ def _make_calibration_row(card: ModelCard) -> CalibrationRow:
     )
 
 
-def _compute_subgroups(manifest: RunManifest, rows: Sequence[Score]) -> tuple[Subgroup, ...]:
-    """Sensitivity of the first model by cause, where labels and file names tell it."""
-    labelled = [row for row in rows if row.status == "scored" and row.label]
-    well = [row for row in labelled if row.label == CLASSES[0]]
-    found = []
-    for cause in ETIOLOGIES:
-        ill = [r for r in labelled if r.label == CLASSES[1] and parse_etiology(r.image) == cause]
-        if len(ill) < MIN_SUBGROUP_IMAGES:
+def _compute_subgroups(view: RunView) -> tuple[Subgroup, ...]:
+    """Compute the first model's metrics by etiology, where labels and file names give it."""
+    normal = [row for row in view.labelled if row.label == CLASSES[0]]
+    subgroups = []
+    for etiology in ETIOLOGIES:
+        diseased = [
+            r
+            for r in view.labelled
+            if r.label == CLASSES[1] and parse_etiology(r.image) == etiology
+        ]
+        if len(diseased) < MIN_SUBGROUP_IMAGES:
             continue
-        group = [*ill, *well]
+        group = [*diseased, *normal]
         patients = [row.patient_key for row in group]
         values = classification.compute_metrics(
             [CLASSES.index(row.label) for row in group],
             [row.probability for row in group],
-            manifest.models[0].threshold,
+            view.model.threshold,
             patients if all(patients) else None,
         )
-        found.append(
+        subgroups.append(
             Subgroup(
-                name=f"{cause.capitalize()} pneumonia",
-                images=f"{len(ill):,}",
+                name=f"{etiology.capitalize()} pneumonia",
+                images=f"{len(diseased):,}",
                 sensitivity=format_estimate(values["recall"]),
                 auc=format_estimate(values["auc"]),
             )
         )
-    return tuple(found)
+    return tuple(subgroups)
 
 
 def _format_versions(versions: dict[str, str], own: str = "") -> str:
@@ -261,7 +264,8 @@ def _format_versions(versions: dict[str, str], own: str = "") -> str:
 
 def _describe_resources(manifest: RunManifest) -> tuple[str, ...]:
     texts = [
-        f"Seconds by stage, without the drawing of this report: {_format_seconds(manifest.seconds)}."
+        "Seconds by stage, without the drawing of this report: "
+        f"{_format_seconds(manifest.seconds)}."
     ]
     if manifest.worker_seconds:
         texts.append(
@@ -269,10 +273,9 @@ def _describe_resources(manifest: RunManifest) -> tuple[str, ...]:
             f"it: {_format_seconds(manifest.worker_seconds)}."
         )
         texts.append(
-            f"{manifest.images_per_second:,.1f} films a second; "
-            f"{manifest.bytes_read / 1e6:,.1f} MB of films read; "
-            f"{format_count(manifest.retries, 'call')} to storage made again; one process had at most "
-            f"{manifest.peak_memory_bytes / 1e6:,.0f} MB of memory."
+            f"{manifest.images_per_second:,.1f} films a second; {manifest.bytes_read / 1e6:,.1f} "
+            f"MB of films read; {format_count(manifest.retries, 'call')} to storage made again; "
+            f"one process had at most {manifest.peak_memory_bytes / 1e6:,.0f} MB of memory."
         )
     if manifest.cost:
         texts.append(

@@ -1,9 +1,9 @@
-"""Whose report it is: a title, an organisation and a logo, for page 1 and every footer.
+"""The branding of a report: a title, an organisation and a logo for page 1 and every footer.
 
-A logo becomes a small picture of plain pixels before it comes near a page. A PNG is decoded and
-written anew. An SVG is drawn by resvg, which knows no script, no network and no ``foreignObject``,
-in a process of its own that is ended after some seconds; what in it points outside itself, or
-declares entities, is refused before that.
+A logo is reduced to a small image of plain pixels before it reaches a page. A PNG is decoded and
+encoded again. resvg, which supports no scripts, no network and no ``foreignObject``, renders an SVG
+in a process of its own, with a time limit. An SVG with external references or entity declarations
+is refused before that.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MAX_TEXT_CHARS = 70
 MAX_LOGO_BYTES = 2_000_000
 MAX_LOGO_PIXELS = 20_000_000
 LOGO_SIZE_PX = (720, 240)
-"""A logo is drawn to fit into this, whatever size it says it has."""
+"""The largest width and height of a logo on the page."""
 RENDER_TIMEOUT_S = 20
 DEFAULT_TITLE = "Chest X-ray report"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_LOGO_HINT = "Give a PNG, or an SVG that holds all it shows, of at most 2 MB."
+_LOGO_HINT = "Give a PNG or a self-contained SVG of at most 2 MB."
 _RENDER_SCRIPT = (
     "import sys, resvg_py\n"
     "sys.stdout.buffer.write(resvg_py.svg_to_bytes(svg_string=sys.stdin.buffer.read().decode(), "
@@ -51,7 +51,7 @@ _PILLOW_ERRORS = (
 
 @dataclass(frozen=True)
 class Branding:
-    """What the report carries beside its facts. ``logo`` is a PNG; None where there is none."""
+    """The title, organisation and logo of a report. ``logo`` is a PNG, or None."""
 
     title: str = ""
     organisation: str = ""
@@ -59,7 +59,7 @@ class Branding:
 
     @property
     def is_custom(self) -> bool:
-        """Whether there is anything."""
+        """True if anything is set."""
         return self != NO_BRANDING
 
 
@@ -68,7 +68,7 @@ NO_BRANDING = Branding()
 
 @dataclass(frozen=True)
 class BrandFacts:
-    """The branding as a reader sees it; ``has_logo`` says whether there is a picture."""
+    """The branding as text. ``has_logo`` is true if there is a logo to show."""
 
     title: str
     kicker: str
@@ -79,7 +79,7 @@ class BrandFacts:
 
 
 def describe_branding(branding: Branding) -> BrandFacts:
-    """The branding in plain text."""
+    """Turn the branding into text."""
     title = sanitize_text(branding.title, MAX_TEXT_CHARS)
     organisation = sanitize_text(branding.organisation, MAX_TEXT_CHARS)
     return BrandFacts(
@@ -95,11 +95,11 @@ def describe_branding(branding: Branding) -> BrandFacts:
 def read_branding(
     title: str = "", organisation: str = "", logo: str | PathLike[str] | None = None
 ) -> Branding:
-    """Check what is to stand on the report.
+    """Read and check the branding of a report.
 
     Args:
-        title: Instead of "Chest X-ray report"; at most ``MAX_TEXT_CHARS`` characters.
-        organisation: Who hands the report over; as long.
+        title: Replaces "Chest X-ray report"; at most ``MAX_TEXT_CHARS`` characters.
+        organisation: Who issues the report; at most ``MAX_TEXT_CHARS`` characters.
         logo: A PNG or SVG file.
 
     Raises:
@@ -109,7 +109,7 @@ def read_branding(
         if len(text) > MAX_TEXT_CHARS:
             raise UsageError(
                 f"Expected a --{name} of at most {MAX_TEXT_CHARS} characters, found {len(text)}.",
-                "Shorten it: it stands on page 1 and in every footer.",
+                "Shorten it: it is printed on page 1 and in every footer.",
             )
     return Branding(title.strip(), organisation.strip(), _read_logo(Path(logo)) if logo else None)
 
@@ -130,7 +130,7 @@ def _read_logo(path: Path) -> bytes:
 
 
 def _normalize_png(png: bytes, path: Path) -> bytes:
-    """The same picture on white, no larger than needed, with nothing else in the file."""
+    """Re-encode a PNG on white, no larger than ``LOGO_SIZE_PX`` and without metadata."""
     try:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
             if image.width * image.height > MAX_LOGO_PIXELS:
@@ -150,12 +150,12 @@ def _normalize_png(png: bytes, path: Path) -> bytes:
 
 
 def _render_svg(data: bytes, path: Path) -> bytes:
-    """Draw an SVG that holds all it shows."""
+    """Render a self-contained SVG as PNG."""
     from batch_scorer.report.content.typeface import find_font_files
 
     _check_self_contained(data, path)
     try:
-        drawn = subprocess.run(  # noqa: S603 - this program's own interpreter and script
+        result = subprocess.run(  # noqa: S603 - this program's own interpreter and script
             [sys.executable, "-P", "-c", _RENDER_SCRIPT, *map(str, find_font_files())],
             input=data,
             capture_output=True,
@@ -164,23 +164,22 @@ def _render_svg(data: bytes, path: Path) -> bytes:
         )
     except subprocess.TimeoutExpired as exc:
         raise UsageError(
-            f"The logo {path} takes more than {RENDER_TIMEOUT_S} seconds to draw.", _LOGO_HINT
+            f"Expected {path} to render within {RENDER_TIMEOUT_S} seconds, found a slower logo.",
+            _LOGO_HINT,
         ) from exc
-    if drawn.returncode:
-        reason = drawn.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+    if result.returncode:
+        reason = result.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise UsageError(
             f"The logo {path} cannot be drawn: {sanitize_text(reason[-1], 160)}.", _LOGO_HINT
         )
-    return drawn.stdout
+    return result.stdout
 
 
 def _check_self_contained(data: bytes, path: Path) -> None:
-    """Refuse an SVG that declares entities or shows what lies outside it."""
+    """Refuse an SVG that declares entities or refers to anything outside itself."""
 
     def refuse(what: str) -> None:
-        raise UsageError(
-            f"Expected a logo that holds all it shows in {path}, found {what}.", _LOGO_HINT
-        )
+        raise UsageError(f"Expected a self-contained logo in {path}, found {what}.", _LOGO_HINT)
 
     def check_element(_: str, attributes: dict[str, str]) -> None:
         for name, value in attributes.items():
@@ -194,4 +193,6 @@ def _check_self_contained(data: bytes, path: Path) -> None:
     try:
         parser.Parse(data, True)  # noqa: FBT003 - expat's "this is all"
     except expat.ExpatError as exc:
-        raise UsageError(f"The logo {path} is neither PNG nor SVG: {exc}.", _LOGO_HINT) from exc
+        raise UsageError(
+            f"Expected a PNG or SVG logo in {path}, found neither PNG nor SVG: {exc}.", _LOGO_HINT
+        ) from exc

@@ -1,4 +1,4 @@
-"""What is new in a night of ``cxr job``, as page 1 tells it. Pure functions."""
+"""The changes since the run before, for scheduled runs. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ if TYPE_CHECKING:
 
 
 def describe_changes(manifest: RunManifest) -> str:
-    """What came and went since the night before, and how much of it is flagged.
+    """Say which files came and went since the run before, and how many of them are flagged.
 
-    Empty where there was no night before.
+    Returns:
+        A few sentences; empty where there was no run before.
     """
-    since = manifest.changes
-    if since is None:
+    changes = manifest.changes
+    if changes is None:
         return ""
-    night = format_earlier_run(since)
+    earlier_run = format_earlier_run(changes)
     parts = []
-    if since.new_or_changed:
-        verb = "is" if since.flagged == 1 else "are"
-        flagged = f"{since.flagged:,} of them {verb} flagged."
-        parts.append(f"{_describe_new_or_changed(since)} since {night}: {flagged}")
+    if changes.new_or_changed:
+        verb = "is" if changes.flagged == 1 else "are"
+        flagged = f"{changes.flagged:,} of them {verb} flagged."
+        parts.append(f"{_describe_new_or_changed(changes)} since {earlier_run}: {flagged}")
     else:
-        parts.append(f"No file is new since {night}.")
-    if since.new and since.changed:
-        parts.append(f"{since.changed:,} of them had another content or answer before.")
-    if since.gone:
-        verb = "is" if since.gone == 1 else "are"
-        parts.append(f"{format_count(since.gone, 'file')} of that night {verb} gone.")
+        parts.append(f"No file is new since {earlier_run}.")
+    if changes.new and changes.changed:
+        parts.append(f"{changes.changed:,} of them had another content or answer before.")
+    if changes.gone:
+        verb = "is" if changes.gone == 1 else "are"
+        parts.append(f"{format_count(changes.gone, 'file')} of that night {verb} gone.")
     return " ".join(parts)
 
 
-def format_earlier_run(since: RunChanges) -> str:
-    """The night before, in words."""
-    return f"the night of {format_run_date(since.run_date)}"
+def format_earlier_run(changes: RunChanges) -> str:
+    """Name the run before by its date."""
+    return f"the night of {format_run_date(changes.run_date)}"
 
 
-def _describe_new_or_changed(since: RunChanges) -> str:
+def _describe_new_or_changed(changes: RunChanges) -> str:
     files, verb = (
-        format_count(since.new_or_changed, "file"),
-        "is" if since.new_or_changed == 1 else "are",
+        format_count(changes.new_or_changed, "file"),
+        "is" if changes.new_or_changed == 1 else "are",
     )
-    if not since.changed:
+    if not changes.changed:
         return f"{files} {verb} new"
-    return f"{files} {verb} new or changed" if since.new else f"{files} changed"
+    return f"{files} {verb} new or changed" if changes.new else f"{files} changed"

@@ -1,4 +1,4 @@
-"""Whether a batch looks like the films that its model learned from, in plain words. Pure."""
+"""How much a batch differs from the model's training images, in plain words. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batch_scorer.report.content.text import (
     format_estimate,
     format_per_hundred,
     format_probability,
-    sanitize_text,
+    format_title,
 )
 from batch_scorer.results.drift import MIN_IMAGES, PROBABILITY_BINS, DriftLevel
 
@@ -35,31 +35,32 @@ LAST_BIN_START = 0.9
 
 @dataclass(frozen=True)
 class DriftRow:
-    """One statistic: the middle of the batch, of the training films, the gap, and what it means."""
+    """One row of the drift table: both medians, KS statistic, p-value and level."""
 
     quantity: str
     batch: str
     training: str
-    gap: str
+    statistic: str
     p_value: str
     level: str
 
 
 @dataclass(frozen=True)
 class ProbabilityHistogram:
-    """How probabilities spread: shares by bin of this batch, and of films that the model knows."""
+    """Shares of images by probability bin, for this batch and for the reference images."""
 
     edges: tuple[float, ...]
     batch: tuple[float, ...]
-    known: tuple[float, ...]
+    reference: tuple[float, ...]
     reference_label: str
 
 
 @dataclass(frozen=True)
 class DriftFacts:
-    """Part 5. ``warning`` is empty unless the batch looks unlike; page 1 shows ``short_warning`` then.
+    """Part 5 of the report.
 
-    ``headline`` is the verdict in a few words.
+    ``warning`` and ``short_warning``, which page 1 shows, are empty unless the drift is large.
+    ``headline`` is the result in a few words.
     """
 
     headline: str
@@ -75,15 +76,15 @@ class DriftFacts:
 
 
 def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
-    """Say how much a batch looks like the training films of the model that decides."""
-    unlike = drift.likeness == DriftLevel.UNLIKE
+    """Describe how much a batch differs from the training images of the deciding model."""
+    large = drift.likeness == DriftLevel.UNLIKE
     label = f"{format_count(card.references['validation'].images, 'validation film')}"
     return DriftFacts(
         headline=_format_headline(drift),
-        warning=f"Warning: {_lowercase_first(SHIFT_WARNING)}." if unlike else "",
-        short_warning=f"Warning: {_lowercase_first(SHIFT_WARNING)} (section 5). Do not act on its answers before they were "
-        "measured on labelled films like these."
-        if unlike
+        warning=f"Warning: {_lowercase_first(SHIFT_WARNING)}." if large else "",
+        short_warning=f"Warning: {_lowercase_first(SHIFT_WARNING)} (section 5). Do not act on its "
+        "answers before they were measured on labelled films like these."
+        if large
         else "",
         sentences=(
             _describe_level(drift),
@@ -102,8 +103,8 @@ def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
             if drift.predictions
             else None
         ),
-        histogram_title=f"Probabilities of this batch ({format_count(drift.images, 'film')}) against the "
-        f"{label}",
+        histogram_title=f"Probabilities of this batch ({format_count(drift.images, 'film')}) "
+        f"against the {label}",
         histogram_alt=_describe_histogram(drift, label),
         predictions=_describe_predictions(drift, card),
     )
@@ -122,22 +123,23 @@ def _format_headline(drift: Drift) -> str:
 def _describe_level(drift: Drift) -> str:
     if drift.likeness is None:
         return _describe_too_few(drift)
-    films = format_count(drift.images, "film")
+    images = format_count(drift.images, "film")
     if drift.likeness == DriftLevel.UNLIKE:
         return (
-            f"{SHIFT_WARNING}: {_format_reasons(drift, DriftLevel.UNLIKE)}. How good the model is on such films is "
-            "not known, and the figures of section 3 do not say it. Measure it on labelled films "
-            "like these before you act on any answer."
+            f"{SHIFT_WARNING}: {_format_reasons(drift, DriftLevel.UNLIKE)}. How good the model is "
+            "on such films is not known, and the figures of section 3 do not say it. Measure it "
+            "on labelled films like these before you act on any answer."
         )
     if drift.likeness == DriftLevel.DIFFERENT:
         return (
-            f"This batch looks somewhat different from the films that the model learned from: "
-            f"{_format_reasons(drift, DriftLevel.DIFFERENT)}. Take the figures of section 3 with caution."
+            "This batch looks somewhat different from the films that the model learned from: "
+            f"{_format_reasons(drift, DriftLevel.DIFFERENT)}. Take the figures of section 3 with "
+            "caution."
         )
     if not drift.appearance:
         return _describe_too_few(drift)
     return (
-        f"By what was measured, the {films} of this batch look like those that the model learned "
+        f"By what was measured, the {images} of this batch look like those that the model learned "
         "from."
     )
 
@@ -152,25 +154,25 @@ def _describe_too_few(drift: Drift) -> str:
         )
     verb = "is" if drift.images == 1 else "are"
     return (
-        f"{format_count(drift.images, 'film')} {verb} too few to tell whether this batch looks like the "
-        f"films that the model learned from; {MIN_IMAGES} are needed."
+        f"{format_count(drift.images, 'film')} {verb} too few to tell whether this batch looks "
+        f"like the films that the model learned from; {MIN_IMAGES} are needed."
     )
 
 
 def _format_reasons(drift: Drift, level: DriftLevel) -> str:
-    """What is so far away, in words."""
-    words = {
+    """List the statistics that reach a level, as phrases."""
+    phrases = {
         "typicality": "its films are stranger than the training films",
         "brightness": "they are brighter or darker",
         "contrast": "their contrast is another",
     }
-    found = [words[name] for name, gap in drift.appearance.items() if gap.likeness == level]
-    own = (
+    found = [phrases[name] for name, gap in drift.appearance.items() if gap.likeness == level]
+    appearance_level = (
         DriftLevel.LIKE
         if not drift.appearance
         else max(g.likeness for g in drift.appearance.values())
     )
-    if drift.atypical_share and own < level:
+    if drift.atypical_share and appearance_level < level:
         found.append("many of its films are strange to the model")
     return ", ".join(found)
 
@@ -183,22 +185,22 @@ def _describe_atypical_share(drift: Drift, card: ModelCard) -> tuple[str, ...]:
     ):
         return ()
     if drift.atypical_share.n < MIN_IMAGES:
-        strange = round(drift.atypical_share.value * drift.atypical_share.n)
+        atypical = round(drift.atypical_share.value * drift.atypical_share.n)
         return (
-            f"{strange:,} of {format_count(drift.atypical_share.n, 'film')} that could be judged "
-            f"{'looks' if strange == 1 else 'look'} strange to the model: atypical, or not scored "
+            f"{atypical:,} of {format_count(drift.atypical_share.n, 'film')} that could be judged "
+            f"{'looks' if atypical == 1 else 'look'} strange to the model: atypical, or not scored "
             "for that reason.",
         )
     text = (
-        f"Of 100 films of this batch {format_per_hundred(drift.atypical_share)} look strange to the model: "
-        "atypical, or not scored for that reason."
+        f"Of 100 films of this batch {format_per_hundred(drift.atypical_share)} look strange to "
+        "the model: atypical, or not scored for that reason."
     )
     training = card.typicality.flagged.get("training")
     return (f"{text} Of 100 training films {format_per_hundred(training)}." if training else text,)
 
 
 def _describe_limits(drift: Drift, card: ModelCard) -> tuple[str, ...]:
-    """That looking alike proves nothing, by the card's own test films where they show it."""
+    """Say that a similar batch proves nothing; the fall from validation to test shows it."""
     if drift.likeness is None:
         return ()
     if card.reference.split == "validation":
@@ -214,27 +216,27 @@ def _describe_limits(drift: Drift, card: ModelCard) -> tuple[str, ...]:
 
 def _make_rows(drift: Drift, card: ModelCard) -> tuple[DriftRow, ...]:
     rows = []
-    for name, gap in drift.appearance.items():
-        what, decimals = APPEARANCE_STATISTICS[name]
+    for name, test in drift.appearance.items():
+        quantity, decimals = APPEARANCE_STATISTICS[name]
         rows.append(
-            _make_row(what, f"{gap.batch:.{decimals}f}", f"{gap.training:.{decimals}f}", gap)
+            _make_row(quantity, f"{test.batch:.{decimals}f}", f"{test.training:.{decimals}f}", test)
         )
     if other := drift.predictions:
-        batch, known = (
+        batch, training = (
             format_probability(p, card.threshold.value) for p in (other.batch, other.training)
         )
-        rows.append(_make_row("Probability of pneumonia", batch, known, other))
+        rows.append(_make_row("Probability of pneumonia", batch, training, other))
     return tuple(rows)
 
 
-def _make_row(what: str, batch: str, training: str, gap: KsTest) -> DriftRow:
+def _make_row(quantity: str, batch: str, training: str, test: KsTest) -> DriftRow:
     return DriftRow(
-        quantity=what,
+        quantity=quantity,
         batch=batch,
         training=training,
-        gap=f"{gap.gap:.2f}",
-        p_value="under 0.001" if gap.p < 0.001 else f"{gap.p:.3f}",  # noqa: PLR2004 - as is usual
-        level=LEVEL_TEXTS[gap.likeness],
+        statistic=f"{test.gap:.2f}",
+        p_value="under 0.001" if test.p < 0.001 else f"{test.p:.3f}",  # noqa: PLR2004 - as is usual
+        level=LEVEL_TEXTS[test.likeness],
     )
 
 
@@ -242,11 +244,11 @@ def _describe_table(drift: Drift, card: ModelCard) -> str:
     if not drift.appearance and not drift.predictions:
         return ""
     training = card.training.images
-    films = sum(number for name, number in training.items() if name.startswith("train "))
-    known = f"{format_count(films, 'film')} that {sanitize_text(card.title, 60)} was trained on"
+    n_images = sum(number for name, number in training.items() if name.startswith("train "))
+    reference = f"{format_count(n_images, 'film')} that {format_title(card)} was trained on"
     return (
         f"Middle value of this batch (n = {drift.images:,}, copies counted once) and of the "
-        f"{known}; probabilities stand against {drift.split} films. The gap is the largest "
+        f"{reference}; probabilities stand against {drift.split} films. The gap is the largest "
         "distance between the two distributions (Kolmogorov and Smirnov), from 0, alike, to 1, "
         "nothing in common. Below 0.2, or where chance gives it more often than once in 1,000, it "
         "counts as alike, from 0.3 as unlike. Brightness and contrast of the training films are "
@@ -255,15 +257,15 @@ def _describe_table(drift: Drift, card: ModelCard) -> str:
 
 
 def _describe_predictions(drift: Drift, card: ModelCard) -> str:
-    """What another spread of probabilities can mean; it never makes a batch unlike by itself."""
+    """Explain a shift of the probabilities, which never raises the drift level by itself."""
     if drift.predictions is None or drift.predictions.likeness == DriftLevel.LIKE:
         return ""
     validation = card.references["validation"]
     return (
         "The probabilities spread otherwise than on validation films, "
-        f"{100 * validation.pneumonia / validation.images:.0f} of 100 of which show pneumonia. That "
-        "comes of other films, or of patients who have pneumonia more or less often; these numbers "
-        "cannot tell which."
+        f"{100 * validation.pneumonia / validation.images:.0f} of 100 of which show pneumonia. "
+        "That comes of other films, or of patients who have pneumonia more or less often; these "
+        "numbers cannot tell which."
     )
 
 
@@ -275,9 +277,9 @@ def _describe_histogram(drift: Drift, label: str) -> str:
         100 * shares[-1] for shares in (drift.batch_histogram, drift.reference_histogram)
     )
     return (
-        f"Histogram of the probability of pneumonia in tenths. Of {format_count(drift.images, 'film')} of "
-        f"this batch {low:.0f} of 100 lie below 0.1 and {low_top:.0f} at {LAST_BIN_START} or "
-        f"above; of {label} {high:.0f} and {high_top:.0f}."
+        "Histogram of the probability of pneumonia in tenths. Of "
+        f"{format_count(drift.images, 'film')} of this batch {low:.0f} of 100 lie below 0.1 and "
+        f"{low_top:.0f} at {LAST_BIN_START} or above; of {label} {high:.0f} and {high_top:.0f}."
     )
 
 

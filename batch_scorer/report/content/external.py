@@ -1,4 +1,4 @@
-"""Films from elsewhere, and the second question: what else a card says. Pure functions."""
+"""External data sets and the etiology output, as model cards report them. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from batch_scorer.report.content.text import (
     format_count,
     format_interval,
     format_per_hundred,
+    format_title,
     format_value,
     sanitize_text,
 )
@@ -20,42 +21,42 @@ if TYPE_CHECKING:
 
 
 def describe_external(cards: Sequence[ModelCard]) -> tuple[str, ...]:
-    """One sentence for each model and each set of films that its card knows."""
+    """Describe each model's false alarms on each external data set of its card."""
     return tuple(
-        describe_external_dataset(found, f"the model {sanitize_text(card.title, 60)}")
+        describe_external_dataset(dataset, f"the model {format_title(card)}")
         for card in cards
-        for found in card.external
+        for dataset in card.external
     )
 
 
-def describe_external_dataset(found: ExternalDataset, model: str) -> str:
-    """How many normal films of one other place a model wrongly flags."""
-    rejects = f"rejects {found.rejected:,} as too unlike and " if found.rejected else ""
+def describe_external_dataset(dataset: ExternalDataset, model: str) -> str:
+    """Say how many normal images of one external data set a model wrongly flags."""
+    rejects = f"rejects {dataset.rejected:,} as too unlike and " if dataset.rejected else ""
     return (
-        f"Of {format_count(found.images, 'normal film')} of “{sanitize_text(found.name, 60)}” {model} {rejects}"
-        f"wrongly flags {found.flagged:,}; of 100 that is {format_per_hundred(found.share)}. "
-        f"{sanitize_text(found.note, 200)}"
+        f"Of {format_count(dataset.images, 'normal film')} of “{sanitize_text(dataset.name, 60)}” "
+        f"{model} {rejects}wrongly flags {dataset.flagged:,}; of 100 that is "
+        f"{format_per_hundred(dataset.share)}. {sanitize_text(dataset.note, 200)}"
     )
 
 
 def describe_etiology(cards: Sequence[ModelCard]) -> tuple[str, ...]:
-    """How well each model that was asked tells viral from bacterial pneumonia."""
+    """Say how well each model with an etiology output separates viral from bacterial pneumonia."""
     return tuple(
-        f"{sanitize_text(card.title, 60)}: {sentence}"
+        f"{format_title(card)}: {sentence}"
         for card in cards
         if (sentence := describe_model_etiology(card))
     )
 
 
 def describe_model_etiology(card: ModelCard) -> str:
-    """How good the second answer of one model is; empty where it has none."""
+    """Say how good one model's etiology output is; empty where it has none."""
     if card.etiology is None:
         return ""
     split = "test" if "test" in card.etiology.references else "validation"
-    found = card.etiology.references[split]
+    metrics = card.etiology.references[split]
     return (
         f"of 100 {split} films with pneumonia whose cause is known it names the cause rightly for "
-        f"{format_per_hundred(found['accuracy'])}; AUC {format_value(found['auc'])} "
-        f"({format_interval(found['auc'])}). Column “viral” of predictions.csv has its answers; they "
-        "are no ground for any treatment."
+        f"{format_per_hundred(metrics['accuracy'])}; AUC {format_value(metrics['auc'])} "
+        f"({format_interval(metrics['auc'])}). Column “viral” of predictions.csv has its answers; "
+        "they are no ground for any treatment."
     )

@@ -1,7 +1,7 @@
-"""Films to look at first, packed in rows. Pure functions.
+"""The gallery of images to look at first, packed in rows. Pure functions.
 
-A row is as wide as four pictures: a film with its evidence map takes two places, one without takes
-one, so that small groups share a row.
+A row is four columns wide. An image with its evidence map spans two columns, any other one, so
+small groups share a row.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from batch_scorer.results.worklist import (
     SECONDS_PER_IMAGE,
     count_reviewable,
     rank_candidates,
-    select_for_review,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from batch_scorer.model.card import ModelCard
+    from batch_scorer.report.content.view import RunView
     from batch_scorer.results.schema import RunManifest, Score
 
 COLUMNS_PER_ROW = 4
@@ -44,9 +43,10 @@ GROUP_TITLES = {
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """A film of the gallery.
+    """One image of the gallery.
 
-    ``thumbnail`` is the stem of its thumbnail, ``evidence`` that of its map; empty where it has none.
+    ``thumbnail`` and ``evidence`` are the file stems of thumbnail and evidence map; ``evidence`` is
+    empty where there is no map.
     """
 
     thumbnail: str
@@ -60,100 +60,87 @@ class GalleryImage:
     evidence_alt: str = ""
 
     @property
-    def places(self) -> int:
-        """How many of a row's places it takes."""
+    def column_span(self) -> int:
+        """The number of columns that the image spans."""
         return 2 if self.evidence else 1
 
 
 @dataclass(frozen=True)
 class GalleryGroup:
-    """Films of one row, for one reason; only the first part of a reason has its title."""
+    """Images in one row that share a reason. Only the first group of a reason has its title."""
 
     title: str
     text: str
     images: tuple[GalleryImage, ...]
 
     @property
-    def places(self) -> int:
-        """How many of a row's places it takes."""
-        return sum(film.places for film in self.images)
+    def column_span(self) -> int:
+        """The number of columns that the group spans."""
+        return sum(image.column_span for image in self.images)
 
 
 def describe_empty_gallery(manifest: RunManifest) -> str:
-    """Why there is no film to look at first."""
+    """Say why the gallery is empty."""
     if not manifest.scored:
         return "No film was scored, so there is none to show."
-    since = manifest.changes
-    if since and not since.new_or_changed:
-        return (
-            f"No file is new since {format_earlier_run(since)}, so there is none to look at first."
-        )
-    which = f"No film that is new since {format_earlier_run(since)}" if since else "No film"
+    changes = manifest.changes
+    if changes and not changes.new_or_changed:
+        earlier_run = format_earlier_run(changes)
+        return f"No file is new since {earlier_run}, so there is none to look at first."
+    which = f"No film that is new since {format_earlier_run(changes)}" if changes else "No film"
     return (
         f"{which} stands out: none was flagged, none lies close to the threshold, and no two "
         "models disagree. That does not make any of them a healthy film."
     )
 
 
-def describe_selection(rows: Sequence[Score], manifest: RunManifest) -> str:
-    """How many films are shown, and why so many; of a night of ``cxr job``, that they are new.
-
-    Args:
-        rows: Those to choose from.
-        manifest: The run.
-    """
-    since = manifest.changes
+def describe_selection(view: RunView) -> str:
+    """Say how many images the gallery shows, and why; in a scheduled run also that they are new."""
+    changes = view.manifest.changes
     new = (
-        f"Only films that are new since {format_earlier_run(since)} are shown here. "
-        if since
+        f"Only films that are new since {format_earlier_run(changes)} are shown here. "
+        if changes
         else ""
     )
-    return new + _describe_image_limit(rows, manifest)
+    return new + _describe_image_limit(view)
 
 
-def _describe_image_limit(rows: Sequence[Score], manifest: RunManifest) -> str:
-    minutes = manifest.gallery.review_minutes
-    groups = select_for_review(rows, manifest.models[0].threshold, minutes)
-    shown = sum(map(len, groups.values()))
+def _describe_image_limit(view: RunView) -> str:
+    minutes = view.manifest.gallery.review_minutes
     if minutes is None:
         return f"Up to {IMAGES_PER_REASON} films are shown for each reason to look, in this order."
     text = (
         f"In {format_count(minutes, 'minute')}, at {SECONDS_PER_IMAGE} seconds a film, "
         f"{format_count(count_reviewable(minutes), 'film')} can be looked at: "
     )
+    shown = sum(map(len, view.images_to_review.values()))
     if shown < count_reviewable(minutes):
         return text + f"there is a reason to look at {shown:,}, all shown here in this order."
     return text + "those below, shared among the reasons to look, in this order."
 
 
-def build_gallery(
-    rows: Sequence[Score], manifest: RunManifest
-) -> tuple[tuple[GalleryGroup, ...], ...]:
-    """The films to look at, of those to choose from, as rows of parts; small ones share one."""
-    threshold = manifest.models[0].threshold
-    candidates = rank_candidates(rows, threshold)
+def build_gallery(view: RunView) -> tuple[tuple[GalleryGroup, ...], ...]:
+    """Select the images to look at first and pack them in rows of groups."""
+    ranked = rank_candidates(view.candidates, view.model.threshold)
     packed: list[list[GalleryGroup]] = []
-    room = 0
-    for reason, found in select_for_review(
-        rows, threshold, manifest.gallery.review_minutes
-    ).items():
-        text = describe_group(reason, len(found), len(candidates[reason]), manifest)
+    free_columns = 0
+    for reason, found in view.images_to_review.items():
+        text = describe_group(reason, len(found), len(ranked[reason]), view.card)
         parts = _split_into_rows(
-            GROUP_TITLES[reason], text, [_make_image(row, manifest) for row in found]
+            GROUP_TITLES[reason], text, [_make_image(row, view) for row in found]
         )
-        if len(parts) == 1 and parts[0].places <= room:
+        if len(parts) == 1 and parts[0].column_span <= free_columns:
             packed[-1].append(parts[0])
-            room -= parts[0].places
+            free_columns -= parts[0].column_span
         else:
             packed.extend([part] for part in parts)
-            room = COLUMNS_PER_ROW - parts[0].places if len(parts) == 1 else 0
+            free_columns = COLUMNS_PER_ROW - parts[0].column_span if len(parts) == 1 else 0
     return tuple(tuple(parts) for parts in packed)
 
 
-def describe_group(reason: str, shown: int, found: int, manifest: RunManifest) -> str:
-    """Why these films, and in which order."""
-    band = manifest.models[0].card.band
-    near = "in the band around the threshold" if band else "near the threshold"
+def describe_group(reason: str, shown: int, found: int, card: ModelCard) -> str:
+    """Say why these images were selected, and how they are sorted."""
+    near = "in the band around the threshold" if card.band else "near the threshold"
     which, order = {
         "missed": (
             "labelled pneumonia, yet not flagged",
@@ -174,27 +161,27 @@ def describe_group(reason: str, shown: int, found: int, manifest: RunManifest) -
         ),
     }[reason]
     number = f"{shown:,} of {found:,}" if shown < found else "All" if found > 1 else "The one"
-    verb, films = ("are", "films") if found > 1 else ("is", "film")
+    verb, images = ("are", "films") if found > 1 else ("is", "film")
     ending = f"; {order}." if shown > 1 else "."
-    return f"{number} {films} that {verb} {which}{ending}"
+    return f"{number} {images} that {verb} {which}{ending}"
 
 
-def _split_into_rows(title: str, text: str, films: list[GalleryImage]) -> list[GalleryGroup]:
+def _split_into_rows(title: str, text: str, images: list[GalleryImage]) -> list[GalleryGroup]:
     rows: list[list[GalleryImage]] = [[]]
-    for film in films:
-        if sum(f.places for f in rows[-1]) + film.places > COLUMNS_PER_ROW:
+    for image in images:
+        if sum(f.column_span for f in rows[-1]) + image.column_span > COLUMNS_PER_ROW:
             rows.append([])
-        rows[-1].append(film)
+        rows[-1].append(image)
     return [
         GalleryGroup(*((title, text) if first else ("", "")), images=tuple(row))
         for first, row in zip([True] + [False] * len(rows), rows, strict=False)
     ]
 
 
-def _make_image(row: Score, manifest: RunManifest) -> GalleryImage:
+def _make_image(row: Score, view: RunView) -> GalleryImage:
     name = sanitize_text(row.image)
-    words = format_likelihood(row.probability)
-    probability = format_probability(row.probability, manifest.models[0].threshold)
+    likelihood = format_likelihood(row.probability)
+    probability = format_probability(row.probability, view.model.threshold)
     notes = ["flagged" if row.prediction == CLASSES[1] else "not flagged"]
     if row.undecided:
         notes.append("uncertain: in the band around the threshold")
@@ -203,18 +190,18 @@ def _make_image(row: Score, manifest: RunManifest) -> GalleryImage:
     if row.label:
         notes.append(f"labelled {row.label.lower()}")
     if row.agreement is not None and row.agreement < 1:
-        others = round(row.agreement * len(manifest.models)) - 1
-        notes.append(f"{others} of {len(manifest.models) - 1} other models agree")
-    picture = thumbnail_stem(row)
-    peak = manifest.gallery.maps.get(picture)
+        others = round(row.agreement * len(view.cards)) - 1
+        notes.append(f"{others} of {len(view.cards) - 1} other models agree")
+    thumbnail = thumbnail_stem(row)
+    peak = view.manifest.gallery.maps.get(thumbnail)
     return GalleryImage(
-        thumbnail=picture,
+        thumbnail=thumbnail,
         name=name,
-        likelihood=words,
+        likelihood=likelihood,
         probability=probability,
         note=", ".join(notes),
-        alt=f"Chest film {name}. Pneumonia {words}, probability {probability}, {notes[0]}.",
-        evidence=f"{picture}{EVIDENCE_SUFFIX}" if peak else "",
+        alt=f"Chest film {name}. Pneumonia {likelihood}, probability {probability}, {notes[0]}.",
+        evidence=f"{thumbnail}{EVIDENCE_SUFFIX}" if peak else "",
         evidence_note=format_peak(peak) if peak else "",
-        evidence_alt=describe_map(name, peak, manifest) if peak else "",
+        evidence_alt=describe_map(name, peak, view.card) if peak else "",
     )

@@ -1,4 +1,4 @@
-"""Where this report answers the items of three reporting guidelines, and where it does not. Pure.
+"""Items of three reporting guidelines, each with the section that answers it. Pure functions.
 
 Source: CLAIM 2024 (Tejani et al., Radiology: Artificial Intelligence 6, e240300), TRIPOD+AI
 (Collins et al., BMJ 2024, 385:e078378), STARD-AI (Sounderajah et al., Nature Medicine 2025, 31,
@@ -14,7 +14,7 @@ from batch_scorer.model.card_sections import find_shared_comparison
 from batch_scorer.report.content.methods import is_trained_on_kermany
 
 if TYPE_CHECKING:
-    from batch_scorer.results.schema import RunManifest
+    from batch_scorer.report.content.view import RunView
 
 NOT_AVAILABLE = "not available"
 NO_ITEM = "no item"
@@ -22,16 +22,16 @@ NO_ITEM = "no item"
 
 @dataclass(frozen=True)
 class GuidelineItem:
-    """One topic, its items in CLAIM 2024, TRIPOD+AI and STARD-AI, and where it is answered."""
+    """One topic, its items in CLAIM 2024, TRIPOD+AI and STARD-AI, and the section on it."""
 
     topic: str
     claim: str
     tripod: str
     stard: str
-    where: str
+    section: str
 
 
-# What every report of this kind answers.
+# Every report answers these.
 ALWAYS_ANSWERED = (
     GuidelineItem("Intended use and role", "3, 41", "3b", "3, 34", "section 1"),
     GuidelineItem("Who is to use it", "41", "27b", "15d", "section 1"),
@@ -60,7 +60,7 @@ ALWAYS_ANSWERED = (
     GuidelineItem("Limits", "40", "26", "33", "section 8"),
     GuidelineItem("Outputs stored and open to audit", NO_ITEM, NO_ITEM, "40b", "section 9, hashes"),
 )
-# What neither rows nor model files carry.
+# Neither rows nor model files say anything about these.
 NEVER_ANSWERED = (
     GuidelineItem("Ethics approval", NO_ITEM, "17", "6", NOT_AVAILABLE),
     GuidelineItem("Dates and setting of the films", NO_ITEM, "5b, 6a", "9", NOT_AVAILABLE),
@@ -82,50 +82,54 @@ NEVER_ANSWERED = (
 )
 
 
-def describe_guidelines(manifest: RunManifest, *, subgroups: bool) -> tuple[GuidelineItem, ...]:
-    """The topics of a report with their items; what is not there is called so.
+def describe_guidelines(view: RunView, *, subgroups: bool) -> tuple[GuidelineItem, ...]:
+    """List all topics with their items; a topic without an answer is marked as not available.
 
     Args:
-        manifest: The run.
-        subgroups: Whether the report has figures by cause.
+        view: The run.
+        subgroups: True if the report has figures by etiology.
     """
-    cards = [model.card for model in manifest.models]
+    cards = view.cards
 
-    def where(place: str, *, there: bool) -> str:
-        return place if there else NOT_AVAILABLE
+    def find_section(section: str, *, available: bool) -> str:
+        return section if available else NOT_AVAILABLE
 
     sometimes = (
         GuidelineItem(
             "Comparison of models on the same films",
             *("29", "12e", "18"),
-            where("section 3", there=find_shared_comparison(cards) is not None),
+            find_section("section 3", available=find_shared_comparison(cards) is not None),
         ),
-        GuidelineItem("Subgroups by cause", "37", "23a", "21", where("section 9", there=subgroups)),
+        GuidelineItem(
+            "Subgroups by cause", "37", "23a", "21", find_section("section 9", available=subgroups)
+        ),
         GuidelineItem(
             "Wrong answers, film by film",
             *("39", NO_ITEM, "23"),
-            where("section 2", there=bool(manifest.metrics)),
+            find_section("section 2", available=bool(view.manifest.metrics)),
         ),
         GuidelineItem(
             "Explanations (evidence maps)",
             *("31", NO_ITEM, NO_ITEM),
-            where("section 9", there=any(card.evidence for card in cards)),
+            find_section("section 9", available=any(card.evidence for card in cards)),
         ),
         GuidelineItem(
             "Robustness to shifted films",
             *("30", NO_ITEM, "21"),
-            where("section 9", there=any("shifted validation" in c.references for c in cards)),
+            find_section(
+                "section 9", available=any("shifted validation" in c.references for c in cards)
+            ),
         ),
         GuidelineItem("Evaluation on internal data", "32", "23a", "31", "section 3"),
         GuidelineItem(
             "Testing on films from elsewhere",
             *("33", "23a", "29"),
-            where("section 3", there=any(card.external for card in cards)),
+            find_section("section 3", available=any(card.external for card in cards)),
         ),
         GuidelineItem(
             "Availability of the data",
             *("43", "18e", "40a"),
-            where("section 8", there=all(is_trained_on_kermany(card) for card in cards)),
+            find_section("section 8", available=all(is_trained_on_kermany(card) for card in cards)),
         ),
     )
     return (*ALWAYS_ANSWERED, *sometimes, *NEVER_ANSWERED)

@@ -1,4 +1,4 @@
-"""The models against each other, as a table and one plain sentence. Pure functions."""
+"""The comparison of the models, as a table and one plain sentence. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from batch_scorer.model.card_sections import find_shared_comparison
 from batch_scorer.report.content.text import (
     format_count,
     format_interval,
+    format_title,
     join_words,
     sanitize_text,
 )
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from batch_scorer.model.card import ModelCard
     from batch_scorer.model.card_sections import ModelComparison, PairedDifference
-    from batch_scorer.results.schema import RunManifest
 
 MAIN_METRIC = "auc"
 SIGNIFICANCE_LEVEL = 0.05
@@ -28,7 +28,7 @@ COMPARED_METRIC_TITLES = {"auc": "AUC", "accuracy": "Accuracy"}
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One difference as text; ``p`` is the corrected one."""
+    """One difference as text. ``p`` is corrected for multiple tests (Holm)."""
 
     models: str
     metric: str
@@ -40,73 +40,76 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class ComparisonFacts:
-    """The models of this run against each other."""
+    """The pairwise comparison of a run's models."""
 
     sentence: str
     about: str
     rows: tuple[ComparisonRow, ...]
 
 
-def describe_comparison(manifest: RunManifest) -> ComparisonFacts | None:
-    """The comparison that this run's model files have in common, or None where they have none."""
-    cards = [model.card for model in manifest.models]
-    found = find_shared_comparison(cards)
-    if found is None:
+def describe_comparison(cards: Sequence[ModelCard]) -> ComparisonFacts | None:
+    """Describe the comparison that all model cards share; None where they share none."""
+    comparison = find_shared_comparison(cards)
+    if comparison is None:
         return None
-    titles = {card.name: sanitize_text(card.title, 60) for card in cards}
+    titles = {card.name: format_title(card) for card in cards}
     return ComparisonFacts(
-        sentence=describe_ranking(found, titles),
-        about=f"Each row is the first model minus the second on the same {found.images:,} "
-        f"{sanitize_text(found.split, 40)} films, by {sanitize_text(found.method, 300)}. A difference is "
-        f"taken as real where the corrected p is below {SIGNIFICANCE_LEVEL}.",
-        rows=tuple(_make_row(pair, titles) for pair in found.pairs),
+        sentence=describe_ranking(comparison, titles),
+        about=f"Each row is the first model minus the second on the same {comparison.images:,} "
+        f"{sanitize_text(comparison.split, 40)} films, by "
+        f"{sanitize_text(comparison.method, 300)}. A difference is taken as real where the "
+        f"corrected p is below {SIGNIFICANCE_LEVEL}.",
+        rows=tuple(_make_row(pair, titles) for pair in comparison.pairs),
     )
 
 
-def describe_ranking(comparison: ModelComparison, titles: Mapping[str, str] | None = None) -> str:
-    """Which models are better than which, by AUC, in one sentence.
+def describe_ranking(
+    comparison: ModelComparison, given_titles: Mapping[str, str] | None = None
+) -> str:
+    """Say in one sentence which models are better than which, by AUC.
 
     Args:
         comparison: Of at least two models.
-        titles: What to call a model; its name unless given.
+        given_titles: Titles by model name; by default the names.
     """
-    names = titles or {name: sanitize_text(name, 40) for name in comparison.names}
+    titles = given_titles or {name: sanitize_text(name, 40) for name in comparison.names}
     pairs = [pair for pair in comparison.pairs if pair.metric == MAIN_METRIC]
     ties = [_better_first(pair) for pair in pairs if pair.p_holm >= SIGNIFICANCE_LEVEL]
     winners: dict[str, list[str]] = {}
     for better, worse in (
         _better_first(pair) for pair in pairs if pair.p_holm < SIGNIFICANCE_LEVEL
     ):
-        winners.setdefault(worse, []).append(names[better])
+        winners.setdefault(worse, []).append(titles[better])
     parts = []
     if ties and not winners:
         members = dict.fromkeys(name for pair in ties for name in pair)
-        parts.append(f"{join_words([names[name] for name in members])} cannot be told apart")
+        parts.append(f"{join_words([titles[name] for name in members])} cannot be told apart")
     else:
-        parts += [f"{names[one]} and {names[two]} cannot be told apart" for one, two in ties]
+        parts += [f"{titles[one]} and {titles[two]} cannot be told apart" for one, two in ties]
     parts += [
-        f"{join_words(found)} {_VERBS.get(len(found), 'are all')} better than {names[worse]}"
-        for worse, found in winners.items()
+        f"{join_words(better_titles)} {_VERBS.get(len(better_titles), 'are all')} better than "
+        f"{titles[worse]}"
+        for worse, better_titles in winners.items()
     ]
-    films = f"On {format_count(comparison.images, f'{sanitize_text(comparison.split, 40)} film')}, by AUC, "
-    return f"{films}{'; '.join(parts)}."
+    images = format_count(comparison.images, f"{sanitize_text(comparison.split, 40)} film")
+    return f"On {images}, by AUC, {'; '.join(parts)}."
 
 
 def find_tied_models(name: str, cards: Sequence[ModelCard]) -> list[str]:
-    """The titles of the models that cannot be told apart from one, by AUC, where that was asked."""
-    found = find_shared_comparison(cards)
-    pairs = [pair for pair in found.pairs if pair.metric == MAIN_METRIC] if found else []
+    """Return the titles of the models whose AUC does not differ significantly from one model's."""
+    comparison = find_shared_comparison(cards)
+    pairs = [pair for pair in comparison.pairs if pair.metric == MAIN_METRIC] if comparison else []
     tied = {
         one
         for pair in pairs
         if pair.p_holm >= SIGNIFICANCE_LEVEL and name in (pair.first, pair.second)
         for one in (pair.first, pair.second)
     }
-    return [sanitize_text(card.title, 60) for card in cards if card.name in tied - {name}]
+    return [format_title(card) for card in cards if card.name in tied - {name}]
 
 
 def _better_first(pair: PairedDifference) -> tuple[str, str]:
-    """The better one first."""
+    """Return both names, the better model first."""
     worse = (pair.difference.value or 0.0) < 0
     return (pair.second, pair.first) if worse else (pair.first, pair.second)
 

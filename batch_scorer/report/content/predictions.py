@@ -1,4 +1,4 @@
-"""Files not scored, and all predictions. Pure functions."""
+"""Files not scored, and the table of all predictions. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from batch_scorer.report.content.text import (
     format_count,
     format_probability,
     format_threshold,
+    format_title,
     join_words,
     sanitize_text,
 )
@@ -18,7 +19,8 @@ from batch_scorer.report.content.text import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batch_scorer.results.schema import RunManifest, Score
+    from batch_scorer.report.content.view import RunView
+    from batch_scorer.results.schema import ModelUsed, RunManifest, Score
 
 MAX_UNSCORED_ROWS = 200
 MAX_PREDICTION_ROWS = 2_000
@@ -28,7 +30,7 @@ ATTACHMENT_DESCRIPTIONS = {
     "run.json": "The run: its counts, its models with their cards, its options and versions.",
     STATEMENTS_FILE: "The sentences of page 1 that state numbers, for cxr verify.",
 }
-"""What the PDF carries inside, by file name, and how a reader's list of attachments calls it."""
+"""The files attached to the PDF, each with its description in a reader's list."""
 REASON_TEXTS = {
     "unreadable": ("Could not be read", "Copy the file again from where it came from."),
     "truncated": ("Ends too early", "Copy the file again; part of it is missing."),
@@ -43,7 +45,7 @@ REASON_TEXTS = {
 
 @dataclass(frozen=True)
 class ReasonCount:
-    """Why some files were not scored, and how many."""
+    """One reason for not scoring, and the number of files it applies to."""
 
     label: str
     advice: str
@@ -61,7 +63,7 @@ class UnscoredRow:
 
 @dataclass(frozen=True)
 class UnscoredFiles:
-    """The files without an answer: counts by reason, and their names up to a cap."""
+    """The files that were not scored: counts by reason, and at most ``MAX_UNSCORED_ROWS`` names."""
 
     about: str
     reasons: tuple[ReasonCount, ...]
@@ -82,7 +84,7 @@ class PredictionRow:
 
 @dataclass(frozen=True)
 class PredictionListing:
-    """The table of all predictions, or its beginning."""
+    """The table of all predictions, up to ``MAX_PREDICTION_ROWS`` rows."""
 
     models: tuple[str, ...]
     labelled: bool
@@ -92,43 +94,43 @@ class PredictionListing:
 
 
 def format_prediction(row: Score) -> str:
-    """What the first model made of a file: "Flagged", "Clear" or "Not scored", and doubts."""
+    """Format the first model's prediction, such as "Flagged, uncertain" or "Not scored"."""
     scored = row.status == "scored"
     flagged = row.prediction == CLASSES[1]
-    answer = ("Flagged" if flagged else "Clear") if scored else "Not scored"
+    text = ("Flagged" if flagged else "Clear") if scored else "Not scored"
     if row.undecided:
-        answer += ", uncertain"
+        text += ", uncertain"
     if row.atypical and scored:
-        answer += ", atypical"
+        text += ", atypical"
     if row.duplicate_of:
-        answer += ", copy"
-    return answer
+        text += ", copy"
+    return text
 
 
 def describe_reason(code: str) -> str:
-    """Why a file was not scored, in words."""
+    """Say why a file was not scored."""
     return _find_reason_text(code)[0]
 
 
-def describe_unscored(rows: Sequence[Score], manifest: RunManifest) -> UnscoredFiles:
-    """The files that were not scored, and why."""
-    unscored = [row for row in rows if row.status != "scored"]
+def describe_unscored(view: RunView) -> UnscoredFiles:
+    """Describe the files that were not scored, with counts by reason."""
+    unscored = [row for row in view.rows if row.status != "scored"]
     return UnscoredFiles(
-        about=_describe_unscored_counts(manifest),
+        about=_describe_unscored_counts(view.manifest),
         reasons=_count_reasons(unscored),
         files=tuple(_make_unscored_row(row) for row in unscored[:MAX_UNSCORED_ROWS]),
         rest=_describe_rest(len(unscored), MAX_UNSCORED_ROWS, "named"),
     )
 
 
-def describe_listing(rows: Sequence[Score], manifest: RunManifest) -> PredictionListing:
-    """The table of all predictions."""
-    labelled = any(row.label for row in rows)
+def describe_listing(view: RunView) -> PredictionListing:
+    """Build the table of all predictions."""
+    models, rows = view.manifest.models, view.rows
     return PredictionListing(
-        models=tuple(sanitize_text(model.name, 24) for model in manifest.models),
-        labelled=labelled,
-        rows=tuple(_make_prediction_row(row, manifest) for row in rows[:MAX_PREDICTION_ROWS]),
-        about=_describe_columns(manifest),
+        models=tuple(sanitize_text(model.name, 24) for model in models),
+        labelled=any(row.label for row in rows),
+        rows=tuple(_make_prediction_row(row, models) for row in rows[:MAX_PREDICTION_ROWS]),
+        about=_describe_columns(view),
         rest=_describe_rest(len(rows), MAX_PREDICTION_ROWS, "listed"),
     )
 
@@ -167,48 +169,46 @@ def _make_unscored_row(row: Score) -> UnscoredRow:
     )
 
 
-def _describe_rest(number: int, cap: int, verb: str) -> str:
-    if number <= cap:
+def _describe_rest(n_rows: int, max_rows: int, verb: str) -> str:
+    if n_rows <= max_rows:
         return ""
-    return f"The first {cap:,} of {number:,} files are {verb} here; continued in predictions.csv."
+    return (
+        f"The first {max_rows:,} of {n_rows:,} files are {verb} here; continued in predictions.csv."
+    )
 
 
-def _describe_columns(manifest: RunManifest) -> str:
-    if not manifest.found:
+def _describe_columns(view: RunView) -> str:
+    if not view.manifest.found:
         return "There is no file to list."
     text = (
         "Each number is a probability of pneumonia, one column per model. "
-        f"A film is flagged at {format_threshold(manifest.models[0].threshold)} or more, by "
-        f"{sanitize_text(manifest.models[0].card.title, 60)}. Numbers are rounded for print; "
+        f"A film is flagged at {format_threshold(view.model.threshold)} or more, by "
+        f"{format_title(view.card)}. Numbers are rounded for print; "
         "predictions.csv has them in full."
     )
-    band = manifest.models[0].card.band
-    if band:
+    if band := view.card.band:
         text += (
             f" From {format_threshold(band.low)} up to {format_threshold(band.high)} its answer is "
             "uncertain."
         )
-    if len(manifest.models) > 1:
-        own = join_words(
-            [
-                f"{sanitize_text(m.name, 24)} {format_threshold(m.threshold)}"
-                for m in manifest.models[1:]
-            ]
+    if others := view.manifest.models[1:]:
+        thresholds = join_words(
+            [f"{sanitize_text(m.name, 24)} {format_threshold(m.threshold)}" for m in others]
         )
-        text += f" The other models have thresholds of their own: {own}."
+        text += f" The other models have thresholds of their own: {thresholds}."
     return text
 
 
-def _make_prediction_row(row: Score, manifest: RunManifest) -> PredictionRow:
+def _make_prediction_row(row: Score, models: Sequence[ModelUsed]) -> PredictionRow:
     scored = row.status == "scored"
     probabilities = tuple(
         format_probability(p, model.threshold)
-        for p, model in zip(row.probabilities, manifest.models, strict=scored)
+        for p, model in zip(row.probabilities, models, strict=scored)
     )
     return PredictionRow(
         name=sanitize_text(row.image, 90),
         prediction=format_prediction(row),
         flagged=row.prediction == CLASSES[1],
-        probabilities=probabilities or ("",) * len(manifest.models),
+        probabilities=probabilities or ("",) * len(models),
         label=row.label.capitalize(),
     )

@@ -1,4 +1,4 @@
-"""Sensitivity and specificity as people, and what the probabilities are worth. Pure functions."""
+"""Sensitivity and specificity as icon arrays, and calibration of probabilities. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from batch_scorer.report.content.methods import format_population
 from batch_scorer.report.content.text import (
     format_count,
     format_estimate,
+    format_title,
     join_words,
-    sanitize_text,
 )
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from batch_scorer.metrics.classification import Curve, Estimate
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.results.schema import RunManifest, Score
+    from batch_scorer.report.content.view import RunView
+    from batch_scorer.results.schema import RunManifest
 
 N_CLASSES = 2
 MIN_IMAGES = 100
@@ -29,9 +30,9 @@ MIN_IMAGES = 100
 
 @dataclass(frozen=True)
 class IconArrayPair:
-    """A hundred ill of whom so many are found, a hundred well of whom so many are flagged."""
+    """Two icon arrays of 100 each: patients with pneumonia, and healthy ones with false alarms."""
 
-    found: int
+    detected: int
     detected_title: str
     false_alarms: int
     false_alarms_title: str
@@ -41,7 +42,7 @@ class IconArrayPair:
 
 @dataclass(frozen=True)
 class ReliabilityCurve:
-    """One model's reliability, to be drawn."""
+    """One model's reliability curve with its legend text."""
 
     label: str
     curve: Curve
@@ -49,32 +50,35 @@ class ReliabilityCurve:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far the probabilities can be believed."""
+    """A reliability diagram with its sentences."""
 
     title: str
     sentences: tuple[str, ...]
-    lines: tuple[ReliabilityCurve, ...]
+    curves: tuple[ReliabilityCurve, ...]
     alt: str
 
 
 def make_icon_arrays(card: ModelCard) -> IconArrayPair | None:
-    """A model's reference figures as people; None where a class has no films."""
-    people = format_population(card)
+    """Make the icon arrays of a model's reference set; None where a class has no images."""
+    population = format_population(card)
     return _make_icon_array_pair(
-        card.reference.metrics, f"{people} with pneumonia", f"healthy {people}", format_split(card)
+        card.reference.metrics,
+        f"{population} with pneumonia",
+        f"healthy {population}",
+        format_split(card),
     )
 
 
 def make_batch_icon_arrays(manifest: RunManifest) -> IconArrayPair | None:
-    """The same of the labelled films of this batch."""
+    """Make the icon arrays of the labelled images of this batch; None where there are none."""
     if not manifest.metrics:
         return None
-    found = manifest.metrics[0].metrics
-    return _make_icon_array_pair(found, "films with pneumonia", "normal films", "this batch")
+    metrics = manifest.metrics[0].metrics
+    return _make_icon_array_pair(metrics, "films with pneumonia", "normal films", "this batch")
 
 
 def describe_reliability(cards: Sequence[ModelCard]) -> Reliability:
-    """How far the probabilities of models can be believed, by their reference films."""
+    """Describe how well the probabilities of models are calibrated, by their reference sets."""
     where = join_words(list(dict.fromkeys(format_split(card) for card in cards)))
     return Reliability(
         title=f"Reliability on the {where}; on the dotted line probabilities are right",
@@ -83,8 +87,8 @@ def describe_reliability(cards: Sequence[ModelCard]) -> Reliability:
             "how far it is off on average; 0 is best.",
             *(_describe_calibration(card) for card in cards),
         ),
-        lines=tuple(
-            ReliabilityCurve(sanitize_text(card.title, 60), card.reference.reliability)
+        curves=tuple(
+            ReliabilityCurve(format_title(card), card.reference.reliability)
             for card in cards
             if card.reference.reliability.x
         ),
@@ -92,51 +96,53 @@ def describe_reliability(cards: Sequence[ModelCard]) -> Reliability:
     )
 
 
-def describe_batch_reliability(manifest: RunManifest, rows: Sequence[Score]) -> Reliability | None:
-    """The same of this batch, where it has enough labels, and of both classes."""
-    labelled = [row for row in rows if row.status == "scored" and row.label]
+def describe_batch_reliability(view: RunView) -> Reliability | None:
+    """Describe the calibration on this batch; None with too few labels or only one class."""
+    labelled = view.labelled
     if len(labelled) < MIN_IMAGES or len({row.label for row in labelled}) < N_CLASSES:
         return None
-    truth = [CLASSES.index(row.label) for row in labelled]
-    cards = {model.name: model.card for model in manifest.models}
-    lines, told = [], []
-    for index, score in enumerate(manifest.metrics):
-        title = sanitize_text(cards[score.model].title, 60)
-        answers = [row.probabilities[index] for row in labelled]
-        lines.append(ReliabilityCurve(title, classification.reliability_points(truth, answers)))
-        told.append(f"{title}: ECE {format_estimate(score.metrics['ece'])}.")
+    labels = [CLASSES.index(row.label) for row in labelled]
+    cards = {card.name: card for card in view.cards}
+    curves, sentences = [], []
+    for index, score in enumerate(view.manifest.metrics):
+        title = format_title(cards[score.model])
+        probabilities = [row.probabilities[index] for row in labelled]
+        curves.append(
+            ReliabilityCurve(title, classification.reliability_points(labels, probabilities))
+        )
+        sentences.append(f"{title}: ECE {format_estimate(score.metrics['ece'])}.")
     return Reliability(
         title="Reliability on this batch; on the dotted line probabilities are right",
-        sentences=tuple(told),
-        lines=tuple(lines),
+        sentences=tuple(sentences),
+        curves=tuple(curves),
         alt=f"Reliability on {format_count(len(labelled), 'labelled film')} of this batch. "
-        f"{' '.join(told)}",
+        f"{' '.join(sentences)}",
     )
 
 
 def _make_icon_array_pair(
-    values: Mapping[str, Estimate], ill: str, well: str, where: str
+    values: Mapping[str, Estimate], diseased: str, normal: str, where: str
 ) -> IconArrayPair | None:
     recall, specificity = values["recall"].value, values["specificity"].value
     if recall is None or specificity is None:
         return None
-    found, alarms = round(100 * recall), round(100 * (1 - specificity))
-    found_title = f"100 {ill}: {found} found, {100 - found} missed"
-    alarms_title = f"100 {well}: {alarms} wrongly flagged, {100 - alarms} not"
+    detected, false_alarms = round(100 * recall), round(100 * (1 - specificity))
+    detected_title = f"100 {diseased}: {detected} found, {100 - detected} missed"
+    false_alarms_title = f"100 {normal}: {false_alarms} wrongly flagged, {100 - false_alarms} not"
     return IconArrayPair(
-        found=found,
-        detected_title=found_title,
-        false_alarms=alarms,
-        false_alarms_title=alarms_title,
+        detected=detected,
+        detected_title=detected_title,
+        false_alarms=false_alarms,
+        false_alarms_title=false_alarms_title,
         title=f"Filled: flagged by the model. Hollow: not flagged. Counted on {where}",
-        alt=f"Two crowds of a hundred. {found_title}. {alarms_title}.",
+        alt=f"Two crowds of a hundred. {detected_title}. {false_alarms_title}.",
     )
 
 
 def _describe_calibration(card: ModelCard) -> str:
     reference, validation = card.reference, card.references["validation"]
     text = (
-        f"{sanitize_text(card.title, 60)}: ECE {format_estimate(reference.metrics['ece'])} on the "
+        f"{format_title(card)}: ECE {format_estimate(reference.metrics['ece'])} on the "
         f"{format_split(card)}"
     )
     if reference is validation:
@@ -149,11 +155,11 @@ def _describe_calibration(card: ModelCard) -> str:
 
 def _describe_curve(card: ModelCard) -> str:
     points = card.reference.reliability
-    title = sanitize_text(card.title, 60)
+    title = format_title(card)
     if not points.x:
         return f"{title}: no points."
     gaps = [y - x for x, y in zip(points.x, points.y, strict=True)]
-    worst = max(range(len(gaps)), key=lambda place: abs(gaps[place]))
+    worst = max(range(len(gaps)), key=lambda index: abs(gaps[index]))
     return (
         f"{title}: furthest off where it says {points.x[worst]:.2f}, {points.y[worst]:.2f} of "
         "those films show pneumonia."

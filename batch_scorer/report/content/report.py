@@ -1,9 +1,7 @@
-"""The numbers of a run as the plain sentences of its report. Pure: nothing is read or written.
+"""Everything that a report says, built from the view of a run. Pure: nothing is read or written.
 
-What a reader sees is either in the templates or said by one module for each part of the report:
-``summary``, ``news``, ``gallery``, ``evidence``, ``performance``, ``people``, ``external``,
-``comparison``, ``estimate``, ``prevalence``, ``drift``, ``listing``, ``method``, ``appendix`` (with
-``guidelines``); ``deck`` says what the slides say beyond it, and ``wording`` shows single values.
+One module of this package writes each part of the report; the fields of ``ReportFacts`` follow the
+order of the parts. ``slides`` adds what only the slides say, ``text`` formats single values.
 """
 
 from __future__ import annotations
@@ -63,14 +61,10 @@ from batch_scorer.report.content.summary import (
 )
 from batch_scorer.report.content.text import sanitize_text
 from batch_scorer.report.content.unlabelled import LabelFreeEstimates, describe_label_free
-from batch_scorer.results.drift import measure_drift
-from batch_scorer.results.run_dates import select_rows_of_date
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from batch_scorer.report.content.branding import Branding
-    from batch_scorer.results.schema import RunManifest, Score
+    from batch_scorer.report.content.view import RunView
 
 
 @dataclass(frozen=True)
@@ -109,52 +103,38 @@ class ReportFacts:
     other_hospitals: str = OTHER_HOSPITALS_NOTE
 
 
-def build_report_facts(
-    manifest: RunManifest,
-    rows: Sequence[Score],
-    branding: Branding = NO_BRANDING,
-    dates: Sequence[str] = (),
-) -> ReportFacts:
-    """Turn a run into the sentences and tables of its report.
-
-    Args:
-        manifest: The run; its first model is the one that decides.
-        rows: One per file found, in the order of the files.
-        branding: Whose report it is.
-        dates: Of a scheduled run, for each row the date of the run that first wrote it.
-    """
-    cards = [model.card for model in manifest.models]
-    shown = select_rows_of_date(rows, dates, manifest.run_date)
-    drift = measure_drift(rows, cards[0])
-    drift_facts = describe_drift(drift, cards[0])
+def build_report_facts(view: RunView, branding: Branding = NO_BRANDING) -> ReportFacts:
+    """Turn a run into the sentences and tables of its report."""
+    manifest, cards = view.manifest, view.cards
+    drift = describe_drift(view.drift, view.card)
     return ReportFacts(
         brand=describe_branding(branding),
         run_id=sanitize_text(manifest.run_id, 60),
         created=manifest.finished,
-        model_line=format_model(manifest),
-        summary=describe_summary(manifest, drift_facts.short_warning),
-        gallery=build_gallery(shown, manifest),
+        model_line=format_model(view.model),
+        summary=describe_summary(view, drift.short_warning),
+        gallery=build_gallery(view),
         no_gallery_reason=describe_empty_gallery(manifest),
-        selection=describe_selection(shown, manifest),
-        evidence=describe_evidence(manifest),
-        no_evidence_reason=describe_missing_maps(manifest),
+        selection=describe_selection(view),
+        evidence=describe_evidence(view),
+        no_evidence_reason=describe_missing_maps(view),
         columns=tuple(METRIC_TITLES.values()),
-        reference=describe_reference(manifest),
-        reference_icon_arrays=make_icon_arrays(cards[0]),
+        reference=describe_reference(cards),
+        reference_icon_arrays=make_icon_arrays(view.card),
         reliability=describe_reliability(cards),
         external=describe_external(cards),
         etiology=describe_etiology(cards),
-        comparison=describe_comparison(manifest),
+        comparison=describe_comparison(cards),
         batch=describe_batch(manifest),
         batch_icon_arrays=make_batch_icon_arrays(manifest),
-        batch_reliability=describe_batch_reliability(manifest, rows),
+        batch_reliability=describe_batch_reliability(view),
         no_batch_reason=describe_missing_batch_metrics(manifest),
-        label_free=describe_label_free(manifest, rows, drift),
+        label_free=describe_label_free(view),
         training=describe_training(cards),
-        predictive_values=describe_predictive_values(manifest),
-        drift=drift_facts,
-        unscored=describe_unscored(rows, manifest),
-        listing=describe_listing(rows, manifest),
-        method=describe_methods(manifest),
-        appendix=describe_appendix(manifest, rows),
+        predictive_values=describe_predictive_values(view),
+        drift=drift,
+        unscored=describe_unscored(view),
+        listing=describe_listing(view),
+        method=describe_methods(view),
+        appendix=describe_appendix(view),
     )

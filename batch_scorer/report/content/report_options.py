@@ -1,4 +1,4 @@
-"""How a report is to be drawn: in which formats, with what on it, by which standard."""
+"""The options of a report: its formats, its branding and the standard of its PDF."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from batch_scorer.report.content.branding import NO_BRANDING, Branding
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What a user may choose of a report.
+    """The user's choices for a report.
 
-    ``formats`` are names from ``ledger.REPORT_FILES``; ``variant`` is one of ``paper.VARIANTS``, or
-    None for the first of them.
+    ``formats`` are names from ``store.REPORT_FILES``. ``variant`` is one of
+    ``weasyprint.VARIANTS``, or None for the first of them.
     """
 
     formats: tuple[str, ...] = ("pdf",)
@@ -21,7 +21,7 @@ class ReportOptions:
 
     @property
     def is_custom(self) -> bool:
-        """Whether it asks for anything that a report drawn before may not have."""
+        """True if an earlier report may lack what these options ask for."""
         return self.branding.is_custom or self.variant is not None
 
 

@@ -1,4 +1,4 @@
-"""What an evidence map shows, and what it does not prove. Pure functions."""
+"""Evidence maps: what they show, and what they do not prove. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batch_scorer.report.content.text import format_count, sanitize_text
+from batch_scorer.report.content.text import format_count, format_title
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from batch_scorer.imaging.heatmap import Peak
+    from batch_scorer.model.card import ModelCard
     from batch_scorer.model.card_sections import Evidence
-    from batch_scorer.results.schema import RunManifest
+    from batch_scorer.report.content.view import RunView
 
 CHECKED_SHARE = 0.1
 MIN_SIMILAR_CORRELATION = 0.3
-"""From which rank correlation with the map of shuffled weights a map is called partly the same."""
+"""Rank correlation with the maps of shuffled weights at which a map counts as similar."""
 MIN_MAPS, MAX_REGION_SHARE = 6, 0.6
-"""From how many maps, and above which share of them, one place is called the model's habit."""
+"""With this many maps, a larger share of them in one region counts as the model's habit."""
 _NO_MAPS_TEXTS = {
     "unanswered": "The model {model} gives no evidence maps, so the films stand alone.",
     "model": "Evidence maps are missing: the file of the model {model} was not at hand, or had "
@@ -30,115 +31,117 @@ _NO_MAPS_TEXTS = {
 
 @dataclass(frozen=True)
 class EvidenceFacts:
-    """What stands once above the maps."""
+    """The texts above all evidence maps."""
 
     explanation: str
     limitation: str
-    checked: str
+    checks: str
     scale: str
     scale_low: str
     scale_high: str
     scale_alt: str
 
 
-def describe_evidence(manifest: RunManifest) -> EvidenceFacts | None:
-    """What a reader must know of the maps; None where there are none."""
-    maps, card = manifest.gallery.maps, manifest.models[0].card
+def describe_evidence(view: RunView) -> EvidenceFacts | None:
+    """Describe how to read the evidence maps; None where there are none."""
+    gallery, card = view.manifest.gallery, view.card
+    maps = gallery.maps
     if not maps or card.evidence is None:
         return None
-    top = max(0.0, *(peak.value for peak in maps.values()))
-    which = "each film" if manifest.gallery.heatmaps == "all" else "each flagged film"
+    max_evidence = max(0.0, *(peak.value for peak in maps.values()))
+    which = "each film" if gallery.heatmaps == "all" else "each flagged film"
     return EvidenceFacts(
-        explanation=f"Beside {which} lies its evidence map: the brighter a place, the more it raised the "
-        f"probability that the model {sanitize_text(card.title, 60)} gave; what lowered it is dark.",
+        explanation=f"Beside {which} lies its evidence map: the brighter a place, the more it "
+        f"raised the probability that the model {format_title(card)} gave; what lowered it is "
+        "dark.",
         limitation="A map shows what the model went by, not where a disease is: a bright place "
         "proves no pneumonia, a dark one no healthy lung. It is coarse, "
         f"{card.evidence.height} by {card.evidence.width} places a film, smoothed for print.",
-        checked=" ".join(
+        checks=" ".join(
             filter(None, (_describe_checks(card.evidence), _describe_common_region(maps.values())))
         ),
         scale="Evidence for pneumonia at a place, in log odds; one scale for all maps",
         scale_low="0, or against",
-        scale_high=format_evidence(top),
+        scale_high=format_evidence(max_evidence),
         scale_alt=f"Scale of the evidence maps: from dark, no evidence or evidence against, to "
-        f"bright, {format_evidence(top)} in log odds.",
+        f"bright, {format_evidence(max_evidence)} in log odds.",
     )
 
 
-def describe_missing_maps(manifest: RunManifest) -> str:
-    """Why there are no maps although they were asked for; empty where nothing is missing."""
-    reason = manifest.gallery.no_maps_reason
+def describe_missing_maps(view: RunView) -> str:
+    """Say why the requested maps are missing; empty where none are."""
+    reason = view.manifest.gallery.no_maps_reason
     if not reason:
         return ""
-    return _NO_MAPS_TEXTS[reason].format(model=sanitize_text(manifest.models[0].card.title, 60))
+    return _NO_MAPS_TEXTS[reason].format(model=format_title(view.card))
 
 
-def describe_map(name: str, peak: Peak, manifest: RunManifest) -> str:
-    """The alternative text of a map."""
-    title = sanitize_text(manifest.models[0].card.title, 60)
+def describe_map(name: str, peak: Peak, card: ModelCard) -> str:
+    """Write the alternative text of one map."""
+    title = format_title(card)
     if peak.value <= 0:
         return f"Evidence map of {name}: dark, for {title} no place speaks for pneumonia."
     return (
-        f"Evidence map of {name} by {title}: brightest in the {find_peak_region(peak)} of the picture, "
-        f"{format_evidence(peak.value)} in log odds for pneumonia."
+        f"Evidence map of {name} by {title}: brightest in the {find_peak_region(peak)} of the "
+        f"picture, {format_evidence(peak.value)} in log odds for pneumonia."
     )
 
 
 def format_peak(peak: Peak) -> str:
-    """Where a map is brightest, and how much that is, below the picture."""
+    """Format the brightest region of a map and its evidence, for the line below the image."""
     if peak.value <= 0:
         return "no place speaks for pneumonia"
     return f"most in the {find_peak_region(peak)}: {format_evidence(peak.value)}"
 
 
 def find_peak_region(peak: Peak) -> str:
-    """The ninth of the picture in which a map is brightest, left and right as printed."""
+    """Return the ninth of the image that holds the peak of a map, left and right as printed."""
     down = ("upper", "middle", "lower")[min(int(peak.y * 3), 2)]
     across = ("left", "centre", "right")[min(int(peak.x * 3), 2)]
     return "centre" if (down, across) == ("middle", "centre") else f"{down} {across}"
 
 
 def format_evidence(value: float) -> str:
-    """Log odds with as many decimals as tell them from nothing."""
+    """Format log odds; small values get a second decimal."""
     return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def _describe_checks(evidence: Evidence) -> str:
-    """What came of the checks of the model's maps, on validation films."""
-    checked = evidence.faithfulness
-    step = min(range(len(checked.steps)), key=lambda i: abs(checked.steps[i] - CHECKED_SHARE))
-    brightest, random = checked.deletion[step], checked.random_deletion[step]
+    """Describe the results of the faithfulness checks on validation images."""
+    checks = evidence.faithfulness
+    step = min(range(len(checks.steps)), key=lambda i: abs(checks.steps[i] - CHECKED_SHARE))
+    brightest, random = checks.deletion[step], checks.random_deletion[step]
     text = (
-        f"Checked on {format_count(checked.images, 'validation film')} with pneumonia: blurring the "
-        f"brightest {checked.steps[step]:.0%} of places {_format_logit_change(brightest)}, "
+        f"Checked on {format_count(checks.images, 'validation film')} with pneumonia: blurring the "
+        f"brightest {checks.steps[step]:.0%} of places {_format_logit_change(brightest)}, "
         f"blurring as much at random {_format_logit_change(random)}."
     )
-    if not checked.beats_random:
+    if not checks.beats_random:
         text += " That is no better than chance: do not rely on these maps."
-    alike = checked.randomised_correlation
-    if abs(alike) >= MIN_SIMILAR_CORRELATION:
-        which, sign = ("same", "") if alike > 0 else ("reverse", "−")
+    correlation = checks.randomised_correlation
+    if abs(correlation) >= MIN_SIMILAR_CORRELATION:
+        which, sign = ("same", "") if correlation > 0 else ("reverse", "−")
         text += (
             f" A network with shuffled weights draws partly the {which} map (rank correlation "
-            f"{sign}{abs(alike):.2f}): part of it is the film's own shape."
+            f"{sign}{abs(correlation):.2f}): part of it is the film's own shape."
         )
     return text
 
 
 def _describe_common_region(peaks: Collection[Peak]) -> str:
-    """Whether most maps of a run are brightest in one place; empty where not."""
+    """Say that most maps of a run peak in one region; empty where they do not."""
     bright = Counter(find_peak_region(peak) for peak in peaks if peak.value > 0)
     if bright.total() < MIN_MAPS:
         return ""
-    place, number = bright.most_common(1)[0]
+    region, number = bright.most_common(1)[0]
     if number / bright.total() <= MAX_REGION_SHARE:
         return ""
     return (
-        f"Of these {bright.total():,} maps {number:,} are brightest in the {place} of the picture: "
-        "where a map is bright may say more of the model's habit than of the film."
+        f"Of these {bright.total():,} maps {number:,} are brightest in the {region} of the "
+        "picture: where a map is bright may say more of the model's habit than of the film."
     )
 
 
-def _format_logit_change(fall: float) -> str:
-    verb = "lowers" if fall >= 0 else "raises"
-    return f"{verb} the log odds by {abs(fall):.2f}"
+def _format_logit_change(decrease: float) -> str:
+    verb = "lowers" if decrease >= 0 else "raises"
+    return f"{verb} the log odds by {abs(decrease):.2f}"

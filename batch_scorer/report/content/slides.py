@@ -1,12 +1,10 @@
-"""What the slides say beyond the report: each model by itself, and what they learned from. Pure."""
+"""The slides beyond the report: each model by itself, and the training data. Pure functions."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.accuracy import (
@@ -31,10 +29,10 @@ if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
     from batch_scorer.report.content.accuracy import Performance, TrainingFacts
     from batch_scorer.report.content.reliability import IconArrayPair
-    from batch_scorer.results.schema import RunManifest
+    from batch_scorer.report.content.view import RunView
 
 MAX_MODELS = 3
-"""More do not fit on a slide; the report has all."""
+"""More do not fit on a slide."""
 NUMBER_WORDS = {1: "one", 2: "two", 3: "three"}
 NETWORK_KINDS = {"mlp": "dense", "cnn": "convolutional", "vgg16": "deep"}
 OTHER_KIND = "other"
@@ -57,9 +55,10 @@ _NO_AUGMENTATION = re.compile(r"augmentation=0(\.0*)?(\s|$)")
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """One model by itself. ``key`` begins the names of its figures, ``kind`` is its drawing.
+    """One model by itself.
 
-    ``errors`` and ``learning`` are what its confusion matrix and its training curves say.
+    ``key`` is the prefix of its figure names, ``kind`` selects its drawing. ``errors`` puts its
+    confusion matrix into words, ``learning`` its training curves.
     """
 
     key: str
@@ -67,10 +66,10 @@ class ModelFacts:
     kind: str
     summary: str
     weights: str
-    where: str
+    split: str
     card: ModelCard
     performance: Performance
-    people: IconArrayPair | None
+    icon_arrays: IconArrayPair | None
     training: TrainingFacts
     errors: str
     learning: str
@@ -78,7 +77,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Films of one part of the data set, by class."""
+    """Image counts of one part of the data set, by class."""
 
     part: str
     normal: int
@@ -87,17 +86,17 @@ class ClassCounts:
 
 @dataclass(frozen=True)
 class ClassBalance:
-    """How many films of each class a model learned from; no bars where its card does not say."""
+    """The class balance of the training data. ``classes`` is empty if the card does not give it."""
 
     title: str
-    bars: tuple[ClassCounts, ...]
+    classes: tuple[ClassCounts, ...]
     alt: str
     imbalance_handling: str
 
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """Another's figures on the same films, in the order of ``METRIC_TITLES``; empty: not published."""
+    """Published metrics on the same images, in the order of ``METRIC_TITLES``, or ""."""
 
     name: str
     cells: tuple[str, ...]
@@ -107,18 +106,18 @@ class PublishedResult:
 class Deck:
     """Everything that the slides say beyond the report.
 
-    ``people`` are whom the first model's figures speak of; ``published`` is empty where the models
-    were measured on other films. ``changed`` names those that learned from films changed at random,
-    ``unchanged`` the others.
+    ``population`` names the patients behind the first model's figures. ``published`` is empty where
+    the models were measured on other images. ``augmented`` names the models trained with
+    augmentation, ``not_augmented`` the others.
     """
 
-    people: str
+    population: str
     networks: str
     models: tuple[ModelFacts, ...]
     omitted_models: str
     balance: ClassBalance
-    changed: str
-    unchanged: str
+    augmented: str
+    not_augmented: str
     findings: str
     published: tuple[PublishedResult, ...]
     best: ModelFacts
@@ -127,34 +126,32 @@ class Deck:
     batch: str
 
 
-def build_deck(manifest: RunManifest) -> Deck:
-    """Tell each model by itself, and what the models found together."""
-    cards = [model.card for model in manifest.models[:MAX_MODELS]]
-    models = tuple(_make_model_facts(index, manifest) for index in range(len(cards)))
+def build_deck(view: RunView) -> Deck:
+    """Describe each model by itself, and what the models found together."""
+    cards = view.cards[:MAX_MODELS]
+    models = tuple(_make_model_facts(index, card) for index, card in enumerate(cards))
     best = models[_find_best(cards)]
-    changed = [model.title for model in models if _uses_augmentation(model.card)]
-    unchanged = [model.title for model in models if model.title not in changed]
+    augmented = [model.title for model in models if _uses_augmentation(model.card)]
+    not_augmented = [model.title for model in models if model.title not in augmented]
     official = all(is_trained_on_kermany(card) and card.reference.split == "test" for card in cards)
     return Deck(
-        people=format_population(cards[0]),
+        population=format_population(cards[0]),
         networks=_describe_networks(len(cards)),
         models=models,
-        omitted_models=_describe_omitted_models(len(manifest.models)),
+        omitted_models=_describe_omitted_models(len(view.cards)),
         balance=_make_class_balance(cards[0]),
-        changed=join_words(changed) if changed else "",
-        unchanged=join_words(unchanged) if unchanged else "",
+        augmented=join_words(augmented) if augmented else "",
+        not_augmented=join_words(not_augmented) if not_augmented else "",
         findings=_describe_findings(cards),
         published=_make_published_results() if official else (),
         best=best,
         best_description=_describe_best(models, best),
         others=tuple(model for model in models if model is not best),
-        batch=_describe_batch(manifest),
+        batch=_describe_batch(view),
     )
 
 
-def _make_model_facts(index: int, manifest: RunManifest) -> ModelFacts:
-    model = manifest.models[index]
-    card = model.card
+def _make_model_facts(index: int, card: ModelCard) -> ModelFacts:
     title = sanitize_text(card.title, MAX_TITLE_CHARS)
     return ModelFacts(
         key=f"model-{index}",
@@ -162,10 +159,10 @@ def _make_model_facts(index: int, manifest: RunManifest) -> ModelFacts:
         kind=NETWORK_KINDS.get(card.name, OTHER_KIND),
         summary=sanitize_text(card.summary, 200),
         weights=format_count(card.training.parameters, "weight"),
-        where=format_split(card),
+        split=format_split(card),
         card=card,
-        performance=describe_reference(msgspec.structs.replace(manifest, models=[model])),
-        people=make_icon_arrays(card),
+        performance=describe_reference([card]),
+        icon_arrays=make_icon_arrays(card),
         training=describe_training([card]),
         errors=_describe_errors(title, card),
         learning=_describe_learning(title, card),
@@ -173,14 +170,14 @@ def _make_model_facts(index: int, manifest: RunManifest) -> ModelFacts:
 
 
 def _describe_errors(title: str, card: ModelCard) -> str:
-    found = card.reference.confusion
-    ill = found.true_positive + found.false_negative
-    well = found.false_positive + found.true_negative
+    confusion = card.reference.confusion
+    ill = confusion.true_positive + confusion.false_negative
+    well = confusion.false_positive + confusion.true_negative
     parts = []
     if ill:
-        parts.append(f"missed {found.false_negative:,} of {ill:,} films with pneumonia")
+        parts.append(f"missed {confusion.false_negative:,} of {ill:,} films with pneumonia")
     if well:
-        parts.append(f"wrongly flagged {found.false_positive:,} of {well:,} normal ones")
+        parts.append(f"wrongly flagged {confusion.false_positive:,} of {well:,} normal ones")
     if not parts:
         return f"How often the model {title} is wrong is not known: no film was counted"
     return f"The model {title} {join_words(parts)}"
@@ -200,15 +197,15 @@ def _format_times(number: int) -> str:
 
 
 def _find_best(cards: Sequence[ModelCard]) -> int:
-    """The place of the card with the highest AUC; the first where they cannot be compared."""
+    """Return the index of the card with the highest AUC; 0 where they cannot be compared."""
     values = [card.reference.metrics["auc"].value for card in cards]
     if not _are_comparable(cards) or any(value is None for value in values):
         return 0
-    return max(range(len(cards)), key=lambda place: values[place] or 0.0)
+    return max(range(len(cards)), key=lambda index: values[index] or 0.0)
 
 
 def _are_comparable(cards: Sequence[ModelCard]) -> bool:
-    """Whether all models were measured on the same numbers of films of the same split."""
+    """Return whether all reference sets have the same split and class counts."""
     references = [card.reference for card in cards]
     return len({(part.split, part.images, part.pneumonia) for part in references}) == 1
 
@@ -218,7 +215,7 @@ def _describe_best(models: Sequence[ModelFacts], best: ModelFacts) -> str:
     first = models[0].title
     decides = "" if best is models[0] else f" In this run {first} decides."
     if len(models) == 1 or auc.value is None:
-        return f"AUC on the {best.where}: {format_estimate(auc)}."
+        return f"AUC on the {best.split}: {format_estimate(auc)}."
     if not _are_comparable([model.card for model in models]):
         return (
             f"The models were measured on different films, so none is called the best; {first}, "
@@ -228,7 +225,7 @@ def _describe_best(models: Sequence[ModelFacts], best: ModelFacts) -> str:
     caution = f" {join_words(tied)} cannot be told apart from it." if tied else ""
     return (
         f"Of the {NUMBER_WORDS[len(models)]}, {best.title} has the highest AUC on the "
-        f"{best.where}: {format_estimate(auc)}.{caution}{decides}"
+        f"{best.split}: {format_estimate(auc)}.{caution}{decides}"
     )
 
 
@@ -243,56 +240,58 @@ def _describe_networks(number: int) -> str:
 def _describe_omitted_models(number: int) -> str:
     if number <= MAX_MODELS:
         return ""
-    return f"The slides show the first {NUMBER_WORDS[MAX_MODELS]} of {number:,} models; report.pdf all."
+    shown = NUMBER_WORDS[MAX_MODELS]
+    return f"The slides show the first {shown} of {number:,} models; report.pdf all."
 
 
 def _make_class_balance(card: ModelCard) -> ClassBalance:
-    films = card.training.images
-    bars = tuple(
-        ClassCounts(name, *(films.get(f"{part} {label}", 0) for label in CLASSES))
+    images = card.training.images
+    classes = tuple(
+        ClassCounts(name, *(images.get(f"{part} {label}", 0) for label in CLASSES))
         for part, name in PART_NAMES.items()
-        if any(f"{part} {label}" in films for label in CLASSES)
+        if any(f"{part} {label}" in images for label in CLASSES)
     )
-    learned = next((bar for bar in bars if bar.part == PART_NAMES["train"]), None)
+    learned = next((counts for counts in classes if counts.part == PART_NAMES["train"]), None)
     total = learned.normal + learned.pneumonia if learned else 0
     if not learned or not total:
         return ClassBalance("Which films the model learned from, its file does not say", (), "", "")
-    told = "; ".join(
-        f"{bar.part} {bar.normal:,} normal and {bar.pneumonia:,} with pneumonia" for bar in bars
+    phrases = "; ".join(
+        f"{counts.part} {counts.normal:,} normal and {counts.pneumonia:,} with pneumonia"
+        for counts in classes
     )
     share = round(100 * learned.pneumonia / total)
     name = sanitize_text(card.title, MAX_TITLE_CHARS)
     return ClassBalance(
         title=f"Of 100 films that the model {name} learned from, {share} show pneumonia",
-        bars=bars,
-        alt=f"Bars of the numbers of films by part and class: {told}.",
+        classes=classes,
+        alt=f"Bars of the numbers of films by part and class: {phrases}.",
         imbalance_handling=sanitize_text(card.training.imbalance, 300),
     )
 
 
 def _uses_augmentation(card: ModelCard) -> bool:
-    """Whether training changed the films at random, by the command that the card names."""
+    """Return whether a model was trained with augmentation, by the command on its card."""
     command = card.training.command
     return command.startswith("cxr train") and not _NO_AUGMENTATION.search(command)
 
 
 def _describe_findings(cards: Sequence[ModelCard]) -> str:
-    people = format_population(cards[0])
+    population = format_population(cards[0])
     subject = (
         f"The model {sanitize_text(cards[0].title, MAX_TITLE_CHARS)} finds"
         if len(cards) == 1
         else f"The {NUMBER_WORDS[len(cards)]} models find"
     )
-    found = [card.reference.metrics["recall"].value for card in cards]
-    clear = [card.reference.metrics["specificity"].value for card in cards]
-    ill = _format_range([100 * value for value in found if value is not None])
-    well = _format_range([100 * (1 - value) for value in clear if value is not None])
+    sensitivities = [card.reference.metrics["recall"].value for card in cards]
+    specificities = [card.reference.metrics["specificity"].value for card in cards]
+    ill = _format_range([100 * value for value in sensitivities if value is not None])
+    well = _format_range([100 * (1 - value) for value in specificities if value is not None])
     if not ill or not well:
         return "How good the models are cannot be said in full: a class of films is missing"
     flag = "flags" if len(cards) == 1 else "flag"
     return (
-        f"{subject} {ill} of 100 {people} with pneumonia, and wrongly {flag} {well} of 100 "
-        f"healthy {people}"
+        f"{subject} {ill} of 100 {population} with pneumonia, and wrongly {flag} {well} of 100 "
+        f"healthy {population}"
     )
 
 
@@ -310,19 +309,20 @@ def _make_published_results() -> tuple[PublishedResult, ...]:
     )
 
 
-def _describe_batch(manifest: RunManifest) -> str:
-    """What the labels of this batch say, or that it has none."""
+def _describe_batch(view: RunView) -> str:
+    """Put the results on the labels of this batch into words, or say that it has none."""
+    manifest = view.manifest
     if not manifest.scored:
         return "No film was scored, so this batch tells nothing of the models"
     if not manifest.metrics:
         return "This batch has no labels, so its errors can only be guessed at"
-    found = manifest.metrics[0].confusion
-    ill = found.true_positive + found.false_negative
-    well = found.false_positive + found.true_negative
+    confusion = manifest.metrics[0].confusion
+    ill = confusion.true_positive + confusion.false_negative
+    well = confusion.false_positive + confusion.true_negative
     parts = []
     if ill:
-        parts.append(f"{found.true_positive:,} of {ill:,} labelled pneumonia")
+        parts.append(f"{confusion.true_positive:,} of {ill:,} labelled pneumonia")
     if well:
-        parts.append(f"{found.false_positive:,} of {well:,} labelled normal")
-    title = sanitize_text(manifest.models[0].card.title, MAX_TITLE_CHARS)
+        parts.append(f"{confusion.false_positive:,} of {well:,} labelled normal")
+    title = sanitize_text(view.card.title, MAX_TITLE_CHARS)
     return f"In this batch the model {title} flagged {join_words(parts)}"

@@ -1,9 +1,9 @@
 """The numbers that page 1 states, in a form that outlives its wording. Pure functions.
 
-A report carries the sentences of its own page 1 in which totals stand, each total replaced by its
-tag: "{flagged} of {scored} scored films were flagged as possible pneumonia." Whoever checks the
-report finds the numbers by these sentences, not by those that a later version would write. The
-tags are part of the format: a tag is never renamed, and never gets another meaning.
+A report carries the sentences of its page 1 that state totals, with a tag in place of each total:
+"{flagged} of {scored} scored films were flagged as possible pneumonia." ``cxr verify`` finds the
+numbers by these sentences, never by those that a later version would write. The tags are part of
+the format: a tag is never renamed, and its meaning never changes.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ MAX_SENTENCES = 50
 MAX_SENTENCE_CHARS = 2_000
 _TAG_PATTERN = re.compile(rf"\{{({'|'.join(TAGS)})\}}")
 _NUMBER_PATTERN = r"\d{1,18}(?:,\d{3}){0,6}"
-"""Longer ones are none that a report counts."""
+"""No report counts a longer number."""
 
 Sentence = Annotated[str, Meta(min_length=1, max_length=MAX_SENTENCE_CHARS)]
 
 
 class Statements(msgspec.Struct, frozen=True):
-    """What page 1 of one report states.
+    """The statements on page 1 of one report.
 
-    ``run_sha256`` is that of the attached run.json, which holds that of the rows. ``model`` is the
-    text by which page 1 names the first model and its file's hash.
+    ``run_sha256`` is the hash of the attached run.json, which holds the hash of the rows.
+    ``model`` is the text by which page 1 names the first model and its file's hash.
     """
 
     run_sha256: str
@@ -52,13 +52,13 @@ class Statements(msgspec.Struct, frozen=True):
 def build_statements(
     manifest: RunManifest, summary: Summary, model_line: str, run_sha256: str
 ) -> Statements:
-    """The statements of a report.
+    """Build the statements of a report.
 
     Args:
         manifest: The run.
         summary: Its page 1.
         model_line: The text by which page 1 names the first model.
-        run_sha256: Of run.json, as it is attached.
+        run_sha256: The hash of run.json as attached.
     """
     totals = collect_totals(manifest)
     tiles = zip(summary.tiles, ("flagged", "not flagged", "not scored"), strict=True)
@@ -66,7 +66,7 @@ def build_statements(
         (summary.headline, ("flagged", "scored")),
         *((f"{tile.number} {tile.label} {tile.note}", (tag,)) for tile, tag in tiles),
         (summary.file_count, ("found", "listed")),
-        (summary.news, ("new", "new flagged")),
+        (summary.changes, ("new", "new flagged")),
         (summary.undecided, ("undecided", "scored")),
         (summary.atypical, ("atypical", "scored")),
     ]
@@ -84,7 +84,7 @@ def build_statements(
 
 
 def collect_totals(manifest: RunManifest) -> dict[str, int]:
-    """The totals that page 1 has to state, by tag, as run.json gives them."""
+    """Collect the totals that page 1 must state, by tag, from run.json."""
     totals = {
         "found": manifest.found,
         "flagged": manifest.flagged,
@@ -105,7 +105,7 @@ def collect_totals(manifest: RunManifest) -> dict[str, int]:
 
 
 def tag_numbers(sentence: str, totals: Mapping[str, int]) -> str:
-    """Replace the first number of each total's value by its tag."""
+    """Replace the first occurrence of each total by its tag."""
     for tag, total in totals.items():
         number = re.compile(rf"(?<![\w,.]){total:,}(?!\w|[,.]\d)")
         sentence = number.sub(f"{{{tag}}}", sentence, count=1)
@@ -113,24 +113,23 @@ def tag_numbers(sentence: str, totals: Mapping[str, int]) -> str:
 
 
 def fill_tags(sentence: str, totals: Mapping[str, int]) -> str:
-    """The sentence with the numbers of these totals; a tag without one stays."""
+    """Replace each tag by its total; a tag without one stays."""
     return _TAG_PATTERN.sub(
         lambda tag: f"{totals[tag[1]]:,}" if tag[1] in totals else tag[0], sentence
     )
 
 
 def find_numbers(sentence: str, page: str) -> list[tuple[str, int]] | None:
-    """The numbers that a page gives in the places of a sentence's tags, however lines are broken.
+    """Find the numbers in the positions of a sentence's tags, whatever the line breaks.
 
-    No part of the pattern can match a text in two ways, so that a hostile one costs no more time
-    than others.
+    No part of the pattern matches a text in two ways, so a hostile page takes no longer to search.
 
     Args:
         sentence: The sentence, with tags.
         page: The text of the page.
 
     Returns:
-        Tag and number, for each place where the page has the sentence; None where there is none.
+        Pairs of tag and number, for each occurrence of the sentence; None where there is none.
     """
     parts = _TAG_PATTERN.split(sentence)
     tags = parts[1::2]
@@ -148,7 +147,7 @@ def find_numbers(sentence: str, page: str) -> list[tuple[str, int]] | None:
 
 
 def _make_word_pattern(word: str) -> str:
-    """A word that may be broken after each hyphen."""
+    """Make a pattern for a word that may be broken after each hyphen."""
     return r"-\s*+".join(map(re.escape, word.split("-")))
 
 
@@ -185,29 +184,29 @@ _LEGACY_SENTENCES: Sequence[tuple[str, ...]] = (
         "{atypical} of {scored} scored films look unlike most films that the model learned from",
     ),
 )
-"""The sentences of cxr-batch 0.1.0 before reports carried theirs, in singular and plural.
+"""The sentences of cxr-batch 0.1.0, whose reports carry no statements, in singular and plural.
 
-These are the words that archived reports have in print. They are never edited.
+Archived reports have these words in print. They are never edited.
 """
 
 
 def list_legacy_sentences(manifest: RunManifest) -> Iterator[tuple[str, ...]]:
-    """The sentences of a report that carries none; one of each group stands on its page 1."""
+    """Yield the sentences of a report without statements; its page 1 has one of each group."""
     totals = collect_totals(manifest)
-    night = _format_legacy_run_date(manifest)
+    run_date = _format_legacy_run_date(manifest)
     for group in _LEGACY_SENTENCES:
         if all(tag in totals for tag in _TAG_PATTERN.findall(group[-1])):
-            yield tuple(sentence.replace("NIGHT", night) for sentence in group)
+            yield tuple(sentence.replace("NIGHT", run_date) for sentence in group)
 
 
 def format_legacy_model(manifest: RunManifest) -> str:
-    """The text by which a report that carries no statements names the first model."""
+    """Format the first model as a report without statements names it."""
     first = manifest.models[0]
     return f"{first.name} {first.sha256[:12]}"
 
 
 def _format_legacy_run_date(manifest: RunManifest) -> str:
-    """The earlier night as 0.1.0 wrote it: "26 November" for 20261126-020000."""
+    """Format the earlier run date as 0.1.0 did: "26 November" for 20261126-020000."""
     name = manifest.changes.run_date if manifest.changes else ""
     try:
         day = datetime.strptime(name[:8], "%Y%m%d")  # noqa: DTZ007 - a day alone

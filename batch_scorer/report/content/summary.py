@@ -20,7 +20,8 @@ from batch_scorer.report.content.text import (
 
 if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
-    from batch_scorer.results.schema import RunManifest
+    from batch_scorer.report.content.view import RunView
+    from batch_scorer.results.schema import ModelUsed, RunManifest
 
 MIN_LABELLED_IMAGES = 100
 HASH_CHARS = 12
@@ -29,7 +30,7 @@ TILE_NOTES = {
     "clear": "which does not mean healthy",
     "not scored": "read these without the model",
 }
-"""What stands below the big numbers of page 1."""
+"""The notes below the large numbers of page 1."""
 SYNTHETIC_NOTICE = "These films are synthetic: they were made by a computer and show no patient."
 DEMO_NOTICE = "This is what the page would advise if they were films of patients:"
 OTHER_HOSPITALS_NOTE = (
@@ -39,7 +40,7 @@ OTHER_HOSPITALS_NOTE = (
 
 @dataclass(frozen=True)
 class SummaryTile:
-    """A big number of page 1."""
+    """One of the large numbers of page 1."""
 
     number: str
     label: str
@@ -48,7 +49,7 @@ class SummaryTile:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything on page 1; ``file_count`` is the beginning of ``scored_files``, up to the source."""
+    """Everything on page 1. ``file_count`` is the start of ``scored_files``, up to the source."""
 
     headline: str
     synthetic: str
@@ -56,7 +57,7 @@ class Summary:
     tiles: tuple[SummaryTile, ...]
     file_count: str
     scored_files: str
-    news: str
+    changes: str
     scored_when: str
     scored_by: str
     undecided: str
@@ -67,14 +68,14 @@ class Summary:
     next_steps: tuple[str, ...]
 
 
-def describe_summary(manifest: RunManifest, warning: str = "") -> Summary:
-    """Page 1 of a run.
+def describe_summary(view: RunView, warning: str = "") -> Summary:
+    """Describe a run on one page.
 
     Args:
-        manifest: The run.
-        warning: What cannot wait until a later page.
+        view: The run.
+        warning: A warning that belongs on page 1.
     """
-    primary = manifest.models[0]
+    manifest = view.manifest
     return Summary(
         headline=_format_headline(manifest),
         synthetic=SYNTHETIC_NOTICE if manifest.synthetic else "",
@@ -82,22 +83,21 @@ def describe_summary(manifest: RunManifest, warning: str = "") -> Summary:
         tiles=_make_tiles(manifest),
         file_count=_format_file_count(manifest),
         scored_files=_describe_files(manifest),
-        news=describe_changes(manifest),
+        changes=describe_changes(manifest),
         scored_when=_describe_time(manifest),
-        scored_by=_describe_models(manifest),
-        undecided=_describe_undecided(manifest),
+        scored_by=_describe_models(view),
+        undecided=_describe_undecided(view),
         atypical=_describe_atypical(manifest),
-        trust=_describe_trust(manifest, warning),
-        prohibited_uses=_describe_prohibited_uses(primary.card),
+        trust=_describe_trust(view, warning),
+        prohibited_uses=_describe_prohibited_uses(view.card),
         next_about=DEMO_NOTICE if manifest.synthetic else "",
         next_steps=_list_next_steps(manifest, warning),
     )
 
 
-def format_model(manifest: RunManifest) -> str:
-    """The first model and the beginning of its file's hash."""
-    primary = manifest.models[0]
-    return f"{sanitize_text(primary.name, 40)} {primary.sha256[:HASH_CHARS]}"
+def format_model(model: ModelUsed) -> str:
+    """Format a model's name and the start of its file hash."""
+    return f"{sanitize_text(model.name, 40)} {model.sha256[:HASH_CHARS]}"
 
 
 def _format_headline(manifest: RunManifest) -> str:
@@ -137,11 +137,12 @@ def _describe_files(manifest: RunManifest) -> str:
 
 
 def _describe_time(manifest: RunManifest) -> str:
-    return f"{format_timestamp(manifest.started)}, in {format_duration(sum(manifest.seconds.values()))}."
+    duration = format_duration(sum(manifest.seconds.values()))
+    return f"{format_timestamp(manifest.started)}, in {duration}."
 
 
-def _describe_models(manifest: RunManifest) -> str:
-    primary, others = manifest.models[0], manifest.models[1:]
+def _describe_models(view: RunView) -> str:
+    primary, others = view.model, view.manifest.models[1:]
     text = (
         f"{sanitize_text(primary.card.title, 40)} ({sanitize_text(primary.name, 30)}, file hash "
         f"{primary.sha256[:HASH_CHARS]}) decides: it flags a film when its probability of "
@@ -154,14 +155,14 @@ def _describe_models(manifest: RunManifest) -> str:
 
 
 def _describe_atypical(manifest: RunManifest) -> str:
-    """How many films look unlike the training films; empty where no model says so of any."""
+    """Say how many images are atypical; empty where the model does not measure that."""
     if manifest.atypical is None or not manifest.scored:
         return ""
     verb = "looks" if 1 in (manifest.atypical, manifest.scored) else "look"
     text = (
-        f"{manifest.atypical:,} of {format_count(manifest.scored, 'scored film')} {verb} unlike most "
-        "films that the model learned from: other patients, another machine, another position. Its "
-        "answers for them deserve less trust."
+        f"{manifest.atypical:,} of {format_count(manifest.scored, 'scored film')} {verb} unlike "
+        "most films that the model learned from: other patients, another machine, another "
+        "position. Its answers for them deserve less trust."
     )
     rejected = manifest.reasons.get(NotRadiograph.code, 0)
     if rejected:
@@ -172,45 +173,45 @@ def _describe_atypical(manifest: RunManifest) -> str:
     return text
 
 
-def _describe_undecided(manifest: RunManifest) -> str:
-    """How many answers are uncertain; empty where no model says so of any."""
-    band = manifest.models[0].card.band
+def _describe_undecided(view: RunView) -> str:
+    """Say how many images are undecided; empty where the model has no such band."""
+    manifest, band = view.manifest, view.card.band
     if band is None or manifest.undecided is None or not manifest.scored:
         return ""
     return (
-        f"{manifest.undecided:,} of {format_count(manifest.scored, 'scored film')}, flagged or not: the "
-        f"probability lies between {format_threshold(band.low)} and {format_threshold(band.high)}, "
-        "around the threshold. Read these as if the model had said nothing."
+        f"{manifest.undecided:,} of {format_count(manifest.scored, 'scored film')}, flagged or "
+        f"not: the probability lies between {format_threshold(band.low)} and "
+        f"{format_threshold(band.high)}, around the threshold. Read these as if the model had "
+        "said nothing."
     )
 
 
-def _describe_trust(manifest: RunManifest, warning: str) -> tuple[str, ...]:
-    card = manifest.models[0].card
-    ill, well = describe_reference_findings(card, "the model")
-    where = format_split(card)
+def _describe_trust(view: RunView, warning: str) -> tuple[str, ...]:
+    detected, false_alarms = describe_reference_findings(view.card, "the model")
     sentences = [
         "Do not trust it on films like these yet, and never to decide who is ill."
         if warning
         else "Trust it to choose which films are read first, never to decide who is ill.",
-        f"On the {where}, counted by film: {ill[0].lower()}{ill[1:]} {well}",
+        f"On the {format_split(view.card)}, counted by film: {detected[0].lower()}{detected[1:]} "
+        f"{false_alarms}",
     ]
-    if manifest.metrics:
-        sentences.append(_describe_batch_performance(manifest))
+    if view.manifest.metrics:
+        sentences.append(_describe_batch_performance(view.manifest))
     return (*sentences, f"{OTHER_HOSPITALS_NOTE} So measure it on films of your own.")
 
 
 def _describe_batch_performance(manifest: RunManifest) -> str:
-    found = manifest.metrics[0].confusion
-    ill = found.true_positive + found.false_negative
-    well = found.false_positive + found.true_negative
+    confusion = manifest.metrics[0].confusion
+    ill = confusion.true_positive + confusion.false_negative
+    well = confusion.false_positive + confusion.true_negative
     parts = []
     if ill:
-        parts.append(f"flagged {found.true_positive:,} of {ill:,} with pneumonia")
+        parts.append(f"flagged {confusion.true_positive:,} of {ill:,} with pneumonia")
     if well:
         parts.append(
-            f"wrongly flagged {found.false_positive:,} of {format_count(well, 'normal film')}"
+            f"wrongly flagged {confusion.false_positive:,} of {format_count(well, 'normal film')}"
         )
-    films = format_count(found.total, "labelled film")
+    films = format_count(confusion.total, "labelled film")
     return f"On the {films} of this batch it {join_words(parts)} (section 3)."
 
 
@@ -228,7 +229,7 @@ def _describe_prohibited_uses(card: ModelCard) -> str:
 
 
 def _list_next_steps(manifest: RunManifest, warning: str) -> tuple[str, ...]:
-    flagged, clear, unscored = manifest.flagged, manifest.not_flagged, manifest.not_scored
+    flagged, not_flagged, unscored = manifest.flagged, manifest.not_flagged, manifest.not_scored
     steps = []
     if not manifest.found:
         steps.append("Check the folder that was given: no file was found in it.")
@@ -238,28 +239,28 @@ def _list_next_steps(manifest: RunManifest, warning: str) -> tuple[str, ...]:
             "known."
         )
     elif flagged:
-        films = "the flagged film" if flagged == 1 else f"the {flagged:,} flagged films"
+        images = "the flagged film" if flagged == 1 else f"the {flagged:,} flagged films"
         steps.append(
-            f"Have a clinician read {films} now{_format_new_first(manifest)}. Section 2 says where to "
-            "begin."
+            f"Have a clinician read {images} now{_format_new_first(manifest)}. Section 2 says "
+            "where to begin."
         )
-    if clear and not warning:
-        films = "the film that was" if clear == 1 else f"the {clear:,} films that were"
-        steps.append(f"Read {films} not flagged as usual: the model misses some pneumonia.")
+    if not_flagged and not warning:
+        images = "the film that was" if not_flagged == 1 else f"the {not_flagged:,} films that were"
+        steps.append(f"Read {images} not flagged as usual: the model misses some pneumonia.")
     if unscored:
         files = "the file that was" if unscored == 1 else f"the {unscored:,} files that were"
         steps.append(f"Read {files} not scored without the model. Section 6 says why.")
     if manifest.synthetic or manifest.labelled < MIN_LABELLED_IMAGES:
         steps.append(
-            f"Score at least {MIN_LABELLED_IMAGES} films of your own that a radiologist has labelled, "
-            "and see section 3: only that shows how good the model is in your clinic."
+            f"Score at least {MIN_LABELLED_IMAGES} films of your own that a radiologist has "
+            "labelled, and see section 3: only that shows how good the model is in your clinic."
         )
     return tuple(steps)
 
 
 def _format_new_first(manifest: RunManifest) -> str:
-    """Where some of the flagged films are of an earlier night: that the new ones come first."""
-    fresh = manifest.changes.flagged if manifest.changes else 0
-    if not 0 < fresh < manifest.flagged:
+    """Say that new flagged images come first, where others were flagged in earlier runs."""
+    new_flagged = manifest.changes.flagged if manifest.changes else 0
+    if not 0 < new_flagged < manifest.flagged:
         return ""
-    return ", the new one first" if fresh == 1 else f", the {fresh:,} new ones first"
+    return ", the new one first" if new_flagged == 1 else f", the {new_flagged:,} new ones first"

@@ -1,4 +1,4 @@
-"""Numbers, names and times as a reader sees them. Pure functions."""
+"""Numbers, names and times as text. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from batch_scorer.metrics.classification import Estimate
+    from batch_scorer.model.card import ModelCard
 
 MAX_NAME_CHARS = 140
 NOT_DEFINED = "not defined"
@@ -16,7 +17,7 @@ NO_INTERVAL = "no interval"
 MAX_DECIMALS = 6
 MIN_SHOWN_CHANGE = 0.0001
 
-# Fixed words for a probability, after the scale of the IPCC (Mastrandrea et al. 2010).
+# The likelihood scale of the IPCC (Mastrandrea et al. 2010).
 LIKELIHOOD_SCALE = (
     (0.90, "very likely"),
     (0.66, "likely"),
@@ -27,21 +28,21 @@ LIKELIHOOD_SCALE = (
 _INVISIBLE = ("C", "M", "Zl", "Zp")
 
 
-def format_count(number: int, one: str, many: str = "") -> str:
-    """A number with its noun: "1 film", "1,204 films"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def format_count(number: int, singular: str, plural: str = "") -> str:
+    """Format a number with its noun: "1 film", "1,204 films"."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def format_likelihood(probability: float) -> str:
-    """A probability in fixed words, by the two decimals that are printed."""
+    """Format a probability in fixed words, chosen by the two decimals that are printed."""
     shown = round(probability, 2)
     return next(words for lowest, words in LIKELIHOOD_SCALE if shown >= lowest)
 
 
 def format_probability(probability: float, threshold: float) -> str:
-    """Two decimals, or as many as it takes to tell the value from the threshold.
+    """Format a probability with enough decimals to separate it from the threshold, at least two.
 
-    Certainty is not claimed: what would round to 0 or 1 is "under 0.01" or "over 0.99".
+    It never shows certainty: a value that rounds to 0 or 1 becomes "under 0.01" or "over 0.99".
     """
     decimals = 2
     while round(probability, decimals) == round(threshold, decimals) and decimals < MAX_DECIMALS:
@@ -58,28 +59,28 @@ def format_threshold(threshold: float) -> str:
 
 
 def format_change(difference: float) -> str:
-    """A small difference with its sign, four decimals: "−0.0002", or "less than 0.0001"."""
+    """Format a small difference with its sign: "−0.0002", or "less than 0.0001"."""
     if abs(difference) < MIN_SHOWN_CHANGE:
         return f"less than {MIN_SHOWN_CHANGE}"
     return f"{difference:+.4f}".replace("-", "−")
 
 
 def format_value(estimate: Estimate) -> str:
-    """A metric, three decimals, or "not defined"."""
+    """Format a metric with three decimals, or as "not defined"."""
     return NOT_DEFINED if estimate.value is None else f"{estimate.value:.3f}"
 
 
 def format_interval(estimate: Estimate) -> str:
-    """The 95 % interval of a metric, or nothing where the metric is not defined."""
+    """Format the 95 % interval of a metric; empty where the metric is not defined."""
     if estimate.low is None or estimate.high is None:
         return ""
-    if estimate.low == estimate.high:  # resampling so few films cannot show their spread
+    if estimate.low == estimate.high:  # too few images for the bootstrap
         return NO_INTERVAL
     return f"{estimate.low:.3f} to {estimate.high:.3f}"
 
 
 def format_estimate(estimate: Estimate) -> str:
-    """A metric with its interval and n: "0.902 (95 % interval 0.892 to 0.911, n = 5,232)"."""
+    """Format a metric with interval and n: "0.902 (95 % interval 0.892 to 0.911, n = 5,232)"."""
     interval = format_interval(estimate)
     if not interval:
         return f"{NOT_DEFINED} (n = {estimate.n:,})"
@@ -88,11 +89,11 @@ def format_estimate(estimate: Estimate) -> str:
 
 
 def format_per_hundred(estimate: Estimate, *, inverse: bool = False) -> str:
-    """A share as people out of 100: "96 (95 % interval 93 to 98, n = 390)".
+    """Format a share as people out of 100: "96 (95 % interval 93 to 98, n = 390)".
 
     Args:
         estimate: A defined share.
-        inverse: Count the others: of 100, those who are not in the share.
+        inverse: Count the people who are not in the share.
     """
     shown = format_share(estimate, 100, inverse=inverse)
     if not shown:
@@ -100,52 +101,60 @@ def format_per_hundred(estimate: Estimate, *, inverse: bool = False) -> str:
     return f"{shown[0]} (95 % interval {shown[1]}, n = {estimate.n:,})"
 
 
-def format_share(estimate: Estimate, of: int, *, inverse: bool = False) -> tuple[str, str] | None:
-    """A share as people out of ``of``, with its interval: ("96", "93 to 98").
+def format_share(
+    estimate: Estimate, total: int, *, inverse: bool = False
+) -> tuple[str, str] | None:
+    """Format a share as people out of ``total``, with its interval: ("96", "93 to 98").
 
-    The interval is rounded outwards, so that it never looks narrower than it is.
+    The interval is rounded outwards, so it never looks narrower than it is. Returns None where the
+    share is not defined.
     """
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return None
-    value, low, high = (of * share for share in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (total * share for share in (estimate.value, estimate.low, estimate.high))
     if inverse:
-        value, low, high = of - value, of - high, of - low
+        value, low, high = total - value, total - high, total - low
     return f"{value:.0f}", format_integer_interval(low, high)
 
 
 def format_integer_interval(low: float, high: float) -> str:
-    """An interval in whole numbers that holds the given one: "3 to 8"."""
+    """Format an interval in whole numbers that contains the given one: "3 to 8"."""
     return f"{math.floor(round(low, 6)):,} to {math.ceil(round(high, 6)):,}"
 
 
-def sanitize_text(name: str, length: int = MAX_NAME_CHARS) -> str:
-    """A file name that cannot play tricks: nothing invisible, nothing endless.
+def sanitize_text(text: str, max_chars: int = MAX_NAME_CHARS) -> str:
+    """Make a name from outside safe to print: no invisible characters, limited length.
 
-    Characters that steer or hide text (line ends, direction marks, lone accents) are written as
-    their number; a very long name loses its middle.
+    Characters that steer or hide text (line ends, direction marks, lone accents) become their code
+    point, such as ‹U+202E›. A name over ``max_chars`` characters loses its middle.
     """
-    text = "".join(
+    printable = "".join(
         f"‹U+{ord(char):04X}›" if _is_invisible(char) else char
-        for char in unicodedata.normalize("NFC", name)
+        for char in unicodedata.normalize("NFC", text)
     )
-    if len(text) <= length:
-        return text
-    tail = length // 3
-    return f"{text[: length - tail - 1]}…{text[-tail:]}"
+    if len(printable) <= max_chars:
+        return printable
+    tail = max_chars // 3
+    return f"{printable[: max_chars - tail - 1]}…{printable[-tail:]}"
+
+
+def format_title(card: ModelCard) -> str:
+    """Format the title of a model."""
+    return sanitize_text(card.title, 60)
 
 
 def format_timestamp(iso: str) -> str:
-    """A moment in words: "23 November 2026, 20:17 UTC". What is no ISO date stays as it is."""
+    """Format a time as "23 November 2026, 20:17 UTC". Anything but an ISO date stays as it is."""
     try:
-        moment = datetime.fromisoformat(iso)
+        timestamp = datetime.fromisoformat(iso)
     except ValueError:
         return sanitize_text(iso)
-    zone = f" {moment.tzname()}" if moment.tzinfo else ""
-    return f"{moment.day} {moment:%B %Y, %H:%M}{zone}"
+    zone = f" {timestamp.tzname()}" if timestamp.tzinfo else ""
+    return f"{timestamp.day} {timestamp:%B %Y, %H:%M}{zone}"
 
 
 def format_run_date(name: str) -> str:
-    """The day of a night of ``cxr job``: "26 November" for 20261126-020000."""
+    """Format the date of a scheduled run: "26 November" for 20261126-020000."""
     try:
         day = datetime.strptime(name[:8], "%Y%m%d").replace(tzinfo=UTC)
     except ValueError:
@@ -154,7 +163,7 @@ def format_run_date(name: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A time span to the precision that matters."""
+    """Format a time span with a sensible precision."""
     if seconds < 1:
         return "less than a second"
     if seconds < 2 * 60:
@@ -165,7 +174,7 @@ def format_duration(seconds: float) -> str:
 
 
 def join_words(words: list[str]) -> str:
-    """A list in a sentence: "a, b and c"."""
+    """Join words to a list in a sentence: "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 

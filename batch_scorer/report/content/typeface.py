@@ -1,8 +1,8 @@
-"""The one bundled typeface: its files, and which characters it can print.
+"""The bundled typeface: its files, and the characters that it can print.
 
-WeasyPrint and matplotlib both warn about a character that their fonts lack, and what another
-machine's fonts would print instead differs. So the report uses this typeface alone, and writes
-every character that it lacks as its number, such as ‹U+4E2D›.
+WeasyPrint and matplotlib both warn about a character that their fonts lack, and another machine's
+fonts would print something else in its place. So the report uses this typeface alone, and replaces
+every character that it lacks by its code point, such as ‹U+4E2D›.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FONT_FILES = ("IBMPlexSans-Regular.ttf", "IBMPlexSans-SemiBold.ttf")
 
 @lru_cache(maxsize=1)
 def load_code_points() -> frozenset[int]:
-    """The code points that every weight of the typeface has."""
+    """Return the code points that all weights of the typeface cover."""
     from fontTools.ttLib import TTFont
 
     maps = []
@@ -36,7 +36,7 @@ def load_code_points() -> frozenset[int]:
 
 @lru_cache(maxsize=1)
 def find_font_files() -> tuple[Path, ...]:
-    """The font files."""
+    """Return the paths of the font files, one per weight."""
     folder = files("report_templates") / "fonts"
     paths = []
     for name in FONT_FILES:
@@ -46,7 +46,7 @@ def find_font_files() -> tuple[Path, ...]:
 
 
 def replace_unsupported(text: str) -> str:
-    """Write every character that the typeface lacks as its number."""
+    """Replace every character that the typeface lacks by its code point."""
     if text.isascii() and text.isprintable():
         return text
     known = load_code_points()
@@ -54,7 +54,7 @@ def replace_unsupported(text: str) -> str:
 
 
 def make_font_css(characters: AbstractSet[str]) -> str:
-    """The typeface as CSS that needs no file: a rule per weight, with these characters alone."""
+    """Make CSS that embeds the typeface, one rule per weight, with only the given characters."""
     return "".join(
         f'@font-face{{font-family:"{FONT_FAMILY}";font-weight:{weight};'
         f'src:url("{make_data_uri(_subset_font(path, characters), "font/woff2")}")}}'
@@ -62,13 +62,13 @@ def make_font_css(characters: AbstractSet[str]) -> str:
     )
 
 
-def make_data_uri(body: bytes, kind: str) -> str:
-    """Bytes of a media type as an address that holds them."""
-    return f"data:{kind};base64,{base64.b64encode(body).decode()}"
+def make_data_uri(body: bytes, media_type: str) -> str:
+    """Encode bytes as a data URI."""
+    return f"data:{media_type};base64,{base64.b64encode(body).decode()}"
 
 
 def _subset_font(path: Path, characters: AbstractSet[str]) -> bytes:
-    """A font file with some characters alone, as WOFF2; always the same bytes."""
+    """Return a font with only the given characters, as WOFF2; the same bytes every time."""
     from fontTools import subset
     from fontTools.ttLib import TTFont
 

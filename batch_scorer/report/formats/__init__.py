@@ -1,1 +1,1 @@
-"""Files for readers: PDF, HTML page, slides, and their verification."""
+"""The report as files: PDF, HTML page, slides, and their verification."""

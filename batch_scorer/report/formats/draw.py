@@ -1,4 +1,4 @@
-"""Draw a finished run in the formats that were asked for, all from the same material."""
+"""Draw a finished run in the requested formats, all from the same bundle."""
 
 from __future__ import annotations
 
@@ -34,56 +34,55 @@ WRITERS: dict[str, Callable[[Output, ReportBundle], str]] = {
 
 def draw_report(
     url: str | PathLike[str] | Output,
-    drawing: ReportOptions = DEFAULT_OPTIONS,
-    held: Lease | OutputLock | None = None,
+    options: ReportOptions = DEFAULT_OPTIONS,
+    lock: Lease | OutputLock | None = None,
 ) -> list[str]:
     """Draw the report of the finished run in a folder.
 
     Args:
-        url: Where run.json, the predictions, and films/ with the pictures to show are.
-        drawing: The formats, names from ``WRITERS``, and what they carry.
-        held: What gives this process alone the right to write there; by default a lock of the
-            output.
+        url: The folder with run.json, the predictions, and films/ with the images to show.
+        options: The formats, names from ``WRITERS``, and the branding.
+        lock: The exclusive right to write to the folder; by default a new lock of the output.
 
     Returns:
-        Where each file is.
+        The path or URL of each file.
 
     Raises:
-        ForeignFile: A file of that name is there, and this program did not write it.
-        Occupied: A run is writing there.
-        LedgerError: There is no finished run, or the place cannot be written.
-        ReportError: Pango is missing (PDF), or something in the page is wrong.
+        ForeignFile: A file of that name exists, and another program wrote it.
+        AlreadyRunning: Another run is writing to the folder.
+        OutputError: There is no finished run, or the output cannot be written.
+        ReportError: Pango is missing (PDF), or the page has an error.
     """
     output = url if isinstance(url, Output) else open_output(url)
-    if held is None:
-        with OutputLock(output) as own:
-            return draw_report(output, drawing, own)
+    if lock is None:
+        with OutputLock(output) as own_lock:
+            return draw_report(output, options, own_lock)
     if not output.has_record:
-        store.read_run(output)  # nothing is written where there is no run
+        store.read_run(output)  # refuse before writing anything
         claim_run(output)
-    held.check()  # before the run is looked at: another one may be replacing it
+    lock.check()  # before reading the run, which another process may be replacing
     check_claimable(output)
-    output = output.with_guard(held.check)
-    since = time.perf_counter()
-    material = read_report_bundle(output, drawing)
-    places = [WRITERS[name](output, material) for name in drawing.formats]
-    seconds = round(time.perf_counter() - since, 3)
-    log_event("report_drawn", formats=drawing.formats, seconds=seconds)
-    return places
+    output = output.with_guard(lock.check)
+    started = time.perf_counter()
+    bundle = read_report_bundle(output, options)
+    urls = [WRITERS[name](output, bundle) for name in options.formats]
+    seconds = round(time.perf_counter() - started, 3)
+    log_event("report_drawn", formats=options.formats, seconds=seconds)
+    return urls
 
 
-def draw_missing_reports(output: Output, drawing: ReportOptions, lock: OutputLock) -> list[str]:
-    """Draw what is not there yet: a new run has withdrawn the reports of the older one.
+def draw_missing_reports(output: Output, options: ReportOptions, lock: OutputLock) -> list[str]:
+    """Draw the reports that do not exist yet; a new run withdraws those of the run before.
 
-    Where the drawing asks for something of its own, all is drawn again.
+    All are drawn again if ``options`` ask for anything custom.
 
     Returns:
-        Where each file of the drawing is.
+        The path or URL of each requested file.
     """
     found = {
-        name: output.read(REPORT_FILES[name], MAX_TABLE_READ_BYTES) for name in drawing.formats
+        name: output.read(REPORT_FILES[name], MAX_TABLE_READ_BYTES) for name in options.formats
     }
-    lacking = [name for name, data in found.items() if drawing.is_custom or data is None]
-    if lacking:
-        draw_report(output, replace(drawing, formats=tuple(lacking)), lock)
-    return [f"{output.url}/{REPORT_FILES[name]}" for name in drawing.formats]
+    missing = [name for name, data in found.items() if options.is_custom or data is None]
+    if missing:
+        draw_report(output, replace(options, formats=tuple(missing)), lock)
+    return [f"{output.url}/{REPORT_FILES[name]}" for name in options.formats]

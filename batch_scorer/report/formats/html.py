@@ -1,9 +1,9 @@
-"""The report as one HTML page that needs no other file, reaches no network and runs one script.
+"""The report as one self-contained HTML page with one script and no network access.
 
-It is the page that becomes the PDF, with another style, and with a table of all rows that can be
-sorted, filtered and opened. A film's name reaches it as escaped text, or inside JSON in which no
-character can end a script. The policy in its head lets a browser run the one script, apply the one
-style (each by its hash) and show embedded pictures and fonts; nothing else.
+It is the page that becomes the PDF, with another style and a table of all rows that can be sorted,
+filtered and opened. An image name enters it as escaped text, or inside JSON in which no character
+can end a script. The content security policy allows the one script and the one style (each by its
+hash), embedded images and embedded fonts; nothing else.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import msgspec
 from markupsafe import Markup
 
 from batch_scorer.errors import ReportError
-from batch_scorer.report.content.metrics_table import build_table
 from batch_scorer.report.content.predictions import MAX_PREDICTION_ROWS
+from batch_scorer.report.content.predictions_table import build_table
 from batch_scorer.report.content.typeface import make_data_uri, make_font_css
 from batch_scorer.report.formats.pdf import format_created
 from batch_scorer.report.formats.templates import load_template
@@ -28,7 +28,7 @@ from batch_scorer.results import store
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batch_scorer.report.content.metrics_table import PredictionTable
+    from batch_scorer.report.content.predictions_table import PredictionTable
     from batch_scorer.report.formats.pdf import ReportBundle
     from batch_scorer.storage.output import Output
 
@@ -42,33 +42,33 @@ _JSON_ESCAPES = str.maketrans(
 )
 
 
-def write_html(output: Output, material: ReportBundle) -> str:
+def write_html(output: Output, bundle: ReportBundle) -> str:
     """Write ``report.html`` next to the rows.
 
     Returns:
-        Where it is.
+        Its path or URL.
 
     Raises:
-        ReportError: The page names a picture that is not there.
-        LedgerError: The output cannot be written.
+        ReportError: The page names an image that does not exist.
+        OutputError: The output cannot be written.
     """
     name = store.REPORT_FILES["html"]
-    output.write(name, render_html(material).encode())
+    output.write(name, render_html(bundle).encode())
     return f"{output.url}/{name}"
 
 
-def render_html(material: ReportBundle) -> str:
-    """Lay out the page; the same run gives the same text."""
-    table = build_table(material.rows, material.manifest, material.dates)
+def render_html(bundle: ReportBundle) -> str:
+    """Render the page; the same run gives the same text."""
+    table = build_table(bundle.view)
     script = _read_template("page.js")
     data = encode_script_json(table)
     template = load_template(TEMPLATE)
 
-    def lay_out(style: str) -> str:
+    def render(style: str) -> str:
         return template.render(
-            facts=material.facts,
-            pictures=material.image_names,
-            created=format_created(material.facts),
+            facts=bundle.facts,
+            pictures=bundle.image_names,
+            created=format_created(bundle.facts),
             table=table,
             print_cap=MAX_PREDICTION_ROWS,
             data=Markup(data),  # noqa: S704 - JSON without a character that HTML knows
@@ -79,17 +79,17 @@ def render_html(material: ReportBundle) -> str:
         )
 
     style = _read_template("page.css")
-    faces = _make_page_font_css(lay_out(style), material.resources)
-    return embed_images(lay_out(faces + style), material.resources, faces)
+    font_css = _make_page_font_css(render(style), bundle.resources)
+    return embed_images(render(font_css + style), bundle.resources, font_css)
 
 
 def encode_script_json(table: PredictionTable) -> str:
-    """The table as JSON that may stand in a ``<script>``: nothing in it can end or open one."""
+    """Encode the table as JSON for a ``<script>``: nothing in it can end or open one."""
     return msgspec.json.encode(table).decode().translate(_JSON_ESCAPES)
 
 
 def make_content_security_policy(style: str, script: str) -> str:
-    """What a browser may do with the page: this style, this script, embedded pictures and fonts."""
+    """Make the policy of the page: this style, this script, embedded images and fonts."""
     return "; ".join(
         (
             "default-src 'none'",
@@ -104,44 +104,47 @@ def make_content_security_policy(style: str, script: str) -> str:
 
 
 def find_headings(html: str) -> list[tuple[str, str, Markup]]:
-    """The numbered parts of a page: anchor, number and title of each."""
+    """Return anchor, number and title of each numbered section of a page."""
     return [
         (anchor, number, Markup(title))  # noqa: S704 - comes out of the page, so it is escaped
         for anchor, number, title in _HEADING.findall(html)
     ]
 
 
-def embed_images(html: str, resources: Mapping[str, tuple[bytes, str]], faces: str = "") -> str:
-    """Put every picture into the page in place of its name, which ``data-picture`` keeps.
+def embed_images(html: str, resources: Mapping[str, tuple[bytes, str]], font_css: str = "") -> str:
+    """Embed every image in the page; ``data-picture`` keeps its name.
 
     Args:
-        html: A page whose pictures are addressed as for the PDF, such as ``film:NAME``.
+        html: A page that addresses its images as for the PDF, such as ``film:NAME``.
         resources: Body and media type by name.
-        faces: CSS of the typeface, for figures: as pictures they cannot see that of the page.
+        font_css: CSS of the typeface for figures, which cannot use the font of the page.
 
     Raises:
-        ReportError: A picture is not there.
+        ReportError: An image does not exist.
     """
 
     def embed(match: re.Match[str]) -> str:
         start, name = match.groups()
         if name not in resources:
             raise ReportError(
-                f"The page shows a picture “{name}” that was not drawn.",
+                f"The page shows an image “{name}” that was not drawn.",
                 "This is a defect of cxr-batch: please report it. The predictions are complete.",
             )
-        body, kind = resources[name]
-        if kind == _SVG_TYPE:
-            style = f"<style>{faces}</style>".encode()
+        body, media_type = resources[name]
+        if media_type == _SVG_TYPE:
+            style = f"<style>{font_css}</style>".encode()
             body = _SVG_TAG.sub(lambda found: found[0] + style, body, count=1)
-        return f'{start}data-picture="{name}" src="{make_data_uri(body, kind)}"'
+        return f'{start}data-picture="{name}" src="{make_data_uri(body, media_type)}"'
 
     return _IMAGE_TAG.sub(embed, html)
 
 
 def _make_page_font_css(html: str, resources: Mapping[str, tuple[bytes, str]]) -> str:
-    """CSS of the typeface with the characters of a page and its figures."""
-    texts = [html, *(body.decode() for body, kind in resources.values() if kind == _SVG_TYPE)]
+    """Make CSS of the typeface with the characters of a page and its figures."""
+    texts = [
+        html,
+        *(body.decode() for body, media_type in resources.values() if media_type == _SVG_TYPE),
+    ]
     return make_font_css(frozenset().union(*texts))
 
 

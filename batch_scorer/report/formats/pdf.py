@@ -1,4 +1,4 @@
-"""Draw the report of a finished run: ledger -> facts -> HTML -> PDF, with its data attached."""
+"""The report as a PDF: read a finished run, build its facts, render HTML, print, attach data."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from batch_scorer.report.content.predictions import ATTACHMENT_DESCRIPTIONS, STA
 from batch_scorer.report.content.report import build_report_facts
 from batch_scorer.report.content.report_options import DEFAULT_OPTIONS
 from batch_scorer.report.content.statements import build_statements
+from batch_scorer.report.content.view import RunView
 from batch_scorer.report.formats.templates import load_template
 from batch_scorer.report.formats.weasyprint import (
     ARCHIVAL,
@@ -33,12 +34,11 @@ from batch_scorer.results.run_dates import read_run_dates
 from batch_scorer.storage.output import MAX_TABLE_READ_BYTES, sha256_hex
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from batch_scorer.report.content.accuracy import Performance
     from batch_scorer.report.content.report import ReportFacts
     from batch_scorer.report.content.report_options import ReportOptions
-    from batch_scorer.results.schema import RunManifest, Score
     from batch_scorer.storage.output import Output
 
 TEMPLATE = "report.html.j2"
@@ -47,16 +47,13 @@ _REPORT_IMAGE_NAME = re.compile(store.REPORT_IMAGE_NAME)
 
 @dataclass(frozen=True)
 class ReportBundle:
-    """What a report of any format is made of.
+    """Everything that a report of any format is made from.
 
-    ``dates`` are those of the scheduled runs that first wrote each row. ``image_names`` names the
-    films that can be shown; ``files`` holds body and media type of these and of the logo by name;
-    ``variant`` is the standard that a PDF follows.
+    ``image_names`` names the images that can be shown. ``files`` holds body and media type of these
+    and of the logo by name. ``variant`` is the standard that a PDF follows.
     """
 
-    manifest: RunManifest
-    rows: Sequence[Score]
-    dates: Sequence[str]
+    view: RunView
     facts: ReportFacts
     image_names: frozenset[str]
     files: Mapping[str, tuple[bytes, str]]
@@ -64,83 +61,81 @@ class ReportBundle:
 
     @cached_property
     def resources(self) -> Mapping[str, tuple[bytes, str]]:
-        """Body and media type of every picture and figure by name.
+        """Body and media type of every image and figure by name.
 
-        Drawing the figures takes longer than all else here: who needs only the words draws none.
+        Figures take longer to draw than anything else here, so they are drawn on first use.
         """
-        return {**_draw_charts(self.manifest, self.facts), **self.files}
+        return {**_draw_charts(self.view, self.facts), **self.files}
 
 
-def read_report_bundle(output: Output, drawing: ReportOptions = DEFAULT_OPTIONS) -> ReportBundle:
-    """Read a finished run, tell its facts and find its pictures.
+def read_report_bundle(output: Output, options: ReportOptions = DEFAULT_OPTIONS) -> ReportBundle:
+    """Read a finished run, build its facts and find its images.
 
     Raises:
-        LedgerError: There is no finished run.
+        OutputError: There is no finished run.
     """
     run = store.read_run(output)
-    manifest, dates = run.manifest, read_run_dates(run)
-    branding = drawing.branding
-    facts = build_report_facts(manifest, run.rows, branding, dates)
-    pictures = _find_images(output, facts)
+    view = RunView(run.manifest, run.rows, read_run_dates(run))
+    branding = options.branding
+    facts = build_report_facts(view, branding)
+    images = _find_images(output, facts)
     logo = {"logo": (branding.logo, "image/png")} if branding.logo else {}
     return ReportBundle(
-        manifest,
-        run.rows,
-        dates,
+        view,
         facts,
-        frozenset(pictures),
-        {**pictures, **logo},
-        drawing.variant or ARCHIVAL,
+        frozenset(images),
+        {**images, **logo},
+        options.variant or ARCHIVAL,
     )
 
 
-def write_pdf(output: Output, material: ReportBundle) -> str:
+def write_pdf(output: Output, bundle: ReportBundle) -> str:
     """Write ``report.pdf`` next to the rows.
 
     Returns:
-        Where it is.
+        Its path or URL.
 
     Raises:
-        ReportError: Pango is missing, something in the page is wrong, or the disk is full.
+        ReportError: Pango is missing, the page has an error, or the disk is full.
     """
-    imprint = make_pdf_metadata(material, attachments=_make_attachments(output, material))
-    pdf = render_pdf(render_pdf_html(material), material.resources, imprint)
+    metadata = make_pdf_metadata(bundle, attachments=_make_attachments(output, bundle))
+    pdf = render_pdf(render_pdf_html(bundle), bundle.resources, metadata)
     output.write(store.REPORT_FILE, pdf)
     return f"{output.url}/{store.REPORT_FILE}"
 
 
-def render_pdf_html(material: ReportBundle) -> str:
-    """The HTML that the PDF is printed from."""
+def render_pdf_html(bundle: ReportBundle) -> str:
+    """Render the HTML that the PDF is printed from."""
     return load_template(TEMPLATE).render(
-        facts=material.facts, pictures=material.image_names, created=format_created(material.facts)
+        facts=bundle.facts, pictures=bundle.image_names, created=format_created(bundle.facts)
     )
 
 
 def format_created(facts: ReportFacts) -> str:
-    """When the run ended, as a W3C date; empty where the run does not say it in that way."""
+    """Format the end of the run as a W3C date; empty where run.json has no valid one."""
     moment = _parse_timestamp(facts.created)
     return moment.isoformat(timespec="seconds") if moment else ""
 
 
 def make_pdf_metadata(
-    material: ReportBundle, kind: str = "", attachments: tuple[Attachment, ...] = ()
+    bundle: ReportBundle, suffix: str = "", attachments: tuple[Attachment, ...] = ()
 ) -> PdfMetadata:
-    """Identifier and date of a document of this run; ``kind`` tells it from the report."""
-    manifest = material.manifest
-    seed = f"{manifest.run_id} {manifest.rows_sha256} {material.variant}{kind}"
+    """Make the identifier and date of a document; ``suffix`` separates it from the report."""
+    manifest = bundle.view.manifest
+    seed = f"{manifest.run_id} {manifest.rows_sha256} {bundle.variant}{suffix}"
     return PdfMetadata(
         identifier=hashlib.sha256(seed.encode()).digest()[:16],
-        created=_parse_timestamp(material.facts.created) or DEFAULT_DATE,
-        variant=material.variant,
+        created=_parse_timestamp(bundle.facts.created) or DEFAULT_DATE,
+        variant=bundle.variant,
         attachments=attachments,
     )
 
 
-def _make_attachments(output: Output, material: ReportBundle) -> tuple[Attachment, ...]:
-    """The rows, the run, and what page 1 states of them."""
+def _make_attachments(output: Output, bundle: ReportBundle) -> tuple[Attachment, ...]:
+    """Attach the rows, the run, and the statements of page 1."""
     data = {name: _read_required(output, name) for name in (store.CSV_FILE, store.RUN_FILE)}
-    facts, run_sha256 = material.facts, sha256_hex(data[store.RUN_FILE])
-    statements = build_statements(material.manifest, facts.summary, facts.model_line, run_sha256)
+    facts, run_sha256 = bundle.facts, sha256_hex(data[store.RUN_FILE])
+    statements = build_statements(bundle.view.manifest, facts.summary, facts.model_line, run_sha256)
     data[STATEMENTS_FILE] = msgspec.json.format(msgspec.json.encode(statements), indent=2)
     return tuple(
         Attachment(name, ATTACHMENT_DESCRIPTIONS[name], data[name])
@@ -151,12 +146,12 @@ def _make_attachments(output: Output, material: ReportBundle) -> tuple[Attachmen
 def _read_required(output: Output, name: str) -> bytes:
     data = output.read(name, MAX_TABLE_READ_BYTES)
     if data is None:
-        raise OutputError(f"{name} in {output.url} went away while the report was drawn.")
+        raise OutputError(f"{name} in {output.url} disappeared while the report was being drawn.")
     return data
 
 
 def _parse_timestamp(iso: str) -> datetime | None:
-    """A moment of a known time zone, None for anything else."""
+    """Parse a time with a time zone; None for anything else."""
     try:
         moment = datetime.fromisoformat(iso)
     except ValueError:
@@ -165,10 +160,10 @@ def _parse_timestamp(iso: str) -> datetime | None:
 
 
 def _find_images(output: Output, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
-    """The pictures that exist and can be opened, by the stem of their name."""
+    """Find the images that exist and can be opened, by file stem."""
     found = {}
-    films = [film for row in facts.gallery for part in row for film in part.images]
-    for name in (name for film in films for name in (film.thumbnail, film.evidence)):
+    images = [image for row in facts.gallery for part in row for image in part.images]
+    for name in (name for image in images for name in (image.thumbnail, image.evidence)):
         if not _REPORT_IMAGE_NAME.fullmatch(name):
             continue
         data = output.read(f"{store.IMAGES_FOLDER}/{name}.jpg")
@@ -185,10 +180,9 @@ def _is_jpeg(data: bytes) -> bool:
         return False
 
 
-def _draw_charts(manifest: RunManifest, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
-    cards = [model.card for model in manifest.models]
+def _draw_charts(view: RunView, facts: ReportFacts) -> dict[str, tuple[bytes, str]]:
     drawn = _draw_performance("reference", facts.reference)
-    drawn["training"] = performance.draw_training_curves(cards)
+    drawn["training"] = performance.draw_training_curves(view.cards)
     if facts.batch:
         drawn |= _draw_performance("batch", facts.batch)
     drawn |= icon_arrays.draw_report_charts(facts)
@@ -198,18 +192,14 @@ def _draw_charts(manifest: RunManifest, facts: ReportFacts) -> dict[str, tuple[b
     return found
 
 
-def _encode_png(picture: Image.Image) -> bytes:
+def _encode_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def _draw_performance(name: str, part: Performance) -> dict[str, str]:
     drawn = {f"{name}-confusion": performance.draw_confusion(part.confusion)}
     if part.roc:
-        lines = [
-            performance.RocCurve(roc.label, roc.curve, roc.sensitivity, roc.specificity)
-            for roc in part.roc
-        ]
-        drawn[f"{name}-roc"] = performance.draw_roc_curves(lines)
+        drawn[f"{name}-roc"] = performance.draw_roc_curves(part.roc)
     return drawn

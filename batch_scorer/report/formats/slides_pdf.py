@@ -1,7 +1,7 @@
-"""The run as slides in landscape, and what a speaker says to each of them.
+"""The run as slides in landscape, with speaker notes.
 
-One template holds both, so that they cannot drift apart: the notes of a slide are taken out before
-it is printed, and written beside the deck as plain text.
+One template holds both, so they cannot drift apart. The notes are removed before the slides are
+printed, and written next to them as plain text.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NOTES_PATTERN = re.compile(r'<div class="notes">.*?</div>', re.DOTALL)
 
 @dataclass(frozen=True)
 class SpeakerNotes:
-    """A slide as a speaker needs it: its message, and what is said to it."""
+    """The title of a slide and what the speaker says."""
 
     title: str
     notes: str
@@ -50,48 +50,48 @@ class SpeakerNotes:
 
 @dataclass(frozen=True)
 class ExampleImage:
-    """A film of this batch, and why it is shown."""
+    """An image of this batch, and the reason to show it."""
 
     reason: str
     image: GalleryImage
 
 
-def write_slides(output: Output, material: ReportBundle) -> str:
-    """Write ``slides.pdf`` next to the rows, and its speaker notes.
+def write_slides(output: Output, bundle: ReportBundle) -> str:
+    """Write ``slides.pdf`` and its speaker notes next to the rows.
 
     Returns:
-        Where the slides are.
+        The path or URL of the slides.
 
     Raises:
-        ReportError: Pango is missing, something in a slide is wrong, or the disk is full.
+        ReportError: Pango is missing, a slide has an error, or the disk is full.
     """
-    deck = build_deck(material.manifest)
-    html = _render_html(material, deck)
-    resources = {**material.resources, **_draw_charts(material, deck)}
-    pdf = render_pdf(_NOTES_PATTERN.sub("", html), resources, make_pdf_metadata(material, "slides"))
-    output.write(store.NOTES_FILE, _format_notes(material, _parse_notes(html)).encode())
+    deck = build_deck(bundle.view)
+    html = _render_html(bundle, deck)
+    resources = {**bundle.resources, **_draw_charts(bundle, deck)}
+    pdf = render_pdf(_NOTES_PATTERN.sub("", html), resources, make_pdf_metadata(bundle, "slides"))
+    output.write(store.NOTES_FILE, _format_notes(bundle, _parse_notes(html)).encode())
     output.write(store.REPORT_FILES["slides"], pdf)
     return f"{output.url}/{store.REPORT_FILES['slides']}"
 
 
-def read_speaker_notes(material: ReportBundle) -> tuple[SpeakerNotes, ...]:
-    """What is said to each slide, in their order: one for each page of ``slides.pdf``."""
-    return _parse_notes(_render_html(material, build_deck(material.manifest)))
+def read_speaker_notes(bundle: ReportBundle) -> tuple[SpeakerNotes, ...]:
+    """Return the speaker notes, one for each page of ``slides.pdf``."""
+    return _parse_notes(_render_html(bundle, build_deck(bundle.view)))
 
 
-def _render_html(material: ReportBundle, deck: Deck) -> str:
-    """The slides as HTML, with their notes."""
+def _render_html(bundle: ReportBundle, deck: Deck) -> str:
+    """Render the slides as HTML, with their notes."""
     return load_template(TEMPLATE).render(
-        facts=material.facts,
+        facts=bundle.facts,
         deck=deck,
-        pictures=material.image_names,
-        created=format_created(material.facts),
-        examples=_select_examples(material),
+        pictures=bundle.image_names,
+        created=format_created(bundle.facts),
+        examples=_select_examples(bundle),
         changes=[
             (_format_augmentation_name(index), label)
             for index, label in enumerate(slide_charts.AUGMENTATION_LABELS)
         ],
-        film_of_batch=bool(_select_examples(material)),
+        film_of_batch=bool(_select_examples(bundle)),
         scratch=_find_from_scratch(deck),
     )
 
@@ -107,9 +107,9 @@ def _strip_tags(html: str) -> str:
     return Markup(html).striptags()  # noqa: S704 - comes out of the page, so it is escaped
 
 
-def _format_notes(material: ReportBundle, slides: tuple[SpeakerNotes, ...]) -> str:
+def _format_notes(bundle: ReportBundle, slides: tuple[SpeakerNotes, ...]) -> str:
     parts = [
-        f"Speaker notes to slides.pdf, run {material.facts.run_id}\n"
+        f"Speaker notes to slides.pdf, run {bundle.facts.run_id}\n"
         "Research use only. Not a medical device."
     ]
     for number, slide in enumerate(slides, 1):
@@ -118,24 +118,26 @@ def _format_notes(material: ReportBundle, slides: tuple[SpeakerNotes, ...]) -> s
     return "\n\n\n".join(parts) + "\n"
 
 
-def _select_examples(material: ReportBundle) -> list[ExampleImage]:
-    """Films whose pictures are at hand: the first one of each reason, then the others."""
+def _select_examples(bundle: ReportBundle) -> list[ExampleImage]:
+    """Select images with a thumbnail: the first of each reason, then others."""
     found: list[ExampleImage] = []
-    why = ""
-    for part in (part for row in material.facts.gallery for part in row):
-        why = part.title or why
+    reason = ""
+    for part in (part for row in bundle.facts.gallery for part in row):
+        reason = part.title or reason
         found += [
-            ExampleImage(why, film)
-            for film in part.images
-            if film.thumbnail in material.image_names
+            ExampleImage(reason, image)
+            for image in part.images
+            if image.thumbnail in bundle.image_names
         ]
     first = {example.reason: example for example in reversed(found)}
     others = [example for example in found if example is not first[example.reason]]
-    return [*(first[why] for why in dict.fromkeys(e.reason for e in found)), *others][:MAX_EXAMPLES]
+    return [*(first[reason] for reason in dict.fromkeys(e.reason for e in found)), *others][
+        :MAX_EXAMPLES
+    ]
 
 
 def _find_from_scratch(deck: Deck) -> str:
-    """The deep network that began from random weights, where one did."""
+    """Return the title of a deep network trained from random weights; empty if there is none."""
     for model in deck.models:
         if model.kind == "deep" and model.card.training.initial_weights != "ImageNet":
             return model.title
@@ -146,22 +148,22 @@ def _format_augmentation_name(index: int) -> str:
     return f"change-{index}"
 
 
-def _draw_charts(material: ReportBundle, deck: Deck) -> Mapping[str, tuple[bytes, str]]:
-    """The pictures that only the slides have, by name."""
+def _draw_charts(bundle: ReportBundle, deck: Deck) -> Mapping[str, tuple[bytes, str]]:
+    """Draw the figures that only the slides have, by name."""
     svgs = {f"{deck.best.key}-training": performance.draw_training_curves([deck.best.card])}
     for model in deck.models:
         svgs |= _draw_model_charts(model)
-    if deck.balance.bars:
-        svgs["balance"] = slide_charts.draw_class_balance(deck.balance.bars)
-    if scores := material.facts.drift.histogram:
+    if deck.balance.classes:
+        svgs["balance"] = slide_charts.draw_class_balance(deck.balance.classes)
+    if scores := bundle.facts.drift.histogram:
         svgs["scores-slide"] = icon_arrays.draw_score_histogram(scores, (4.4, 3.0))
     drawn = {name: (svg.encode(), _SVG_TYPE) for name, svg in svgs.items()}
-    if deck.changed:
-        examples = _select_examples(material)
-        film = material.resources[examples[0].image.thumbnail][0] if examples else None
+    if deck.augmented:
+        examples = _select_examples(bundle)
+        jpeg = bundle.resources[examples[0].image.thumbnail][0] if examples else None
         drawn |= {
-            _format_augmentation_name(index): (picture, "image/jpeg")
-            for index, picture in enumerate(slide_charts.augment_image(film))
+            _format_augmentation_name(index): (body, "image/jpeg")
+            for index, body in enumerate(slide_charts.augment_image(jpeg))
         }
     return drawn
 

@@ -1,4 +1,4 @@
-"""The one way in which templates are opened: every text escaped, and printable in the typeface."""
+"""Load Jinja2 templates: every text is escaped and printable in the typeface."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ a word."""
 
 
 def load_template(name: str) -> Template:
-    """Open a packaged template. What it is given and does not have is an error, not a blank."""
+    """Load a packaged template. A missing variable is an error, not a blank."""
     environment = Environment(
         loader=PackageLoader("report_templates", ""),
         autoescape=select_autoescape(disabled_extensions=["md.j2"], default=True),
@@ -32,7 +32,7 @@ def load_template(name: str) -> Template:
 
 
 def _finalize(value: Any) -> Any:
-    """Every text that a template prints, in characters that the typeface has."""
+    """Replace what the typeface lacks in every text that a template prints."""
     return replace_unsupported(value) if _is_plain_text(value) else value
 
 

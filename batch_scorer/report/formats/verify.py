@@ -1,9 +1,9 @@
-"""Compare a report with what it carries: attached files, hashes, totals, and what page 1 says.
+"""Verify a report against its attachments: files, hashes, totals, and the text of page 1.
 
-PDFium reads the PDF, as Chrome does. What page 1 says is read as text from the page itself, because
-that is what people see; metadata can say anything. Its numbers are found by the sentences that the
-report carries in statements.json, or, in a report of before there were any, by the words of then:
-never by those that this version would write.
+PDFium reads the PDF, as in Chrome. The text of page 1 is extracted from the page itself, because
+that is what people see; metadata can say anything. Its numbers are found by the sentences in the
+attached statements.json. Older reports have none, so theirs are found by the words of version
+0.1.0, never by those that this version would write.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ if TYPE_CHECKING:
 
 MAX_REPORT_BYTES = 1_000_000_000
 MAX_ATTACHMENTS = 100
-"""A report carries three; PDFium looks each one up from the start."""
+"""A report has three; PDFium finds each one by a linear search."""
 MAX_RUN_BYTES = 20_000_000
 MAX_STATEMENTS_BYTES = 200_000
 MAX_TABLE_BYTES = 500_000_000
 MAX_ROW_BYTES = 10_000
-"""On average, over all rows; one has some hundred."""
+"""The mean over all rows; a real row has a few hundred."""
 _HYPHENS = {0x02: "-", 0xFFFE: "-"}
-"""PDFium gives a hyphen at the end of a line as one of these, by its version."""
+"""PDFium returns a hyphen at the end of a line as one of these, depending on its version."""
 
 
 @dataclass(frozen=True)
 class CheckedTotal:
-    """One number in up to three places.
+    """One total by its sources.
 
-    ``rows`` is None where the rows cannot tell it. ``page`` is empty where page 1 does not state
+    ``rows`` is None where the rows do not give it. ``page`` is empty where page 1 does not state
     it, and has several numbers where page 1 contradicts itself.
     """
 
@@ -71,28 +71,28 @@ class CheckedTotal:
 
     @property
     def is_consistent(self) -> bool:
-        """Whether all places say the same."""
+        """True if all sources agree."""
         return len({self.run, *self.page} | ({self.rows} - {None})) == 1
 
     def __str__(self) -> str:
-        """The number by its places: "7 by the rows and by run.json, 8 on page 1"."""
+        """Format the total by source: "7 by the rows and by run.json, 8 on page 1"."""
         rows = [] if self.rows is None else ["by the rows"]
         page = ["on page 1"] if self.page else []
         if self.is_consistent:
             return f"{self.run:,} {join_words([*rows, 'by run.json', *page])}"
         run = "none" if self.run is None else f"{self.run:,}"
-        told = " and ".join(f"{number:,}" for number in self.page)
+        printed = " and ".join(f"{number:,}" for number in self.page)
         parts = [
-            *(f"{self.rows:,} {place}" for place in rows),
+            *(f"{self.rows:,} {source}" for source in rows),
             f"{run} by run.json",
-            *(f"{told} {place}" for place in page),
+            *(f"{printed} {source}" for source in page),
         ]
         return ", ".join(parts)
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found in a report: its run, its totals, and a sentence for each fault."""
+    """The result for one report: its run, its totals, and a sentence for each fault."""
 
     manifest: RunManifest
     rows_sha256: str
@@ -101,13 +101,13 @@ class Verification:
 
 
 def verify_report(url: str) -> Verification:
-    """Take the attachments out of a report and compare them with each other and with page 1.
+    """Extract the attachments of a report and compare them with each other and with page 1.
 
     Args:
         url: A PDF, as a path or URL.
 
     Raises:
-        ReportError: It is no PDF, is encrypted, or does not carry the rows and the run.
+        ReportError: The file is no PDF, is encrypted, or lacks the rows or the run.
     """
     data, url = _read_pdf(url), redact_url(url)
     try:
@@ -118,28 +118,29 @@ def verify_report(url: str) -> Verification:
             run = _extract_attachment(attachments, RUN_FILE, MAX_RUN_BYTES, url)
             manifest = _decode_run(run, url)
             statements = _decode_statements(attachments, url)
-            most = min(MAX_TABLE_BYTES, MAX_ROW_BYTES * (manifest.found + 1))
-            table = _extract_attachment(attachments, CSV_FILE, most, url)
+            max_bytes = min(MAX_TABLE_BYTES, MAX_ROW_BYTES * (manifest.found + 1))
+            table = _extract_attachment(attachments, CSV_FILE, max_bytes, url)
             page = pdf[0].get_textpage().get_text_bounded().translate(_HYPHENS)
     except pypdfium2.PdfiumError as exc:
         if exc.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD:
             raise _encrypted_error(url) from exc
-        # What PDFium says of a document without pages is "Success": its words are not repeated.
+        # PDFium reports "Success" for a document without pages, so its text is not passed on.
         raise ReportError(
-            f"{url} is no PDF, or a damaged one, or has no page.", "Give the report.pdf of a run."
+            f"Expected a PDF with at least one page at {url}, found none or a damaged one.",
+            "Give the report.pdf of a run.",
         ) from exc
     sha256 = hashlib.sha256(table).hexdigest()
-    readings, unsaid = _check_page(page, manifest, statements)
+    readings, page_faults = _check_page(page, manifest, statements)
     counted = _count_rows(table, url, manifest.run_date if manifest.changes else "")
     totals = tuple(
-        CheckedTotal(name, number, told, tuple(sorted(readings.get(name, ()))))
-        for name, (number, told) in _pair_totals(counted, manifest).items()
+        CheckedTotal(name, number, stated, tuple(sorted(readings.get(name, ()))))
+        for name, (number, stated) in _pair_totals(counted, manifest).items()
     )
     changed = _find_changed_attachments(
         manifest, sha256, statements, hashlib.sha256(run).hexdigest()
     )
     disagreeing = [f"{total.name}: {total}" for total in totals if not total.is_consistent]
-    return Verification(manifest, sha256, totals, (*changed, *disagreeing, *unsaid))
+    return Verification(manifest, sha256, totals, (*changed, *disagreeing, *page_faults))
 
 
 def _read_pdf(url: str) -> bytes:
@@ -154,10 +155,10 @@ def _read_pdf(url: str) -> bytes:
 
 
 def _find_attachments(pdf: pypdfium2.PdfDocument, url: str) -> dict[str, pypdfium2.PdfAttachment]:
-    """The attached files that a report has, by name; nothing of them is unpacked yet.
+    """Return the attached files by name, still packed.
 
     Raises:
-        ReportError: One of them is not alone, or not there although every report has it.
+        ReportError: A required file is missing, or a name occurs twice.
     """
     number = pdf.count_attachments()
     if number > MAX_ATTACHMENTS:
@@ -170,35 +171,34 @@ def _find_attachments(pdf: pypdfium2.PdfDocument, url: str) -> dict[str, pypdfiu
     for name in (CSV_FILE, RUN_FILE, STATEMENTS_FILE):
         if names.count(name) != 1 and name in (CSV_FILE, RUN_FILE, *names):
             raise ReportError(
-                f"Expected the one file {name} inside {url}, found "
+                f"Expected one file {name} inside {url}, found "
                 f"{format_count(names.count(name), 'file')} of that name.",
-                "Only a report carries it: give the report.pdf of a run, or draw it again with: "
-                "cxr report OUT",
+                "Give the report.pdf of a run, or draw it again with: cxr report OUT",
             )
     return dict(zip(names, found, strict=True))
 
 
 def _extract_attachment(
-    attachments: dict[str, pypdfium2.PdfAttachment], name: str, most: int, url: str
+    attachments: dict[str, pypdfium2.PdfAttachment], name: str, max_bytes: int, url: str
 ) -> bytes:
-    """One attached file, whole.
+    """Return the content of one attached file.
 
-    PDFium unpacks it to tell its length, up to 1 GB of its own accord, and lets go of it again.
+    PDFium unpacks the file to find its length, up to 1 GB, and releases it again.
 
     Args:
-        attachments: What there is, by name.
-        name: Of the file.
-        most: So many bytes it may have.
-        url: Where the report lies.
+        attachments: All attached files by name.
+        name: The name of the file.
+        max_bytes: The largest accepted size.
+        url: The report, for messages.
 
     Raises:
-        ReportError: It is empty, or has more bytes than that.
+        ReportError: The file is empty, or larger than ``max_bytes``.
     """
     file, size = attachments[name], ctypes.c_ulong()
     pypdfium2.raw.FPDFAttachment_GetFile(file, None, 0, size)
-    if not 0 < size.value <= most:
+    if not 0 < size.value <= max_bytes:
         raise ReportError(
-            f"Expected 1 to {most:,} bytes in {name} inside {url}, found {size.value:,}.",
+            f"Expected 1 to {max_bytes:,} bytes in {name} inside {url}, found {size.value:,}.",
             "Take the report.pdf from the run's folder.",
         )
     return bytes(file.get_data())
@@ -206,7 +206,8 @@ def _extract_attachment(
 
 def _encrypted_error(url: str) -> ReportError:
     return ReportError(
-        f"{url} is encrypted, and a report never is.", "Take the report.pdf from the run's folder."
+        f"Expected an unencrypted PDF at {url}, found an encrypted one.",
+        "Take the report.pdf from the run's folder.",
     )
 
 
@@ -218,7 +219,7 @@ def _decode_run(data: bytes, url: str) -> RunManifest:
 def _decode_statements(
     attachments: dict[str, pypdfium2.PdfAttachment], url: str
 ) -> Statements | None:
-    """What the report says of its page 1; None where it was drawn before reports said so."""
+    """Decode the statements about page 1; None in reports older than these."""
     if STATEMENTS_FILE not in attachments:
         return None
     data = _extract_attachment(attachments, STATEMENTS_FILE, MAX_STATEMENTS_BYTES, url)
@@ -227,7 +228,7 @@ def _decode_statements(
 
 
 def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
-    """The totals by the attached rows; what is new only for a scheduled run."""
+    """Count the totals in the attached rows; new files only for a scheduled run."""
     totals: Counter[str] = Counter()
     text = io.TextIOWrapper(io.BytesIO(table), encoding="utf-8", newline="")
     try:
@@ -236,8 +237,9 @@ def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
         for row in reader:
             if None in row.values():
                 raise ReportError(
-                    f"{CSV_FILE} inside {url} is no table of predictions: row "
-                    f"{totals['found'] + 1:,} ends too early."
+                    f"Expected a table of predictions in {CSV_FILE} inside {url}, found "
+                    f"row {totals['found'] + 1:,} too short.",
+                    "Take the report.pdf from the run's folder.",
                 )
             scored = row["status"] == "scored"
             totals["found"] += 1
@@ -247,18 +249,21 @@ def _count_rows(table: bytes, url: str, run_date: str) -> Counter[str]:
             totals["not flagged"] += scored and row["prediction"] == CLASSES[0]
             totals["undecided"] += scored and row["undecided"] == "true"
             totals["atypical"] += scored and row["atypical"] == "true"
-            fresh = bool(run_date) and row.get(RUN_DATE_COLUMN) == run_date
-            totals["new"] += fresh
-            totals["new flagged"] += fresh and row["prediction"] == CLASSES[1]
+            is_new = bool(run_date) and row.get(RUN_DATE_COLUMN) == run_date
+            totals["new"] += is_new
+            totals["new flagged"] += is_new and row["prediction"] == CLASSES[1]
     except (csv.Error, KeyError, UnicodeDecodeError) as exc:
-        raise ReportError(f"{CSV_FILE} inside {url} is no table of predictions: {exc}.") from exc
+        raise ReportError(
+            f"Expected a table of predictions in {CSV_FILE} inside {url}, found: {exc}.",
+            "Take the report.pdf from the run's folder.",
+        ) from exc
     return totals
 
 
 def _pair_totals(
     counted: Counter[str], manifest: RunManifest
 ) -> dict[str, tuple[int | None, int | None]]:
-    """Each total by the rows and by run.json, in the order of page 1."""
+    """Pair each total by the rows with that of run.json, in the order of page 1."""
     stated: dict[str, int | None] = {
         "found": manifest.found,
         "scored": manifest.scored,
@@ -283,31 +288,32 @@ def _pair_totals(
 def _check_page(
     text: str, manifest: RunManifest, statements: Statements | None
 ) -> tuple[dict[str, set[int]], list[str]]:
-    """The totals that page 1 states, and a sentence for each thing that it should say and does not.
+    """Find the totals on page 1, and describe each statement that is missing.
 
     Returns:
-        By name of the total, every number that page 1 gives for it.
+        All numbers that page 1 gives, by name of the total, and one sentence for each fault.
     """
     readings: dict[str, set[int]] = {}
-    unsaid = []
+    faults = []
     expected = collect_totals(manifest)
     missing = dict.fromkeys(expected)
-    early = list(list_legacy_sentences(manifest))
-    required = [(sentence,) for sentence in statements.sentences] if statements else early
-    for group in dict.fromkeys([*required, *early]):  # who changes statements.json leaves the rest
+    legacy = list(list_legacy_sentences(manifest))
+    required = [(sentence,) for sentence in statements.sentences] if statements else legacy
+    # The legacy sentences count too: a forger who edits statements.json may leave them on page 1.
+    for group in dict.fromkeys([*required, *legacy]):
         found = [find_numbers(sentence, text) for sentence in group]
         for tag, number in (pair for pairs in found for pair in pairs or ()):
             readings.setdefault(tag, set()).add(number)
             if group in required:
                 missing.pop(tag, None)
         if group in required and all(pairs is None for pairs in found):
-            unsaid.append(f"page 1 does not say “{fill_tags(group[-1], expected)}” with any number")
-    unsaid += [f"page 1 does not state {tag}" for tag in missing]
-    return readings, unsaid + list(_find_unnamed(text, manifest, statements))
+            faults.append(f"page 1 does not say “{fill_tags(group[-1], expected)}” with any number")
+    faults += [f"page 1 does not state {tag}" for tag in missing]
+    return readings, faults + list(_find_unnamed(text, manifest, statements))
 
 
 def _find_unnamed(text: str, manifest: RunManifest, statements: Statements | None) -> Iterator[str]:
-    """A sentence for the run and for the first model where page 1 does not name it."""
+    """Yield a sentence for the run and for the first model where page 1 does not name it."""
     page = _remove_whitespace(text)
     if _remove_whitespace(manifest.run_id) not in page:
         yield f"page 1 does not name the run {sanitize_text(manifest.run_id, 60)}"
@@ -324,7 +330,7 @@ def _remove_whitespace(text: str) -> str:
 def _find_changed_attachments(
     manifest: RunManifest, rows_sha256: str, statements: Statements | None, run_sha256: str
 ) -> Iterator[str]:
-    """A sentence for each attachment whose hash is not the one that another one gives."""
+    """Yield a sentence for each attachment whose hash differs from the one recorded."""
     if rows_sha256 != manifest.rows_sha256:
         yield (
             f"{CSV_FILE} was changed: its SHA-256 is {rows_sha256[:12]}…, run.json says "

@@ -1,10 +1,9 @@
-"""Print an HTML page as a tagged PDF to keep: WeasyPrint, held to the rules of PDF/A-3 and PDF/UA.
+"""Print an HTML page as a tagged PDF for archives, with WeasyPrint, by PDF/A-3 or PDF/UA.
 
-WeasyPrint is imported only here, and only while it prints: its import makes Pillow accept truncated
-films for the whole process, which is set back at once. It reaches nothing but what it is handed:
-packaged files, this run's figures and this run's pictures, each under a scheme of its own, so no
-path gets into the document and the same run gives the same bytes anywhere. Whatever it complains
-about fails the report.
+WeasyPrint is imported only here, and only to print: its import makes Pillow accept truncated images
+in the whole process, which is reset at once. It can read nothing but packaged files and the figures
+and images of this run, each under its own scheme. So no path enters the document, and the same run
+gives the same bytes anywhere. Any warning of WeasyPrint fails the report.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ ARCHIVAL = "pdf/a-3a"
 ACCESSIBLE = "pdf/ua-1"
 VARIANTS = (ARCHIVAL, ACCESSIBLE)
 DEFAULT_DATE = datetime(1970, 1, 1, tzinfo=UTC)
-"""For an attachment whose run has no readable date: WeasyPrint would take the present one."""
+"""For a run without a valid date, where WeasyPrint would use the current time."""
 GC_THRESHOLD = 200_000
-"""New objects before Python looks for cycles among them."""
+"""New objects between two runs of the cycle collector."""
 MISSING_LIBRARY = (
     "The report needs the Pango library: apt-get install libpango-1.0-0 libpangoft2-1.0-0 "
     "libharfbuzz-subset0 (on macOS: brew install pango)."
 )
-# About the machine, not the page: without libharfbuzz-subset another library cuts the fonts.
+# About the machine, not the page: without libharfbuzz-subset, fontTools subsets the fonts.
 _IGNORED_WARNING = "Using fontTools instead of HarfBuzz-Subset"
 _PROBE_HTML = """<!doctype html><html lang="en"><title>Probe</title>
 <style>@font-face {font-family: Plex; src: url(report:fonts/IBMPlexSans-Regular.ttf)}
@@ -53,7 +52,7 @@ _PACKAGED_FILES = {
 
 @dataclass(frozen=True)
 class Attachment:
-    """A file inside the PDF: the data that its pages were made from."""
+    """A file attached to the PDF: the data behind its pages."""
 
     name: str
     description: str
@@ -62,10 +61,10 @@ class Attachment:
 
 @dataclass(frozen=True)
 class PdfMetadata:
-    """What a PDF carries beside its pages.
+    """The metadata and attachments of a PDF.
 
     ``identifier`` (16 bytes) and ``created`` come from the run, never from the clock. ``variant``
-    is one of ``VARIANTS``. ``attachments`` are sorted by name, as readers look them up.
+    is one of ``VARIANTS``. ``attachments`` are sorted by name, as readers expect.
     """
 
     identifier: bytes
@@ -75,23 +74,23 @@ class PdfMetadata:
 
 
 def render_pdf(
-    html: str, resources: Mapping[str, tuple[bytes, str]], imprint: PdfMetadata
+    html: str, resources: Mapping[str, tuple[bytes, str]], metadata: PdfMetadata
 ) -> bytes:
     """Print a page.
 
     Args:
-        html: The whole page; it names its figures as ``figure:`` and its films as ``film:``.
-        resources: Those figures and films by name: their bytes and their media type.
-        imprint: Identifier, date, variant and attachments.
+        html: The whole page, with its figures as ``figure:`` and its images as ``film:``.
+        resources: Body and media type of these figures and images by name.
+        metadata: Identifier, date, variant and attachments.
 
     Returns:
         The PDF; the same bytes for the same arguments.
 
     Raises:
-        ReportError: Pango is missing, or WeasyPrint complained.
+        ReportError: Pango is missing, or WeasyPrint gave a warning.
     """
     weasyprint = _import_weasyprint()
-    created = imprint.created.astimezone(UTC)
+    created = metadata.created.astimezone(UTC)
     attachments = [
         weasyprint.Attachment(
             file_obj=io.BytesIO(file.data),
@@ -101,25 +100,25 @@ def render_pdf(
             modified=created,
             relationship="Data",
         )
-        for file in imprint.attachments
+        for file in metadata.attachments
     ]
     with STOP_SIGNALS.raise_if_received(), _raise_on_warnings(), _reduce_gc():
         document = weasyprint.HTML(string=html, url_fetcher=_make_fetcher(resources))
         pdf: bytes = document.write_pdf(
             finisher=_fix_pdf,
-            pdf_variant=imprint.variant,
-            pdf_identifier=imprint.identifier,
+            pdf_variant=metadata.variant,
+            pdf_identifier=metadata.identifier,
             attachments=attachments,
         )
     return pdf
 
 
 def find_missing_library() -> str | None:
-    """Return what to install where no report can be drawn; None where one can.
+    """Return how to install the library that a report needs; None if it is installed.
 
-    Prints a line in the packaged font, as importing WeasyPrint does not use all that it loads.
-    HarfBuzz-Subset counts as missing although WeasyPrint 70 can do without: it warns that it soon
-    will not, and the fonts that other library cuts make another file.
+    Prints a line in the packaged font: importing WeasyPrint does not load all its libraries.
+    HarfBuzz-Subset counts as missing although WeasyPrint 70 works without it: support ends soon,
+    and the fallback subsets fonts to other bytes.
     """
     try:
         _import_weasyprint()
@@ -146,7 +145,7 @@ def _import_weasyprint() -> ModuleType:
 
 
 def _fix_pdf(document: Any, pdf: Any) -> None:  # noqa: ARG001 - WeasyPrint's signature
-    """Set right what WeasyPrint 70 leaves against ISO 19005-3, in the objects of a PDF."""
+    """Correct what WeasyPrint 70 writes against ISO 19005-3, in the objects of a PDF."""
     add = pdf.add_object
 
     def add_conforming(item: Any) -> None:
@@ -155,8 +154,10 @@ def _fix_pdf(document: Any, pdf: Any) -> None:  # noqa: ARG001 - WeasyPrint's si
 
     for item in pdf.objects:
         _fix_object(item)
-    pdf.add_object = add_conforming  # for the object stream and the cross-references, added last
-    if "AF" in pdf.catalog:  # WeasyPrint issue 2917: each attachment is listed twice
+    pdf.add_object = (
+        add_conforming  # for the object stream and the cross-references, which come last
+    )
+    if "AF" in pdf.catalog:  # WeasyPrint issue 2917 lists each attachment twice
         pdf.catalog["AF"][:] = dict.fromkeys(pdf.catalog["AF"])
 
 
@@ -166,25 +167,28 @@ def _fix_object(item: Any) -> None:
     if item.extra.get("Subtype") == "/Image":
         item.extra["Interpolate"] = "false"  # 6.2.8
     if item.extra.get("Type") == "/Metadata":
-        item.compress = False  # 6.6.2.1: readable without a PDF reader
+        item.compress = False  # 6.6.2.1: must be plain text
     if item.data.endswith(b"\r\nendstream"):
-        item.compress = False  # 6.1.7.1: its last byte could be taken for the line end's
+        item.compress = False  # 6.1.7.1: its last byte looks like part of the line end
 
 
 def _make_fetcher(resources: Mapping[str, tuple[bytes, str]]) -> Callable[[str], Any]:
-    """A fetcher of ``report:`` (packaged), ``figure:`` and ``film:`` (handed over) alone."""
+    """Make a URL fetcher for packaged files (``report:``) and the given resources only."""
     from weasyprint.urls import URLFetcher, URLFetcherResponse
 
     class ClosedFetcher(URLFetcher):  # type: ignore[misc] # WeasyPrint has no types
         def fetch(self, url: str, headers: object = None) -> Any:  # noqa: ARG002
             scheme, _, name = url.partition(":")
             if scheme == "report" and name in _PACKAGED_FILES:
-                body, kind = (files("report_templates") / name).read_bytes(), _PACKAGED_FILES[name]
+                body, media_type = (
+                    (files("report_templates") / name).read_bytes(),
+                    _PACKAGED_FILES[name],
+                )
             elif scheme in ("figure", "film") and name in resources:
-                body, kind = resources[name]
+                body, media_type = resources[name]
             else:
                 raise ValueError(f"the report may not read {url}")
-            return URLFetcherResponse(url, body, {"Content-Type": kind})
+            return URLFetcherResponse(url, body, {"Content-Type": media_type})
 
     fetcher: Callable[[str], Any] = ClosedFetcher()
     return fetcher
@@ -192,9 +196,9 @@ def _make_fetcher(resources: Mapping[str, tuple[bytes, str]]) -> Callable[[str],
 
 @contextmanager
 def _reduce_gc() -> Iterator[None]:
-    """Look for cycles of garbage rarely: pages make millions of objects, nearly all of which stay.
+    """Run the cycle collector rarely: pages make millions of objects, and nearly all of them stay.
 
-    Looking after every 700 of them, as usual, takes an eighth of the time and frees nothing.
+    The usual run after every 700 objects takes an eighth of the time and frees nothing.
     """
     thresholds = gc.get_threshold()
     gc.set_threshold(GC_THRESHOLD, *thresholds[1:])
@@ -207,12 +211,12 @@ def _reduce_gc() -> Iterator[None]:
 @contextmanager
 def _raise_on_warnings() -> Iterator[None]:
     """Fail on anything that WeasyPrint logs at WARNING or above."""
-    complaints: list[str] = []
+    warnings: list[str] = []
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if not record.getMessage().startswith(_IGNORED_WARNING):
-                complaints.append(record.getMessage())
+                warnings.append(record.getMessage())
 
     logger = logging.getLogger("weasyprint")
     collector, level, propagate = Collector(logging.WARNING), logger.level, logger.propagate
@@ -225,8 +229,8 @@ def _raise_on_warnings() -> Iterator[None]:
         logger.removeHandler(collector)
         logger.setLevel(level)
         logger.propagate = propagate
-    if complaints:
+    if warnings:
         raise ReportError(
-            f"The report was not drawn as it should be: {complaints[0]}",
+            f"WeasyPrint gave a warning, so the report was not written: {warnings[0]}",
             "This is a defect of cxr-batch: please report it. The predictions are complete.",
         )

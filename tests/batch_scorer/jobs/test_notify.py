@@ -21,6 +21,7 @@ from batch_scorer.jobs.notify import (
 )
 from batch_scorer.report.content.changes import describe_changes
 from batch_scorer.report.content.report import build_report_facts
+from batch_scorer.report.content.view import RunView
 from batch_scorer.results.schema import RunChanges
 from tests.batch_scorer.jobs.servers import dripping_server, mail_server, web_server
 from tests.factories import make_manifest, make_models, make_rows, make_unscored
@@ -168,7 +169,7 @@ def test_a_notification_has_the_counts_and_the_similarity_to_the_training_images
     )
     assert notification.report == "s3://results/report.pdf"
     assert notification.news == describe_changes(manifest)
-    assert notification.likeness == build_report_facts(manifest, rows).drift.sentences[0]
+    assert notification.likeness == build_report_facts(RunView(manifest, rows)).drift.sentences[0]
     manifest = make_manifest(rows, models, run_date="20261127-020000")
     first = make_notification(manifest, rows, "", "out")
     assert first.lines[2] == "All are new: this is the first run."

@@ -27,7 +27,7 @@ from tests.tampering import clear_a_flag, swap_big_numbers, tampered
 
 if TYPE_CHECKING:
     from batch_scorer.report.content.summary import Summary
-    from batch_scorer.results.schema import RunManifest
+    from batch_scorer.report.content.view import RunView
 
 ARCHIVE = REPOSITORY / "tests" / "archive"
 REPORTS = (
@@ -38,9 +38,9 @@ REPORTS = (
 SCORE = ("score", "images", "--model", "first.onnx", "--model", "second.onnx", "--no-report")
 
 
-def reword(manifest: RunManifest, warning: str = "", real=summary.describe_summary) -> Summary:
+def reword(view: RunView, warning: str = "", real=summary.describe_summary) -> Summary:
     """Page 1 in other words, and with the numbers in another order."""
-    same = real(manifest, warning)
+    manifest, same = view.manifest, real(view, warning)
     counted = f"Altogether {manifest.found} X-rays"
     return replace(
         same,
@@ -70,9 +70,7 @@ def reworded(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (summary, facts):
         monkeypatch.setattr(module, "describe_summary", reword)
         monkeypatch.setattr(
-            module,
-            "format_model",
-            lambda run: f"{run.models[0].sha256[:20]} ({run.models[0].name})",
+            module, "format_model", lambda model: f"{model.sha256[:20]} ({model.name})"
         )
     monkeypatch.setattr(summary, "TILE_NOTES", dict.fromkeys("abc", "x"))
 

@@ -16,6 +16,7 @@ from batch_scorer.cli.main import cxr
 from batch_scorer.errors import CxrError, OutputError
 from batch_scorer.jobs import latest, schedule
 from batch_scorer.report.content.report import build_report_facts
+from batch_scorer.report.content.view import RunView
 from batch_scorer.results import store
 from batch_scorer.results.checkpoint import Checkpoint
 from batch_scorer.results.claim import check_claimable
@@ -64,7 +65,7 @@ def read_and_tell(folder):
     check_claimable(place)
     store.read_rows(place, "")
     run = store.read_run(place)
-    build_report_facts(run.manifest, run.rows, dates=read_run_dates(run))
+    build_report_facts(RunView(run.manifest, run.rows, read_run_dates(run)))
 
 
 def test_a_run_with_any_value_of_run_json_changed_is_told_or_refused(run):

@@ -13,6 +13,7 @@ from batch_scorer.report.charts.performance import AMBER, BLUE
 from batch_scorer.report.content.domain_shift import ProbabilityHistogram
 from batch_scorer.report.content.reliability import ReliabilityCurve
 from batch_scorer.report.content.report import build_report_facts
+from batch_scorer.report.content.view import RunView
 from tests.factories import make_manifest, make_models, make_rows, make_unscored
 
 HOSTILE = "$\\frac{1}{2}$ <svg onload=x> & \u80ba \n"
@@ -65,7 +66,9 @@ def test_a_hostile_title_is_text() -> None:
 def test_each_part_draws_what_it_has() -> None:
     models = make_models("cnn", "mlp", "vgg16")
     rows = make_rows(models, 60, 40)
-    full = icon_arrays.draw_report_charts(build_report_facts(make_manifest(rows, models), rows))
+    full = icon_arrays.draw_report_charts(
+        build_report_facts(RunView(make_manifest(rows, models), rows))
+    )
     reference = {"reference-people", "reference-reliability", "reference-flagged"}
     assert set(full) == reference | {
         *("batch-people", "batch-reliability", "batch-flagged"),
@@ -75,7 +78,7 @@ def test_each_part_draws_what_it_has() -> None:
     assert (
         set(
             icon_arrays.draw_report_charts(
-                build_report_facts(make_manifest(failed, models), failed)
+                build_report_facts(RunView(make_manifest(failed, models), failed))
             )
         )
         == reference

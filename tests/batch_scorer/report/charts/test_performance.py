@@ -14,6 +14,7 @@ import pytest
 from batch_scorer.metrics.classification import ConfusionMatrix, Curve, Estimate
 from batch_scorer.model.card_sections import History
 from batch_scorer.report.charts import performance
+from batch_scorer.report.content.accuracy import RocCurve
 from batch_scorer.report.content.typeface import FONT_FAMILY, replace_unsupported
 from tests.batch_scorer.report.documents import texts
 from tests.factories import TITLES, make_card
@@ -77,9 +78,7 @@ def test_edges_are_drawn_too() -> None:
     assert ET.fromstring(performance.draw_training_curves([one])) is not None
     assert "no such film" in texts(performance.draw_confusion(ConfusionMatrix(0, 0, 0, 0)))
     undefined = Estimate(None, None, None, 0)
-    assert performance.draw_roc_curves(
-        [performance.RocCurve("none", Curve([], []), undefined, undefined)]
-    )
+    assert performance.draw_roc_curves([RocCurve("none", Curve([], []), undefined, undefined)])
 
 
 def test_the_operating_point_is_drawn_with_its_intervals() -> None:
@@ -87,9 +86,7 @@ def test_the_operating_point_is_drawn_with_its_intervals() -> None:
     undefined = Estimate(None, None, None, 0)
 
     def drawn(sensitivity: Estimate, specificity: Estimate) -> int:
-        svg = performance.draw_roc_curves(
-            [performance.RocCurve("one", curve, sensitivity, specificity)]
-        )
+        svg = performance.draw_roc_curves([RocCurve("one", curve, sensitivity, specificity)])
         return len(re.findall(r'<g id="line2d_', svg))
 
     plain = drawn(undefined, undefined)

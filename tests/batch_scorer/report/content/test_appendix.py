@@ -10,6 +10,7 @@ import pytest
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.appendix import Appendix, describe_appendix
 from batch_scorer.report.content.guidelines import NOT_AVAILABLE, GuidelineItem
+from batch_scorer.report.content.view import RunView
 from batch_scorer.results.usage import CoreHourPrice
 from tests.factories import (
     make_comparison,
@@ -24,7 +25,7 @@ from tests.factories import (
 
 
 def tell(rows: list, models: list) -> Appendix:
-    return describe_appendix(make_manifest(rows, models), rows)
+    return describe_appendix(RunView(make_manifest(rows, models), rows))
 
 
 def texts(part: Appendix, title: str) -> str:
@@ -71,10 +72,10 @@ def test_what_the_run_spent_is_told_and_its_price_where_one_was_stated() -> None
     assert "core-hour" not in told
     price = CoreHourPrice(0.05, "EUR\u202e").compute_cost(18.0, len(rows))
     manifest = make_manifest(rows, models, cost=price)
-    priced = texts(describe_appendix(manifest, rows), title)
+    priced = texts(describe_appendix(RunView(manifest, rows)), title)
     assert f"18.0 core-seconds for {len(rows)}, at 0.050 EUR‹U+202E› a core-hour. That is" in priced
     early = make_manifest(rows, models, worker_seconds={})  # of a version that did not count them
-    assert "films a second" not in texts(describe_appendix(early, rows), title)
+    assert "films a second" not in texts(describe_appendix(RunView(early, rows)), title)
 
 
 def test_calibration_stands_by_split_validation_first() -> None:
@@ -93,7 +94,7 @@ def test_calibration_stands_by_split_validation_first() -> None:
     assert [split[0] for split in row.splits] == ["validation", "shifted validation", "test"]
     ece = card.references["test"].metrics["ece"].value
     assert row.splits[2][2].startswith(f"{ece:.3f} (95 % interval")
-    assert item(part, "Robustness to shifted films").where == "section 9"
+    assert item(part, "Robustness to shifted films").section == "section 9"
 
 
 def test_subgroups_by_cause_are_measured_where_names_tell_it() -> None:
@@ -112,7 +113,7 @@ def test_subgroups_by_cause_are_measured_where_names_tell_it() -> None:
     share = sum(r.prediction == CLASSES[1] for r in ill) / len(ill)
     assert part.subgroups[1].sensitivity.startswith(f"{share:.3f} (95 % interval")
     assert part.no_subgroups_reason == ""
-    assert item(part, "Subgroups by cause").where == "section 9"
+    assert item(part, "Subgroups by cause").section == "section 9"
 
 
 @pytest.mark.parametrize("kind", ["no labels", "no names", "failed", "nothing", "normal only"])
@@ -130,7 +131,7 @@ def test_without_them_subgroups_are_not_available(kind: str) -> None:
     assert part.no_subgroups_reason.startswith(
         "Sensitivity by cause: not available; it needs labelled"
     )
-    assert item(part, "Subgroups by cause").where == NOT_AVAILABLE
+    assert item(part, "Subgroups by cause").section == NOT_AVAILABLE
 
 
 def test_ill_films_of_one_cause_without_normal_ones_leave_the_auc_undefined() -> None:
@@ -155,7 +156,7 @@ def test_what_a_model_file_lacks_is_called_not_available() -> None:
         "Ethics approval",
         "Funding and interests",
     ):
-        assert item(part, topic).where == NOT_AVAILABLE
+        assert item(part, topic).section == NOT_AVAILABLE
 
 
 def test_what_a_model_file_has_is_pointed_to() -> None:
@@ -176,7 +177,7 @@ def test_what_a_model_file_has_is_pointed_to() -> None:
         "Testing on films from elsewhere": "section 3",
         "Wrong answers, film by film": "section 2",
     }.items():
-        assert item(part, topic).where == where
+        assert item(part, topic).section == where
 
 
 def test_item_numbers_are_within_their_guidelines() -> None:

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from batch_scorer.report.content.changes import describe_changes
-from batch_scorer.report.content.metrics_table import build_table
+from batch_scorer.report.content.predictions_table import build_table
 from batch_scorer.report.content.report import build_report_facts
+from batch_scorer.report.content.view import RunView
 from batch_scorer.results.schema import RunChanges
 from tests.factories import make_manifest, make_models, make_rows
 
@@ -53,14 +54,14 @@ def test_news_are_told_in_one_breath(changes, words):
 def test_a_run_that_is_no_night_has_no_news():
     manifest, rows, dates = make_night(40, SINCE)
     alone = msgspec.structs.replace(manifest, run_date="", changes=None)
-    facts = build_report_facts(alone, rows, dates=dates)
-    assert facts.summary.news == ""
+    facts = build_report_facts(RunView(alone, rows, dates))
+    assert facts.summary.changes == ""
     assert facts.selection.startswith("Up to 6 films are shown")
 
 
 def test_the_films_to_look_at_first_are_the_new_ones():
     manifest, rows, dates = make_night(10, msgspec.structs.replace(SINCE, new=10, flagged=4))
-    facts = build_report_facts(manifest, rows, dates=dates)
+    facts = build_report_facts(RunView(manifest, rows, dates))
     assert facts.selection.startswith(
         "Only films that are new since the night of 26 November are shown here. Up to 6 films"
     )
@@ -68,13 +69,13 @@ def test_the_films_to_look_at_first_are_the_new_ones():
     assert shown
     assert set(shown) <= {row.image for row in rows[:10]}
     assert ", the 4 new ones first. Section 2" in facts.summary.next_steps[0]
-    groups = {g.title: g.files for g in build_table(rows, manifest, dates).groups}
+    groups = {g.title: g.files for g in build_table(RunView(manifest, rows, dates)).groups}
     assert groups["New since the night of 26 November"] == 10
 
 
 def test_where_nothing_is_new_no_film_is_shown_first():
     manifest, rows, dates = make_night(0, msgspec.structs.replace(SINCE, new=0, flagged=0, gone=2))
-    facts = build_report_facts(manifest, rows, dates=dates)
+    facts = build_report_facts(RunView(manifest, rows, dates))
     assert facts.gallery == ()
     assert facts.no_gallery_reason == (
         "No file is new since the night of 26 November, so there is none to look at first."
@@ -85,6 +86,6 @@ def test_where_nothing_is_new_no_film_is_shown_first():
 def test_the_first_night_shows_films_like_any_run():
     manifest, rows, dates = make_night(40, SINCE)
     first = msgspec.structs.replace(manifest, changes=None)
-    facts = build_report_facts(first, rows, dates=dates)
-    alone = build_report_facts(msgspec.structs.replace(first, run_date=""), rows)
+    facts = build_report_facts(RunView(first, rows, dates))
+    alone = build_report_facts(RunView(msgspec.structs.replace(first, run_date=""), rows))
     assert replace(facts, listing=alone.listing) == alone

@@ -10,6 +10,7 @@ from batch_scorer.model.card import decode_card, encode_card
 from batch_scorer.model.card_sections import Appearance, DataAudit, DuplicateCounts
 from batch_scorer.report.content.data_quality import describe_data_faults
 from batch_scorer.report.content.report import build_report_facts
+from batch_scorer.report.content.view import RunView
 from batch_scorer.report.formats.pdf import TEMPLATE
 from batch_scorer.report.formats.templates import load_template
 from tests.factories import make_card, make_manifest, make_models, make_rows
@@ -47,7 +48,7 @@ CLEAN = msgspec.structs.replace(
 
 def page_of(models):
     rows = make_rows(models)
-    facts = build_report_facts(make_manifest(rows, models), rows)
+    facts = build_report_facts(RunView(make_manifest(rows, models), rows))
     return load_template(TEMPLATE).render(facts=facts, pictures=frozenset(), created="")
 
 

@@ -14,6 +14,7 @@ from batch_scorer.report.content.gallery import (
     describe_group,
     describe_selection,
 )
+from batch_scorer.report.content.view import RunView
 from batch_scorer.results.schema import Gallery
 from tests.factories import (
     make_band,
@@ -28,7 +29,9 @@ from tests.factories import (
 
 def choose(rows: list[Any], **gallery: Any) -> str:
     models = make_models("cnn")
-    return describe_selection(rows, make_manifest(rows, models, gallery=Gallery(**gallery)))
+    return describe_selection(
+        RunView(make_manifest(rows, models, gallery=Gallery(**gallery)), rows)
+    )
 
 
 def test_the_choice_is_explained_with_and_without_minutes() -> None:
@@ -90,18 +93,18 @@ def test_each_group_says_why_these_and_in_which_order(
     reason: str, shown: int, found: int, sentence: str
 ) -> None:
     models = make_models("cnn")
-    assert describe_group(reason, shown, found, make_manifest([], models)) == sentence
+    assert describe_group(reason, shown, found, models[0].card) == sentence
 
 
 def test_near_the_threshold_is_the_band_where_the_model_has_one() -> None:
-    manifest = make_manifest([], make_models("cnn", band=make_band()))
-    assert "in the band around the threshold" in describe_group("closest", 2, 2, manifest)
+    card = make_models("cnn", band=make_band())[0].card
+    assert "in the band around the threshold" in describe_group("closest", 2, 2, card)
 
 
 def test_a_labelled_batch_shows_its_errors_first_and_each_is_named_one() -> None:
     models = make_models("cnn", "mlp")
     rows = make_rows(models, 40, 60)
-    gallery = build_gallery(rows, make_manifest(rows, models))
+    gallery = build_gallery(RunView(make_manifest(rows, models), rows))
     titles = [part.title for row in gallery for part in row if part.title]
     assert titles[:2] == ["Missed pneumonia", "False alarms"]
     parts = {part.title: part for row in gallery for part in row if part.title}
@@ -118,24 +121,25 @@ def test_rows_are_full_but_never_wider_than_a_page(minutes: int | None) -> None:
     models = make_models("cnn", "mlp", evidence=make_evidence())
     rows = make_rows(models, 40, 60)
     shown = make_gallery(rows, review_minutes=minutes)
-    gallery = build_gallery(rows, make_manifest(rows, models, gallery=shown))
-    assert all(0 < sum(part.places for part in row) <= COLUMNS_PER_ROW for row in gallery)
+    gallery = build_gallery(RunView(make_manifest(rows, models, gallery=shown), rows))
+    assert all(0 < sum(part.column_span for part in row) <= COLUMNS_PER_ROW for row in gallery)
     films = [film for row in gallery for part in row for film in part.images]
     assert len({film.name for film in films}) == len(films)
     if minutes:
         assert len(films) == minutes * 60 // 45
     assert all(bool(f.evidence) == f.note.startswith("flagged") for f in films)
-    assert {film.places for film in films} == {1, 2}
+    assert {film.column_span for film in films} == {1, 2}
     assert all(film.evidence == f"{film.thumbnail}-evidence" for film in films if film.evidence)
 
 
 def test_every_film_of_the_gallery_has_texts_for_its_pictures() -> None:
     models = make_models("cnn", evidence=make_evidence())
     rows = make_rows(models, 5, 5)
-    gallery = build_gallery(rows, make_manifest(rows, models, gallery=make_gallery(rows)))
+    gallery = build_gallery(RunView(make_manifest(rows, models, gallery=make_gallery(rows)), rows))
     film = next(f for row in gallery for part in row for f in part.images if f.evidence)
     assert film.alt == (
-        f"Chest film {film.name}. Pneumonia {film.likelihood}, probability {film.probability}, flagged."
+        f"Chest film {film.name}. Pneumonia {film.likelihood}, "
+        f"probability {film.probability}, flagged."
     )
     assert film.evidence_alt.startswith(f"Evidence map of {film.name} by Convolutional network")
 
@@ -143,7 +147,7 @@ def test_every_film_of_the_gallery_has_texts_for_its_pictures() -> None:
 def test_without_films_there_is_no_gallery() -> None:
     models = make_models("cnn")
     rows = make_unscored(3)
-    assert build_gallery(rows, make_manifest(rows, models)) == ()
+    assert build_gallery(RunView(make_manifest(rows, models), rows)) == ()
 
 
 def test_a_hundred_thousand_films_are_lined_up_in_no_time() -> None:
@@ -154,6 +158,6 @@ def test_a_hundred_thousand_films_are_lined_up_in_no_time() -> None:
         for copy in range(100)
         for row in few
     ]
-    gallery = build_gallery(rows, make_manifest(few, models))
+    gallery = build_gallery(RunView(make_manifest(few, models), rows))
     assert "6 of " in gallery[0][0].text
     assert sum(len(part.images) for row in gallery for part in row) == 30

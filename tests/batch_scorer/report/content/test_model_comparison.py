@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batch_scorer.report.content.model_comparison import describe_comparison, describe_ranking
-from tests.factories import make_comparison, make_manifest, make_models, make_rows
+from tests.factories import make_comparison, make_models
 
 START = "On 624 test films, by AUC, "
 
@@ -41,7 +41,7 @@ def test_one_plain_sentence(p_holm: dict[str, float], sentence: str) -> None:
 def test_the_table_has_every_difference_with_its_interval_and_corrected_p() -> None:
     found = make_comparison(cnn_mlp=0.0004, cnn_vgg16=0.3, vgg16_mlp=0.01)
     models = make_models("cnn", "mlp", comparison=found)
-    facts = describe_comparison(make_manifest(make_rows(models), models))
+    facts = describe_comparison([model.card for model in models])
     assert facts is not None
     assert [(row.models, row.metric) for row in facts.rows] == [
         ("Convolutional network minus Multilayer perceptron", "AUC"),
@@ -56,4 +56,4 @@ def test_the_table_has_every_difference_with_its_interval_and_corrected_p() -> N
 
 def test_without_a_shared_comparison_there_is_none() -> None:
     models = make_models("cnn", "mlp")
-    assert describe_comparison(make_manifest(make_rows(models), models)) is None
+    assert describe_comparison([model.card for model in models]) is None

@@ -13,6 +13,7 @@ from batch_scorer.report.content.predictive_values import (
     PredictiveValues,
     describe_predictive_values,
 )
+from batch_scorer.report.content.view import RunView
 from tests.factories import make_manifest, make_models, make_rows
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ UNDEFINED = Estimate(None, None, None, 0)
 
 def tell(normal: int, pneumonia: int, models: list[ModelUsed], **changes: Any) -> PredictiveValues:
     rows = make_rows(models, normal, pneumonia)
-    return describe_predictive_values(make_manifest(rows, models, **changes))
+    return describe_predictive_values(RunView(make_manifest(rows, models, **changes), rows))
 
 
 def with_reference(model: ModelUsed, recall: Estimate, specificity: Estimate) -> ModelUsed:
@@ -49,8 +50,8 @@ def test_the_table_is_that_of_bayes_at_four_prevalences() -> None:
     for row in meaning.rows:
         right, clear = predictive_values(recall, specificity, row.ill_per_100 / 100)
         assert row.ppv.value == f"{100 * right.value:.0f}"
-        assert row.missed.value == f"{1000 * (1 - clear.value):.0f}"
-        assert row.ppv.n == row.missed.n == "n = 624"
+        assert row.ill_per_1000_not_flagged.value == f"{1000 * (1 - clear.value):.0f}"
+        assert row.ppv.n == row.ill_per_1000_not_flagged.n == "n = 624"
         low, high = (int(part) for part in row.ppv.interval.split(" to "))
         assert low <= 100 * right.low
         assert 100 * right.high <= high
@@ -99,5 +100,5 @@ def test_reference_films_of_one_class_define_nothing() -> None:
     ]
     clinic = tell(0, 0, models)
     assert clinic.tables[0].rows == ()
-    assert clinic.tables[0].missing.startswith("Not defined: it needs films with pneumonia")
+    assert clinic.tables[0].missing_reason.startswith("Not defined: it needs films with pneumonia")
     assert "a class is missing among them" in clinic.sentences[0]

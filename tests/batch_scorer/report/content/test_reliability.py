@@ -14,6 +14,7 @@ from batch_scorer.report.content.reliability import (
     make_batch_icon_arrays,
     make_icon_arrays,
 )
+from batch_scorer.report.content.view import RunView
 from tests.factories import make_card, make_manifest, make_models, make_rows
 
 
@@ -22,13 +23,14 @@ def test_the_crowds_have_the_numbers_of_the_card() -> None:
     people = make_icon_arrays(card)
     values = card.reference.metrics
     assert people is not None
-    assert people.found == round(100 * values["recall"].value)
+    assert people.detected == round(100 * values["recall"].value)
     assert people.false_alarms == round(100 * (1 - values["specificity"].value))
     assert people.detected_title == (
-        f"100 children with pneumonia: {people.found} found, {100 - people.found} missed"
+        f"100 children with pneumonia: {people.detected} found, {100 - people.detected} missed"
     )
     assert people.false_alarms_title == (
-        f"100 healthy children: {people.false_alarms} wrongly flagged, {100 - people.false_alarms} not"
+        f"100 healthy children: {people.false_alarms} wrongly flagged, "
+        f"{100 - people.false_alarms} not"
     )
     assert (
         people.alt
@@ -45,7 +47,7 @@ def test_a_batch_without_both_classes_has_no_crowds_and_no_reliability(
     rows = make_rows(models, normal, pneumonia)
     manifest = make_manifest(rows, models)
     assert make_batch_icon_arrays(manifest) is None
-    assert describe_batch_reliability(manifest, rows) is None
+    assert describe_batch_reliability(RunView(manifest, rows)) is None
 
 
 def test_a_labelled_batch_is_counted_as_films() -> None:
@@ -55,12 +57,12 @@ def test_a_labelled_batch_is_counted_as_films() -> None:
     people = make_batch_icon_arrays(manifest)
     assert people is not None
     assert people.detected_title.startswith("100 films with pneumonia: ")
-    worth = describe_batch_reliability(manifest, rows)
+    worth = describe_batch_reliability(RunView(manifest, rows))
     assert worth is not None
-    assert [line.label for line in worth.lines] == [m.card.title for m in models]
+    assert [line.label for line in worth.curves] == [m.card.title for m in models]
     truth = [CLASSES.index(row.label) for row in rows]
     answers = [row.probabilities[1] for row in rows]
-    assert worth.lines[1].curve == classification.reliability_points(truth, answers)
+    assert worth.curves[1].curve == classification.reliability_points(truth, answers)
     assert worth.alt.startswith("Reliability on 100 labelled films of this batch.")
 
 
@@ -68,7 +70,7 @@ def test_a_handful_of_labels_draws_no_reliability() -> None:
     models = make_models("cnn")
     rows = make_rows(models, 49, 50)
     manifest = make_manifest(rows, models)
-    assert describe_batch_reliability(manifest, rows) is None
+    assert describe_batch_reliability(RunView(manifest, rows)) is None
     assert make_batch_icon_arrays(manifest) is not None
 
 
@@ -94,5 +96,5 @@ def test_a_card_without_points_has_no_line() -> None:
     worth = describe_reliability(
         [msgspec.structs.replace(card, references={**card.references, "test": bare})]
     )
-    assert worth.lines == ()
+    assert worth.curves == ()
     assert "Convolutional network: no points." in worth.alt

@@ -13,6 +13,7 @@ from batch_scorer.report.charts.performance import draw_confusion
 from batch_scorer.report.content.gallery import COLUMNS_PER_ROW
 from batch_scorer.report.content.predictions import MAX_PREDICTION_ROWS, MAX_UNSCORED_ROWS
 from batch_scorer.report.content.report import ReportFacts, build_report_facts
+from batch_scorer.report.content.view import RunView
 from tests.batch_scorer.report.documents import every_text
 from tests.factories import (
     make_band,
@@ -29,7 +30,7 @@ from tests.factories import (
 
 
 def tell(rows: list[Any], models: list[Any], **changes: Any) -> ReportFacts:
-    return build_report_facts(make_manifest(rows, models, **changes), rows)
+    return build_report_facts(RunView(make_manifest(rows, models, **changes), rows))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def three() -> list[Any]:
 def test_page_one_has_the_three_counts_of_the_manifest(three: list[Any]) -> None:
     rows = make_rows(three) + make_unscored(3)
     manifest = make_manifest(rows, three)
-    facts = build_report_facts(manifest, rows)
+    facts = build_report_facts(RunView(manifest, rows))
     assert [tile.number for tile in facts.summary.tiles] == [
         str(manifest.flagged),
         str(manifest.not_flagged),
@@ -153,14 +154,14 @@ def test_films_look_unlike_the_others_in_the_right_number(atypical, films, sente
     models = make_models("cnn", typicality=make_typicality())
     rows = make_rows(models, 0, films)
     manifest = msgspec.structs.replace(make_manifest(rows, models), atypical=atypical)
-    assert build_report_facts(manifest, rows).summary.atypical.startswith(sentence)
+    assert build_report_facts(RunView(manifest, rows)).summary.atypical.startswith(sentence)
 
 
 def test_where_nothing_was_scored_no_answer_is_called_uncertain_or_atypical() -> None:
     models = make_models("cnn", band=make_band(), typicality=make_typicality())
     rows = make_unscored(3)
     manifest = msgspec.structs.replace(make_manifest(rows, models), undecided=0, atypical=0)
-    summary = build_report_facts(manifest, rows).summary
+    summary = build_report_facts(RunView(manifest, rows)).summary
     assert (summary.undecided, summary.atypical) == ("", "")
 
 
@@ -214,7 +215,7 @@ def test_each_film_of_the_gallery_appears_once_and_no_copy(three: list[Any]) -> 
     names = [film.name for row in facts.gallery for part in row for film in part.images]
     assert len(names) == len(set(names))
     assert "copy.jpg" not in names
-    assert all(sum(part.places for part in row) <= COLUMNS_PER_ROW for row in facts.gallery)
+    assert all(sum(part.column_span for part in row) <= COLUMNS_PER_ROW for row in facts.gallery)
     assert any(row.prediction.endswith(", copy") for row in facts.listing.rows)
 
 
@@ -253,7 +254,7 @@ def test_uncertain_answers_are_named_on_page_one_in_the_gallery_and_in_the_list(
     models = make_models("cnn", "mlp", band=make_band())
     rows = make_rows(models, 40, 50)
     manifest = make_manifest(rows, models)
-    facts = build_report_facts(manifest, rows)
+    facts = build_report_facts(RunView(manifest, rows))
     assert facts.summary.undecided.startswith(
         f"{manifest.undecided} of 90 scored films, flagged or not: the probability lies between "
         "0.300 and 0.600"
@@ -368,7 +369,7 @@ def test_atypical_films_and_the_second_answer_are_told_where_the_model_has_them(
     manifest = msgspec.structs.replace(
         make_manifest(rows, models), atypical=10, reasons={"not_radiograph": 2}
     )
-    facts = build_report_facts(manifest, rows)
+    facts = build_report_facts(RunView(manifest, rows))
     assert facts.summary.atypical.startswith("10 of 30 scored films look unlike")
     assert "2 files too far from them to be judged are listed" in facts.summary.atypical
     assert sum("atypical" in row.prediction for row in facts.listing.rows) == 10

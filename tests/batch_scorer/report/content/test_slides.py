@@ -11,6 +11,7 @@ import pytest
 from batch_scorer.metrics.classification import ConfusionMatrix, Estimate
 from batch_scorer.report.content.accuracy import METRIC_TITLES
 from batch_scorer.report.content.slides import Deck, build_deck
+from batch_scorer.report.content.view import RunView
 from tests.batch_scorer.report.documents import every_text
 from tests.factories import (
     TITLES,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def tell(models: list[ModelUsed], rows: list[Any] | None = None, **changes: Any) -> Deck:
     rows = make_rows(models) if rows is None else rows
-    return build_deck(make_manifest(rows, models, **changes))
+    return build_deck(RunView(make_manifest(rows, models, **changes), rows))
 
 
 def with_card(model: ModelUsed, **changes: Any) -> ModelUsed:
@@ -119,7 +120,7 @@ def test_the_class_balance_is_that_of_the_card(three) -> None:
         balance.title
         == "Of 100 films that the model Convolutional network learned from, 74 show pneumonia"
     )
-    assert [(bar.part, bar.normal, bar.pneumonia) for bar in balance.bars] == [
+    assert [(bar.part, bar.normal, bar.pneumonia) for bar in balance.classes] == [
         ("training", 1180, 3397),
         ("validation", 169, 486),
         ("test", 234, 390),
@@ -130,7 +131,7 @@ def test_the_class_balance_is_that_of_the_card(three) -> None:
 @pytest.mark.parametrize("films", [{}, {"train NORMAL": 0, "train PNEUMONIA": 0}, {"all": 9}])
 def test_a_card_that_does_not_tell_its_films_has_no_balance(three, films) -> None:
     balance = tell([with_training(three[0], images=films)]).balance
-    assert balance.bars == ()
+    assert balance.classes == ()
     assert balance.title == "Which films the model learned from, its file does not say"
 
 
@@ -148,7 +149,7 @@ def test_only_a_model_whose_films_were_changed_is_said_to_have_learned_so(
     three, command, changed
 ) -> None:
     deck = tell([with_training(three[0], command=command)])
-    assert (deck.changed, deck.unchanged) == (
+    assert (deck.augmented, deck.not_augmented) == (
         ("Convolutional network", "") if changed else ("", "Convolutional network")
     )
 

@@ -11,7 +11,7 @@ import pytest
 from batch_scorer.metrics.prevalence import adjusted_prevalence
 from batch_scorer.model.card import CLASSES
 from batch_scorer.report.content.unlabelled import LabelFreeEstimates, describe_label_free
-from batch_scorer.results.drift import measure_drift
+from batch_scorer.report.content.view import RunView
 from tests.factories import (
     make_manifest,
     make_models,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def tell(rows: list[Score], models: list[ModelUsed], **changes: Any) -> LabelFreeEstimates | None:
     manifest = make_manifest(rows, models, **changes)
-    return describe_label_free(manifest, rows, measure_drift(rows, models[0].card))
+    return describe_label_free(RunView(manifest, rows))
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_the_same_sums_on_the_reference_films_stand_beside_what_was_true_there(
         scores[scores < threshold].sum(),
     )
     for row, expected in zip(found.rows, sums, strict=True):
-        assert int(row.checked.removeprefix("about ")) == pytest.approx(expected, abs=6)
+        assert int(row.reference_estimate.removeprefix("about ")) == pytest.approx(expected, abs=6)
 
 
 def test_the_prevalence_is_told_with_its_interval_and_never_alone(

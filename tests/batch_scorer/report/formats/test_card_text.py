@@ -32,8 +32,8 @@ def test_a_full_card_says_what_was_measured() -> None:
     assert all(len(line) <= LINE_CHARS for line in page.splitlines())
     recall = card.reference.metrics["recall"]
     assert f"it flags {100 * (recall.value or 0):.0f} (95 % interval" in text
-    assert "From 0.300 up to 0.600 the answer is called uncertain" in text
-    assert "Of 100 validation films 10 (95 % interval 7 to 13, n = 655) lie there." in text
+    assert "From 0.300 to 0.600 an X-ray is undecided" in text
+    assert "Of 100 validation films, 10 (95 % interval 7 to 13, n = 655) are undecided." in text
     assert (
         "Of 600 normal films of “adults elsewhere” it wrongly flags 132; of 100 that is 22 "
         "(95 % interval 18 to 26, n = 600). No model was trained on them." in text
@@ -52,17 +52,17 @@ def test_a_full_card_says_what_else_the_model_answers() -> None:
     page = format_card(card)
     text = joined(page)
     assert all(len(line) <= LINE_CHARS for line in page.splitlines())
-    assert "Evidence map, 12 by 12 places" in text
-    assert "the logit falls by 0.90, with a tenth at random by 0.20" in text
+    assert "Evidence map, 12 by 12 cells" in text
+    assert "lowers the logit by 0.90, blurring a random tenth by 0.20" in text
     assert "validation 0.5% and 2.0%; adults elsewhere 13.3% and 35.0%." in text
-    assert "Bacterial or viral, a weaker answer and for study only: of 100 test films" in text
+    assert "Bacterial or viral, a weaker output for study only: of 100 test films" in text
     assert "no ground for any treatment" in text
 
 
 def test_a_card_without_the_new_fields_says_what_it_lacks() -> None:
     text = joined(format_card(make_card("cnn", splits=("validation",))))
-    assert "Its file says of no film that the answer is uncertain." in text
-    assert "On normal films from elsewhere Not measured." in text
-    assert "Its file carries no comparison." in text
+    assert "It leaves no X-ray undecided." in text
+    assert "External data sets Not measured." in text
+    assert "Not compared." in text
     assert "likely to be too good" in text
     assert "None" not in text

@@ -215,7 +215,7 @@ def test_a_picture_that_is_missing_is_an_empty_frame(tmp_path):
 
 
 def test_a_figure_that_was_not_drawn_is_an_error():
-    with pytest.raises(ReportError, match="shows a picture “roc” that was not drawn"):
+    with pytest.raises(ReportError, match="shows an image “roc” that was not drawn"):
         embed_images('<img class="wide" src="figure:roc" alt="ROC">', {})
     text = 'alt="src=&#34;film:x&#34;"'
     assert embed_images(text, {}) == text

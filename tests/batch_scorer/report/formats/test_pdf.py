@@ -22,6 +22,7 @@ from batch_scorer.report.content.report_options import ReportOptions
 from batch_scorer.report.formats import pdf as render
 from batch_scorer.report.formats import weasyprint
 from batch_scorer.report.formats.draw import draw_report
+from batch_scorer.report.formats.pdf import read_report_bundle
 from batch_scorer.results import store
 from batch_scorer.results.schema import Gallery, Score
 from batch_scorer.storage.output import open_output
@@ -248,7 +249,7 @@ def test_a_map_that_is_missing_or_broken_is_an_empty_frame(mapped: Path, tmp_pat
 
 
 def test_a_name_in_run_json_reaches_no_other_file(mapped: Path, tmp_path: Path) -> None:
-    facts = render.build_report_facts(*store.read_run(open_output(mapped))[:2])
+    facts = read_report_bundle(open_output(mapped)).facts
     film = next(f for row in facts.gallery for part in row for f in part.images if f.evidence)
     assert render._REPORT_IMAGE_NAME.fullmatch(film.evidence)
     for name in ("../run", "0" * 16 + "-other", "0" * 16 + "-evidence/../../run", "0" * 15):

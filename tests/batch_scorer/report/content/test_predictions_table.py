@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from batch_scorer.report.content.metrics_table import ALL_FILES, PredictionTable, build_table
+from batch_scorer.report.content.predictions_table import ALL_FILES, PredictionTable, build_table
 from batch_scorer.report.content.report import build_report_facts
+from batch_scorer.report.content.view import RunView
 from tests.factories import make_band, make_manifest, make_models, make_rows, make_unscored
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def describe(rows, models=None) -> PredictionTable:
-    return build_table(rows, make_manifest(rows, models or make_models("cnn")))
+    return build_table(RunView(make_manifest(rows, models or make_models("cnn")), rows))
 
 
 def cells(table: PredictionTable, field: str) -> list:
@@ -48,7 +49,7 @@ def test_every_row_is_in_the_table_in_its_order(full):
 
 def test_groups_have_the_totals_of_page_one(full):
     rows, models = full
-    facts = build_report_facts(make_manifest(rows, models), rows)
+    facts = build_report_facts(RunView(make_manifest(rows, models), rows))
     found = sizes(describe(rows, models))
     assert found[ALL_FILES] == len(rows)
     for tile in facts.summary.tiles:
@@ -73,7 +74,7 @@ def test_a_row_names_its_groups(full):
 def test_numbers_are_shown_as_in_the_pdf_and_sorted_by_their_value(full):
     rows, models = full
     table = describe(rows, models)
-    listing = build_report_facts(make_manifest(rows, models), rows).listing
+    listing = build_report_facts(RunView(make_manifest(rows, models), rows)).listing
     for place, model in enumerate(("cnn", "mlp", "vgg16")):
         shown = cells(table, f"Probability by {model}")
         printed = [row.probabilities[place] for row in listing.rows]

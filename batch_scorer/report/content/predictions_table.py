@@ -13,21 +13,22 @@ from batch_scorer.report.content.predictions import describe_reason, format_pred
 from batch_scorer.report.content.text import format_likelihood, format_probability, sanitize_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
+    from batch_scorer.report.content.view import RunView
     from batch_scorer.results.schema import RunManifest, Score
 
 TableCell = str | tuple[str, float]
-"""A text, or a text and the number that it is sorted by."""
+"""A text, or a text with its sort key."""
 ALL_FILES = "All files"
 MAX_NAME_CHARS = 4_096
-"""No name on a disk is longer."""
+"""No file system allows longer names."""
 NUMERIC_COLUMNS = ("Models apart", "Typicality")
 NORMAL, PNEUMONIA = CLASSES
 
 
 class TableRow(msgspec.Struct, frozen=True, array_like=True):
-    """One file: a cell per column, the groups that it is in, and the stem of its picture."""
+    """One file: a cell per column, the indices of its groups, and the stem of its thumbnail."""
 
     cells: tuple[TableCell, ...]
     groups: tuple[int, ...]
@@ -37,16 +38,16 @@ class TableRow(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True)
 class Column:
-    """A field of every file: its title in the table, empty where it is not, and in full."""
+    """One field of every file. ``title`` is empty for a field that only the detail view shows."""
 
     title: str
     full_title: str
-    number: bool = False
+    is_numeric: bool = False
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Files that a reader may want to see alone."""
+    """Files that a reader can filter by."""
 
     title: str
     files: int
@@ -54,7 +55,7 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class PredictionTable:
-    """All rows. A ``TableRow`` names its groups by their place."""
+    """All rows of a run."""
 
     columns: tuple[Column, ...]
     groups: tuple[RowGroup, ...]
@@ -81,65 +82,57 @@ _ROW_GROUPS: tuple[tuple[str, Callable[[Score], bool]], ...] = (
 )
 
 
-def build_table(
-    rows: Sequence[Score], manifest: RunManifest, dates: Sequence[str] = ()
-) -> PredictionTable:
-    """Every row, whatever became of it; columns and groups that none of them needs are left out.
-
-    Patients do not appear.
-
-    Args:
-        rows: One per file found, in the order of the files.
-        manifest: The run; its first model is the one that decides.
-        dates: Of a scheduled run, for each row the date of the run that first wrote it.
-    """
-    written = {row.image: date for row, date in zip(rows, dates, strict=bool(dates))}
+def build_table(view: RunView) -> PredictionTable:
+    """Build the table of all rows, without patients and without empty columns and groups."""
+    rows, manifest = view.rows, view.manifest
+    run_dates = {row.image: date for row, date in zip(rows, view.dates, strict=bool(view.dates))}
     filled = [
-        (column, [read(row) for row in rows]) for column, read in _define_columns(manifest, written)
+        (column, [read(row) for row in rows])
+        for column, read in _define_columns(manifest, run_dates)
     ]
     kept = [filled[0], *((column, cells) for column, cells in filled[1:] if any(cells))]
-    tests = [*_ROW_GROUPS, *_make_new_group(manifest, written)]
+    tests = [*_ROW_GROUPS, *_make_new_group(manifest, run_dates)]
     members = [[test(row) for row in rows] for _, test in tests]
     groups = [
-        (RowGroup(title, sum(inside)), inside)
-        for (title, _), inside in zip(tests, members, strict=True)
-        if title == ALL_FILES or any(inside)
+        (RowGroup(title, sum(is_member)), is_member)
+        for (title, _), is_member in zip(tests, members, strict=True)
+        if title == ALL_FILES or any(is_member)
     ]
     return PredictionTable(
         columns=tuple(column for column, _ in kept),
         groups=tuple(group for group, _ in groups),
         rows=tuple(
             TableRow(
-                cells=tuple(cells[place] for _, cells in kept),
-                groups=tuple(n for n, (_, inside) in enumerate(groups) if inside[place]),
+                cells=tuple(cells[index] for _, cells in kept),
+                groups=tuple(n for n, (_, is_member) in enumerate(groups) if is_member[index]),
                 flagged=row.prediction == PNEUMONIA,
                 thumbnail=row.sha256[:16],
             )
-            for place, row in enumerate(rows)
+            for index, row in enumerate(rows)
         ),
     )
 
 
 def _make_new_group(
-    manifest: RunManifest, written: Mapping[str, str]
+    manifest: RunManifest, run_dates: Mapping[str, str]
 ) -> Iterable[tuple[str, Callable[[Score], bool]]]:
-    """The group of what is new in a scheduled run."""
+    """Yield the group of files that are new in a scheduled run."""
     if manifest.changes:
         title = f"New since {format_earlier_run(manifest.changes)}"
-        yield title, lambda row: written.get(row.image) == manifest.run_date
+        yield title, lambda row: run_dates.get(row.image) == manifest.run_date
 
 
 def _define_columns(
-    manifest: RunManifest, written: Mapping[str, str]
+    manifest: RunManifest, run_dates: Mapping[str, str]
 ) -> Iterable[tuple[Column, Callable[[Score], TableCell]]]:
-    """Each column with what reads its cell from a row."""
+    """Yield each column with a function that reads its cell from a row."""
     yield Column("File", "File"), lambda row: sanitize_text(row.image, MAX_NAME_CHARS)
     yield Column("Answer", "Answer"), _make_prediction_cell
-    for place, model in enumerate(manifest.models):
+    for index, model in enumerate(manifest.models):
         name = sanitize_text(model.name, 24)
-        column = Column(name, f"Probability by {name}", number=True)
-        yield column, _make_probability_reader(place, model.threshold)
-    several = len(manifest.models)
+        column = Column(name, f"Probability by {name}", is_numeric=True)
+        yield column, _make_probability_reader(index, model.threshold)
+    n_models = len(manifest.models)
     rest: tuple[tuple[str, str, Callable[[Score], TableCell]], ...] = (
         ("Models apart", "Models apart by", lambda row: _make_number_cell(row.spread)),
         ("Typicality", "Typicality", lambda row: _make_number_cell(row.typicality)),
@@ -147,28 +140,28 @@ def _define_columns(
         ("Why not scored", "Why not scored", _format_reason),
         ("", "What was found", lambda row: sanitize_text(row.detail, 400)),
         ("", "Pneumonia, in words", _format_likelihood),
-        ("", "Models that agree", lambda row: _format_agreement(row, several)),
+        ("", "Models that agree", lambda row: _format_agreement(row, n_models)),
         ("", "Viral, if it is pneumonia", lambda row: _make_number_cell(row.viral)),
         ("", "Exact copy of", lambda row: sanitize_text(row.duplicate_of, MAX_NAME_CHARS)),
         ("", "Size in pixels", _format_size),
-        ("", "First seen in the night", lambda row: written.get(row.image, "")),
+        ("", "First seen in the night", lambda row: run_dates.get(row.image, "")),
         ("", "Hash of the file", lambda row: row.sha256),
     )
-    for title, field, read in rest:
-        yield Column(title, field, number=title in NUMERIC_COLUMNS), read
+    for title, full_title, read in rest:
+        yield Column(title, full_title, is_numeric=title in NUMERIC_COLUMNS), read
 
 
 def _make_prediction_cell(row: Score) -> TableCell:
-    """In words; flagged files come first when sorted, files without an answer last."""
+    """Return the prediction and its sort key: flagged first, not scored last."""
     rank = 2 if row.status != "scored" else int(row.prediction != PNEUMONIA)
     return format_prediction(row), rank
 
 
-def _make_probability_reader(place: int, threshold: float) -> Callable[[Score], TableCell]:
+def _make_probability_reader(index: int, threshold: float) -> Callable[[Score], TableCell]:
     def read(row: Score) -> TableCell:
         if row.status != "scored":
             return ""
-        value = row.probabilities[place]
+        value = row.probabilities[index]
         return format_probability(value, threshold), round(value, 6)
 
     return read
@@ -186,10 +179,10 @@ def _format_likelihood(row: Score) -> str:
     return format_likelihood(row.probability) if row.status == "scored" else ""
 
 
-def _format_agreement(row: Score, models: int) -> str:
-    if row.agreement is None or models == 1:
+def _format_agreement(row: Score, n_models: int) -> str:
+    if row.agreement is None or n_models == 1:
         return ""
-    return f"{round(row.agreement * models)} of {models}"
+    return f"{round(row.agreement * n_models)} of {n_models}"
 
 
 def _format_size(row: Score) -> str:
