@@ -1,4 +1,4 @@
-"""How long does `cxr score` of one film take, from the shell's point of view.
+"""How long does `cxr score` of one image take, from the shell's point of view.
 
 A process for each turn, with an output folder of its own; the median is told.
 """

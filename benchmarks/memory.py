@@ -1,6 +1,6 @@
-"""Does memory stay flat: the peak of `cxr score` on few films and on many.
+"""Does memory stay flat: the peak of `cxr score` on few images and on many.
 
-The films are the JPEG files of a folder, repeated until there are enough, each with another JPEG
+The images are the JPEG files of a folder, repeated until there are enough, each with another JPEG
 comment: byte-identical copies would be computed once. Both runs are whole ones, without a report.
 """
 
@@ -30,17 +30,17 @@ MAX_GROWTH = 0.10
 @click.option("--many", type=click.IntRange(1), default=20_000, show_default=True)
 @click.pass_context
 def main(ctx: click.Context, images: Path, model: str, few: int, many: int) -> None:
-    """Measure the peak memory of `cxr score` on films made from those in IMAGES.
+    """Measure the peak memory of `cxr score` on images made from those in IMAGES.
 
     Exit code 1: over 600 MB, or the many take over 10 % more than the few.
     """
-    films = [path for path in sorted(images.rglob("*")) if path.suffix in {".jpeg", ".jpg"}]
-    if not films:
+    paths = [path for path in sorted(images.rglob("*")) if path.suffix in {".jpeg", ".jpg"}]
+    if not paths:
         raise click.UsageError(f"Expected JPEG films in {images}, found none.")
     peaks = []
     for number in (few, many):
         with tempfile.TemporaryDirectory(prefix="cxr-memory-") as folder:
-            make_images(films, Path(folder) / "films", number)
+            make_images(paths, Path(folder) / "films", number)
             peaks.append(measure_peak(Path(folder), model))
         click.echo(f"{model} {number:7d} films  peak {peaks[-1] / 1e6:6.0f} MB")
     growth = peaks[1] / peaks[0] - 1
@@ -48,11 +48,11 @@ def main(ctx: click.Context, images: Path, model: str, few: int, many: int) -> N
     ctx.exit(0 if max(peaks) <= MAX_PEAK_BYTES and growth <= MAX_GROWTH else 1)
 
 
-def make_images(films: list[Path], folder: Path, number: int) -> None:
-    """Write so many films, no two of them the same bytes."""
+def make_images(paths: list[Path], folder: Path, number: int) -> None:
+    """Write so many images, no two of them the same bytes."""
     folder.mkdir()
-    for index, film in enumerate(islice(cycle(films), number)):
-        data = add_jpeg_comment(film.read_bytes(), f"{index:09d}".encode())
+    for index, path in enumerate(islice(cycle(paths), number)):
+        data = add_jpeg_comment(path.read_bytes(), f"{index:09d}".encode())
         (folder / f"{index:09d}.jpeg").write_bytes(data)
 
 

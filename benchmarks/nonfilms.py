@@ -1,4 +1,4 @@
-"""Images that are no upright chest films: photos, colours, noise, text, and films turned.
+"""Images that are no upright chest images: photos, colours, noise, text, and images turned.
 
 All are made in memory. Every kind takes a random generator, and gives the same images for the same
 seed. Photos are those that scikit-learn and scikit-image bring along; nothing is fetched.
@@ -117,7 +117,7 @@ OOD_TRANSFORMS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "films turned 180 degrees": lambda film: np.rot90(film, 2),
     "films turned 270 degrees": lambda film: np.rot90(film, 3),
 }
-"""What is done to a film, (height, width), so that it is none any more."""
+"""What is done to an image, (height, width), so that it is none any more."""
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:

@@ -1,12 +1,12 @@
-"""Which images a model file rejects as no film that it knows, and which it flags as atypical.
+"""Which images a model file rejects as no image that it knows, and which it flags as atypical.
 
-Real films are to be let through: at most 1 % of the validation and of the test films may be
+Real images are to be let through: at most 1 % of the validation and of the test images may be
 rejected. Images of other kinds are to be rejected: at least 95 % of each kind. Everything goes
 through the real decoder and the real scorer's session; what the decoder refuses is rejected too.
 Shares have Wilson's 95 % interval.
 
-The validation films are those of the model's own training, split again by the seed on its card. No
-label is used, that of a test film neither.
+The validation images are those of the model's own training, split again by the seed on its card. No
+label is used, that of a test image neither.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SEED = 0
 class RejectionRow:
     """How many of ``n`` images were flagged and rejected; rejected ones count as flagged.
 
-    ``undecodable`` of the rejected ones were not even decoded. ``image`` says whether they are films
+    ``undecodable`` of the rejected ones were not even decoded. ``image`` says whether they are images
     that must pass or images that must not; None where there is no rule.
     """
 
@@ -55,26 +55,28 @@ class RejectionRow:
     flagged: int
     rejected: int
     undecodable: int = 0
-    image: bool | None = None
+    in_distribution: bool | None = None
 
     @property
     def rule(self) -> str:
         """What must hold."""
-        if self.image is None:
+        if self.in_distribution is None:
             return ""
         return (
             f"at most {MAX_REJECTED_SHARE:.0%}"
-            if self.image
+            if self.in_distribution
             else f"at least {MIN_REJECTED_OOD_SHARE:.0%}"
         )
 
     @property
     def is_met(self) -> bool:
         """Whether that holds."""
-        if self.image is None:
+        if self.in_distribution is None:
             return True
         share = self.rejected / self.n
-        return share <= MAX_REJECTED_SHARE if self.image else share >= MIN_REJECTED_OOD_SHARE
+        return (
+            share <= MAX_REJECTED_SHARE if self.in_distribution else share >= MIN_REJECTED_OOD_SHARE
+        )
 
 
 @click.command(
@@ -120,9 +122,9 @@ def main(  # noqa: PLR0913, PLR0917 - an argument for each option
     open_test: bool,
     number: int,
 ) -> None:
-    """Count what the model file MODEL rejects: films in DATA, and images that are no films.
+    """Count what the model file MODEL rejects: images in DATA, and images that are no images.
 
-    Exit code 1: too many films are rejected, or too few of a kind that is no film.
+    Exit code 1: too many images are rejected, or too few of a kind that is no image.
     """
     classifier = Classifier.load(model, "cpu")
     _read_limits(classifier)
@@ -145,7 +147,7 @@ def measure_rejection(
     *,
     open_test: bool,
 ) -> Iterator[RejectionRow]:
-    """One row after the other: films, other folders, and images that are no films."""
+    """One row after the other: images, other folders, and images that are no images."""
     training = classifier.card.training
     dataset = read_dataset(data, classifier.card.size_px, training.seed)
     if dataset.fingerprint != training.data_fingerprint:
@@ -153,21 +155,21 @@ def measure_rejection(
             f"Expected the films that {classifier.path} was trained on, found others in {data}.",
             "Its validation films can only be told by splitting the same films again.",
         )
-    films = dataset.validation.pixels
-    yield count_rejected("validation films", classifier, films, film=True)
+    validation = dataset.validation.pixels
+    yield count_rejected("validation films", classifier, validation, in_distribution=True)
     if open_test and dataset.test is not None:
-        yield count_rejected("test films", classifier, dataset.test.pixels, film=True)
+        yield count_rejected("test films", classifier, dataset.test.pixels, in_distribution=True)
     for name, folder in also.items():
         yield count_rejected_files(name, classifier, read_files(folder))
     rng = np.random.default_rng(SEED)
     for kind, draw in OOD_GENERATORS.items():
         images = (encode_png(image) for image in draw(rng, number))
         more = read_files(photos, JPEG_SUFFIXES) if photos and kind == WHOLE_PHOTOS else ()
-        yield count_rejected_files(kind, classifier, chain(images, more), film=False)
-    chosen = films[rng.permutation(len(films))[:number], :, :, 0]
+        yield count_rejected_files(kind, classifier, chain(images, more), in_distribution=False)
+    chosen = validation[rng.permutation(len(validation))[:number], :, :, 0]
     for kind, change in OOD_TRANSFORMS.items():
-        images = (encode_png(change(film)) for film in chosen)
-        yield count_rejected_files(kind, classifier, images, film=False)
+        images = (encode_png(change(image)) for image in chosen)
+        yield count_rejected_files(kind, classifier, images, in_distribution=False)
 
 
 def read_files(folder: Path, endings: Collection[str] | None = None) -> Iterator[bytes]:
@@ -179,26 +181,32 @@ def read_files(folder: Path, endings: Collection[str] | None = None) -> Iterator
 
 
 def count_rejected_files(
-    kind: str, classifier: Classifier, files: Iterable[bytes], *, film: bool | None = None
+    kind: str,
+    classifier: Classifier,
+    files: Iterable[bytes],
+    *,
+    in_distribution: bool | None = None,
 ) -> RejectionRow:
     """Decode and judge encoded images.
 
     Raises:
         DatasetError: There is none.
     """
-    pixels, refused = [], 0
+    pixels, undecodable = [], 0
     for content in files:
         try:
             pixels.append(decode_radiograph(content, classifier.card.size_px))
         except ImageError:  # counted: a file that is not decoded is not scored
-            refused += 1
-    if not pixels and not refused:
+            undecodable += 1
+    if not pixels and not undecodable:
         raise DatasetError(
             f"Expected images to look at for {kind}, found none.", "Check NAME=FOLDER."
         )
     size_px = classifier.card.size_px
     decoded = np.array(pixels, np.uint8).reshape(-1, size_px, size_px, 1)
-    return count_rejected(kind, classifier, decoded, refused=refused, film=film)
+    return count_rejected(
+        kind, classifier, decoded, undecodable=undecodable, in_distribution=in_distribution
+    )
 
 
 def count_rejected(
@@ -206,8 +214,8 @@ def count_rejected(
     classifier: Classifier,
     pixels: NDArray[np.uint8],
     *,
-    refused: int = 0,
-    film: bool | None = None,
+    undecodable: int = 0,
+    in_distribution: bool | None = None,
 ) -> RejectionRow:
     """Judge decoded images, shape (N, S, S, 1)."""
     limits = _read_limits(classifier)
@@ -216,11 +224,13 @@ def count_rejected(
         for start in range(0, len(pixels), BATCH_SIZE)
     ]
     known = [found for found in batches if found is not None]
-    strange = np.concatenate(known) if known else np.empty(0, np.float32)
-    flagged = int((strange > limits.flag_above).sum())
-    rejected = int((strange > limits.reject_above).sum())
-    n = len(pixels) + refused
-    return RejectionRow(kind, n, flagged + refused, rejected + refused, refused, film)
+    atypicality = np.concatenate(known) if known else np.empty(0, np.float32)
+    flagged = int((atypicality > limits.flag_above).sum())
+    rejected = int((atypicality > limits.reject_above).sum())
+    n = len(pixels) + undecodable
+    return RejectionRow(
+        kind, n, flagged + undecodable, rejected + undecodable, undecodable, in_distribution
+    )
 
 
 def format_row(row: RejectionRow) -> str:

@@ -6,7 +6,7 @@ take one turn after the other; times are medians over turns, of one thread's pro
 other work on the machine hardly counts. The stripped graph is the ceiling: no file can be faster
 than what the probability alone takes. It is timed twice, and the second time shows the noise.
 
-The films are the synthetic ones of examples/xrays, repeated to fill a batch.
+The images are the synthetic ones of examples/xrays, repeated to fill a batch.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _measure_outputs(
 ) -> dict[str, float]:
     """Median seconds a batch: for the probability alone, with each further output, and for all."""
     card = decode_card({p.key: p.value for p in model.metadata_props}.get(CARD_KEY), str(path))
-    films = read_images(card.size_px, batch_size)
+    images = read_images(card.size_px, batch_size)
     further = [output.name for output in model.graph.output if output.name != PROBABILITY]
     graphs = {
         name: extract_outputs(model, [PROBABILITY]) for name in (PROBABILITY, PROBABILITY_REPEATED)
@@ -99,9 +99,12 @@ def _measure_outputs(
         graphs |= {f"and {name}": extract_outputs(model, [PROBABILITY, name]) for name in further}
     graphs["all"] = model
     sessions = {name: _open_session(graph) for name, graph in graphs.items()}
-    _check_same_probabilities(path, sessions, films)
+    _check_same_probabilities(path, sessions, images)
     return time_alternately(
-        {name: partial(session.run, None, {"pixels": films}) for name, session in sessions.items()},
+        {
+            name: partial(session.run, None, {"pixels": images})
+            for name, session in sessions.items()
+        },
         turns,
         clock=time.thread_time,
     )
@@ -117,13 +120,14 @@ def _open_session(model: onnx.ModelProto) -> Any:
 
 
 def _check_same_probabilities(
-    path: Path, sessions: dict[str, Any], films: NDArray[np.uint8]
+    path: Path, sessions: dict[str, Any], images: NDArray[np.uint8]
 ) -> None:
     """Refuse to compare graphs that compute different probabilities."""
-    answers = {
-        name: session.run([PROBABILITY], {"pixels": films})[0] for name, session in sessions.items()
+    probabilities = {
+        name: session.run([PROBABILITY], {"pixels": images})[0]
+        for name, session in sessions.items()
     }
-    off = max(float(np.abs(found - answers["all"]).max()) for found in answers.values())
+    off = max(float(np.abs(found - probabilities["all"]).max()) for found in probabilities.values())
     if not off <= MAX_DIFFERENCE:
         raise click.ClickException(
             f"Expected the parts of {path} to give its own probabilities, found them off by {off}."

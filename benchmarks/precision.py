@@ -1,13 +1,13 @@
 """How fast is each number format: float32, int8 and, where CUDA is, float16.
 
-For every model file in a folder: films per second, the ratio to the float32 file of the same
+For every model file in a folder: images per second, the ratio to the float32 file of the same
 network, the share of a ceiling, and the largest difference in probability from the float32 file.
 Times are medians over turns: all files take one after the other, so that a busy machine slows all
 alike. The ceiling is the machine's arithmetic peak in the same format, over the operations of the
 network's convolutions: the best of many short matrix products, which slip between other work. So a
 busy machine shows true ratios and a low share of the ceiling. On CUDA no ceiling is measured.
 
-The films are the synthetic ones of examples/xrays, repeated to fill a batch.
+The images are the synthetic ones of examples/xrays, repeated to fill a batch.
 """
 
 from __future__ import annotations
@@ -54,26 +54,30 @@ def main(models: Path, provider: str, batch_size: int, turns: int) -> None:
         found = [model for model in found if get_precision(model) != "float16"]
     if not found:
         raise click.UsageError(f"Expected model files in {models}, found none to measure.")
-    films = [read_images(model.card.size_px, batch_size) for model in found]
+    images = [read_images(model.card.size_px, batch_size) for model in found]
     work = {
-        model.path.name: partial(model.predict, f) for model, f in zip(found, films, strict=True)
+        model.path.name: partial(model.predict, f) for model, f in zip(found, images, strict=True)
     }
     peaks = {kind: measure_peak(kind) for kind in ("float32", "int8") if provider == "cpu"}
     seconds = time_alternately(work, turns)
-    answers = {model.path.name: work[model.path.name]().probability for model in found}
+    probabilities = {model.path.name: work[model.path.name]().probability for model in found}
 
     click.echo(f"{available_cores()} cores, {provider}, batch {batch_size}, {turns} turns")
     click.echo(f"{'file':24s}{'films/s':>10s}{'x float32':>11s}{'of ceiling':>12s}{'off by':>9s}")
     for model in found:
         name, base, kind = model.path.name, find_float32_file(model), get_precision(model)
         ratio = f"{seconds[base] / seconds[name]:.2f}" if base in seconds else "-"
-        worst = f"{np.abs(answers[name] - answers[base]).max():.4f}" if base in answers else "-"
+        difference = (
+            f"{np.abs(probabilities[name] - probabilities[base]).max():.4f}"
+            if base in probabilities
+            else "-"
+        )
         operations = batch_size * count_convolution_operations(model.path)
         share = "-"
         if operations and kind in peaks:
             share = f"{operations / seconds[name] / peaks[kind]:.0%}"
         rate = batch_size / seconds[name]
-        click.echo(f"{name:24s}{rate:10.1f}{ratio:>11s}{share:>12s}{worst:>9s}")
+        click.echo(f"{name:24s}{rate:10.1f}{ratio:>11s}{share:>12s}{difference:>9s}")
     for kind, peak in peaks.items():
         click.echo(f"peak {kind}: {peak / 1e9:,.0f} thousand million operations a second")
 
@@ -89,14 +93,14 @@ def find_float32_file(model: Classifier) -> str:
 
 
 def read_images(size_px: int, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Decoded example films, shape (number, size_px, size_px, 1)."""
-    films = []
+    """Decoded example images, shape (number, size_px, size_px, 1)."""
+    images = []
     for path in sorted(EXAMPLE_IMAGES.rglob("*.*")):
         try:
-            films.append(decode_radiograph(path.read_bytes(), size_px))
+            images.append(decode_radiograph(path.read_bytes(), size_px))
         except ImageError:  # the examples hold files that are meant to be refused
             continue
-    return np.stack(list(islice(cycle(films), number)))[..., None]
+    return np.stack(list(islice(cycle(images), number)))[..., None]
 
 
 def measure_peak(kind: str) -> float:
@@ -159,7 +163,7 @@ def time_alternately(
 
 
 def count_convolution_operations(path: Path) -> int:
-    """Multiplications and additions of a file's convolutions for one film."""
+    """Multiplications and additions of a file's convolutions for one image."""
     model = onnx.load(path)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph

@@ -1,9 +1,9 @@
 """What a second worker of ``cxr score --engine ray`` brings on two cores.
 
-One worker of one thread and two of them score the same films, turn by turn, each on a cluster of
+One worker of one thread and two of them score the same images, turn by turn, each on a cluster of
 its own; the engine of one machine does so with one thread and with two, for comparison. A rate is
-that of the films after the first shares, so that the start of a cluster does not count, or without
-Ray that of all films, since it reads ahead of the first ones; figures are medians over turns. Ray's
+that of the images after the first shares, so that the start of a cluster does not count, or without
+Ray that of all images, since it reads ahead of the first ones; figures are medians over turns. Ray's
 own processes and this one run on the same two cores.
 
 A small folder is scored several times under other names: no worker remembers an earlier share. The
@@ -65,10 +65,10 @@ def main(ctx: click.Context, films: str, model: str, batch_size: int, turns: int
             f"Expected {CORES} cores and {least} films, found {available_cores()} and "
             f"{len(source.refs)}: a rate could not be told."
         )
-    often = _repeat_source(source)
+    repeated = _repeat_source(source)
     ways: dict[str, Callable[[], float]] = {
-        "ray, 1 worker": lambda: _measure_ray_rate(_make_job(often, model, 1, batch_size), 1),
-        "ray, 2 workers": lambda: _measure_ray_rate(_make_job(often, model, 1, batch_size), 2),
+        "ray, 1 worker": lambda: _measure_ray_rate(_make_job(repeated, model, 1, batch_size), 1),
+        "ray, 2 workers": lambda: _measure_ray_rate(_make_job(repeated, model, 1, batch_size), 2),
         "local, 1 thread": lambda: _measure_rate(
             score_locally(_make_job(source, model, 1, batch_size)), 0
         ),
@@ -81,7 +81,7 @@ def main(ctx: click.Context, films: str, model: str, batch_size: int, turns: int
         for name, measure in ways.items():
             rates[name].append(measure())
     click.echo(
-        f"{len(source.refs)} films ({len(often.refs)} for Ray), {model}, batch {batch_size}, "
+        f"{len(source.refs)} films ({len(repeated.refs)} for Ray), {model}, batch {batch_size}, "
         f"{turns} turns"
     )
     click.echo(f"{'way':20s}{'films/s':>10s}{'each turn':>30s}")
@@ -121,7 +121,7 @@ def _make_job(source: Source, model: str, threads: int, batch_size: int) -> Engi
     )
 
 
-def _measure_ray_rate(work: EngineJob, workers: int) -> float:
+def _measure_ray_rate(job: EngineJob, workers: int) -> float:
     """Films a second on a cluster of so many CPUs, started for this."""
     ray.init(
         address="local",
@@ -132,7 +132,7 @@ def _measure_ray_rate(work: EngineJob, workers: int) -> float:
     )
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
-        return _measure_rate(score_with_ray(work), WARMUP_SHARES)
+        return _measure_rate(score_with_ray(job), WARMUP_SHARES)
     finally:
         ray.shutdown()
 

@@ -1,6 +1,6 @@
 """What a report costs: `cxr report` on small and large runs, beside plain WeasyPrint on its HTML.
 
-The runs are whole ones of synthetic films, but their answers are drawn from the scores that the
+The runs are whole ones of synthetic images, but their answers are drawn from the scores that the
 bundled models' cards hold, not computed: only the report is measured. Every hundredth file was not
 scored. A process for each turn.
 """
@@ -83,13 +83,13 @@ def main(ctx: click.Context, rows: tuple[int, ...]) -> None:
 
 
 def make_run(folder: Path, output: Path, number: int) -> None:
-    """A finished run of so many synthetic films, as `cxr score --model all` leaves it."""
+    """A finished run of so many synthetic images, as `cxr score --model all` leaves it."""
     make_images(sorted(EXAMPLE_IMAGES.rglob("*.jpeg")), folder, number)
     source = open_source(str(folder))
     classifiers = [Classifier.load(name, "cpu") for name in list_bundled_models()]
     models = [ModelUsed(each.path.name, each.sha256, each.card) for each in classifiers]
-    place = open_output(output)
-    place.prepare()
+    results = open_output(output)
+    results.prepare()
     facts = RunFacts(
         config_hash="drawn",
         source="films",
@@ -109,21 +109,21 @@ def make_run(folder: Path, output: Path, number: int) -> None:
         versions={},
     )
     rows = make_rows({ref.key: source.read(ref) for ref in source.refs}, models)
-    pictures = ReportImageSource(ReportImages(source), lambda _: classifiers[0])
-    commit_run(place, ScoredRun(rows, models, facts), pictures)
+    report_images = ReportImageSource(ReportImages(source), lambda _: classifiers[0])
+    commit_run(results, ScoredRun(rows, models, facts), report_images)
 
 
-def make_rows(films: dict[str, bytes], models: list[ModelUsed]) -> list[Score]:
-    """A row for each film: answers drawn from the models' own scores of their validation films."""
+def make_rows(contents: dict[str, bytes], models: list[ModelUsed]) -> list[Score]:
+    """A row for each image: answers drawn from the models' own scores of their validation images."""
     rng = np.random.default_rng(1)
     tables = [model.card.references["validation"].score_quantiles for model in models]
-    answers = np.stack(
-        [np.interp(rng.random(len(films)), np.linspace(0, 1, len(t)), t) for t in tables], axis=1
+    drawn = np.stack(
+        [np.interp(rng.random(len(contents)), np.linspace(0, 1, len(t)), t) for t in tables], axis=1
     )
     band = models[0].card.band
     rows = []
-    for index, (name, probabilities) in enumerate(zip(films, answers.tolist(), strict=True)):
-        sha256 = hashlib.sha256(films[name]).hexdigest()
+    for index, (name, probabilities) in enumerate(zip(contents, drawn.tolist(), strict=True)):
+        sha256 = hashlib.sha256(contents[name]).hexdigest()
         if index % 100 == 99:  # noqa: PLR2004 - every hundredth
             rows.append(Score(name, "failed", "truncated", "The file ends early.", sha256=sha256))
             continue

@@ -1,10 +1,10 @@
-"""Make the synthetic chest films that the examples and the tests of this repository use.
+"""Make the synthetic chest images that the examples and the tests of this repository use.
 
-No real film is copied. Real films are only measured: each is aligned to the mean film by a smooth
+No real image is copied. Real images are only measured: each is aligned to the mean image by a smooth
 warp, then each class is described by principal components of its aligned grey values and of its
-warps. A synthetic film is a random draw from these (a normal distribution, drawn in a little), with
-random texture and grain on top. A draw is thrown away if it lies near any training film, if it
-looks like an earlier draw, or if a plain classifier of the real films would not know its class.
+warps. A synthetic image is a random draw from these (a normal distribution, drawn in a little), with
+random texture and grain on top. A draw is thrown away if it lies near any training image, if it
+looks like an earlier draw, or if a plain classifier of the real images would not know its class.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from batch_scorer.imaging.decode import decode_radiograph
 Array = NDArray[np.float64]
 Drawn = tuple[bytes, tuple[float, float, float]]  # JPEG; see Judge.measure
 CLASSES = ("NORMAL", "PNEUMONIA")
-SIZE, COARSE, WAVES = 224, 112, 9  # pixels of a film, of alignment; cosines of a warp per axis
+SIZE, COARSE, WAVES = 224, 112, 9  # pixels of an image, of alignment; cosines of a warp per axis
 FITTED_PER_CLASS, PER_CLASS = 600, 12
 GREY_PARTS, SHAPE_PARTS, SHRINK_GREY, SHRINK_SHAPE, SPREADS = 50, 12, 0.9, 0.75, 2.0
 # waves, blur, contrast window, stiffness and rounds of each stage of the alignment
 STAGES = ((4, 3, 30, 0.02, 2), (6, 2, 16, 0.01, 2), (WAVES, 1, 10, 0.004, 3))
-# between a real film and the nearest other: median 0.64, in 95 of 100 below 0.77; detail 0.26, 0.33
+# between a real image and the nearest other: median 0.64, in 95 of 100 below 0.77; detail 0.26, 0.33
 FILM_LIMIT, DETAIL_LIMIT, TWIN_LIMIT = 0.78, 0.40, 0.80
 WANTED = {"NORMAL": (0.02, 0.30), "PNEUMONIA": (0.80, 0.999)}
 MAX_DRAWS = 600
@@ -78,7 +78,7 @@ class ClassModel:
 
 @dataclass(frozen=True)
 class Judge:
-    """Unit vectors of all training films, and a plain classifier of them."""
+    """Unit vectors of all training images, and a plain classifier of them."""
 
     mean: Array
     images: NDArray[np.float32]
@@ -86,7 +86,7 @@ class Judge:
     classifier: Pipeline
 
     def measure(self, film: Array) -> tuple[float, float, float]:
-        """Largest correlation with a training film, the same of the detail, P(pneumonia)."""
+        """Largest correlation with a training image, the same of the detail, P(pneumonia)."""
         whole = self.images @ _unit((film - self.mean)[None])[0]
         detail = self.details @ _unit(_detail(film[None]))[0]
         probability = self.classifier.predict_proba(_small(film[None]))[0, 1]
@@ -94,7 +94,7 @@ class Judge:
 
 
 def read_films(folder: Path) -> NDArray[np.uint8]:
-    """Decode every readable film of a class folder, in the order of the names."""
+    """Decode every readable image of a class folder, in the order of the names."""
     films = []
     for path in sorted(folder.iterdir()):
         try:
@@ -123,7 +123,7 @@ def _unit(films: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def fit_judge(normal: NDArray[np.uint8], pneumonia: NDArray[np.uint8]) -> Judge:
-    """Prepare the check against copies, on every film, and fit the plain classifier."""
+    """Prepare the check against copies, on every image, and fit the plain classifier."""
     films = np.concatenate([normal, pneumonia])
     mean = films.mean(0)
     labels = np.repeat([0, 1], [len(normal), len(pneumonia)])
@@ -163,10 +163,10 @@ def _even_contrast(films: NDArray[np.float32], window: int) -> NDArray[np.float3
 
 
 def align(films: NDArray[np.uint8]) -> tuple[Array, Array]:
-    """Warp all films to their common mean, coarse to fine (Gauss-Newton on cosine warps).
+    """Warp all images to their common mean, coarse to fine (Gauss-Newton on cosine warps).
 
     Returns:
-        Coefficients (N, 2, WAVES, WAVES), and each film's correlation with the mean (N,).
+        Coefficients (N, 2, WAVES, WAVES), and each image's correlation with the mean (N,).
     """
     half = films.reshape(-1, COARSE, 2, COARSE, 2).mean((2, 4), dtype=np.float32)
     warps = np.zeros((len(films), 2, WAVES, WAVES))
@@ -193,14 +193,14 @@ def align(films: NDArray[np.uint8]) -> tuple[Array, Array]:
 
 
 def fit_class(films: NDArray[np.uint8], warps: Array, likeness: Array) -> ClassModel:
-    """Describe the films of one class that aligned well and lie within the mean film's view."""
+    """Describe the images of one class that aligned well and lie within the mean image's view."""
     grid = np.mgrid[:SIZE:4, :SIZE:4]
     where = np.stack([grid + _offsets(w, SIZE)[:, ::4, ::4] for w in warps])
     outside = ((where < -1) | (where > SIZE)).any(1).mean((1, 2))
     kept = (outside < 0.12) & (likeness > np.quantile(likeness, 0.3))
     flat = _apply(films[kept].astype(np.float32), warps[kept]).reshape(kept.sum(), -1)
     middle, reach = flat.mean(0), SPREADS * flat.std(0)
-    flat = np.clip(flat, middle - reach, middle + reach)  # no marker or tube of a single film
+    flat = np.clip(flat, middle - reach, middle + reach)  # no marker or tube of a single image
     grey = PCA(GREY_PARTS, svd_solver="full").fit(flat)
     left = flat - grey.inverse_transform(grey.transform(flat))
     shape = PCA(SHAPE_PARTS, svd_solver="full").fit(warps[kept].reshape(kept.sum(), -1))
@@ -214,7 +214,7 @@ def _draw(model: PCA, shrink: float, rng: np.random.Generator) -> Array:
 
 
 def _invert(offsets: Array) -> Array:
-    """Where each pixel of the unaligned film comes from in the aligned one."""
+    """Where each pixel of the unaligned image comes from in the aligned one."""
     grid = np.mgrid[:SIZE, :SIZE].astype(float)
     back = np.zeros_like(offsets)
     for _ in range(25):
@@ -238,7 +238,7 @@ def _trim(source: Array) -> tuple[slice, slice] | None:
 
 
 def draw_film(model: ClassModel, rng: np.random.Generator) -> Image.Image | None:
-    """Draw one film, about 512 pixels wide and marked; None if its crop would be too small."""
+    """Draw one image, about 512 pixels wide and marked; None if its crop would be too small."""
     grey = _draw(model.grey, SHRINK_GREY, rng).reshape(SIZE, SIZE)
     warp = _draw(model.shape, SHRINK_SHAPE, rng).reshape(2, WAVES, WAVES)
     height, width = int(rng.integers(440, 500)), int(rng.integers(500, 560))
@@ -274,7 +274,7 @@ def encode(picture: Image.Image) -> bytes:
 
 
 def draw_class(name: str, model: ClassModel, judge: Judge, rng: np.random.Generator) -> list[Drawn]:
-    """Draw until there are PER_CLASS films: no copies, no twins, each like its class."""
+    """Draw until there are PER_CLASS images: no copies, no twins, each like its class."""
     low, high = WANTED[name]
     kept: list[Drawn] = []
     seen = np.zeros((0, SIZE * SIZE), np.float32)
@@ -310,7 +310,7 @@ def find_films(data: Path) -> tuple[Path, Path]:
 
 
 def fit_models(films: list[NDArray[np.uint8]], rng: np.random.Generator) -> list[ClassModel]:
-    """Align some films of both classes together, then describe each class."""
+    """Align some images of both classes together, then describe each class."""
     count = min(FITTED_PER_CLASS, *(len(f) for f in films))
     some = [f[np.sort(rng.choice(len(f), count, replace=False))] for f in films]
     warps, likeness = align(np.concatenate(some))
@@ -321,7 +321,7 @@ def fit_models(films: list[NDArray[np.uint8]], rng: np.random.Generator) -> list
 def write(
     output: Path, drawn: list[list[Drawn]], seed: int, films: list[NDArray[np.uint8]]
 ) -> None:
-    """Write the films and SYNTHETIC.txt, and print what was measured of each film."""
+    """Write the images and SYNTHETIC.txt, and print what was measured of each image."""
     for name, kept in zip(CLASSES, drawn, strict=True):
         (output / name).mkdir(parents=True, exist_ok=True)
         for number, (jpeg, (whole, detail, probability)) in enumerate(kept, 1):
@@ -353,11 +353,11 @@ def write(
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the draws.")
 def main(data: Path, output: Path, seed: int) -> None:
-    """Make synthetic chest films from the statistics of the real training films in DATA.
+    """Make synthetic chest images from the statistics of the real training images in DATA.
 
     DATA has the folders NORMAL and PNEUMONIA, or a folder train that has them. Needs about 4 GB
-    of memory and a few minutes. Printed for each film: its size, its largest correlation with any
-    training film (whole, then detail alone), and a plain classifier's probability of pneumonia.
+    of memory and a few minutes. Printed for each image: its size, its largest correlation with any
+    training image (whole, then detail alone), and a plain classifier's probability of pneumonia.
     """
     with threadpool_limits(1):  # the order of sums, so the bytes, must not depend on the cores
         rng = np.random.default_rng(seed)

@@ -35,13 +35,13 @@ def _parse_precisions(
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
 ) -> tuple[PrecisionOption, ...]:
-    wishes = []
+    options = []
     for value in values:
         model, _, kind = value.rpartition("=")
         if kind not in PRECISIONS:
             raise click.BadParameter(f"expected one of {', '.join(PRECISIONS)}, found {kind}")
-        wishes.append(PrecisionOption(model, cast("PrecisionName", kind)))
-    return tuple(dict.fromkeys(wishes))
+        options.append(PrecisionOption(model, cast("PrecisionName", kind)))
+    return tuple(dict.fromkeys(options))
 
 
 @click.command(
@@ -69,9 +69,9 @@ def _parse_precisions(
 def export(run: Path, output: Path, precisions: tuple[PrecisionOption, ...]) -> int:
     """Convert the trained networks in RUN to ONNX files that describe and test themselves.
 
-    A file appears only after it gave the same answers as Keras on real films. float16 (for CUDA)
+    A file appears only after it gave the same answers as Keras on real images. float16 (for CUDA)
     and int8 (for CPUs) may change them within limits, or are refused: exit code 3. Several networks
-    are compared with each other first, on the same films.
+    are compared with each other first, on the same images.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     try:
@@ -105,11 +105,11 @@ def export(run: Path, output: Path, precisions: tuple[PrecisionOption, ...]) -> 
 
 
 def _select_precisions(
-    wishes: tuple[PrecisionOption, ...], model: str
+    options: tuple[PrecisionOption, ...], model: str
 ) -> list[list[PrecisionName]]:
     """The formats to try: those named for this model first; if none of them passes, the others."""
-    own = [wish.kind for wish in wishes if wish.model == model]
-    return [own, [wish.kind for wish in wishes if not wish.model] or ["float32"]]
+    own_precisions = [option.kind for option in options if option.model == model]
+    return [own_precisions, [option.kind for option in options if not option.model] or ["float32"]]
 
 
 def _export_in_first_accepted(
@@ -122,7 +122,7 @@ def _export_in_first_accepted(
     for kinds in choices:
         for kind in kinds:
             try:
-                done = export_model(run, output, kind, beside=passed > 0)
+                exported = export_model(run, output, kind, with_suffix=passed > 0)
             except PrecisionRefused as exc:
                 if logs_json():
                     log_event("precision_refused", model=run.card.name, precision=kind)
@@ -131,21 +131,21 @@ def _export_in_first_accepted(
                 refused = True
             else:
                 passed += 1
-                click.echo(redact_secrets(_format_result(done)))
+                click.echo(redact_secrets(_format_result(exported)))
         if passed:
             break
     return refused
 
 
-def _format_result(done: ExportedModel) -> str:
+def _format_result(exported: ExportedModel) -> str:
     """One line on a file that is in place."""
-    file = f"{done.path}  {done.size_bytes / 1e6:.1f} MB  sha256 {done.sha256[:12]}  "
-    judged = done.precision
-    if judged is None:
-        return f"{file}differs from Keras by at most {done.difference:.1e} on {done.images} films"
+    file = f"{exported.path}  {exported.size_bytes / 1e6:.1f} MB  sha256 {exported.sha256[:12]}  "
+    precision = exported.precision
+    if precision is None:
+        return f"{file}differs from Keras by at most {exported.difference:.1e} on {exported.images} films"
     return (
-        f"{file}{judged.kind}, on {judged.images} validation films: AUC {judged.auc:.4f} "
-        f"({judged.auc_difference:+.4f}), probability off by at most "
-        f"{judged.largest_difference:.4f}, labels changed: {len(judged.flips)}"
-        + (f" ({', '.join(judged.flips)})" if judged.flips else "")
+        f"{file}{precision.kind}, on {precision.images} validation films: AUC {precision.auc:.4f} "
+        f"({precision.auc_difference:+.4f}), probability off by at most "
+        f"{precision.largest_difference:.4f}, labels changed: {len(precision.flips)}"
+        + (f" ({', '.join(precision.flips)})" if precision.flips else "")
     )

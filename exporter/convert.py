@@ -43,7 +43,7 @@ def convert(model: keras.Model, card: ModelCard) -> onnx.ModelProto:
     signature = [tf.TensorSpec((None, card.size_px, card.size_px, 1), tf.uint8, name="pixels")]
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
-    def answers(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+    def predict(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         found = model(pixels, training=False)
         outputs = {"probability": _apply_calibration(found["logit"], card.calibration)}
         if card.evidence:
@@ -54,18 +54,18 @@ def convert(model: keras.Model, card: ModelCard) -> onnx.ModelProto:
             outputs["viral"] = _apply_calibration(found["viral"], card.etiology.calibration)
         return outputs
 
-    heard = _ErrorCollector()
+    errors = _ErrorCollector()
     logger = logging.getLogger("tf2onnx")
-    logger.addHandler(heard)
+    logger.addHandler(errors)
     try:
         graph: onnx.ModelProto
-        graph, _ = tf2onnx.convert.from_function(answers, input_signature=signature, opset=OPSET)
+        graph, _ = tf2onnx.convert.from_function(predict, input_signature=signature, opset=OPSET)
     except (KeyError, ValueError, RuntimeError, TypeError) as exc:
         raise ConversionError(f"tf2onnx cannot convert {model.name}: {exc}.") from exc
     finally:
-        logger.removeHandler(heard)
-    if heard.messages:
-        raise ConversionError(f"tf2onnx reported: {heard.messages[0]}")
+        logger.removeHandler(errors)
+    if errors.messages:
+        raise ConversionError(f"tf2onnx reported: {errors.messages[0]}")
     names = {output.name for output in graph.graph.output}
     if names != output_names(card):
         raise ConversionError(

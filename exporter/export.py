@@ -124,7 +124,11 @@ def format_manifest(manifest: Manifest) -> bytes:
 
 
 def export_model(
-    run: TrainedRun, folder: Path, kind: PrecisionName = "float32", *, beside: bool = False
+    run: TrainedRun,
+    folder: Path,
+    precision_name: PrecisionName = "float32",
+    *,
+    with_suffix: bool = False,
 ) -> ExportedModel:
     """Convert, verify, then write the model file and its line of the manifest.
 
@@ -142,17 +146,19 @@ def export_model(
         LedgerError: The model file or the manifest cannot be written.
     """
     output, manifest = open_model_folder(folder)
-    model = f"{run.card.name}.{kind}" if beside else run.card.name
+    model = f"{run.card.name}.{precision_name}" if with_suffix else run.card.name
     name = _format_file_name(model)
     output.refuse_foreign_files([name])
     graph, card, expected = (
-        _convert_float32(run) if kind == "float32" else _convert_reduced(run, kind)
+        _convert_float32(run)
+        if precision_name == "float32"
+        else _convert_reduced(run, precision_name)
     )
-    if beside:
-        card = msgspec.structs.replace(card, name=model, title=f"{card.title}, {kind}")
-    others = run.parity_other_outputs if kind == "float32" else None
-    with tempfile.TemporaryDirectory() as hidden:
-        draft = Path(hidden) / name
+    if with_suffix:
+        card = msgspec.structs.replace(card, name=model, title=f"{card.title}, {precision_name}")
+    others = run.parity_other_outputs if precision_name == "float32" else None
+    with tempfile.TemporaryDirectory() as temporary:
+        draft = Path(temporary) / name
         onnx.save(convert.embed_card(graph, card), draft)
         difference = verify_model_file(draft, run.parity_images, expected, others)
         data = draft.read_bytes()
@@ -165,39 +171,43 @@ def export_model(
 
 
 def _convert_float32(run: TrainedRun) -> ConvertedModel:
-    """The graph, its card, and Keras's answers for the parity films."""
+    """The graph, its card, and Keras's answers for the parity images."""
     card = run.card
     graph = convert.store_half_weights(optimize_graph(convert.convert(run.model, card)))
-    answers = predict_with_keras(card, run.model, draw_self_test_images(card.size_px))
-    return graph, _add_self_test(card, answers, SELF_TEST_TOLERANCE), run.parity_probabilities
+    probabilities = predict_with_keras(card, run.model, draw_self_test_images(card.size_px))
+    return graph, _add_self_test(card, probabilities, SELF_TEST_TOLERANCE), run.parity_probabilities
 
 
-def _convert_reduced(run: TrainedRun, kind: ReducedPrecision) -> ConvertedModel:
-    """The graph, its card, and its own answers for the parity films, once it was judged.
+def _convert_reduced(run: TrainedRun, precision_name: ReducedPrecision) -> ConvertedModel:
+    """The graph, its card, and its own answers for the parity images, once it was judged.
 
     Its weights are not halved: what is left in float32 is small, and the scales of an int8 file
     have to be plain constants.
     """
     card = run.card
     graph = convert.convert(run.model, card)
-    if kind == "int8":
+    if precision_name == "int8":
         graph = judged = optimize_graph(quantize_int8(graph, run.calibration.pixels))
         tolerance = SELF_TEST_TOLERANCE
     else:
         graph = optimize_graph(convert_float16(graph))
         judged, tolerance = emulate_float16(graph), FLOAT16_SELF_TEST_TOLERANCE
-    precision = check_precision(kind, predict_with_graph(judged, run.validation.pixels), run)
-    answers = predict_with_graph(judged, draw_self_test_images(card.size_px))
+    precision = check_precision(
+        precision_name, predict_with_graph(judged, run.validation.pixels), run
+    )
+    probabilities = predict_with_graph(judged, draw_self_test_images(card.size_px))
     card = msgspec.structs.replace(card, precision=precision)
-    card = _add_self_test(card, answers, tolerance)
+    card = _add_self_test(card, probabilities, tolerance)
     return graph, card, predict_with_graph(graph, run.parity_images)
 
 
-def _add_self_test(card: ModelCard, answers: NDArray[np.float64], tolerance: float) -> ModelCard:
-    """Add the answers on the fixed films, and the exporter's versions."""
+def _add_self_test(
+    card: ModelCard, probabilities: NDArray[np.float64], tolerance: float
+) -> ModelCard:
+    """Add the answers on the fixed images, and the exporter's versions."""
     return msgspec.structs.replace(
         card,
-        self_test=SelfTest(SELF_TEST_RECIPE, answers.tolist(), tolerance),
+        self_test=SelfTest(SELF_TEST_RECIPE, probabilities.tolist(), tolerance),
         versions={
             **card.versions,
             "tf2onnx": tf2onnx.__version__,

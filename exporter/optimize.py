@@ -2,7 +2,7 @@
 
 What tf2onnx writes is right and now and then slow in ONNX Runtime 1.32 on a CPU:
 
-- a mirrored film becomes two Transposes around a ReverseSequence: a Slice that steps backwards is
+- a mirrored image becomes two Transposes around a ReverseSequence: a Slice that steps backwards is
   about twenty times as fast;
 - bytes become numbers before they are only reshaped: ONNX Runtime then turns them into bytes and
   back around every Reshape. Reshaped as bytes, they become numbers once;
@@ -71,8 +71,8 @@ def _remove_zero_additions(graph: onnx.ModelProto) -> None:
     scaled = {  # without a zero point
         n.output[0] for n in nodes if n.op_type == "DequantizeLinear" and not n.input[2:]
     }
-    answers = {answer.name for answer in graph.graph.output}
-    for addition in [n for n in nodes if n.op_type == "Add" and answers.isdisjoint(n.output)]:
+    outputs = {output.name for output in graph.graph.output}
+    for addition in [n for n in nodes if n.op_type == "Add" and outputs.isdisjoint(n.output)]:
         source = next((name for name in addition.input if name in scaled), "")
         zero = next((name for name in addition.input if name in zeros), "")
         if source and zero and zeros[zero] <= axes.get(source, 0):
@@ -116,14 +116,14 @@ def _expand_scalars(graph: onnx.ModelProto) -> None:
     axes = _count_axes(graph)
     numbers = {w.name: w for w in graph.graph.initializer if list(w.dims) in ([], [1])}
     for node in graph.graph.node:
-        constant = [place for place, name in enumerate(node.input) if name in numbers]
+        constant = [index for index, name in enumerate(node.input) if name in numbers]
         if node.op_type not in _ELEMENTWISE_OPS or len(constant) != 1:
             continue
-        place = constant[0]
-        number, rank = node.input[place], axes.get(node.input[1 - place], 0)
+        index = constant[0]
+        number, rank = node.input[index], axes.get(node.input[1 - index], 0)
         if rank > 1:
             values = numpy_helper.to_array(numbers[number]).reshape([1] * rank)
-            node.input[place] = _add_constant(graph, f"{number}_{rank}_axes", values)
+            node.input[index] = _add_constant(graph, f"{number}_{rank}_axes", values)
 
 
 def _count_axes(graph: onnx.ModelProto) -> dict[str, int]:
@@ -183,11 +183,11 @@ def replace_casts_with_dequantize(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _find_byte_tensors(graph: onnx.ModelProto) -> set[str]:
-    """Names of the tensors of bytes: the films, and the films moved about."""
+    """Names of the tensors of bytes: the images, and the images moved about."""
     found = {
-        film.name
-        for film in graph.graph.input
-        if film.type.tensor_type.elem_type == TensorProto.UINT8
+        image.name
+        for image in graph.graph.input
+        if image.type.tensor_type.elem_type == TensorProto.UINT8
     }
     for node in graph.graph.node:  # in the order of computation, as ONNX demands
         if node.op_type in {"Transpose", "Reshape", "ReverseSequence"} and node.input[0] in found:

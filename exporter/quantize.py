@@ -2,11 +2,11 @@
 
 Only the convolutional body changes: convolutions and the ReLUs and poolings between them, where
 nearly all the time goes. What comes before (shrinking, normalisation) and after (pooling over the
-film, head, calibration, evidence map) stays float32: a quantised probability would have 256 values,
+image, head, calibration, evidence map) stays float32: a quantised probability would have 256 values,
 and ties cost ranking. Names, types and shapes of inputs and outputs stay as they are.
 
 int8 is static: unsigned 8-bit activations with one range per tensor, signed weights with one range
-per channel, ranges by minimum and maximum over calibration films. Weights use seven of the eight
+per channel, ranges by minimum and maximum over calibration images. Weights use seven of the eight
 bits. CPUs without VNNI add pairs of products in 16 bits, which full weights overflow in silence
 (2 * 255 * 127 > 32,767); with seven bits (2 * 255 * 64) no sum can, so every CPU gives the answers
 that were judged.
@@ -37,12 +37,12 @@ _DataReader: Any = _quantization.CalibrationDataReader
 _onnx_model = import_submodule("transformers.onnx_model")
 
 
-def quantize_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.ModelProto:
+def quantize_int8(graph: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelProto:
     """Quantise the convolutional body of a float32 graph.
 
     Args:
         graph: From ``convert``, its weights not halved; it is not changed.
-        films: Shape (N, S, S, 1) uint8, real films to take the activations' ranges from.
+        images: Shape (N, S, S, 1) uint8, real images to take the activations' ranges from.
 
     Raises:
         PrecisionRefused: The graph has no convolution.
@@ -57,7 +57,7 @@ def quantize_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.Mode
             _quantization.quantize_static(
                 prepared,
                 quantised,
-                _CalibrationReader(films),
+                _CalibrationReader(images),
                 quant_format=_quantization.QuantFormat.QDQ,
                 nodes_to_quantize=_find_conv_body(onnx.load(prepared)),
                 per_channel=True,
@@ -145,10 +145,10 @@ def _find_conv_body(model: onnx.ModelProto) -> list[str]:
 
 
 class _CalibrationReader(_DataReader):  # type: ignore[misc]
-    """Hands calibration films to ONNX Runtime, some at a time."""
+    """Hands calibration images to ONNX Runtime, some at a time."""
 
-    def __init__(self, films: NDArray[np.uint8]) -> None:
-        parts = np.array_split(films, max(1, len(films) // CALIBRATION_BATCH_SIZE))
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        parts = np.array_split(images, max(1, len(images) // CALIBRATION_BATCH_SIZE))
         self._parts = iter(parts)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:

@@ -1,4 +1,4 @@
-"""What the exporter reads of a run folder: the card, the network, and films to check it with."""
+"""What the exporter reads of a run folder: the card, the network, and images to check it with."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ PARITY_IMAGES = 96
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Decoded films; ``pixels`` (N, S, S, 1) uint8, ``labels`` (N,) 1 for pneumonia."""
+    """Decoded images; ``pixels`` (N, S, S, 1) uint8, ``labels`` (N,) 1 for pneumonia."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -67,7 +67,7 @@ class LabelledImages:
 class TrainedRun:
     """One trained network, and the probabilities by Keras that its files are checked against.
 
-    ``parity_images`` are films of both splits, ``parity_probabilities`` (N,) Keras's answers for them, and
+    ``parity_images`` are images of both splits, ``parity_probabilities`` (N,) Keras's answers for them, and
     ``parity_other_outputs`` its evidence and atypicality; ``predictions`` are those for ``validation``.
     """
 
@@ -82,35 +82,35 @@ class TrainedRun:
 
 
 def read_run(folder: Path, comparison: ModelComparison | None = None) -> TrainedRun:
-    """Read what the trainer left, and let Keras judge its films.
+    """Read what the trainer left, and let Keras judge its images.
 
     Args:
         folder: The model's run folder.
         comparison: The model against the others that are exported with it; goes into its card.
 
     Raises:
-        ConversionError: A file is missing or broken, there are too few films, or the model may not
+        ConversionError: A file is missing or broken, there are too few images, or the model may not
             be exported.
     """
     card = read_run_card(folder)
     model = _read_network(folder, card)
-    films, validated = _read_images(folder, card.size_px)
-    if len(films) < MIN_IMAGES:
+    images, is_validation = _read_images(folder, card.size_px)
+    if len(images) < MIN_IMAGES:
         raise ConversionError(
-            f"Expected at least {MIN_IMAGES} films for the parity check, found {len(films)}.",
+            f"Expected at least {MIN_IMAGES} films for the parity check, found {len(images)}.",
             "Train on at least as many films.",
         )
-    answers = predict_with_keras(card, model, films.pixels)
-    chosen = _select_parity_images(answers, validated)
+    probabilities = predict_with_keras(card, model, images.pixels)
+    chosen = _select_parity_images(probabilities, is_validation)
     return TrainedRun(
         msgspec.structs.replace(card, comparison=comparison),
         model,
-        validation=_select_images(films, validated),
-        predictions=answers[validated],
-        calibration=_select_images(films, ~validated),
-        parity_images=films.pixels[chosen],
-        parity_probabilities=answers[chosen],
-        parity_other_outputs=_predict_other_outputs(model, films.pixels[chosen]),
+        validation=_select_images(images, is_validation),
+        predictions=probabilities[is_validation],
+        calibration=_select_images(images, ~is_validation),
+        parity_images=images.pixels[chosen],
+        parity_probabilities=probabilities[chosen],
+        parity_other_outputs=_predict_other_outputs(model, images.pixels[chosen]),
     )
 
 
@@ -123,7 +123,7 @@ def _read_network(folder: Path, card: ModelCard) -> keras.Model:
     read_run_file(folder, MODEL_FILE, MAX_MODEL_BYTES)  # Keras would wait for a pipe
     try:
         model = keras.models.load_model(folder / MODEL_FILE, compile=False)
-        taken, answered = _read_shapes(model.input), _read_shapes(model.output)
+        inputs, outputs = _read_shapes(model.input), _read_shapes(model.output)
     except _NETWORK_ERRORS as exc:
         raise unreadable_run_error(folder, f"{MODEL_FILE}: {exc}") from exc
     expected: dict[str, tuple[int | None, ...]] = {"logit": (None, 1)}
@@ -133,12 +133,12 @@ def _read_network(folder: Path, card: ModelCard) -> keras.Model:
         expected["atypicality"] = (None, 1)
     if card.etiology:
         expected["viral"] = (None, 1)
-    films = (None, card.size_px, card.size_px, 1)
-    if taken != {"": films} or expected.items() - answered.items():
+    images = (None, card.size_px, card.size_px, 1)
+    if inputs != {"": images} or expected.items() - outputs.items():
         raise unreadable_run_error(
             folder,
-            f"expected a network in {MODEL_FILE} that takes {films} and answers {expected}, "
-            f"found one that takes {taken.get('', taken)} and answers {answered}",
+            f"expected a network in {MODEL_FILE} that takes {images} and answers {expected}, "
+            f"found one that takes {inputs.get('', inputs)} and answers {outputs}",
         )
     return model
 
@@ -150,10 +150,10 @@ def _read_shapes(tensors: Any) -> dict[str, tuple[int | None, ...]]:
 
 
 def _read_images(folder: Path, size_px: int) -> tuple[LabelledImages, NDArray[np.bool_]]:
-    """The films that the trainer left, and which of them are validation films.
+    """The images that the trainer left, and which of them are validation images.
 
     Raises:
-        ConversionError: They cannot be read, are no films of that size, or of one split only.
+        ConversionError: They cannot be read, are no images of that size, or of one split only.
     """
     data = read_run_file(folder, IMAGES_FILE, MAX_TABLE_READ_BYTES)
     try:
@@ -206,18 +206,18 @@ def _predict_other_outputs(
     return {name: found[name] for name in ("evidence", "atypicality") if name in found}
 
 
-def _select_images(films: LabelledImages, wanted: NDArray[np.bool_]) -> LabelledImages:
-    return LabelledImages(films.pixels[wanted], films.labels[wanted], films.keys[wanted])
+def _select_images(images: LabelledImages, wanted: NDArray[np.bool_]) -> LabelledImages:
+    return LabelledImages(images.pixels[wanted], images.labels[wanted], images.keys[wanted])
 
 
 def _select_parity_images(
-    answers: NDArray[np.float64], validated: NDArray[np.bool_]
+    probabilities: NDArray[np.float64], is_validation: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """Validation films spread over the range of answers; where they are few, training films too."""
-    validation, train = np.flatnonzero(validated), np.flatnonzero(~validated)
-    order = validation[np.argsort(answers[validation], kind="stable")]
-    places = np.unique(np.linspace(0, len(order) - 1, PARITY_IMAGES).astype(int))
-    return np.concatenate([order[places], train])[:PARITY_IMAGES]
+    """Validation images spread over the range of answers; where they are few, training images too."""
+    validation, train = np.flatnonzero(is_validation), np.flatnonzero(~is_validation)
+    order = validation[np.argsort(probabilities[validation], kind="stable")]
+    indices = np.unique(np.linspace(0, len(order) - 1, PARITY_IMAGES).astype(int))
+    return np.concatenate([order[indices], train])[:PARITY_IMAGES]
 
 
 CARD_FILE = "card.json"
@@ -277,6 +277,6 @@ def read_run_card(folder: Path) -> ModelCard:
     return card
 
 
-def unreadable_run_error(folder: Path, why: object) -> ConversionError:
+def unreadable_run_error(folder: Path, reason: object) -> ConversionError:
     """The error for a run folder whose files are not what the trainer leaves."""
-    return ConversionError(f"The run folder {folder} cannot be read: {why}.", _RETRAIN_HINT)
+    return ConversionError(f"The run folder {folder} cannot be read: {reason}.", _RETRAIN_HINT)

@@ -36,13 +36,13 @@ def verify_model_file(
     path: Path,
     pixels: NDArray[np.uint8],
     expected: NDArray[np.float64],
-    others: dict[str, NDArray[np.float32]] | None = None,
+    other_outputs: dict[str, NDArray[np.float32]] | None = None,
 ) -> float:
     """Check a model file as the scorer will use it.
 
     Args:
         path: The ONNX file, card and self-test embedded.
-        pixels: Shape (N, S, S, 1) uint8, real films.
+        pixels: Shape (N, S, S, 1) uint8, real images.
         expected: Shape (N,), the probabilities by Keras; for a smaller number format the file's
             own, which were judged.
         others: Further answers by Keras, by name, where they must agree too.
@@ -52,7 +52,7 @@ def verify_model_file(
 
     Raises:
         ConversionError: The file is no valid ONNX model.
-        ParityError: A difference above 1e-4, a film on the other side of the threshold, or another
+        ParityError: A difference above 1e-4, an image on the other side of the threshold, or another
             answer that is off by more than 1e-3.
         ModelFileError: The card or the self-test does not hold.
     """
@@ -62,34 +62,34 @@ def verify_model_file(
         raise ConversionError(f"onnx.checker refuses {path.name}: {exc}.") from exc
     classifier = Classifier.load(path, provider="cpu")
     threshold = classifier.card.threshold.value
-    worst = 0.0
+    max_difference = 0.0
     for size in BATCH_SIZES:
         parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-        found = np.concatenate([classifier.predict(part).probability for part in parts])
-        worst = max(worst, float(np.abs(found - expected).max()))
-        flips = int(((found >= threshold) != (expected >= threshold)).sum())
-        if not worst <= MAX_DIFFERENCE or flips:
+        probabilities = np.concatenate([classifier.predict(part).probability for part in parts])
+        max_difference = max(max_difference, float(np.abs(probabilities - expected).max()))
+        flips = int(((probabilities >= threshold) != (expected >= threshold)).sum())
+        if not max_difference <= MAX_DIFFERENCE or flips:
             raise ParityError(
                 f"At batch size {size} {path.name} differs from the expected answers by up to "
-                f"{worst:.2e} in probability (at most {MAX_DIFFERENCE:.0e} allowed), with {flips} "
+                f"{max_difference:.2e} in probability (at most {MAX_DIFFERENCE:.0e} allowed), with {flips} "
                 "label flips."
             )
-    _check_other_outputs(classifier, pixels, others or {})
-    return worst
+    _check_other_outputs(classifier, pixels, other_outputs or {})
+    return max_difference
 
 
 def _check_other_outputs(
-    classifier: Classifier, pixels: NDArray[np.uint8], others: dict[str, NDArray[np.float32]]
+    classifier: Classifier, pixels: NDArray[np.uint8], other_outputs: dict[str, NDArray[np.float32]]
 ) -> None:
     answers = classifier.predict(pixels)
-    for name, expected in others.items():
-        found = getattr(answers, name)
-        if found is None:  # the card does not describe it
+    for name, expected in other_outputs.items():
+        probabilities = getattr(answers, name)
+        if probabilities is None:  # the card does not describe it
             continue
-        worst = float(np.abs(found - expected.reshape(found.shape)).max())
-        if not worst <= MAX_OTHER_DIFFERENCE:
+        max_difference = float(np.abs(probabilities - expected.reshape(probabilities.shape)).max())
+        if not max_difference <= MAX_OTHER_DIFFERENCE:
             raise ParityError(
-                f"{classifier.path.name} differs from Keras by up to {worst:.2e} in {name} "
+                f"{classifier.path.name} differs from Keras by up to {max_difference:.2e} in {name} "
                 f"(at most {MAX_OTHER_DIFFERENCE:.0e} allowed)."
             )
 
@@ -123,16 +123,16 @@ def predict_with_graph(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> NDA
 
 
 def check_precision(
-    kind: ReducedPrecision, found: NDArray[np.float64], run: TrainedRun
+    kind: ReducedPrecision, probabilities: NDArray[np.float64], run: TrainedRun
 ) -> Precision:
-    """Weigh what a smaller number format changes on all validation films.
+    """Weigh what a smaller number format changes on all validation images.
 
     Calibration and threshold stay those of the float32 network. Where so many labels change that
     they would have to be chosen anew, the file is refused: it would be another model.
 
     Args:
         kind: The smaller format.
-        found: Shape (N,), the smaller file's probabilities for the validation films.
+        found: Shape (N,), the smaller file's probabilities for the validation images.
         run: With Keras's probabilities for them.
 
     Raises:
@@ -140,11 +140,11 @@ def check_precision(
             labels change, or a float16 probability is off by more than 0.01.
     """
     labels, expected, threshold = run.validation.labels, run.predictions, run.card.threshold.value
-    if not np.isfinite(found).all():
+    if not np.isfinite(probabilities).all():
         raise PrecisionRefused("Refused: some of its answers are no numbers.", FLOAT32_HINT)
-    flips = run.validation.keys[(found >= threshold) != (expected >= threshold)].tolist()
-    before, after = _compute_auc(labels, expected), _compute_auc(labels, found)
-    largest = float(np.abs(found - expected).max())
+    flips = run.validation.keys[(probabilities >= threshold) != (expected >= threshold)].tolist()
+    before, after = _compute_auc(labels, expected), _compute_auc(labels, probabilities)
+    largest = float(np.abs(probabilities - expected).max())
     reasons = []
     if before - after > MAX_AUC_LOSS:
         reasons.append(f"AUC falls from {before:.4f} to {after:.4f} (by at most {MAX_AUC_LOSS})")

@@ -161,7 +161,7 @@ def train(
     open_test: bool,
     normals: dict[str, Path],
 ) -> int:
-    """Fit, calibrate and evaluate networks on the labelled films in DATA.
+    """Fit, calibrate and evaluate networks on the labelled images in DATA.
 
     DATA has the folders NORMAL and PNEUMONIA, or train, val and test that have them. The run
     can be stopped at any time; the same command goes on where it was.
@@ -213,11 +213,11 @@ def train(
         for config in configs:
             _run_search(config, dataset, data, run, trials)
         return EXIT_OK
-    elsewhere = {
+    external = {
         name: read_external_images(folder, SIZE_PX, dataset) for name, folder in normals.items()
     }
     audit = summarize_audit(audit_dataset(data, open_test=open_test))
-    dataset = replace(dataset, external=elsewhere, audit=audit)
+    dataset = replace(dataset, external=external, audit=audit)
     for config in configs:
         card = fit(config, dataset, run / config.model, open_test=open_test)
         _print_result(config.model, card)
@@ -232,14 +232,14 @@ def _run_search(config: FitConfig, dataset: Dataset, data: Path, run: Path, tria
 
     folder = run / "search" / config.model
     found = search_settings(config, dataset, folder, trials)
-    usual = "none" if found.recipe_score is None else f"{found.recipe_score:.4f}"
-    told = (
+    recipe_score = "none" if found.recipe_score is None else f"{found.recipe_score:.4f}"
+    text = (
         f"{config.model}: best of {found.trials} trials scores {found.score:.4f}, the recipe "
-        f"{usual} (mean log loss on validation and shifted validation)\n"
+        f"{recipe_score} (mean log loss on validation and shifted validation)\n"
         f"Table: {folder / TABLE_FILE}\n"
         f"Next: {found.best.format_command(str(data), str(run))}"
     )
-    click.echo(redact_secrets(told))
+    click.echo(redact_secrets(text))
 
 
 def _print_result(name: str, card: object) -> None:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Recipe:
     """How one network is trained unless told otherwise.
 
-    With ``flip_tta`` the finished network judges every film as it is and mirrored.
-    ``augmentation`` multiplies how much each film is changed; 0 leaves films as they are.
+    With ``flip_tta`` the finished network judges every image as it is and mirrored.
+    ``augmentation`` multiplies how much each image is changed; 0 leaves images as they are.
     """
 
     title: str

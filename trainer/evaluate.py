@@ -1,8 +1,8 @@
 """What a trained network is worth: calibration and threshold on validation, then references.
 
-The order matters and is fixed: (1) logits of the validation films, (2) calibration fitted on them,
+The order matters and is fixed: (1) logits of the validation images, (2) calibration fitted on them,
 (3) the operating threshold and the band around it chosen on them, (4) reference metrics of
-validation and, only when asked for, of the test films and of films from elsewhere, which change
+validation and, only when asked for, of the test images and of images from elsewhere, which change
 nothing.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TARGET_SENSITIVITY = 0.95
 TYPICAL_QUANTILE = 0.98
-REJECT_ABOVE = 1.0  # where trainer.typicality puts the edge of the training films
+REJECT_ABOVE = 1.0  # where trainer.typicality puts the edge of the training images
 BAND_SENSITIVITY = 0.99
 PREDICT_BATCH = 32
 
@@ -51,26 +51,26 @@ class CalibratedPredictions:
 
 @dataclass(frozen=True)
 class NetworkOutputs:
-    """What the network of a run folder says of one set of films, (N,) each; both are logits."""
+    """What the network of a run folder says of one set of images, (N,) each; both are logits."""
 
     logits: NDArray[np.float64]
     viral: NDArray[np.float64]
     atypicality: NDArray[np.float64]
 
 
-def predict_outputs(model: keras.Model, films: LabelledImages) -> NetworkOutputs:
-    """Every answer of a network for every film."""
-    found = model.predict(films.pixels, batch_size=PREDICT_BATCH, verbose=0)
+def predict_outputs(model: keras.Model, images: LabelledImages) -> NetworkOutputs:
+    """Every answer of a network for every image."""
+    found = model.predict(images.pixels, batch_size=PREDICT_BATCH, verbose=0)
     names = ("logit", "viral", "atypicality")
     return NetworkOutputs(*(np.asarray(found[name], dtype=np.float64)[:, 0] for name in names))
 
 
-def predict_atypicality(model: keras.Model, films: LabelledImages) -> NDArray[np.float64]:
+def predict_atypicality(model: keras.Model, images: LabelledImages) -> NDArray[np.float64]:
     """Atypicality alone, (N,): without the network's convolutions, so quickly."""
     import keras
 
-    alone = keras.Model(model.input, model.output["atypicality"])
-    found = alone.predict(films.pixels, batch_size=PREDICT_BATCH, verbose=0)
+    single_output = keras.Model(model.input, model.output["atypicality"])
+    found = single_output.predict(images.pixels, batch_size=PREDICT_BATCH, verbose=0)
     return np.asarray(found, dtype=np.float64)[:, 0]
 
 
@@ -104,7 +104,7 @@ def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float6
     """The highest threshold that keeps the target sensitivity on validation.
 
     A rule about sensitivity, not about accuracy: nearly any threshold separates the validation
-    films, so the one of best accuracy there is an accident. This one says what it promises, and
+    images, so the one of best accuracy there is an accident. This one says what it promises, and
     spends what it does not need for that on flagging fewer healthy children.
     """
     return Threshold(
@@ -119,11 +119,11 @@ def choose_undecided_band(
 ) -> UndecidedBand:
     """Where an answer is uncertain: between two thresholds that would make few errors.
 
-    Below the lower edge lies at most 1 % of the validation films with pneumonia, at or above the
+    Below the lower edge lies at most 1 % of the validation images with pneumonia, at or above the
     upper edge at most 1 % of the normal ones. An edge that validation would allow on the other side
-    of the operating threshold is drawn to it: where the normal films are told apart so well that no
-    flagged one is doubtful, the band lies below the threshold alone, and holds the films with
-    pneumonia that the threshold gives up. Each edge stands on 1 % of a class, so on a few films
+    of the operating threshold is drawn to it: where the normal images are told apart so well that no
+    flagged one is doubtful, the band lies below the threshold alone, and holds the images with
+    pneumonia that the threshold gives up. Each edge stands on 1 % of a class, so on a few images
     only: the band says where to look twice, and promises no error rate elsewhere.
     """
     low = classification.threshold_at_sensitivity(labels, probabilities, BAND_SENSITIVITY)
@@ -143,66 +143,68 @@ def choose_undecided_band(
 
 
 def evaluate_external(
-    name: str, judged: CalibratedPredictions, rejected: NDArray[np.bool_], threshold: float
+    name: str, predictions: CalibratedPredictions, rejected: NDArray[np.bool_], threshold: float
 ) -> ExternalDataset:
-    """How many normal films of another place are flagged; what is rejected, (N,), is not."""
-    flagged = int(((judged.probabilities >= threshold) & ~rejected).sum())
-    films = len(judged.probabilities)
+    """How many normal images of another place are flagged; what is rejected, (N,), is not."""
+    flagged = int(((predictions.probabilities >= threshold) & ~rejected).sum())
+    images = len(predictions.probabilities)
     return ExternalDataset(
         name=name,
-        images=films,
+        images=images,
         flagged=flagged,
-        share=classification.estimate_proportion(flagged, films),
+        share=classification.estimate_proportion(flagged, images),
         note="No model was trained on them.",
         rejected=int(rejected.sum()),
     )
 
 
 def evaluate_etiology(
-    films: dict[str, LabelledImages], answers: dict[str, NetworkOutputs]
+    images: dict[str, LabelledImages], outputs: dict[str, NetworkOutputs]
 ) -> Etiology | None:
     """Calibrate the second question on validation, and say how good it is.
 
     Args:
-        films: By split; one of them is "validation".
+        images: By split; one of them is "validation".
         answers: What the network said of them.
 
     Returns:
-        None where the file names of the validation films do not tell both causes.
+        None where the file names of the validation images do not tell both causes.
     """
-    known = {split: part.etiology != "" for split, part in films.items()}
-    truth = {split: (films[split].etiology[known[split]] == "viral").astype(int) for split in films}
-    if len(np.unique(truth["validation"])) < 2:  # noqa: PLR2004 - both causes
+    known = {split: part.etiology != "" for split, part in images.items()}
+    labels = {
+        split: (images[split].etiology[known[split]] == "viral").astype(int) for split in images
+    }
+    if len(np.unique(labels["validation"])) < 2:  # noqa: PLR2004 - both causes
         return None
-    logits = {split: answers[split].viral[known[split]] for split in films}
-    calibration = calibrate(truth["validation"], logits["validation"])
+    logits = {split: outputs[split].viral[known[split]] for split in images}
+    calibration = calibrate(labels["validation"], logits["validation"])
     return Etiology(
         classes=ETIOLOGIES,
         calibration=calibration,
         references={
             split: classification.compute_metrics(
-                truth[split],
+                labels[split],
                 calibration.apply(logits[split]),
                 0.5,
-                films[split].groups[known[split]].tolist(),
+                images[split].groups[known[split]].tolist(),
             )
-            for split in films
-            if len(truth[split])
+            for split in images
+            if len(labels[split])
         },
     )
 
 
 def choose_ood_limits(
-    training: NDArray[np.float64], others: dict[str, NDArray[np.float64]]
+    training: NDArray[np.float64], other_sets: dict[str, NDArray[np.float64]]
 ) -> OodDetection:
-    """Limits of atypicality, from the training films, and what they do to other films.
+    """Limits of atypicality, from the training images, and what they do to other images.
 
     Args:
-        training: Atypicality of the training films, (N,).
+        training: Atypicality of the training images, (N,).
         others: That of other sets by name.
     """
     flag_above = float(np.quantile(training, TYPICAL_QUANTILE))
-    sets = {"training": training, **others}
+    sets = {"training": training, **other_sets}
     return OodDetection(
         method="distance to the training films in principal components of a small version without "
         "its own brightness and contrast, and the same against the film upside down",
@@ -219,16 +221,16 @@ def _estimate_share(held: NDArray[np.bool_]) -> classification.Estimate:
     return classification.estimate_proportion(int(held.sum()), len(held))
 
 
-def evaluate_split(split: str, judged: CalibratedPredictions, threshold: float) -> Evaluation:
+def evaluate_split(split: str, predictions: CalibratedPredictions, threshold: float) -> Evaluation:
     """The reference figures of one split, with intervals by patient."""
-    labels, probabilities = judged.images.labels, judged.probabilities
-    known = judged.images.patients.tolist()
-    patients = judged.images.groups.tolist()
+    labels, probabilities = predictions.images.labels, predictions.probabilities
+    known = predictions.images.patients.tolist()
+    patients = predictions.images.groups.tolist()
     return Evaluation(
         split=split,
         images=len(labels),
         patients=len(set(known)) if all(known) else 0,
-        pneumonia=judged.images.pneumonia,
+        pneumonia=predictions.images.pneumonia,
         metrics=classification.compute_metrics(labels, probabilities, threshold, patients),
         confusion=classification.confusion_matrix(labels, probabilities, threshold),
         roc=classification.roc_points(labels, probabilities),

@@ -6,9 +6,9 @@
             model.keras       the network, float32, giving logits
             card.json         the model card without a self-test; written last, so it marks the end
             history.csv       loss and accuracy by epoch
-            predictions.csv   logit, probability, label and patient by validation and test film
-            films.npz         pixels, labels, keys and splits of all validation films and of some
-                              training films, for the exporter's checks and calibration
+            predictions.csv   logit, probability, label and patient by validation and test image
+            films.npz         pixels, labels, keys and splits of all validation images and of some
+                              training images, for the exporter's checks and calibration
             training.svg, roc.svg
             seconds.txt       spent training
             resume/           while training goes on: the weights of the newest and of the best
@@ -109,10 +109,10 @@ def write_text(folder: Path, name: str, text: str) -> None:
     open_run(folder).write(name, text.encode())
 
 
-def read_unchanged(place: Output, name: str) -> bytes | None:
+def read_unchanged(output: Output, name: str) -> bytes | None:
     """The content of a file, None where it is not there or not as it was written."""
-    data = place.read(name, MAX_TABLE_READ_BYTES)
-    own = data is not None and sha256_hex(data) in place.record().get(name, ())
+    data = output.read(name, MAX_TABLE_READ_BYTES)
+    own = data is not None and sha256_hex(data) in output.record().get(name, ())
     return data if own else None
 
 
@@ -123,11 +123,11 @@ def _read_training_file(folder: Path, name: str) -> bytes | None:
         DatasetError: It is not as it was written, or gone though the training is finished.
         LedgerError: It cannot be read.
     """
-    place = open_run(folder)
-    data = place.read(name, MAX_TABLE_READ_BYTES)
+    output = open_run(folder)
+    data = output.read(name, MAX_TABLE_READ_BYTES)
     if data is None and not os.path.lexists(folder / MODEL_FILE):
         return None
-    written = place.record().get(name)  # empty for a run that is older than the record
+    written = output.record().get(name)  # empty for a run that is older than the record
     if data is None or (written and sha256_hex(data) not in written):
         raise changed_file_error(folder, name)
     return data
@@ -171,9 +171,9 @@ def save_epoch(folder: Path, rows: list[dict[str, str]], seconds: float, weights
         ForeignFile: Something came under a name of the run that the program did not write.
         LedgerError: It cannot be written.
     """
-    place = open_run(folder)
+    output = open_run(folder)
     newest = format_weights_name(len(rows))
-    place.write_all(
+    output.write_all(
         {
             HISTORY_FILE: _encode_history(rows),
             SECONDS_FILE: f"{seconds:.1f}\n".encode(),
@@ -181,7 +181,7 @@ def save_epoch(folder: Path, rows: list[dict[str, str]], seconds: float, weights
         }
     )
     needed = {newest, format_weights_name(_find_best_row(rows))}
-    place.remove(*(name for name in _list_weights(place) if name not in needed))
+    output.remove(*(name for name in _list_weights(output) if name not in needed))
 
 
 def prepare_resume(folder: Path) -> int:
@@ -193,26 +193,26 @@ def prepare_resume(folder: Path) -> int:
     Returns:
         How many epochs are done.
     """
-    place = open_run(folder)
+    output = open_run(folder)
     rows = read_history_rows(folder)
     whole = {
         epoch
         for epoch in range(1, len(rows) + 1)
-        if read_unchanged(place, format_weights_name(epoch)) is not None
+        if read_unchanged(output, format_weights_name(epoch)) is not None
     }
     done = max((epoch for epoch in whole if _find_best_row(rows[:epoch]) in whole), default=0)
     if not done:
-        place.remove(HISTORY_FILE)
+        output.remove(HISTORY_FILE)
     elif done < len(rows):
-        place.write(HISTORY_FILE, _encode_history(rows[:done]))
+        output.write(HISTORY_FILE, _encode_history(rows[:done]))
     return done
 
 
 def remove_resume(folder: Path) -> None:
     """Remove the weights that a finished training no longer needs."""
-    place = open_run(folder)
-    place.remove(*_list_weights(place))
-    place.remove_empty_folder(RESUME_FOLDER)
+    output = open_run(folder)
+    output.remove(*_list_weights(output))
+    output.remove_empty_folder(RESUME_FOLDER)
 
 
 def find_best_epoch(folder: Path) -> int:
@@ -225,8 +225,8 @@ def format_weights_name(epoch: int) -> str:
     return f"{RESUME_FOLDER}/epoch-{epoch:03d}.weights.h5"
 
 
-def _list_weights(place: Output) -> list[str]:
-    return [name for name in place.names(RESUME_FOLDER) if _WEIGHTS_FILE.fullmatch(name)]
+def _list_weights(output: Output) -> list[str]:
+    return [name for name in output.names(RESUME_FOLDER) if _WEIGHTS_FILE.fullmatch(name)]
 
 
 def _find_best_row(rows: list[dict[str, str]]) -> int:
@@ -295,19 +295,19 @@ def read_seconds(folder: Path) -> float:
     return seconds
 
 
-def write_predictions(folder: Path, judged: Mapping[str, CalibratedPredictions]) -> None:
-    """Write one row per validation and test film."""
+def write_predictions(folder: Path, predictions: Mapping[str, CalibratedPredictions]) -> None:
+    """Write one row per validation and test image."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(PREDICTION_COLUMNS)
-    for split, part in judged.items():
-        films = part.images
+    for split, part in predictions.items():
+        images = part.images
         writer.writerows(
             (split, key, patient, CLASSES[label], f"{logit:.6f}", f"{probability:.6f}")
             for key, patient, label, logit, probability in zip(
-                films.keys,
-                films.patients,
-                films.labels,
+                images.keys,
+                images.patients,
+                images.labels,
                 part.logits,
                 part.probabilities,
                 strict=True,
@@ -317,9 +317,9 @@ def write_predictions(folder: Path, judged: Mapping[str, CalibratedPredictions])
 
 
 def write_images(folder: Path, validation: LabelledImages, train: LabelledImages) -> None:
-    """Save the films that the exporter needs.
+    """Save the images that the exporter needs.
 
-    All validation films, to judge a model file by; and training films, spread evenly over their
+    All validation images, to judge a model file by; and training images, spread evenly over their
     list and so over the classes, to take the ranges of an int8 file from.
     """
     spread = np.unique(np.linspace(0, len(train) - 1, TRAINING_SAMPLE_SIZE).astype(int))

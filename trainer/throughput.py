@@ -10,21 +10,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def describe_speed(folder: Path, name: str, films: int) -> str:
-    """Epochs, films, minutes and films a second of one training, over all its resumed parts.
+def describe_speed(folder: Path, name: str, n_images: int) -> str:
+    """Epochs, images, minutes and images a second of one training, over all its resumed parts.
 
-    Compiling, and judging the validation films after each epoch, count as part of the training.
+    Compiling, and judging the validation images after each epoch, count as part of the training.
 
     Args:
         folder: Its run folder.
         name: The network.
-        films: In the training part.
+        images: In the training part.
     """
     epochs = len(run_folder.read_history(folder)[run_folder.MONITORED_METRIC])
     seconds = run_folder.read_seconds(folder)
     return (
-        f"{name}: {epochs} epochs of {films:,} films in {seconds / 60:.1f} minutes, "
-        f"{epochs * films / max(seconds, 0.1):,.0f} films a second"
+        f"{name}: {epochs} epochs of {n_images:,} films in {seconds / 60:.1f} minutes, "
+        f"{epochs * n_images / max(seconds, 0.1):,.0f} films a second"
     )
 
 

@@ -1,7 +1,7 @@
 """fit(config) -> a run folder: train, keep the best epoch, evaluate, write the card.
 
 Numbered steps, with the same words in the log: 1 read, 2 train, 3 evaluate, 4 write.
-Backend-agnostic Keras 3: see ``trainer.feed`` for how the films get there.
+Backend-agnostic Keras 3: see ``trainer.feed`` for how the images get there.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def fit(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -
         config: What to train.
         dataset: From ``read_dataset`` with ``SIZE_PX``.
         folder: Made where needed. A finished training there is evaluated again, not repeated.
-        open_test: Also evaluate the official test films.
+        open_test: Also evaluate the official test images.
 
     Raises:
-        DatasetError: The folder holds a run of another config or of other films, or a file of a
+        DatasetError: The folder holds a run of another config or of other images, or a file of a
             finished training that is not as it was written.
         ForeignFile: The folder holds something that the program did not write.
         LedgerError: The folder cannot be written.
@@ -89,36 +89,36 @@ def claim_run_folder(
             no run, but something else. Nothing was written.
         LedgerError: The folder cannot be written.
     """
-    place = run_folder.open_run(folder)
-    place.refuse_links(run_folder.RESUME_FOLDER)
-    wanted = {
+    output = run_folder.open_run(folder)
+    output.refuse_links(run_folder.RESUME_FOLDER)
+    expected = {
         **asdict(config),
         "data_fingerprint": dataset.fingerprint,
         "withheld": dataset.withheld,
     }
     found = run_folder.read_config(folder)
     if found is not None:
-        _check_same_config(folder, wanted, found)
-    claimed = place.has_record
-    old: OwnershipRecord = {} if found is None else {run_folder.CONFIG_FILE: []}
+        _check_same_config(folder, expected, found)
+    claimed = output.has_record
+    unrecorded: OwnershipRecord = {} if found is None else {run_folder.CONFIG_FILE: []}
     if not claimed and found is not None and _is_finished(folder, config):
-        old = {name: [] for name in files if (folder / name).is_file()}
+        unrecorded = {name: [] for name in files if (folder / name).is_file()}
     elif found is None or not claimed:
-        _check_no_foreign_files(folder, {INTERNAL_FOLDER, *old})
+        _check_no_foreign_files(folder, {INTERNAL_FOLDER, *unrecorded})
     weights = [run_folder.format_weights_name(epoch) for epoch in range(1, config.epochs + 1)]
-    place.refuse_foreign_files([*files, *weights], old)
-    place.prepare()
+    output.refuse_foreign_files([*files, *weights], unrecorded)
+    output.prepare()
     if not claimed:
-        place.add_to_record(old)
+        output.add_to_record(unrecorded)
     if found is None:
-        started = {**wanted, "recipe": asdict(config.recipe), "commit": _read_commit()}
+        started = {**expected, "recipe": asdict(config.recipe), "commit": _read_commit()}
         text = msgspec.json.format(msgspec.json.encode(started), indent=2)
-        place.write(run_folder.CONFIG_FILE, text)
+        output.write(run_folder.CONFIG_FILE, text)
 
 
-def _check_same_config(folder: Path, wanted: dict[str, object], found: dict[str, object]) -> None:
+def _check_same_config(folder: Path, expected: dict[str, object], found: dict[str, object]) -> None:
     found = {"changes": {}, "withheld": "", **found}  # runs may be older than these
-    for name, value in wanted.items():
+    for name, value in expected.items():
         if found.get(name) != value:
             raise DatasetError(
                 f"{folder} holds a run with {name} {found.get(name)}, not {value}.",
@@ -170,11 +170,13 @@ def _read_commit() -> str:
 
 
 def _train(config: FitConfig, dataset: Dataset, folder: Path) -> None:
-    done = run_folder.prepare_resume(folder)
-    where = f", going on after epoch {done}" if done else ""
+    completed_epochs = run_folder.prepare_resume(folder)
+    where = f", going on after epoch {completed_epochs}" if completed_epochs else ""
     log.info("2 train     %s: %d epochs%s", config.model, config.epochs, where)
-    state = folder / run_folder.format_weights_name(done) if done else None
-    model = train_network(config, dataset, [_EpochSaver(folder)], done, state)
+    weights_path = (
+        folder / run_folder.format_weights_name(completed_epochs) if completed_epochs else None
+    )
+    model = train_network(config, dataset, [_EpochSaver(folder)], completed_epochs, weights_path)
     model.load_weights(folder / run_folder.format_weights_name(run_folder.find_best_epoch(folder)))
     _save_final_network(model, config, dataset.train, folder)
 
@@ -183,14 +185,14 @@ def train_network(
     config: FitConfig,
     dataset: Dataset,
     callbacks: list[keras.callbacks.Callback],
-    done: int = 0,
-    state: Path | None = None,
+    completed_epochs: int = 0,
+    weights_path: Path | None = None,
 ) -> keras.Model:
-    """Train one network to its last epoch, and judge it on the validation films after each.
+    """Train one network to its last epoch, and judge it on the validation images after each.
 
     Args:
         config: What to train.
-        dataset: Its test films are not looked at.
+        dataset: Its test images are not looked at.
         callbacks: What else happens after each epoch.
         done: Epochs that are done already.
         state: The weights of network and optimiser after them.
@@ -203,16 +205,16 @@ def train_network(
     if config.pretrained:
         load_vgg16_convolutions(model, config.vgg16_weights)
     _compile_network(model, config, len(dataset.train))
-    if state:
+    if weights_path:
         model.optimizer.build(model.trainable_variables)
-        model.load_weights(state)
+        model.load_weights(weights_path)
     train, validation = (
-        (films.pixels, _make_targets(films), _compute_sample_weights(films))
-        for films in (dataset.train, dataset.validation)
+        (images.pixels, _make_targets(images), _compute_sample_weights(images))
+        for images in (dataset.train, dataset.validation)
     )
     model.fit(
         **make_fit_arguments(train, validation, config.batch_size, config.seed),
-        initial_epoch=done,
+        initial_epoch=completed_epochs,
         epochs=config.epochs,
         callbacks=callbacks,
         verbose=1 if sys.stdout.isatty() else 2,
@@ -225,25 +227,25 @@ def _build_network(config: FitConfig, policy: str, *, augment: float = 1.0) -> k
     return BUILDERS[config.model](config.seed, pretrained=config.pretrained, augment=augment)
 
 
-def _make_targets(films: LabelledImages) -> dict[str, np.ndarray]:
+def _make_targets(images: LabelledImages) -> dict[str, np.ndarray]:
     """The right answers to both questions, (N, 1) each."""
     return {
-        "pneumonia": films.labels[:, None].astype(np.float32),
-        "viral": (films.etiology == "viral")[:, None].astype(np.float32),
+        "pneumonia": images.labels[:, None].astype(np.float32),
+        "viral": (images.etiology == "viral")[:, None].astype(np.float32),
     }
 
 
-def _compute_sample_weights(films: LabelledImages) -> dict[str, np.ndarray]:
-    """How much each film counts for each question, (N,) each; the second only where it is known."""
-    share = np.bincount(films.labels, minlength=2) / len(films)
+def _compute_sample_weights(images: LabelledImages) -> dict[str, np.ndarray]:
+    """How much each image counts for each question, (N,) each; the second only where it is known."""
+    share = np.bincount(images.labels, minlength=2) / len(images)
     return {
-        "pneumonia": (0.5 / share)[films.labels].astype(np.float32),
-        "viral": (films.etiology != "").astype(np.float32),
+        "pneumonia": (0.5 / share)[images.labels].astype(np.float32),
+        "viral": (images.etiology != "").astype(np.float32),
     }
 
 
-def _compile_network(model: keras.Model, config: FitConfig, films: int) -> None:
-    steps = -(-films // config.batch_size)
+def _compile_network(model: keras.Model, config: FitConfig, n_images: int) -> None:
+    steps = -(-n_images // config.batch_size)
     recipe = config.recipe
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=recipe.learning_rate / 10,
@@ -279,7 +281,7 @@ class _EpochSaver(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps, after each epoch, what a later run goes on from.
 
     The best epoch is the one of the lowest validation loss: nearly every epoch separates the
-    validation films, so the highest AUC is an accident. Training goes on to the last epoch, where
+    validation images, so the highest AUC is an accident. Training goes on to the last epoch, where
     the learning rate has come to rest. Seconds add up over all resumed parts.
     """
 
@@ -319,7 +321,7 @@ def _save_final_network(
     """Save the network that is kept, with everything that it answers."""
     final = make_final_network(model, config)
     whole = build_inference_model(
-        final, fit_ood_detector(train.pixels), both_ways=config.recipe.flip_tta
+        final, fit_ood_detector(train.pixels), flip_tta=config.recipe.flip_tta
     )
     saved = _save_to_bytes(whole.save, run_folder.MODEL_FILE)
     run_folder.open_run(folder).write(run_folder.MODEL_FILE, saved)

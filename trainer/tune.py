@@ -1,7 +1,7 @@
-"""Search settings for one network, on validation films alone; test films are never looked at.
+"""Search settings for one network, on validation images alone; test images are never looked at.
 
 Every trial is a whole training, judged as the network that would be kept. Its score is the mean of
-two log losses, on the validation films and on the shifted ones, both after calibration, so that
+two log losses, on the validation images and on the shifted ones, both after calibration, so that
 settings that only move or stretch the logits gain nothing. The first trial is the recipe as it is.
 
 Trials are kept in a journal in the search's folder: after a kill the same command goes on, and the
@@ -66,29 +66,29 @@ def search_settings(config: FitConfig, dataset: Dataset, folder: Path, trials: i
 
     Args:
         config: What every trial has in common; settings that it changes stay as they are there.
-        dataset: Its test films are not looked at.
+        dataset: Its test images are not looked at.
         folder: Of the search: ``search.jsonl`` to go on from and the table ``search.csv``.
         trials: How many there shall be in all, those of earlier calls among them.
 
     Raises:
-        DatasetError: The folder holds a search of another config or of other films, every setting
+        DatasetError: The folder holds a search of another config or of other images, every setting
             is fixed, or every trial diverged.
         ForeignFile: The folder holds something that the program did not write.
         LedgerError: The folder cannot be written.
     """
-    free = [name for name in TUNABLE_SETTINGS if name not in config.changes]
-    if not free:
+    free_settings = [name for name in TUNABLE_SETTINGS if name not in config.changes]
+    if not free_settings:
         raise DatasetError("Every setting is fixed by --set, so there is nothing to search.")
     claim_run_folder(folder, config, dataset, SEARCH_FILES)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _open_study(folder, config, free)
+    study = _open_study(folder, config, free_settings)
     validation = [dataset.validation, corrupt_images(dataset.validation)]
 
     def run(trial: optuna.Trial) -> float:
-        changed = {name: _suggest_value(trial, config, name) for name in free}
-        tried = replace(config, changes={**config.changes, **changed})
+        changed = {name: _suggest_value(trial, config, name) for name in free_settings}
+        trial_config = replace(config, changes={**config.changes, **changed})
         log.info("2 train     trial %d: %s", trial.number + 1, _format_settings(changed))
-        return _run_trial(trial, tried, dataset, validation)
+        return _run_trial(trial, trial_config, dataset, validation)
 
     while (missing := trials - len(study.get_trials(deepcopy=False, states=FINISHED_STATES))) > 0:
         log.info("            %d of %d trials left", missing, trials)
@@ -97,7 +97,7 @@ def search_settings(config: FitConfig, dataset: Dataset, folder: Path, trials: i
     return _find_best(study, config)
 
 
-def _open_study(folder: Path, config: FitConfig, free: list[str]) -> optuna.Study:
+def _open_study(folder: Path, config: FitConfig, free_settings: list[str]) -> optuna.Study:
     """The study of a folder, new or as an earlier call left it."""
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(_JournalFile(folder)),
@@ -113,7 +113,7 @@ def _open_study(folder: Path, config: FitConfig, free: list[str]) -> optuna.Stud
             study.enqueue_trial(trial.params)
             study.tell(trial.number, state=TrialState.FAIL)
     if not earlier:
-        study.enqueue_trial(_read_recipe_values(config, free))
+        study.enqueue_trial(_read_recipe_values(config, free_settings))
     return study
 
 
@@ -125,8 +125,8 @@ class _JournalFile(BaseJournalBackend):  # type: ignore[misc]
     """
 
     def __init__(self, folder: Path) -> None:
-        self._place = run_folder.open_run(folder)
-        data = run_folder.read_unchanged(self._place, JOURNAL_FILE)
+        self._output = run_folder.open_run(folder)
+        data = run_folder.read_unchanged(self._output, JOURNAL_FILE)
         if data is None and (folder / JOURNAL_FILE).exists():
             raise ForeignFile(
                 f"Expected the trials of this search in {folder / JOURNAL_FILE}, found that it was "
@@ -143,7 +143,7 @@ class _JournalFile(BaseJournalBackend):  # type: ignore[misc]
         """Note more."""
         self._logs += logs
         text = "".join(f"{json.dumps(log)}\n" for log in self._logs)
-        self._place.write(JOURNAL_FILE, text.encode())
+        self._output.write(JOURNAL_FILE, text.encode())
 
 
 def _read_recipe_values(config: FitConfig, names: Iterable[str]) -> dict[str, float]:
@@ -178,7 +178,7 @@ def _run_trial(
         config, dataset, [_PruningCallback(trial, dataset.validation), keep_best]
     )
     kept = build_inference_model(
-        make_final_network(trained, config), None, both_ways=config.recipe.flip_tta
+        make_final_network(trained, config), None, flip_tta=config.recipe.flip_tta
     )
     losses = _compute_log_losses(kept, "logit", validation)
     for name, loss in zip(("validation", "shifted"), losses, strict=True):
@@ -207,16 +207,16 @@ def _compute_log_losses(model: keras.Model, name: str, parts: list[LabelledImage
         optuna.TrialPruned: The network diverged.
     """
     logits = [
-        np.asarray(model.predict(films.pixels, batch_size=PREDICT_BATCH, verbose=0)[name], float)
-        for films in parts
+        np.asarray(model.predict(images.pixels, batch_size=PREDICT_BATCH, verbose=0)[name], float)
+        for images in parts
     ]
     if not all(np.isfinite(part).all() for part in logits):
         raise optuna.TrialPruned("The network diverged.")
-    labels = np.concatenate([films.labels for films in parts])
+    labels = np.concatenate([images.labels for images in parts])
     calibration = calibrate(labels, np.concatenate(logits)[:, 0])
     return [
-        float(log_loss(films.labels, calibration.apply(part[:, 0])))
-        for films, part in zip(parts, logits, strict=True)
+        float(log_loss(images.labels, calibration.apply(part[:, 0])))
+        for images, part in zip(parts, logits, strict=True)
     ]
 
 

@@ -48,7 +48,7 @@ class TrainingCounts:
 
 @dataclass(frozen=True)
 class TestCounts:
-    """The test films, or the official val films; ``points`` is what one film of them weighs."""
+    """The test images, or the official val images; ``points`` is what one image of them weighs."""
 
     images: str
     pneumonia: str
@@ -62,7 +62,7 @@ class BestModel:
 
     name: str
     title: str
-    found: str
+    detected: str
     false_alarms: str
     missed: str
     not_flagged: str
@@ -118,7 +118,7 @@ def write_article(cards: Sequence[ModelCard]) -> str:
             "Train with `cxr train --model all --normals NAME=FOLDER` and export all together.",
         )
     reference = best.references["test"]
-    official = [films for key, films in audit.images.items() if key.startswith("val ")]
+    official = [n_images for key, n_images in audit.images.items() if key.startswith("val ")]
     return load_template(TEMPLATE).render(
         figures="figures",
         best=_describe_best(best),
@@ -138,13 +138,13 @@ def write_article(cards: Sequence[ModelCard]) -> str:
 
 def _describe_best(card: ModelCard) -> BestModel:
     reference, home = card.references["test"], card.references["validation"]
-    found, alarms = describe_reference_findings(card, card.title)
+    detected, false_alarms = describe_reference_findings(card, card.title)
     adults = card.external[0]
     return BestModel(
         name=card.name,
         title=card.title,
-        found=found,
-        false_alarms=alarms,
+        detected=detected,
+        false_alarms=false_alarms,
         missed=f"{reference.confusion.false_negative:,}",
         not_flagged=format_per_hundred(reference.metrics["specificity"]),
         not_flagged_validation=format_per_hundred(home.metrics["specificity"]),
@@ -164,24 +164,27 @@ def _make_published_row(name: str, found: Mapping[str, str]) -> dict[str, str]:
     return {"name": name, **{column: found.get(column, "") for column in TABLE_METRICS}}
 
 
-def _count_training_images(films: Mapping[str, int]) -> TrainingCounts:
-    normal, pneumonia = (films[f"train {label}"] for label in CLASSES)
-    held_back = sum(films[f"validation {label}"] for label in CLASSES)
+def _count_training_images(n_images: Mapping[str, int]) -> TrainingCounts:
+    normal, pneumonia = (n_images[f"train {label}"] for label in CLASSES)
+    held_back = sum(n_images[f"validation {label}"] for label in CLASSES)
     return TrainingCounts(
         f"{normal + pneumonia:,}", f"{normal:,}", f"{pneumonia:,}", f"{held_back:,}"
     )
 
 
-def _make_test_counts(films: int, pneumonia: int) -> TestCounts:
+def _make_test_counts(n_images: int, pneumonia: int) -> TestCounts:
     return TestCounts(
-        f"{films:,}", f"{pneumonia:,}", f"{100 * pneumonia / films:.0f}", f"{100 / films:.0f}"
+        f"{n_images:,}",
+        f"{pneumonia:,}",
+        f"{100 * pneumonia / n_images:.0f}",
+        f"{100 / n_images:.0f}",
     )
 
 
 def _describe_audit(audit: DataAudit) -> dict[str, str]:
-    films = sum(audit.images.values())
+    images = sum(audit.images.values())
     return {
-        "films": f"{films:,}",
+        "images": f"{images:,}",
         "patients": f"{audit.patients:,}",
         "shortcut": format_estimate(audit.metadata_auc["test"]),
     }

@@ -1,4 +1,4 @@
-"""Where committed things lie, and that no real film gets there."""
+"""Where committed things lie, and that no real image gets there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMITTED_FOLDERS = (REPOSITORY / "docs", REPOSITORY / "notebooks")
 
 
 def check_synthetic(films: Path, output: Path) -> None:
-    """Refuse to show films that are not synthetic where things are committed.
+    """Refuse to show images that are not synthetic where things are committed.
 
     Raises:
         UsageError: That was asked for.

@@ -1,7 +1,7 @@
 """Draw the figures of README, article and notebook from the bundled models' cards.
 
 Everything that is measured stands in the cards, so neither data nor network are needed for it. The
-films shown are the synthetic ones of ``examples/xrays``; films of a folder of your own go into a
+images shown are the synthetic ones of ``examples/xrays``; images of a folder of your own go into a
 folder of your own.
 """
 
@@ -55,7 +55,7 @@ AUGMENTATION_MODEL = "cnn"
     help="Folder of the films to show.  [default: examples/xrays]",
 )
 def main(output: Path, data: Path | None, films: Path) -> None:
-    """Draw class balance, example films, augmentation, and each model's figures, as SVG."""
+    """Draw class balance, example images, augmentation, and each model's figures, as SVG."""
     check_synthetic(films, output)
     cards = load_bundled_cards()
     drawn = {**draw_example_charts(films), **draw_model_charts(cards)}
@@ -83,16 +83,18 @@ def _iter_model_charts(cards: Sequence[ModelCard]) -> Iterator[tuple[str, str]]:
         yield f"{card.name}-training", performance.draw_training_curves([card])
         yield f"{card.name}-roc", performance.draw_roc([card])
         yield f"{card.name}-confusion", performance.draw_confusion(card.reference.confusion)
-    if people := make_icon_arrays(cards[0]):
-        found = icon_arrays.IconArray(people.detected_title, people.found, performance.BLUE)
-        alarms = icon_arrays.IconArray(
-            people.false_alarms_title, people.false_alarms, performance.AMBER
+    if icon_array := make_icon_arrays(cards[0]):
+        detected = icon_arrays.IconArray(
+            icon_array.detected_title, icon_array.found, performance.BLUE
         )
-        yield f"{cards[0].name}-people", icon_arrays.draw_performance_icons(found, alarms)
+        false_alarms = icon_arrays.IconArray(
+            icon_array.false_alarms_title, icon_array.false_alarms, performance.AMBER
+        )
+        yield f"{cards[0].name}-people", icon_arrays.draw_performance_icons(detected, false_alarms)
 
 
 def draw_example_charts(folder: Path) -> dict[str, str]:
-    """Draw example films, what augmentation makes of them, and the networks."""
+    """Draw example images, what augmentation makes of them, and the networks."""
     with quiet_import():
         from trainer import saliency_figures
         from trainer.model.architecture import draw_architecture

@@ -31,7 +31,7 @@ class Sentence:
     """One sentence of a talk, and how long it is spoken."""
 
     text: str
-    seconds: float
+    duration_s: float
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class NarratedSlide:
     sentences: tuple[Sentence, ...]
 
     @property
-    def seconds(self) -> float:
+    def duration_s(self) -> float:
         """How long the slide is shown."""
-        return SLIDE_PAUSE_S + sum(sentence.seconds for sentence in self.sentences)
+        return SLIDE_PAUSE_S + sum(sentence.duration_s for sentence in self.sentences)
 
 
 @dataclass(frozen=True)
@@ -78,36 +78,36 @@ def estimate_duration_s(text: str) -> float:
     return round(SENTENCE_PAUSE_S + letters / CHARS_PER_SECOND, 2)
 
 
-def format_webvtt(pages: Sequence[NarratedSlide]) -> str:
+def format_webvtt(slides: Sequence[NarratedSlide]) -> str:
     """The captions of a talk as WebVTT."""
     cues = [
         f"{_format_time(cue.start_s)} --> {_format_time(cue.end_s)}\n{_escape_webvtt(cue.text)}"
-        for cue in make_captions(pages)
+        for cue in make_captions(slides)
     ]
     return "\n\n".join(["WEBVTT", *cues]) + "\n"
 
 
-def make_captions(pages: Sequence[NarratedSlide]) -> list[Caption]:
+def make_captions(slides: Sequence[NarratedSlide]) -> list[Caption]:
     """Every sentence in cues of at most two lines, each shown for its share of the sentence."""
     captions: list[Caption] = []
     now = 0.0
-    for page in pages:
+    for slide in slides:
         now += SLIDE_PAUSE_S
-        for sentence in page.sentences:
+        for sentence in slide.sentences:
             captions += _split_into_captions(sentence, now)
-            now += sentence.seconds
+            now += sentence.duration_s
     return captions
 
 
-def format_script(pages: Sequence[NarratedSlide], about: str) -> str:
+def format_script(slides: Sequence[NarratedSlide], about: str) -> str:
     """The talk as Markdown: for each slide when it comes, its message and what is said."""
     parts = [f"# What is said in the walkthrough\n\n{about}"]
     now = 0.0
-    for number, page in enumerate(pages, 1):
-        told = " ".join(sentence.text for sentence in page.sentences)
+    for number, slide in enumerate(slides, 1):
+        told = " ".join(sentence.text for sentence in slide.sentences)
         start = f"{int(now) // 60}:{int(now) % 60:02d}"
-        parts.append(f"## {number}. {page.title}\n\n*{start}*\n\n{textwrap.fill(told, 100)}")
-        now += page.seconds
+        parts.append(f"## {number}. {slide.title}\n\n*{start}*\n\n{textwrap.fill(told, 100)}")
+        now += slide.duration_s
     return "\n\n".join(parts) + "\n"
 
 
@@ -115,7 +115,7 @@ def _split_into_captions(sentence: Sentence, start_s: float) -> Iterator[Caption
     cues = _balance_lines(sentence.text)
     letters = sum(len(cue) for cue in cues)
     for cue in cues:
-        end_s = start_s + sentence.seconds * len(cue) / letters
+        end_s = start_s + sentence.duration_s * len(cue) / letters
         yield Caption(start_s, end_s, cue)
         start_s = end_s
 

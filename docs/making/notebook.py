@@ -1,6 +1,6 @@
 """Run notebooks/pneumonia.ipynb on a labelled folder, and store it with what it printed.
 
-What is stored depends on the data and on nothing of the machine: no times, no paths. The films that
+What is stored depends on the data and on nothing of the machine: no times, no paths. The images that
 the committed notebook shows are the synthetic ones of ``examples/xrays``.
 """
 
@@ -57,7 +57,7 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
     help="Folder of the films to show.  [default: examples/xrays]",
 )
 def main(data: Path, output: Path, validation: str, epochs: int, films: Path) -> None:
-    """Run the notebook on the labelled films in DATA, which has train, val and test."""
+    """Run the notebook on the labelled images in DATA, which has train, val and test."""
     check_synthetic(films, output)
     settings = {
         "CXR_NOTEBOOK_DATA": str(data.resolve()),
@@ -81,18 +81,18 @@ def execute_notebook(notebook: NotebookNode, settings: Mapping[str, str]) -> Non
     Raises:
         ReportError: A cell failed.
     """
-    place = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
     with tempfile.TemporaryDirectory() as sockets:
         # Files instead of ports, at which others could listen.
-        wires = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+        kernel_manager = {"transport": "ipc", "ip": f"{sockets}/kernel"}
         client = NotebookClient(
             notebook,
             timeout=CELL_TIMEOUT_S,
             startup_timeout=START_TIMEOUT_S,
             kernel_name=KERNEL["name"],
-            resources=place,
+            resources=resources,
             record_timing=False,
-            config=Config({"KernelManager": wires}),
+            config=Config({"KernelManager": kernel_manager}),
         )
         try:
             client.execute(env={**os.environ, **settings})

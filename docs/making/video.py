@@ -1,7 +1,7 @@
 """Make the walkthrough: the slides of a finished run, spoken, with captions.
 
-The voice is espeak-ng's, the film is ffmpeg's. Words and times come from the slides' own notes; the
-script and the captions are committed in ``docs/video``, the film is not.
+The voice is espeak-ng's, the image is ffmpeg's. Words and times come from the slides' own notes; the
+script and the captions are committed in ``docs/video``, the image is not.
 """
 
 from __future__ import annotations
@@ -74,18 +74,18 @@ def main(run: Path, output: Path, words: Path | None) -> None:
     if not material.manifest.synthetic:
         check_synthetic(run, words)
     voice, ffmpeg = find_program("espeak-ng"), find_program("ffmpeg")
-    pages = plan_narration(read_speaker_notes(material))
-    for folder in (output, words):
-        folder.mkdir(parents=True, exist_ok=True)
-    (words / SCRIPT_FILE).write_text(format_script(pages, ABOUT), encoding="utf-8")
+    slides = plan_narration(read_speaker_notes(material))
+    for target in (output, words):
+        target.mkdir(parents=True, exist_ok=True)
+    (words / SCRIPT_FILE).write_text(format_script(slides, ABOUT), encoding="utf-8")
     captions = words / CAPTIONS_FILE
-    captions.write_text(format_webvtt(pages), encoding="utf-8")
-    with tempfile.TemporaryDirectory() as workshop:
-        place = Path(workshop)
-        write_audio(pages, place / "talk.wav", voice)
-        pictures = render_slides(deck, pages, place)
-        assemble_video(ffmpeg, pictures, place / "talk.wav", captions, place / VIDEO_FILE)
-        write_atomic(output / VIDEO_FILE, (place / VIDEO_FILE).read_bytes())
+    captions.write_text(format_webvtt(slides), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_audio(slides, folder / "talk.wav", voice)
+        images = render_slides(deck, slides, folder)
+        assemble_video(ffmpeg, images, folder / "talk.wav", captions, folder / VIDEO_FILE)
+        write_atomic(output / VIDEO_FILE, (folder / VIDEO_FILE).read_bytes())
     click.echo(output / VIDEO_FILE)
 
 
@@ -103,21 +103,21 @@ def find_program(name: str) -> str:
     return path
 
 
-def write_audio(pages: Sequence[NarratedSlide], path: Path, voice: str) -> None:
+def write_audio(slides: Sequence[NarratedSlide], path: Path, voice: str) -> None:
     """Write the whole talk as one sound file, each sentence as long as it was reckoned."""
     with wave.open(str(path), "wb") as talk:
         talk.setnchannels(1)
         talk.setsampwidth(2)
         talk.setframerate(RATE_HZ)
-        for page in pages:
+        for slide in slides:
             talk.writeframes(_make_silence(SLIDE_PAUSE_S))
-            for sentence in page.sentences:
+            for sentence in slide.sentences:
                 talk.writeframes(_speak_sentence(sentence, voice))
 
 
 def _speak_sentence(sentence: Sentence, voice: str) -> bytes:
     """One sentence, faster where it would take too long, then silence until its time is up."""
-    room = len(_make_silence(sentence.seconds))
+    room = len(_make_silence(sentence.duration_s))
     speed = WORDS_PER_MINUTE
     sound = _synthesise(sentence.text, speed, voice)
     while len(sound) > room and speed < MAX_WORDS_PER_MINUTE:
@@ -144,33 +144,33 @@ def _make_silence(seconds: float) -> bytes:
     return bytes(2 * round(seconds * RATE_HZ))
 
 
-def render_slides(deck: Path, pages: Sequence[NarratedSlide], folder: Path) -> Path:
+def render_slides(deck: Path, slides: Sequence[NarratedSlide], folder: Path) -> Path:
     """Draw each slide, and list them with their times for ffmpeg.
 
     Raises:
         ReportError: The deck has another number of slides than are spoken to.
     """
     with pdfium.PdfDocument(deck) as document:
-        if len(document) != len(pages):
+        if len(document) != len(slides):
             raise ReportError(
-                f"Expected {len(pages)} slides in {deck}, found {len(document)}.",
+                f"Expected {len(slides)} slides in {deck}, found {len(document)}.",
                 "Draw them again with this release.",
             )
         lines = []
-        for number, page in enumerate(pages):
+        for number, slide in enumerate(slides):
             sheet = document[number]
-            picture = sheet.render(scale=HEIGHT_PX / sheet.get_height()).to_pil()
-            even = picture.crop((0, 0, picture.width // 2 * 2, HEIGHT_PX))
+            image = sheet.render(scale=HEIGHT_PX / sheet.get_height()).to_pil()
+            even = image.crop((0, 0, image.width // 2 * 2, HEIGHT_PX))
             even.save(folder / f"{number}.png")
-            lines.append(f"file '{number}.png'\nduration {page.seconds:.3f}")
+            lines.append(f"file '{number}.png'\nduration {slide.duration_s:.3f}")
         lines.append(lines[-1])  # ffmpeg forgets how long the last one lasts
     path = folder / "pages.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
-def assemble_video(ffmpeg: str, pictures: Path, talk: Path, captions: Path, output: Path) -> None:
-    """Join pictures, sound and captions into one film that any player shows."""
+def assemble_video(ffmpeg: str, images: Path, talk: Path, captions: Path, output: Path) -> None:
+    """Join pictures, sound and captions into one image that any player shows."""
     with wave.open(str(talk), "rb") as sound:
         seconds = sound.getnframes() / sound.getframerate()
     options = (
@@ -179,7 +179,7 @@ def assemble_video(ffmpeg: str, pictures: Path, talk: Path, captions: Path, outp
         f"-pix_fmt yuv420p -r {FRAMES_PER_SECOND} -t {seconds:.3f} -c:a aac -b:a 64k "
         "-c:s mov_text -metadata:s:s:0 language=eng -movflags +faststart {output}"
     )
-    paths = {"pictures": pictures, "talk": talk, "captions": captions, "output": output}
+    paths = {"pictures": images, "talk": talk, "captions": captions, "output": output}
     command = [ffmpeg, *(option.format_map(paths) for option in options.split())]
     subprocess.run(command, check=True)  # noqa: S603 - a fixed program
 

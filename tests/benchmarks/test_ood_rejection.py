@@ -91,14 +91,14 @@ def test_more_images_than_one_batch_are_all_counted():
 
 
 @pytest.mark.parametrize(
-    ("film", "rejected", "kept"),
+    ("in_distribution", "rejected", "kept"),
     [(True, 2, True), (True, 3, False), (False, 190, True), (False, 189, False)],
 )
-def test_the_rules_for_films_and_for_what_is_none(film, rejected, kept):
-    row = RejectionRow("some", 200, 200, rejected, image=film)
+def test_the_rules_for_films_and_for_what_is_none(in_distribution, rejected, kept):
+    row = RejectionRow("some", 200, 200, rejected, in_distribution=in_distribution)
     assert row.is_met is kept
     assert ("MISSED" in format_row(row)) is not kept
-    assert ("at most 1%" if film else "at least 95%") in format_row(row)
+    assert ("at most 1%" if in_distribution else "at least 95%") in format_row(row)
 
 
 def test_an_empty_folder_is_an_error():

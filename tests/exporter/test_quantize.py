@@ -221,7 +221,7 @@ def test_a_network_without_convolutions_is_refused():
     from trainer.model.heads import build_inference_model
 
     graph = convert(
-        build_inference_model(BUILDERS["mlp"](1, augment=False), None, both_ways=False),
+        build_inference_model(BUILDERS["mlp"](1, augment=False), None, flip_tta=False),
         make_tiny_card("mlp", size_px=SIZE_PX),
     )
     for smaller in (

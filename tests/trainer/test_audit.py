@@ -79,7 +79,7 @@ def film(key, part="train", label="NORMAL", **changes):
         contrast=50.0,
         border=80.0,
         pixels_sha256=key,
-        appearance=RNG.integers(0, 2, HASH_BITS).astype(bool),
+        phash=RNG.integers(0, 2, HASH_BITS).astype(bool),
     )
     return replace(base, **changes)
 
@@ -169,9 +169,9 @@ def test_a_shortcut_is_measured_and_its_absence_too(found):
 def test_a_shortcut_needs_films_that_differ_and_enough_patients():
     same = [film(str(index), label=("NORMAL", "PNEUMONIA")[index % 2]) for index in range(40)]
     assert measure_shortcut(same).cross_validation == {}
-    assert "are the same" in measure_shortcut(same).missing
-    assert "found 2 in one" in measure_shortcut(same[:4]).missing
-    assert "found 0 in one" in measure_shortcut([film("a", part="test")]).missing
+    assert "are the same" in measure_shortcut(same).missing_reason
+    assert "found 2 in one" in measure_shortcut(same[:4]).missing_reason
+    assert "found 0 in one" in measure_shortcut([film("a", part="test")]).missing_reason
 
 
 def test_sealed_test_labels_leave_no_trace(kaggle):

@@ -55,9 +55,9 @@ class ImageCount(msgspec.Struct, frozen=True, rename={"images": "films"}):
 
 
 class SharedPatients(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """Patient numbers that appear in two parts, and how many films of each part have one.
+    """Patient numbers that appear in two parts, and how many images of each part have one.
 
-    ``same_cause`` of them have films of the same cause in both; None where labels were not opened.
+    ``same_cause`` of them have images of the same cause in both; None where labels were not opened.
     """
 
     parts: tuple[str, str]
@@ -69,8 +69,8 @@ class SharedPatients(msgspec.Struct, frozen=True, rename={"images": "films"}):
 class PatientCounts(msgspec.Struct, frozen=True):
     """Patients as file names tell them, counted in each part by itself.
 
-    ``images_per_patient`` gives, for each class, the number of patients with that many films.
-    ``both_causes`` counts patient numbers that have bacterial as well as viral films.
+    ``images_per_patient`` gives, for each class, the number of patients with that many images.
+    ``both_causes`` counts patient numbers that have bacterial as well as viral images.
     """
 
     patients: int
@@ -88,7 +88,7 @@ class DuplicateFacts(msgspec.Struct, frozen=True):
 
 
 class Distribution(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """One property of the films of one class in one part: its ``QUANTILES`` and mean.
+    """One property of the images of one class in one part: its ``QUANTILES`` and mean.
 
     Grey levels 0 to 255, pixels, or bytes.
     """
@@ -102,9 +102,9 @@ class Distribution(msgspec.Struct, frozen=True, rename={"images": "films"}):
 
 
 class StrayFiles(msgspec.Struct, frozen=True):
-    """Files that have no label: a folder beside those expected, or loose films.
+    """Files that have no label: a folder beside those expected, or loose images.
 
-    ``kind`` is as in ``trainer.layout.Stray``; ``path`` is the folder, or the first loose film.
+    ``kind`` is as in ``trainer.layout.Stray``; ``path`` is the folder, or the first loose image.
     """
 
     kind: str
@@ -142,7 +142,7 @@ class Audit(msgspec.Struct, frozen=True, rename={"images": "films"}):
         """The parts of the set, in their order."""
         return list(dict.fromkeys(count.part for count in self.counts))
 
-    def count(self, part: str, label: str) -> int:
+    def count_images(self, part: str, label: str) -> int:
         """Films of one class in one part."""
         return sum(c.images for c in self.counts if (c.part, c.label) == (part, label))
 
@@ -155,31 +155,31 @@ def audit_dataset(root: Path, *, open_test: bool = True) -> Audit:
         open_test: Whether the labels of the test part may be looked at.
 
     Raises:
-        DatasetError: No such folder, or no film in it that can be used.
+        DatasetError: No such folder, or no image in it that can be used.
     """
     layout = read_layout(root)
-    films, unusable = measure_images(layout, open_test=open_test)
-    if not films:
+    images, unusable = measure_images(layout, open_test=open_test)
+    if not images:
         raise DatasetError(
             f"Expected films in the folders NORMAL and PNEUMONIA of {root}, found none"
             + (f" that decodes: {unusable[0].image}: {unusable[0].detail}" if unusable else "."),
             "The folder needs these two, or train, val and test that have them.",
-            private=[film.image for film in unusable],
+            private=[image.image for image in unusable],
         )
-    copies = find_duplicates(films)
+    copies = find_duplicates(images)
     return Audit(
         audit_version=AUDIT_VERSION,
         version=__version__,
         data=root.resolve().name,
         synthetic=is_synthetic(root),
         test_labels_opened=open_test,
-        images=len(films),
-        counts=_count_images(films),
-        patients=_count_patients(films),
+        images=len(images),
+        counts=_count_images(images),
+        patients=_count_patients(images),
         identical=_make_duplicate_facts(copies.identical),
         near_duplicates=_make_duplicate_facts(copies.near_duplicates),
-        appearance=list(_compute_distributions(films)),
-        shortcut=measure_shortcut(films),
+        appearance=list(_compute_distributions(images)),
+        shortcut=measure_shortcut(images),
         unusable=unusable,
         strays=_list_strays(layout),
     )
@@ -198,7 +198,7 @@ def summarize_audit(audit: Audit) -> DataAudit:
         },
         patients=audit.patients.patients,
         images_without_patient=audit.patients.images_without_patient,
-        images_per_patient={str(films): n for films, n in sorted(per_patient.items())},
+        images_per_patient={str(images): n for images, n in sorted(per_patient.items())},
         shared_patients={" and ".join(s.parts): s.patients for s in audit.patients.shared},
         shared_with_same_cause={
             " and ".join(s.parts): s.same_cause
@@ -213,13 +213,13 @@ def summarize_audit(audit: Audit) -> DataAudit:
 
 
 def restore_counts(short: DataAudit) -> list[ImageCount]:
-    """The films by part, class and cause of an audit's short form, in the order of the parts."""
+    """The images by part, class and cause of an audit's short form, in the order of the parts."""
     counts = []
-    for name, films in short.images.items():
+    for name, images in short.images.items():
         part, label, cause = [*name.split(), "", ""][:3]
         if label and not cause:
             cause = "unknown" if label == CLASSES[1] else "normal"
-        counts.append(ImageCount(part, label, cause, films))
+        counts.append(ImageCount(part, label, cause, images))
     order = (*PARTS, WHOLE_SET)
     return sorted(counts, key=lambda count: (order.index(count.part), count.label, count.cause))
 
@@ -241,21 +241,21 @@ def _compute_median_appearance(looks: Sequence[Distribution]) -> list[Appearance
     ]
 
 
-def _count_images(films: Sequence[ImageStats]) -> list[ImageCount]:
-    counts = Counter((film.part, film.label, film.cause) for film in films)
-    return [ImageCount(*place, number) for place, number in counts.items()]
+def _count_images(images: Sequence[ImageStats]) -> list[ImageCount]:
+    counts = Counter((image.part, image.label, image.cause) for image in images)
+    return [ImageCount(*key, number) for key, number in counts.items()]
 
 
-def _count_patients(films: Sequence[ImageStats]) -> PatientCounts:
-    known = [film for film in films if film.patient]
-    numbers = Counter((film.part, film.label, film.patient) for film in known)
+def _count_patients(images: Sequence[ImageStats]) -> PatientCounts:
+    known = [image for image in images if image.patient]
+    numbers = Counter((image.part, image.label, image.patient) for image in known)
     per_patient: dict[str, Counter[int]] = {}
     for (_, label, _), number in numbers.items():
         per_patient.setdefault(label, Counter())[number] += 1
-    causes = {(film.patient, film.cause) for film in known}
+    causes = {(image.patient, image.cause) for image in known}
     return PatientCounts(
-        patients=len({(film.part, film.patient) for film in known}),
-        images_without_patient=len(films) - len(known),
+        patients=len({(image.part, image.patient) for image in known}),
+        images_without_patient=len(images) - len(known),
         images_per_patient={label: dict(sorted(c.items())) for label, c in per_patient.items()},
         shared=list(_find_shared_patients(known)),
         both_causes=sum(
@@ -265,16 +265,16 @@ def _count_patients(films: Sequence[ImageStats]) -> PatientCounts:
 
 
 def _find_shared_patients(known: Sequence[ImageStats]) -> Iterator[SharedPatients]:
-    parts = list(dict.fromkeys(film.part for film in known))
+    parts = list(dict.fromkeys(image.part for image in known))
     for first, second in combinations(parts, 2):
-        films = [[f for f in known if f.part == part] for part in (first, second)]
-        both = {f.patient for f in films[0]} & {f.patient for f in films[1]}
+        images = [[f for f in known if f.part == part] for part in (first, second)]
+        both = {f.patient for f in images[0]} & {f.patient for f in images[1]}
         if both:
-            of_first, of_second = (sum(f.patient in both for f in part) for part in films)
-            same = {(f.patient, f.cause) for f in films[0]} & {
-                (f.patient, f.cause) for f in films[1]
+            of_first, of_second = (sum(f.patient in both for f in part) for part in images)
+            same = {(f.patient, f.cause) for f in images[0]} & {
+                (f.patient, f.cause) for f in images[1]
             }
-            opened = all(f.label for part in films for f in part)
+            opened = all(f.label for part in images for f in part)
             yield SharedPatients(
                 (first, second),
                 len(both),
@@ -285,16 +285,16 @@ def _find_shared_patients(known: Sequence[ImageStats]) -> Iterator[SharedPatient
 
 def _make_duplicate_facts(groups: Sequence[DuplicateGroup]) -> DuplicateFacts:
     return DuplicateFacts(
-        count_duplicates(groups), [[film.key for film in group] for group in groups]
+        count_duplicates(groups), [[image.key for image in group] for group in groups]
     )
 
 
-def _compute_distributions(films: Sequence[ImageStats]) -> Iterator[Distribution]:
+def _compute_distributions(images: Sequence[ImageStats]) -> Iterator[Distribution]:
     """Every property by part and class, where the class is known."""
-    places = dict.fromkeys((film.part, film.label) for film in films if film.label)
+    groups = dict.fromkeys((image.part, image.label) for image in images if image.label)
     for name, field in APPEARANCE_FIELDS.items():
-        for part, label in places:
-            values = [getattr(f, field) for f in films if (f.part, f.label) == (part, label)]
+        for part, label in groups:
+            values = [getattr(f, field) for f in images if (f.part, f.label) == (part, label)]
             quantiles = np.quantile(values, QUANTILES).round(2).tolist()
             mean = round(float(np.mean(values)), 2)
             yield Distribution(name, part, label, len(values), quantiles, mean)

@@ -31,10 +31,10 @@ log = logging.getLogger("cxr")
     help="Look at the labels of the official test films too.",
 )
 def audit(data: Path, output: Path, *, open_test: bool) -> int:
-    """Say what is wrong with the labelled films in DATA: leakage, copies, shortcuts.
+    """Say what is wrong with the labelled images in DATA: leakage, copies, shortcuts.
 
     DATA has the folders NORMAL and PNEUMONIA, or train, val and test that have them. Nothing in
-    it is changed, and a film that cannot be read is listed.
+    it is changed, and an image that cannot be read is listed.
     """
     try:
         from trainer.audit.audit import audit_dataset
@@ -54,8 +54,8 @@ def audit(data: Path, output: Path, *, open_test: bool) -> int:
     faults = list_findings(found)
     click.echo(redact_secrets(f"Page      {page}"))
     click.echo(f"Films     {found.images:,}, and {len(found.unusable):,} files that cannot be used")
-    for place, fault in enumerate(faults[:N_WORST], 1):
-        click.echo(f"Worst {place}   {fault.title}. {fault.text}")
+    for number, fault in enumerate(faults[:N_WORST], 1):
+        click.echo(f"Worst {number}   {fault.title}. {fault.text}")
     if not faults:
         click.echo(NO_FINDINGS)
     return EXIT_OK

@@ -1,6 +1,6 @@
 """What the audit found, in plain sentences, worst first. Pure functions.
 
-The order is fixed, by how far each fault can carry a figure away from the truth: films that lie on
+The order is fixed, by how far each fault can carry a figure away from the truth: images that lie on
 both sides of a split come first, then wrong labels, then what a network may learn instead of lungs,
 then what makes a figure less certain.
 """
@@ -61,7 +61,7 @@ def list_findings(audit: Audit) -> tuple[Finding, ...]:
 
 def _check_missing_class(audit: Audit) -> Iterator[Finding]:
     for part in audit.parts:
-        missing = [label for label in CLASSES if not audit.count(part, label)]
+        missing = [label for label in CLASSES if not audit.count_images(part, label)]
         if len(missing) == 1:
             yield Finding(
                 f"{_format_part(part)} has no film of {missing[0]}",
@@ -143,9 +143,10 @@ def _check_shortcut(audit: Audit) -> Iterator[Finding]:
 
 def _check_prevalence_shift(audit: Audit) -> Iterator[Finding]:
     shares = {
-        part: audit.count(part, CLASSES[1]) / sum(audit.count(part, label) for label in CLASSES)
+        part: audit.count_images(part, CLASSES[1])
+        / sum(audit.count_images(part, label) for label in CLASSES)
         for part in audit.parts
-        if any(audit.count(part, label) for label in CLASSES)
+        if any(audit.count_images(part, label) for label in CLASSES)
     }
     if len(shares) > 1 and max(shares.values()) - min(shares.values()) > MAX_PREVALENCE_SHIFT:
         told = join_words([f"{share:.0%} of {part}" for part, share in shares.items()])
@@ -158,12 +159,12 @@ def _check_prevalence_shift(audit: Audit) -> Iterator[Finding]:
 
 def _check_small_parts(audit: Audit) -> Iterator[Finding]:
     for part in audit.parts:
-        films = sum(c.images for c in audit.counts if c.part == part)
-        if films < MIN_PART_IMAGES:
+        images = sum(c.images for c in audit.counts if c.part == part)
+        if images < MIN_PART_IMAGES:
             yield Finding(
-                f"{_format_part(part)} has {format_count(films, 'film')}",
+                f"{_format_part(part)} has {format_count(images, 'film')}",
                 "Too few to choose or to measure anything on: one film more or less moves every "
-                f"figure by {100 / films:.1f} points.",
+                f"figure by {100 / images:.1f} points.",
             )
 
 
@@ -200,7 +201,7 @@ def _check_duplicates_within(audit: Audit) -> Iterator[Finding]:
 
 def _check_repeated_patients(audit: Audit) -> Iterator[Finding]:
     tables = audit.patients.images_per_patient.values()
-    several = sum(patients for table in tables for films, patients in table.items() if films > 1)
+    several = sum(patients for table in tables for images, patients in table.items() if images > 1)
     if several:
         yield Finding(
             f"{format_count(several, 'patient')} with several films",

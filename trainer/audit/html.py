@@ -90,9 +90,9 @@ def check_writable(output: Path) -> Output:
     Raises:
         ForeignFile: A file of an audit's name is there, and this program did not write it.
     """
-    place = open_output(output.absolute())
-    place.refuse_foreign_files([FACTS_FILE, PAGE_FILE])
-    return place
+    target = open_output(output.absolute())
+    target.refuse_foreign_files([FACTS_FILE, PAGE_FILE])
+    return target
 
 
 def write_audit(audit: Audit, output: Path) -> Path:
@@ -107,10 +107,10 @@ def write_audit(audit: Audit, output: Path) -> Path:
     """
     page = render_html(audit)
     facts = msgspec.json.format(msgspec.json.encode(audit), indent=2).decode() + "\n"
-    place = check_writable(output)
+    target = check_writable(output)
     try:
-        place.prepare()
-        place.write_all({FACTS_FILE: facts.encode(), PAGE_FILE: page.encode()})
+        target.prepare()
+        target.write_all({FACTS_FILE: facts.encode(), PAGE_FILE: page.encode()})
     except OutputError as exc:
         raise ReportError(
             f"The audit cannot be written: {exc.sentence}", "Choose another folder with -o."
@@ -231,8 +231,8 @@ def _describe_constant(audit: Audit) -> str:
 
 def _describe_shortcut(audit: Audit) -> str:
     found = audit.shortcut
-    if found.missing:
-        return found.missing
+    if found.missing_reason:
+        return found.missing_reason
     text = f"Cross-validated by patient: AUC {format_estimate(found.cross_validation[ALL_PROPERTIES])}."
     if found.test:
         tried = format_estimate(found.test[ALL_PROPERTIES])

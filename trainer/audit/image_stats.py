@@ -1,4 +1,4 @@
-"""Read every film once, and keep what the audit needs of it: never the pixels themselves."""
+"""Read every image once, and keep what the audit needs of it: never the pixels themselves."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ HASH_BITS = HASH_SIZE**2
 
 @dataclass(frozen=True)
 class ImageStats:
-    """One film as the audit knows it.
+    """One image as the audit knows it.
 
     ``label`` and ``cause`` are empty where they may not be looked at; ``patient`` is empty where
     the file name tells none. ``brightness``, ``contrast`` (standard deviation) and ``border`` (mean
-    of the outer sixteenth on each side) are grey levels of the decoded film, 0 to 255. ``appearance`` is
+    of the outer sixteenth on each side) are grey levels of the decoded image, 0 to 255. ``appearance`` is
     a perceptual hash, (HASH_BITS,) bool.
     """
 
@@ -56,7 +56,7 @@ class ImageStats:
     contrast: float
     border: float
     pixels_sha256: str
-    appearance: NDArray[np.bool_]
+    phash: NDArray[np.bool_]
 
 
 class UnusableFile(msgspec.Struct, frozen=True, rename={"image": "film"}):
@@ -70,22 +70,22 @@ class UnusableFile(msgspec.Struct, frozen=True, rename={"image": "film"}):
 def measure_images(
     layout: Layout, *, open_test: bool
 ) -> tuple[list[ImageStats], list[UnusableFile]]:
-    """Decode and measure every film of a folder.
+    """Decode and measure every image of a folder.
 
     Args:
         layout: From ``read_layout``.
         open_test: Whether the labels of the test part may be looked at.
 
     Returns:
-        The films in the order of their parts and names, and the files that could not be used.
+        The images in the order of their parts and names, and the files that could not be used.
 
     Raises:
-        DatasetError: A film lies in both classes' folders at once.
+        DatasetError: An image lies in both classes' folders at once.
     """
-    places = [(part, path) for part, paths in layout.parts.items() for path in paths]
+    items = [(part, path) for part, paths in layout.parts.items() for path in paths]
 
-    def measure(place: tuple[str, Path]) -> ImageStats | UnusableFile:
-        part, path = place
+    def measure(item: tuple[str, Path]) -> ImageStats | UnusableFile:
+        part, path = item
         sealed = part == "test" and not open_test
         label = CLASSES[find_label(layout.root, path)]
         key = path.relative_to(layout.root).as_posix()
@@ -95,18 +95,18 @@ def measure_images(
             return UnusableFile(key, exc.code, str(exc))
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        progress = {"total": len(places), "unit": "film", "desc": "Reading", "leave": False}
-        found = list(tqdm(pool.map(measure, places), disable=logs_json() or None, **progress))
-    films = [film for film in found if isinstance(film, ImageStats)]
-    return films, [file for file in found if isinstance(file, UnusableFile)]
+        progress = {"total": len(items), "unit": "film", "desc": "Reading", "leave": False}
+        found = list(tqdm(pool.map(measure, items), disable=logs_json() or None, **progress))
+    images = [image for image in found if isinstance(image, ImageStats)]
+    return images, [file for file in found if isinstance(file, UnusableFile)]
 
 
 def find_cause(key: str, label: str) -> str:
     """What caused a pneumonia, from a file name of the Kermany set.
 
     Returns:
-        "bacterial", "viral", "unknown" where the name tells none, "normal" for a normal film, and
-        nothing for a film whose label may not be looked at.
+        "bacterial", "viral", "unknown" where the name tells none, "normal" for a normal image, and
+        nothing for an image whose label may not be looked at.
     """
     if label != CLASSES[1]:
         return label.lower()
@@ -136,5 +136,5 @@ def _measure_image(path: Path, key: str, part: str, label: str) -> ImageStats:
         contrast=float(pixels.std()),
         border=border,
         pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
-        appearance=imagehash.phash(Image.fromarray(pixels), HASH_SIZE).hash.ravel(),
+        phash=imagehash.phash(Image.fromarray(pixels), HASH_SIZE).hash.ravel(),
     )

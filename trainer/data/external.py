@@ -1,4 +1,4 @@
-"""Normal films from elsewhere: read to see how many are flagged, never to train or choose on."""
+"""Normal images from elsewhere: read to see how many are flagged, never to train or choose on."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def read_external_images(folder: Path, size_px: int, dataset: Dataset) -> LabelledImages:
-    """Read a folder of films that are all known to be normal.
+    """Read a folder of images that are all known to be normal.
 
     Args:
-        folder: Every file in it and below it is a film; names that begin with a dot are left out.
-        size_px: Side of the square that every film is decoded to.
-        dataset: What the models are trained and chosen on. None of the films may be among it.
+        folder: Every file in it and below it is an image; names that begin with a dot are left out.
+        size_px: Side of the square that every image is decoded to.
+        dataset: What the models are trained and chosen on. None of the images may be among it.
 
     Raises:
-        DatasetError: No such folder, no film in it, a file that is no film, or one that the models
+        DatasetError: No such folder, no image in it, a file that is no image, or one that the models
             are trained or chosen on.
     """
     if not folder.is_dir():
@@ -53,12 +53,14 @@ def read_external_images(folder: Path, size_px: int, dataset: Dataset) -> Labell
 
 
 def _check_unseen(folder: Path, keys: list[str], pixels: np.ndarray, dataset: Dataset) -> None:
-    """Refuse a film whose pixels are those of a training or validation film."""
+    """Refuse an image whose pixels are those of a training or validation image."""
     known = {
-        _hash_pixels(film) for films in (dataset.train, dataset.validation) for film in films.pixels
+        _hash_pixels(image)
+        for images in (dataset.train, dataset.validation)
+        for image in images.pixels
     }
-    for key, film in zip(keys, pixels, strict=True):
-        if _hash_pixels(film) in known:
+    for key, image in zip(keys, pixels, strict=True):
+        if _hash_pixels(image) in known:
             raise DatasetError(
                 f"Expected films from elsewhere in {folder}, found {key}, which is also among the "
                 "films that the models are trained or chosen on.",
@@ -67,5 +69,5 @@ def _check_unseen(folder: Path, keys: list[str], pixels: np.ndarray, dataset: Da
             )
 
 
-def _hash_pixels(film: np.ndarray) -> bytes:
-    return hashlib.blake2b(film.tobytes(), digest_size=16).digest()
+def _hash_pixels(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()

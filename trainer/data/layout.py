@@ -1,9 +1,9 @@
-"""Which files of a labelled folder are films, and which lie where no label is.
+"""Which files of a labelled folder are images, and which lie where no label is.
 
 A folder has the two class folders, or (the Kaggle layout) ``train``, ``val`` and ``test`` that have
-them. Every file below a class folder is a film and must decode, except what an operating system
+them. Every file below a class folder is an image and must decode, except what an operating system
 leaves behind: names that begin with a dot, and ``Thumbs.db``, ``desktop.ini`` and ``__MACOSX``.
-Everything else that may hold films is a stray: it is named and counted, never passed over.
+Everything else that may hold images is a stray: it is named and counted, never passed over.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Stray:
     """Files outside the class folders, so without a label.
 
     ``kind`` is "class" for a folder beside the class folders, "part" for one beside train, val and
-    test, and "loose" for films beside folders.
+    test, and "loose" for images beside folders.
     """
 
     kind: Literal["class", "part", "loose"]
@@ -50,7 +50,7 @@ class Stray:
 
 @dataclass(frozen=True)
 class Layout:
-    """The films of a labelled folder by part, and what lies beside them.
+    """The images of a labelled folder by part, and what lies beside them.
 
     ``parts`` has the names of ``PARTS`` that exist, or only ``WHOLE_SET`` for a folder without them.
     """
@@ -69,7 +69,7 @@ def read_layout(root: Path) -> Layout:
     """List a labelled folder.
 
     Raises:
-        DatasetError: There is no such folder, or a film lies in both classes' folders at once.
+        DatasetError: There is no such folder, or an image lies in both classes' folders at once.
     """
     if not root.is_dir():
         raise DatasetError(f"Expected a folder with films, found none at {root}.")
@@ -85,12 +85,12 @@ def read_layout(root: Path) -> Layout:
 
 
 def is_synthetic(root: Path) -> bool:
-    """Whether a folder, or the one around it, calls its films synthetic."""
-    return any((place / SYNTHETIC_MARKER).is_file() for place in (root, root.parent))
+    """Whether a folder, or the one around it, calls its images synthetic."""
+    return any((folder / SYNTHETIC_MARKER).is_file() for folder in (root, root.parent))
 
 
 def find_label(root: Path, path: Path) -> int:
-    """The class of a film, from the folder that it lies in: 0 normal, 1 pneumonia.
+    """The class of an image, from the folder that it lies in: 0 normal, 1 pneumonia.
 
     Raises:
         DatasetError: One class folder lies inside the other.
@@ -107,7 +107,7 @@ def find_label(root: Path, path: Path) -> int:
 
 
 def count_classes(root: Path, paths: list[Path]) -> Counter[int]:
-    """How many films each class has."""
+    """How many images each class has."""
     return Counter(find_label(root, path) for path in paths)
 
 
@@ -142,7 +142,7 @@ def _is_system_file(name: str) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether the first bytes are those of a film; a file that cannot be opened may be one."""
+    """Whether the first bytes are those of an image; a file that cannot be opened may be one."""
     try:
         with path.open("rb") as file:
             detect_format(file.read(HEADER_BYTES))

@@ -1,7 +1,7 @@
-"""How films get to the network: from memory under TensorFlow, from the device under torch and JAX.
+"""How images get to the network: from memory under TensorFlow, from the device under torch and JAX.
 
-Under torch and JAX all films are moved to the device once, as bytes (5,000 films take 250 MB); a
-step then sends the numbers of its films and no pixels. TensorFlow, which trains on CPUs here, takes
+Under torch and JAX all images are moved to the device once, as bytes (5,000 images take 250 MB); a
+step then sends the numbers of its images and no pixels. TensorFlow, which trains on CPUs here, takes
 the arrays as they are.
 """
 
@@ -23,7 +23,7 @@ class DeviceDataset(keras.utils.PyDataset):  # type: ignore[misc]
 
     Args:
         part: What to keep there.
-        batch_size: Films per step; the last step of an epoch has what is left.
+        batch_size: Images per step; the last step of an epoch has what is left.
         seed: Of the order, which is another one in each epoch; None keeps the order as it is.
     """
 
@@ -41,9 +41,9 @@ class DeviceDataset(keras.utils.PyDataset):  # type: ignore[misc]
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Pixels, right answers and weights of one step, all on the device."""
         start = index * self._batch_size
-        films = self._order[start : start + self._batch_size]
+        images = self._order[start : start + self._batch_size]
         taken: tuple[Any, ...] = tree.map_structure(
-            lambda whole: ops.take(whole, films, axis=0), self._part
+            lambda whole: ops.take(whole, images, axis=0), self._part
         )
         return taken
 
@@ -59,12 +59,12 @@ class DeviceDataset(keras.utils.PyDataset):  # type: ignore[misc]
 def make_fit_arguments(
     train: TrainingArrays, validation: TrainingArrays, batch_size: int, seed: int
 ) -> dict[str, Any]:
-    """What ``keras.Model.fit`` needs to take its films, for the backend in use."""
+    """What ``keras.Model.fit`` needs to take its images, for the backend in use."""
     if keras.backend.backend() == "tensorflow":
-        pixels, truth, weights = train
+        pixels, targets, weights = train
         return {
             "x": pixels,
-            "y": truth,
+            "y": targets,
             "sample_weight": weights,
             "batch_size": batch_size,
             "validation_data": validation,

@@ -66,7 +66,7 @@ class Stage:
 
 
 def list_stages(name: str) -> list[Stage]:
-    """The steps of one of the networks of ``BUILDERS``, in the order in which a film takes them.
+    """The steps of one of the networks of ``BUILDERS``, in the order in which an image takes them.
 
     Left out is what changes neither size nor numbers of weights, and dropout, which acts in
     training only. The weights of a batch normalisation count with its convolution.
@@ -94,17 +94,17 @@ def draw_architecture(name: str) -> str:
     stages = list_stages(name)
     with figure_style():
         figure = Figure(figsize=(6.9, 0.5 + ROW_HEIGHT_IN * len(stages)), layout="constrained")
-        place = figure.subplots()
+        ax = figure.subplots()
         for row, stage in enumerate(stages):
-            _draw_stage(place, row, stage)
+            _draw_stage(ax, row, stage)
         for x, align, text in (
             (0.0, "left", "Step"),
             (0.8, "right", "What comes out"),
             (1.0, "right", "Weights"),
         ):
-            place.text(x, -1, text, color=GREY, ha=align, va="center")
-        place.set(xlim=(0, 1), ylim=(len(stages) - 0.4, -1.5))
-        place.axis("off")
+            ax.text(x, -1, text, color=GREY, ha=align, va="center")
+        ax.set(xlim=(0, 1), ylim=(len(stages) - 0.4, -1.5))
+        ax.axis("off")
         return render_svg(figure)
 
 
@@ -128,21 +128,21 @@ def _format_layer_title(layer: Any) -> str:
     return next((text for kind, text in LAYER_TITLES.items() if isinstance(layer, kind)), "")
 
 
-def _draw_stage(place: Axes, row: int, stage: Stage) -> None:
+def _draw_stage(ax: Axes, row: int, stage: Stage) -> None:
     width = MAX_BAR_WIDTH * max(stage.side_px / MAX_SIDE_PX, 0.012)
-    depth = math.log2(stage.channels + 1) / math.log2(MAX_CHANNELS + 1)
-    place.add_patch(
+    intensity = math.log2(stage.channels + 1) / math.log2(MAX_CHANNELS + 1)
+    ax.add_patch(
         FancyBboxPatch(
             (0.5 - width / 2, row - 0.36),
             width,
             0.72,
             boxstyle="square,pad=0",
             facecolor=BLUE,
-            alpha=0.15 + 0.85 * min(1.0, depth),
+            alpha=0.15 + 0.85 * min(1.0, intensity),
             edgecolor="none",
         )
     )
-    place.text(0.0, row, stage.title, color=TEXT_COLOUR, ha="left", va="center")
-    place.text(0.8, row, stage.size, color=TEXT_COLOUR, ha="right", va="center")
+    ax.text(0.0, row, stage.title, color=TEXT_COLOUR, ha="left", va="center")
+    ax.text(0.8, row, stage.size, color=TEXT_COLOUR, ha="right", va="center")
     weights = f"{stage.weights:,}" if stage.weights else "–"
-    place.text(1.0, row, weights, color=TEXT_COLOUR, ha="right", va="center")
+    ax.text(1.0, row, weights, color=TEXT_COLOUR, ha="right", va="center")

@@ -1,4 +1,4 @@
-"""What training does to a film so that the network learns lungs and not one scanner's habits.
+"""What training does to an image so that the network learns lungs and not one scanner's habits.
 
 Three layers that act in training only. They are not part of the network that is saved.
 """
@@ -12,17 +12,17 @@ import numpy as np
 from keras import ops
 
 TRANSFER_PROBABILITY = 0.5
-"""Of all films: how many take on the tone of another."""
+"""Of all images: how many take on the tone of another."""
 N_LEVELS = 17
 MIN_RANGE = 1e-3
 SAMPLE_STRIDE_PX = 3
 
 
 class RandomAffine(keras.layers.Layer):  # type: ignore[misc]
-    """Mirrors, turns, shifts and zooms each film, with one interpolation.
+    """Mirrors, turns, shifts and zooms each image, with one interpolation.
 
-    What a shift or turn uncovers is filled from the film's edge: black borders would tell the
-    network that it is in training, and on whole films every logit would come out too low.
+    What a shift or turn uncovers is filled from the image's edge: black borders would tell the
+    network that it is in training, and on whole images every logit would come out too low.
 
     Args:
         seed: Of the random numbers.
@@ -40,8 +40,8 @@ class RandomAffine(keras.layers.Layer):  # type: ignore[misc]
         """Films (N, S, S, 1) in 0..1; the same shape out."""
         if not training:
             return x
-        films, side = ops.shape(x)[0], x.shape[1]
-        draw = keras.random.uniform((6, films), -1.0, 1.0, seed=self._seed)
+        images, side = ops.shape(x)[0], x.shape[1]
+        draw = keras.random.uniform((6, images), -1.0, 1.0, seed=self._seed)
         angle, zoom = self._turn * draw[0], self._zoom * draw[1]
         across = ops.exp(zoom + self._zoom / 5 * draw[2]) * ops.sign(draw[3])
         down = ops.exp(zoom - self._zoom / 5 * draw[2])
@@ -56,27 +56,28 @@ class RandomAffine(keras.layers.Layer):  # type: ignore[misc]
 
 
 def _sample_bilinear(x: Any, rows: Any, columns: Any) -> Any:
-    """The films at these places, with one linear interpolation; beyond the edge, the edge.
+    """The images at these places, with one linear interpolation; beyond the edge, the edge.
 
-    Keras's own ``ops.image.affine_transform`` does the same, but film by film under torch, which
+    Keras's own ``ops.image.affine_transform`` does the same, but image by image under torch, which
     took four times as long as the rest of a step.
 
     Args:
-        x: Films (N, S, S, 1).
+        x: Images (N, S, S, 1).
         rows: Where to look, (N, S, S), in pixels.
         columns: Likewise.
     """
     side = x.shape[1]
     flat = ops.reshape(x, (-1, side * side))
-    rows, columns = (ops.clip(places, 0.0, side - 1.0) for places in (rows, columns))
+    rows, columns = (ops.clip(positions, 0.0, side - 1.0) for positions in (rows, columns))
     top, left = (
-        ops.cast(ops.minimum(ops.floor(places), side - 2.0), "int32") for places in (rows, columns)
+        ops.cast(ops.minimum(ops.floor(positions), side - 2.0), "int32")
+        for positions in (rows, columns)
     )
     down = rows - ops.cast(top, "float32")
     right = columns - ops.cast(left, "float32")
 
-    def pick(places: Any) -> Any:
-        found = ops.take_along_axis(flat, ops.reshape(places, (-1, side * side)), axis=1)
+    def pick(positions: Any) -> Any:
+        found = ops.take_along_axis(flat, ops.reshape(positions, (-1, side * side)), axis=1)
         return ops.reshape(found, (-1, side, side))
 
     corner = top * side + left
@@ -86,10 +87,10 @@ def _sample_bilinear(x: Any, rows: Any, columns: Any) -> Any:
 
 
 class RandomHistogramMatching(keras.layers.Layer):  # type: ignore[misc]
-    """Gives half of the films the grey levels of another film, a random part of the way.
+    """Gives half of the images the grey levels of another image, a random part of the way.
 
-    Tone alone tells most normal films of a set from those with pneumonia (``docs/experiments.md``),
-    and another place's films have another one. Here it is no longer a film's own. The film before
+    Tone alone tells most normal images of a set from those with pneumonia (``docs/experiments.md``),
+    and another place's images have another one. Here it is no longer an image's own. The image before
     in the batch lends its levels, whatever its class: 17 of them, evenly spaced from the darkest to
     the brightest pixel by rank, with straight lines between.
 
@@ -121,12 +122,12 @@ class RandomHistogramMatching(keras.layers.Layer):  # type: ignore[misc]
 
 
 class RandomIntensity(keras.layers.Layer):  # type: ignore[misc]
-    """Changes gamma, contrast, brightness, sharpness and noise of each film.
+    """Changes gamma, contrast, brightness, sharpness and noise of each image.
 
     Args:
         seed: Of the random numbers.
         gamma: Largest natural logarithm of the exponent.
-        contrast: Largest natural logarithm of the stretch around the film's mean.
+        contrast: Largest natural logarithm of the stretch around the image's mean.
         brightness: Largest shift, of a range of 1.
         blur: Largest share of a 3 by 3 mean that is mixed in, twice.
         noise: Largest standard deviation, of a range of 1.
@@ -146,7 +147,7 @@ class RandomIntensity(keras.layers.Layer):  # type: ignore[misc]
         if not training:
             return x
         draw = keras.random.uniform((5, ops.shape(x)[0], 1, 1, 1), -1.0, 1.0, seed=self._seed)
-        share = ops.maximum(draw[0], 0.0) * self._blur  # half of the films stay sharp
+        share = ops.maximum(draw[0], 0.0) * self._blur  # half of the images stay sharp
         for _ in range(2):
             blurred = ops.average_pool(x, 3, strides=1, padding="same")
             x = x + share * (blurred - x)

@@ -1,15 +1,15 @@
 """The network that is kept: a trained one, with everything that a model file has to answer.
 
 - ``logit`` (N, 1): pneumonia against normal, not calibrated;
-- ``viral`` (N, 1): viral against bacterial, a logit, for films with pneumonia;
-- ``evidence`` (N, h, w): how much each place of the film speaks for pneumonia, in units of the
+- ``viral`` (N, 1): viral against bacterial, a logit, for images with pneumonia;
+- ``evidence`` (N, h, w): how much each place of the image speaks for pneumonia, in units of the
   logit; negative where it speaks against;
 - ``atypicality`` (N, 1): see ``trainer.typicality``.
 
 Evidence is written in forward operations only, because gradients have no ONNX mapping. Where the
 head looks at a mean over places, the class activation map is exact: its mean plus the head's bias
-is the logit. That map means little where each of those places sees the whole film, as in the CNN:
-there a layer below is taken whose places see a part of the film, times the gradient of the logit.
+is the logit. That map means little where each of those places sees the whole image, as in the CNN:
+there a layer below is taken whose places see a part of the image, times the gradient of the logit.
 For dense layers it is the input times the gradient of the logit, summed over patches.
 
 Source: Zhou et al. 2016 (class activation maps); Shrikumar et al. 2016 (gradient times input).
@@ -39,24 +39,24 @@ PATCH_SIDE = 4
 
 
 def build_inference_model(
-    network: keras.Model, typical: OodDetector | None, *, both_ways: bool
+    network: keras.Model, ood_detector: OodDetector | None, *, flip_tta: bool
 ) -> keras.Model:
     """Join all that a model file answers into one network.
 
     Args:
         network: One of ``trainer.models``, built without augmentation, with its weights.
-        typical: What training films look like; left out for networks that are only compared.
-        both_ways: Judge every film as it is and mirrored, and give the mean of both answers. The
-            evidence is that of the film as it is: a second one would cost as much again.
+        typical: What training images look like; left out for networks that are only compared.
+        both_ways: Judge every image as it is and mirrored, and give the mean of both answers. The
+            evidence is that of the image as it is: a second one would cost as much again.
     """
     explained = add_evidence(network)
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
     found = explained(pixels)
-    if both_ways:
+    if flip_tta:
         mirrored = explained(ops.flip(pixels, axis=2))
         found |= {name: (found[name] + mirrored[name]) / 2 for name in ("logit", "viral")}
-    if typical is not None:
-        found["atypicality"] = typical.build_atypicality(pixels)
+    if ood_detector is not None:
+        found["atypicality"] = ood_detector.build_atypicality(pixels)
     return keras.Model(pixels, found, name=network.name)
 
 

@@ -1,13 +1,13 @@
 """The three networks, each spelled out straight down the page.
 
 Every network takes ``pixels`` uint8 (N, 224, 224, 1) and answers two questions, each with a logit
-(N, 1): ``pneumonia`` (or normal), and ``viral`` (or bacterial), which only films with pneumonia
+(N, 1): ``pneumonia`` (or normal), and ``viral`` (or bacterial), which only images with pneumonia
 teach. Shrinking and normalisation are layers of the network, so that the scorer needs no code per
 model; augmentation is built in for training and left out of the network that is kept.
 
 Each network names the layer that its heads look at ``pooled`` (a mean over places, so that evidence
 for every place can be read off) or ``hidden`` (dense layers, where it has to be worked out). Where
-the places of that mean see the whole film, it also names the last layer whose places do not
+the places of that mean see the whole image, it also names the last layer whose places do not
 ``local``.
 """
 
@@ -37,7 +37,7 @@ def build_mlp(
     pretrained: bool = False,  # noqa: ARG001 - one signature
     augment: float = 1.0,
 ) -> keras.Model:
-    """The seed's multilayer perceptron, 32-32-64-128, on a film of 64 by 64."""
+    """The seed's multilayer perceptron, 32-32-64-128, on an image of 64 by 64."""
     pixels, x = _make_input(64, seed, augment, turn=0.1, shift=0.05, zoom=0.1, borrow=False)
     x = _stack_normalized_views(x)
     x = layers.Flatten(name="flat")(x)
@@ -56,9 +56,9 @@ def build_cnn(
     pretrained: bool = False,  # noqa: ARG001 - one signature
     augment: float = 1.0,
 ) -> keras.Model:
-    """A small convolutional network with batch normalisation, on a film of 96 by 96.
+    """A small convolutional network with batch normalisation, on an image of 96 by 96.
 
-    Each of its last places sees the whole film: a mean over places that see less is a statistic of
+    Each of its last places sees the whole image: a mean over places that see less is a statistic of
     texture, and misleads where texture does (docs/experiments.md). Where each still sees a part,
     in the layer ``local``, evidence is read off.
     """
@@ -121,35 +121,33 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
 def _make_input(  # noqa: PLR0913 - what one network changes of the usual
     size_px: int,
     seed: int,
-    strength: float,
+    augment: float,
     *,
     turn: float = 0.2,
     shift: float = 0.1,
     zoom: float = 0.22,
-    borrow: bool = True,
+    match_histograms: bool = True,
 ) -> tuple[Any, Any]:
     """Pixels in; shrunk, and augmented where there is a strength, in 0..1, out."""
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 255, dtype="float32")(pixels)
     x = downsample(x, size_px)
-    if strength:
-        x = RandomAffine(seed, turn=turn * strength, shift=shift * strength, zoom=zoom * strength)(
-            x
-        )
-        x = RandomHistogramMatching(seed + 2)(x) if borrow else x
+    if augment:
+        x = RandomAffine(seed, turn=turn * augment, shift=shift * augment, zoom=zoom * augment)(x)
+        x = RandomHistogramMatching(seed + 2)(x) if match_histograms else x
         x = RandomIntensity(
             seed + 1,
-            gamma=0.5 * strength,
-            contrast=0.4 * strength,
-            brightness=0.2 * strength,
-            blur=min(1.0, 0.8 * strength),
-            noise=0.04 * strength,
+            gamma=0.5 * augment,
+            contrast=0.4 * augment,
+            brightness=0.2 * augment,
+            blur=min(1.0, 0.8 * augment),
+            noise=0.04 * augment,
         )(x)
     return pixels, x
 
 
 def _stack_normalized_views(x: Any) -> Any:
-    """The film as it is, and with its local brightness and contrast taken out on two scales.
+    """The image as it is, and with its local brightness and contrast taken out on two scales.
 
     What one machine makes brighter or flatter, another does not; the shapes stay.
     """
@@ -168,8 +166,8 @@ def _local_mean(x: Any, window: int, name: str) -> Any:
 
     Matrix products, because pooling over windows this large took as long as all convolutions.
     """
-    places = np.arange(x.shape[1])
-    near = np.abs(places[:, None] - places) <= window // 2
+    positions = np.arange(x.shape[1])
+    near = np.abs(positions[:, None] - positions) <= window // 2
     mean = near / near.sum(axis=1, keepdims=True)
     return ops.expand_dims(_filter_both_axes(x[..., 0], mean.T.astype(np.float32), name), -1)
 

