@@ -69,9 +69,9 @@ def _parse_precisions(
 def export(run: Path, output: Path, precisions: tuple[PrecisionOption, ...]) -> int:
     """Convert the trained networks in RUN to ONNX files that describe and test themselves.
 
-    A file appears only after it gave the same answers as Keras on real images. float16 (for CUDA)
+    A file appears only after it gave the same answers as Keras on real films. float16 (for CUDA)
     and int8 (for CPUs) may change them within limits, or are refused: exit code 3. Several networks
-    are compared with each other first, on the same images.
+    are compared with each other first, on the same films.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     try:

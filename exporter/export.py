@@ -106,7 +106,7 @@ def read_manifest(output: Output) -> Manifest:
 
     Raises:
         ConversionError: It is no manifest of this release.
-        LedgerError: It cannot be read.
+        OutputError: It cannot be read.
     """
     data = output.read(MANIFEST_NAME)
     try:
@@ -143,7 +143,7 @@ def export_model(
         ForeignFile: The model file or the manifest that is there was not exported.
         PrecisionRefused: The smaller format would lose too much; no file is left.
         ConversionError: The conversion is not right; no file is left.
-        LedgerError: The model file or the manifest cannot be written.
+        OutputError: The model file or the manifest cannot be written.
     """
     output, manifest = open_model_folder(folder)
     model = f"{run.card.name}.{precision_name}" if with_suffix else run.card.name

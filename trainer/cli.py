@@ -1,4 +1,4 @@
-"""cxr train: click options -> FitConfig -> fit -> run folder."""
+"""The command ``cxr train``: click options -> FitConfig -> fit -> run folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ def parse_named_folders(
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
 ) -> dict[str, Path]:
-    """NAME=FOLDER, as often as given, to a folder by name."""
+    """Parse the values NAME=FOLDER of a repeatable option.
+
+    Returns:
+        Folder by name.
+
+    Raises:
+        click.BadParameter: A value has another form, or two values have the same name.
+    """
     folders = {}
     for value in values:
         name, equals, folder = value.partition("=")
@@ -46,7 +53,15 @@ def parse_settings(
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
 ) -> dict[str, float]:
-    """NAME=NUMBER, as often as given, to a number by name."""
+    """Parse the values NAME=NUMBER of ``--set``.
+
+    Returns:
+        Number by name of a setting in ``TUNABLE_SETTINGS``.
+
+    Raises:
+        click.BadParameter: An unknown name, text that is not a number, or a number out of
+            range.
+    """
     from trainer.config import TUNABLE_SETTINGS
 
     settings = {}
@@ -161,14 +176,14 @@ def train(
     open_test: bool,
     normals: dict[str, Path],
 ) -> int:
-    """Fit, calibrate and evaluate networks on the labelled images in DATA.
+    """Fit, calibrate and evaluate networks on the labelled films in DATA.
 
     DATA has the folders NORMAL and PNEUMONIA, or train, val and test that have them. The run
     can be stopped at any time; the same command goes on where it was.
     """
     started = time.monotonic()
     if trials and normals:
-        raise click.UsageError("--search judges on validation films alone: leave --normals out.")
+        raise click.UsageError("--search uses validation images only: remove --normals.")
     os.environ["KERAS_BACKEND"] = backend
     try:
         with quiet_import():
@@ -182,7 +197,7 @@ def train(
             from trainer.train import fit
 
             if trials:
-                import trainer.tune  # noqa: F401 - so that a missing Optuna is told here
+                import trainer.tune  # noqa: F401 - so that a missing Optuna is reported here
     except ModuleNotFoundError as exc:
         extra = "train" if backend == "tensorflow" else backend
         raise MissingPackage(

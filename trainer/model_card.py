@@ -1,4 +1,4 @@
-"""What a trained network is worth, written down: answers, figures and the model card."""
+"""Evaluation of a run folder's network, written down as model card, predictions and figures."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ IMBALANCE_NOTE = (
 def build_model_card(
     config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool
 ) -> ModelCard:
-    """Evaluate the network of a run folder, and write its card, predictions and figures.
+    """Evaluate the network of a run folder and write its card, predictions and figures.
 
     Args:
-        config: What was trained.
-        dataset: What it was trained on.
-        folder: The run folder, with the saved network.
+        config: The configuration of the training.
+        dataset: The data of the training.
+        folder: The run folder with the saved network.
         open_test: Also evaluate the official test images.
 
     Raises:
-        DatasetError: A file that training kept is not as it was written.
+        DatasetError: A file of the training was changed.
     """
     log.info("3 evaluate  %s", config.model)
     keras.config.set_dtype_policy("float32")
@@ -125,10 +125,10 @@ def build_model_card(
 
 
 def _load_network(folder: Path) -> keras.Model:
-    """The network of a run folder.
+    """Load the network of a run folder.
 
     Raises:
-        DatasetError: It is not as it was written, or of a version that kept no record and broken.
+        DatasetError: The file was changed, or is damaged in a run of a release without records.
     """
     run_folder.check_network(folder)
     try:
@@ -160,7 +160,7 @@ def _make_history(folder: Path) -> History:
 
 
 def count_trainable_weights(model: keras.Model) -> int:
-    """How many numbers training has set: not fixed filters, nor what evidence copies."""
+    """Count the learned weights, without fixed filters and the copies that evidence maps use."""
     return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 
 

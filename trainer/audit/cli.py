@@ -31,10 +31,10 @@ log = logging.getLogger("cxr")
     help="Look at the labels of the official test films too.",
 )
 def audit(data: Path, output: Path, *, open_test: bool) -> int:
-    """Say what is wrong with the labelled images in DATA: leakage, copies, shortcuts.
+    """Say what is wrong with the labelled films in DATA: leakage, copies, shortcuts.
 
     DATA has the folders NORMAL and PNEUMONIA, or train, val and test that have them. Nothing in
-    it is changed, and an image that cannot be read is listed.
+    it is changed, and a film that cannot be read is listed.
     """
     try:
         from trainer.audit.audit import audit_dataset

@@ -1,9 +1,9 @@
-"""Validation images as another hospital might send them: the shifted validation.
+"""Validation images as another hospital might send them: the shifted validation set.
 
-Validation images are like training images, and nearly every network reads them well. What breaks on
-new images shows on these: the same validation images, darker, brighter, flatter, cropped, bordered,
-blurred, enlarged from a small picture, compressed, or turned. Networks and calibration are judged
-on them as well, and no test image is needed for that.
+Validation images resemble training images, so nearly every network classifies them well. Weaknesses
+on new images show on these corruptions: darker, brighter, lower contrast, cropped, bordered,
+blurred, enlarged from a small image, compressed, rotated. Networks and calibration are evaluated on
+them too, which needs no test image.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ JPEG_QUALITY = 25
 
 
 def corrupt_images(images: LabelledImages) -> LabelledImages:
-    """Every image in each of the ways of ``CORRUPTIONS``, one way after the other.
+    """Apply each of ``CORRUPTIONS`` to every image.
 
     Args:
         images: N images.
 
     Returns:
-        N images for each way; patients stay what they are, keys say the way.
+        N images per corruption, one corruption after the other. Patients stay the same; keys
+        end with the corruption's name.
     """
     n_corruptions = len(CORRUPTIONS)
     return LabelledImages(
