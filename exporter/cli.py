@@ -1,4 +1,4 @@
-"""cxr export: convert -> embed card -> verify -> rename into place."""
+"""The command ``cxr export``: convert -> embed card -> verify -> rename into place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PRECISIONS = ("float32", "float16", "int8")
 
 
 class PrecisionOption(NamedTuple):
-    """A number format, for the model of that name or, without a name, for every model."""
+    """A number format, for the named model or, without a name, for every model."""
 
     model: str
     kind: PrecisionName
@@ -89,8 +89,8 @@ def export(run: Path, output: Path, precisions: tuple[PrecisionOption, ...]) -> 
     code = EXIT_OK
     folders = find_run_folders(run)
     for folder in folders:
-        read_run_card(folder)  # what may not be exported is told before a folder is made
-    open_model_folder(output)  # and what cannot be written before anything is computed
+        read_run_card(folder)  # fails before a folder is created if a model may not be exported
+    open_model_folder(output)  # fails before any computation if the folder cannot be written
     comparison = compare_models(folders)
     for folder in folders:
         trained = read_run(folder, comparison)
@@ -107,7 +107,7 @@ def export(run: Path, output: Path, precisions: tuple[PrecisionOption, ...]) -> 
 def _select_precisions(
     options: tuple[PrecisionOption, ...], model: str
 ) -> list[list[PrecisionName]]:
-    """The formats to try: those named for this model first; if none of them passes, the others."""
+    """Select the formats for a model: first those named for it; if none passes, the others."""
     own_precisions = [option.kind for option in options if option.model == model]
     return [own_precisions, [option.kind for option in options if not option.model] or ["float32"]]
 
@@ -115,7 +115,7 @@ def _select_precisions(
 def _export_in_first_accepted(
     run: TrainedRun, output: Path, choices: list[list[PrecisionName]]
 ) -> bool:
-    """Export in the first of ``choices`` of which a format passes; whether any was refused."""
+    """Export in the first of ``choices`` with an accepted format; True if any was refused."""
     from exporter.export import export_model
 
     passed, refused = 0, False
@@ -138,13 +138,16 @@ def _export_in_first_accepted(
 
 
 def _format_result(exported: ExportedModel) -> str:
-    """One line on a file that is in place."""
+    """Format one line on an exported file."""
     file = f"{exported.path}  {exported.size_bytes / 1e6:.1f} MB  sha256 {exported.sha256[:12]}  "
     precision = exported.precision
     if precision is None:
-        return f"{file}differs from Keras by at most {exported.difference:.1e} on {exported.images} films"
+        return (
+            f"{file}differs from Keras by at most {exported.difference:.1e} "
+            f"on {exported.images} images"
+        )
     return (
-        f"{file}{precision.kind}, on {precision.images} validation films: AUC {precision.auc:.4f} "
+        f"{file}{precision.kind}, on {precision.images} validation images: AUC {precision.auc:.4f} "
         f"({precision.auc_difference:+.4f}), probability off by at most "
         f"{precision.largest_difference:.4f}, labels changed: {len(precision.flips)}"
         + (f" ({', '.join(precision.flips)})" if precision.flips else "")

@@ -1,4 +1,4 @@
-"""The models of one run against each other: paired by image, drawn by patient, Holm-corrected."""
+"""Comparison of the models of one run: paired by image, bootstrapped by patient, Holm-corrected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ log = logging.getLogger("cxr")
 
 @dataclass(frozen=True)
 class ModelPredictions:
-    """What one model said of one split: (image, label, patient) by image, and a probability each."""
+    """One model's predictions for one split.
+
+    ``images`` holds (image, label, patient) of each image; ``probabilities`` has the same order.
+    """
 
     name: str
     threshold: float
@@ -41,17 +44,18 @@ class ModelPredictions:
 
 
 def compare_models(folders: Sequence[Path]) -> ModelComparison | None:
-    """Compare the models of a run, every one with every other, on the same images.
+    """Compare every pair of models of a run on the same images.
 
-    Test images where every model was evaluated on them, else validation images. The first of a pair
-    is the one of the higher AUC. The p of all differences is corrected together (Holm 1979).
+    Uses the test images if every model was evaluated on them, else the validation images. The first
+    model of a pair is the one with the higher AUC. The p values of all differences are corrected
+    together (Holm 1979).
 
     Args:
         folders: The models' run folders.
 
     Returns:
-        None for a single model, or where the models were evaluated on different images, which is
-        logged.
+        None for a single model, or if the models were evaluated on different images (logged as
+        a warning).
 
     Raises:
         ConversionError: A card or predictions.csv cannot be read.
@@ -68,7 +72,7 @@ def compare_models(folders: Sequence[Path]) -> ModelComparison | None:
     ]
     images = predictions[0].images
     if any(other.images != images for other in predictions):
-        log.warning("not compared: the models of this run have different %s films", split)
+        log.warning("not compared: the models of this run have different %s images", split)
         return None
     pairs = _correct_p_values(
         [pair for one, two in combinations(predictions, 2) for pair in _compare_pair(one, two)]
@@ -90,7 +94,7 @@ def _read_auc(card: ModelCard, split: str) -> float:
 
 
 def _read_predictions(folder: Path, card: ModelCard, split: str) -> ModelPredictions:
-    """One split of predictions.csv, sorted by image."""
+    """Read one split of predictions.csv, sorted by image."""
     data = read_run_file(folder, PREDICTIONS_FILE, MAX_TABLE_READ_BYTES)
     try:
         rows = sorted(
@@ -106,7 +110,7 @@ def _read_predictions(folder: Path, card: ModelCard, split: str) -> ModelPredict
     if len(rows) != card.references[split].images:
         raise unreadable_run_error(
             folder,
-            f"expected {card.references[split].images} {split} films in {PREDICTIONS_FILE}, "
+            f"expected {card.references[split].images} {split} images in {PREDICTIONS_FILE}, "
             f"found {len(rows)}",
         )
     images, probabilities = zip(*rows, strict=True)
@@ -127,7 +131,7 @@ def _parse_probability(text: str) -> float:
 
 
 def _compare_pair(one: ModelPredictions, two: ModelPredictions) -> list[PairedDifference]:
-    """Every metric of two models, p not yet corrected."""
+    """Compare every metric of two models; p values are not yet corrected."""
     labels = [CLASSES.index(label) for _, label, _ in one.images]
     patients = [patient or image for image, _, patient in one.images]
     found = classification.compare_models(

@@ -258,7 +258,7 @@ def read_history_rows(folder: Path) -> list[dict[str, str]]:
 
 
 def _is_number(text: object) -> bool:
-    """True for a numeric table cell; rows of the wrong length yield cells that are not text."""
+    """Return True for a numeric cell; rows of the wrong length have cells that are not text."""
     try:
         float(text)  # type: ignore[arg-type]
     except (TypeError, ValueError):

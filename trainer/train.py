@@ -127,7 +127,7 @@ def _check_same_config(folder: Path, expected: dict[str, object], found: dict[st
 
 
 def _is_finished(folder: Path, config: FitConfig) -> bool:
-    """True if a release without records left a finished run in the folder."""
+    """Return True if a release without records left a finished run in the folder."""
     if not all((folder / name).is_file() for name in (run_folder.CARD_FILE, run_folder.MODEL_FILE)):
         return False
     card = run_folder.open_run(folder).read(run_folder.CARD_FILE) or b""

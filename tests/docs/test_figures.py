@@ -35,10 +35,12 @@ def test_the_committed_figures_are_those_of_the_bundled_models(update_golden):
     }
     if update_golden:
         for name, svg in drawn.items():
-            (figures.FIGURES / f"{name}.svg").write_text(make_standalone_svg(svg), encoding="utf-8")
-    assert {path.stem for path in figures.FIGURES.glob("*.svg")} == set(drawn)
+            (figures.FIGURES_FOLDER / f"{name}.svg").write_text(
+                make_standalone_svg(svg), encoding="utf-8"
+            )
+    assert {path.stem for path in figures.FIGURES_FOLDER.glob("*.svg")} == set(drawn)
     for name, svg in drawn.items():
-        committed = (figures.FIGURES / f"{name}.svg").read_text(encoding="utf-8")
+        committed = (figures.FIGURES_FOLDER / f"{name}.svg").read_text(encoding="utf-8")
         # Another processor may round a pixel of a film otherwise; everything else is the same text.
         again = PICTURE.sub("", make_standalone_svg(svg))
         assert PICTURE.sub("", committed) == again, f"{name} is out of date: run make figures"
@@ -55,7 +57,7 @@ def test_the_class_balance_has_the_numbers_of_the_card():
 
 @pytest.mark.parametrize("name", ["example-films", "augmentation"])
 def test_committed_films_are_synthetic_and_say_so(name):
-    svg = (figures.FIGURES / f"{name}.svg").read_text(encoding="utf-8")
+    svg = (figures.FIGURES_FOLDER / f"{name}.svg").read_text(encoding="utf-8")
     assert SYNTHETIC_NOTICE in texts(svg)
     pictures = PICTURE.findall(svg)
     assert len(pictures) >= 2 * figures.IMAGES_PER_CLASS
@@ -76,7 +78,7 @@ def test_films_that_are_not_synthetic_never_get_into_docs(tmp_path):
     drawn = CliRunner().invoke(figures.main, [*arguments, "-o", str(tmp_path / "out")])
     assert drawn.exit_code == 0, drawn.output
     shown = texts((tmp_path / "out" / "example-films.svg").read_text(encoding="utf-8"))
-    assert "Films of the folder given" in shown
+    assert "Images from the given folder" in shown
     assert SYNTHETIC_NOTICE not in shown
 
 

@@ -178,7 +178,7 @@ def test_a_manifest_with_a_further_entry_that_is_none_is_refused_before_all(tmp_
         other = {**manifest["models"]["mlp"], **other}
     manifest["models"]["mine"] = other
     path.write_text(before := json.dumps(manifest))
-    with pytest.raises(ConversionError, match="no manifest of this release"):
+    with pytest.raises(ConversionError, match="not a manifest of this release"):
         export.open_model_folder(tmp_path)
     assert path.read_text() == before
     assert [*tmp_path.iterdir()] == [path]
@@ -199,6 +199,6 @@ def test_a_model_of_an_unknown_auc_comes_last(tmp_path):
 
 def test_a_manifest_of_an_older_release_is_not_overwritten(tmp_path):
     (tmp_path / MANIFEST_NAME).write_text('{"cnn": {"sha256": "0"}}')
-    with pytest.raises(ConversionError, match="no manifest of this release"):
+    with pytest.raises(ConversionError, match="not a manifest of this release"):
         export.export_model(tmp_path, tmp_path)
     assert (tmp_path / MANIFEST_NAME).read_text() == '{"cnn": {"sha256": "0"}}'

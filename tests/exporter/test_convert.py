@@ -103,7 +103,7 @@ def test_parity_and_self_test_are_really_checked(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (70, 32, 32, 1), np.uint8)
     expected = tiny_probability(pixels, 8.0)
     assert verify_model_file(path, pixels, expected) < 1e-5
-    with pytest.raises(ParityError, match="differs from the expected answers by up to"):
+    with pytest.raises(ParityError, match="differs from the expected scores by up to"):
         verify_model_file(path, pixels, expected + 2e-4)
     with pytest.raises(ParityError, match="with 70 label flips"):
         verify_model_file(path, pixels, np.where(expected >= 0.5, 0.49999, 0.50001))

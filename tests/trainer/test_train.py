@@ -84,7 +84,7 @@ def select_nothing():
 def test_a_killed_training_goes_on_where_it_was(killed_then_finished):
     folder, before, finished = killed_then_finished
     assert finished.returncode == 0, finished.stderr
-    assert "going on after epoch" in finished.stderr
+    assert "resuming after epoch" in finished.stderr
     rows = table(folder / "mlp" / "history.csv")
     assert {row["epoch"] for row in rows} == {str(epoch) for epoch in range(EPOCHS)}
     assert rows[0] == next(csv.DictReader(before.splitlines())), "the first epoch was not repeated"

@@ -1,4 +1,4 @@
-"""A labelled folder -> everything that the audit found, as plain numbers."""
+"""A labelled folder -> everything that the audit finds, as plain numbers."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ APPEARANCE_FIELDS = {
 
 
 class ImageCount(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """Films of one part, class and cause; class and cause are empty where labels were not opened.
+    """Number of images of one part, class and cause.
 
-    ``cause`` is "normal", "bacterial", "viral" or "unknown".
+    ``label`` and ``cause`` are empty if labels are hidden. ``cause`` is "normal", "bacterial",
+    "viral" or "unknown".
     """
 
     part: str
@@ -57,7 +58,8 @@ class ImageCount(msgspec.Struct, frozen=True, rename={"images": "films"}):
 class SharedPatients(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """Patient numbers that appear in two parts, and how many images of each part have one.
 
-    ``same_cause`` of them have images of the same cause in both; None where labels were not opened.
+    ``same_cause`` counts those whose images have the same cause in both parts; None if labels are
+    hidden.
     """
 
     parts: tuple[str, str]
@@ -66,11 +68,18 @@ class SharedPatients(msgspec.Struct, frozen=True, rename={"images": "films"}):
     same_cause: int | None
 
 
-class PatientCounts(msgspec.Struct, frozen=True):
-    """Patients as file names tell them, counted in each part by itself.
+class PatientCounts(
+    msgspec.Struct,
+    frozen=True,
+    rename={
+        "images_without_patient": "films_without_patient",
+        "images_per_patient": "films_per_patient",
+    },
+):
+    """Patient numbers from file names, counted separately in each part.
 
-    ``images_per_patient`` gives, for each class, the number of patients with that many images.
-    ``both_causes`` counts patient numbers that have bacterial as well as viral images.
+    ``images_per_patient`` maps each class to the number of patients by number of images.
+    ``both_causes`` counts patient numbers with both bacterial and viral images.
     """
 
     patients: int
@@ -81,7 +90,7 @@ class PatientCounts(msgspec.Struct, frozen=True):
 
 
 class DuplicateFacts(msgspec.Struct, frozen=True):
-    """Copies, counted and by name."""
+    """Duplicates: their counts, and the file names of each group."""
 
     counts: DuplicateCounts
     groups: list[list[str]]
@@ -90,7 +99,7 @@ class DuplicateFacts(msgspec.Struct, frozen=True):
 class Distribution(msgspec.Struct, frozen=True, rename={"images": "films"}):
     """One property of the images of one class in one part: its ``QUANTILES`` and mean.
 
-    Grey levels 0 to 255, pixels, or bytes.
+    Units are grey levels 0 to 255, pixels, or bytes.
     """
 
     name: str
@@ -102,9 +111,10 @@ class Distribution(msgspec.Struct, frozen=True, rename={"images": "films"}):
 
 
 class StrayFiles(msgspec.Struct, frozen=True):
-    """Files that have no label: a folder beside those expected, or loose images.
+    """Files without a label: an unexpected folder, or loose images.
 
-    ``kind`` is as in ``trainer.layout.Stray``; ``path`` is the folder, or the first loose image.
+    ``kind`` is as in ``trainer.data.layout.Stray``; ``path`` is the folder, or the first loose
+    image.
     """
 
     kind: str
@@ -113,14 +123,18 @@ class StrayFiles(msgspec.Struct, frozen=True):
 
     @property
     def sentence(self) -> str:
-        """What was found and where."""
+        """The stray files and their location."""
         if self.kind == "loose":
-            return f"{format_count(self.files, 'loose film')}, {self.path} first."
+            return f"{format_count(self.files, 'loose image')}, such as {self.path}."
         return f"The folder {self.path} with {format_count(self.files, 'file')}."
 
 
-class Audit(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """Everything that was found, the content of ``audit.json``."""
+class Audit(
+    msgspec.Struct,
+    frozen=True,
+    rename={"images": "films", "near_duplicates": "alike", "appearance": "looks"},
+):
+    """The result of an audit, the content of ``audit.json``."""
 
     audit_version: int
     version: str
@@ -139,34 +153,34 @@ class Audit(msgspec.Struct, frozen=True, rename={"images": "films"}):
 
     @property
     def parts(self) -> list[str]:
-        """The parts of the set, in their order."""
+        """The parts of the data set, in order."""
         return list(dict.fromkeys(count.part for count in self.counts))
 
     def count_images(self, part: str, label: str) -> int:
-        """Films of one class in one part."""
+        """Count the images of one class in one part."""
         return sum(c.images for c in self.counts if (c.part, c.label) == (part, label))
 
 
 def audit_dataset(root: Path, *, open_test: bool = True) -> Audit:
-    """Look through a labelled folder.
+    """Audit a labelled folder.
 
     Args:
         root: A folder with NORMAL and PNEUMONIA, or with train, val and test that have them.
-        open_test: Whether the labels of the test part may be looked at.
+        open_test: Use the labels of the test part.
 
     Raises:
-        DatasetError: No such folder, or no image in it that can be used.
+        DatasetError: The folder does not exist or contains no usable image.
     """
     layout = read_layout(root)
     images, unusable = measure_images(layout, open_test=open_test)
     if not images:
         raise DatasetError(
-            f"Expected films in the folders NORMAL and PNEUMONIA of {root}, found none"
+            f"Expected images in the folders NORMAL and PNEUMONIA of {root}, found none"
             + (f" that decodes: {unusable[0].image}: {unusable[0].detail}" if unusable else "."),
             "The folder needs these two, or train, val and test that have them.",
             private=[image.image for image in unusable],
         )
-    copies = find_duplicates(images)
+    duplicates = find_duplicates(images)
     return Audit(
         audit_version=AUDIT_VERSION,
         version=__version__,
@@ -176,8 +190,8 @@ def audit_dataset(root: Path, *, open_test: bool = True) -> Audit:
         images=len(images),
         counts=_count_images(images),
         patients=_count_patients(images),
-        identical=_make_duplicate_facts(copies.identical),
-        near_duplicates=_make_duplicate_facts(copies.near_duplicates),
+        identical=_make_duplicate_facts(duplicates.identical),
+        near_duplicates=_make_duplicate_facts(duplicates.near_duplicates),
         appearance=list(_compute_distributions(images)),
         shortcut=measure_shortcut(images),
         unusable=unusable,
@@ -186,7 +200,7 @@ def audit_dataset(root: Path, *, open_test: bool = True) -> Audit:
 
 
 def summarize_audit(audit: Audit) -> DataAudit:
-    """The part of an audit that a model card carries."""
+    """Summarize an audit for the model card."""
     per_patient: Counter[int] = Counter()
     for table in audit.patients.images_per_patient.values():
         per_patient.update(table)
@@ -213,7 +227,7 @@ def summarize_audit(audit: Audit) -> DataAudit:
 
 
 def restore_counts(short: DataAudit) -> list[ImageCount]:
-    """The images by part, class and cause of an audit's short form, in the order of the parts."""
+    """Restore the images by part, class and cause from an audit's summary, in order of parts."""
     counts = []
     for name, images in short.images.items():
         part, label, cause = [*name.split(), "", ""][:3]
@@ -228,16 +242,16 @@ def _known_etiology(cause: str) -> str:
     return cause if cause in ETIOLOGIES else ""
 
 
-def _compute_median_appearance(looks: Sequence[Distribution]) -> list[Appearance]:
-    """The medians of each class in each part."""
-    medians = {(s.part, s.label, s.name): s.quantiles[QUANTILES.index(0.5)] for s in looks}
+def _compute_median_appearance(distributions: Sequence[Distribution]) -> list[Appearance]:
+    """Collect the medians of each class in each part."""
+    medians = {(s.part, s.label, s.name): s.quantiles[QUANTILES.index(0.5)] for s in distributions}
     return [
         Appearance(
             part,
             label,
             *(medians[part, label, name] for name in ("width", "height", "brightness", "contrast")),
         )
-        for part, label in dict.fromkeys((s.part, s.label) for s in looks)
+        for part, label in dict.fromkeys((s.part, s.label) for s in distributions)
     ]
 
 
@@ -290,7 +304,7 @@ def _make_duplicate_facts(groups: Sequence[DuplicateGroup]) -> DuplicateFacts:
 
 
 def _compute_distributions(images: Sequence[ImageStats]) -> Iterator[Distribution]:
-    """Every property by part and class, where the class is known."""
+    """Compute every property by part and class, where labels are open."""
     groups = dict.fromkeys((image.part, image.label) for image in images if image.label)
     for name, field in APPEARANCE_FIELDS.items():
         for part, label in groups:

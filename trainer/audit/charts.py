@@ -1,4 +1,4 @@
-"""Figures of the audit as SVG text, in the style of the report's."""
+"""The audit's charts as SVG text, in the style of the report."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ CAUSE_NAMES = {
     "normal": "normal",
     "bacterial": "pneumonia, bacterial",
     "viral": "pneumonia, viral",
-    "unknown": "pneumonia, cause not told",
-    "": "label not opened",
+    "unknown": "pneumonia, cause unknown",
+    "": "label hidden",
 }
 CLASS_COLOURS = dict(zip(CLASSES, (BLUE, AMBER), strict=True))
 MAX_BARS = 10
@@ -71,18 +71,18 @@ def draw_counts(counts: Sequence[ImageCount]) -> str:
         ax = figure.subplots()
         left = dict.fromkeys(totals, 0.0)
         for cause, colour, text_colour in CAUSE_STYLES:
-            named = CAUSE_NAMES[cause]
+            label = CAUSE_NAMES[cause]
             for count in (c for c in counts if c.cause == cause):
                 share = count.images / totals[count.part]
                 start, row = left[count.part], list(totals).index(count.part)
-                ax.barh(row, share, 0.66, start, color=colour, edgecolor="white", label=named)
+                ax.barh(row, share, 0.66, start, color=colour, edgecolor="white", label=label)
                 if share > MIN_LABELLED_SHARE:
                     middle = start + share / 2
                     text = f"{count.images:,}"
                     ax.text(middle, row, text, color=text_colour, ha="center", va="center")
                 left[count.part] += share
-                named = ""
-        names = [f"{part}\n{total:,} films" for part, total in totals.items()]
+                label = ""
+        names = [f"{part}\n{total:,} images" for part, total in totals.items()]
         ax.set_yticks(range(len(names)), names, color=TEXT_COLOUR)
         ax.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
         ax.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -93,7 +93,7 @@ def draw_counts(counts: Sequence[ImageCount]) -> str:
 
 
 def draw_images_per_patient(audit: Audit) -> str:
-    """Draw how many patients have one image, two images and so on, by class.
+    """Draw the number of patients by their number of images, for each class.
 
     Returns:
         An SVG document.
@@ -121,7 +121,7 @@ def draw_images_per_patient(audit: Audit) -> str:
         if most > last:
             names[-1] += " or more"
         ax.set_xticks(range(1, last + 1), names)
-        ax.set(xlabel="Films of one patient number in one part", ylabel="Patients")
+        ax.set(xlabel="Images of one patient number in one part", ylabel="Patients")
         ax.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         ax.grid(visible=True, axis="y")
         _add_legend(figure, ax)
@@ -129,7 +129,7 @@ def draw_images_per_patient(audit: Audit) -> str:
 
 
 def draw_shared_patients(shared: Sequence[SharedPatients], audit: Audit) -> str:
-    """Draw how many images of a part bear a patient number that another part has too.
+    """Draw the share of each part's images whose patient number also appears in another part.
 
     Returns:
         An SVG document.
@@ -150,7 +150,7 @@ def draw_shared_patients(shared: Sequence[SharedPatients], audit: Audit) -> str:
             ax.text(
                 share - 0.01 if inside else share + 0.01,
                 row,
-                f"{images:,} of {total:,} films",
+                f"{images:,} of {total:,} images",
                 color=TEXT_COLOUR,
                 ha="right" if inside else "left",
                 va="center",
@@ -185,7 +185,7 @@ def draw_appearance(audit: Audit) -> str:
 
 
 def list_varying(audit: Audit) -> list[str]:
-    """The properties that are not the same for all images."""
+    """List the properties that differ between images."""
     ranges: dict[str, set[float]] = {}
     for spread in audit.appearance:
         ranges.setdefault(spread.name, set()).update([*spread.quantiles, spread.mean])
@@ -193,7 +193,7 @@ def list_varying(audit: Audit) -> list[str]:
 
 
 def draw_shortcut(audit: Audit) -> str:
-    """Draw the AUC of the rule that sees no place in an image, for each property and all together.
+    """Draw the AUC of the image-blind model, for each property and for all together.
 
     Returns:
         An SVG document.
@@ -208,7 +208,7 @@ def draw_shortcut(audit: Audit) -> str:
         figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.36 * len(names)), layout="constrained")
         ax = figure.subplots()
         ax.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (2, 3)))
-        ax.text(0.5, -0.72, "a coin", color=GREY, ha="center", fontsize=7.5)
+        ax.text(0.5, -0.72, "chance", color=GREY, ha="center", fontsize=7.5)
         for label, estimates, colour, marker, shift in series:
             _draw_estimates(ax, [estimates[name] for name in names], colour, marker, shift, label)
         shown = [
@@ -247,7 +247,7 @@ def _draw_estimates(
 
 
 def _draw_distributions(ax: Axes, spreads: Sequence[Distribution]) -> None:
-    """One line per part and class: 5 to 95 % thin, the middle half thick, the median white."""
+    """Draw a line per part and class: 5 to 95 % thin, the middle half thick, the median white."""
     scale = PROPERTY_UNITS[spreads[0].name][0]
     for row, spread in enumerate(spreads):
         low, first, median, third, high = (value * scale for value in spread.quantiles)

@@ -1,4 +1,4 @@
-"""cxr audit: click options -> audit_data -> page and JSON."""
+"""The command ``cxr audit``: click options -> audit_dataset -> page and JSON."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ log = logging.getLogger("cxr")
 @click.option(
     "--test/--no-test",
     "open_test",
-    default=True,
-    show_default=True,
+    definding=True,
+    show_definding=True,
     help="Look at the labels of the official test films too.",
 )
 def audit(data: Path, output: Path, *, open_test: bool) -> int:
@@ -51,11 +51,11 @@ def audit(data: Path, output: Path, *, open_test: bool) -> int:
     found = audit_dataset(data, open_test=open_test)
     log.info("2 write     %s", output)
     page = write_audit(found, output)
-    faults = list_findings(found)
+    findings = list_findings(found)
     click.echo(redact_secrets(f"Page      {page}"))
-    click.echo(f"Films     {found.images:,}, and {len(found.unusable):,} files that cannot be used")
-    for number, fault in enumerate(faults[:N_WORST], 1):
-        click.echo(f"Worst {number}   {fault.title}. {fault.text}")
-    if not faults:
+    click.echo(f"Images    {found.images:,}, and {len(found.unusable):,} files that cannot be used")
+    for number, finding in enumerate(findings[:N_WORST], 1):
+        click.echo(f"Worst {number}   {finding.title}. {finding.text}")
+    if not findings:
         click.echo(NO_FINDINGS)
     return EXIT_OK

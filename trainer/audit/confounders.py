@@ -1,8 +1,8 @@
-"""How much of the AUC needs no lungs at all: a rule that sees only an image's outer properties.
+"""The AUC that needs no lungs: a model that sees only global properties of an image.
 
-A logistic regression on width, height, brightness, contrast and file size. What it reaches, a
-network can reach without knowing where a lung is, so only what lies above speaks for the network.
-File size and contrast follow how much detail an image shows: they are not blind to its content.
+A logistic regression on width, height, brightness, contrast and file size. A network can reach the
+same AUC without locating a lung, so only a higher AUC is evidence for the network. File size and
+contrast grow with the visible detail, so they are not blind to the image's content.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ LOG_PROPERTIES = frozenset({"width", "height", "file size"})
 
 
 class Shortcut(msgspec.Struct, frozen=True, rename={"missing_reason": "missing"}):
-    """AUC of the rule, by what it may see: one property, or all ``ALL_PROPERTIES``.
+    """AUC of the image-blind model by the properties it uses: one, or all (``ALL_PROPERTIES``).
 
-    ``cross_validation`` is over the images outside the test part, ``test`` that of a rule fitted on
-    all of these. ``constant`` are properties that every image shares, so that they tell nothing.
-    ``missing`` says why there are no figures.
+    ``cross_validation`` covers the images outside the test part; ``test`` evaluates a model fitted
+    on all of them. ``constant`` lists properties that all images share, which therefore carry no
+    information. ``missing_reason`` states why there are no figures.
     """
 
     cross_validation: dict[str, Estimate]
@@ -56,14 +56,14 @@ class Shortcut(msgspec.Struct, frozen=True, rename={"missing_reason": "missing"}
 
 
 def measure_shortcut(images: Sequence[ImageStats], seed: int = 0) -> Shortcut:
-    """Cross-validate the rule by patient, and try it on the test part where that is labelled.
+    """Cross-validate the image-blind model by patient, and evaluate it on test if labelled.
 
-    Images of one patient, or with the same pixels, are in one fold. The answers of all folds are
-    pooled; classes weigh the same in each, so that no fold's answers lie above another's.
+    Images of one patient, or with the same pixels, are in one fold. The scores of all folds are
+    pooled. Classes weigh the same in each fold, so scores of different folds are comparable.
 
     Args:
-        images: All images; those of the part "test" are kept out of fitting.
-        seed: Of the folds.
+        images: All images; those of the part "test" are never used for fitting.
+        seed: Seed of the folds.
     """
     training = [image for image in images if image.part != "test"]
     test = [image for image in images if image.part == "test" and image.label]
@@ -80,7 +80,7 @@ def measure_shortcut(images: Sequence[ImageStats], seed: int = 0) -> Shortcut:
     usable = [name for name in PROPERTIES if name not in constant]
     if not usable:
         return Shortcut(
-            {}, {}, constant, "Size, brightness and contrast of all films are the same."
+            {}, {}, constant, "Size, brightness and contrast of all images are the same."
         )
     subsets = {**{name: [name] for name in usable}, ALL_PROPERTIES: usable}
     folds = list(
@@ -99,11 +99,11 @@ def measure_shortcut(images: Sequence[ImageStats], seed: int = 0) -> Shortcut:
 def count_fewest_patients(
     labels: NDArray[np.int64], groups: NDArray[np.int32] | NDArray[np.str_]
 ) -> int:
-    """How many patients the class has that has fewer.
+    """Count the patients of the class that has fewer.
 
     Args:
-        labels: Shape (N,), the place of each image's class in ``CLASSES``.
-        groups: Shape (N,), the same for images of one patient.
+        labels: Shape (N,), the index of each image's class in ``CLASSES``.
+        groups: Shape (N,), equal for images of one patient.
     """
     return min(len(np.unique(groups[labels == label])) for label in range(len(CLASSES)))
 
@@ -113,8 +113,8 @@ def _describe_missing(labels: NDArray[np.int64], groups: NDArray[np.int32]) -> s
     if fewest >= 2 * FOLDS:
         return ""
     return (
-        f"Expected films of at least {2 * FOLDS} patients in each class outside the test part, "
-        f"found {fewest} in one: too few to measure this on."
+        f"Expected images of at least {2 * FOLDS} patients in each class outside the test part, "
+        f"found {fewest} in one class, too few for this measurement."
     )
 
 
@@ -135,8 +135,8 @@ def _cross_validate(
 def _evaluate_on_test(
     training: Sequence[ImageStats], test: Sequence[ImageStats], columns: Sequence[str]
 ) -> Estimate:
-    rule = _fit_model(_make_feature_table(training, columns), _encode_labels(training))
-    return _compute_auc(test, rule.predict_proba(_make_feature_table(test, columns))[:, 1])
+    fitted = _fit_model(_make_feature_table(training, columns), _encode_labels(training))
+    return _compute_auc(test, fitted.predict_proba(_make_feature_table(test, columns))[:, 1])
 
 
 def _fit_model(table: NDArray[np.float64], labels: NDArray[np.int64]) -> Pipeline:
@@ -145,7 +145,7 @@ def _fit_model(table: NDArray[np.float64], labels: NDArray[np.int64]) -> Pipelin
 
 
 def make_shortcut_model() -> Pipeline:
-    """The rule, not fitted: a logistic regression on scaled columns, classes of equal weight."""
+    """Make the unfitted model: a logistic regression on scaled columns, with balanced classes."""
     return make_pipeline(
         StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=MAX_ITERATIONS)
     )
@@ -173,5 +173,5 @@ def _encode_labels(images: Sequence[ImageStats]) -> NDArray[np.int64]:
 
 
 def _list_patient_ids(images: Sequence[ImageStats]) -> NDArray[np.str_]:
-    """The patient of each image; an image without one is a patient of its own."""
+    """List the patient of each image; an image without one counts as a separate patient."""
     return np.array([image.patient or image.key for image in images])

@@ -114,11 +114,11 @@ def read_dataset(root: Path, size_px: int, seed: int) -> Dataset:
     Args:
         root: A folder with NORMAL and PNEUMONIA, or with train, val and test that have them.
         size_px: Side of the square that every image is decoded to.
-        seed: Of the split.
+        seed: Seed of the split.
 
     Raises:
-        DatasetError: No such folder, a class missing or too small, a folder that is no class, or a
-            image that cannot be read.
+        DatasetError: The folder does not exist, a class is missing or too small, a folder is
+            not a class, or an image cannot be read.
     """
     layout = read_layout(root)
     check_strays(layout)
@@ -182,7 +182,9 @@ def check_strays(layout: Layout) -> None:
     """Reject images without a label; warn of folders beside train, val and test."""
     for stray in layout.strays:
         if stray.kind == "part":
-            log.warning("            Warning: ignored, not a part of the data set: %s", stray.sentence)
+            log.warning(
+                "            Warning: ignored, not a part of the data set: %s", stray.sentence
+            )
             continue
         meant = stray.path.name.upper()
         raise DatasetError(

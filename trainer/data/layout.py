@@ -85,7 +85,7 @@ def read_layout(root: Path) -> Layout:
 
 
 def is_synthetic(root: Path) -> bool:
-    """True if a folder or its parent carries the marker of synthetic images."""
+    """Return True if a folder or its parent carries the marker of synthetic images."""
     return any((folder / SYNTHETIC_MARKER).is_file() for folder in (root, root.parent))
 
 
@@ -142,7 +142,7 @@ def _is_system_file(name: str) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    """True if the first bytes are those of an image, or if the file cannot be opened."""
+    """Return True if the first bytes are those of an image, or if the file cannot be opened."""
     try:
         with path.open("rb") as file:
             detect_format(file.read(HEADER_BYTES))

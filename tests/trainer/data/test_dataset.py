@@ -106,7 +106,7 @@ def test_data_that_cannot_be_used_says_why(tmp_path):
     one_class = make_labelled_folder(tmp_path / "one", 20, 0)
     with pytest.raises(DatasetError, match="PNEUMONIA, found none"):
         read_dataset(one_class, 32, seed=1)
-    with pytest.raises(DatasetError, match=r"at least 16 films of NORMAL .* found 3"):
+    with pytest.raises(DatasetError, match=r"at least 16 images of NORMAL .* found 3"):
         read_dataset(make_labelled_folder(tmp_path / "few", 3, 40), 32, seed=1)
     corrupt = make_labelled_folder(tmp_path / "corrupt")
     (corrupt / "NORMAL" / "bad.jpeg").write_bytes(b"\xff\xd8\xff broken")

@@ -24,7 +24,9 @@ def test_a_third_class_is_refused_by_name_and_count(tmp_path, part):
     for name in {"", "train", "test"} - {""} if part else {""}:
         make_labelled_folder(root / name, 20, 20)
     put(root / part / "COVID" / "clinic", ["a.png", "b.png", "c.png"])
-    with pytest.raises(DatasetError, match=r"found COVID with 3 files in .*Move it elsewhere"):
+    with pytest.raises(
+        DatasetError, match=r"found COVID with 3 files in .*Move it out of the data set"
+    ):
         read_dataset(root, 32, seed=1)
 
 
@@ -40,7 +42,7 @@ def test_loose_films_are_refused_but_a_note_beside_the_classes_is_not(tmp_path):
     put(root, ["SOURCE.txt"], b"where these films came from")
     assert len(read_dataset(root, 32, seed=1).train) == 35
     put(root, ["one.png", "two.png"])
-    with pytest.raises(DatasetError, match=r"found 2 films beside the folders in .*one\.png"):
+    with pytest.raises(DatasetError, match=r"found 2 images beside the folders in .*one\.png"):
         read_dataset(root, 32, seed=1)
 
 
