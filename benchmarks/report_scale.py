@@ -1,8 +1,8 @@
-"""What a report costs: `cxr report` on small and large runs, beside plain WeasyPrint on its HTML.
+"""Cost of a report: `cxr report` on small and large runs, compared with plain WeasyPrint.
 
-The runs are whole ones of synthetic images, but their answers are drawn from the scores that the
-bundled models' cards hold, not computed: only the report is measured. Every hundredth file was not
-scored. A process for each turn.
+The runs have synthetic images. Their scores are drawn from the distributions on the bundled models'
+cards, so only the report is measured. One file in a hundred is unscored. Each turn is a new
+process.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ TIMESTAMP = "2026-01-02T03:04:05+00:00"
 
 @dataclass(frozen=True)
 class ProcessUsage:
-    """What a process took: seconds by the clock and of the processor, and its peak memory."""
+    """Resources of a process: clock and processor seconds, and peak memory."""
 
     wall_s: float
     processor_s: float
     peak_bytes: int
 
     def __str__(self) -> str:
-        """The three in a line."""
+        """Format the three values in one line."""
         return (
             f"{self.wall_s:6.1f} s, processor {self.processor_s:6.1f} s, "
             f"peak {self.peak_bytes / 1e6:5.0f} MB"
@@ -59,7 +59,7 @@ class ProcessUsage:
 )
 @click.pass_context
 def main(ctx: click.Context, rows: tuple[int, ...]) -> None:
-    """Measure reports of so many rows.
+    """Measure reports of different numbers of rows.
 
     Exit code 1: 100 rows take over 6 s, 10,000 over 60 s, or any report 1 GB.
     """
@@ -83,7 +83,7 @@ def main(ctx: click.Context, rows: tuple[int, ...]) -> None:
 
 
 def make_run(folder: Path, output: Path, number: int) -> None:
-    """A finished run of so many synthetic images, as `cxr score --model all` leaves it."""
+    """Make a finished run of ``number`` synthetic images, as `cxr score --model all` does."""
     make_images(sorted(EXAMPLE_IMAGES.rglob("*.jpeg")), folder, number)
     source = open_source(str(folder))
     classifiers = [Classifier.load(name, "cpu") for name in list_bundled_models()]
@@ -114,7 +114,7 @@ def make_run(folder: Path, output: Path, number: int) -> None:
 
 
 def make_rows(contents: dict[str, bytes], models: list[ModelUsed]) -> list[Score]:
-    """A row for each image: answers drawn from the models' own scores of their validation images."""
+    """Make a row per image, with scores drawn from those of the models' validation images."""
     rng = np.random.default_rng(1)
     tables = [model.card.references["validation"].score_quantiles for model in models]
     drawn = np.stack(
@@ -148,9 +148,9 @@ def make_rows(contents: dict[str, bytes], models: list[ModelUsed]) -> list[Score
 
 
 def write_report_html(output: Path, folder: Path) -> Path:
-    """The HTML of a run's report as a file that needs no fetcher of ours."""
-    material = read_report_bundle(open_output(output))
-    html, resources = render_pdf_html(material), material.resources
+    """Write the HTML of a run's report as files that plain WeasyPrint can read."""
+    bundle = read_report_bundle(open_output(output))
+    html, resources = render_pdf_html(bundle), bundle.resources
     folder.mkdir()
     for name, (data, kind) in resources.items():
         file = folder / f"{name}{SUFFIXES[kind]}"
@@ -166,17 +166,17 @@ def write_report_html(output: Path, folder: Path) -> Path:
 
 
 def measure_command(command: list[str]) -> ProcessUsage:
-    """What a command takes."""
+    """Run a command and measure its resources."""
     start = time.perf_counter()
     process = subprocess.Popen(  # noqa: S603 - this project's own program, and WeasyPrint
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    said = process.stderr.read() if process.stderr else ""
+    errors = process.stderr.read() if process.stderr else ""
     _, status, used = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise click.ClickException(f"{' '.join(command[1:4])} ended with an error: {said}")
+        raise click.ClickException(f"{' '.join(command[1:4])} ended with an error: {errors}")
     peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return ProcessUsage(seconds, used.ru_utime + used.ru_stime, peak)
 

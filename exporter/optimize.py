@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-from typing import TYPE_CHECKING
-
-from onnx import TensorProto
 
 _BEFORE_FIRST = -(2**31)
 """An end index before the first element of an axis, for a Slice with step -1."""

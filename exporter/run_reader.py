@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ import msgspec
 import numpy as np
 
 from batch_scorer.errors import ConversionError
+from batch_scorer.model.card import decode_card
+from batch_scorer.model.card_checks import MAX_CARD_CHARS
 from batch_scorer.model.classifier import MAX_MODEL_BYTES
 from batch_scorer.storage.output import MAX_TABLE_READ_BYTES
+from batch_scorer.system.regular_file import read_regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,18 +27,8 @@ if TYPE_CHECKING:
 
     from batch_scorer.model.card import ModelCard
     from batch_scorer.model.card_sections import ModelComparison
-import os
-from typing import TYPE_CHECKING
 
-from batch_scorer.model.card import decode_card
-from batch_scorer.model.card_checks import MAX_CARD_CHARS
-from batch_scorer.system.regular_file import read_regular_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from batch_scorer.model.card import ModelCard
-
+CARD_FILE = "card.json"
 MODEL_FILE = "model.keras"
 IMAGES_FILE = "films.npz"
 _NETWORK_ERRORS = (
@@ -49,6 +43,7 @@ _ARRAY_ERRORS = (
 """NumPy's and zipfile's errors for a file that is not an archive of arrays or is damaged."""
 MIN_IMAGES = 64
 PARITY_IMAGES = 96
+_RETRAIN_HINT = "Repeat the same `cxr train` command; it does not repeat a finished training."
 
 
 @dataclass(frozen=True)
@@ -220,12 +215,6 @@ def _select_parity_images(
     order = validation[np.argsort(probabilities[validation], kind="stable")]
     indices = np.unique(np.linspace(0, len(order) - 1, PARITY_IMAGES).astype(int))
     return np.concatenate([order[indices], train])[:PARITY_IMAGES]
-
-
-CARD_FILE = "card.json"
-
-
-_RETRAIN_HINT = "Repeat the same `cxr train` command; it does not repeat a finished training."
 
 
 def find_run_folders(run: Path) -> list[Path]:

@@ -71,8 +71,8 @@ def verify_model_file(
         if not max_difference <= MAX_DIFFERENCE or flips:
             raise ParityError(
                 f"At batch size {size} {path.name} differs from the expected scores by up to "
-                f"{max_difference:.2e} in probability (at most {MAX_DIFFERENCE:.0e} allowed), with {flips} "
-                "label flips."
+                f"{max_difference:.2e} in probability (at most {MAX_DIFFERENCE:.0e} allowed), "
+                f"with {flips} label flips."
             )
     _check_other_outputs(classifier, pixels, other_outputs or {})
     return max_difference
@@ -81,16 +81,16 @@ def verify_model_file(
 def _check_other_outputs(
     classifier: Classifier, pixels: NDArray[np.uint8], other_outputs: dict[str, NDArray[np.float32]]
 ) -> None:
-    answers = classifier.predict(pixels)
+    predictions = classifier.predict(pixels)
     for name, expected in other_outputs.items():
-        probabilities = getattr(answers, name)
-        if probabilities is None:  # the card does not describe it
+        values = getattr(predictions, name)
+        if values is None:  # the card does not describe it
             continue
-        max_difference = float(np.abs(probabilities - expected.reshape(probabilities.shape)).max())
+        max_difference = float(np.abs(values - expected.reshape(values.shape)).max())
         if not max_difference <= MAX_OTHER_DIFFERENCE:
             raise ParityError(
-                f"{classifier.path.name} differs from Keras by up to {max_difference:.2e} in {name} "
-                f"(at most {MAX_OTHER_DIFFERENCE:.0e} allowed)."
+                f"{classifier.path.name} differs from Keras by up to {max_difference:.2e} in "
+                f"{name} (at most {MAX_OTHER_DIFFERENCE:.0e} allowed)."
             )
 
 

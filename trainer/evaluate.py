@@ -141,7 +141,8 @@ def choose_undecided_band(
         low=low,
         high=high,
         rule=f"below it lies at most {1 - BAND_SENSITIVITY:.0%} of the films with pneumonia, "
-        f"above it at most {1 - BAND_SENSITIVITY:.0%} of the normal ones, and the threshold lies in it",
+        f"above it at most {1 - BAND_SENSITIVITY:.0%} of the normal ones, and the threshold lies "
+        "in it",
         chosen_on="validation",
         share=classification.estimate_proportion(inside, len(labels)),
     )

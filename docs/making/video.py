@@ -1,7 +1,7 @@
-"""Make the walkthrough: the slides of a finished run, spoken, with captions.
+"""Make the walkthrough video: the slides of a finished run, spoken, with captions.
 
-The voice is espeak-ng's, the image is ffmpeg's. Words and times come from the slides' own notes; the
-script and the captions are committed in ``docs/video``, the image is not.
+espeak-ng speaks and ffmpeg joins. Text and durations come from the notes of the slides. Script and
+captions are committed in ``docs/video``, the video is not.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ FRAMES_PER_SECOND = 5
 @click.option(
     "--words",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for script.md and captions.vtt.  [default: that of the film]",
+    help="Folder for script.md and captions.vtt.  [default: the folder of the video]",
 )
 def main(run: Path, output: Path, words: Path | None) -> None:
     """Speak the slides of the finished run RUN, which has a slides.pdf."""
@@ -69,12 +69,12 @@ def main(run: Path, output: Path, words: Path | None) -> None:
             f"Expected slides in {run}, found no {deck.name}.",
             f"Draw them with: cxr report {run} --format slides",
         )
-    material = read_report_bundle(open_output(run))
+    bundle = read_report_bundle(open_output(run))
     words = words or output
-    if not material.manifest.synthetic:
+    if not bundle.manifest.synthetic:
         check_synthetic(run, words)
     voice, ffmpeg = find_program("espeak-ng"), find_program("ffmpeg")
-    slides = plan_narration(read_speaker_notes(material))
+    slides = plan_narration(read_speaker_notes(bundle))
     for target in (output, words):
         target.mkdir(parents=True, exist_ok=True)
     (words / SCRIPT_FILE).write_text(format_script(slides, ABOUT), encoding="utf-8")
@@ -90,7 +90,7 @@ def main(run: Path, output: Path, words: Path | None) -> None:
 
 
 def find_program(name: str) -> str:
-    """Where a program is.
+    """Find a program on the PATH.
 
     Raises:
         MissingPackage: It is not installed.
@@ -104,7 +104,7 @@ def find_program(name: str) -> str:
 
 
 def write_audio(slides: Sequence[NarratedSlide], path: Path, voice: str) -> None:
-    """Write the whole talk as one sound file, each sentence as long as it was reckoned."""
+    """Write the whole talk as one sound file, each sentence with its estimated duration."""
     with wave.open(str(path), "wb") as talk:
         talk.setnchannels(1)
         talk.setsampwidth(2)
@@ -116,16 +116,16 @@ def write_audio(slides: Sequence[NarratedSlide], path: Path, voice: str) -> None
 
 
 def _speak_sentence(sentence: Sentence, voice: str) -> bytes:
-    """One sentence, faster where it would take too long, then silence until its time is up."""
-    room = len(_make_silence(sentence.duration_s))
+    """Speak a sentence, faster if it would take too long, and pad it with silence."""
+    n_bytes = len(_make_silence(sentence.duration_s))
     speed = WORDS_PER_MINUTE
     sound = _synthesise(sentence.text, speed, voice)
-    while len(sound) > room and speed < MAX_WORDS_PER_MINUTE:
-        speed = min(MAX_WORDS_PER_MINUTE, max(speed + 10, speed * len(sound) // room))
+    while len(sound) > n_bytes and speed < MAX_WORDS_PER_MINUTE:
+        speed = min(MAX_WORDS_PER_MINUTE, max(speed + 10, speed * len(sound) // n_bytes))
         sound = _synthesise(sentence.text, speed, voice)
-    if len(sound) > room:
-        raise ReportError(f"This sentence cannot be spoken in its time: {sentence.text}")
-    return sound + bytes(room - len(sound))
+    if len(sound) > n_bytes:
+        raise ReportError(f"This sentence cannot be spoken within its duration: {sentence.text}")
+    return sound + bytes(n_bytes - len(sound))
 
 
 def _synthesise(text: str, speed: int, voice: str) -> bytes:
@@ -145,16 +145,16 @@ def _make_silence(seconds: float) -> bytes:
 
 
 def render_slides(deck: Path, slides: Sequence[NarratedSlide], folder: Path) -> Path:
-    """Draw each slide, and list them with their times for ffmpeg.
+    """Render each slide, and list the images with their durations for ffmpeg.
 
     Raises:
-        ReportError: The deck has another number of slides than are spoken to.
+        ReportError: The deck and the narration differ in their number of slides.
     """
     with pdfium.PdfDocument(deck) as document:
         if len(document) != len(slides):
             raise ReportError(
                 f"Expected {len(slides)} slides in {deck}, found {len(document)}.",
-                "Draw them again with this release.",
+                "Draw the slides again with this release.",
             )
         lines = []
         for number, slide in enumerate(slides):
@@ -163,14 +163,14 @@ def render_slides(deck: Path, slides: Sequence[NarratedSlide], folder: Path) -> 
             even = image.crop((0, 0, image.width // 2 * 2, HEIGHT_PX))
             even.save(folder / f"{number}.png")
             lines.append(f"file '{number}.png'\nduration {slide.duration_s:.3f}")
-        lines.append(lines[-1])  # ffmpeg forgets how long the last one lasts
+        lines.append(lines[-1])  # ffmpeg ignores the duration of the last entry
     path = folder / "pages.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
 def assemble_video(ffmpeg: str, images: Path, talk: Path, captions: Path, output: Path) -> None:
-    """Join pictures, sound and captions into one image that any player shows."""
+    """Join images, sound and captions into one video that any player plays."""
     with wave.open(str(talk), "rb") as sound:
         seconds = sound.getnframes() / sound.getframerate()
     options = (

@@ -74,7 +74,7 @@ def test_films_that_are_not_synthetic_never_get_into_docs(tmp_path):
     arguments = ["--films", str(tmp_path / "own")]
     refused = CliRunner().invoke(figures.main, arguments)
     assert refused.exit_code == 2
-    assert "Expected synthetic films to be shown" in refused.output
+    assert "Expected synthetic images to be shown" in refused.output
     drawn = CliRunner().invoke(figures.main, [*arguments, "-o", str(tmp_path / "out")])
     assert drawn.exit_code == 0, drawn.output
     shown = texts((tmp_path / "out" / "example-films.svg").read_text(encoding="utf-8"))

@@ -123,7 +123,7 @@ def test_a_card_that_cannot_be_read_ends_the_export(tmp_path, damage):
         ("split,image,patient,label,probability\ntest,a,p,NORMAL,high\n", "high"),
         (
             "split,image,patient,label,probability\ntest,a,p,NORMAL,0.5\n",
-            "expected 120 test films in predictions.csv, found 1",
+            "expected 120 test images in predictions.csv, found 1",
         ),
         ("split,image,patient,label,probability\ntest,a,p,TUMOUR,0.5\n", "found TUMOUR"),
         ("split,image,patient,label,probability\ntest,a,p,NORMAL,nan\n", "found nan"),

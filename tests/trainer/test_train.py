@@ -221,7 +221,7 @@ def test_models_that_are_exported_together_are_compared(killed_then_finished, da
     [
         (("no-equals",), 2, "expected NAME=FOLDER, found no-equals"),
         (("a=.", "a=."), 2, "two folders are named a"),
-        (("a=nowhere",), 1, "Expected a folder of normal films, found none at nowhere"),
+        (("a=nowhere",), 1, "Expected a folder of normal images, found none at nowhere"),
     ],
 )
 def test_normals_that_cannot_be_used_end_the_training(data, tmp_path, normals, code, message):

@@ -97,7 +97,7 @@ def test_the_printed_command_trains_with_the_settings(killed_then_finished, data
         (("--set", "learning_rate=fast"), "expected learning_rate=NUMBER, found"),
         (("--set", "label_smoothing=0.9"), "expected label_smoothing from 0 to 0.5, found 0.9"),
         (("--set", "learning_rate=nan"), "expected learning_rate from 1e-06 to 1, found nan"),
-        (("--search", 2, "--normals", "a=."), "leave --normals out"),
+        (("--search", 2, "--normals", "a=."), "remove --normals"),
     ],
 )
 def test_settings_that_cannot_be_used_are_wrong_usage(data, tmp_path, options, message):

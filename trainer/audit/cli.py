@@ -26,8 +26,8 @@ log = logging.getLogger("cxr")
 @click.option(
     "--test/--no-test",
     "open_test",
-    definding=True,
-    show_definding=True,
+    default=True,
+    show_default=True,
     help="Look at the labels of the official test films too.",
 )
 def audit(data: Path, output: Path, *, open_test: bool) -> int:

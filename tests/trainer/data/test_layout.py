@@ -104,7 +104,7 @@ def test_three_films_one_class_or_a_broken_film_end_the_command_with_one_line(tm
     broken = make_labelled_folder(tmp_path / "broken", 20, 20)
     put(broken / "NORMAL", ["IM-0300-0001.jpeg"], b"\xff\xd8\xff half a film")
     for root, expected in (
-        (few, "at least 16 films of NORMAL to train and validate on, found 1"),
+        (few, "at least 16 images of NORMAL to train and validate on, found 1"),
         (one, "NORMAL, found none. The folder needs the two class folders"),
         (broken, "IM-0300-0001.jpeg cannot be used"),
     ):
