@@ -90,7 +90,7 @@ class Judge:
     classifier: Pipeline
 
     def measure(self, image: Array) -> tuple[float, float, float]:
-        """Measure the largest correlation with a training image, that of details, and P(pneumonia)."""
+        """Measure the largest correlation with a training image, that of details, P(pneumonia)."""
         whole = self.images @ _unit((image - self.mean)[None])[0]
         detail = self.details @ _unit(_detail(image[None]))[0]
         probability = self.classifier.predict_proba(_small(image[None]))[0, 1]

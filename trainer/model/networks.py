@@ -38,7 +38,9 @@ def build_mlp(
     augment: float = 1.0,
 ) -> keras.Model:
     """Build the multilayer perceptron 32-32-64-128 on images of 64 by 64."""
-    pixels, x = _make_input(64, seed, augment, turn=0.1, shift=0.05, zoom=0.1, borrow=False)
+    pixels, x = _make_input(
+        64, seed, augment, turn=0.1, shift=0.05, zoom=0.1, match_histograms=False
+    )
     x = _stack_normalized_views(x)
     x = layers.Flatten(name="flat")(x)
     x = layers.Dropout(0.1, seed=seed)(x)
