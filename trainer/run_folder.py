@@ -168,7 +168,7 @@ def save_epoch(folder: Path, rows: list[dict[str, str]], seconds: float, weights
         folder: The run folder.
         rows: Loss and accuracy of all epochs so far.
         seconds: Seconds spent training so far.
-        weights: Encoded weights of the network and its optimizer.
+        weights: Encoded weights of the network and its optimiser.
 
     Raises:
         ForeignFile: A file of that name exists and is not in the record.

@@ -106,9 +106,8 @@ def draw_augmentation(examples: ExampleImages, model: str, times: int, seed: int
     change = next(layer for layer in network.layers if isinstance(layer, RandomIntensity))
     augmenter = keras.Model(network.input, change.output)
     first = np.stack([images[0] for images in examples.images.values()])
-    repeated = np.tile(
-        first, (times, 1, 1, 1)
-    )  # alternating, since an image takes grey levels from its neighbour
+    # The classes alternate, since an image takes grey levels from the one before it.
+    repeated = np.tile(first, (times, 1, 1, 1))
     shown = [augmenter(first, training=False), augmenter(repeated, training=True)]
     pixels = np.concatenate([keras.ops.convert_to_numpy(part) for part in shown])[..., 0]
     rows = {

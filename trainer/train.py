@@ -195,7 +195,7 @@ def train_network(
         dataset: Training and validation images; test images are not used.
         callbacks: Keras callbacks to run after each epoch.
         completed_epochs: Number of epochs already trained.
-        weights_path: Weights of the network and its optimizer after these epochs.
+        weights_path: Weights of the network and its optimiser after these epochs.
 
     Raises:
         DatasetError: The initial weights cannot be loaded.

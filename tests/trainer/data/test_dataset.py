@@ -75,7 +75,7 @@ def test_the_split_policy_says_only_what_is_so(tmp_path):
     for index, film in enumerate(sorted((tmp_path / "known").glob("*/*"))):
         film.rename(film.with_name(f"film{index}.png"))
     unknown = read_dataset(tmp_path / "known", 32, seed=1)
-    assert "100 of 100 file names tell no patient" in unknown.split_policy
+    assert "100 of 100 file names contain no patient" in unknown.split_policy
     assert set(unknown.train.patients) == {""}
     assert len(set(unknown.train.groups)) == len(unknown.train)
 
