@@ -226,9 +226,9 @@ def test_keras_opens_nothing_in_the_run_folder(tmp_path, monkeypatch):
     keeper.on_epoch_end(0, {run_folder.MONITORED_METRIC: 0.5})
     assert kept(folder) == ["epoch-001.weights.h5"]
     monkeypatch.setattr("trainer.train.make_final_network", lambda *_: model)
-    monkeypatch.setattr("trainer.train.answer", lambda *_, **__: model)
+    monkeypatch.setattr("trainer.train.build_inference_model", lambda *_, **__: model)
     films = SimpleNamespace(pixels=np.zeros((2, 9, 9, 1), np.uint8))
-    monkeypatch.setattr("trainer.train.fit_typical", lambda _: None)
+    monkeypatch.setattr("trainer.train.fit_ood_detector", lambda _: None)
     _save_final_network(model, CONFIG, films, folder)
     assert keras.models.load_model(folder / run_folder.MODEL_FILE).count_params() == 3
     assert victim.read_text() == DIARY

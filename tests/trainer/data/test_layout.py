@@ -54,7 +54,7 @@ def test_a_folder_beside_the_parts_is_left_out_with_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="cxr"):
         dataset = read_dataset(root, 32, seed=1)
     assert len(dataset.train) + len(dataset.validation) == 40
-    assert "left out, as no part of the set: chest_xray with 11 files" in caplog.text
+    assert "ignored, not a part of the data set: chest_xray with 11 files" in caplog.text
     assert "empty" not in caplog.text
 
 
@@ -92,7 +92,7 @@ def test_films_without_patients_are_warned_of(tmp_path, caplog):
         film.rename(film.with_name(f"clinic{index}.png"))
     with caplog.at_level(logging.WARNING, logger="cxr"):
         read_dataset(root, 32, seed=1)
-    assert "Warning: 20 of 40 file names tell no patient" in caplog.text
+    assert "Warning: 20 of 40 file names contain no patient" in caplog.text
     assert "taken for a patient of its own" in caplog.text
 
 
