@@ -97,7 +97,7 @@ def test_models_of_different_films_are_not_compared_and_it_is_said(tmp_path, cap
     folders = [*fill(tmp_path, "cnn"), *fill(tmp_path, "mlp", offset=7)]
     with caplog.at_level(logging.WARNING, logger="cxr"):
         assert compare_models(folders) is None
-    assert "the models of this run have different test films" in caplog.text
+    assert "the models of this run have different test images" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["pipe", "no text", "device"])

@@ -60,7 +60,7 @@ def test_a_converted_network_that_looks_both_ways_keeps_every_bit(int8):
     )
     model = convert.convert(network, make_whole_card())
     if int8:
-        model = export.to_int8(model, films)
+        model = export.quantize_int8(model, films)
     assert "ReverseSequence" in operations(model)
     check_cheaper(model, films)
     assert {"Slice", "DequantizeLinear"} <= set(operations(model))

@@ -93,7 +93,7 @@ def test_films_without_patients_are_warned_of(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="cxr"):
         read_dataset(root, 32, seed=1)
     assert "Warning: 20 of 40 file names contain no patient" in caplog.text
-    assert "taken for a patient of its own" in caplog.text
+    assert "counts as a separate patient" in caplog.text
 
 
 @pytest.mark.slow
