@@ -1,6 +1,6 @@
-"""How long does `cxr score` of one film take, from the shell's point of view.
+"""Time of `cxr score` for one image, as measured from the shell.
 
-A process for each turn, with an output folder of its own; the median is told.
+Each turn runs a new process with its own output folder; the script prints the median.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ MAX_START_S = 1.2
 
 @click.command(cls=BenchmarkCommand, epilog="Example: python benchmarks/cold_start.py --turns 20")
 @click.argument(
-    "film", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=EXAMPLE_IMAGE
+    "image", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=EXAMPLE_IMAGE
 )
 @click.option("--model", default="cnn", show_default=True)
 @click.option("--turns", type=click.IntRange(1), default=10, show_default=True)
 @click.pass_context
-def main(ctx: click.Context, film: Path, model: str, turns: int) -> None:
-    """Measure `cxr score` of one FILM, without a report.
+def main(ctx: click.Context, image: Path, model: str, turns: int) -> None:
+    """Measure `cxr score` of one IMAGE, without a report.
 
-    Exit code 1: the median is over 1.2 s.
+    Exit code 1: the median exceeds 1.2 s.
     """
-    taken = [measure_start_time(film, model) for _ in range(turns)]
+    taken = [measure_start_time(image, model) for _ in range(turns)]
     wall, processor = (median(each) for each in zip(*taken, strict=True))
     pandas = "with" if find_spec("pandas") else "without"
     click.echo(
         f"{model}, {turns} turns, {pandas} pandas installed (which pyarrow then imports): "
-        f"{wall:.2f} s, of which the processor {processor:.2f} s"
+        f"{wall:.2f} s, processor time {processor:.2f} s"
     )
     imported = median(measure_import_time() for _ in range(turns))
     click.echo(f"import batch_scorer: {1000 * imported:.1f} ms")
     ctx.exit(0 if wall <= MAX_START_S else 1)
 
 
-def measure_start_time(film: Path, model: str) -> tuple[float, float]:
-    """Seconds by the clock, and seconds of processor time, of one run."""
+def measure_start_time(image: Path, model: str) -> tuple[float, float]:
+    """Measure one run: seconds by the clock, and seconds of processor time."""
     with tempfile.TemporaryDirectory(prefix="cxr-start-") as output:
-        command = ["score", film, "-o", output, "--model", model, "--no-report"]
+        command = ["score", image, "-o", output, "--model", model, "--no-report"]
         start = time.perf_counter()
         process = subprocess.Popen(  # noqa: S603 - this project's own program
             [sys.executable, "-m", "batch_scorer", *map(str, command)],

@@ -1,4 +1,4 @@
-"""What measuring scripts share: an error is a sentence."""
+"""The command class of the benchmark scripts: errors print as one sentence."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class BenchmarkCommand(click.Command):
-    """A click command that tells this project's own errors in one line, with their exit code."""
+    """A click command that prints this project's errors in one line and exits with their code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, and tell an error."""
+        """Run the command; print an error of this project."""
         try:
             return super().invoke(ctx)
         except CxrError as exc:
@@ -28,7 +28,7 @@ class BenchmarkCommand(click.Command):
 
 @contextmanager
 def require_packages() -> Iterator[None]:
-    """Import what scoring does not need in here: without it, a sentence ends the measurement."""
+    """Import packages that scoring does not need; print an error and exit if one is missing."""
     try:
         yield
     except ModuleNotFoundError as exc:

@@ -1,9 +1,9 @@
-"""What it costs to decode DICOM images in worker processes, against this process itself.
+"""Cost of decoding DICOM images in worker processes, compared with this process.
 
-Both ways read the same generated images on the same threads, in turns, every second turn backwards.
-Told are medians over turns: of images a second, and of each turn's own ratios of the clock and of
-processor time, that of the workers included. Where every core is busy, images a second follow
-processor time, and other programs disturb it less: the cost is judged by it.
+Both methods read the same generated images on the same threads, in alternating order. The output
+shows medians over turns: images per second, and the ratios of clock time and of processor time,
+workers included. When every core is busy, images per second follow processor time, which other
+programs disturb less. The limit therefore applies to processor time.
 """
 
 from __future__ import annotations
@@ -36,17 +36,19 @@ MAX_OVERHEAD = 0.03
 
 
 @click.command(cls=BenchmarkCommand, epilog="Example: python benchmarks/decoder_cost.py --turns 5")
-@click.option("--images", type=click.IntRange(1), default=40, show_default=True, help="Per turn.")
+@click.option(
+    "--images", type=click.IntRange(1), default=40, show_default=True, help="Images per turn."
+)
 @click.option("--turns", type=click.IntRange(1), default=9, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="Default: every core.")
-@click.option("--kind", multiple=True, help="Only these; may be repeated.  [default: all]")
+@click.option("--threads", type=click.IntRange(1), help="Number of threads.  [default: all cores]")
+@click.option("--kind", multiple=True, help="Only this kind; may be repeated.  [default: all]")
 @click.pass_context
 def main(
     ctx: click.Context, images: int, turns: int, threads: int | None, kind: tuple[str, ...]
 ) -> None:
-    """Measure images a second, by workers and in this process, for each way of compressing.
+    """Measure images per second, in workers and in this process, for each compression.
 
-    Exit code 1: workers cost more than 3 % of processor time for any of them.
+    Exit code 1: workers cost more than 3 % of processor time for any compression.
     """
     threads = threads or available_cores()
     good = True
@@ -55,11 +57,11 @@ def main(
             if kind and name not in kind:
                 continue
             data = path.read_bytes()
-            ways: list[Callable[[], DecodeResult]] = [
+            methods: list[Callable[[], DecodeResult]] = [
                 partial(decoder.read, data, SIZES_PX),
                 partial(read_image, data, SIZES_PX),
             ]
-            wall_s, processor_s = time_alternately(ways, images, turns, threads)
+            wall_s, processor_s = time_alternately(methods, images, turns, threads)
             workers, here = np.median(images / wall_s, axis=1)
             by_clock = np.median(wall_s[0] / wall_s[1]) - 1
             low, cost, high = np.quantile(processor_s[0] / processor_s[1], (0.25, 0.5, 0.75)) - 1
@@ -73,7 +75,7 @@ def main(
 
 
 def write_images(folder: Path) -> dict[str, Path]:
-    """Write one image of 3.8 megapixels of 12 bits, plain and compressed, for each way."""
+    """Write one image of 3.8 megapixels with 12 bits, uncompressed and in each compression."""
     with require_packages():
         import imagecodecs
     from pydicom.uid import (
@@ -127,26 +129,26 @@ def write_image(
 
 
 def time_alternately(
-    ways: list[Callable[[], DecodeResult]], images: int, turns: int, threads: int
+    methods: list[Callable[[], DecodeResult]], images: int, turns: int, threads: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Seconds of the clock and of the processor, both (ways, turns), after one uncounted turn."""
-    wall_s, processor_s = np.zeros((2, len(ways), turns + 1))
-    order = list(range(len(ways)))
+    """Time the methods: clock and processor seconds, (methods, turns), after one warm-up turn."""
+    wall_s, processor_s = np.zeros((2, len(methods), turns + 1))
+    order = list(range(len(methods)))
     with ThreadPoolExecutor(threads) as pool:
         for turn in range(turns + 1):
             order.reverse()
-            for way in order:
+            for method in order:
                 start, used = time.perf_counter(), read_cpu_time_s()
-                for content in pool.map(lambda _, way=way: ways[way](), range(images)):
+                for content in pool.map(lambda _, method=method: methods[method](), range(images)):
                     if content.error:
                         raise content.error
-                wall_s[way, turn] = time.perf_counter() - start
-                processor_s[way, turn] = read_cpu_time_s() - used
+                wall_s[method, turn] = time.perf_counter() - start
+                processor_s[method, turn] = read_cpu_time_s() - used
     return wall_s[:, 1:], processor_s[:, 1:]
 
 
 def read_cpu_time_s() -> float:
-    """Processor time of this process and of those that it has started, as Linux counts it."""
+    """Read the processor time of this process and its children, as counted by Linux."""
     own = Path("/proc/self/task")
     pids = " ".join(path.read_text("ascii") for path in own.glob("*/children")).split()
     spent_ns = (Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0] for pid in pids)

@@ -1,10 +1,10 @@
-"""Films a second from end to end: `cxr score` against the notebook's way, and against the ceiling.
+"""End-to-end speed of `cxr score`, compared with a notebook and with the hardware ceiling.
 
-Each turn runs, one after the other and each in a process of its own, `cxr score` on all films,
-``keras_baseline.py`` on the same films, and `cxr bench`. Times are without start-up. The ratio
-compares what both do: films in, answers out, of `cxr score` the stage "score" of run.json, with its
-journal. What `cxr score` does once at the end (tables, pictures for a report), which no notebook
-does, is told beside it. Ratios are taken within a turn, and their median is told, so that a busy
+Each turn runs three processes in sequence: `cxr score` on all images, ``keras_baseline.py`` on the
+same images, and `cxr bench`. Times exclude start-up. The ratio compares the common work, from
+images to scores: for `cxr score`, the stage "score" of run.json with its checkpoints. The time that
+`cxr score` spends once at the end (tables, report images) is printed separately, because no
+notebook does this work. Ratios are computed within a turn and their median is printed, so a busy
 machine slows both sides alike.
 """
 
@@ -34,33 +34,35 @@ BASELINE_SCRIPT = Path(__file__).parent / "keras_baseline.py"
 )
 @click.argument("images", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--run", type=click.Path(path_type=Path, exists=True), help="A VGG16 run folder.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many films.")
+@click.option("--limit", type=click.IntRange(1), help="Maximum number of images.  [default: all]")
 @click.option("--turns", type=click.IntRange(1), default=3, show_default=True)
 @click.pass_context
 def main(ctx: click.Context, images: Path, run: Path | None, limit: int | None, turns: int) -> None:
-    """Compare `cxr score` with the notebook's way on the JPEG films in IMAGES.
+    """Compare `cxr score` with a notebook on the JPEG images in IMAGES.
 
     Exit code 1: less than 4.5 times as fast, or below 90 % of the ceiling.
     """
     options = ["--limit", str(limit)] if limit else []
     peer_options = [*options, "--run", str(run)] if run else options
-    ours, peers, shares = [], [], []
+    ours, baselines, shares = [], [], []
     for _ in range(turns):
         ours.append(run_score(images, options))
-        peers.append(_run_script(BASELINE_SCRIPT, images, *peer_options))
+        baselines.append(_run_script(BASELINE_SCRIPT, images, *peer_options))
         shares.append(run_bench(images, limit or 200)["share"])
-    ratios = [peer["seconds"] / our["seconds"] for our, peer in zip(ours, peers, strict=True)]
+    ratios = [
+        baseline["seconds"] / our["seconds"] for our, baseline in zip(ours, baselines, strict=True)
+    ]
     click.echo(
-        f"{available_cores()} cores, {MODEL}, {turns} turns, notebook with {peers[0]['weights']} "
-        "weights"
+        f"{available_cores()} cores, {MODEL}, {turns} turns, notebook with "
+        f"{baselines[0]['weights']} weights"
     )
-    click.echo(f"{'':16s}{'films':>7s}{'seconds':>10s}{'films/s':>10s}")
-    for name, found in (("cxr score", ours), ("notebook's way", peers)):
+    click.echo(f"{'':16s}{'images':>7s}{'seconds':>10s}{'images/s':>10s}")
+    for name, found in (("cxr score", ours), ("notebook", baselines)):
         seconds = median(each["seconds"] for each in found)
-        films = found[0]["films"]
-        click.echo(f"{name:16s}{films:7d}{seconds:10.2f}{films / seconds:10.1f}")
-    once = median(our["once"] for our in ours)
-    click.echo(f"{'':16s}{'':7s}{once:10.2f}  once a run, for tables and pictures")
+        n_images = found[0]["films"]
+        click.echo(f"{name:16s}{n_images:7d}{seconds:10.2f}{n_images / seconds:10.1f}")
+    once_s = median(our["once"] for our in ours)
+    click.echo(f"{'':16s}{'':7s}{once_s:10.2f}  once per run, for tables and report images")
     ratio, share = median(ratios), median(shares)
     click.echo(f"ratio {ratio:.2f} (each turn: {', '.join(f'{each:.2f}' for each in ratios)})")
     click.echo(f"share of the ceiling {share:.0%}")
@@ -68,7 +70,7 @@ def main(ctx: click.Context, images: Path, run: Path | None, limit: int | None, 
 
 
 def run_score(images: Path, options: list[str]) -> dict[str, Any]:
-    """One whole run: number of films, seconds for their answers, and seconds once at the end."""
+    """Run `cxr score`: number of images, seconds for their scores, and seconds once at the end."""
     with tempfile.TemporaryDirectory(prefix="cxr-bench-") as output:
         arguments = ["score", images, "-o", output, "--model", MODEL, "--no-report", *options]
         arguments += ["--labels", "none", "--heatmaps", "none"]
@@ -78,27 +80,27 @@ def run_score(images: Path, options: list[str]) -> dict[str, Any]:
     return {"films": manifest["found"], "seconds": seconds["score"], "once": seconds["record"]}
 
 
-def run_bench(images: Path, films: int) -> dict[str, Any]:
-    """What `cxr bench` measures in one turn."""
+def run_bench(images: Path, n_images: int) -> dict[str, Any]:
+    """Run `cxr bench` for one turn and read its JSON."""
     with tempfile.TemporaryDirectory(prefix="cxr-bench-") as folder:
         file = Path(folder) / "speed.json"
         arguments = ["bench", images, "--model", MODEL, "--json", file, "--turns", 1]
-        _run_python("-m", "batch_scorer", *arguments, "--films", films)
+        _run_python("-m", "batch_scorer", *arguments, "--films", n_images)
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 
 def _run_script(script: Path, *arguments: object) -> dict[str, Any]:
-    """The JSON line that a script prints last."""
+    """Run a script and read the JSON line that it prints last."""
     found: dict[str, Any] = json.loads(_run_python(script, *arguments).splitlines()[-1])
     return found
 
 
 def _run_python(*arguments: object) -> str:
-    """What a Python process prints.
+    """Run a Python process and return its output.
 
     Raises:
-        ClickException: It failed. Exit code 3 is none: some files were no films.
+        ClickException: The process failed. Exit code 3 is accepted: some files were not images.
     """
     done = subprocess.run(  # noqa: S603 - this project's own programs
         [sys.executable, *map(str, arguments)], check=False, capture_output=True, text=True

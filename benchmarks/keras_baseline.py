@@ -1,11 +1,11 @@
-"""The peer: how a notebook scores a folder of films with the same VGG16.
+"""The baseline: a notebook's method of scoring a folder of images with the same VGG16.
 
-Pillow opens each file, makes it RGB and resizes it to the network's input size, one after the other
-as a loop in a notebook does; then Keras (TensorFlow) predicts in batches of 32. The network is the
-one of ``trainer.models``, with random weights (they change no operation), or the one of a run
-folder. Start-up, loading and two warm-up predictions are not timed.
+Pillow opens each file, converts it to RGB and resizes it to the network's input size, one after the
+other. Then Keras (TensorFlow) predicts in batches of 32. The network comes from a run folder, or
+from ``trainer.model.networks`` with random weights, which need the same operations. Start-up,
+loading and two warm-up predictions are not timed.
 
-Prints one line of JSON: films, seconds, and which weights.
+Prints one line of JSON: number of images (``films``), seconds, and the weights.
 """
 
 from __future__ import annotations
@@ -33,17 +33,22 @@ BATCH_SIZE = 32
 @click.command(epilog="Example: python benchmarks/keras_baseline.py originals --limit 200")
 @click.argument("images", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--run", type=click.Path(path_type=Path, exists=True), help="A VGG16 run folder.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first so many JPEG films.")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Maximum number of JPEG images.  [default: all]"
+)
 def main(images: Path, run: Path | None, limit: int | None) -> None:
-    """Score the JPEG films in IMAGES as a notebook does, and time it."""
+    """Time a notebook's method of scoring on the JPEG images in IMAGES."""
     paths = sorted(path for path in images.rglob("*") if path.suffix in {".jpeg", ".jpg"})[:limit]
     if not paths:
-        raise click.UsageError(f"Expected JPEG films in {images}, found none.")
+        raise click.UsageError(f"Expected JPEG images in {images}, found none.")
     with quiet_import():
         model = load_network(run)
     side = model.input_shape[1]
-    for films in (BATCH_SIZE, len(paths) % BATCH_SIZE or BATCH_SIZE):  # the two shapes to compile
-        model.predict(np.zeros((films, side, side, 1), np.uint8), verbose=0)
+    for n_images in (
+        BATCH_SIZE,
+        len(paths) % BATCH_SIZE or BATCH_SIZE,
+    ):  # the two shapes to compile
+        model.predict(np.zeros((n_images, side, side, 1), np.uint8), verbose=0)
     start = time.perf_counter()
     model.predict(read_images(paths, side), batch_size=BATCH_SIZE, verbose=0)
     seconds = time.perf_counter() - start
@@ -52,7 +57,7 @@ def main(images: Path, run: Path | None, limit: int | None) -> None:
 
 
 def load_network(run: Path | None) -> Any:
-    """The VGG16 of a run folder, or a new one."""
+    """Load the VGG16 of a run folder, or build one with random weights."""
     import keras
 
     from trainer.model.networks import build_vgg16
@@ -63,12 +68,12 @@ def load_network(run: Path | None) -> Any:
 
 
 def read_images(paths: list[Path], side_px: int) -> NDArray[np.uint8]:
-    """Shape (N, side_px, side_px, 1); one channel of RGB, since the network takes grey."""
-    films = []
+    """Read the images, shape (N, side_px, side_px, 1); one of the equal RGB channels."""
+    images = []
     for path in paths:
         with Image.open(path) as image:
-            films.append(np.asarray(image.convert("RGB").resize((side_px, side_px)))[..., :1])
-    return np.stack(films)
+            images.append(np.asarray(image.convert("RGB").resize((side_px, side_px)))[..., :1])
+    return np.stack(images)
 
 
 if __name__ == "__main__":

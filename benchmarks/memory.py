@@ -1,7 +1,7 @@
-"""Does memory stay flat: the peak of `cxr score` on few films and on many.
+"""Peak memory of `cxr score` on few images and on many: it must not grow with their number.
 
-The films are the JPEG files of a folder, repeated until there are enough, each with another JPEG
-comment: byte-identical copies would be computed once. Both runs are whole ones, without a report.
+The images are the JPEG files of a folder, repeated as needed. Each gets a different JPEG comment,
+since byte-identical copies would be scored once. Both runs are complete, without a report.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ MAX_GROWTH = 0.10
 @click.option("--many", type=click.IntRange(1), default=20_000, show_default=True)
 @click.pass_context
 def main(ctx: click.Context, images: Path, model: str, few: int, many: int) -> None:
-    """Measure the peak memory of `cxr score` on films made from those in IMAGES.
+    """Measure the peak memory of `cxr score` on copies of the images in IMAGES.
 
-    Exit code 1: over 600 MB, or the many take over 10 % more than the few.
+    Exit code 1: over 600 MB, or over 10 % more for many images than for few.
     """
-    films = [path for path in sorted(images.rglob("*")) if path.suffix in {".jpeg", ".jpg"}]
-    if not films:
-        raise click.UsageError(f"Expected JPEG films in {images}, found none.")
+    paths = [path for path in sorted(images.rglob("*")) if path.suffix in {".jpeg", ".jpg"}]
+    if not paths:
+        raise click.UsageError(f"Expected JPEG images in {images}, found none.")
     peaks = []
     for number in (few, many):
         with tempfile.TemporaryDirectory(prefix="cxr-memory-") as folder:
-            make_images(films, Path(folder) / "films", number)
+            make_images(paths, Path(folder) / "films", number)
             peaks.append(measure_peak(Path(folder), model))
-        click.echo(f"{model} {number:7d} films  peak {peaks[-1] / 1e6:6.0f} MB")
+        click.echo(f"{model} {number:7d} images  peak {peaks[-1] / 1e6:6.0f} MB")
     growth = peaks[1] / peaks[0] - 1
     click.echo(f"growth {growth:+.1%}")
     ctx.exit(0 if max(peaks) <= MAX_PEAK_BYTES and growth <= MAX_GROWTH else 1)
 
 
-def make_images(films: list[Path], folder: Path, number: int) -> None:
-    """Write so many films, no two of them the same bytes."""
+def make_images(paths: list[Path], folder: Path, number: int) -> None:
+    """Write ``number`` images with different bytes."""
     folder.mkdir()
-    for index, film in enumerate(islice(cycle(films), number)):
-        data = add_jpeg_comment(film.read_bytes(), f"{index:09d}".encode())
+    for index, path in enumerate(islice(cycle(paths), number)):
+        data = add_jpeg_comment(path.read_bytes(), f"{index:09d}".encode())
         (folder / f"{index:09d}.jpeg").write_bytes(data)
 
 
 def add_jpeg_comment(jpeg: bytes, comment: bytes) -> bytes:
-    """The same JPEG picture with a comment: other bytes, the same pixels."""
+    """Add a comment to a JPEG file: other bytes, the same pixels."""
     return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
 
 
@@ -66,17 +66,17 @@ import resource, subprocess, sys
 code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
 print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
-"""A process counts the memory of the one that started it: this one is small, whoever calls."""
+"""A small launcher, because a child process inherits the memory count of its parent."""
 
 
 def measure_peak(folder: Path, model: str) -> int:
-    """Bytes of memory that one run has at most (resident set)."""
+    """Measure the peak memory of one run in bytes (resident set)."""
     command = ["score", folder / "films", "-o", folder / "out", "--model", model, "--no-report"]
     run = [sys.executable, "-m", "batch_scorer", *map(str, command)]
-    told = subprocess.run(  # noqa: S603 - this project's own program
+    done = subprocess.run(  # noqa: S603 - this project's own program
         [sys.executable, "-c", LAUNCHER_SCRIPT, *run], check=True, capture_output=True, text=True
     )
-    code, peak = map(int, told.stdout.split())
+    code, peak = map(int, done.stdout.split())
     if code not in {0, 3}:
         raise click.ClickException(f"cxr score ended with exit code {code}.")
     return peak * (1 if sys.platform == "darwin" else 1024)

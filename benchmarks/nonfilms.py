@@ -1,7 +1,7 @@
-"""Images that are no upright chest films: photos, colours, noise, text, and films turned.
+"""Out-of-distribution images: photos, colours, noise, text, and transformed chest X-rays.
 
-All are made in memory. Every kind takes a random generator, and gives the same images for the same
-seed. Photos are those that scikit-learn and scikit-image bring along; nothing is fetched.
+All are made in memory. Every generator takes a random generator and gives the same images for the
+same seed. The photos come with scikit-learn and scikit-image; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ MAX_LINE_CHARS = 160
 
 
 def load_photos(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:  # noqa: ARG001 - one signature
-    """Every photo once, whole; there are no more than these."""
+    """Load every photo once, whole; ``number`` is ignored."""
     yield from load_sample_images().images
     for name in SKIMAGE_PHOTOS:
         yield getattr(data, name)()
@@ -59,7 +59,7 @@ def load_photos(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.ui
 
 
 def crop_photos(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
-    """Rectangles out of the photos, each side 20 to 80 % of the photo's."""
+    """Crop rectangles from the photos, each side 20 to 80 % of the photo's."""
     whole = list(load_photos(rng, number))
     for index in range(number):
         photo = whole[index % len(whole)]
@@ -70,7 +70,7 @@ def crop_photos(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.ui
 
 
 def make_plain_colours(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
-    """One colour all over, black and white first; every second pair has a scanner's faint grain."""
+    """Make plain colours, black and white first; every second pair has faint scanner grain."""
     for index in range(number):
         shape = (*_draw_size(rng), 3)
         colour = (0, 255)[index] if index < 2 else rng.integers(256, size=3)  # noqa: PLR2004 - two
@@ -79,7 +79,7 @@ def make_plain_colours(rng: np.random.Generator, number: int) -> Iterator[NDArra
 
 
 def make_noise(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
-    """Grey noise with grains of 1 to 64 pixels, smooth between them."""
+    """Make grey noise with grains of 1 to 64 pixels, interpolated smoothly."""
     for index in range(number):
         height, width = _draw_size(rng)
         grain = GRAIN_SIZES_PX[index % len(GRAIN_SIZES_PX)]
@@ -88,7 +88,7 @@ def make_noise(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uin
 
 
 def make_text_pages(rng: np.random.Generator, number: int) -> Iterator[NDArray[np.uint8]]:
-    """Pages of random words, dark on light, in fonts of many sizes; lines end at the margin."""
+    """Make pages of random words, dark on light, in fonts of many sizes."""
     letters = np.array(list(string.ascii_lowercase + 6 * " "))
     for _ in range(number):
         size_px = int(rng.integers(*FONT_RANGE_PX))
@@ -112,16 +112,16 @@ OOD_GENERATORS: dict[str, Callable[[np.random.Generator, int], Iterator[NDArray[
     "text pages": make_text_pages,
 }
 OOD_TRANSFORMS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    "films inverted": lambda film: 255 - film,
-    "films turned 90 degrees": np.rot90,
-    "films turned 180 degrees": lambda film: np.rot90(film, 2),
-    "films turned 270 degrees": lambda film: np.rot90(film, 3),
+    "images inverted": lambda image: 255 - image,
+    "images rotated 90 degrees": np.rot90,
+    "images rotated 180 degrees": lambda image: np.rot90(image, 2),
+    "images rotated 270 degrees": lambda image: np.rot90(image, 3),
 }
-"""What is done to a film, (height, width), so that it is none any more."""
+"""Transforms of a chest X-ray, (height, width), that the model must reject."""
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """An image, grey or in colours, as a PNG file, which keeps every pixel."""
+    """Encode an image, grey or colour, as PNG, which keeps every pixel."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

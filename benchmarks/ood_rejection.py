@@ -1,12 +1,12 @@
-"""Which images a model file rejects as no film that it knows, and which it flags as atypical.
+"""The share of images that a model file rejects as out of distribution or flags as atypical.
 
-Real films are to be let through: at most 1 % of the validation and of the test films may be
-rejected. Images of other kinds are to be rejected: at least 95 % of each kind. Everything goes
-through the real decoder and the real scorer's session; what the decoder refuses is rejected too.
-Shares have Wilson's 95 % interval.
+Chest X-rays must pass: at most 1 % of the validation and of the test images may be rejected. Other
+images must not: at least 95 % of each kind must be rejected. All go through the scorer's own
+decoder and session; images that do not decode count as rejected. Shares have Wilson's 95 %
+interval.
 
-The validation films are those of the model's own training, split again by the seed on its card. No
-label is used, that of a test film neither.
+The validation images are those of the model's own training, split again by the seed on its card. No
+label is used, not even of test images.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ SEED = 0
 
 @dataclass(frozen=True)
 class RejectionRow:
-    """How many of ``n`` images were flagged and rejected; rejected ones count as flagged.
+    """Counts of flagged and rejected images among ``n``; rejected ones also count as flagged.
 
-    ``undecodable`` of the rejected ones were not even decoded. ``in_distribution`` says whether they are films
-    that must pass or images that must not; None where there is no rule.
+    ``undecodable`` of the rejected ones did not decode. ``in_distribution`` is True for images that
+    must pass and False for images that must not; None if no rule applies.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class RejectionRow:
 
     @property
     def rule(self) -> str:
-        """What must hold."""
+        """The limit that applies, as text."""
         if self.in_distribution is None:
             return ""
         return (
@@ -70,7 +70,7 @@ class RejectionRow:
 
     @property
     def is_met(self) -> bool:
-        """Whether that holds."""
+        """True if the row meets its limit or has none."""
         if self.in_distribution is None:
             return True
         share = self.rejected / self.n
@@ -91,26 +91,26 @@ class RejectionRow:
     multiple=True,
     metavar="NAME=FOLDER",
     callback=parse_named_folders,
-    help="Other images, counted without a rule. May be repeated.",
+    help="Further images, counted without a limit; may be repeated.",
 )
 @click.option(
     "--photos",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Look at the JPEG photos below this folder too: those that come along are few.",
+    help="Also use the JPEG photos in this folder: the bundled ones are few.",
 )
 @click.option(
     "--test/--no-test",
     "open_test",
     default=True,
     show_default=True,
-    help="Look at the official test films too, without their labels.",
+    help="Also use the official test images, without their labels.",
 )
 @click.option(
     "--number",
     type=click.IntRange(20),
     default=200,
     show_default=True,
-    help="Images of each kind that is no film.",
+    help="Images of each out-of-distribution kind.",
 )
 @click.pass_context
 def main(  # noqa: PLR0913, PLR0917 - an argument for each option
@@ -122,19 +122,19 @@ def main(  # noqa: PLR0913, PLR0917 - an argument for each option
     open_test: bool,
     number: int,
 ) -> None:
-    """Count what the model file MODEL rejects: films in DATA, and images that are no films.
+    """Count the images that MODEL rejects: chest X-rays in DATA, and images of other kinds.
 
-    Exit code 1: too many films are rejected, or too few of a kind that is no film.
+    Exit code 1: too many chest X-rays are rejected, or too few images of another kind.
     """
     classifier = Classifier.load(model, "cpu")
     _read_limits(classifier)
-    click.echo(f"{'images':28s}{'n':>6s}{'flagged':>9s}  {'rejected':23s}{'refused':>8s}  rule")
+    click.echo(f"{'images':28s}{'n':>6s}{'flagged':>9s}  {'rejected':23s}{'no image':>9s}  limit")
     missed = []
     for row in measure_rejection(classifier, data, also, photos, number, open_test=open_test):
         click.echo(format_row(row))
         if not row.is_met:
             missed.append(row.kind)
-    click.echo(f"Missed: {', '.join(missed)}" if missed else "Every rule is kept.")
+    click.echo(f"Missed: {', '.join(missed)}" if missed else "Every limit is met.")
     ctx.exit(1 if missed else 0)
 
 
@@ -147,60 +147,64 @@ def measure_rejection(
     *,
     open_test: bool,
 ) -> Iterator[RejectionRow]:
-    """One row after the other: films, other folders, and images that are no films."""
+    """Measure one row after the other: chest X-rays, other folders, and other kinds of images."""
     training = classifier.card.training
     dataset = read_dataset(data, classifier.card.size_px, training.seed)
     if dataset.fingerprint != training.data_fingerprint:
         raise DatasetError(
-            f"Expected the films that {classifier.path} was trained on, found others in {data}.",
-            "Its validation films can only be told by splitting the same films again.",
+            f"Expected the images that {classifier.path} was trained on, found others in {data}.",
+            "Pass the training folder: its validation images are found by splitting it again.",
         )
-    films = dataset.validation.pixels
-    yield count_rejected("validation films", classifier, films, film=True)
+    validation = dataset.validation.pixels
+    yield count_rejected("validation images", classifier, validation, in_distribution=True)
     if open_test and dataset.test is not None:
-        yield count_rejected("test films", classifier, dataset.test.pixels, film=True)
+        yield count_rejected("test images", classifier, dataset.test.pixels, in_distribution=True)
     for name, folder in also.items():
         yield count_rejected_files(name, classifier, read_files(folder))
     rng = np.random.default_rng(SEED)
     for kind, draw in OOD_GENERATORS.items():
         images = (encode_png(image) for image in draw(rng, number))
         more = read_files(photos, JPEG_SUFFIXES) if photos and kind == WHOLE_PHOTOS else ()
-        yield count_rejected_files(kind, classifier, chain(images, more), film=False)
-    chosen = films[rng.permutation(len(films))[:number], :, :, 0]
+        yield count_rejected_files(kind, classifier, chain(images, more), in_distribution=False)
+    chosen = validation[rng.permutation(len(validation))[:number], :, :, 0]
     for kind, change in OOD_TRANSFORMS.items():
-        images = (encode_png(change(film)) for film in chosen)
-        yield count_rejected_files(kind, classifier, images, film=False)
+        images = (encode_png(change(image)) for image in chosen)
+        yield count_rejected_files(kind, classifier, images, in_distribution=False)
 
 
 def read_files(folder: Path, endings: Collection[str] | None = None) -> Iterator[bytes]:
-    """The files below a folder, with one of some endings (in small letters) or with any."""
+    """Read the files below a folder, with one of these lower-case endings or with any."""
     for path in sorted(folder.glob("**/*")):
-        wanted = endings is None or path.suffix.lower() in endings
-        if wanted and path.is_file() and not path.name.startswith("."):
+        selected = endings is None or path.suffix.lower() in endings
+        if selected and path.is_file() and not path.name.startswith("."):
             yield path.read_bytes()
 
 
 def count_rejected_files(
-    kind: str, classifier: Classifier, files: Iterable[bytes], *, film: bool | None = None
+    kind: str,
+    classifier: Classifier,
+    files: Iterable[bytes],
+    *,
+    in_distribution: bool | None = None,
 ) -> RejectionRow:
-    """Decode and judge encoded images.
+    """Decode and predict encoded images.
 
     Raises:
-        DatasetError: There is none.
+        DatasetError: There are no images.
     """
-    pixels, refused = [], 0
+    pixels, undecodable = [], 0
     for content in files:
         try:
             pixels.append(decode_radiograph(content, classifier.card.size_px))
         except ImageError:  # counted: a file that is not decoded is not scored
-            refused += 1
-    if not pixels and not refused:
-        raise DatasetError(
-            f"Expected images to look at for {kind}, found none.", "Check NAME=FOLDER."
-        )
+            undecodable += 1
+    if not pixels and not undecodable:
+        raise DatasetError(f"Expected images of {kind}, found none.", "Check NAME=FOLDER.")
     size_px = classifier.card.size_px
     decoded = np.array(pixels, np.uint8).reshape(-1, size_px, size_px, 1)
-    return count_rejected(kind, classifier, decoded, refused=refused, film=film)
+    return count_rejected(
+        kind, classifier, decoded, undecodable=undecodable, in_distribution=in_distribution
+    )
 
 
 def count_rejected(
@@ -208,37 +212,40 @@ def count_rejected(
     classifier: Classifier,
     pixels: NDArray[np.uint8],
     *,
-    refused: int = 0,
-    film: bool | None = None,
+    undecodable: int = 0,
+    in_distribution: bool | None = None,
 ) -> RejectionRow:
-    """Judge decoded images, shape (N, S, S, 1)."""
+    """Predict decoded images, shape (N, S, S, 1)."""
     limits = _read_limits(classifier)
     batches = [
         classifier.predict(pixels[start : start + BATCH_SIZE]).atypicality
         for start in range(0, len(pixels), BATCH_SIZE)
     ]
     known = [found for found in batches if found is not None]
-    strange = np.concatenate(known) if known else np.empty(0, np.float32)
-    flagged = int((strange > limits.flag_above).sum())
-    rejected = int((strange > limits.reject_above).sum())
-    n = len(pixels) + refused
-    return RejectionRow(kind, n, flagged + refused, rejected + refused, refused, film)
+    atypicality = np.concatenate(known) if known else np.empty(0, np.float32)
+    flagged = int((atypicality > limits.flag_above).sum())
+    rejected = int((atypicality > limits.reject_above).sum())
+    n = len(pixels) + undecodable
+    return RejectionRow(
+        kind, n, flagged + undecodable, rejected + undecodable, undecodable, in_distribution
+    )
 
 
 def format_row(row: RejectionRow) -> str:
-    """One line of the table."""
+    """Format one line of the table."""
     share = estimate_proportion(row.rejected, row.n)
     rejected = f"{share.value:6.1%} [{share.low:.1%}, {share.high:.1%}]"
     rule = row.rule + ("" if row.is_met else ": MISSED")
     flagged = row.flagged / row.n
-    return f"{row.kind:28s}{row.n:6d}{flagged:9.1%}  {rejected:23s}{row.undecodable:8d}  {rule}".rstrip()
+    counts = f"{row.kind:28s}{row.n:6d}{flagged:9.1%}  {rejected:23s}{row.undecodable:9d}"
+    return f"{counts}  {rule}".rstrip()
 
 
 def _read_limits(classifier: Classifier) -> OodDetection:
-    """From which atypicality on images are flagged and rejected."""
+    """Read the limits of atypicality from the model's card."""
     if classifier.card.typicality is None:
         raise ModelFileError(
-            f"Expected a model that answers atypicality, found none in {classifier.path}.",
+            f"Expected a model with atypicality limits, found none in {classifier.path}.",
             "Export a network of this release.",
         )
     return classifier.card.typicality

@@ -1,13 +1,14 @@
-"""How fast is each number format: float32, int8 and, where CUDA is, float16.
+"""Speed of each number format: float32, int8 and, with CUDA, float16.
 
-For every model file in a folder: films per second, the ratio to the float32 file of the same
-network, the share of a ceiling, and the largest difference in probability from the float32 file.
-Times are medians over turns: all files take one after the other, so that a busy machine slows all
-alike. The ceiling is the machine's arithmetic peak in the same format, over the operations of the
-network's convolutions: the best of many short matrix products, which slip between other work. So a
-busy machine shows true ratios and a low share of the ceiling. On CUDA no ceiling is measured.
+For every model file in a folder, the output shows images per second, the ratio to the float32 file
+of the same network, the share of a ceiling, and the largest difference in probability from the
+float32 file. Times are medians over turns in which all files alternate, so a busy machine slows all
+alike. The ceiling divides the machine's arithmetic peak in the same format by the operations of the
+network's convolutions. The peak is the best of many short matrix products, which fit between other
+load. A busy machine therefore shows true ratios and a low share of the ceiling. On CUDA no ceiling
+is measured.
 
-The films are the synthetic ones of examples/xrays, repeated to fill a batch.
+The images are the synthetic ones of examples/xrays, repeated to fill a batch.
 """
 
 from __future__ import annotations
@@ -50,57 +51,61 @@ PEAK_PRODUCTS = 100
 def main(models: Path, provider: str, batch_size: int, turns: int) -> None:
     """Compare the number formats of the model files in the folder MODELS."""
     found = [Classifier.load(path, provider) for path in sorted(models.glob("*.onnx"))]
-    if provider == "cpu":  # which has no float16 arithmetic: such a file is float32 with detours
+    if provider == "cpu":  # CPUs lack float16 arithmetic and convert it to float32 and back
         found = [model for model in found if get_precision(model) != "float16"]
     if not found:
         raise click.UsageError(f"Expected model files in {models}, found none to measure.")
-    films = [read_images(model.card.size_px, batch_size) for model in found]
-    work = {
-        model.path.name: partial(model.predict, f) for model, f in zip(found, films, strict=True)
+    images = [read_images(model.card.size_px, batch_size) for model in found]
+    tasks = {
+        model.path.name: partial(model.predict, f) for model, f in zip(found, images, strict=True)
     }
     peaks = {kind: measure_peak(kind) for kind in ("float32", "int8") if provider == "cpu"}
-    seconds = time_alternately(work, turns)
-    answers = {model.path.name: work[model.path.name]().probability for model in found}
+    seconds = time_alternately(tasks, turns)
+    probabilities = {model.path.name: tasks[model.path.name]().probability for model in found}
 
     click.echo(f"{available_cores()} cores, {provider}, batch {batch_size}, {turns} turns")
-    click.echo(f"{'file':24s}{'films/s':>10s}{'x float32':>11s}{'of ceiling':>12s}{'off by':>9s}")
+    click.echo(f"{'file':24s}{'images/s':>10s}{'x float32':>11s}{'of ceiling':>12s}{'off by':>9s}")
     for model in found:
         name, base, kind = model.path.name, find_float32_file(model), get_precision(model)
         ratio = f"{seconds[base] / seconds[name]:.2f}" if base in seconds else "-"
-        worst = f"{np.abs(answers[name] - answers[base]).max():.4f}" if base in answers else "-"
+        difference = (
+            f"{np.abs(probabilities[name] - probabilities[base]).max():.4f}"
+            if base in probabilities
+            else "-"
+        )
         operations = batch_size * count_convolution_operations(model.path)
         share = "-"
         if operations and kind in peaks:
             share = f"{operations / seconds[name] / peaks[kind]:.0%}"
         rate = batch_size / seconds[name]
-        click.echo(f"{name:24s}{rate:10.1f}{ratio:>11s}{share:>12s}{worst:>9s}")
+        click.echo(f"{name:24s}{rate:10.1f}{ratio:>11s}{share:>12s}{difference:>9s}")
     for kind, peak in peaks.items():
-        click.echo(f"peak {kind}: {peak / 1e9:,.0f} thousand million operations a second")
+        click.echo(f"peak {kind}: {peak / 1e9:,.0f} billion operations per second")
 
 
 def get_precision(model: Classifier) -> str:
-    """The number format of a model file."""
+    """Return the number format of a model file."""
     return model.card.precision.kind if model.card.precision else "float32"
 
 
 def find_float32_file(model: Classifier) -> str:
-    """The name that the float32 file of the same network has beside this one."""
+    """Return the name of the float32 file of the same network."""
     return model.path.name.split(".")[0] + ".onnx"
 
 
 def read_images(size_px: int, number: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Decoded example films, shape (number, size_px, size_px, 1)."""
-    films = []
+    """Decode the example images, shape (number, size_px, size_px, 1)."""
+    images = []
     for path in sorted(EXAMPLE_IMAGES.rglob("*.*")):
         try:
-            films.append(decode_radiograph(path.read_bytes(), size_px))
-        except ImageError:  # the examples hold files that are meant to be refused
+            images.append(decode_radiograph(path.read_bytes(), size_px))
+        except ImageError:  # some examples are invalid on purpose
             continue
-    return np.stack(list(islice(cycle(films), number)))[..., None]
+    return np.stack(list(islice(cycle(images), number)))[..., None]
 
 
 def measure_peak(kind: str) -> float:
-    """The most operations a second that matrix products of some sizes reach."""
+    """Measure the most operations per second over matrix products of several sizes."""
     best = 0.0
     for side in PEAK_MATRIX_SIDES:
         product = make_matrix_product(kind, side)
@@ -112,7 +117,7 @@ def measure_peak(kind: str) -> float:
 
 
 def make_matrix_product(kind: str, side: int) -> Callable[[], Any]:
-    """One square product on ONNX Runtime, of float32 or of unsigned by signed bytes."""
+    """Make one square matrix product in ONNX Runtime, of float32 or of unsigned by signed bytes."""
     small = kind == "int8"
     rng = np.random.default_rng(0)
     left = rng.integers(0, 255, (side, side)).astype(np.uint8 if small else np.float32)
@@ -136,30 +141,29 @@ def make_matrix_product(kind: str, side: int) -> Callable[[], Any]:
 
 
 def time_alternately(
-    work: Mapping[str, Callable[[], Any]],
+    tasks: Mapping[str, Callable[[], Any]],
     turns: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median seconds of each piece of work, done right after itself as in a long run.
+    """Return the median seconds of each task, run right after a warm-up of itself.
 
-    Each time it is done once before, uncounted: what a small piece takes depends by a sixth on
-    whether another one has had the processor's caches in between. Every second turn goes backwards,
-    so that no piece always comes after the same other one.
+    The warm-up matters: a small task varies by a sixth with the content of the processor's caches.
+    Every second turn runs backwards, so that no task always follows the same one.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    order = list(work.items())
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    order = list(tasks.items())
     for _ in range(turns):
         order.reverse()
-        for name, piece in order:
-            piece()
+        for name, task in order:
+            task()
             start = clock()
-            piece()
+            task()
             seconds[name].append(clock() - start)
     return {name: float(np.median(each)) for name, each in seconds.items()}
 
 
 def count_convolution_operations(path: Path) -> int:
-    """Multiplications and additions of a file's convolutions for one film."""
+    """Count the multiplications and additions of a file's convolutions for one image."""
     model = onnx.load(path)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph

@@ -1,8 +1,8 @@
-"""What a report costs: `cxr report` on small and large runs, beside plain WeasyPrint on its HTML.
+"""Cost of a report: `cxr report` on small and large runs, compared with plain WeasyPrint.
 
-The runs are whole ones of synthetic films, but their answers are drawn from the scores that the
-bundled models' cards hold, not computed: only the report is measured. Every hundredth file was not
-scored. A process for each turn.
+The runs have synthetic images. Their scores are drawn from the distributions on the bundled models'
+cards, so only the report is measured. One file in a hundred is unscored. Each turn is a new
+process.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ TIMESTAMP = "2026-01-02T03:04:05+00:00"
 
 @dataclass(frozen=True)
 class ProcessUsage:
-    """What a process took: seconds by the clock and of the processor, and its peak memory."""
+    """Resources of a process: clock and processor seconds, and peak memory."""
 
     wall_s: float
     processor_s: float
     peak_bytes: int
 
     def __str__(self) -> str:
-        """The three in a line."""
+        """Format the three values in one line."""
         return (
             f"{self.wall_s:6.1f} s, processor {self.processor_s:6.1f} s, "
             f"peak {self.peak_bytes / 1e6:5.0f} MB"
@@ -59,7 +59,7 @@ class ProcessUsage:
 )
 @click.pass_context
 def main(ctx: click.Context, rows: tuple[int, ...]) -> None:
-    """Measure reports of so many rows.
+    """Measure reports of different numbers of rows.
 
     Exit code 1: 100 rows take over 6 s, 10,000 over 60 s, or any report 1 GB.
     """
@@ -83,13 +83,13 @@ def main(ctx: click.Context, rows: tuple[int, ...]) -> None:
 
 
 def make_run(folder: Path, output: Path, number: int) -> None:
-    """A finished run of so many synthetic films, as `cxr score --model all` leaves it."""
+    """Make a finished run of ``number`` synthetic images, as `cxr score --model all` does."""
     make_images(sorted(EXAMPLE_IMAGES.rglob("*.jpeg")), folder, number)
     source = open_source(str(folder))
     classifiers = [Classifier.load(name, "cpu") for name in list_bundled_models()]
     models = [ModelUsed(each.path.name, each.sha256, each.card) for each in classifiers]
-    place = open_output(output)
-    place.prepare()
+    results = open_output(output)
+    results.prepare()
     facts = RunFacts(
         config_hash="drawn",
         source="films",
@@ -109,21 +109,21 @@ def make_run(folder: Path, output: Path, number: int) -> None:
         versions={},
     )
     rows = make_rows({ref.key: source.read(ref) for ref in source.refs}, models)
-    pictures = ReportImageSource(ReportImages(source), lambda _: classifiers[0])
-    commit_run(place, ScoredRun(rows, models, facts), pictures)
+    report_images = ReportImageSource(ReportImages(source), lambda _: classifiers[0])
+    commit_run(results, ScoredRun(rows, models, facts), report_images)
 
 
-def make_rows(films: dict[str, bytes], models: list[ModelUsed]) -> list[Score]:
-    """A row for each film: answers drawn from the models' own scores of their validation films."""
+def make_rows(contents: dict[str, bytes], models: list[ModelUsed]) -> list[Score]:
+    """Make a row per image, with scores drawn from those of the models' validation images."""
     rng = np.random.default_rng(1)
     tables = [model.card.references["validation"].score_quantiles for model in models]
-    answers = np.stack(
-        [np.interp(rng.random(len(films)), np.linspace(0, 1, len(t)), t) for t in tables], axis=1
+    drawn = np.stack(
+        [np.interp(rng.random(len(contents)), np.linspace(0, 1, len(t)), t) for t in tables], axis=1
     )
     band = models[0].card.band
     rows = []
-    for index, (name, probabilities) in enumerate(zip(films, answers.tolist(), strict=True)):
-        sha256 = hashlib.sha256(films[name]).hexdigest()
+    for index, (name, probabilities) in enumerate(zip(contents, drawn.tolist(), strict=True)):
+        sha256 = hashlib.sha256(contents[name]).hexdigest()
         if index % 100 == 99:  # noqa: PLR2004 - every hundredth
             rows.append(Score(name, "failed", "truncated", "The file ends early.", sha256=sha256))
             continue
@@ -148,9 +148,9 @@ def make_rows(films: dict[str, bytes], models: list[ModelUsed]) -> list[Score]:
 
 
 def write_report_html(output: Path, folder: Path) -> Path:
-    """The HTML of a run's report as a file that needs no fetcher of ours."""
-    material = read_report_bundle(open_output(output))
-    html, resources = render_pdf_html(material), material.resources
+    """Write the HTML of a run's report as files that plain WeasyPrint can read."""
+    bundle = read_report_bundle(open_output(output))
+    html, resources = render_pdf_html(bundle), bundle.resources
     folder.mkdir()
     for name, (data, kind) in resources.items():
         file = folder / f"{name}{SUFFIXES[kind]}"
@@ -166,17 +166,17 @@ def write_report_html(output: Path, folder: Path) -> Path:
 
 
 def measure_command(command: list[str]) -> ProcessUsage:
-    """What a command takes."""
+    """Run a command and measure its resources."""
     start = time.perf_counter()
     process = subprocess.Popen(  # noqa: S603 - this project's own program, and WeasyPrint
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    said = process.stderr.read() if process.stderr else ""
+    errors = process.stderr.read() if process.stderr else ""
     _, status, used = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise click.ClickException(f"{' '.join(command[1:4])} ended with an error: {said}")
+        raise click.ClickException(f"{' '.join(command[1:4])} ended with an error: {errors}")
     peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return ProcessUsage(seconds, used.ru_utime + used.ru_stime, peak)
 

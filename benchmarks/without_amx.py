@@ -1,7 +1,7 @@
-"""Run a command as on a processor without AMX, whose tiles make int8 files several times as fast.
+"""Run a command as on a processor without AMX, which makes int8 files several times as fast.
 
-Linux lets a process use tiles when it asks. A filter of system calls refuses that to the command
-and to all that it starts, so one machine tells both speeds. x86-64 Linux with libseccomp.
+Linux grants a process AMX on request. A system call filter refuses it to the command and its
+children, so one machine can measure both speeds. Needs x86-64 Linux with libseccomp.
 
 Source: Linux's documentation, "Using XSTATE features in user space applications".
 """
@@ -27,7 +27,7 @@ with require_packages():
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def main(command: tuple[str, ...]) -> None:
-    """Run COMMAND without AMX; the exit code is its own."""
+    """Run COMMAND without AMX and exit with its exit code."""
     disable_amx()
     try:
         os.execvp(command[0], command)  # noqa: S606 - the user's own command
@@ -36,7 +36,7 @@ def main(command: tuple[str, ...]) -> None:
 
 
 def disable_amx() -> None:
-    """Refuse tiles to this process and to all that it starts, from now on."""
+    """Disable AMX for this process and all its children."""
     rules = seccomp.SyscallFilter(seccomp.ALLOW)
     refused = seccomp.Arg(0, seccomp.EQ, ARCH_REQ_XCOMP_PERM)
     rules.add_rule(seccomp.ERRNO(errno.EPERM), "arch_prctl", refused)

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Build deploy/Dockerfile with buildah on a base image made by debootstrap, then run the result as a
-# platform would: as the image's own user, without capabilities or network, on a read-only root.
-# Needs root, buildah and debootstrap (both Debian packages); no daemon and no registry of images.
+# Build deploy/Dockerfile with buildah on a base image from debootstrap. Then run it as a platform
+# would: as the image's own user, without capabilities or network, on a read-only root.
+# Needs root, buildah and debootstrap (both Debian packages), but no daemon and no image registry.
 set -euo pipefail
 target=${1:-cpu} release=bookworm mirror=http://deb.debian.org
 cd "$(dirname "$0")/.."
@@ -10,7 +10,7 @@ trap 'rm -rf "$work"' EXIT
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs CONTAINERS_STORAGE_CONF=$work/storage.conf
 printf '[storage]\ndriver = "vfs"\ngraphroot = "%s/images"\nrunroot = "%s/run"\n' "$work" "$work" >"$work/storage.conf"
 
-# The base: Debian with its security archive and, as in debian:*-slim, without documentation.
+# The base: Debian with security updates and, like debian:*-slim, without documentation.
 base=$work/base
 debootstrap --variant=minbase "$release" "$base" "$mirror/debian" >"$work/debootstrap.log" || { cat "$work/debootstrap.log"; exit 1; }
 printf "deb $mirror/%s main\n" "debian $release" "debian $release-updates" "debian-security $release-security" >"$base/etc/apt/sources.list"
@@ -19,7 +19,7 @@ for folder in doc info lintian locale man; do
   rm -rf "$base/usr/share/$folder"
 done
 rm -rf "$base"/var/cache/apt/archives/*.deb "$base"/var/lib/apt/lists/*
-if [ -n "${PIP_CERT:-}" ]; then  # a registry behind a certificate of this machine's own
+if [ -n "${PIP_CERT:-}" ]; then  # for a package registry behind a private certificate
   cp "$PIP_CERT" "$base/etc/pip.pem"
   printf '[global]\ncert = /etc/pip.pem\n' >"$base/etc/pip.conf"
 fi
@@ -38,7 +38,7 @@ user=$(config .OCIv1.Config.User) cxr=$(config 'index .OCIv1.Config.Entrypoint 0
 container=$(buildah from --pull-never "localhost/cxr-batch:$target")
 install --directory --owner "${user%:*}" --group "${user#*:}" "$work/out"
 
-# buildah has no read-only option: remount the root first, then become the image's user.
+# buildah has no read-only option, so remount the root, then switch to the image's user.
 prove() {
   echo "\$ $*"
   unshare --net buildah run --user 0:0 --cap-add CAP_SYS_ADMIN --mount type=tmpfs,destination=/tmp,tmpfs-mode=1777 \
@@ -50,16 +50,16 @@ test "$user" = 10001:10001 -a "$cxr" = cxr
 prove sh -c 'test "$(id -u):$(id -g)" = 10001:10001'
 as=0:0 prove sh -c '! touch /opt/cxr/written'
 prove sh -c 'for tool in gcc cc c++ ld make pip pip3; do ! command -v $tool || exit 1; done'
-if [ "$target" = cuda ]; then  # the driver alone comes from the machine that runs the image
+if [ "$target" = cuda ]; then  # only the driver may be missing: the host provides it
   prove sh -c 'test "$(ldd /opt/cxr/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so | awk "/not found/ {print \$1}")" = libcuda.so.1'
 fi
 prove "$cxr" doctor
 prove "$cxr" models test
-as=993:990 prove "$cxr" models test  # another user, as on Lambda and OpenShift
+as=993:990 prove "$cxr" models test  # an arbitrary user, as on Lambda and OpenShift
 prove python -c 'import awslambdaric, batch_scorer.cli.lambda_handler'
 prove "$cxr" score /mnt/xrays -o /mnt/out/run --model all --labels none
 prove "$cxr" verify /mnt/out/run/report.pdf
-for _ in 1 2; do  # the second finds its work done
+for _ in 1 2; do  # the second run finds no work left
   prove "$cxr" job run /mnt/xrays -o /mnt/out/nights --model cnn --labels none
   prove "$cxr" verify /mnt/out/nights/latest/report.pdf
 done

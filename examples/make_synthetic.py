@@ -1,10 +1,10 @@
-"""Make the synthetic chest films that the examples and the tests of this repository use.
+"""Make the synthetic chest X-rays for the examples and tests of this repository.
 
-No real film is copied. Real films are only measured: each is aligned to the mean film by a smooth
-warp, then each class is described by principal components of its aligned grey values and of its
-warps. A synthetic film is a random draw from these (a normal distribution, drawn in a little), with
-random texture and grain on top. A draw is thrown away if it lies near any training film, if it
-looks like an earlier draw, or if a plain classifier of the real films would not know its class.
+No real X-ray is copied; real ones are only measured. Each is aligned to the mean image by a smooth
+warp. Principal components of the aligned grey values and of the warps then describe each class. A
+synthetic image is a random draw from these normal distributions, slightly narrowed, with random
+texture and grain. A draw is discarded if it is close to a training image or an earlier draw, or if
+a plain classifier of real images does not recognise its class.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ from batch_scorer.imaging.decode import decode_radiograph
 Array = NDArray[np.float64]
 Drawn = tuple[bytes, tuple[float, float, float]]  # JPEG; see Judge.measure
 CLASSES = ("NORMAL", "PNEUMONIA")
-SIZE, COARSE, WAVES = 224, 112, 9  # pixels of a film, of alignment; cosines of a warp per axis
+SIZE, COARSE, WAVES = (
+    224,
+    112,
+    9,
+)  # pixels of an image, of the alignment; cosines of a warp per axis
 FITTED_PER_CLASS, PER_CLASS = 600, 12
 GREY_PARTS, SHAPE_PARTS, SHRINK_GREY, SHRINK_SHAPE, SPREADS = 50, 12, 0.9, 0.75, 2.0
 # waves, blur, contrast window, stiffness and rounds of each stage of the alignment
 STAGES = ((4, 3, 30, 0.02, 2), (6, 2, 16, 0.01, 2), (WAVES, 1, 10, 0.004, 3))
-# between a real film and the nearest other: median 0.64, in 95 of 100 below 0.77; detail 0.26, 0.33
-FILM_LIMIT, DETAIL_LIMIT, TWIN_LIMIT = 0.78, 0.40, 0.80
+# nearest real neighbours: median correlation 0.64, 95 % below 0.77; of details 0.26 and 0.33
+CORRELATION_LIMIT, DETAIL_LIMIT, TWIN_LIMIT = 0.78, 0.40, 0.80
 WANTED = {"NORMAL": (0.02, 0.30), "PNEUMONIA": (0.80, 0.999)}
 MAX_DRAWS = 600
 NOTE = """\
@@ -69,7 +73,7 @@ Marked     Every film carries the word SYNTHETIC in its picture and as its JPEG 
 
 @dataclass(frozen=True)
 class ClassModel:
-    """What is kept of one class: means, components, and how much texture they leave out."""
+    """The statistics of one class: components of grey values and warps, and residual texture."""
 
     grey: PCA
     shape: PCA
@@ -78,62 +82,64 @@ class ClassModel:
 
 @dataclass(frozen=True)
 class Judge:
-    """Unit vectors of all training films, and a plain classifier of them."""
+    """Unit vectors of all training images, and a plain classifier fitted to them."""
 
     mean: Array
     images: NDArray[np.float32]
     details: NDArray[np.float32]
     classifier: Pipeline
 
-    def measure(self, film: Array) -> tuple[float, float, float]:
-        """Largest correlation with a training film, the same of the detail, P(pneumonia)."""
-        whole = self.images @ _unit((film - self.mean)[None])[0]
-        detail = self.details @ _unit(_detail(film[None]))[0]
-        probability = self.classifier.predict_proba(_small(film[None]))[0, 1]
+    def measure(self, image: Array) -> tuple[float, float, float]:
+        """Measure the largest correlation with a training image, that of details, P(pneumonia)."""
+        whole = self.images @ _unit((image - self.mean)[None])[0]
+        detail = self.details @ _unit(_detail(image[None]))[0]
+        probability = self.classifier.predict_proba(_small(image[None]))[0, 1]
         return float(whole.max()), float(detail.max()), float(probability)
 
 
-def read_films(folder: Path) -> NDArray[np.uint8]:
-    """Decode every readable film of a class folder, in the order of the names."""
-    films = []
+def read_images(folder: Path) -> NDArray[np.uint8]:
+    """Decode every readable image of a class folder, in order of names."""
+    images = []
     for path in sorted(folder.iterdir()):
         try:
-            films.append(decode_radiograph(path.read_bytes(), SIZE))
+            images.append(decode_radiograph(path.read_bytes(), SIZE))
         except (ImageError, IsADirectoryError) as exc:
-            click.echo(f"left out {path.name}: {exc}", err=True)
-    if len(films) < 6 * GREY_PARTS:
-        raise click.ClickException(f"{folder} holds {len(films)} films, {6 * GREY_PARTS} needed.")
-    return np.stack(films)
+            click.echo(f"skipped {path.name}: {exc}", err=True)
+    if len(images) < 6 * GREY_PARTS:
+        raise click.ClickException(
+            f"Expected at least {6 * GREY_PARTS} images in {folder}, found {len(images)}."
+        )
+    return np.stack(images)
 
 
-def _small(films: NDArray[Any]) -> NDArray[np.float32]:
-    rows = [np.asarray(Image.fromarray(f.astype(np.uint8)).resize((64, 64), 2)) for f in films]
+def _small(images: NDArray[Any]) -> NDArray[np.float32]:
+    rows = [np.asarray(Image.fromarray(f.astype(np.uint8)).resize((64, 64), 2)) for f in images]
     return np.stack(rows).reshape(len(rows), -1).astype(np.float32)
 
 
-def _detail(films: NDArray[Any]) -> NDArray[np.float32]:
-    grey = films.astype(np.float32)
+def _detail(images: NDArray[Any]) -> NDArray[np.float32]:
+    grey = images.astype(np.float32)
     return np.asarray(grey - gaussian_filter(grey, (0, 4, 4)), dtype=np.float32)
 
 
-def _unit(films: NDArray[Any]) -> NDArray[np.float32]:
-    rows = films.reshape(len(films), -1).astype(np.float32)
+def _unit(images: NDArray[Any]) -> NDArray[np.float32]:
+    rows = images.reshape(len(images), -1).astype(np.float32)
     rows = rows - rows.mean(1, keepdims=True)
     return np.asarray(rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-6))
 
 
 def fit_judge(normal: NDArray[np.uint8], pneumonia: NDArray[np.uint8]) -> Judge:
-    """Prepare the check against copies, on every film, and fit the plain classifier."""
-    films = np.concatenate([normal, pneumonia])
-    mean = films.mean(0)
+    """Prepare the check against copies on every image, and fit the plain classifier."""
+    images = np.concatenate([normal, pneumonia])
+    mean = images.mean(0)
     labels = np.repeat([0, 1], [len(normal), len(pneumonia)])
     model = make_pipeline(
         PCA(120, random_state=0),
         StandardScaler(),
         LogisticRegression(C=0.01, class_weight="balanced", max_iter=500),
-    ).fit(_small(films), labels)
-    whole = np.concatenate([_unit(films[i : i + 500] - mean) for i in range(0, len(films), 500)])
-    fine = np.concatenate([_unit(_detail(films[i : i + 500])) for i in range(0, len(films), 500)])
+    ).fit(_small(images), labels)
+    whole = np.concatenate([_unit(images[i : i + 500] - mean) for i in range(0, len(images), 500)])
+    fine = np.concatenate([_unit(_detail(images[i : i + 500])) for i in range(0, len(images), 500)])
     return Judge(mean, whole, fine, model)
 
 
@@ -142,40 +148,40 @@ def _cosines(waves: int, size: int) -> Array:
 
 
 def _offsets(warp: Array, size: int) -> Array:
-    """The displacement (2, size, size) of a warp whose coefficients are in pixels of 224."""
+    """Compute the displacement (2, size, size) of a warp with coefficients in pixels of 224."""
     base = _cosines(warp.shape[-1], size)
     return np.asarray(base @ warp @ base.T * (size / SIZE))
 
 
-def _apply(films: NDArray[Any], warps: Array) -> NDArray[np.float32]:
-    size = films.shape[1]
+def _apply(images: NDArray[Any], warps: Array) -> NDArray[np.float32]:
+    size = images.shape[1]
     grid = np.mgrid[:size, :size].astype(float)
-    out = np.empty(films.shape, np.float32)
-    for film, warp, row in zip(films, warps, out, strict=True):
-        map_coordinates(film, grid + _offsets(warp, size), output=row, order=1, mode="nearest")
+    out = np.empty(images.shape, np.float32)
+    for image, warp, row in zip(images, warps, out, strict=True):
+        map_coordinates(image, grid + _offsets(warp, size), output=row, order=1, mode="nearest")
     return out
 
 
-def _even_contrast(films: NDArray[np.float32], window: int) -> NDArray[np.float32]:
-    rest = films - gaussian_filter(films, (0, window, window))
+def _even_contrast(images: NDArray[np.float32], window: int) -> NDArray[np.float32]:
+    rest = images - gaussian_filter(images, (0, window, window))
     spread = np.sqrt(gaussian_filter(rest * rest, (0, window, window))) + 6
     return np.asarray(rest / spread, dtype=np.float32)
 
 
-def align(films: NDArray[np.uint8]) -> tuple[Array, Array]:
-    """Warp all films to their common mean, coarse to fine (Gauss-Newton on cosine warps).
+def align(images: NDArray[np.uint8]) -> tuple[Array, Array]:
+    """Warp all images to their common mean, coarse to fine (Gauss-Newton on cosine warps).
 
     Returns:
-        Coefficients (N, 2, WAVES, WAVES), and each film's correlation with the mean (N,).
+        Coefficients (N, 2, WAVES, WAVES), and each image's correlation with the mean (N,).
     """
-    half = films.reshape(-1, COARSE, 2, COARSE, 2).mean((2, 4), dtype=np.float32)
-    warps = np.zeros((len(films), 2, WAVES, WAVES))
+    half = images.reshape(-1, COARSE, 2, COARSE, 2).mean((2, 4), dtype=np.float32)
+    warps = np.zeros((len(images), 2, WAVES, WAVES))
     for waves, blur, window, stiffness, rounds in STAGES:
-        images = _even_contrast(gaussian_filter(half, (0, blur, blur)), window)
+        evened = _even_contrast(gaussian_filter(half, (0, blur, blur)), window)
         base = _cosines(waves, COARSE)
         bend = (np.add.outer(np.arange(waves) ** 2, np.arange(waves) ** 2) ** 1.5).ravel()
         for step in range(4 * rounds):
-            moved = _apply(images, warps)
+            moved = _apply(evened, warps)
             if step % 4 == 0:
                 mean = moved.mean(0)
                 slopes = [np.einsum("yx,yi,xj->ijyx", g, base, base) for g in np.gradient(mean)]
@@ -183,8 +189,8 @@ def align(films: NDArray[np.uint8]) -> tuple[Array, Array]:
                 hessian = jacobian @ jacobian.T
                 scale = np.trace(hessian) / len(hessian)
                 prior = (np.tile(bend, 2) * stiffness + 1e-3) * scale
-            now = warps[:, :, :waves, :waves].reshape(len(films), -1) * (COARSE / SIZE)
-            pull = (mean - moved).reshape(len(films), -1) @ jacobian.T - now * prior
+            now = warps[:, :, :waves, :waves].reshape(len(images), -1) * (COARSE / SIZE)
+            pull = (mean - moved).reshape(len(images), -1) @ jacobian.T - now * prior
             move = np.linalg.solve(hessian + np.diag(prior), pull.T).T * (0.7 * SIZE / COARSE)
             warps[:, :, :waves, :waves] += move.reshape(-1, 2, waves, waves)
             if step % 4 == 3:
@@ -192,15 +198,15 @@ def align(films: NDArray[np.uint8]) -> tuple[Array, Array]:
     return warps, np.asarray(_unit(moved) @ _unit(mean[None])[0], dtype=np.float64)
 
 
-def fit_class(films: NDArray[np.uint8], warps: Array, likeness: Array) -> ClassModel:
-    """Describe the films of one class that aligned well and lie within the mean film's view."""
+def fit_class(images: NDArray[np.uint8], warps: Array, correlations: Array) -> ClassModel:
+    """Describe the well-aligned images of one class that lie within the mean image's view."""
     grid = np.mgrid[:SIZE:4, :SIZE:4]
-    where = np.stack([grid + _offsets(w, SIZE)[:, ::4, ::4] for w in warps])
-    outside = ((where < -1) | (where > SIZE)).any(1).mean((1, 2))
-    kept = (outside < 0.12) & (likeness > np.quantile(likeness, 0.3))
-    flat = _apply(films[kept].astype(np.float32), warps[kept]).reshape(kept.sum(), -1)
+    positions = np.stack([grid + _offsets(w, SIZE)[:, ::4, ::4] for w in warps])
+    outside = ((positions < -1) | (positions > SIZE)).any(1).mean((1, 2))
+    kept = (outside < 0.12) & (correlations > np.quantile(correlations, 0.3))
+    flat = _apply(images[kept].astype(np.float32), warps[kept]).reshape(kept.sum(), -1)
     middle, reach = flat.mean(0), SPREADS * flat.std(0)
-    flat = np.clip(flat, middle - reach, middle + reach)  # no marker or tube of a single film
+    flat = np.clip(flat, middle - reach, middle + reach)  # removes markers and tubes
     grey = PCA(GREY_PARTS, svd_solver="full").fit(flat)
     left = flat - grey.inverse_transform(grey.transform(flat))
     shape = PCA(SHAPE_PARTS, svd_solver="full").fit(warps[kept].reshape(kept.sum(), -1))
@@ -214,17 +220,17 @@ def _draw(model: PCA, shrink: float, rng: np.random.Generator) -> Array:
 
 
 def _invert(offsets: Array) -> Array:
-    """Where each pixel of the unaligned film comes from in the aligned one."""
+    """Compute the source position in the aligned image of each unaligned pixel."""
     grid = np.mgrid[:SIZE, :SIZE].astype(float)
     back = np.zeros_like(offsets)
     for _ in range(25):
-        at = [map_coordinates(o, grid + back, order=1, mode="nearest") for o in offsets]
-        back = 0.5 * back - 0.5 * np.stack(at)
+        samples = [map_coordinates(o, grid + back, order=1, mode="nearest") for o in offsets]
+        back = 0.5 * back - 0.5 * np.stack(samples)
     return np.asarray(grid + gaussian_filter(back, (0, 2, 2)))
 
 
 def _trim(source: Array) -> tuple[slice, slice] | None:
-    """The largest plain crop that shows no place outside the model, None if it were small."""
+    """Find the largest plain crop inside the model's area; None if it is too small."""
     bad: NDArray[np.bool_] = np.any((source < 0) | (source > SIZE - 1), axis=0)
     top, bottom, left, right = 0, SIZE, 0, SIZE
     while np.mean(window := bad[top:bottom, left:right]) > 0.004:
@@ -237,8 +243,8 @@ def _trim(source: Array) -> tuple[slice, slice] | None:
     return slice(top, bottom), slice(left, right)
 
 
-def draw_film(model: ClassModel, rng: np.random.Generator) -> Image.Image | None:
-    """Draw one film, about 512 pixels wide and marked; None if its crop would be too small."""
+def draw_image(model: ClassModel, rng: np.random.Generator) -> Image.Image | None:
+    """Draw one marked image, about 512 pixels wide; None if its crop would be too small."""
     grey = _draw(model.grey, SHRINK_GREY, rng).reshape(SIZE, SIZE)
     warp = _draw(model.shape, SHRINK_SHAPE, rng).reshape(2, WAVES, WAVES)
     height, width = int(rng.integers(440, 500)), int(rng.integers(500, 560))
@@ -247,81 +253,81 @@ def draw_film(model: ClassModel, rng: np.random.Generator) -> Image.Image | None
     if (crop := _trim(source)) is None:
         return None
     rows, columns = crop
-    at = np.meshgrid(
+    samples = np.meshgrid(
         np.linspace(rows.start, rows.stop - 1, height),
         np.linspace(columns.start, columns.stop - 1, width),
         indexing="ij",
     )
-    where = np.stack([map_coordinates(s, at, order=1) for s in source])
-    film = map_coordinates(grey, where, order=3, mode="nearest")
+    positions = np.stack([map_coordinates(s, samples, order=1) for s in source])
+    image = map_coordinates(grey, positions, order=3, mode="nearest")
     for blur, amount in ((3.0, 0.9), (12.0, 0.35)):
-        film = film + amount * (film - gaussian_filter(film, blur))
-    spread = map_coordinates(model.texture, where, order=1, mode="nearest")
+        image = image + amount * (image - gaussian_filter(image, blur))
+    spread = map_coordinates(model.texture, positions, order=1, mode="nearest")
     for layer, (blur, amount) in zip(noise, ((4.0, 0.30), (2.0, 0.20), (0.8, 0.12)), strict=True):
         soft = gaussian_filter(layer, blur)
-        film = film + amount * spread * soft / soft.std()
-    picture = Image.fromarray(np.clip(np.rint(film), 0, 255).astype(np.uint8))
+        image = image + amount * spread * soft / soft.std()
+    marked = Image.fromarray(np.clip(np.rint(image), 0, 255).astype(np.uint8))
     font = ImageFont.load_default(size=16)
-    ImageDraw.Draw(picture).text((10, 8), "SYNTHETIC", fill=235, font=font)
-    return picture
+    ImageDraw.Draw(marked).text((10, 8), "SYNTHETIC", fill=235, font=font)
+    return marked
 
 
-def encode(picture: Image.Image) -> bytes:
-    """JPEG bytes that say what they are."""
+def encode(marked: Image.Image) -> bytes:
+    """Encode as JPEG with the comment SYNTHETIC."""
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=88, optimize=True, comment=b"SYNTHETIC")
+    marked.save(out, "JPEG", quality=88, optimize=True, comment=b"SYNTHETIC")
     return out.getvalue()
 
 
 def draw_class(name: str, model: ClassModel, judge: Judge, rng: np.random.Generator) -> list[Drawn]:
-    """Draw until there are PER_CLASS films: no copies, no twins, each like its class."""
+    """Draw PER_CLASS images that are neither copies nor twins and match their class."""
     low, high = WANTED[name]
     kept: list[Drawn] = []
     seen = np.zeros((0, SIZE * SIZE), np.float32)
     for _ in range(MAX_DRAWS):
-        picture = draw_film(model, rng)
-        if picture is None:
+        marked = draw_image(model, rng)
+        if marked is None:
             continue
-        data = encode(picture)
-        film = decode_radiograph(data, SIZE).astype(np.float64)
-        whole, detail, probability = judge.measure(film)
-        vector = _unit((film - judge.mean)[None])
+        data = encode(marked)
+        image = decode_radiograph(data, SIZE).astype(np.float64)
+        whole, detail, probability = judge.measure(image)
+        vector = _unit((image - judge.mean)[None])
         twin = float((seen @ vector[0]).max(initial=-1))
-        if whole > FILM_LIMIT or detail > DETAIL_LIMIT or twin > TWIN_LIMIT:
+        if whole > CORRELATION_LIMIT or detail > DETAIL_LIMIT or twin > TWIN_LIMIT:
             continue
         if low <= probability <= high:
             seen = np.concatenate([seen, vector])
             kept.append((data, (whole, detail, probability)))
         if len(kept) == PER_CLASS:
             return kept
-    raise click.ClickException(f"{MAX_DRAWS} draws gave {len(kept)} {name} films of {PER_CLASS}.")
+    raise click.ClickException(f"{MAX_DRAWS} draws gave {len(kept)} of {PER_CLASS} {name} images.")
 
 
-def find_films(data: Path) -> tuple[Path, Path]:
-    """The two class folders of DATA, or of its train folder.
+def find_class_folders(data: Path) -> tuple[Path, Path]:
+    """Find the two class folders of DATA, or of its train folder.
 
     Raises:
-        click.ClickException: They are not there.
+        click.ClickException: They do not exist.
     """
     for base in (data / "train", data):
         if all((base / name).is_dir() for name in CLASSES):
             return base / CLASSES[0], base / CLASSES[1]
-    raise click.ClickException(f"{data} has no folders NORMAL and PNEUMONIA.")
+    raise click.ClickException(f"Expected folders NORMAL and PNEUMONIA in {data}, found none.")
 
 
-def fit_models(films: list[NDArray[np.uint8]], rng: np.random.Generator) -> list[ClassModel]:
-    """Align some films of both classes together, then describe each class."""
-    count = min(FITTED_PER_CLASS, *(len(f) for f in films))
-    some = [f[np.sort(rng.choice(len(f), count, replace=False))] for f in films]
-    warps, likeness = align(np.concatenate(some))
+def fit_models(images: list[NDArray[np.uint8]], rng: np.random.Generator) -> list[ClassModel]:
+    """Align a sample of both classes together, then describe each class."""
+    count = min(FITTED_PER_CLASS, *(len(f) for f in images))
+    some = [f[np.sort(rng.choice(len(f), count, replace=False))] for f in images]
+    warps, correlations = align(np.concatenate(some))
     parts = (slice(0, count), slice(count, None))
-    return [fit_class(f, warps[p], likeness[p]) for f, p in zip(some, parts, strict=True)]
+    return [fit_class(f, warps[p], correlations[p]) for f, p in zip(some, parts, strict=True)]
 
 
 def write(
-    output: Path, drawn: list[list[Drawn]], seed: int, films: list[NDArray[np.uint8]]
+    output: Path, drawn: list[list[Drawn]], seed: int, images: list[NDArray[np.uint8]]
 ) -> None:
-    """Write the films and SYNTHETIC.txt, and print what was measured of each film."""
+    """Write the images and SYNTHETIC.txt, and print the measurements of each image."""
     for name, kept in zip(CLASSES, drawn, strict=True):
         (output / name).mkdir(parents=True, exist_ok=True)
         for number, (jpeg, (whole, detail, probability)) in enumerate(kept, 1):
@@ -330,11 +336,11 @@ def write(
             click.echo(f"{path} {len(jpeg)} B {whole:.3f} {detail:.3f} {probability:.3f}")
     note = NOTE.format(
         seed=seed,
-        fitted=2 * min(FITTED_PER_CLASS, *(len(f) for f in films)),
-        total=sum(len(f) for f in films),
+        fitted=2 * min(FITTED_PER_CLASS, *(len(f) for f in images)),
+        total=sum(len(f) for f in images),
         normal="{} to {}".format(*WANTED["NORMAL"]),
         pneumonia="{} to {}".format(*WANTED["PNEUMONIA"]),
-        film=FILM_LIMIT,
+        film=CORRELATION_LIMIT,
         detail=DETAIL_LIMIT,
         worst=max(m[0] for kept in drawn for _, m in kept),
         sharp=max(m[1] for kept in drawn for _, m in kept),
@@ -349,25 +355,27 @@ def write(
     "--output",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for NORMAL, PNEUMONIA and SYNTHETIC.txt; films of the same names are replaced.",
+    help="Folder for NORMAL, PNEUMONIA and SYNTHETIC.txt; existing files are replaced.",
 )
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the draws.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the draws."
+)
 def main(data: Path, output: Path, seed: int) -> None:
-    """Make synthetic chest films from the statistics of the real training films in DATA.
+    """Make synthetic chest X-rays from the statistics of the real training images in DATA.
 
-    DATA has the folders NORMAL and PNEUMONIA, or a folder train that has them. Needs about 4 GB
-    of memory and a few minutes. Printed for each film: its size, its largest correlation with any
-    training film (whole, then detail alone), and a plain classifier's probability of pneumonia.
+    DATA has the folders NORMAL and PNEUMONIA, or a folder train that has them. Needs about 4 GB of
+    memory and a few minutes. Prints for each image its size, its largest correlation with any
+    training image (whole, then details), and a plain classifier's probability of pneumonia.
     """
-    with threadpool_limits(1):  # the order of sums, so the bytes, must not depend on the cores
+    with threadpool_limits(1):  # the order of sums, and so the bytes, must not depend on cores
         rng = np.random.default_rng(seed)
-        films = [read_films(folder) for folder in find_films(data)]
-        models = fit_models(films, rng)
-        judge = fit_judge(*films)
+        images = [read_images(folder) for folder in find_class_folders(data)]
+        models = fit_models(images, rng)
+        judge = fit_judge(*images)
         drawn = [
             draw_class(name, model, judge, rng) for name, model in zip(CLASSES, models, strict=True)
         ]
-    write(output, drawn, seed, films)
+    write(output, drawn, seed, images)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""cxr export: convert -> embed model card -> verify -> rename into place."""
+"""The command ``cxr export``: convert -> embed card -> verify -> rename into place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PRECISIONS = ("float32", "float16", "int8")
 
 
 class PrecisionOption(NamedTuple):
-    """A number format for the model of a name, or for every model if the name is empty."""
+    """A number format, for the named model or, without a name, for every model."""
 
     model: str
     kind: PrecisionName
@@ -101,8 +101,8 @@ def export(
     code = EXIT_OK
     folders = find_run_folders(run)
     for folder in folders:
-        read_run_card(folder)  # refuse invalid runs before a folder is created
-    open_model_folder(output)  # and an unwritable folder before anything is computed
+        read_run_card(folder)  # fails before a folder is created if a model may not be exported
+    open_model_folder(output)  # fails before any computation if the folder cannot be written
     comparison = compare_models(folders)
     for folder in folders:
         trained = read_run(folder, comparison)
@@ -119,26 +119,22 @@ def export(
 def _select_precisions(
     options: tuple[PrecisionOption, ...], model: str
 ) -> list[list[PrecisionName]]:
-    """Return the formats to try: those for this model by name, then those for all models."""
-    own = [option.kind for option in options if option.model == model]
-    return [own, [option.kind for option in options if not option.model] or ["float32"]]
+    """Select the formats for a model: first those named for it; if none passes, the others."""
+    own_precisions = [option.kind for option in options if option.model == model]
+    return [own_precisions, [option.kind for option in options if not option.model] or ["float32"]]
 
 
 def _export_in_first_accepted(
     run: TrainedRun, output: Path, choices: list[list[PrecisionName]], license_id: str
 ) -> bool:
-    """Export a model in the first group of formats in which at least one passes.
-
-    Returns:
-        True if any format was refused.
-    """
+    """Export in the first of ``choices`` with an accepted format; True if any was refused."""
     from exporter.export import export_model
 
     passed, refused = 0, False
     for kinds in choices:
         for kind in kinds:
             try:
-                done = export_model(run, output, kind, beside=passed > 0, license_id=license_id)
+    """Export in the first of ``choices`` with an accepted format; True if any was refused."""
             except PrecisionRefused as exc:
                 if logs_json():
                     log_event("precision_refused", model=run.card.name, precision=kind)
@@ -147,18 +143,13 @@ def _export_in_first_accepted(
                 refused = True
             else:
                 passed += 1
-                click.echo(redact_secrets(_format_result(done)))
+                click.echo(redact_secrets(_format_result(exported)))
         if passed:
             break
     return refused
 
 
-def _format_result(done: ExportedModel) -> str:
-    """Format the summary of an exported file as one line."""
-    file = f"{done.path}  {done.size_bytes / 1e6:.1f} MB  sha256 {done.sha256[:12]}  "
-    precision = done.precision
-    if precision is None:
-        return f"{file}differs from Keras by at most {done.difference:.1e} on {done.images} images"
+    """Export in the first of ``choices`` with an accepted format; True if any was refused."""
     return (
         f"{file}{precision.kind}, on {precision.images} validation images: AUC {precision.auc:.4f} "
         f"({precision.auc_difference:+.4f}), probability off by at most "

@@ -1,4 +1,4 @@
-"""The models of one run against each other: paired by film, drawn by patient, Holm-corrected."""
+"""Comparison of the models of one run: paired by image, bootstrapped by patient, Holm-corrected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelPredictions:
-    """What one model said of one split: (image, label, patient) by film, and a probability each."""
+    """One model's predictions for one split.
+
+    ``images`` holds (image, label, patient) of each image; ``probabilities`` has the same order.
+    """
 
     name: str
     threshold: float
@@ -41,17 +44,18 @@ class ModelPredictions:
 
 
 def compare_models(folders: Sequence[Path]) -> ModelComparison | None:
-    """Compare the models of a run, every one with every other, on the same films.
+    """Compare every pair of models of a run on the same images.
 
-    Test films where every model was evaluated on them, else validation films. The first of a pair
-    is the one of the higher AUC. The p of all differences is corrected together (Holm 1979).
+    Uses the test images if every model was evaluated on them, else the validation images. The first
+    model of a pair is the one with the higher AUC. The p values of all differences are corrected
+    together (Holm 1979).
 
     Args:
         folders: The models' run folders.
 
     Returns:
-        None for a single model, or where the models were evaluated on different films, which is
-        logged.
+        None for a single model, or if the models were evaluated on different images (logged as
+        a warning).
 
     Raises:
         ConversionError: A card or predictions.csv cannot be read.
@@ -60,25 +64,25 @@ def compare_models(folders: Sequence[Path]) -> ModelComparison | None:
         return None
     cards = {folder: read_run_card(folder) for folder in folders}
     split = next(name for name in SPLITS if all(name in card.references for card in cards.values()))
-    answers = [
+    predictions = [
         _read_predictions(folder, cards[folder], split)
         for folder in sorted(
             folders, key=lambda folder: _read_auc(cards[folder], split), reverse=True
         )
     ]
-    films = answers[0].images
-    if any(other.images != films for other in answers):
-        log.warning("not compared: the models of this run have different %s films", split)
+    images = predictions[0].images
+    if any(other.images != images for other in predictions):
+        log.warning("not compared: the models of this run have different %s images", split)
         return None
     pairs = _correct_p_values(
-        [pair for one, two in combinations(answers, 2) for pair in _compare_pair(one, two)]
+        [pair for one, two in combinations(predictions, 2) for pair in _compare_pair(one, two)]
     )
-    patients = [patient for _, _, patient in films]
+    patients = [patient for _, _, patient in images]
     return ModelComparison(
         split=split,
-        images=len(films),
+        images=len(images),
         patients=len(set(patients)) if all(patients) else 0,
-        images_sha256=hashlib.sha256(repr(films).encode()).hexdigest(),
+        images_sha256=hashlib.sha256(repr(images).encode()).hexdigest(),
         method=f"paired bootstrap by patient, {classification.COMPARISON_RESAMPLES:,} draws; "
         f"accuracy at each model's own threshold; p corrected for {len(pairs)} comparisons (Holm)",
         pairs=pairs,
@@ -90,7 +94,7 @@ def _read_auc(card: ModelCard, split: str) -> float:
 
 
 def _read_predictions(folder: Path, card: ModelCard, split: str) -> ModelPredictions:
-    """One split of predictions.csv, sorted by film."""
+    """Read one split of predictions.csv, sorted by image."""
     data = read_run_file(folder, PREDICTIONS_FILE, MAX_TABLE_READ_BYTES)
     try:
         rows = sorted(
@@ -106,11 +110,11 @@ def _read_predictions(folder: Path, card: ModelCard, split: str) -> ModelPredict
     if len(rows) != card.references[split].images:
         raise unreadable_run_error(
             folder,
-            f"expected {card.references[split].images} {split} films in {PREDICTIONS_FILE}, "
+            f"expected {card.references[split].images} {split} images in {PREDICTIONS_FILE}, "
             f"found {len(rows)}",
         )
-    films, probabilities = zip(*rows, strict=True)
-    return ModelPredictions(card.name, card.threshold.value, films, probabilities)
+    images, probabilities = zip(*rows, strict=True)
+    return ModelPredictions(card.name, card.threshold.value, images, probabilities)
 
 
 def _check_label(label: str) -> str:
@@ -127,11 +131,11 @@ def _parse_probability(text: str) -> float:
 
 
 def _compare_pair(one: ModelPredictions, two: ModelPredictions) -> list[PairedDifference]:
-    """Every metric of two models, p not yet corrected."""
-    truth = [CLASSES.index(label) for _, label, _ in one.images]
+    """Compare every metric of two models; p values are not yet corrected."""
+    labels = [CLASSES.index(label) for _, label, _ in one.images]
     patients = [patient or image for image, _, patient in one.images]
     found = classification.compare_models(
-        truth,
+        labels,
         (one.probabilities, one.threshold),
         (two.probabilities, two.threshold),
         patients,

@@ -1,7 +1,7 @@
 """Keras -> ONNX: one graph from uint8 pixels to a calibrated probability.
 
-``tf2onnx.convert.from_function`` is used and not ``from_keras``, which fails on Keras 3 models or
-only logs an operation that it could not map. Here every such log is an error.
+Uses ``tf2onnx.convert.from_function``: ``from_keras`` fails on Keras 3 models, or only logs an
+operation that it cannot map. Here every such log entry is an error.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def convert(model: keras.Model, card: ModelCard) -> onnx.ModelProto:
     """Convert the network of a run folder into the graph of the model contract.
 
     Args:
-        model: Takes ``pixels`` (N, S, S, 1) uint8; gives ``logit``, ``viral`` and ``atypicality``
-            (N, 1), and ``evidence`` (N, h, w).
-        card: Its calibrations become the last operations before each sigmoid. An answer that it
-            does not describe is left out.
+        model: Takes ``pixels`` (N, S, S, 1) uint8; returns ``logit``, ``viral`` and
+            ``atypicality`` (N, 1), and ``evidence`` (N, h, w).
+        card: Its calibrations become the last operations before each sigmoid. Outputs without a
+            section in the card are left out.
 
     Raises:
         ConversionError: An operation could not be mapped, or tf2onnx logged an error.
@@ -43,7 +43,7 @@ def convert(model: keras.Model, card: ModelCard) -> onnx.ModelProto:
     signature = [tf.TensorSpec((None, card.size_px, card.size_px, 1), tf.uint8, name="pixels")]
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
-    def answers(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+    def predict(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         found = model(pixels, training=False)
         outputs = {"probability": _apply_calibration(found["logit"], card.calibration)}
         if card.evidence:
@@ -54,18 +54,18 @@ def convert(model: keras.Model, card: ModelCard) -> onnx.ModelProto:
             outputs["viral"] = _apply_calibration(found["viral"], card.etiology.calibration)
         return outputs
 
-    heard = _ErrorCollector()
+    errors = _ErrorCollector()
     logger = logging.getLogger("tf2onnx")
-    logger.addHandler(heard)
+    logger.addHandler(errors)
     try:
         graph: onnx.ModelProto
-        graph, _ = tf2onnx.convert.from_function(answers, input_signature=signature, opset=OPSET)
+        graph, _ = tf2onnx.convert.from_function(predict, input_signature=signature, opset=OPSET)
     except (KeyError, ValueError, RuntimeError, TypeError) as exc:
         raise ConversionError(f"tf2onnx cannot convert {model.name}: {exc}.") from exc
     finally:
-        logger.removeHandler(heard)
-    if heard.messages:
-        raise ConversionError(f"tf2onnx reported: {heard.messages[0]}")
+        logger.removeHandler(errors)
+    if errors.messages:
+        raise ConversionError(f"tf2onnx reported: {errors.messages[0]}")
     names = {output.name for output in graph.graph.output}
     if names != output_names(card):
         raise ConversionError(
@@ -79,11 +79,11 @@ def _apply_calibration(logit: tf.Tensor, calibration: Calibration) -> tf.Tensor:
 
 
 def store_half_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Store weights in half precision wherever that changes no value.
+    """Store weights in half precision where that changes no value.
 
-    The trainer rounds its weights to half precision before anything is measured, so the large ones
-    qualify; each is widened again by a Cast that ONNX Runtime folds away on loading. A weight that
-    is not exact in half precision (a folded normalisation, say) stays as it is.
+    The trainer rounds large weights to half precision before any evaluation, so they qualify. A
+    Cast restores float32, and ONNX Runtime folds it on loading. Other weights, such as folded
+    normalisations, stay unchanged.
     """
     casts = []
     for weight in graph.graph.initializer:
@@ -105,14 +105,14 @@ def store_half_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def embed_card(graph: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
-    """Write the card into the file's metadata."""
+    """Embed the card in the file's metadata."""
     helper.set_model_props(graph, {CARD_KEY: encode_card(card)})
     graph.doc_string = "Research use only, not a medical device."
     return graph
 
 
 class _ErrorCollector(logging.Handler):
-    """Collects what tf2onnx logs at ERROR, which it would otherwise only print."""
+    """Collects tf2onnx's log entries at ERROR, which it would otherwise only print."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)

@@ -1,4 +1,4 @@
-"""One trained network -> one verified model file, its card in Markdown, a line in the manifest."""
+"""One trained network -> a verified model file, its Markdown card, and an entry in the manifest."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A model file that was verified and is in place; ``precision`` is None for float32."""
+    """An exported and verified model file; ``precision`` is None for float32."""
 
     path: Path
     sha256: str
@@ -60,37 +60,37 @@ class ExportedModel:
 
 
 def open_model_folder(folder: Path) -> tuple[Output, Manifest]:
-    """Open a folder for model files, made where needed, and prove that it can be written.
+    """Open a folder for model files, created if needed, and check that it is writable.
 
-    A folder without a record may have been exported by a version that kept none: it is taken over
-    where its manifest states the hash of a model file in it.
+    A folder without a record may come from a release that kept none. Files whose hash is in its
+    manifest are then added to the record.
 
     Returns:
-        The folder, and its manifest.
+        The folder and its manifest.
 
     Raises:
-        UsageError: It cannot be made or written.
-        ConversionError: Its manifest is none of this release.
-        ForeignFile: Its manifest was not written by an export.
+        UsageError: The folder cannot be created or written.
+        ConversionError: The manifest is not of this release.
+        ForeignFile: The manifest was not written by an export.
     """
     output = open_output(folder.absolute())
     try:
         output.refuse_foreign_files(
             [MANIFEST_NAME], own=[MANIFEST_NAME]
-        )  # neither a link nor a pipe is read
+        )  # before reading, because the name may be a link or a pipe
         manifest = read_manifest(output)
-        old = {} if output.has_record else _find_unrecorded_export(output, manifest)
-        output.refuse_foreign_files([MANIFEST_NAME], old)
+        unrecorded = {} if output.has_record else _find_unrecorded_export(output, manifest)
+        output.refuse_foreign_files([MANIFEST_NAME], unrecorded)
         output.prepare()
         if not output.has_record:
-            output.add_to_record(old)
+            output.add_to_record(unrecorded)
     except OutputError as exc:
         raise UsageError(exc.sentence, exc.hint) from exc
     return output, manifest
 
 
 def _find_unrecorded_export(output: Output, manifest: Manifest) -> OwnershipRecord:
-    """The files of an export that kept no record."""
+    """Find the files of an export without a record."""
     stated = {_format_file_name(name): entry.sha256 for name, entry in manifest.models.items()}
     stated |= {format_card_name(name): entry.card_sha256 for name, entry in manifest.models.items()}
     contents = {name: output.read(name, MAX_MODEL_BYTES) for name in stated}
@@ -114,63 +114,65 @@ def format_card_name(model: str) -> str:
 
 
 def read_manifest(output: Output) -> Manifest:
-    """Read the manifest of a folder; an empty one where there is none.
+    """Read the manifest of a folder; empty if there is none.
 
     Raises:
-        ConversionError: It is no manifest of this release.
-        LedgerError: It cannot be read.
+        ConversionError: The file is not a manifest of this release.
+        OutputError: The file cannot be read.
     """
     data = output.read(MANIFEST_NAME)
     try:
         return Manifest({}) if data is None else msgspec.json.decode(data, type=Manifest)
     except DECODE_ERRORS as exc:
         raise ConversionError(
-            f"{output.url}/{MANIFEST_NAME} is no manifest of this release: {exc}.",
+            f"{output.url}/{MANIFEST_NAME} is not a manifest of this release: {exc}.",
             "Export into another folder, or remove it and export every model again.",
         ) from exc
 
 
 def format_manifest(manifest: Manifest) -> bytes:
-    """Format a manifest as the JSON of its file."""
+    """Format a manifest as the JSON text of its file."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
 def export_model(
     run: TrainedRun,
     folder: Path,
-    kind: PrecisionName = "float32",
+    precision_name: PrecisionName = "float32",
     *,
-    beside: bool = False,
+    with_suffix: bool = False,
     license_id: str = "",
 ) -> ExportedModel:
-    """Convert, verify, then write the model file, its card and its line of the manifest.
+    """Convert and verify, then write the model file, its Markdown card and its manifest entry.
 
     Args:
         run: From ``read_run``.
-        folder: Where to; made where needed.
-        kind: "float32", "float16" or "int8".
-        beside: Call the file NAME.KIND.onnx, since another one is NAME.onnx.
+        folder: The output folder; created if needed.
+        precision_name: "float32", "float16" or "int8".
+        with_suffix: Name the file NAME.PRECISION.onnx, because NAME.onnx is another format.
         license_id: The license that NAME.md states; empty for none.
 
     Raises:
-        UsageError: The folder cannot be made or written.
-        ForeignFile: The model file, the card or the manifest that is there was not exported.
-        PrecisionRefused: The smaller format would lose too much; no file is left.
-        ConversionError: The conversion is not right; no file is left.
-        LedgerError: The model file, the card or the manifest cannot be written.
+        UsageError: The folder cannot be created or written.
+        ForeignFile: An existing model file, card or manifest was not exported.
+        PrecisionRefused: The smaller format would lose too much accuracy; no file is written.
+        ConversionError: The converted file is wrong; no file is written.
+        OutputError: The model file, the card or the manifest cannot be written.
     """
     output, manifest = open_model_folder(folder)
-    model = f"{run.card.name}.{kind}" if beside else run.card.name
+    model = f"{run.card.name}.{precision_name}" if with_suffix else run.card.name
     name = _format_file_name(model)
     output.refuse_foreign_files([name, format_card_name(model)])
     graph, card, expected = (
-        _convert_float32(run) if kind == "float32" else _convert_reduced(run, kind)
+        _convert_float32(run)
+        if precision_name == "float32"
+        else _convert_reduced(run, precision_name)
     )
-    if beside:
-        card = msgspec.structs.replace(card, name=model, title=f"{card.title}, {kind}")
-    others = run.parity_other_outputs if kind == "float32" else None
-    with tempfile.TemporaryDirectory() as hidden:
-        draft = Path(hidden) / name
+    if with_suffix:
+        card = msgspec.structs.replace(card, name=model, title=f"{card.title}, {precision_name}")
+    others = run.parity_other_outputs if precision_name == "float32" else None
+    with tempfile.TemporaryDirectory() as temporary:
+        draft = Path(temporary) / name
         onnx.save(convert.embed_card(graph, card), draft)
         difference = verify_model_file(draft, run.parity_images, expected, others)
         data = draft.read_bytes()
@@ -187,39 +189,43 @@ def export_model(
 
 
 def _convert_float32(run: TrainedRun) -> ConvertedModel:
-    """The graph, its card, and Keras's answers for the parity films."""
+    """Return the graph, its card, and Keras's probabilities for the parity images."""
     card = run.card
     graph = convert.store_half_weights(optimize_graph(convert.convert(run.model, card)))
-    answers = predict_with_keras(card, run.model, draw_self_test_images(card.size_px))
-    return graph, _add_self_test(card, answers, SELF_TEST_TOLERANCE), run.parity_probabilities
+    probabilities = predict_with_keras(card, run.model, draw_self_test_images(card.size_px))
+    return graph, _add_self_test(card, probabilities, SELF_TEST_TOLERANCE), run.parity_probabilities
 
 
-def _convert_reduced(run: TrainedRun, kind: ReducedPrecision) -> ConvertedModel:
-    """The graph, its card, and its own answers for the parity films, once it was judged.
+def _convert_reduced(run: TrainedRun, precision_name: ReducedPrecision) -> ConvertedModel:
+    """Return the checked graph, its card, and its own probabilities for the parity images.
 
-    Its weights are not halved: what is left in float32 is small, and the scales of an int8 file
-    have to be plain constants.
+    The weights are not stored in half precision: the float32 ones are few, and int8 scales must be
+    plain constants.
     """
     card = run.card
     graph = convert.convert(run.model, card)
-    if kind == "int8":
-        graph = judged = optimize_graph(quantize_int8(graph, run.calibration.pixels))
+    if precision_name == "int8":
+        graph = checked = optimize_graph(quantize_int8(graph, run.calibration.pixels))
         tolerance = SELF_TEST_TOLERANCE
     else:
         graph = optimize_graph(convert_float16(graph))
-        judged, tolerance = emulate_float16(graph), FLOAT16_SELF_TEST_TOLERANCE
-    precision = check_precision(kind, predict_with_graph(judged, run.validation.pixels), run)
-    answers = predict_with_graph(judged, draw_self_test_images(card.size_px))
+        checked, tolerance = emulate_float16(graph), FLOAT16_SELF_TEST_TOLERANCE
+    precision = check_precision(
+        precision_name, predict_with_graph(checked, run.validation.pixels), run
+    )
+    probabilities = predict_with_graph(checked, draw_self_test_images(card.size_px))
     card = msgspec.structs.replace(card, precision=precision)
-    card = _add_self_test(card, answers, tolerance)
+    card = _add_self_test(card, probabilities, tolerance)
     return graph, card, predict_with_graph(graph, run.parity_images)
 
 
-def _add_self_test(card: ModelCard, answers: NDArray[np.float64], tolerance: float) -> ModelCard:
-    """Add the answers on the fixed films, and the exporter's versions."""
+def _add_self_test(
+    card: ModelCard, probabilities: NDArray[np.float64], tolerance: float
+) -> ModelCard:
+    """Add the probabilities for the self-test images, and the exporter's versions."""
     return msgspec.structs.replace(
         card,
-        self_test=SelfTest(SELF_TEST_RECIPE, answers.tolist(), tolerance),
+        self_test=SelfTest(SELF_TEST_RECIPE, probabilities.tolist(), tolerance),
         versions={
             **card.versions,
             "tf2onnx": tf2onnx.__version__,
@@ -231,9 +237,9 @@ def _add_self_test(card: ModelCard, answers: NDArray[np.float64], tolerance: flo
 
 
 def write_comparison(folder: Path, comparison: ModelComparison | None) -> None:
-    """Enter the comparison of the models in their manifest, once all of them are in place.
+    """Add the comparison to the manifest after all models are exported.
 
-    A folder that holds other models too has no comparison of all its models.
+    A folder with other models has no comparison of all its models, so nothing is written.
     """
     output, manifest = open_model_folder(folder)
     if comparison and comparison.names == set(manifest.models):
@@ -244,7 +250,7 @@ def write_comparison(folder: Path, comparison: ModelComparison | None) -> None:
 def _add_model(
     manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int, card_sha256: str
 ) -> Manifest:
-    """Enter a model, best validation AUC first. A comparison with its predecessor is dropped."""
+    """Add a model, best validation AUC first, and drop the comparison with its predecessor."""
     entry = ModelEntry(
         precision=card.precision.kind if card.precision else "float32",
         sha256=sha256,

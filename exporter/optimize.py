@@ -1,14 +1,14 @@
-"""Cheaper operations in place of a converted graph's dear ones, bit for bit the same.
+"""Faster operations for a converted graph, with bit-identical results.
 
-What tf2onnx writes is right and now and then slow in ONNX Runtime 1.32 on a CPU:
+tf2onnx output is correct, but some of its operations are slow in ONNX Runtime 1.32 on CPUs:
 
-- a mirrored film becomes two Transposes around a ReverseSequence: a Slice that steps backwards is
-  about twenty times as fast;
-- bytes become numbers before they are only reshaped: ONNX Runtime then turns them into bytes and
-  back around every Reshape. Reshaped as bytes, they become numbers once;
-- ``Rescaling`` adds its offset of 0 to them, which hides that they are only reshaped: left out;
-- one number for all elements is added to or multiplied with each element by a call of its own where
-  the last axis has one place: written with as many axes as the other factor, it is one call.
+- A mirrored image becomes two Transposes around a ReverseSequence. A Slice with step -1 is about
+  twenty times as fast.
+- Bytes become float32 before a mere reshape, and ONNX Runtime converts them to bytes and back
+  around every Reshape. Reshaped as bytes, they are converted once.
+- ``Rescaling`` adds an offset of 0, which hides that the values are only reshaped. It is removed.
+- If the last axis has size one, adding or multiplying a scalar costs a call per element. With as
+  many axes as the other operand, it is one call.
 """
 
 from __future__ import annotations
@@ -17,27 +17,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-from typing import TYPE_CHECKING
-
-from onnx import TensorProto
 
 _BEFORE_FIRST = -(2**31)
-"""Before the first place of an axis, for a Slice that steps backwards."""
+"""An end index before the first element of an axis, for a Slice with step -1."""
 _ELEMENTWISE_OPS = {"Add", "Sub", "Mul", "Div"}
 
 
 def optimize_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Rewrite what is dear.
+    """Replace slow operations.
 
     Args:
-        graph: As converted or quantised; it is changed.
+        graph: As converted or quantised; it is modified.
 
     Returns:
-        The same graph, which gives the same answers to the last bit.
+        The same graph, with bit-identical outputs.
     """
     replace_casts_with_dequantize(graph)
     _replace_reverse_with_slice(graph)
@@ -49,7 +46,7 @@ def optimize_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _replace_reverse_with_slice(graph: onnx.ModelProto) -> None:
-    """Reverse an axis by a Slice. tf2onnx reverses whole axes only: its lengths are the axis's."""
+    """Replace each reversal by a Slice. tf2onnx always reverses the whole axis."""
     for node in graph.graph.node:
         if node.op_type == "ReverseSequence":
             axis = next((a.i for a in node.attribute if a.name == "time_axis"), 0)
@@ -61,7 +58,7 @@ def _replace_reverse_with_slice(graph: onnx.ModelProto) -> None:
 
 
 def _remove_zero_additions(graph: onnx.ModelProto) -> None:
-    """Add nothing where 0 would be added to scaled bytes, none of which is -0."""
+    """Remove additions of 0 to scaled bytes; safe because none of these is -0."""
     nodes, axes = graph.graph.node, _count_axes(graph)
     zeros = {
         weight.name: len(weight.dims)
@@ -71,8 +68,8 @@ def _remove_zero_additions(graph: onnx.ModelProto) -> None:
     scaled = {  # without a zero point
         n.output[0] for n in nodes if n.op_type == "DequantizeLinear" and not n.input[2:]
     }
-    answers = {answer.name for answer in graph.graph.output}
-    for addition in [n for n in nodes if n.op_type == "Add" and answers.isdisjoint(n.output)]:
+    outputs = {output.name for output in graph.graph.output}
+    for addition in [n for n in nodes if n.op_type == "Add" and outputs.isdisjoint(n.output)]:
         source = next((name for name in addition.input if name in scaled), "")
         zero = next((name for name in addition.input if name in zeros), "")
         if source and zero and zeros[zero] <= axes.get(source, 0):
@@ -83,7 +80,7 @@ def _remove_zero_additions(graph: onnx.ModelProto) -> None:
 
 
 def _reshape_before_scaling(graph: onnx.ModelProto) -> None:
-    """Move one scale for all bytes behind the operations that only give them another shape."""
+    """Move a scale shared by all bytes behind the operations that only change the shape."""
     nodes = graph.graph.node
     single = {weight.name for weight in graph.graph.initializer if not weight.dims}
     waiting = [n for n in nodes if n.op_type == "DequantizeLinear" and single >= {*n.input[1:]}]
@@ -112,28 +109,28 @@ def _reshape_before_scaling(graph: onnx.ModelProto) -> None:
 
 
 def _expand_scalars(graph: onnx.ModelProto) -> None:
-    """Give a constant number as many axes as the tensor that it is computed with."""
+    """Give a scalar constant as many axes as its other operand."""
     axes = _count_axes(graph)
     numbers = {w.name: w for w in graph.graph.initializer if list(w.dims) in ([], [1])}
     for node in graph.graph.node:
-        constant = [place for place, name in enumerate(node.input) if name in numbers]
+        constant = [index for index, name in enumerate(node.input) if name in numbers]
         if node.op_type not in _ELEMENTWISE_OPS or len(constant) != 1:
             continue
-        place = constant[0]
-        number, rank = node.input[place], axes.get(node.input[1 - place], 0)
+        index = constant[0]
+        number, rank = node.input[index], axes.get(node.input[1 - index], 0)
         if rank > 1:
             values = numpy_helper.to_array(numbers[number]).reshape([1] * rank)
-            node.input[place] = _add_constant(graph, f"{number}_{rank}_axes", values)
+            node.input[index] = _add_constant(graph, f"{number}_{rank}_axes", values)
 
 
 def _count_axes(graph: onnx.ModelProto) -> dict[str, int]:
-    """How many axes each tensor between the operations has, where that can be told."""
+    """Count the axes of each intermediate tensor, if inferable."""
     inferred = onnx.shape_inference.infer_shapes(graph).graph
     return {v.name: len(v.type.tensor_type.shape.dim) for v in inferred.value_info}
 
 
 def _remove_unused(graph: onnx.ModelProto) -> None:
-    """Leave out what no answer needs, and what was noted of shapes and types on the way."""
+    """Remove nodes and weights that no output needs, and recorded shapes and types."""
     needed = {output.name for output in graph.graph.output}
     for node in reversed(list(graph.graph.node)):
         if needed.isdisjoint(node.output):
@@ -147,27 +144,27 @@ def _remove_unused(graph: onnx.ModelProto) -> None:
 
 
 def _add_constant(graph: onnx.ModelProto, name: str, values: ArrayLike) -> str:
-    """Add a constant, unless it is there; its name."""
+    """Add a constant unless it exists, and return its name."""
     if all(weight.name != name for weight in graph.graph.initializer):
         graph.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
     return name
 
 
 def replace_casts_with_dequantize(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace each Cast of bytes to float32 that is only multiplied by a constant number.
+    """Replace each Cast of bytes to float32 that is followed only by a constant scale.
 
     Args:
-        graph: As converted; it is changed.
+        graph: As converted; it is modified.
 
     Returns:
-        The same graph, which gives the same answers to the last bit.
+        The same graph, with bit-identical outputs.
     """
     nodes = graph.graph.node
     weights = {weight.name: weight for weight in graph.graph.initializer}
     bytes_named = _find_byte_tensors(graph)
     for cast in [node for node in nodes if node.op_type == "Cast"]:
         users = [node for node in nodes if cast.output[0] in node.input]
-        if cast.input[0] not in bytes_named or not users:  # without users it is an answer
+        if cast.input[0] not in bytes_named or not users:  # a Cast without users is an output
             continue
         if not all(_is_scaling(user, weights) for user in users):
             continue
@@ -183,11 +180,11 @@ def replace_casts_with_dequantize(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _find_byte_tensors(graph: onnx.ModelProto) -> set[str]:
-    """Names of the tensors of bytes: the films, and the films moved about."""
+    """Find the tensors of bytes: the input images, and reordered copies of them."""
     found = {
-        film.name
-        for film in graph.graph.input
-        if film.type.tensor_type.elem_type == TensorProto.UINT8
+        image.name
+        for image in graph.graph.input
+        if image.type.tensor_type.elem_type == TensorProto.UINT8
     }
     for node in graph.graph.node:  # in the order of computation, as ONNX demands
         if node.op_type in {"Transpose", "Reshape", "ReverseSequence"} and node.input[0] in found:
@@ -196,7 +193,7 @@ def _find_byte_tensors(graph: onnx.ModelProto) -> set[str]:
 
 
 def _is_scaling(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
-    """Whether the node multiplies its input by one constant float32."""
+    """Return True if the node multiplies its input by one constant float32."""
     return node.op_type == "Mul" and any(
         name in weights and not weights[name].dims and weights[name].data_type == TensorProto.FLOAT
         for name in node.input

@@ -1,15 +1,16 @@
-"""A graph with a smaller number format: int8 for CPUs, float16 for CUDA.
+"""Smaller number formats for a graph: int8 for CPUs, float16 for CUDA.
 
-Only the convolutional body changes: convolutions and the ReLUs and poolings between them, where
-nearly all the time goes. What comes before (shrinking, normalisation) and after (pooling over the
-film, head, calibration, evidence map) stays float32: a quantised probability would have 256 values,
-and ties cost ranking. Names, types and shapes of inputs and outputs stay as they are.
+Only the convolutional body changes: convolutions, and the ReLUs and poolings between them, which
+take nearly all the time. The layers before it (downsampling, normalisation) and after it (global
+pooling, head, calibration, evidence map) stay float32. A quantised probability would have 256
+values, and ties would distort the ranking. Names, types and shapes of inputs and outputs do not
+change.
 
 int8 is static: unsigned 8-bit activations with one range per tensor, signed weights with one range
-per channel, ranges by minimum and maximum over calibration films. Weights use seven of the eight
-bits. CPUs without VNNI add pairs of products in 16 bits, which full weights overflow in silence
-(2 * 255 * 127 > 32,767); with seven bits (2 * 255 * 64) no sum can, so every CPU gives the answers
-that were judged.
+per channel, and ranges from minimum and maximum over calibration images. Weights use seven of the
+eight bits. CPUs without VNNI add pairs of products in 16 bits, which full weights silently overflow
+(2 * 255 * 127 > 32,767). With seven bits no sum overflows (2 * 255 * 64), so every CPU gives the
+verified scores.
 
 Source: Jacob et al. 2018 (quantisation); ONNX Runtime's documentation, "Quantize ONNX models".
 """
@@ -37,12 +38,12 @@ _DataReader: Any = _quantization.CalibrationDataReader
 _onnx_model = import_submodule("transformers.onnx_model")
 
 
-def quantize_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.ModelProto:
+def quantize_int8(graph: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelProto:
     """Quantise the convolutional body of a float32 graph.
 
     Args:
-        graph: From ``convert``, its weights not halved; it is not changed.
-        films: Shape (N, S, S, 1) uint8, real films to take the activations' ranges from.
+        graph: From ``convert``, without half-precision weights; it is not modified.
+        images: Shape (N, S, S, 1) uint8, real images to calibrate the activation ranges on.
 
     Raises:
         PrecisionRefused: The graph has no convolution.
@@ -52,12 +53,12 @@ def quantize_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.Mode
         given, prepared, quantised = (Path(folder) / f"{step}.onnx" for step in range(3))
         onnx.save(graph, given)
         try:
-            # Without its symbolic shapes, which need sympy: the plain ones reach every convolution.
+            # Symbolic shapes would need sympy; plain shape inference covers every convolution.
             _quantization.quant_pre_process(given, prepared, skip_symbolic_shape=True)
             _quantization.quantize_static(
                 prepared,
                 quantised,
-                _CalibrationReader(films),
+                _CalibrationReader(images),
                 quant_format=_quantization.QuantFormat.QDQ,
                 nodes_to_quantize=_find_conv_body(onnx.load(prepared)),
                 per_channel=True,
@@ -78,10 +79,10 @@ def quantize_int8(graph: onnx.ModelProto, films: NDArray[np.uint8]) -> onnx.Mode
 
 
 def convert_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Compute the convolutional body of a float32 graph in half precision.
+    """Convert the convolutional body of a float32 graph to half precision.
 
     Args:
-        graph: From ``convert``, its weights not halved; it is not changed.
+        graph: From ``convert``, without half-precision weights; it is not modified.
 
     Raises:
         PrecisionRefused: The graph has no convolution.
@@ -95,7 +96,7 @@ def convert_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
             copy, keep_io_types=True, op_block_list=[], node_block_list=kept
         )
     )
-    # It rounds every number between two float32 operations too; this takes such pairs out again.
+    # The conversion also rounds between float32 operations; this removes those pairs of Casts.
     mixed.remove_cascaded_cast_nodes()
     mixed.topological_sort()
     halved: onnx.ModelProto = mixed.model
@@ -103,10 +104,10 @@ def convert_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def emulate_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """A float16 graph that rounds and overflows on a CPU as on a GPU, to judge it by.
+    """Make a float16 graph round and overflow on a CPU as on a GPU, to check it without one.
 
-    A CPU computes its convolutions in float32, and ONNX Runtime then leaves out the rounding
-    between them; an Identity behind each operation keeps it, in a session without the optimiser
+    A CPU computes these convolutions in float32, and ONNX Runtime then omits the rounding between
+    them. An Identity after each operation keeps it, in a session without the optimiser
     ``EliminateIdentity``.
     """
     copy = onnx.ModelProto()
@@ -124,10 +125,13 @@ def emulate_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _find_conv_body(model: onnx.ModelProto) -> list[str]:
-    """Names of the convolutions, and of the ReLUs and poolings that work on their output.
+    """Find the convolutions, and the ReLUs and poolings of their outputs.
+
+    Returns:
+        Node names.
 
     Raises:
-        PrecisionRefused: There is no convolution.
+        PrecisionRefused: The graph has no convolution.
     """
     body, computed = [], set()
     for node in model.graph.node:  # in the order of computation, as ONNX demands
@@ -138,17 +142,17 @@ def _find_conv_body(model: onnx.ModelProto) -> list[str]:
             computed.update(node.output)
     if not body:
         raise PrecisionRefused(
-            "Refused: it has no convolution, and only convolutions are made smaller.",
+            "Refused: the network has no convolution, and only convolutions can be reduced.",
             "Use the float32 file, which is small and fast.",
         )
     return body
 
 
 class _CalibrationReader(_DataReader):  # type: ignore[misc]
-    """Hands calibration films to ONNX Runtime, some at a time."""
+    """Passes calibration images to ONNX Runtime in batches."""
 
-    def __init__(self, films: NDArray[np.uint8]) -> None:
-        parts = np.array_split(films, max(1, len(films) // CALIBRATION_BATCH_SIZE))
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        parts = np.array_split(images, max(1, len(images) // CALIBRATION_BATCH_SIZE))
         self._parts = iter(parts)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:

@@ -1,8 +1,9 @@
-"""What the exporter reads of a run folder: the card, the network, and films to check it with."""
+"""A reader of run folders: the card, the network, and images to verify model files with."""
 
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ import msgspec
 import numpy as np
 
 from batch_scorer.errors import ConversionError
+from batch_scorer.model.card import decode_card
+from batch_scorer.model.card_checks import MAX_CARD_CHARS
 from batch_scorer.model.classifier import MAX_MODEL_BYTES
 from batch_scorer.storage.output import MAX_TABLE_READ_BYTES
+from batch_scorer.system.regular_file import read_regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,37 +27,28 @@ if TYPE_CHECKING:
 
     from batch_scorer.model.card import ModelCard
     from batch_scorer.model.card_sections import ModelComparison
-import os
-from typing import TYPE_CHECKING
 
-from batch_scorer.model.card import decode_card
-from batch_scorer.model.card_checks import MAX_CARD_CHARS
-from batch_scorer.system.regular_file import read_regular_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from batch_scorer.model.card import ModelCard
-
+CARD_FILE = "card.json"
 MODEL_FILE = "model.keras"
 IMAGES_FILE = "films.npz"
 _NETWORK_ERRORS = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error, ImportError, LookupError),
     *(AttributeError, RuntimeError, TypeError, ValueError),
 )
-"""What Keras raises where a file is no network, or a damaged one."""
+"""Keras's errors for a file that is not a network or is damaged."""
 _ARRAY_ERRORS = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, MemoryError, OverflowError),
     *(RuntimeError, TypeError, ValueError),
 )
-"""What NumPy and zipfile raise where a file is no archive of arrays, or a damaged one."""
+"""NumPy's and zipfile's errors for a file that is not an archive of arrays or is damaged."""
 MIN_IMAGES = 64
 PARITY_IMAGES = 96
+_RETRAIN_HINT = "Repeat the same `cxr train` command; it does not repeat a finished training."
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Decoded films; ``pixels`` (N, S, S, 1) uint8, ``labels`` (N,) 1 for pneumonia."""
+    """Decoded images; ``pixels`` (N, S, S, 1) uint8, ``labels`` (N,) with 1 for pneumonia."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -65,10 +60,11 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One trained network, and the probabilities by Keras that its files are checked against.
+    """One trained network, and Keras's outputs that its model files are verified against.
 
-    ``parity_images`` are films of both splits, ``parity_probabilities`` (N,) Keras's answers for them, and
-    ``parity_other_outputs`` its evidence and atypicality; ``predictions`` are those for ``validation``.
+    ``predictions`` are Keras's probabilities for ``validation``. ``parity_images`` are images of
+    both splits, with ``parity_probabilities`` (N,) and ``parity_other_outputs`` (evidence and
+    atypicality).
     """
 
     card: ModelCard
@@ -82,48 +78,48 @@ class TrainedRun:
 
 
 def read_run(folder: Path, comparison: ModelComparison | None = None) -> TrainedRun:
-    """Read what the trainer left, and let Keras judge its films.
+    """Read a run folder and predict its images with Keras.
 
     Args:
         folder: The model's run folder.
-        comparison: The model against the others that are exported with it; goes into its card.
+        comparison: The comparison with the other exported models, for its card.
 
     Raises:
-        ConversionError: A file is missing or broken, there are too few films, or the model may not
-            be exported.
+        ConversionError: A file is missing or broken, there are too few images, or the model may
+            not be exported.
     """
     card = read_run_card(folder)
     model = _read_network(folder, card)
-    films, validated = _read_images(folder, card.size_px)
-    if len(films) < MIN_IMAGES:
+    images, is_validation = _read_images(folder, card.size_px)
+    if len(images) < MIN_IMAGES:
         raise ConversionError(
-            f"Expected at least {MIN_IMAGES} films for the parity check, found {len(films)}.",
-            "Train on at least as many films.",
+            f"Expected at least {MIN_IMAGES} images for the parity check, found {len(images)}.",
+            "Train on at least as many images.",
         )
-    answers = predict_with_keras(card, model, films.pixels)
-    chosen = _select_parity_images(answers, validated)
+    probabilities = predict_with_keras(card, model, images.pixels)
+    chosen = _select_parity_images(probabilities, is_validation)
     return TrainedRun(
         msgspec.structs.replace(card, comparison=comparison),
         model,
-        validation=_select_images(films, validated),
-        predictions=answers[validated],
-        calibration=_select_images(films, ~validated),
-        parity_images=films.pixels[chosen],
-        parity_probabilities=answers[chosen],
-        parity_other_outputs=_predict_other_outputs(model, films.pixels[chosen]),
+        validation=_select_images(images, is_validation),
+        predictions=probabilities[is_validation],
+        calibration=_select_images(images, ~is_validation),
+        parity_images=images.pixels[chosen],
+        parity_probabilities=probabilities[chosen],
+        parity_other_outputs=_predict_other_outputs(model, images.pixels[chosen]),
     )
 
 
 def _read_network(folder: Path, card: ModelCard) -> keras.Model:
-    """The network that the trainer saved, which answers all that its card describes.
+    """Load the trained network, which has all outputs that its card describes.
 
     Raises:
-        ConversionError: It cannot be loaded, or takes or answers something else.
+        ConversionError: The file cannot be loaded, or the network has other inputs or outputs.
     """
-    read_run_file(folder, MODEL_FILE, MAX_MODEL_BYTES)  # Keras would wait for a pipe
+    read_run_file(folder, MODEL_FILE, MAX_MODEL_BYTES)  # fails for a pipe, where Keras would wait
     try:
         model = keras.models.load_model(folder / MODEL_FILE, compile=False)
-        taken, answered = _read_shapes(model.input), _read_shapes(model.output)
+        inputs, outputs = _read_shapes(model.input), _read_shapes(model.output)
     except _NETWORK_ERRORS as exc:
         raise unreadable_run_error(folder, f"{MODEL_FILE}: {exc}") from exc
     expected: dict[str, tuple[int | None, ...]] = {"logit": (None, 1)}
@@ -133,27 +129,28 @@ def _read_network(folder: Path, card: ModelCard) -> keras.Model:
         expected["atypicality"] = (None, 1)
     if card.etiology:
         expected["viral"] = (None, 1)
-    films = (None, card.size_px, card.size_px, 1)
-    if taken != {"": films} or expected.items() - answered.items():
+    shape = (None, card.size_px, card.size_px, 1)
+    if inputs != {"": shape} or expected.items() - outputs.items():
         raise unreadable_run_error(
             folder,
-            f"expected a network in {MODEL_FILE} that takes {films} and answers {expected}, "
-            f"found one that takes {taken.get('', taken)} and answers {answered}",
+            f"expected a network in {MODEL_FILE} with input {shape} and outputs {expected}, "
+            f"found input {inputs.get('', inputs)} and outputs {outputs}",
         )
     return model
 
 
 def _read_shapes(tensors: Any) -> dict[str, tuple[int | None, ...]]:
-    """Shapes by name; of a single tensor without one."""
+    """Read shapes by name; a single tensor has the name ""."""
     named = tensors if isinstance(tensors, dict) else {"": tensors}
     return {name: tuple(tensor.shape) for name, tensor in named.items()}
 
 
 def _read_images(folder: Path, size_px: int) -> tuple[LabelledImages, NDArray[np.bool_]]:
-    """The films that the trainer left, and which of them are validation films.
+    """Read the trainer's images, and which of them are validation images.
 
     Raises:
-        ConversionError: They cannot be read, are no films of that size, or of one split only.
+        ConversionError: The file cannot be read, or has images of another size or of one split
+            only.
     """
     data = read_run_file(folder, IMAGES_FILE, MAX_TABLE_READ_BYTES)
     try:
@@ -176,7 +173,7 @@ def _read_images(folder: Path, size_px: int) -> tuple[LabelledImages, NDArray[np
     if shapes != expected or found["pixels"].dtype != np.uint8:
         raise unreadable_run_error(
             folder,
-            f"expected films in {IMAGES_FILE} as {expected}, found {shapes}",
+            f"expected images in {IMAGES_FILE} as {expected}, found {shapes}",
         )
     if not set(np.unique(found["labels"])) <= {0, 1}:
         raise unreadable_run_error(
@@ -185,7 +182,7 @@ def _read_images(folder: Path, size_px: int) -> tuple[LabelledImages, NDArray[np
     splits = found.pop("splits")
     if set(np.unique(splits)) != {"train", "validation"}:
         raise unreadable_run_error(
-            folder, f"expected films of train and validation in {IMAGES_FILE}"
+            folder, f"expected images of train and validation in {IMAGES_FILE}"
         )
     return LabelledImages(**found), splits == "validation"
 
@@ -193,7 +190,7 @@ def _read_images(folder: Path, size_px: int) -> tuple[LabelledImages, NDArray[np
 def predict_with_keras(
     card: ModelCard, model: keras.Model, pixels: NDArray[np.uint8]
 ) -> NDArray[np.float64]:
-    """Calibrated P(pneumonia) by Keras, shape (N,)."""
+    """Predict calibrated P(pneumonia) with Keras, shape (N,)."""
     found = model.predict(pixels, batch_size=32, verbose=0)["logit"]
     logits = np.asarray(found, dtype=np.float64)[:, 0]
     return card.calibration.apply(logits)
@@ -206,31 +203,25 @@ def _predict_other_outputs(
     return {name: found[name] for name in ("evidence", "atypicality") if name in found}
 
 
-def _select_images(films: LabelledImages, wanted: NDArray[np.bool_]) -> LabelledImages:
-    return LabelledImages(films.pixels[wanted], films.labels[wanted], films.keys[wanted])
+def _select_images(images: LabelledImages, wanted: NDArray[np.bool_]) -> LabelledImages:
+    return LabelledImages(images.pixels[wanted], images.labels[wanted], images.keys[wanted])
 
 
 def _select_parity_images(
-    answers: NDArray[np.float64], validated: NDArray[np.bool_]
+    probabilities: NDArray[np.float64], is_validation: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """Validation films spread over the range of answers; where they are few, training films too."""
-    validation, train = np.flatnonzero(validated), np.flatnonzero(~validated)
-    order = validation[np.argsort(answers[validation], kind="stable")]
-    places = np.unique(np.linspace(0, len(order) - 1, PARITY_IMAGES).astype(int))
-    return np.concatenate([order[places], train])[:PARITY_IMAGES]
-
-
-CARD_FILE = "card.json"
-
-
-_RETRAIN_HINT = "Run the same `cxr train` on it again; a finished training is not repeated."
+    """Select validation images over the range of scores, plus training images if too few."""
+    validation, train = np.flatnonzero(is_validation), np.flatnonzero(~is_validation)
+    order = validation[np.argsort(probabilities[validation], kind="stable")]
+    indices = np.unique(np.linspace(0, len(order) - 1, PARITY_IMAGES).astype(int))
+    return np.concatenate([order[indices], train])[:PARITY_IMAGES]
 
 
 def find_run_folders(run: Path) -> list[Path]:
-    """The finished model folders of a run, or the folder itself if it is one.
+    """Find the finished model folders of a run, or the folder itself if it is one.
 
     Raises:
-        ConversionError: There is none, or the folder cannot be looked into.
+        ConversionError: There is none, or the folder cannot be read.
     """
     try:
         found = [run] if os.path.lexists(run / CARD_FILE) else []
@@ -240,16 +231,16 @@ def find_run_folders(run: Path) -> list[Path]:
     if not found:
         raise ConversionError(
             f"Expected a finished training run at {run}, found no {CARD_FILE} in it.",
-            "Make one with: cxr train DATA -o RUN",
+            "Train one with: cxr train DATA -o RUN",
         )
     return found
 
 
 def read_run_file(folder: Path, name: str, limit_bytes: int) -> bytes:
-    """Read a file that the trainer left.
+    """Read a file of the run folder.
 
     Raises:
-        ConversionError: It is not there, cannot be read, is no file or holds more.
+        ConversionError: The file is missing, unreadable, not a regular file, or too large.
     """
     try:
         return read_regular_file(folder / name, limit_bytes)
@@ -258,17 +249,17 @@ def read_run_file(folder: Path, name: str, limit_bytes: int) -> bytes:
 
 
 def read_run_card(folder: Path) -> ModelCard:
-    """Read the model card that the trainer left.
+    """Read the model card of the run folder.
 
     Raises:
-        ConversionError: There is none that can be read, or the model may not be exported.
-        ModelFileError: It is none of this release, or broken.
+        ConversionError: The card cannot be read, or the model may not be exported.
+        ModelFileError: The card is broken or of another release.
     """
     data = read_run_file(folder, CARD_FILE, 4 * MAX_CARD_CHARS)  # UTF-8 has up to 4 bytes
     try:
         card = decode_card(data.decode(), str(folder))
     except UnicodeDecodeError as exc:
-        raise unreadable_run_error(folder, f"{CARD_FILE} is no text: {exc}") from exc
+        raise unreadable_run_error(folder, f"{CARD_FILE} is not text: {exc}") from exc
     if card.withheld:
         raise ConversionError(
             f"The model in {folder} may not be exported: {card.withheld}",
@@ -277,6 +268,6 @@ def read_run_card(folder: Path) -> ModelCard:
     return card
 
 
-def unreadable_run_error(folder: Path, why: object) -> ConversionError:
-    """The error for a run folder whose files are not what the trainer leaves."""
-    return ConversionError(f"The run folder {folder} cannot be read: {why}.", _RETRAIN_HINT)
+def unreadable_run_error(folder: Path, reason: object) -> ConversionError:
+    """Build the error for a run folder with invalid files."""
+    return ConversionError(f"The run folder {folder} cannot be read: {reason}.", _RETRAIN_HINT)

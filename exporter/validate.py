@@ -1,4 +1,4 @@
-"""Is the converted file right? onnx.checker, the real Classifier, parity, and what int8 costs."""
+"""Verification of a converted file: onnx.checker, the real Classifier, parity, precision loss."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def verify_model_file(
     path: Path,
     pixels: NDArray[np.uint8],
     expected: NDArray[np.float64],
-    others: dict[str, NDArray[np.float32]] | None = None,
+    other_outputs: dict[str, NDArray[np.float32]] | None = None,
 ) -> float:
-    """Check a model file as the scorer will use it.
+    """Verify a model file with the scorer's own classifier.
 
     Args:
-        path: The ONNX file, card and self-test embedded.
-        pixels: Shape (N, S, S, 1) uint8, real films.
-        expected: Shape (N,), the probabilities by Keras; for a smaller number format the file's
-            own, which were judged.
-        others: Further answers by Keras, by name, where they must agree too.
+        path: The ONNX file, with embedded card and self-test.
+        pixels: Shape (N, S, S, 1) uint8, real images.
+        expected: Shape (N,), Keras's probabilities; for a smaller number format, the checked
+            graph's own.
+        other_outputs: Keras's further outputs by name, if they must agree too.
 
     Returns:
-        The largest difference in probability found.
+        The largest difference in probability.
 
     Raises:
-        ConversionError: The file is no valid ONNX model.
-        ParityError: A difference above 1e-4, a film on the other side of the threshold, or another
-            answer that is off by more than 1e-3.
-        ModelFileError: The card or the self-test does not hold.
+        ConversionError: The file is not a valid ONNX model.
+        ParityError: A probability differs by more than 1e-4, an image changes its label, or
+            another output differs by more than 1e-3.
+        ModelFileError: The card or the self-test is invalid.
     """
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -62,40 +62,40 @@ def verify_model_file(
         raise ConversionError(f"onnx.checker refuses {path.name}: {exc}.") from exc
     classifier = Classifier.load(path, provider="cpu")
     threshold = classifier.card.threshold.value
-    worst = 0.0
+    max_difference = 0.0
     for size in BATCH_SIZES:
         parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-        found = np.concatenate([classifier.predict(part).probability for part in parts])
-        worst = max(worst, float(np.abs(found - expected).max()))
-        flips = int(((found >= threshold) != (expected >= threshold)).sum())
-        if not worst <= MAX_DIFFERENCE or flips:
+        probabilities = np.concatenate([classifier.predict(part).probability for part in parts])
+        max_difference = max(max_difference, float(np.abs(probabilities - expected).max()))
+        flips = int(((probabilities >= threshold) != (expected >= threshold)).sum())
+        if not max_difference <= MAX_DIFFERENCE or flips:
             raise ParityError(
-                f"At batch size {size} {path.name} differs from the expected answers by up to "
-                f"{worst:.2e} in probability (at most {MAX_DIFFERENCE:.0e} allowed), with {flips} "
-                "label flips."
+                f"At batch size {size} {path.name} differs from the expected scores by up to "
+                f"{max_difference:.2e} in probability (at most {MAX_DIFFERENCE:.0e} allowed), "
+                f"with {flips} label flips."
             )
-    _check_other_outputs(classifier, pixels, others or {})
-    return worst
+    _check_other_outputs(classifier, pixels, other_outputs or {})
+    return max_difference
 
 
 def _check_other_outputs(
-    classifier: Classifier, pixels: NDArray[np.uint8], others: dict[str, NDArray[np.float32]]
+    classifier: Classifier, pixels: NDArray[np.uint8], other_outputs: dict[str, NDArray[np.float32]]
 ) -> None:
-    answers = classifier.predict(pixels)
-    for name, expected in others.items():
-        found = getattr(answers, name)
-        if found is None:  # the card does not describe it
+    predictions = classifier.predict(pixels)
+    for name, expected in other_outputs.items():
+        values = getattr(predictions, name)
+        if values is None:  # the card does not describe it
             continue
-        worst = float(np.abs(found - expected.reshape(found.shape)).max())
-        if not worst <= MAX_OTHER_DIFFERENCE:
+        max_difference = float(np.abs(values - expected.reshape(values.shape)).max())
+        if not max_difference <= MAX_OTHER_DIFFERENCE:
             raise ParityError(
-                f"{classifier.path.name} differs from Keras by up to {worst:.2e} in {name} "
-                f"(at most {MAX_OTHER_DIFFERENCE:.0e} allowed)."
+                f"{classifier.path.name} differs from Keras by up to {max_difference:.2e} in "
+                f"{name} (at most {MAX_OTHER_DIFFERENCE:.0e} allowed)."
             )
 
 
 def predict_with_graph(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """What a graph that has no card yet answers on a CPU, shape (N,).
+    """Predict probabilities on a CPU with a graph that has no card yet, shape (N,).
 
     Raises:
         ConversionError: ONNX Runtime cannot run it.
@@ -105,7 +105,7 @@ def predict_with_graph(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> NDA
         session = ort.InferenceSession(
             graph.SerializeToString(),
             providers=["CPUExecutionProvider"],
-            disabled_optimizers=["EliminateIdentity"],  # see quantize.keep_halves
+            disabled_optimizers=["EliminateIdentity"],  # see quantize.emulate_float16
         )
         parts = [
             session.run(["probability"], {"pixels": pixels[start : start + PREDICT_BATCH_SIZE]})[0]
@@ -123,28 +123,28 @@ def predict_with_graph(graph: onnx.ModelProto, pixels: NDArray[np.uint8]) -> NDA
 
 
 def check_precision(
-    kind: ReducedPrecision, found: NDArray[np.float64], run: TrainedRun
+    kind: ReducedPrecision, probabilities: NDArray[np.float64], run: TrainedRun
 ) -> Precision:
-    """Weigh what a smaller number format changes on all validation films.
+    """Measure the effect of a smaller number format on all validation images.
 
-    Calibration and threshold stay those of the float32 network. Where so many labels change that
-    they would have to be chosen anew, the file is refused: it would be another model.
+    Calibration and threshold stay those of the float32 network. If too many labels change, the
+    threshold would have to be chosen again, so the file is refused.
 
     Args:
         kind: The smaller format.
-        found: Shape (N,), the smaller file's probabilities for the validation films.
-        run: With Keras's probabilities for them.
+        probabilities: Shape (N,), the smaller graph's probabilities for the validation images.
+        run: The run with Keras's probabilities for them.
 
     Raises:
-        PrecisionRefused: An answer is no number, AUC falls by more than 0.002, more than 2 % of the
-            labels change, or a float16 probability is off by more than 0.01.
+        PrecisionRefused: A probability is not finite, AUC falls by more than 0.002, more than 2
+            % of the labels change, or a float16 probability differs by more than 0.01.
     """
     labels, expected, threshold = run.validation.labels, run.predictions, run.card.threshold.value
-    if not np.isfinite(found).all():
-        raise PrecisionRefused("Refused: some of its answers are no numbers.", FLOAT32_HINT)
-    flips = run.validation.keys[(found >= threshold) != (expected >= threshold)].tolist()
-    before, after = _compute_auc(labels, expected), _compute_auc(labels, found)
-    largest = float(np.abs(found - expected).max())
+    if not np.isfinite(probabilities).all():
+        raise PrecisionRefused("Refused: some of its scores are not finite numbers.", FLOAT32_HINT)
+    flips = run.validation.keys[(probabilities >= threshold) != (expected >= threshold)].tolist()
+    before, after = _compute_auc(labels, expected), _compute_auc(labels, probabilities)
+    largest = float(np.abs(probabilities - expected).max())
     reasons = []
     if before - after > MAX_AUC_LOSS:
         reasons.append(f"AUC falls from {before:.4f} to {after:.4f} (by at most {MAX_AUC_LOSS})")
@@ -158,7 +158,7 @@ def check_precision(
         reasons.append(f"a probability is off by {largest:.4f} (at most {MAX_DIFFERENCE_FLOAT16})")
     if reasons:
         raise PrecisionRefused(
-            f"Refused: on {len(labels)} validation films {'; '.join(reasons)}.", FLOAT32_HINT
+            f"Refused: on {len(labels)} validation images {'; '.join(reasons)}.", FLOAT32_HINT
         )
     return Precision(
         kind=kind,
@@ -175,7 +175,7 @@ def _compute_auc(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) 
     value = classification.compute_metrics(labels, probabilities, 0.5, resamples=1)["auc"].value
     if value is None:
         raise ConversionError(
-            "Expected validation films of both classes, found one class only.",
-            "Train on more films.",
+            "Expected validation images of both classes, found one class only.",
+            "Train on more images.",
         )
     return value

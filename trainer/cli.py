@@ -1,4 +1,4 @@
-"""cxr train: click options -> FitConfig -> fit -> run folder."""
+"""The command ``cxr train``: click options -> FitConfig -> fit -> run folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ def parse_named_folders(
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
 ) -> dict[str, Path]:
-    """Parse repeated NAME=FOLDER options into folders by name."""
+    """Parse the values NAME=FOLDER of a repeatable option.
+
+    Returns:
+        Folder by name.
+
+    Raises:
+        click.BadParameter: A value has another form, or two values have the same name.
+    """
     folders = {}
     for value in values:
         name, equals, folder = value.partition("=")
@@ -46,7 +53,15 @@ def parse_settings(
     param: click.Parameter,  # noqa: ARG001
     values: tuple[str, ...],
 ) -> dict[str, float]:
-    """Parse repeated NAME=NUMBER options into numbers by name."""
+    """Parse the values NAME=NUMBER of ``--set``.
+
+    Returns:
+        Number by name of a setting in ``TUNABLE_SETTINGS``.
+
+    Raises:
+        click.BadParameter: An unknown name, text that is not a number, or a number out of
+            range.
+    """
     from trainer.config import TUNABLE_SETTINGS
 
     settings = {}
@@ -248,14 +263,14 @@ def _run_search(config: FitConfig, dataset: Dataset, data: Path, run: Path, tria
 
     folder = run / "search" / config.model
     found = search_settings(config, dataset, folder, trials)
-    recipe = "none" if found.recipe_score is None else f"{found.recipe_score:.4f}"
-    message = (
+    recipe_score = "none" if found.recipe_score is None else f"{found.recipe_score:.4f}"
+    text = (
         f"{config.model}: best of {found.trials} trials scores {found.score:.4f}, the recipe "
-        f"{recipe} (mean log loss on validation and shifted validation)\n"
+        f"{recipe_score} (mean log loss on validation and shifted validation)\n"
         f"Table: {folder / TABLE_FILE}\n"
         f"Next: {found.best.format_command(str(data), str(run))}"
     )
-    click.echo(redact_secrets(message))
+    click.echo(redact_secrets(text))
 
 
 def _print_result(name: str, card: object) -> None:

@@ -1,9 +1,10 @@
-"""What a trained network is worth: calibration and threshold on validation, then references.
+"""Evaluation of a trained network: calibration, threshold, then reference metrics.
 
-The order matters and is fixed: (1) logits of the validation films, (2) calibration fitted on them,
-(3) the operating threshold and the band around it chosen on them, (4) reference metrics of
-validation and, only when asked for, of the test films and of films from elsewhere, which change
-nothing.
+The order is fixed, so that nothing is ever chosen on test images:
+
+1. Predict logits for the validation images. 2. Fit the calibration on them. 3. Choose the threshold
+and the limits of the undecided band on them. 4. Compute reference metrics on validation and, if
+requested, on test and external images.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
 
 TARGET_SENSITIVITY = 0.95
 TYPICAL_QUANTILE = 0.98
-REJECT_ABOVE = 1.0  # where trainer.typicality puts the edge of the training films
+REJECT_ABOVE = 1.0  # trainer.model.ood scales atypicality so that training images end at 1
 BAND_SENSITIVITY = 0.99
 PREDICT_BATCH = 32
 
 
 @dataclass(frozen=True)
 class CalibratedPredictions:
-    """Calibrated answers for one split; ``logits`` and ``probabilities`` are (N,)."""
+    """Predictions for one split; ``logits`` and ``probabilities`` have shape (N,)."""
 
     images: LabelledImages
     logits: NDArray[np.float64]
@@ -51,36 +52,41 @@ class CalibratedPredictions:
 
 @dataclass(frozen=True)
 class NetworkOutputs:
-    """What the network of a run folder says of one set of films, (N,) each; both are logits."""
+    """Outputs of a saved network for N images, each (N,); ``logits`` and ``viral`` are logits."""
 
     logits: NDArray[np.float64]
     viral: NDArray[np.float64]
     atypicality: NDArray[np.float64]
 
 
-def predict_outputs(model: keras.Model, films: LabelledImages) -> NetworkOutputs:
-    """Every answer of a network for every film."""
-    found = model.predict(films.pixels, batch_size=PREDICT_BATCH, verbose=0)
+def predict_outputs(model: keras.Model, images: LabelledImages) -> NetworkOutputs:
+    """Predict all outputs of a network for all images."""
+    found = model.predict(images.pixels, batch_size=PREDICT_BATCH, verbose=0)
     names = ("logit", "viral", "atypicality")
     return NetworkOutputs(*(np.asarray(found[name], dtype=np.float64)[:, 0] for name in names))
 
 
-def predict_atypicality(model: keras.Model, films: LabelledImages) -> NDArray[np.float64]:
-    """Atypicality alone, (N,): without the network's convolutions, so quickly."""
+def predict_atypicality(model: keras.Model, images: LabelledImages) -> NDArray[np.float64]:
+    """Predict atypicality only, shape (N,). Fast, because it skips the convolutions."""
     import keras
 
-    alone = keras.Model(model.input, model.output["atypicality"])
-    found = alone.predict(films.pixels, batch_size=PREDICT_BATCH, verbose=0)
+    single_output = keras.Model(model.input, model.output["atypicality"])
+    found = single_output.predict(images.pixels, batch_size=PREDICT_BATCH, verbose=0)
     return np.asarray(found, dtype=np.float64)[:, 0]
 
 
 def calibrate(
     labels: NDArray[np.int64], logits: NDArray[np.float64], fitted_on: str = "validation"
 ) -> Calibration:
-    """Fit slope and intercept on validation logits (Platt 1999).
+    """Fit the slope and intercept of the logits by Platt scaling (Platt 1999).
 
-    Plain logistic regression with a weak penalty, so that a validation split that is separated
-    completely still gives finite numbers.
+    Logistic regression with a weak penalty: without one, perfectly separated classes would give
+    infinite coefficients.
+
+    Args:
+        labels: Shape (N,), 1 for pneumonia.
+        logits: Shape (N,).
+        fitted_on: Name of the split, for the model card.
     """
     fitted = LogisticRegression(C=100.0).fit(logits[:, None], labels)
     slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
@@ -101,11 +107,11 @@ def calibrate(
 
 
 def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> Threshold:
-    """The highest threshold that keeps the target sensitivity on validation.
+    """Choose the highest threshold that reaches the target sensitivity on validation.
 
-    A rule about sensitivity, not about accuracy: nearly any threshold separates the validation
-    films, so the one of best accuracy there is an accident. This one says what it promises, and
-    spends what it does not need for that on flagging fewer healthy children.
+    Accuracy is a poor rule here: nearly every threshold separates the validation images, so the
+    most accurate one is arbitrary. This rule keeps the sensitivity that it states and flags as few
+    healthy children as possible.
     """
     return Threshold(
         value=classification.threshold_at_sensitivity(labels, probabilities, TARGET_SENSITIVITY),
@@ -117,14 +123,13 @@ def choose_threshold(labels: NDArray[np.int64], probabilities: NDArray[np.float6
 def choose_undecided_band(
     labels: NDArray[np.int64], probabilities: NDArray[np.float64], threshold: float
 ) -> UndecidedBand:
-    """Where an answer is uncertain: between two thresholds that would make few errors.
+    """Choose the two limits between which a score counts as undecided.
 
-    Below the lower edge lies at most 1 % of the validation films with pneumonia, at or above the
-    upper edge at most 1 % of the normal ones. An edge that validation would allow on the other side
-    of the operating threshold is drawn to it: where the normal films are told apart so well that no
-    flagged one is doubtful, the band lies below the threshold alone, and holds the films with
-    pneumonia that the threshold gives up. Each edge stands on 1 % of a class, so on a few films
-    only: the band says where to look twice, and promises no error rate elsewhere.
+    At most 1 % of the validation images with pneumonia score below the lower limit, and at most 1 %
+    of the normal ones score at or above the upper limit. The band always contains the threshold: a
+    limit that would fall beyond the threshold is moved to it. Each limit rests on 1 % of a class,
+    hence on few images. The band marks images to look at twice and promises no error rate on other
+    data.
     """
     low = classification.threshold_at_sensitivity(labels, probabilities, BAND_SENSITIVITY)
     high = 1 - classification.threshold_at_sensitivity(
@@ -135,74 +140,85 @@ def choose_undecided_band(
     return UndecidedBand(
         low=low,
         high=high,
-        rule=f"below it lies at most {1 - BAND_SENSITIVITY:.0%} of the films with pneumonia, above it at most "
-        f"{1 - BAND_SENSITIVITY:.0%} of the normal ones, and the threshold lies in it",
+        rule=f"below it lies at most {1 - BAND_SENSITIVITY:.0%} of the films with pneumonia, "
+        f"above it at most {1 - BAND_SENSITIVITY:.0%} of the normal ones, and the threshold lies "
+        "in it",
         chosen_on="validation",
         share=classification.estimate_proportion(inside, len(labels)),
     )
 
 
 def evaluate_external(
-    name: str, judged: CalibratedPredictions, rejected: NDArray[np.bool_], threshold: float
+    name: str, predictions: CalibratedPredictions, rejected: NDArray[np.bool_], threshold: float
 ) -> ExternalDataset:
-    """How many normal films of another place are flagged; what is rejected, (N,), is not."""
-    flagged = int(((judged.probabilities >= threshold) & ~rejected).sum())
-    films = len(judged.probabilities)
+    """Count how many normal images of an external data set are flagged.
+
+    Args:
+        name: Name of the data set.
+        predictions: The scores of its images.
+        rejected: Shape (N,): True for images rejected as out of distribution, which never count
+            as flagged.
+        threshold: The model's operating threshold.
+    """
+    flagged = int(((predictions.probabilities >= threshold) & ~rejected).sum())
+    images = len(predictions.probabilities)
     return ExternalDataset(
         name=name,
-        images=films,
+        images=images,
         flagged=flagged,
-        share=classification.estimate_proportion(flagged, films),
+        share=classification.estimate_proportion(flagged, images),
         note="No model was trained on them.",
         rejected=int(rejected.sum()),
     )
 
 
 def evaluate_etiology(
-    films: dict[str, LabelledImages], answers: dict[str, NetworkOutputs]
+    images: dict[str, LabelledImages], outputs: dict[str, NetworkOutputs]
 ) -> Etiology | None:
-    """Calibrate the second question on validation, and say how good it is.
+    """Calibrate the viral-or-bacterial output on validation and evaluate it on each split.
 
     Args:
-        films: By split; one of them is "validation".
-        answers: What the network said of them.
+        images: Images by split; one of them is "validation".
+        outputs: The network's outputs for them.
 
     Returns:
-        None where the file names of the validation films do not tell both causes.
+        None if the validation file names do not contain both causes.
     """
-    known = {split: part.etiology != "" for split, part in films.items()}
-    truth = {split: (films[split].etiology[known[split]] == "viral").astype(int) for split in films}
-    if len(np.unique(truth["validation"])) < 2:  # noqa: PLR2004 - both causes
+    known = {split: part.etiology != "" for split, part in images.items()}
+    labels = {
+        split: (images[split].etiology[known[split]] == "viral").astype(int) for split in images
+    }
+    if len(np.unique(labels["validation"])) < 2:  # noqa: PLR2004 - both causes
         return None
-    logits = {split: answers[split].viral[known[split]] for split in films}
-    calibration = calibrate(truth["validation"], logits["validation"])
+    logits = {split: outputs[split].viral[known[split]] for split in images}
+    calibration = calibrate(labels["validation"], logits["validation"])
     return Etiology(
         classes=ETIOLOGIES,
         calibration=calibration,
         references={
             split: classification.compute_metrics(
-                truth[split],
+                labels[split],
                 calibration.apply(logits[split]),
                 0.5,
-                films[split].groups[known[split]].tolist(),
+                images[split].groups[known[split]].tolist(),
             )
-            for split in films
-            if len(truth[split])
+            for split in images
+            if len(labels[split])
         },
     )
 
 
 def choose_ood_limits(
-    training: NDArray[np.float64], others: dict[str, NDArray[np.float64]]
+    training: NDArray[np.float64], other_sets: dict[str, NDArray[np.float64]]
 ) -> OodDetection:
-    """Limits of atypicality, from the training films, and what they do to other films.
+    """Choose the limits of atypicality on training images and evaluate them on other sets.
 
     Args:
-        training: Atypicality of the training films, (N,).
-        others: That of other sets by name.
+        training: Atypicality of the training images, shape (N,).
+        other_sets: Atypicality of other sets by name.
     """
     flag_above = float(np.quantile(training, TYPICAL_QUANTILE))
-    sets = {"training": training, **others}
+    sets = {"training": training, **other_sets}
     return OodDetection(
         method="distance to the training films in principal components of a small version without "
         "its own brightness and contrast, and the same against the film upside down",
@@ -219,16 +235,16 @@ def _estimate_share(held: NDArray[np.bool_]) -> classification.Estimate:
     return classification.estimate_proportion(int(held.sum()), len(held))
 
 
-def evaluate_split(split: str, judged: CalibratedPredictions, threshold: float) -> Evaluation:
-    """The reference figures of one split, with intervals by patient."""
-    labels, probabilities = judged.images.labels, judged.probabilities
-    known = judged.images.patients.tolist()
-    patients = judged.images.groups.tolist()
+def evaluate_split(split: str, predictions: CalibratedPredictions, threshold: float) -> Evaluation:
+    """Compute the reference metrics of one split, with intervals bootstrapped by patient."""
+    labels, probabilities = predictions.images.labels, predictions.probabilities
+    known = predictions.images.patients.tolist()
+    patients = predictions.images.groups.tolist()
     return Evaluation(
         split=split,
         images=len(labels),
         patients=len(set(known)) if all(known) else 0,
-        pneumonia=judged.images.pneumonia,
+        pneumonia=predictions.images.pneumonia,
         metrics=classification.compute_metrics(labels, probabilities, threshold, patients),
         confusion=classification.confusion_matrix(labels, probabilities, threshold),
         roc=classification.roc_points(labels, probabilities),

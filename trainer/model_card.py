@@ -1,4 +1,4 @@
-"""What a trained network is worth, written down: answers, figures and the model card."""
+"""Evaluation of a run folder's network, written down as model card, predictions and figures."""
 
 from __future__ import annotations
 
@@ -40,43 +40,43 @@ IMBALANCE_NOTE = (
 def build_model_card(
     config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool
 ) -> ModelCard:
-    """Evaluate the network of a run folder, and write its card, predictions and figures.
+    """Evaluate the network of a run folder and write its card, predictions and figures.
 
     Args:
-        config: What was trained.
-        dataset: What it was trained on.
-        folder: The run folder, with the saved network.
-        open_test: Also evaluate the official test films.
+        config: The configuration of the training.
+        dataset: The data of the training.
+        folder: The run folder with the saved network.
+        open_test: Also evaluate the official test images.
 
     Raises:
-        DatasetError: A file that training kept is not as it was written.
+        DatasetError: A file of the training was changed.
     """
     log.info("3 evaluate  %s", config.model)
     keras.config.set_dtype_policy("float32")
     model = _load_network(folder)
-    films = {
+    images = {
         "validation": dataset.validation,
         SHIFTED_VALIDATION: corrupt_images(dataset.validation),
     }
     if open_test and dataset.test is not None:
-        films["test"] = dataset.test
-    answers = {split: evaluate.predict_outputs(model, part) for split, part in films.items()}
+        images["test"] = dataset.test
+    outputs = {split: evaluate.predict_outputs(model, part) for split, part in images.items()}
     calibration = evaluate.calibrate(
-        np.concatenate([films[split].labels for split in CALIBRATION_SPLITS]),
-        np.concatenate([answers[split].logits for split in CALIBRATION_SPLITS]),
+        np.concatenate([images[split].labels for split in CALIBRATION_SPLITS]),
+        np.concatenate([outputs[split].logits for split in CALIBRATION_SPLITS]),
         "validation, as it is and shifted",
     )
-    judged = {
-        split: _calibrate_predictions(calibration, part, answers[split].logits)
-        for split, part in films.items()
+    predictions = {
+        split: _calibrate_predictions(calibration, part, outputs[split].logits)
+        for split, part in images.items()
     }
-    validation = judged["validation"]
+    validation = predictions["validation"]
     threshold = evaluate.choose_threshold(validation.images.labels, validation.probabilities)
-    elsewhere = {
+    external_outputs = {
         name: evaluate.predict_outputs(model, part) for name, part in dataset.external.items()
     }
-    seen = evaluate.predict_atypicality(model, dataset.train)
-    real = {split: films[split] for split in films if split != SHIFTED_VALIDATION}
+    training_atypicality = evaluate.predict_atypicality(model, dataset.train)
+    real = {split: images[split] for split in images if split != SHIFTED_VALIDATION}
     card = ModelCard(
         card_version=CARD_VERSION,
         name=config.model,
@@ -89,7 +89,7 @@ def build_model_card(
         calibration=calibration,
         references={
             split: evaluate.evaluate_split(split, part, threshold.value)
-            for split, part in judged.items()
+            for split, part in predictions.items()
         },
         history=_make_history(folder),
         training=_make_training(config, dataset, folder, count_trainable_weights(model)),
@@ -100,17 +100,17 @@ def build_model_card(
         external=[
             evaluate.evaluate_external(
                 name,
-                _calibrate_predictions(calibration, part, elsewhere[name].logits),
-                elsewhere[name].atypicality > evaluate.REJECT_ABOVE,
+                _calibrate_predictions(calibration, part, external_outputs[name].logits),
+                external_outputs[name].atypicality > evaluate.REJECT_ABOVE,
                 threshold.value,
             )
             for name, part in dataset.external.items()
         ],
-        etiology=evaluate.evaluate_etiology(real, {split: answers[split] for split in real}),
+        etiology=evaluate.evaluate_etiology(real, {split: outputs[split] for split in real}),
         typicality=evaluate.choose_ood_limits(
-            seen,
-            {split: answers[split].atypicality for split in real}
-            | {name: found.atypicality for name, found in elsewhere.items()},
+            training_atypicality,
+            {split: outputs[split].atypicality for split in real}
+            | {name: found.atypicality for name, found in external_outputs.items()},
         ),
         evidence=_evaluate_evidence(model, validation.images, config.seed),
         audit=dataset.audit,
@@ -118,17 +118,17 @@ def build_model_card(
     )
     log.info("4 write     %s", folder)
     run_folder.write_images(folder, dataset.validation, dataset.train)
-    run_folder.write_predictions(folder, {split: judged[split] for split in real})
+    run_folder.write_predictions(folder, {split: predictions[split] for split in real})
     run_folder.draw_figures(folder, card)
     run_folder.write_run_card(folder, card)
     return card
 
 
 def _load_network(folder: Path) -> keras.Model:
-    """The network of a run folder.
+    """Load the network of a run folder.
 
     Raises:
-        DatasetError: It is not as it was written, or of a version that kept no record and broken.
+        DatasetError: The file was changed, or is damaged in a run of a release without records.
     """
     run_folder.check_network(folder)
     try:
@@ -138,9 +138,9 @@ def _load_network(folder: Path) -> keras.Model:
 
 
 def _calibrate_predictions(
-    calibration: Calibration, films: LabelledImages, logits: np.ndarray
+    calibration: Calibration, images: LabelledImages, logits: np.ndarray
 ) -> evaluate.CalibratedPredictions:
-    return evaluate.CalibratedPredictions(films, logits, calibration.apply(logits))
+    return evaluate.CalibratedPredictions(images, logits, calibration.apply(logits))
 
 
 def _evaluate_evidence(model: keras.Model, validation: LabelledImages, seed: int) -> Evidence:
@@ -160,7 +160,7 @@ def _make_history(folder: Path) -> History:
 
 
 def count_trainable_weights(model: keras.Model) -> int:
-    """How many numbers training has set: not fixed filters, nor what evidence copies."""
+    """Count the learned weights, without fixed filters and the copies that evidence maps use."""
     return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 
 

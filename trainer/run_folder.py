@@ -2,20 +2,20 @@
 
 ::
 
-    RUN/cnn/config.json       what was asked for; a later run with another one is refused
-            model.keras       the network, float32, giving logits
-            card.json         the model card without a self-test; written last, so it marks the end
+    RUN/cnn/config.json       the configuration; a later run with another one is refused
+            model.keras       the network in float32, with logits as outputs
+            card.json         the model card without a self-test; written last, as commit marker
             history.csv       loss and accuracy by epoch
-            predictions.csv   logit, probability, label and patient by validation and test film
-            films.npz         pixels, labels, keys and splits of all validation films and of some
-                              training films, for the exporter's checks and calibration
+            predictions.csv   logit, probability, label and patient of validation and test images
+            films.npz         pixels, labels, keys and splits of all validation images and of some
+                              training images, for the exporter's checks and calibration
             training.svg, roc.svg
-            seconds.txt       spent training
-            resume/           while training goes on: the weights of the newest and of the best
-                              epoch, which a later run continues from
-            .cxr-batch/       the record of these files, as in the output of a score
+            seconds.txt       seconds spent training
+            resume/           during training: the weights of the latest and the best epoch, from
+                              which an interrupted run resumes
+            .cxr-batch/       the record of these files, as in the output of a scoring run
 
-A file that the record does not name is somebody else's: it is never replaced or removed.
+A file missing from the record is foreign: the trainer never replaces or removes it.
 """
 
 from __future__ import annotations
@@ -58,30 +58,33 @@ RUN_FILES = (
     *(CONFIG_FILE, MODEL_FILE, CARD_FILE, HISTORY_FILE, PREDICTIONS_FILE, IMAGES_FILE),
     *(SECONDS_FILE, TRAINING_FIGURE, ROC_FIGURE),
 )
-"""What a finished training leaves."""
+"""The files of a finished training run."""
 MONITORED_METRIC = "val_pneumonia_loss"
-"""The column of the history whose lowest value marks the best epoch."""
+"""The history column whose lowest value marks the best epoch."""
 HISTORY_COLUMNS = (
     "pneumonia_loss",
     MONITORED_METRIC,
     "pneumonia_accuracy",
     "val_pneumonia_accuracy",
 )
-"""What the card shows of the history."""
+"""The history columns that the model card contains."""
 _FILE_DESCRIPTIONS = {MODEL_FILE: "network", HISTORY_FILE: "history", SECONDS_FILE: "seconds"}
 PREDICTION_COLUMNS = ("split", "image", "patient", "label", "logit", "probability")
 
 
 def open_run(folder: Path) -> Output:
-    """The run folder as a place that keeps a record of its files."""
+    """Open the run folder as an output that keeps a record of its files."""
     return open_output(folder.absolute())
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """What a run was started with, None where there is none.
+    """Read the configuration of a run.
+
+    Returns:
+        None if the folder has no configuration.
 
     Raises:
-        ForeignFile: The file holds something else.
+        ForeignFile: The file is not the configuration of a run.
     """
     if not (folder / CONFIG_FILE).is_file():
         return None
@@ -89,66 +92,66 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         return msgspec.json.decode(open_run(folder).read(CONFIG_FILE) or b"", type=dict[str, Any])
     except DECODE_ERRORS as exc:
         raise ForeignFile(
-            f"Expected what a run was started with in {folder / CONFIG_FILE}, found another file.",
+            f"Expected the configuration of a run in {folder / CONFIG_FILE}, found another file.",
             "Choose another output folder, or move that file away.",
         ) from exc
 
 
 def write_run_card(folder: Path, card: ModelCard) -> None:
-    """Write the card, whole or not at all."""
+    """Write the model card atomically."""
     write_text(folder, CARD_FILE, encode_card(card, indent=2) + "\n")
 
 
 def write_text(folder: Path, name: str, text: str) -> None:
-    """Write a text file of a run, whole or not at all.
+    """Write a text file of the run atomically.
 
     Raises:
-        ForeignFile: Somebody else's file is there.
-        LedgerError: It cannot be written.
+        ForeignFile: A file of that name exists and is not in the record.
+        OutputError: The file cannot be written.
     """
     open_run(folder).write(name, text.encode())
 
 
-def read_unchanged(place: Output, name: str) -> bytes | None:
-    """The content of a file, None where it is not there or not as it was written."""
-    data = place.read(name, MAX_TABLE_READ_BYTES)
-    own = data is not None and sha256_hex(data) in place.record().get(name, ())
-    return data if own else None
+def read_unchanged(output: Output, name: str) -> bytes | None:
+    """Read a file; None if it is missing or was changed since it was written."""
+    data = output.read(name, MAX_TABLE_READ_BYTES)
+    unchanged = data is not None and sha256_hex(data) in output.record().get(name, ())
+    return data if unchanged else None
 
 
 def _read_training_file(folder: Path, name: str) -> bytes | None:
-    """The content of a file that training keeps, None where it did not get there yet.
+    """Read a file of the training; None if the training has not written it yet.
 
     Raises:
-        DatasetError: It is not as it was written, or gone though the training is finished.
-        LedgerError: It cannot be read.
+        DatasetError: The file was changed, or is missing although the training is finished.
+        OutputError: The file cannot be read.
     """
-    place = open_run(folder)
-    data = place.read(name, MAX_TABLE_READ_BYTES)
+    output = open_run(folder)
+    data = output.read(name, MAX_TABLE_READ_BYTES)
     if data is None and not os.path.lexists(folder / MODEL_FILE):
         return None
-    written = place.record().get(name)  # empty for a run that is older than the record
+    written = output.record().get(name)  # empty for a run that is older than the record
     if data is None or (written and sha256_hex(data) not in written):
         raise changed_file_error(folder, name)
     return data
 
 
 def check_network(folder: Path) -> None:
-    """Make sure that the network of a finished training is as it was written.
+    """Check that the saved network of a finished training is unchanged.
 
     Raises:
-        DatasetError: It is not.
-        LedgerError: It cannot be read.
+        DatasetError: It was changed or is missing.
+        OutputError: It cannot be read.
     """
     if _read_training_file(folder, MODEL_FILE) is None:
         raise changed_file_error(folder, MODEL_FILE)
 
 
 def read_history(folder: Path) -> dict[str, list[float]]:
-    """History of a finished training by column, one value per epoch.
+    """Read the history of a finished training by column, one value per epoch.
 
     Raises:
-        DatasetError: The file is not as it was written, or lacks a column that the card needs.
+        DatasetError: The file was changed, or lacks a column that the card needs.
     """
     rows = read_history_rows(folder)
     if not rows or not set(HISTORY_COLUMNS) <= rows[0].keys():
@@ -157,76 +160,78 @@ def read_history(folder: Path) -> dict[str, list[float]]:
 
 
 def save_epoch(folder: Path, rows: list[dict[str, str]], seconds: float, weights: bytes) -> None:
-    """Keep what a later run needs to go on after an epoch, and what the best one needs.
+    """Save the state after an epoch, so that an interrupted run can resume.
 
-    The weights are written last: a kill in between repeats an epoch and loses none.
+    The weights are written last: a kill in between repeats one epoch and loses none.
 
     Args:
         folder: The run folder.
-        rows: Loss and accuracy of every epoch until now.
-        seconds: Spent training so far.
-        weights: Of the network and its optimiser.
+        rows: Loss and accuracy of all epochs so far.
+        seconds: Seconds spent training so far.
+        weights: Encoded weights of the network and its optimiser.
 
     Raises:
-        ForeignFile: Something came under a name of the run that the program did not write.
-        LedgerError: It cannot be written.
+        ForeignFile: A file of that name exists and is not in the record.
+        OutputError: The folder cannot be written.
     """
-    place = open_run(folder)
-    newest = format_weights_name(len(rows))
-    place.write_all(
+    output = open_run(folder)
+    latest = format_weights_name(len(rows))
+    output.write_all(
         {
             HISTORY_FILE: _encode_history(rows),
             SECONDS_FILE: f"{seconds:.1f}\n".encode(),
-            newest: weights,
+            latest: weights,
         }
     )
-    needed = {newest, format_weights_name(_find_best_row(rows))}
-    place.remove(*(name for name in _list_weights(place) if name not in needed))
+    needed = {latest, format_weights_name(_find_best_row(rows))}
+    output.remove(*(name for name in _list_weights(output) if name not in needed))
 
 
 def prepare_resume(folder: Path) -> int:
-    """Prepare an interrupted training to go on.
+    """Prepare an interrupted training to resume.
 
-    It goes on after the newest epoch whose weights are as they were written, and those of the best
-    epoch until then too. Later rows of the history are dropped, since their epochs are repeated.
+    It resumes after the latest epoch whose weights, and those of the best epoch so far, are
+    unchanged. Later history rows are dropped, because their epochs are repeated.
 
     Returns:
-        How many epochs are done.
+        The number of completed epochs.
     """
-    place = open_run(folder)
+    output = open_run(folder)
     rows = read_history_rows(folder)
-    whole = {
+    unchanged = {
         epoch
         for epoch in range(1, len(rows) + 1)
-        if read_unchanged(place, format_weights_name(epoch)) is not None
+        if read_unchanged(output, format_weights_name(epoch)) is not None
     }
-    done = max((epoch for epoch in whole if _find_best_row(rows[:epoch]) in whole), default=0)
-    if not done:
-        place.remove(HISTORY_FILE)
-    elif done < len(rows):
-        place.write(HISTORY_FILE, _encode_history(rows[:done]))
-    return done
+    completed = max(
+        (epoch for epoch in unchanged if _find_best_row(rows[:epoch]) in unchanged), default=0
+    )
+    if not completed:
+        output.remove(HISTORY_FILE)
+    elif completed < len(rows):
+        output.write(HISTORY_FILE, _encode_history(rows[:completed]))
+    return completed
 
 
 def remove_resume(folder: Path) -> None:
-    """Remove the weights that a finished training no longer needs."""
-    place = open_run(folder)
-    place.remove(*_list_weights(place))
-    place.remove_empty_folder(RESUME_FOLDER)
+    """Remove the resume weights of a finished training."""
+    output = open_run(folder)
+    output.remove(*_list_weights(output))
+    output.remove_empty_folder(RESUME_FOLDER)
 
 
 def find_best_epoch(folder: Path) -> int:
-    """The number of the epoch with the lowest validation loss, from 1."""
+    """Find the epoch with the lowest validation loss, counted from 1."""
     return _find_best_row(read_history_rows(folder))
 
 
 def format_weights_name(epoch: int) -> str:
-    """Where the weights after an epoch are, while training goes on."""
+    """Format the file name of the weights after an epoch."""
     return f"{RESUME_FOLDER}/epoch-{epoch:03d}.weights.h5"
 
 
-def _list_weights(place: Output) -> list[str]:
-    return [name for name in place.names(RESUME_FOLDER) if _WEIGHTS_FILE.fullmatch(name)]
+def _list_weights(output: Output) -> list[str]:
+    return [name for name in output.names(RESUME_FOLDER) if _WEIGHTS_FILE.fullmatch(name)]
 
 
 def _find_best_row(rows: list[dict[str, str]]) -> int:
@@ -234,10 +239,10 @@ def _find_best_row(rows: list[dict[str, str]]) -> int:
 
 
 def read_history_rows(folder: Path) -> list[dict[str, str]]:
-    """Loss and accuracy of every epoch that is over.
+    """Read loss and accuracy of every completed epoch.
 
     Raises:
-        DatasetError: The file holds something else.
+        DatasetError: The file is not a training history.
     """
     data = _read_training_file(folder, HISTORY_FILE)
     if data is None:
@@ -253,7 +258,7 @@ def read_history_rows(folder: Path) -> list[dict[str, str]]:
 
 
 def _is_number(text: object) -> bool:
-    """Whether the cell of a table is one; a row that is too long or too short has other cells."""
+    """Return True for a numeric cell; rows of the wrong length have cells that are not text."""
     try:
         float(text)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -262,10 +267,11 @@ def _is_number(text: object) -> bool:
 
 
 def changed_file_error(folder: Path, name: str) -> DatasetError:
-    """The error for a file that is not as training wrote it."""
+    """Build the error for a file that was changed since training wrote it."""
     return DatasetError(
-        f"Expected the {_FILE_DESCRIPTIONS[name]} of a training in {folder / name}, found something else.",
-        "Put the file back as it was, or train in another output folder.",
+        f"Expected the unchanged {_FILE_DESCRIPTIONS[name]} of a training run in {folder / name}, "
+        "found other content.",
+        "Restore the original file, or train into another output folder.",
     )
 
 
@@ -278,10 +284,10 @@ def _encode_history(rows: list[dict[str, str]]) -> bytes:
 
 
 def read_seconds(folder: Path) -> float:
-    """Seconds spent training so far, over all resumed parts.
+    """Read the seconds spent training so far, over all resumed parts.
 
     Raises:
-        DatasetError: The file holds something else.
+        DatasetError: The file does not contain a number of seconds.
     """
     data = _read_training_file(folder, SECONDS_FILE)
     if data is None:
@@ -295,19 +301,19 @@ def read_seconds(folder: Path) -> float:
     return seconds
 
 
-def write_predictions(folder: Path, judged: Mapping[str, CalibratedPredictions]) -> None:
-    """Write one row per validation and test film."""
+def write_predictions(folder: Path, predictions: Mapping[str, CalibratedPredictions]) -> None:
+    """Write one row per validation and test image."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(PREDICTION_COLUMNS)
-    for split, part in judged.items():
-        films = part.images
+    for split, part in predictions.items():
+        images = part.images
         writer.writerows(
             (split, key, patient, CLASSES[label], f"{logit:.6f}", f"{probability:.6f}")
             for key, patient, label, logit, probability in zip(
-                films.keys,
-                films.patients,
-                films.labels,
+                images.keys,
+                images.patients,
+                images.labels,
                 part.logits,
                 part.probabilities,
                 strict=True,
@@ -317,10 +323,10 @@ def write_predictions(folder: Path, judged: Mapping[str, CalibratedPredictions])
 
 
 def write_images(folder: Path, validation: LabelledImages, train: LabelledImages) -> None:
-    """Save the films that the exporter needs.
+    """Write the images that the exporter needs to ``films.npz``.
 
-    All validation films, to judge a model file by; and training films, spread evenly over their
-    list and so over the classes, to take the ranges of an int8 file from.
+    All validation images, to verify model files; and a sample of training images of both classes,
+    to calibrate int8 files.
     """
     spread = np.unique(np.linspace(0, len(train) - 1, TRAINING_SAMPLE_SIZE).astype(int))
     parts = {"validation": validation, "train": train.take(spread)}
@@ -336,7 +342,7 @@ def write_images(folder: Path, validation: LabelledImages, train: LabelledImages
 
 
 def draw_figures(folder: Path, card: ModelCard) -> None:
-    """Draw training and ROC curves with the report's own figures."""
+    """Draw training and ROC curves in the report's style."""
     from batch_scorer.report.charts import performance
 
     write_text(folder, TRAINING_FIGURE, performance.draw_training_curves([card]))

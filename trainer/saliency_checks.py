@@ -1,9 +1,9 @@
-"""Does the evidence map say what the network looks at? Two checks, both on validation films.
+"""Two checks of the evidence map on validation images: does it show what the network uses?
 
-- **Deletion** (Petsiuk et al. 2018): the places of most evidence are blurred away, more and more of
-  them. The logit must fall faster than when places are chosen at random.
-- **Randomisation** (Adebayo et al. 2018): the map must change when the network's learned weights
-  are shuffled. A map that stays shows edges of the film, not what was learned.
+- **Deletion** (Petsiuk et al. 2018): the regions of highest evidence are blurred, more of them at
+  each step. The logit must fall faster than with randomly chosen regions.
+- **Randomisation** (Adebayo et al. 2018): the map must change when the learned weights are
+  shuffled. A map that does not change shows edges of the image, not what the network learned.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ BLUR_PX = 16
 PREDICT_BATCH = 32
 
 
-def check_evidence(model: keras.Model, films: LabelledImages, seed: int) -> Faithfulness:
-    """Check a network's evidence on its validation films.
+def check_evidence(model: keras.Model, images: LabelledImages, seed: int) -> Faithfulness:
+    """Check a network's evidence maps on validation images.
 
     Args:
-        model: From ``trainer.answers.answer``.
-        films: Validation films; up to 100 with pneumonia are used.
-        seed: Of the places chosen at random and of the shuffled weights.
+        model: From ``trainer.model.heads.build_inference_model``.
+        images: Validation images; up to 100 of those with pneumonia are used.
+        seed: Seed of the random regions and the shuffled weights.
     """
-    ill = np.flatnonzero(films.labels)
-    pixels = films.pixels[ill[np.unique(np.linspace(0, len(ill) - 1, MAX_IMAGES).astype(int))]]
+    diseased = np.flatnonzero(images.labels)
+    pixels = images.pixels[
+        diseased[np.unique(np.linspace(0, len(diseased) - 1, MAX_IMAGES).astype(int))]
+    ]
     rng = np.random.default_rng(seed)
     found = _predict(model, pixels)
     maps, logits = found["evidence"], found["logit"][:, 0]
@@ -58,29 +60,29 @@ def _measure_logit_drops(
     logits: NDArray[np.float64],
     maps: NDArray[np.float64],
 ) -> list[float]:
-    """By how much the mean logit falls when the highest places of ``maps`` are blurred."""
-    blurred = np.stack([_blur(film) for film in pixels])
+    """Measure the mean drop of the logit as the highest regions of ``maps`` are blurred."""
+    blurred = np.stack([_blur(image) for image in pixels])
     order = np.argsort(np.argsort(-maps.reshape(len(maps), -1), axis=1), axis=1)
     rank = order.reshape(maps.shape) / order.shape[1]
-    falls = []
+    drops = []
     for share in DELETION_SHARES:
-        covered = np.stack([_upsample_mask(hidden, pixels.shape[1]) for hidden in rank < share])
+        covered = np.stack([_upsample_mask(mask, pixels.shape[1]) for mask in rank < share])
         changed = np.where(covered[..., None], blurred, pixels)
-        falls.append(float(np.mean(logits - _predict(model, changed)["logit"][:, 0])))
-    return falls
+        drops.append(float(np.mean(logits - _predict(model, changed)["logit"][:, 0])))
+    return drops
 
 
-def _blur(film: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    picture = Image.fromarray(film[:, :, 0]).filter(ImageFilter.GaussianBlur(BLUR_PX))
-    return np.asarray(picture)[..., None]
+def _blur(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    blurred = Image.fromarray(image[:, :, 0]).filter(ImageFilter.GaussianBlur(BLUR_PX))
+    return np.asarray(blurred)[..., None]
 
 
-def _upsample_mask(hidden: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
-    return np.asarray(Image.fromarray(hidden).resize((side, side), Image.Resampling.NEAREST))
+def _upsample_mask(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    return np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
 
 
 def _shuffle_weights(model: keras.Model, rng: np.random.Generator) -> keras.Model:
-    """A copy whose learned weights are shuffled within each array."""
+    """Copy the network and shuffle the learned weights within each array."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     for weight in copy.trainable_weights:
@@ -89,7 +91,7 @@ def _shuffle_weights(model: keras.Model, rng: np.random.Generator) -> keras.Mode
 
 
 def _mean_rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Mean rank correlation of two maps of the same film."""
+    """Compute the mean rank correlation between two maps of each image."""
     pairs = zip(first, second, strict=True)
     return float(np.mean([spearmanr(one.ravel(), two.ravel()).statistic for one, two in pairs]))
 

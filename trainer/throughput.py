@@ -1,4 +1,4 @@
-"""How fast a training was, from what its run folder noted: a sentence for the terminal."""
+"""Training speed from the times recorded in a run folder, as sentences for the terminal."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def describe_speed(folder: Path, name: str, films: int) -> str:
-    """Epochs, films, minutes and films a second of one training, over all its resumed parts.
+def describe_speed(folder: Path, name: str, n_images: int) -> str:
+    """Describe epochs, images, minutes and images per second of one training.
 
-    Compiling, and judging the validation films after each epoch, count as part of the training.
+    The time covers all resumed parts, with compilation and the evaluation of validation images
+    after each epoch.
 
     Args:
-        folder: Its run folder.
+        folder: The run folder of the network.
         name: The network.
-        films: In the training part.
+        n_images: Number of training images.
     """
     epochs = len(run_folder.read_history(folder)[run_folder.MONITORED_METRIC])
     seconds = run_folder.read_seconds(folder)
     return (
-        f"{name}: {epochs} epochs of {films:,} films in {seconds / 60:.1f} minutes, "
-        f"{epochs * films / max(seconds, 0.1):,.0f} films a second"
+        f"{name}: {epochs} epochs of {n_images:,} images in {seconds / 60:.1f} minutes, "
+        f"{epochs * n_images / max(seconds, 0.1):,.0f} images per second"
     )
 
 
 def describe_total_time(run: Path, names: tuple[str, ...], whole_s: float) -> str:
-    """Minutes of all trainings together, and of the whole command.
+    """Describe the minutes of all trainings together and of the whole command.
 
     Args:
-        run: With one folder for each network.
+        run: The folder that holds one run folder per network.
         names: The networks.
         whole_s: Seconds since the command started.
     """
     trained = sum(run_folder.read_seconds(run / name) for name in names)
     return (
-        f"all {len(names)} networks trained in {trained / 60:.1f} minutes; this command took "
-        f"{whole_s / 60:.1f}, with reading and evaluating"
+        f"all {len(names)} networks trained in {trained / 60:.1f} minutes; the whole command took "
+        f"{whole_s / 60:.1f} minutes, with reading and evaluating"
     )

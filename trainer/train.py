@@ -1,7 +1,7 @@
 """fit(config) -> a run folder: train, keep the best epoch, evaluate, write the card.
 
-Numbered steps, with the same words in the log: 1 read, 2 train, 3 evaluate, 4 write.
-Backend-agnostic Keras 3: see ``trainer.feed`` for how the films get there.
+The log numbers the steps: 1 read, 2 train, 3 evaluate, 4 write. Works with every Keras 3 backend;
+``trainer.data.pipeline`` feeds the images.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 VIRAL_LOSS_WEIGHT = 0.3
-"""Of the loss: how much the second question, bacterial or viral, counts beside the first."""
+"""Weight of the viral-or-bacterial loss relative to the pneumonia loss."""
 WARMUP_EPOCHS = 1
 
 
 def fit(config: FitConfig, dataset: Dataset, folder: Path, *, open_test: bool) -> ModelCard:
-    """Train one network, or go on where an interrupted run was, and write its run folder.
+    """Train one network, or resume an interrupted run, and write its run folder.
 
     Args:
-        config: What to train.
+        config: The training configuration.
         dataset: From ``read_dataset`` with ``SIZE_PX``.
-        folder: Made where needed. A finished training there is evaluated again, not repeated.
-        open_test: Also evaluate the official test films.
+        folder: Created if needed. A finished training in it is evaluated again, not repeated.
+        open_test: Also evaluate the official test images.
 
     Raises:
-        DatasetError: The folder holds a run of another config or of other films, or a file of a
-            finished training that is not as it was written.
-        ForeignFile: The folder holds something that the program did not write.
-        LedgerError: The folder cannot be written.
+        DatasetError: The folder holds a run of another config or of other images, or a file of
+            a finished training was changed.
+        ForeignFile: The folder holds a file that this program did not write.
+        OutputError: The folder cannot be written.
     """
     claim_run_folder(folder, config, dataset)
     if not (folder / run_folder.MODEL_FILE).is_file():
@@ -75,50 +75,50 @@ def claim_run_folder(
     dataset: Dataset,
     files: tuple[str, ...] = run_folder.RUN_FILES,
 ) -> None:
-    """Write the config of a new run, or check that an old run is the same one.
+    """Write the configuration of a new run, or check that an existing run has the same one.
 
     Args:
-        folder: Made where needed.
-        config: What is asked for.
-        dataset: What it is asked for on.
-        files: What the run is going to write, its config among them.
+        folder: Created if needed.
+        config: The requested configuration.
+        dataset: The data to train on.
+        files: All files that the run will write, with its configuration.
 
     Raises:
-        DatasetError: It is another one, or the folder cannot be read.
-        ForeignFile: Something under a name of the run was not written by this program, or there is
-            no run, but something else. Nothing was written.
-        LedgerError: The folder cannot be written.
+        DatasetError: The existing run differs, or the folder cannot be read.
+        ForeignFile: A file of the run's names, or any file in a folder without a run, was not
+            written by this program. Nothing was written.
+        OutputError: The folder cannot be written.
     """
-    place = run_folder.open_run(folder)
-    place.refuse_links(run_folder.RESUME_FOLDER)
-    wanted = {
+    output = run_folder.open_run(folder)
+    output.refuse_links(run_folder.RESUME_FOLDER)
+    expected = {
         **asdict(config),
         "data_fingerprint": dataset.fingerprint,
         "withheld": dataset.withheld,
     }
     found = run_folder.read_config(folder)
     if found is not None:
-        _check_same_config(folder, wanted, found)
-    claimed = place.has_record
-    old: OwnershipRecord = {} if found is None else {run_folder.CONFIG_FILE: []}
-    if not claimed and found is not None and _is_finished(folder, config):
-        old = {name: [] for name in files if (folder / name).is_file()}
-    elif found is None or not claimed:
-        _check_no_foreign_files(folder, {INTERNAL_FOLDER, *old})
+        _check_same_config(folder, expected, found)
+    has_record = output.has_record
+    unrecorded: OwnershipRecord = {} if found is None else {run_folder.CONFIG_FILE: []}
+    if not has_record and found is not None and _is_finished(folder, config):
+        unrecorded = {name: [] for name in files if (folder / name).is_file()}
+    elif found is None or not has_record:
+        _check_no_foreign_files(folder, {INTERNAL_FOLDER, *unrecorded})
     weights = [run_folder.format_weights_name(epoch) for epoch in range(1, config.epochs + 1)]
-    place.refuse_foreign_files([*files, *weights], old)
-    place.prepare()
-    if not claimed:
-        place.add_to_record(old)
+    output.refuse_foreign_files([*files, *weights], unrecorded)
+    output.prepare()
+    if not has_record:
+        output.add_to_record(unrecorded)
     if found is None:
-        started = {**wanted, "recipe": asdict(config.recipe), "commit": _read_commit()}
-        text = msgspec.json.format(msgspec.json.encode(started), indent=2)
-        place.write(run_folder.CONFIG_FILE, text)
+        stored = {**expected, "recipe": asdict(config.recipe), "commit": _read_commit()}
+        text = msgspec.json.format(msgspec.json.encode(stored), indent=2)
+        output.write(run_folder.CONFIG_FILE, text)
 
 
-def _check_same_config(folder: Path, wanted: dict[str, object], found: dict[str, object]) -> None:
-    found = {"changes": {}, "withheld": "", **found}  # runs may be older than these
-    for name, value in wanted.items():
+def _check_same_config(folder: Path, expected: dict[str, object], found: dict[str, object]) -> None:
+    found = {"changes": {}, "withheld": "", **found}  # runs of earlier releases lack these keys
+    for name, value in expected.items():
         if found.get(name) != value:
             raise DatasetError(
                 f"{folder} holds a run with {name} {found.get(name)}, not {value}.",
@@ -127,7 +127,7 @@ def _check_same_config(folder: Path, wanted: dict[str, object], found: dict[str,
 
 
 def _is_finished(folder: Path, config: FitConfig) -> bool:
-    """Whether a version that kept no record left a finished run in a folder."""
+    """Return True if a release without records left a finished run in the folder."""
     if not all((folder / name).is_file() for name in (run_folder.CARD_FILE, run_folder.MODEL_FILE)):
         return False
     card = run_folder.open_run(folder).read(run_folder.CARD_FILE) or b""
@@ -138,7 +138,7 @@ def _is_finished(folder: Path, config: FitConfig) -> bool:
 
 
 def _check_no_foreign_files(folder: Path, own: set[str]) -> None:
-    """Make sure that nothing but these names is in a folder."""
+    """Check that a folder contains no other names than these."""
     try:
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     except OSError as exc:
@@ -147,13 +147,13 @@ def _check_no_foreign_files(folder: Path, own: set[str]) -> None:
         ) from exc
     for name in sorted(names - own):
         raise ForeignFile(
-            f"{folder} holds {name}, and no run of `cxr train` that has it in its record.",
+            f"{folder} contains {name}, which `cxr train` did not write.",
             "Choose another output folder, or empty this one.",
         )
 
 
 def _read_commit() -> str:
-    """The commit of the trainer's own checkout; "unknown" for an installed copy."""
+    """Read the commit of the trainer's own checkout; "unknown" for an installed package."""
     git = [
         "git",
         "-C",
@@ -170,11 +170,13 @@ def _read_commit() -> str:
 
 
 def _train(config: FitConfig, dataset: Dataset, folder: Path) -> None:
-    done = run_folder.prepare_resume(folder)
-    where = f", going on after epoch {done}" if done else ""
-    log.info("2 train     %s: %d epochs%s", config.model, config.epochs, where)
-    state = folder / run_folder.format_weights_name(done) if done else None
-    model = train_network(config, dataset, [_EpochSaver(folder)], done, state)
+    completed_epochs = run_folder.prepare_resume(folder)
+    resumed = f", resuming after epoch {completed_epochs}" if completed_epochs else ""
+    log.info("2 train     %s: %d epochs%s", config.model, config.epochs, resumed)
+    weights_path = (
+        folder / run_folder.format_weights_name(completed_epochs) if completed_epochs else None
+    )
+    model = train_network(config, dataset, [_EpochSaver(folder)], completed_epochs, weights_path)
     model.load_weights(folder / run_folder.format_weights_name(run_folder.find_best_epoch(folder)))
     _save_final_network(model, config, dataset.train, folder)
 
@@ -183,36 +185,36 @@ def train_network(
     config: FitConfig,
     dataset: Dataset,
     callbacks: list[keras.callbacks.Callback],
-    done: int = 0,
-    state: Path | None = None,
+    completed_epochs: int = 0,
+    weights_path: Path | None = None,
 ) -> keras.Model:
-    """Train one network to its last epoch, and judge it on the validation films after each.
+    """Train one network to its last epoch, with validation after each epoch.
 
     Args:
-        config: What to train.
-        dataset: Its test films are not looked at.
-        callbacks: What else happens after each epoch.
-        done: Epochs that are done already.
-        state: The weights of network and optimiser after them.
+        config: The training configuration.
+        dataset: Training and validation images; test images are not used.
+        callbacks: Keras callbacks to run after each epoch.
+        completed_epochs: Number of epochs already trained.
+        weights_path: Weights of the network and its optimiser after these epochs.
 
     Raises:
-        DatasetError: The first weights cannot be had.
+        DatasetError: The initial weights cannot be loaded.
     """
     keras.utils.set_random_seed(config.seed)
     model = _build_network(config, config.recipe.policy, augment=config.recipe.augmentation)
     if config.pretrained:
         load_vgg16_convolutions(model, config.vgg16_weights)
     _compile_network(model, config, len(dataset.train))
-    if state:
+    if weights_path:
         model.optimizer.build(model.trainable_variables)
-        model.load_weights(state)
+        model.load_weights(weights_path)
     train, validation = (
-        (films.pixels, _make_targets(films), _compute_sample_weights(films))
-        for films in (dataset.train, dataset.validation)
+        (images.pixels, _make_targets(images), _compute_sample_weights(images))
+        for images in (dataset.train, dataset.validation)
     )
     model.fit(
         **make_fit_arguments(train, validation, config.batch_size, config.seed),
-        initial_epoch=done,
+        initial_epoch=completed_epochs,
         epochs=config.epochs,
         callbacks=callbacks,
         verbose=1 if sys.stdout.isatty() else 2,
@@ -225,25 +227,28 @@ def _build_network(config: FitConfig, policy: str, *, augment: float = 1.0) -> k
     return BUILDERS[config.model](config.seed, pretrained=config.pretrained, augment=augment)
 
 
-def _make_targets(films: LabelledImages) -> dict[str, np.ndarray]:
-    """The right answers to both questions, (N, 1) each."""
+def _make_targets(images: LabelledImages) -> dict[str, np.ndarray]:
+    """Make the targets of both outputs, (N, 1) each."""
     return {
-        "pneumonia": films.labels[:, None].astype(np.float32),
-        "viral": (films.etiology == "viral")[:, None].astype(np.float32),
+        "pneumonia": images.labels[:, None].astype(np.float32),
+        "viral": (images.etiology == "viral")[:, None].astype(np.float32),
     }
 
 
-def _compute_sample_weights(films: LabelledImages) -> dict[str, np.ndarray]:
-    """How much each film counts for each question, (N,) each; the second only where it is known."""
-    share = np.bincount(films.labels, minlength=2) / len(films)
+def _compute_sample_weights(images: LabelledImages) -> dict[str, np.ndarray]:
+    """Compute the weight of each image for both outputs, (N,) each.
+
+    Classes weigh the same for pneumonia; images of unknown cause weigh 0 for the viral output.
+    """
+    share = np.bincount(images.labels, minlength=2) / len(images)
     return {
-        "pneumonia": (0.5 / share)[films.labels].astype(np.float32),
-        "viral": (films.etiology != "").astype(np.float32),
+        "pneumonia": (0.5 / share)[images.labels].astype(np.float32),
+        "viral": (images.etiology != "").astype(np.float32),
     }
 
 
-def _compile_network(model: keras.Model, config: FitConfig, films: int) -> None:
-    steps = -(-films // config.batch_size)
+def _compile_network(model: keras.Model, config: FitConfig, n_images: int) -> None:
+    steps = -(-n_images // config.batch_size)
     recipe = config.recipe
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=recipe.learning_rate / 10,
@@ -276,11 +281,11 @@ def _compile_network(model: keras.Model, config: FitConfig, films: int) -> None:
 
 
 class _EpochSaver(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps, after each epoch, what a later run goes on from.
+    """Saves, after each epoch, the state from which a later run resumes.
 
-    The best epoch is the one of the lowest validation loss: nearly every epoch separates the
-    validation films, so the highest AUC is an accident. Training goes on to the last epoch, where
-    the learning rate has come to rest. Seconds add up over all resumed parts.
+    The best epoch is the one with the lowest validation loss: nearly every epoch separates the
+    validation images, so the epoch with the highest AUC is arbitrary. Training runs to the last
+    epoch, where the learning rate has decayed. Seconds add up over all resumed parts.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -291,7 +296,7 @@ class _EpochSaver(keras.callbacks.Callback):  # type: ignore[misc]
         self._since = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Write history, time and weights."""
+        """Save history, time and weights."""
         figures = {name: str(float(value)) for name, value in sorted((logs or {}).items())}
         self._rows.append({"epoch": str(epoch), **figures})
         weights = _save_to_bytes(self.model.save_weights, "epoch.weights.h5")
@@ -300,7 +305,10 @@ class _EpochSaver(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _save_to_bytes(write: Callable[[Path], None], name: str) -> bytes:
-    """What Keras writes into a file: it opens whatever lies there, so never in the run folder."""
+    """Save with Keras to a temporary file and return its content.
+
+    Keras overwrites whatever file exists, so it never writes into the run folder directly.
+    """
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
@@ -316,20 +324,20 @@ def _save_to_bytes(write: Callable[[Path], None], name: str) -> bytes:
 def _save_final_network(
     model: keras.Model, config: FitConfig, train: LabelledImages, folder: Path
 ) -> None:
-    """Save the network that is kept, with everything that it answers."""
+    """Save the final network with all its outputs."""
     final = make_final_network(model, config)
     whole = build_inference_model(
-        final, fit_ood_detector(train.pixels), both_ways=config.recipe.flip_tta
+        final, fit_ood_detector(train.pixels), flip_tta=config.recipe.flip_tta
     )
     saved = _save_to_bytes(whole.save, run_folder.MODEL_FILE)
     run_folder.open_run(folder).write(run_folder.MODEL_FILE, saved)
 
 
 def make_final_network(model: keras.Model, config: FitConfig) -> keras.Model:
-    """A float32 network without augmentation, its large weights exact in half precision.
+    """Make the float32 network without augmentation, its large weights exact in half precision.
 
-    Rounding happens here, before anything is measured, so that the exporter can store the weights
-    in half the bytes without changing any answer.
+    Rounding happens before any evaluation, so the exporter can store the weights in half the bytes
+    without changing a score.
     """
     final = _build_network(config, "float32", augment=0.0)
     final.set_weights(model.get_weights())

@@ -1,11 +1,12 @@
-"""Search settings for one network, on validation films alone; test films are never looked at.
+"""A search for the best settings of one network, on validation images only.
 
-Every trial is a whole training, judged as the network that would be kept. Its score is the mean of
-two log losses, on the validation films and on the shifted ones, both after calibration, so that
-settings that only move or stretch the logits gain nothing. The first trial is the recipe as it is.
+Each trial is a full training, scored like the network that would be kept. The score is the mean of
+two log losses, on the validation images and on the corrupted ones. Both are computed after
+calibration, so settings that only shift or stretch the logits gain nothing. The first trial is the
+unchanged recipe.
 
-Trials are kept in a journal in the search's folder: after a kill the same command goes on, and the
-trial that was cut off is tried again.
+Trials are logged to a journal in the search folder. After a kill, the same command resumes and
+repeats the interrupted trial.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The best settings of a search: their score, the recipe's own, and how to train with them.
+    """The best settings of a search, their score and the recipe's score.
 
-    The recipe has no score where it diverged.
+    ``recipe_score`` is None if the recipe diverged.
     """
 
     score: float
@@ -62,33 +63,34 @@ class SearchResult:
 
 
 def search_settings(config: FitConfig, dataset: Dataset, folder: Path, trials: int) -> SearchResult:
-    """Try settings until there are so many trials, and say which were best.
+    """Run trials until the search has ``trials`` of them, and return the best settings.
 
     Args:
-        config: What every trial has in common; settings that it changes stay as they are there.
-        dataset: Its test films are not looked at.
-        folder: Of the search: ``search.jsonl`` to go on from and the table ``search.csv``.
-        trials: How many there shall be in all, those of earlier calls among them.
+        config: The configuration that all trials share; settings in its ``changes`` stay fixed.
+        dataset: Training and validation images; test images are not used.
+        folder: The search folder, with the journal ``search.jsonl`` and the table
+            ``search.csv``.
+        trials: The total number of trials, including those of earlier calls.
 
     Raises:
-        DatasetError: The folder holds a search of another config or of other films, every setting
-            is fixed, or every trial diverged.
-        ForeignFile: The folder holds something that the program did not write.
-        LedgerError: The folder cannot be written.
+        DatasetError: The folder holds a search of another config or of other images, every
+            setting is fixed, or every trial diverged.
+        ForeignFile: The folder holds a file that this program did not write.
+        OutputError: The folder cannot be written.
     """
-    free = [name for name in TUNABLE_SETTINGS if name not in config.changes]
-    if not free:
-        raise DatasetError("Every setting is fixed by --set, so there is nothing to search.")
+    free_settings = [name for name in TUNABLE_SETTINGS if name not in config.changes]
+    if not free_settings:
+        raise DatasetError("--set fixes every setting, so there is nothing to search.")
     claim_run_folder(folder, config, dataset, SEARCH_FILES)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _open_study(folder, config, free)
+    study = _open_study(folder, config, free_settings)
     validation = [dataset.validation, corrupt_images(dataset.validation)]
 
     def run(trial: optuna.Trial) -> float:
-        changed = {name: _suggest_value(trial, config, name) for name in free}
-        tried = replace(config, changes={**config.changes, **changed})
+        changed = {name: _suggest_value(trial, config, name) for name in free_settings}
+        trial_config = replace(config, changes={**config.changes, **changed})
         log.info("2 train     trial %d: %s", trial.number + 1, _format_settings(changed))
-        return _run_trial(trial, tried, dataset, validation)
+        return _run_trial(trial, trial_config, dataset, validation)
 
     while (missing := trials - len(study.get_trials(deepcopy=False, states=FINISHED_STATES))) > 0:
         log.info("            %d of %d trials left", missing, trials)
@@ -97,8 +99,8 @@ def search_settings(config: FitConfig, dataset: Dataset, folder: Path, trials: i
     return _find_best(study, config)
 
 
-def _open_study(folder: Path, config: FitConfig, free: list[str]) -> optuna.Study:
-    """The study of a folder, new or as an earlier call left it."""
+def _open_study(folder: Path, config: FitConfig, free_settings: list[str]) -> optuna.Study:
+    """Open the study of a folder: a new one, or the one of an earlier call."""
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(_JournalFile(folder)),
         study_name=config.model,
@@ -106,56 +108,56 @@ def _open_study(folder: Path, config: FitConfig, free: list[str]) -> optuna.Stud
         pruner=optuna.pruners.MedianPruner(n_warmup_steps=config.epochs // 3),
     )
     earlier = study.get_trials(deepcopy=False)
-    # A seed of its own for each call: the same one would suggest the same settings again.
+    # Each call has its own seed: the same seed would suggest the same settings again.
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(earlier))
     for trial in earlier:
         if trial.state is TrialState.RUNNING:
             study.enqueue_trial(trial.params)
             study.tell(trial.number, state=TrialState.FAIL)
     if not earlier:
-        study.enqueue_trial(_read_recipe_values(config, free))
+        study.enqueue_trial(_read_recipe_values(config, free_settings))
     return study
 
 
 class _JournalFile(BaseJournalBackend):  # type: ignore[misc]
-    """What Optuna notes of a search, one JSON object a line. One command at a time writes it.
+    """The journal of an Optuna study, one JSON object per line, written by one command at a time.
 
     Raises:
         ForeignFile: The file was changed since it was written.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._place = run_folder.open_run(folder)
-        data = run_folder.read_unchanged(self._place, JOURNAL_FILE)
+        self._output = run_folder.open_run(folder)
+        data = run_folder.read_unchanged(self._output, JOURNAL_FILE)
         if data is None and (folder / JOURNAL_FILE).exists():
             raise ForeignFile(
-                f"Expected the trials of this search in {folder / JOURNAL_FILE}, found that it was "
-                "changed since.",
+                f"Expected the trials of this search in {folder / JOURNAL_FILE}, found a "
+                "changed file.",
                 "Search again in another folder.",
             )
         self._logs: list[dict[str, Any]] = [json.loads(line) for line in (data or b"").splitlines()]
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        """Everything from that number on."""
+        """Return all entries from that number on."""
         return self._logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Note more."""
+        """Append entries and rewrite the file."""
         self._logs += logs
         text = "".join(f"{json.dumps(log)}\n" for log in self._logs)
-        self._place.write(JOURNAL_FILE, text.encode())
+        self._output.write(JOURNAL_FILE, text.encode())
 
 
 def _read_recipe_values(config: FitConfig, names: Iterable[str]) -> dict[str, float]:
-    """What the recipe has for these settings."""
+    """Read the recipe's values of these settings."""
     return {name: getattr(config.recipe, name) for name in names}
 
 
 def _suggest_value(trial: optuna.Trial, config: FitConfig, name: str) -> float:
-    """A value for one setting; the ranges are wide around what recipes have."""
-    usual = config.recipe.learning_rate
+    """Suggest a value for one setting, from a wide range around the recipes' values."""
+    default = config.recipe.learning_rate
     low, high = {
-        "learning_rate": (usual / 10, usual * 10),
+        "learning_rate": (default / 10, default * 10),
         "weight_decay": (1e-6, 1e-1),
         "label_smoothing": (0.0, 0.2),
         "augmentation": (0.0, 1.5),
@@ -169,7 +171,7 @@ def _suggest_value(trial: optuna.Trial, config: FitConfig, name: str) -> float:
 def _run_trial(
     trial: optuna.Trial, config: FitConfig, dataset: Dataset, validation: list[LabelledImages]
 ) -> float:
-    """Train with one trial's settings; the score of the epoch that ``fit`` would keep."""
+    """Train with one trial's settings; return the score of the epoch that ``fit`` would keep."""
     keras.utils.clear_session()
     keep_best = keras.callbacks.EarlyStopping(
         run_folder.MONITORED_METRIC, mode="min", patience=config.epochs, restore_best_weights=True
@@ -177,17 +179,17 @@ def _run_trial(
     trained = train_network(
         config, dataset, [_PruningCallback(trial, dataset.validation), keep_best]
     )
-    kept = build_inference_model(
-        make_final_network(trained, config), None, both_ways=config.recipe.flip_tta
+    final = build_inference_model(
+        make_final_network(trained, config), None, flip_tta=config.recipe.flip_tta
     )
-    losses = _compute_log_losses(kept, "logit", validation)
+    losses = _compute_log_losses(final, "logit", validation)
     for name, loss in zip(("validation", "shifted"), losses, strict=True):
         trial.set_user_attr(name, loss)
     return float(np.mean(losses))
 
 
 class _PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Ends a trial that is worse than the median of the others at the same epoch."""
+    """Stops a trial that is worse than the median of the others at the same epoch."""
 
     def __init__(self, trial: optuna.Trial, validation: LabelledImages) -> None:
         super().__init__()
@@ -201,27 +203,27 @@ class _PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _compute_log_losses(model: keras.Model, name: str, parts: list[LabelledImages]) -> list[float]:
-    """Log loss of each part, after one calibration on all of them.
+    """Compute the log loss of each part after one calibration on all of them.
 
     Raises:
         optuna.TrialPruned: The network diverged.
     """
     logits = [
-        np.asarray(model.predict(films.pixels, batch_size=PREDICT_BATCH, verbose=0)[name], float)
-        for films in parts
+        np.asarray(model.predict(images.pixels, batch_size=PREDICT_BATCH, verbose=0)[name], float)
+        for images in parts
     ]
     if not all(np.isfinite(part).all() for part in logits):
         raise optuna.TrialPruned("The network diverged.")
-    labels = np.concatenate([films.labels for films in parts])
+    labels = np.concatenate([images.labels for images in parts])
     calibration = calibrate(labels, np.concatenate(logits)[:, 0])
     return [
-        float(log_loss(films.labels, calibration.apply(part[:, 0])))
-        for films, part in zip(parts, logits, strict=True)
+        float(log_loss(images.labels, calibration.apply(part[:, 0])))
+        for images, part in zip(parts, logits, strict=True)
     ]
 
 
 def _format_table(study: optuna.Study, config: FitConfig) -> str:
-    """All trials as CSV, the best first, those that were ended early last."""
+    """Format all finished trials as CSV, best first, pruned ones last."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(TABLE_COLUMNS)
@@ -251,7 +253,7 @@ def _find_best(study: optuna.Study, config: FitConfig) -> SearchResult:
     complete = study.get_trials(deepcopy=False, states=FINISHED_STATES[:1])
     if not complete:
         raise DatasetError(
-            "Every trial diverged, so there are no best settings.",
+            "Every trial diverged, so the search has no result.",
             "Search again in another folder, with a smaller --set learning_rate=NUMBER.",
         )
     scores = (

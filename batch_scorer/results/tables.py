@@ -122,9 +122,7 @@ def build_arrow_table(
     import pyarrow as pa
 
     schema = pa.schema([(name, _arrow_type(name)) for name in _column_names(models, added)])
-    parts = [
-        pa.RecordBatch.from_pydict(part, schema) for part in _iter_chunks(rows, models, added)
-    ]
+    parts = [pa.RecordBatch.from_pydict(part, schema) for part in _iter_chunks(rows, models, added)]
     return pa.Table.from_batches(parts, schema)
 
 

@@ -1,6 +1,6 @@
-"""Write docs/article.md from the bundled models' cards, for readers who know no machine learning.
+"""Write docs/article.md from the bundled models' cards, for readers without a technical background.
 
-The template has the words, this module the numbers; a card that lacks one of them is an error.
+The template has the words, this module the numbers. A card without one of them is an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LOW_PREVALENCE, HIGH_PREVALENCE = 0.05, 0.60
 
 @dataclass(frozen=True)
 class TrainingCounts:
-    """Films that the models learnt from, and those held back for choosing."""
+    """Images that the models learned from, and those held back for choosing."""
 
     images: str
     normal: str
@@ -48,7 +48,7 @@ class TrainingCounts:
 
 @dataclass(frozen=True)
 class TestCounts:
-    """The test films, or the official val films; ``points`` is what one film of them weighs."""
+    """Counts of the test or official val images; ``points`` is the weight of one image in %."""
 
     images: str
     pneumonia: str
@@ -58,11 +58,11 @@ class TestCounts:
 
 @dataclass(frozen=True)
 class BestModel:
-    """The first model: what it finds and misses, on the exam and elsewhere."""
+    """The first model: its detections and errors on the test images and on adults."""
 
     name: str
     title: str
-    found: str
+    detected: str
     false_alarms: str
     missed: str
     not_flagged: str
@@ -74,7 +74,7 @@ class BestModel:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One line of the table."""
+    """One row of the table of models."""
 
     name: str
     title: str
@@ -100,25 +100,26 @@ def main(output: Path) -> None:
 
 
 def write_article(cards: Sequence[ModelCard]) -> str:
-    """The article as Markdown; the same cards give the same text.
+    """Write the article as Markdown; the same cards give the same text.
 
     Args:
-        cards: Of models that were trained and compared together, the best on validation first.
+        cards: Cards of models that were trained and compared together, best on validation
+            first.
 
     Raises:
-        CardMissing: They lack what the article tells.
+        CardMissing: The cards lack facts that the article needs.
     """
     best = cards[0]
     audit, comparison = best.audit, best.comparison
     complete = best.external and "test" in best.references
     if audit is None or comparison is None or not complete:
         raise CardMissing(
-            f"Expected on the card of {best.name} an audit, a comparison, test films and normal "
-            "films of adults.",
-            "Train with `cxr train --model all --normals NAME=FOLDER` and export all together.",
+            f"Expected on the card of {best.name} an audit, a comparison, test images and normal "
+            "images of adults.",
+            "Train with `cxr train --model all --normals NAME=FOLDER`, then export all together.",
         )
     reference = best.references["test"]
-    official = [films for key, films in audit.images.items() if key.startswith("val ")]
+    official = [n_images for key, n_images in audit.images.items() if key.startswith("val ")]
     return load_template(TEMPLATE).render(
         figures="figures",
         best=_describe_best(best),
@@ -137,17 +138,17 @@ def write_article(cards: Sequence[ModelCard]) -> str:
 
 
 def _describe_best(card: ModelCard) -> BestModel:
-    reference, home = card.references["test"], card.references["validation"]
-    found, alarms = describe_reference_findings(card, card.title)
+    reference, validation = card.references["test"], card.references["validation"]
+    detected, false_alarms = describe_reference_findings(card, card.title)
     adults = card.external[0]
     return BestModel(
         name=card.name,
         title=card.title,
-        found=found,
-        false_alarms=alarms,
+        detected=detected,
+        false_alarms=false_alarms,
         missed=f"{reference.confusion.false_negative:,}",
         not_flagged=format_per_hundred(reference.metrics["specificity"]),
-        not_flagged_validation=format_per_hundred(home.metrics["specificity"]),
+        not_flagged_validation=format_per_hundred(validation.metrics["specificity"]),
         adults=f"{adults.images:,}",
         adults_rejected=f"{adults.rejected:,}",
         adults_flagged=f"{adults.flagged:,}",
@@ -164,24 +165,27 @@ def _make_published_row(name: str, found: Mapping[str, str]) -> dict[str, str]:
     return {"name": name, **{column: found.get(column, "") for column in TABLE_METRICS}}
 
 
-def _count_training_images(films: Mapping[str, int]) -> TrainingCounts:
-    normal, pneumonia = (films[f"train {label}"] for label in CLASSES)
-    held_back = sum(films[f"validation {label}"] for label in CLASSES)
+def _count_training_images(n_images: Mapping[str, int]) -> TrainingCounts:
+    normal, pneumonia = (n_images[f"train {label}"] for label in CLASSES)
+    held_back = sum(n_images[f"validation {label}"] for label in CLASSES)
     return TrainingCounts(
         f"{normal + pneumonia:,}", f"{normal:,}", f"{pneumonia:,}", f"{held_back:,}"
     )
 
 
-def _make_test_counts(films: int, pneumonia: int) -> TestCounts:
+def _make_test_counts(n_images: int, pneumonia: int) -> TestCounts:
     return TestCounts(
-        f"{films:,}", f"{pneumonia:,}", f"{100 * pneumonia / films:.0f}", f"{100 / films:.0f}"
+        f"{n_images:,}",
+        f"{pneumonia:,}",
+        f"{100 * pneumonia / n_images:.0f}",
+        f"{100 / n_images:.0f}",
     )
 
 
 def _describe_audit(audit: DataAudit) -> dict[str, str]:
-    films = sum(audit.images.values())
+    images = sum(audit.images.values())
     return {
-        "images": f"{films:,}",
+        "images": f"{images:,}",
         "patients": f"{audit.patients:,}",
         "shortcut": format_estimate(audit.metadata_auc["test"]),
     }
@@ -191,8 +195,8 @@ def _describe_ppv(card: ModelCard, prevalence: float) -> str:
     found = card.references["test"].metrics
     right, _ = predictive_values(found["recall"], found["specificity"], prevalence)
     return (
-        f"Where {100 * prevalence:.0f} of 100 have pneumonia, {format_per_hundred(right)} of 100 flagged "
-        "children do."
+        f"Where {100 * prevalence:.0f} of 100 have pneumonia, {format_per_hundred(right)} of 100 "
+        "flagged children do."
     )
 
 

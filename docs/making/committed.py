@@ -1,4 +1,4 @@
-"""Where committed things lie, and that no real film gets there."""
+"""Folders with committed files, and a check that no real X-ray gets there."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ EXAMPLE_IMAGES = REPOSITORY / "examples" / "xrays"
 COMMITTED_FOLDERS = (REPOSITORY / "docs", REPOSITORY / "notebooks")
 
 
-def check_synthetic(films: Path, output: Path) -> None:
-    """Refuse to show films that are not synthetic where things are committed.
+def check_synthetic(images: Path, output: Path) -> None:
+    """Refuse to write figures of real X-rays into a folder of committed files.
 
     Raises:
-        UsageError: That was asked for.
+        UsageError: ``output`` is such a folder, and ``images`` is not marked as synthetic.
     """
     committed = any(output.resolve().is_relative_to(folder) for folder in COMMITTED_FOLDERS)
-    if committed and not is_synthetic(films):
+    if committed and not is_synthetic(images):
         raise UsageError(
-            f"Expected synthetic films to be shown in {output}, found others in {films}.",
-            "Give a place of your own with -o: no real film may be committed.",
+            f"Expected synthetic images to be shown in {output}, found others in {images}.",
+            "Choose another folder with -o: no real X-ray may be committed.",
         )

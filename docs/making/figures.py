@@ -1,8 +1,8 @@
 """Draw the figures of README, article and notebook from the bundled models' cards.
 
-Everything that is measured stands in the cards, so neither data nor network are needed for it. The
-films shown are the synthetic ones of ``examples/xrays``; films of a folder of your own go into a
-folder of your own.
+The cards contain all measured values, so drawing needs neither data nor a network. The images shown
+are the synthetic ones of ``examples/xrays``. Figures of other images go into a folder of your
+choice.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ AUGMENTATION_MODEL = "cnn"
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Count the classes of this folder instead of the bundled models' training data.",
+    help="Count the classes of this folder.  [default: the bundled models' training data]",
 )
 @click.option(
     "--films",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=EXAMPLE_IMAGES,
-    help="Folder of the films to show.  [default: examples/xrays]",
+    help="Folder of the images to show.  [default: examples/xrays]",
 )
 def main(output: Path, data: Path | None, films: Path) -> None:
-    """Draw class balance, example films, augmentation, and each model's figures, as SVG."""
+    """Draw class balance, example images, augmentation, and each model's figures, as SVG."""
     check_synthetic(films, output)
     cards = load_bundled_cards()
     drawn = {**draw_example_charts(films), **draw_model_charts(cards)}
@@ -68,12 +68,12 @@ def main(output: Path, data: Path | None, films: Path) -> None:
 
 
 def load_bundled_cards() -> list[ModelCard]:
-    """The cards of the bundled models, the best on validation first."""
+    """Load the cards of the bundled models, best on validation first."""
     return [Classifier.load(name, "cpu").card for name in list_bundled_models()]
 
 
 def draw_model_charts(cards: Sequence[ModelCard]) -> dict[str, str]:
-    """Draw what the cards hold: for each model its curves, matrix and ROC, and all together."""
+    """Draw each model's training curves, confusion matrix and ROC, and one ROC of all models."""
     return dict(_iter_model_charts(cards))
 
 
@@ -83,16 +83,18 @@ def _iter_model_charts(cards: Sequence[ModelCard]) -> Iterator[tuple[str, str]]:
         yield f"{card.name}-training", performance.draw_training_curves([card])
         yield f"{card.name}-roc", performance.draw_roc([card])
         yield f"{card.name}-confusion", performance.draw_confusion(card.reference.confusion)
-    if people := make_icon_arrays(cards[0]):
-        found = icon_arrays.IconArray(people.detected_title, people.detected, performance.BLUE)
-        alarms = icon_arrays.IconArray(
-            people.false_alarms_title, people.false_alarms, performance.AMBER
+    if icon_array := make_icon_arrays(cards[0]):
+        detected = icon_arrays.IconArray(
+            icon_array.detected_title, icon_array.detected, performance.BLUE
         )
-        yield f"{cards[0].name}-people", icon_arrays.draw_performance_icons(found, alarms)
+        false_alarms = icon_arrays.IconArray(
+            icon_array.false_alarms_title, icon_array.false_alarms, performance.AMBER
+        )
+        yield f"{cards[0].name}-people", icon_arrays.draw_performance_icons(detected, false_alarms)
 
 
 def draw_example_charts(folder: Path) -> dict[str, str]:
-    """Draw example films, what augmentation makes of them, and the networks."""
+    """Draw example images, their augmentation, and the networks."""
     with quiet_import():
         from trainer import saliency_figures
         from trainer.model.architecture import draw_architecture
@@ -109,15 +111,15 @@ def draw_example_charts(folder: Path) -> dict[str, str]:
 
 
 def count_images(data: Path | None, cards: Sequence[ModelCard]) -> list[ImageCount]:
-    """Films by part, class and cause: of a folder, or as the first card's audit says.
+    """Count images by part, class and cause, in a folder or from the first card's audit.
 
     Raises:
-        UsageError: There is no folder, and the card has no audit.
+        UsageError: No folder is given, and the card has no audit.
     """
     if data:
         return audit_dataset(data).counts
     if not cards[0].audit:
-        raise UsageError(f"The card of {cards[0].name} has no audit.", "Give a folder with --data.")
+        raise UsageError(f"The card of {cards[0].name} has no audit.", "Pass a folder with --data.")
     return restore_counts(cards[0].audit)
 
 

@@ -1,7 +1,7 @@
-"""What is spoken to each slide, and when: sentences, captions and a script. Pure functions.
+"""The narration of the slides: sentences with durations, captions and a script. Pure functions.
 
-How long a sentence takes is reckoned from its text, and the voice is fitted to that. So captions
-depend on the words alone: any voice, on any machine, gives the same ones.
+The duration of a sentence is estimated from its text, and the voice is fitted to it. Captions
+therefore depend on the text alone: they are the same with any voice on any machine.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence of a talk, and how long it is spoken."""
+    """One sentence of a talk and its duration."""
 
     text: str
-    seconds: float
+    duration_s: float
 
 
 @dataclass(frozen=True)
 class NarratedSlide:
-    """One slide of a talk: it is shown in silence for a moment, then its sentences are spoken."""
+    """One slide of a talk: a short silence, then its sentences."""
 
     title: str
     sentences: tuple[Sentence, ...]
 
     @property
-    def seconds(self) -> float:
-        """How long the slide is shown."""
-        return SLIDE_PAUSE_S + sum(sentence.seconds for sentence in self.sentences)
+    def duration_s(self) -> float:
+        """The time that the slide is shown."""
+        return SLIDE_PAUSE_S + sum(sentence.duration_s for sentence in self.sentences)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Caption:
 
 
 def plan_narration(slides: Sequence[SpeakerNotes]) -> list[NarratedSlide]:
-    """Cut the notes of each slide into sentences, and say how long each takes."""
+    """Split the notes of each slide into sentences with estimated durations."""
     return [
         NarratedSlide(
             " ".join(slide.title.split()),
@@ -72,42 +72,42 @@ def plan_narration(slides: Sequence[SpeakerNotes]) -> list[NarratedSlide]:
 
 
 def estimate_duration_s(text: str) -> float:
-    """How long a sentence is spoken, with the breath after it."""
+    """Estimate the duration of a sentence, with the pause after it."""
     digits = sum(char.isdigit() for char in text)
     letters = len(text) + (CHARS_PER_DIGIT - 1) * digits
     return round(SENTENCE_PAUSE_S + letters / CHARS_PER_SECOND, 2)
 
 
-def format_webvtt(pages: Sequence[NarratedSlide]) -> str:
-    """The captions of a talk as WebVTT."""
+def format_webvtt(slides: Sequence[NarratedSlide]) -> str:
+    """Format the captions of a talk as WebVTT."""
     cues = [
         f"{_format_time(cue.start_s)} --> {_format_time(cue.end_s)}\n{_escape_webvtt(cue.text)}"
-        for cue in make_captions(pages)
+        for cue in make_captions(slides)
     ]
     return "\n\n".join(["WEBVTT", *cues]) + "\n"
 
 
-def make_captions(pages: Sequence[NarratedSlide]) -> list[Caption]:
-    """Every sentence in cues of at most two lines, each shown for its share of the sentence."""
+def make_captions(slides: Sequence[NarratedSlide]) -> list[Caption]:
+    """Make captions of at most two lines, each shown for its share of the sentence."""
     captions: list[Caption] = []
     now = 0.0
-    for page in pages:
+    for slide in slides:
         now += SLIDE_PAUSE_S
-        for sentence in page.sentences:
+        for sentence in slide.sentences:
             captions += _split_into_captions(sentence, now)
-            now += sentence.seconds
+            now += sentence.duration_s
     return captions
 
 
-def format_script(pages: Sequence[NarratedSlide], about: str) -> str:
-    """The talk as Markdown: for each slide when it comes, its message and what is said."""
+def format_script(slides: Sequence[NarratedSlide], about: str) -> str:
+    """Format the talk as Markdown: start time, title and text of each slide."""
     parts = [f"# What is said in the walkthrough\n\n{about}"]
     now = 0.0
-    for number, page in enumerate(pages, 1):
-        told = " ".join(sentence.text for sentence in page.sentences)
+    for number, slide in enumerate(slides, 1):
+        text = " ".join(sentence.text for sentence in slide.sentences)
         start = f"{int(now) // 60}:{int(now) % 60:02d}"
-        parts.append(f"## {number}. {page.title}\n\n*{start}*\n\n{textwrap.fill(told, 100)}")
-        now += page.seconds
+        parts.append(f"## {number}. {slide.title}\n\n*{start}*\n\n{textwrap.fill(text, 100)}")
+        now += slide.duration_s
     return "\n\n".join(parts) + "\n"
 
 
@@ -115,13 +115,13 @@ def _split_into_captions(sentence: Sentence, start_s: float) -> Iterator[Caption
     cues = _balance_lines(sentence.text)
     letters = sum(len(cue) for cue in cues)
     for cue in cues:
-        end_s = start_s + sentence.seconds * len(cue) / letters
+        end_s = start_s + sentence.duration_s * len(cue) / letters
         yield Caption(start_s, end_s, cue)
         start_s = end_s
 
 
 def _balance_lines(text: str) -> list[str]:
-    """Cues of one or two lines, about as long as each other: no last word stands alone."""
+    """Split a text into cues of one or two lines of similar length, without a stray last word."""
     number = -(-len(textwrap.wrap(text, MAX_LINE_CHARS)) // MAX_LINES)
     while True:
         width = len(text) // number

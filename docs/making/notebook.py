@@ -1,7 +1,7 @@
-"""Run notebooks/pneumonia.ipynb on a labelled folder, and store it with what it printed.
+"""Run notebooks/pneumonia.ipynb on a labelled folder, and store it with its outputs.
 
-What is stored depends on the data and on nothing of the machine: no times, no paths. The films that
-the committed notebook shows are the synthetic ones of ``examples/xrays``.
+The outputs depend on the data only: they contain no times and no paths. The images in the committed
+notebook are the synthetic ones of ``examples/xrays``.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     default=NOTEBOOK,
-    help="Where to store it.  [default: in its place]",
+    help="Output file.  [default: the notebook itself]",
 )
 @click.option(
     "--validation",
     type=click.Choice(["patient", "official", "test"]),
     default="patient",
     show_default=True,
-    help="Validation films of the network that is shown.",
+    help="Validation images of the network that the notebook trains.",
 )
 @click.option("--epochs", type=click.IntRange(1), default=6, show_default=True)
 @click.option(
     "--films",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=EXAMPLE_IMAGES,
-    help="Folder of the films to show.  [default: examples/xrays]",
+    help="Folder of the images to show.  [default: examples/xrays]",
 )
 def main(data: Path, output: Path, validation: str, epochs: int, films: Path) -> None:
-    """Run the notebook on the labelled films in DATA, which has train, val and test."""
+    """Run the notebook on the labelled images in DATA, which has train, val and test."""
     check_synthetic(films, output)
     settings = {
         "CXR_NOTEBOOK_DATA": str(data.resolve()),
@@ -72,34 +72,34 @@ def main(data: Path, output: Path, validation: str, epochs: int, films: Path) ->
 
 
 def execute_notebook(notebook: NotebookNode, settings: Mapping[str, str]) -> None:
-    """Run every cell in a kernel of this environment, and keep what they put out.
+    """Run every cell in a kernel of this environment and store the outputs.
 
     Args:
-        notebook: Its outputs are replaced.
+        notebook: Modified: its outputs are replaced.
         settings: Environment variables that the notebook reads.
 
     Raises:
         ReportError: A cell failed.
     """
-    place = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
     with tempfile.TemporaryDirectory() as sockets:
-        # Files instead of ports, at which others could listen.
-        wires = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+        # Socket files instead of ports, which other users could connect to.
+        kernel_manager = {"transport": "ipc", "ip": f"{sockets}/kernel"}
         client = NotebookClient(
             notebook,
             timeout=CELL_TIMEOUT_S,
             startup_timeout=START_TIMEOUT_S,
             kernel_name=KERNEL["name"],
-            resources=place,
+            resources=resources,
             record_timing=False,
-            config=Config({"KernelManager": wires}),
+            config=Config({"KernelManager": kernel_manager}),
         )
         try:
             client.execute(env={**os.environ, **settings})
         except CellExecutionError as exc:
             raise ReportError(f"The notebook stopped with {exc.ename}: {exc.evalue}") from exc
         except (CellTimeoutError, DeadKernelError) as exc:
-            raise ReportError(f"The notebook's kernel gave no answer: {exc}") from exc
+            raise ReportError(f"The notebook's kernel did not respond: {exc}") from exc
     notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
 
 

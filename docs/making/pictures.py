@@ -1,4 +1,4 @@
-"""Draw two pages of a finished run's report as small pictures for the README."""
+"""Draw two pages of a finished run's report as small images for the README."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ N_COLOURS = 160
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     default=FIGURES_FOLDER,
-    help="Folder for the pictures.  [default: docs/figures]",
+    help="Folder for the images.  [default: docs/figures]",
 )
 def main(run: Path, output: Path) -> None:
     """Draw pages 1 and 2 of the report of the finished run RUN."""
@@ -44,8 +44,8 @@ def main(run: Path, output: Path) -> None:
     with pdfium.PdfDocument(report) as document:
         for page, name in PAGE_FILES.items():
             sheet = document[page]
-            picture = sheet.render(scale=2 * WIDTH_PX / sheet.get_width()).to_pil()
-            small = picture.reduce(2).quantize(N_COLOURS, dither=Image.Dither.NONE)
+            image = sheet.render(scale=2 * WIDTH_PX / sheet.get_width()).to_pil()
+            small = image.reduce(2).quantize(N_COLOURS, dither=Image.Dither.NONE)
             small.save(output / name, optimize=True)
             click.echo(output / name)
 

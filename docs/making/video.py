@@ -1,7 +1,7 @@
-"""Make the walkthrough: the slides of a finished run, spoken, with captions.
+"""Make the walkthrough video: the slides of a finished run, spoken, with captions.
 
-The voice is espeak-ng's, the film is ffmpeg's. Words and times come from the slides' own notes; the
-script and the captions are committed in ``docs/video``, the film is not.
+espeak-ng speaks and ffmpeg joins. Text and durations come from the notes of the slides. Script and
+captions are committed in ``docs/video``, the video is not.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ FRAMES_PER_SECOND = 5
 @click.option(
     "--words",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for script.md and captions.vtt.  [default: that of the film]",
+    help="Folder for script.md and captions.vtt.  [default: the folder of the video]",
 )
 def main(run: Path, output: Path, words: Path | None) -> None:
     """Speak the slides of the finished run RUN, which has a slides.pdf."""
@@ -69,28 +69,28 @@ def main(run: Path, output: Path, words: Path | None) -> None:
             f"Expected slides in {run}, found no {deck.name}.",
             f"Draw them with: cxr report {run} --format slides",
         )
-    material = read_report_bundle(open_output(run))
+    bundle = read_report_bundle(open_output(run))
     words = words or output
-    if not material.view.manifest.synthetic:
+    if not bundle.view.manifest.synthetic:
         check_synthetic(run, words)
     voice, ffmpeg = find_program("espeak-ng"), find_program("ffmpeg")
-    pages = plan_narration(read_speaker_notes(material))
-    for folder in (output, words):
-        folder.mkdir(parents=True, exist_ok=True)
-    (words / SCRIPT_FILE).write_text(format_script(pages, ABOUT), encoding="utf-8")
+    slides = plan_narration(read_speaker_notes(bundle))
+    for target in (output, words):
+        target.mkdir(parents=True, exist_ok=True)
+    (words / SCRIPT_FILE).write_text(format_script(slides, ABOUT), encoding="utf-8")
     captions = words / CAPTIONS_FILE
-    captions.write_text(format_webvtt(pages), encoding="utf-8")
-    with tempfile.TemporaryDirectory() as workshop:
-        place = Path(workshop)
-        write_audio(pages, place / "talk.wav", voice)
-        pictures = render_slides(deck, pages, place)
-        assemble_video(ffmpeg, pictures, place / "talk.wav", captions, place / VIDEO_FILE)
-        write_atomic(output / VIDEO_FILE, (place / VIDEO_FILE).read_bytes())
+    captions.write_text(format_webvtt(slides), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_audio(slides, folder / "talk.wav", voice)
+        images = render_slides(deck, slides, folder)
+        assemble_video(ffmpeg, images, folder / "talk.wav", captions, folder / VIDEO_FILE)
+        write_atomic(output / VIDEO_FILE, (folder / VIDEO_FILE).read_bytes())
     click.echo(output / VIDEO_FILE)
 
 
 def find_program(name: str) -> str:
-    """Where a program is.
+    """Find a program on the PATH.
 
     Raises:
         MissingPackage: It is not installed.
@@ -103,29 +103,29 @@ def find_program(name: str) -> str:
     return path
 
 
-def write_audio(pages: Sequence[NarratedSlide], path: Path, voice: str) -> None:
-    """Write the whole talk as one sound file, each sentence as long as it was reckoned."""
+def write_audio(slides: Sequence[NarratedSlide], path: Path, voice: str) -> None:
+    """Write the whole talk as one sound file, each sentence with its estimated duration."""
     with wave.open(str(path), "wb") as talk:
         talk.setnchannels(1)
         talk.setsampwidth(2)
         talk.setframerate(RATE_HZ)
-        for page in pages:
+        for slide in slides:
             talk.writeframes(_make_silence(SLIDE_PAUSE_S))
-            for sentence in page.sentences:
+            for sentence in slide.sentences:
                 talk.writeframes(_speak_sentence(sentence, voice))
 
 
 def _speak_sentence(sentence: Sentence, voice: str) -> bytes:
-    """One sentence, faster where it would take too long, then silence until its time is up."""
-    room = len(_make_silence(sentence.seconds))
+    """Speak a sentence, faster if it would take too long, and pad it with silence."""
+    n_bytes = len(_make_silence(sentence.duration_s))
     speed = WORDS_PER_MINUTE
     sound = _synthesise(sentence.text, speed, voice)
-    while len(sound) > room and speed < MAX_WORDS_PER_MINUTE:
-        speed = min(MAX_WORDS_PER_MINUTE, max(speed + 10, speed * len(sound) // room))
+    while len(sound) > n_bytes and speed < MAX_WORDS_PER_MINUTE:
+        speed = min(MAX_WORDS_PER_MINUTE, max(speed + 10, speed * len(sound) // n_bytes))
         sound = _synthesise(sentence.text, speed, voice)
-    if len(sound) > room:
-        raise ReportError(f"This sentence cannot be spoken in its time: {sentence.text}")
-    return sound + bytes(room - len(sound))
+    if len(sound) > n_bytes:
+        raise ReportError(f"This sentence cannot be spoken within its duration: {sentence.text}")
+    return sound + bytes(n_bytes - len(sound))
 
 
 def _synthesise(text: str, speed: int, voice: str) -> bytes:
@@ -144,33 +144,33 @@ def _make_silence(seconds: float) -> bytes:
     return bytes(2 * round(seconds * RATE_HZ))
 
 
-def render_slides(deck: Path, pages: Sequence[NarratedSlide], folder: Path) -> Path:
-    """Draw each slide, and list them with their times for ffmpeg.
+def render_slides(deck: Path, slides: Sequence[NarratedSlide], folder: Path) -> Path:
+    """Render each slide, and list the images with their durations for ffmpeg.
 
     Raises:
-        ReportError: The deck has another number of slides than are spoken to.
+        ReportError: The deck and the narration differ in their number of slides.
     """
     with pdfium.PdfDocument(deck) as document:
-        if len(document) != len(pages):
+        if len(document) != len(slides):
             raise ReportError(
-                f"Expected {len(pages)} slides in {deck}, found {len(document)}.",
-                "Draw them again with this release.",
+                f"Expected {len(slides)} slides in {deck}, found {len(document)}.",
+                "Draw the slides again with this release.",
             )
         lines = []
-        for number, page in enumerate(pages):
+        for number, slide in enumerate(slides):
             sheet = document[number]
-            picture = sheet.render(scale=HEIGHT_PX / sheet.get_height()).to_pil()
-            even = picture.crop((0, 0, picture.width // 2 * 2, HEIGHT_PX))
+            image = sheet.render(scale=HEIGHT_PX / sheet.get_height()).to_pil()
+            even = image.crop((0, 0, image.width // 2 * 2, HEIGHT_PX))
             even.save(folder / f"{number}.png")
-            lines.append(f"file '{number}.png'\nduration {page.seconds:.3f}")
-        lines.append(lines[-1])  # ffmpeg forgets how long the last one lasts
+            lines.append(f"file '{number}.png'\nduration {slide.duration_s:.3f}")
+        lines.append(lines[-1])  # ffmpeg ignores the duration of the last entry
     path = folder / "pages.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
-def assemble_video(ffmpeg: str, pictures: Path, talk: Path, captions: Path, output: Path) -> None:
-    """Join pictures, sound and captions into one film that any player shows."""
+def assemble_video(ffmpeg: str, images: Path, talk: Path, captions: Path, output: Path) -> None:
+    """Join images, sound and captions into one video that any player plays."""
     with wave.open(str(talk), "rb") as sound:
         seconds = sound.getnframes() / sound.getframerate()
     options = (
@@ -179,7 +179,7 @@ def assemble_video(ffmpeg: str, pictures: Path, talk: Path, captions: Path, outp
         f"-pix_fmt yuv420p -r {FRAMES_PER_SECOND} -t {seconds:.3f} -c:a aac -b:a 64k "
         "-c:s mov_text -metadata:s:s:0 language=eng -movflags +faststart {output}"
     )
-    paths = {"pictures": pictures, "talk": talk, "captions": captions, "output": output}
+    paths = {"pictures": images, "talk": talk, "captions": captions, "output": output}
     command = [ffmpeg, *(option.format_map(paths) for option in options.split())]
     subprocess.run(command, check=True)  # noqa: S603 - a fixed program
 

@@ -70,10 +70,10 @@ def test_crops_are_parts_of_the_photos():
 def test_films_are_turned_and_inverted():
     film = np.arange(12, dtype=np.uint8).reshape(3, 4)
     turned = {kind: change(film) for kind, change in OOD_TRANSFORMS.items()}
-    assert (turned["films inverted"] + film == 255).all()
-    assert turned["films turned 90 degrees"][:, 0].tolist() == [3, 2, 1, 0]
-    assert turned["films turned 180 degrees"][0].tolist() == [11, 10, 9, 8]
-    assert turned["films turned 270 degrees"][:, -1].tolist() == [0, 1, 2, 3]
+    assert (turned["images inverted"] + film == 255).all()
+    assert turned["images rotated 90 degrees"][:, 0].tolist() == [3, 2, 1, 0]
+    assert turned["images rotated 180 degrees"][0].tolist() == [11, 10, 9, 8]
+    assert turned["images rotated 270 degrees"][:, -1].tolist() == [0, 1, 2, 3]
 
 
 def test_what_is_flagged_rejected_and_refused_is_counted():
@@ -91,18 +91,18 @@ def test_more_images_than_one_batch_are_all_counted():
 
 
 @pytest.mark.parametrize(
-    ("film", "rejected", "kept"),
+    ("in_distribution", "rejected", "kept"),
     [(True, 2, True), (True, 3, False), (False, 190, True), (False, 189, False)],
 )
-def test_the_rules_for_films_and_for_what_is_none(film, rejected, kept):
-    row = RejectionRow("some", 200, 200, rejected, in_distribution=film)
+def test_the_rules_for_films_and_for_what_is_none(in_distribution, rejected, kept):
+    row = RejectionRow("some", 200, 200, rejected, in_distribution=in_distribution)
     assert row.is_met is kept
     assert ("MISSED" in format_row(row)) is not kept
-    assert ("at most 1%" if film else "at least 95%") in format_row(row)
+    assert ("at most 1%" if in_distribution else "at least 95%") in format_row(row)
 
 
 def test_an_empty_folder_is_an_error():
-    with pytest.raises(DatasetError, match="images to look at for nothing, found none"):
+    with pytest.raises(DatasetError, match="Expected images of nothing, found none"):
         count_rejected_files("nothing", classifier(), [])
 
 

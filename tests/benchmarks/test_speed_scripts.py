@@ -30,7 +30,7 @@ def test_peaks_are_told_and_a_run_that_grows_ends_with_exit_code_1(monkeypatch):
     monkeypatch.setattr(memory, "measure_peak", lambda folder, model: next(peaks))
     results = [CliRunner().invoke(memory.main, arguments) for _ in range(3)]
     assert [result.exit_code for result in results] == [0, 1, 1]
-    assert "vgg16       3 films  peak    219 MB" in results[0].output
+    assert "vgg16       3 images  peak    219 MB" in results[0].output
     assert "growth +9.5%" in results[0].output
 
 

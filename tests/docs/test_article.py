@@ -57,5 +57,5 @@ def test_a_reader_sees_text_and_no_markup_of_another_kind(cards):
 @pytest.mark.parametrize("missing", [{"audit": None}, {"comparison": None}, {"external": []}])
 def test_a_card_that_lacks_what_is_told_is_refused(cards, missing):
     poorer = msgspec.structs.replace(cards[0], **missing)
-    with pytest.raises(CardMissing, match="an audit, a comparison, test films"):
+    with pytest.raises(CardMissing, match="an audit, a comparison, test images"):
         write_article([poorer, *cards[1:]])

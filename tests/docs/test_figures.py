@@ -35,7 +35,9 @@ def test_the_committed_figures_are_those_of_the_bundled_models(update_golden):
     }
     if update_golden:
         for name, svg in drawn.items():
-            (figures.FIGURES_FOLDER / f"{name}.svg").write_text(make_standalone_svg(svg), encoding="utf-8")
+            (figures.FIGURES_FOLDER / f"{name}.svg").write_text(
+                make_standalone_svg(svg), encoding="utf-8"
+            )
     assert {path.stem for path in figures.FIGURES_FOLDER.glob("*.svg")} == set(drawn)
     for name, svg in drawn.items():
         committed = (figures.FIGURES_FOLDER / f"{name}.svg").read_text(encoding="utf-8")
@@ -72,11 +74,11 @@ def test_films_that_are_not_synthetic_never_get_into_docs(tmp_path):
     arguments = ["--films", str(tmp_path / "own")]
     refused = CliRunner().invoke(figures.main, arguments)
     assert refused.exit_code == 2
-    assert "Expected synthetic films to be shown" in refused.output
+    assert "Expected synthetic images to be shown" in refused.output
     drawn = CliRunner().invoke(figures.main, [*arguments, "-o", str(tmp_path / "out")])
     assert drawn.exit_code == 0, drawn.output
     shown = texts((tmp_path / "out" / "example-films.svg").read_text(encoding="utf-8"))
-    assert "Films of the folder given" in shown
+    assert "Images from the given folder" in shown
     assert SYNTHETIC_NOTICE not in shown
 
 

@@ -36,7 +36,7 @@ def test_cues_follow_each_other_and_can_be_read(notes):
         len(line) <= narration.MAX_LINE_CHARS for cue in cues for line in cue.text.split("\n")
     )
     assert all(cue.text.count("\n") < narration.MAX_LINES for cue in cues)
-    assert abs(cues[-1].end_s - sum(page.seconds for page in pages)) < 0.01
+    assert abs(cues[-1].end_s - sum(page.duration_s for page in pages)) < 0.01
 
 
 def test_a_digit_takes_the_time_of_a_word():

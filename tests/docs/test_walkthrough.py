@@ -85,7 +85,7 @@ def test_every_slide_has_something_said_to_it(talk):
     assert all(page.title and page.sentences for page in talk)
     told = [sentence.text for page in talk for sentence in page.sentences]
     assert [text for text in told if re.search(r"[.!?][A-Z]", text)] == [], "a space is missing"
-    assert 120 < sum(page.seconds for page in talk) < 900
+    assert 120 < sum(page.duration_s for page in talk) < 900
 
 
 @pytest.mark.needs("espeak-ng", "ffmpeg")
@@ -99,7 +99,7 @@ def test_the_film_has_picture_sound_and_captions_as_long_as_the_talk(
     found = json.loads(subprocess.check_output([*probe, tmp_path / video.VIDEO_FILE]))
     kinds = [stream["codec_type"] for stream in found["streams"]]
     assert kinds == ["video", "audio", "subtitle"]
-    seconds = sum(page.seconds for page in talk)
+    seconds = sum(page.duration_s for page in talk)
     lasting = [float(stream["duration"]) for stream in found["streams"]]
     assert lasting == pytest.approx([seconds] * 3, abs=0.5)
     assert {path.name for path in tmp_path.iterdir()} == {

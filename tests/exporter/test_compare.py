@@ -97,7 +97,7 @@ def test_models_of_different_films_are_not_compared_and_it_is_said(tmp_path, cap
     folders = [*fill(tmp_path, "cnn"), *fill(tmp_path, "mlp", offset=7)]
     with caplog.at_level(logging.WARNING, logger="exporter"):
         assert compare_models(folders) is None
-    assert "the models of this run have different test films" in caplog.text
+    assert "the models of this run have different test images" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["pipe", "no text", "device"])
@@ -123,7 +123,7 @@ def test_a_card_that_cannot_be_read_ends_the_export(tmp_path, damage):
         ("split,image,patient,label,probability\ntest,a,p,NORMAL,high\n", "high"),
         (
             "split,image,patient,label,probability\ntest,a,p,NORMAL,0.5\n",
-            "expected 120 test films in predictions.csv, found 1",
+            "expected 120 test images in predictions.csv, found 1",
         ),
         ("split,image,patient,label,probability\ntest,a,p,TUMOUR,0.5\n", "found TUMOUR"),
         ("split,image,patient,label,probability\ntest,a,p,NORMAL,nan\n", "found nan"),
@@ -178,7 +178,7 @@ def test_a_manifest_with_a_further_entry_that_is_none_is_refused_before_all(tmp_
         other = {**manifest["models"]["mlp"], **other}
     manifest["models"]["mine"] = other
     path.write_text(before := json.dumps(manifest))
-    with pytest.raises(ConversionError, match="no manifest of this release"):
+    with pytest.raises(ConversionError, match="not a manifest of this release"):
         export.open_model_folder(tmp_path)
     assert path.read_text() == before
     assert [*tmp_path.iterdir()] == [path]
@@ -199,6 +199,6 @@ def test_a_model_of_an_unknown_auc_comes_last(tmp_path):
 
 def test_a_manifest_of_an_older_release_is_not_overwritten(tmp_path):
     (tmp_path / MANIFEST_NAME).write_text('{"cnn": {"sha256": "0"}}')
-    with pytest.raises(ConversionError, match="no manifest of this release"):
+    with pytest.raises(ConversionError, match="not a manifest of this release"):
         export.export_model(tmp_path, tmp_path)
     assert (tmp_path / MANIFEST_NAME).read_text() == '{"cnn": {"sha256": "0"}}'

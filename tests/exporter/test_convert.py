@@ -43,7 +43,7 @@ def test_a_network_converts_and_answers_as_in_keras(name):
         if layer.trainable and isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             layer.set_weights([w.astype(np.float16) for w in layer.get_weights()])
     typical = fit_ood_detector(np.concatenate([PIXELS, PIXELS[::-1, ::-1]]))
-    model = build_inference_model(network, typical, both_ways=RECIPES[name].flip_tta)
+    model = build_inference_model(network, typical, flip_tta=RECIPES[name].flip_tta)
     graph = convert.convert(model, make_whole_card())
     whole = graph.ByteSize()
     graph = convert.store_half_weights(graph)
@@ -69,7 +69,7 @@ def test_a_network_converts_and_answers_as_in_keras(name):
 
 
 def test_a_file_answers_only_what_its_card_describes():
-    model = build_inference_model(BUILDERS["mlp"](1, augment=False), None, both_ways=False)
+    model = build_inference_model(BUILDERS["mlp"](1, augment=False), None, flip_tta=False)
     card = msgspec.structs.replace(make_whole_card(), typicality=None, etiology=None)
     graph = convert.convert(model, card)
     assert {output.name for output in graph.graph.output} == {"probability", "evidence"}
@@ -80,7 +80,7 @@ def test_a_weight_that_half_precision_would_change_stays_as_it_is():
     network.get_layer("hidden1").set_weights(
         [np.full((12288, 32), 1 / 3, np.float32), np.zeros(32)]
     )
-    model = build_inference_model(network, None, both_ways=False)
+    model = build_inference_model(network, None, flip_tta=False)
     card = make_tiny_card("mlp", size_px=SIZE_PX)
     graph = convert.store_half_weights(convert.convert(model, card))
     kept = [w for w in graph.graph.initializer if list(w.dims) == [12288, 32]]
@@ -93,7 +93,7 @@ def test_an_error_that_tf2onnx_only_logs_is_an_error(monkeypatch):
         logging.getLogger("tf2onnx.tfonnx").error("Tensorflow op [x: Strange] is not supported")
         return onnx.ModelProto(), None
 
-    model = build_inference_model(BUILDERS["mlp"](1, augment=False), None, both_ways=False)
+    model = build_inference_model(BUILDERS["mlp"](1, augment=False), None, flip_tta=False)
     monkeypatch.setattr(convert.tf2onnx.convert, "from_function", log_only)
     with pytest.raises(ConversionError, match=r"op .x: Strange. is not supported"):
         convert.convert(model, make_tiny_card("mlp", size_px=SIZE_PX))
@@ -104,7 +104,7 @@ def test_parity_and_self_test_are_really_checked(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (70, 32, 32, 1), np.uint8)
     expected = tiny_probability(pixels, 8.0)
     assert verify_model_file(path, pixels, expected) < 1e-5
-    with pytest.raises(ParityError, match="differs from the expected answers by up to"):
+    with pytest.raises(ParityError, match="differs from the expected scores by up to"):
         verify_model_file(path, pixels, expected + 2e-4)
     with pytest.raises(ParityError, match="with 70 label flips"):
         verify_model_file(path, pixels, np.where(expected >= 0.5, 0.49999, 0.50001))

@@ -56,7 +56,7 @@ def check_cheaper(model, films):
 def test_a_converted_network_that_looks_both_ways_keeps_every_bit(int8):
     films = draw_films(6, 224)
     network = build_inference_model(
-        BUILDERS["cnn"](1, augment=0), fit_ood_detector(films), both_ways=True
+        BUILDERS["cnn"](1, augment=0), fit_ood_detector(films), flip_tta=True
     )
     model = convert.convert(network, make_whole_card())
     if int8:

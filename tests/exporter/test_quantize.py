@@ -161,7 +161,7 @@ def test_int8_that_loses_too_much_is_refused_and_the_float32_file_stays(blind, t
 
 
 def test_float16_that_overflows_is_refused(blind, tmp_path):
-    with pytest.raises(PrecisionRefused, match="some of its answers are no numbers"):
+    with pytest.raises(PrecisionRefused, match="some of its scores are not finite numbers"):
         export_model(blind, tmp_path, "float16")
     assert not tmp_path.joinpath("small.onnx").exists()
 
@@ -190,7 +190,7 @@ def test_float16_may_not_move_a_probability_far(run):
 
 def test_one_class_alone_cannot_be_judged_by(run):
     films = replace(run.validation, labels=np.ones_like(run.validation.labels))
-    with pytest.raises(ConversionError, match="films of both classes"):
+    with pytest.raises(ConversionError, match="images of both classes"):
         check_precision("int8", run.predictions, replace(run, validation=films))
 
 
@@ -222,21 +222,23 @@ def test_a_network_without_convolutions_is_refused():
     from trainer.model.heads import build_inference_model
 
     graph = convert(
-        build_inference_model(BUILDERS["mlp"](1, augment=False), None, both_ways=False),
+        build_inference_model(BUILDERS["mlp"](1, augment=False), None, flip_tta=False),
         make_tiny_card("mlp", size_px=SIZE_PX),
     )
     for smaller in (
         lambda: quantize_int8(graph, draw_films(4, SIZE_PX)),
         lambda: convert_float16(graph),
     ):
-        with pytest.raises(PrecisionRefused, match="it has no convolution"):
+        with pytest.raises(PrecisionRefused, match="the network has no convolution"):
             smaller()
 
 
 def test_a_run_folder_without_its_films_says_what_to_do(tmp_path):
     folder = save_run(tmp_path / "run", make_network())
     (folder / "films.npz").write_bytes(b"PK broken")
-    with pytest.raises(ConversionError, match=r"cannot be read.*same `cxr train` on it again"):
+    with pytest.raises(
+        ConversionError, match=r"cannot be read.*Repeat the same `cxr train` command"
+    ):
         read_run(folder)
     (folder / "films.npz").unlink()
     with pytest.raises(ConversionError, match=r"cannot be read.*films\.npz"):

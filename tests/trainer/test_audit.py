@@ -79,7 +79,7 @@ def film(key, part="train", label="NORMAL", **changes):
         contrast=50.0,
         border=80.0,
         pixels_sha256=key,
-        appearance=RNG.integers(0, 2, HASH_BITS).astype(bool),
+        phash=RNG.integers(0, 2, HASH_BITS).astype(bool),
     )
     return replace(base, **changes)
 
@@ -169,9 +169,9 @@ def test_a_shortcut_is_measured_and_its_absence_too(found):
 def test_a_shortcut_needs_films_that_differ_and_enough_patients():
     same = [film(str(index), label=("NORMAL", "PNEUMONIA")[index % 2]) for index in range(40)]
     assert measure_shortcut(same).cross_validation == {}
-    assert "are the same" in measure_shortcut(same).missing
-    assert "found 2 in one" in measure_shortcut(same[:4]).missing
-    assert "found 0 in one" in measure_shortcut([film("a", part="test")]).missing
+    assert "are the same" in measure_shortcut(same).missing_reason
+    assert "found 2 in one" in measure_shortcut(same[:4]).missing_reason
+    assert "found 0 in one" in measure_shortcut([film("a", part="test")]).missing_reason
 
 
 def test_sealed_test_labels_leave_no_trace(kaggle):
@@ -215,10 +215,10 @@ def test_what_is_of_no_use_is_listed_and_ends_nothing(tmp_path):
     ]
     assert [(stray.path, stray.files) for stray in found.strays] == [("COVID", 1), ("loose.png", 1)]
     texts = [f"{fault.title}. {fault.text}" for fault in list_findings(found)]
-    assert texts[0].startswith("The set has no film of PNEUMONIA.")
+    assert texts[0].startswith("The data set has no image of PNEUMONIA.")
     assert "for example NORMAL/bad.jpeg" in texts[1]
     assert any("The folder COVID with 1 file." in text for text in texts)
-    assert any("3 of 3 file names tell no patient" in text for text in texts)
+    assert any("3 of 3 file names contain no patient number" in text for text in texts)
 
 
 def test_an_unreadable_file_is_listed_too(tmp_path):
@@ -243,12 +243,12 @@ def test_a_folder_without_films_is_an_error(tmp_path):
 def test_faults_come_worst_first(found):
     titles = [fault.title for fault in list_findings(found)]
     assert titles[:3] == [
-        "Copies in both train and test",
-        "1 film with two labels",
+        "Duplicates in both train and test",
+        "1 image with two labels",
         "2 patient numbers in both train and test",
     ]
-    assert "The part test has 25 films" in titles
-    assert "12 patients with several films" in titles
+    assert "The part test has 25 images" in titles
+    assert "12 patients with several images" in titles
 
 
 def test_a_set_without_a_fault_is_called_so(found):
@@ -265,10 +265,10 @@ def test_a_set_without_a_fault_is_called_so(found):
         shortcut=msgspec.structs.replace(found.shortcut, cross_validation={}, test={}),
     )
     (only,) = list_findings(clean)
-    assert only.title == "The part train has 49 films"
+    assert only.title == "The part train has 49 images"
     many = [msgspec.structs.replace(c, images=500) for c in clean.counts]
     assert list_findings(msgspec.structs.replace(clean, counts=many)) == ()
-    assert NO_FINDINGS.startswith("Nothing wrong")
+    assert NO_FINDINGS.startswith("The audit found none")
 
 
 def test_the_command_writes_page_and_facts_without_tensorflow(tmp_path):
@@ -305,8 +305,9 @@ def test_a_base_install_is_told_what_the_audit_needs(tmp_path):
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert done.returncode == 1
-    assert 'imagehash for the audit, found none. Install it with: pip install "cxr-batch[audit]"' in (
-        done.stderr
+    assert (
+        'imagehash for the audit, found none. Install it with: pip install "cxr-batch[audit]"'
+        in (done.stderr)
     )
 
 
@@ -314,7 +315,7 @@ def test_the_command_says_what_cannot_be_used(tmp_path, cxr):
     (tmp_path / "empty").mkdir()
     empty = cxr("audit", tmp_path / "empty", "-o", tmp_path / "out")
     assert empty.returncode == 1
-    assert empty.stderr.splitlines()[-1].startswith("Error: Expected films in the folders NORMAL")
+    assert empty.stderr.splitlines()[-1].startswith("Error: Expected images in the folders NORMAL")
     (tmp_path / "file").write_text("in the way")
     blocked = cxr("audit", EXAMPLES, "-o", tmp_path / "file" / "out")
     assert blocked.returncode == 2

@@ -42,7 +42,7 @@ def rich(examples):
         patients=changes(
             examples.patients,
             patients=14,
-            films_per_patient={"NORMAL": {1: 9}, "PNEUMONIA": {2: 1, 13: 2}, "": {1: 2}},
+            images_per_patient={"NORMAL": {1: 9}, "PNEUMONIA": {2: 1, 13: 2}, "": {1: 2}},
             shared=[SharedPatients(("train", "test"), 3, (4, 7), None)],
             both_causes=2,
         ),
@@ -113,16 +113,16 @@ def test_a_hostile_name_is_text(rich):
 def test_the_page_says_what_was_found(rich):
     text = Page(render_html(rich)).text
     for expected in (
-        "3 patient numbers in both train and test: 4 films of train, 7 of test.",
-        "2 numbers stand before bacterial as well as viral films",
+        "3 patient numbers in both train and test: 4 images of train, 7 of test.",
+        "2 numbers have both bacterial and viral images",
         "AUC 0.900 (95 % interval 0.850 to 0.950, n = 24)",
         "The first 50 of 52 files; all are in audit.json.",
-        "These films are synthetic",
+        "These images are synthetic",
         "with 5 files.",
     ):
         assert expected in text, expected
     sealed = msgspec.structs.replace(rich, test_labels_opened=False)
-    assert "The labels of the test part were not opened." in build_page_facts(sealed).about
+    assert "The labels of the test part stayed hidden." in build_page_facts(sealed).about
 
 
 def test_a_poor_set_has_a_page_too(examples):
@@ -135,7 +135,7 @@ def test_a_poor_set_has_a_page_too(examples):
     page = Page(render_html(poor))
     assert page.tags.count("svg") == 1
     assert "Too few to measure this on." in page.text
-    assert "No file name tells a patient" in page.text
+    assert "No file name contains a patient number" in page.text
     assert "Every file in a class folder decodes." in page.text
 
 
@@ -149,10 +149,10 @@ def test_the_same_facts_give_the_same_page(examples, tmp_path):
 def test_figures_have_the_numbers_of_the_facts(rich):
     counts = charts.draw_counts(rich.counts)
     assert ">9<" in counts
-    assert "label not opened" in counts
+    assert "label hidden" in counts
     assert "10 or more" in charts.draw_images_per_patient(rich)
     shared = charts.draw_shared_patients(rich.patients.shared, rich)
-    assert "4 of 16 films" in shared
-    assert "7 of 8 films" in shared
+    assert "4 of 16 images" in shared
+    assert "7 of 8 images" in shared
     assert "on the test part" in charts.draw_shortcut(rich)
     assert "File size (kB)" in charts.draw_appearance(rich)

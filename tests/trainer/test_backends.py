@@ -79,7 +79,7 @@ def test_a_network_trained_without_tensorflow_is_exported_with_it(backend, tmp_p
     )
     assert trained.returncode == 0, trained.stderr
     assert "mlp: 2 epochs of " in trained.stderr
-    assert "films a second" in trained.stderr
+    assert "images per second" in trained.stderr
     config = json.loads((folder / "mlp" / "config.json").read_text())
     assert config["recipe"]["policy"] == "mixed_bfloat16"
     card = json.loads((folder / "mlp" / "card.json").read_text())

@@ -80,7 +80,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path, name):
 @pytest.mark.parametrize("content", [b"Dear diary", b"\xff\xfe", b"[" * 100_000, b"[]"])
 def test_a_config_that_is_something_else_is_refused(tmp_path, content):
     (tmp_path / run_folder.CONFIG_FILE).write_bytes(content)
-    with pytest.raises(ForeignFile, match="Expected what a run was started with"):
+    with pytest.raises(ForeignFile, match="Expected the configuration of a run"):
         claim_all(tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_a_finished_run_without_a_record_is_taken_and_its_files_are_kept(tmp_pat
     (folder / run_folder.PREDICTIONS_FILE).write_text(DIARY)
     card = folder / run_folder.CARD_FILE
     card.write_text(encode_card(make_tiny_card(name="cnn")))
-    with pytest.raises(ForeignFile, match=r"holds .*, and no run"):
+    with pytest.raises(ForeignFile, match=r"contains .*, which `cxr train` did not write"):
         claim_run_folder(folder, CONFIG, DATASET)
     card.write_text(encode_card(make_tiny_card(name="mlp")))
     claim_run_folder(folder, CONFIG, DATASET)
@@ -169,7 +169,7 @@ def test_what_comes_while_training_goes_on_is_not_replaced(tmp_path, name):
 )
 def test_a_history_that_was_changed_is_said(tmp_path, name, read, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DatasetError, match=r"of a training in .*, found something else"):
+    with pytest.raises(DatasetError, match=r"of a training run in .*, found other content"):
         read(tmp_path)
 
 
@@ -248,7 +248,7 @@ def test_the_journal_of_a_search_goes_on_and_is_not_another_file(tmp_path):
     assert states == ["COMPLETE", "COMPLETE", "FAIL"]
     journal = tmp_path / JOURNAL_FILE
     journal.write_text(DIARY)
-    with pytest.raises(ForeignFile, match="changed since"):
+    with pytest.raises(ForeignFile, match="found a changed file"):
         study()
     assert journal.read_text() == DIARY
 
@@ -319,7 +319,7 @@ def test_a_finished_training_whose_kept_files_changed_is_refused(tmp_path, name,
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DatasetError, match=rf"of a training in .*{name}, found something else"):
+    with pytest.raises(DatasetError, match=rf"of a training run in .*{name}, found other content"):
         read_finished(tmp_path)
 
 
@@ -327,5 +327,5 @@ def test_a_history_that_only_looks_right_is_not_what_was_written(tmp_path):
     finish(tmp_path)
     path = tmp_path / run_folder.HISTORY_FILE
     path.write_text(path.read_text().replace("0.2", "0.1"))
-    with pytest.raises(DatasetError, match="found something else"):
+    with pytest.raises(DatasetError, match="found other content"):
         run_folder.read_history(tmp_path)

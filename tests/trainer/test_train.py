@@ -84,7 +84,7 @@ def select_nothing():
 def test_a_killed_training_goes_on_where_it_was(killed_then_finished):
     folder, before, finished = killed_then_finished
     assert finished.returncode == 0, finished.stderr
-    assert "going on after epoch" in finished.stderr
+    assert "resuming after epoch" in finished.stderr
     rows = table(folder / "mlp" / "history.csv")
     assert {row["epoch"] for row in rows} == {str(epoch) for epoch in range(EPOCHS)}
     assert rows[0] == next(csv.DictReader(before.splitlines())), "the first epoch was not repeated"
@@ -225,7 +225,7 @@ def test_models_that_are_exported_together_are_compared(killed_then_finished, da
     [
         (("no-equals",), 2, "expected NAME=FOLDER, found no-equals"),
         (("a=.", "a=."), 2, "found two folders named a"),
-        (("a=nowhere",), 1, "Expected a folder of normal films, found none at nowhere"),
+        (("a=nowhere",), 1, "Expected a folder of normal images, found none at nowhere"),
     ],
 )
 def test_normals_that_cannot_be_used_end_the_training(data, tmp_path, normals, code, message):

@@ -122,7 +122,7 @@ def test_the_speed_of_a_training_is_told(tmp_path):
     (folder / "history.csv").write_text(f"epoch,{columns}\n0,1,0.5,1,1\n1,1,0.4,1,1\n")
     (folder / "seconds.txt").write_text("120.0\n")
     said = throughput.describe_speed(folder, "cnn", 4578)
-    assert said == "cnn: 2 epochs of 4,578 films in 2.0 minutes, 76 films a second"
+    assert said == "cnn: 2 epochs of 4,578 images in 2.0 minutes, 76 images per second"
     assert throughput.describe_total_time(tmp_path, ("cnn",), 180).startswith(
         "all 1 networks trained in 2.0 min"
     )

@@ -1,5 +1,5 @@
-"""What is wrong with a data set: leakage, copies, shortcuts, and files that cannot be used.
+"""The audit of a data set: leakage, duplicates, shortcuts, and files that cannot be used.
 
-``measure`` reads the films, ``copies`` and ``shortcut`` compare them, ``facts`` counts,
-``findings`` says it in words, ``figures`` draws it, ``page`` lays it out.
+``image_stats`` reads the images; ``duplicates`` and ``confounders`` compare them; ``audit`` counts.
+``findings`` writes the sentences, ``charts`` draws, ``html`` lays out the page.
 """

@@ -1,4 +1,4 @@
-"""A labelled folder -> everything that the audit found, as plain numbers."""
+"""A labelled folder -> everything that the audit finds, as plain numbers."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ APPEARANCE_FIELDS = {
 
 
 class ImageCount(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """Films of one part, class and cause; class and cause are empty where labels were not opened.
+    """Number of images of one part, class and cause.
 
-    ``cause`` is "normal", "bacterial", "viral" or "unknown".
+    ``label`` and ``cause`` are empty if labels are hidden. ``cause`` is "normal", "bacterial",
+    "viral" or "unknown".
     """
 
     part: str
@@ -55,9 +56,10 @@ class ImageCount(msgspec.Struct, frozen=True, rename={"images": "films"}):
 
 
 class SharedPatients(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """Patient numbers that appear in two parts, and how many films of each part have one.
+    """Patient numbers that appear in two parts, and how many images of each part have one.
 
-    ``same_cause`` of them have films of the same cause in both; None where labels were not opened.
+    ``same_cause`` counts those whose images have the same cause in both parts; None if labels are
+    hidden.
     """
 
     parts: tuple[str, str]
@@ -66,11 +68,18 @@ class SharedPatients(msgspec.Struct, frozen=True, rename={"images": "films"}):
     same_cause: int | None
 
 
-class PatientCounts(msgspec.Struct, frozen=True):
-    """Patients as file names tell them, counted in each part by itself.
+class PatientCounts(
+    msgspec.Struct,
+    frozen=True,
+    rename={
+        "images_without_patient": "films_without_patient",
+        "images_per_patient": "films_per_patient",
+    },
+):
+    """Patient numbers from file names, counted separately in each part.
 
-    ``images_per_patient`` gives, for each class, the number of patients with that many films.
-    ``both_causes`` counts patient numbers that have bacterial as well as viral films.
+    ``images_per_patient`` maps each class to the number of patients by number of images.
+    ``both_causes`` counts patient numbers with both bacterial and viral images.
     """
 
     patients: int
@@ -81,16 +90,16 @@ class PatientCounts(msgspec.Struct, frozen=True):
 
 
 class DuplicateFacts(msgspec.Struct, frozen=True):
-    """Copies, counted and by name."""
+    """Duplicates: their counts, and the file names of each group."""
 
     counts: DuplicateCounts
     groups: list[list[str]]
 
 
 class Distribution(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """One property of the films of one class in one part: its ``QUANTILES`` and mean.
+    """One property of the images of one class in one part: its ``QUANTILES`` and mean.
 
-    Grey levels 0 to 255, pixels, or bytes.
+    Units are grey levels 0 to 255, pixels, or bytes.
     """
 
     name: str
@@ -102,9 +111,10 @@ class Distribution(msgspec.Struct, frozen=True, rename={"images": "films"}):
 
 
 class StrayFiles(msgspec.Struct, frozen=True):
-    """Files that have no label: a folder beside those expected, or loose films.
+    """Files without a label: an unexpected folder, or loose images.
 
-    ``kind`` is as in ``trainer.layout.Stray``; ``path`` is the folder, or the first loose film.
+    ``kind`` is as in ``trainer.data.layout.Stray``; ``path`` is the folder, or the first loose
+    image.
     """
 
     kind: str
@@ -113,14 +123,18 @@ class StrayFiles(msgspec.Struct, frozen=True):
 
     @property
     def sentence(self) -> str:
-        """What was found and where."""
+        """The stray files and their location."""
         if self.kind == "loose":
-            return f"{format_count(self.files, 'loose film')}, {self.path} first."
+            return f"{format_count(self.files, 'loose image')}, such as {self.path}."
         return f"The folder {self.path} with {format_count(self.files, 'file')}."
 
 
-class Audit(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """Everything that was found, the content of ``audit.json``."""
+class Audit(
+    msgspec.Struct,
+    frozen=True,
+    rename={"images": "films", "near_duplicates": "alike", "appearance": "looks"},
+):
+    """The result of an audit, the content of ``audit.json``."""
 
     audit_version: int
     version: str
@@ -139,54 +153,54 @@ class Audit(msgspec.Struct, frozen=True, rename={"images": "films"}):
 
     @property
     def parts(self) -> list[str]:
-        """The parts of the set, in their order."""
+        """The parts of the data set, in order."""
         return list(dict.fromkeys(count.part for count in self.counts))
 
-    def count(self, part: str, label: str) -> int:
-        """Films of one class in one part."""
+    def count_images(self, part: str, label: str) -> int:
+        """Count the images of one class in one part."""
         return sum(c.images for c in self.counts if (c.part, c.label) == (part, label))
 
 
 def audit_dataset(root: Path, *, open_test: bool = True) -> Audit:
-    """Look through a labelled folder.
+    """Audit a labelled folder.
 
     Args:
         root: A folder with NORMAL and PNEUMONIA, or with train, val and test that have them.
-        open_test: Whether the labels of the test part may be looked at.
+        open_test: Use the labels of the test part.
 
     Raises:
-        DatasetError: No such folder, or no film in it that can be used.
+        DatasetError: The folder does not exist or contains no usable image.
     """
     layout = read_layout(root)
-    films, unusable = measure_images(layout, open_test=open_test)
-    if not films:
+    images, unusable = measure_images(layout, open_test=open_test)
+    if not images:
         raise DatasetError(
-            f"Expected films in the folders NORMAL and PNEUMONIA of {root}, found none"
+            f"Expected images in the folders NORMAL and PNEUMONIA of {root}, found none"
             + (f" that decodes: {unusable[0].image}: {unusable[0].detail}" if unusable else "."),
             "The folder needs these two, or train, val and test that have them.",
-            private=[film.image for film in unusable],
+            private=[image.image for image in unusable],
         )
-    copies = find_duplicates(films)
+    duplicates = find_duplicates(images)
     return Audit(
         audit_version=AUDIT_VERSION,
         version=__version__,
         data=root.resolve().name,
         synthetic=is_synthetic(root),
         test_labels_opened=open_test,
-        images=len(films),
-        counts=_count_images(films),
-        patients=_count_patients(films),
-        identical=_make_duplicate_facts(copies.identical),
-        near_duplicates=_make_duplicate_facts(copies.near_duplicates),
-        appearance=list(_compute_distributions(films)),
-        shortcut=measure_shortcut(films),
+        images=len(images),
+        counts=_count_images(images),
+        patients=_count_patients(images),
+        identical=_make_duplicate_facts(duplicates.identical),
+        near_duplicates=_make_duplicate_facts(duplicates.near_duplicates),
+        appearance=list(_compute_distributions(images)),
+        shortcut=measure_shortcut(images),
         unusable=unusable,
         strays=_list_strays(layout),
     )
 
 
 def summarize_audit(audit: Audit) -> DataAudit:
-    """The part of an audit that a model card carries."""
+    """Summarize an audit for the model card."""
     per_patient: Counter[int] = Counter()
     for table in audit.patients.images_per_patient.values():
         per_patient.update(table)
@@ -198,7 +212,7 @@ def summarize_audit(audit: Audit) -> DataAudit:
         },
         patients=audit.patients.patients,
         images_without_patient=audit.patients.images_without_patient,
-        images_per_patient={str(films): n for films, n in sorted(per_patient.items())},
+        images_per_patient={str(images): n for images, n in sorted(per_patient.items())},
         shared_patients={" and ".join(s.parts): s.patients for s in audit.patients.shared},
         shared_with_same_cause={
             " and ".join(s.parts): s.same_cause
@@ -213,13 +227,13 @@ def summarize_audit(audit: Audit) -> DataAudit:
 
 
 def restore_counts(short: DataAudit) -> list[ImageCount]:
-    """The films by part, class and cause of an audit's short form, in the order of the parts."""
+    """Restore the images by part, class and cause from an audit's summary, in order of parts."""
     counts = []
-    for name, films in short.images.items():
+    for name, images in short.images.items():
         part, label, cause = [*name.split(), "", ""][:3]
         if label and not cause:
             cause = "unknown" if label == CLASSES[1] else "normal"
-        counts.append(ImageCount(part, label, cause, films))
+        counts.append(ImageCount(part, label, cause, images))
     order = (*PARTS, WHOLE_SET)
     return sorted(counts, key=lambda count: (order.index(count.part), count.label, count.cause))
 
@@ -228,34 +242,34 @@ def _known_etiology(cause: str) -> str:
     return cause if cause in ETIOLOGIES else ""
 
 
-def _compute_median_appearance(looks: Sequence[Distribution]) -> list[Appearance]:
-    """The medians of each class in each part."""
-    medians = {(s.part, s.label, s.name): s.quantiles[QUANTILES.index(0.5)] for s in looks}
+def _compute_median_appearance(distributions: Sequence[Distribution]) -> list[Appearance]:
+    """Collect the medians of each class in each part."""
+    medians = {(s.part, s.label, s.name): s.quantiles[QUANTILES.index(0.5)] for s in distributions}
     return [
         Appearance(
             part,
             label,
             *(medians[part, label, name] for name in ("width", "height", "brightness", "contrast")),
         )
-        for part, label in dict.fromkeys((s.part, s.label) for s in looks)
+        for part, label in dict.fromkeys((s.part, s.label) for s in distributions)
     ]
 
 
-def _count_images(films: Sequence[ImageStats]) -> list[ImageCount]:
-    counts = Counter((film.part, film.label, film.cause) for film in films)
-    return [ImageCount(*place, number) for place, number in counts.items()]
+def _count_images(images: Sequence[ImageStats]) -> list[ImageCount]:
+    counts = Counter((image.part, image.label, image.cause) for image in images)
+    return [ImageCount(*key, number) for key, number in counts.items()]
 
 
-def _count_patients(films: Sequence[ImageStats]) -> PatientCounts:
-    known = [film for film in films if film.patient]
-    numbers = Counter((film.part, film.label, film.patient) for film in known)
+def _count_patients(images: Sequence[ImageStats]) -> PatientCounts:
+    known = [image for image in images if image.patient]
+    numbers = Counter((image.part, image.label, image.patient) for image in known)
     per_patient: dict[str, Counter[int]] = {}
     for (_, label, _), number in numbers.items():
         per_patient.setdefault(label, Counter())[number] += 1
-    causes = {(film.patient, film.cause) for film in known}
+    causes = {(image.patient, image.cause) for image in known}
     return PatientCounts(
-        patients=len({(film.part, film.patient) for film in known}),
-        images_without_patient=len(films) - len(known),
+        patients=len({(image.part, image.patient) for image in known}),
+        images_without_patient=len(images) - len(known),
         images_per_patient={label: dict(sorted(c.items())) for label, c in per_patient.items()},
         shared=list(_find_shared_patients(known)),
         both_causes=sum(
@@ -265,16 +279,16 @@ def _count_patients(films: Sequence[ImageStats]) -> PatientCounts:
 
 
 def _find_shared_patients(known: Sequence[ImageStats]) -> Iterator[SharedPatients]:
-    parts = list(dict.fromkeys(film.part for film in known))
+    parts = list(dict.fromkeys(image.part for image in known))
     for first, second in combinations(parts, 2):
-        films = [[f for f in known if f.part == part] for part in (first, second)]
-        both = {f.patient for f in films[0]} & {f.patient for f in films[1]}
+        images = [[f for f in known if f.part == part] for part in (first, second)]
+        both = {f.patient for f in images[0]} & {f.patient for f in images[1]}
         if both:
-            of_first, of_second = (sum(f.patient in both for f in part) for part in films)
-            same = {(f.patient, f.cause) for f in films[0]} & {
-                (f.patient, f.cause) for f in films[1]
+            of_first, of_second = (sum(f.patient in both for f in part) for part in images)
+            same = {(f.patient, f.cause) for f in images[0]} & {
+                (f.patient, f.cause) for f in images[1]
             }
-            opened = all(f.label for part in films for f in part)
+            opened = all(f.label for part in images for f in part)
             yield SharedPatients(
                 (first, second),
                 len(both),
@@ -285,16 +299,16 @@ def _find_shared_patients(known: Sequence[ImageStats]) -> Iterator[SharedPatient
 
 def _make_duplicate_facts(groups: Sequence[DuplicateGroup]) -> DuplicateFacts:
     return DuplicateFacts(
-        count_duplicates(groups), [[film.key for film in group] for group in groups]
+        count_duplicates(groups), [[image.key for image in group] for group in groups]
     )
 
 
-def _compute_distributions(films: Sequence[ImageStats]) -> Iterator[Distribution]:
-    """Every property by part and class, where the class is known."""
-    places = dict.fromkeys((film.part, film.label) for film in films if film.label)
+def _compute_distributions(images: Sequence[ImageStats]) -> Iterator[Distribution]:
+    """Compute every property by part and class, where labels are open."""
+    groups = dict.fromkeys((image.part, image.label) for image in images if image.label)
     for name, field in APPEARANCE_FIELDS.items():
-        for part, label in places:
-            values = [getattr(f, field) for f in films if (f.part, f.label) == (part, label)]
+        for part, label in groups:
+            values = [getattr(f, field) for f in images if (f.part, f.label) == (part, label)]
             quantiles = np.quantile(values, QUANTILES).round(2).tolist()
             mean = round(float(np.mean(values)), 2)
             yield Distribution(name, part, label, len(values), quantiles, mean)

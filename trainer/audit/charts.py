@@ -1,4 +1,4 @@
-"""Figures of the audit as SVG text, in the style of the report's."""
+"""The audit's charts as SVG text, in the style of the report."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ CAUSE_NAMES = {
     "normal": "normal",
     "bacterial": "pneumonia, bacterial",
     "viral": "pneumonia, viral",
-    "unknown": "pneumonia, cause not told",
-    "": "label not opened",
+    "unknown": "pneumonia, cause unknown",
+    "": "label hidden",
 }
 CLASS_COLOURS = dict(zip(CLASSES, (BLUE, AMBER), strict=True))
 MAX_BARS = 10
@@ -68,32 +68,32 @@ def draw_counts(counts: Sequence[ImageCount]) -> str:
     totals = {part: sum(c.images for c in counts if c.part == part) for part in parts}
     with figure_style():
         figure = Figure(figsize=(WIDTH_IN, 0.75 + 0.42 * len(totals)), layout="constrained")
-        place = figure.subplots()
+        ax = figure.subplots()
         left = dict.fromkeys(totals, 0.0)
-        for cause, colour, ink in CAUSE_STYLES:
-            named = CAUSE_NAMES[cause]
+        for cause, colour, text_colour in CAUSE_STYLES:
+            label = CAUSE_NAMES[cause]
             for count in (c for c in counts if c.cause == cause):
                 share = count.images / totals[count.part]
                 start, row = left[count.part], list(totals).index(count.part)
-                place.barh(row, share, 0.66, start, color=colour, edgecolor="white", label=named)
+                ax.barh(row, share, 0.66, start, color=colour, edgecolor="white", label=label)
                 if share > MIN_LABELLED_SHARE:
                     middle = start + share / 2
                     text = f"{count.images:,}"
-                    place.text(middle, row, text, color=ink, ha="center", va="center")
+                    ax.text(middle, row, text, color=text_colour, ha="center", va="center")
                 left[count.part] += share
-                named = ""
-        names = [f"{part}\n{total:,} films" for part, total in totals.items()]
-        place.set_yticks(range(len(names)), names, color=TEXT_COLOUR)
-        place.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
-        place.xaxis.set_major_formatter(PercentFormatter(1.0))
-        place.spines[["left", "bottom"]].set_visible(False)
-        place.tick_params(length=0)
-        _add_legend(figure, place)
+                label = ""
+        names = [f"{part}\n{total:,} images" for part, total in totals.items()]
+        ax.set_yticks(range(len(names)), names, color=TEXT_COLOUR)
+        ax.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5))
+        ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.spines[["left", "bottom"]].set_visible(False)
+        ax.tick_params(length=0)
+        _add_legend(figure, ax)
         return render_svg(figure)
 
 
 def draw_images_per_patient(audit: Audit) -> str:
-    """Draw how many patients have one film, two films and so on, by class.
+    """Draw the number of patients by their number of images, for each class.
 
     Returns:
         An SVG document.
@@ -103,63 +103,63 @@ def draw_images_per_patient(audit: Audit) -> str:
     last = min(most, MAX_BARS)
     with figure_style():
         figure = Figure(figsize=(WIDTH_IN, 2.3), layout="constrained")
-        place = figure.subplots()
+        ax = figure.subplots()
         width = 0.8 / len(tables)
         for index, (label, table) in enumerate(tables.items()):
-            shown = [table.get(films, 0) for films in range(1, last)]
-            shown.append(sum(number for films, number in table.items() if films >= last))
-            bars = place.bar(
-                [films + (index - (len(tables) - 1) / 2) * width for films in range(1, last + 1)],
+            shown = [table.get(images, 0) for images in range(1, last)]
+            shown.append(sum(number for images, number in table.items() if images >= last))
+            bars = ax.bar(
+                [images + (index - (len(tables) - 1) / 2) * width for images in range(1, last + 1)],
                 shown,
                 width,
                 color=CLASS_COLOURS.get(label, GREY),
                 label=label or CAUSE_NAMES[""],
             )
             texts = [f"{number:,}" if number else "" for number in shown]
-            place.bar_label(bars, texts, padding=1, fontsize=7, color=TEXT_COLOUR)
-        names = [str(films) for films in range(1, last + 1)]
+            ax.bar_label(bars, texts, padding=1, fontsize=7, color=TEXT_COLOUR)
+        names = [str(images) for images in range(1, last + 1)]
         if most > last:
             names[-1] += " or more"
-        place.set_xticks(range(1, last + 1), names)
-        place.set(xlabel="Films of one patient number in one part", ylabel="Patients")
-        place.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-        place.grid(visible=True, axis="y")
-        _add_legend(figure, place)
+        ax.set_xticks(range(1, last + 1), names)
+        ax.set(xlabel="Images of one patient number in one part", ylabel="Patients")
+        ax.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        ax.grid(visible=True, axis="y")
+        _add_legend(figure, ax)
         return render_svg(figure)
 
 
 def draw_shared_patients(shared: Sequence[SharedPatients], audit: Audit) -> str:
-    """Draw how many films of a part bear a patient number that another part has too.
+    """Draw the share of each part's images whose patient number also appears in another part.
 
     Returns:
         An SVG document.
     """
     rows = [
-        (f"{part}\n(shared with {other})", films, _count_images(audit, part))
+        (f"{part}\n(shared with {other})", images, _count_images(audit, part))
         for pair in shared
-        for part, other, films in zip(pair.parts, pair.parts[::-1], pair.images, strict=True)
+        for part, other, images in zip(pair.parts, pair.parts[::-1], pair.images, strict=True)
     ]
     with figure_style():
         figure = Figure(figsize=(WIDTH_IN, 0.45 + 0.42 * len(rows)), layout="constrained")
-        place = figure.subplots()
-        for row, (_, films, total) in enumerate(rows):
-            share = films / total
-            place.barh(row, 1, 0.66, color=LIGHT_GREY)
-            place.barh(row, share, 0.66, color=AMBER)
+        ax = figure.subplots()
+        for row, (_, images, total) in enumerate(rows):
+            share = images / total
+            ax.barh(row, 1, 0.66, color=LIGHT_GREY)
+            ax.barh(row, share, 0.66, color=AMBER)
             inside = share > 1 / 2
-            place.text(
+            ax.text(
                 share - 0.01 if inside else share + 0.01,
                 row,
-                f"{films:,} of {total:,} films",
+                f"{images:,} of {total:,} images",
                 color=TEXT_COLOUR,
                 ha="right" if inside else "left",
                 va="center",
             )
-        place.set_yticks(range(len(rows)), [name for name, _, _ in rows], color=TEXT_COLOUR)
-        place.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
-        place.xaxis.set_major_formatter(PercentFormatter(1.0))
-        place.spines[["left", "bottom"]].set_visible(False)
-        place.tick_params(length=0)
+        ax.set_yticks(range(len(rows)), [name for name, _, _ in rows], color=TEXT_COLOUR)
+        ax.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+        ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.spines[["left", "bottom"]].set_visible(False)
+        ax.tick_params(length=0)
         return render_svg(figure)
 
 
@@ -175,17 +175,17 @@ def draw_appearance(audit: Audit) -> str:
         lines = -(-len(names) // 2)
         figure = Figure(figsize=(WIDTH_IN, lines * (0.65 + 0.2 * rows)), layout="constrained")
         grid: Any = figure.subplots(lines, 2, squeeze=False, sharey=True)
-        places = list(grid.flat)
-        for place, name in zip(places, names, strict=False):
-            _draw_distributions(place, [s for s in audit.appearance if s.name == name])
-            place.set_title(PROPERTY_UNITS[name][1])
-        for place in places[len(names) :]:
-            place.set_visible(False)
+        axes = list(grid.flat)
+        for ax, name in zip(axes, names, strict=False):
+            _draw_distributions(ax, [s for s in audit.appearance if s.name == name])
+            ax.set_title(PROPERTY_UNITS[name][1])
+        for ax in axes[len(names) :]:
+            ax.set_visible(False)
         return render_svg(figure)
 
 
 def list_varying(audit: Audit) -> list[str]:
-    """The properties that are not the same for all films."""
+    """List the properties that differ between images."""
     ranges: dict[str, set[float]] = {}
     for spread in audit.appearance:
         ranges.setdefault(spread.name, set()).update([*spread.quantiles, spread.mean])
@@ -193,7 +193,7 @@ def list_varying(audit: Audit) -> list[str]:
 
 
 def draw_shortcut(audit: Audit) -> str:
-    """Draw the AUC of the rule that sees no place in a film, for each property and all together.
+    """Draw the AUC of the image-blind model, for each property and for all together.
 
     Returns:
         An SVG document.
@@ -206,28 +206,24 @@ def draw_shortcut(audit: Audit) -> str:
         series.append(("on the test part", found.test, AMBER, "D", apart))
     with figure_style():
         figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.36 * len(names)), layout="constrained")
-        place = figure.subplots()
-        place.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (2, 3)))
-        place.text(0.5, -0.72, "a coin", color=GREY, ha="center", fontsize=7.5)
+        ax = figure.subplots()
+        ax.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (2, 3)))
+        ax.text(0.5, -0.72, "chance", color=GREY, ha="center", fontsize=7.5)
         for label, estimates, colour, marker, shift in series:
-            _draw_estimates(
-                place, [estimates[name] for name in names], colour, marker, shift, label
-            )
+            _draw_estimates(ax, [estimates[name] for name in names], colour, marker, shift, label)
         shown = [
             f"all {len(names) - 1} {name}" if name == ALL_PROPERTIES else name for name in names
         ]
-        place.set_yticks(
-            range(len(names)), [text.capitalize() for text in shown], color=TEXT_COLOUR
-        )
-        place.set(ylim=(len(names) - 0.4, -0.6), xlabel="AUC")
-        place.set_xlim(min(0.4, place.get_xlim()[0]), 1.0)
-        place.grid(visible=True, axis="x")
-        _add_legend(figure, place)
+        ax.set_yticks(range(len(names)), [text.capitalize() for text in shown], color=TEXT_COLOUR)
+        ax.set(ylim=(len(names) - 0.4, -0.6), xlabel="AUC")
+        ax.set_xlim(min(0.4, ax.get_xlim()[0]), 1.0)
+        ax.grid(visible=True, axis="x")
+        _add_legend(figure, ax)
         return render_svg(figure)
 
 
 def _draw_estimates(
-    place: Axes,
+    ax: Axes,
     estimates: Sequence[Estimate],
     colour: str,
     marker: str,
@@ -237,8 +233,8 @@ def _draw_estimates(
     for row, estimate in enumerate(estimates):
         if estimate.value is None or estimate.low is None or estimate.high is None:
             continue
-        place.plot([estimate.low, estimate.high], [row + shift] * 2, color=colour, linewidth=1.5)
-        place.plot(
+        ax.plot([estimate.low, estimate.high], [row + shift] * 2, color=colour, linewidth=1.5)
+        ax.plot(
             estimate.value,
             row + shift,
             marker=marker,
@@ -250,28 +246,28 @@ def _draw_estimates(
         label = ""
 
 
-def _draw_distributions(place: Axes, spreads: Sequence[Distribution]) -> None:
-    """One line per part and class: 5 to 95 % thin, the middle half thick, the median white."""
+def _draw_distributions(ax: Axes, spreads: Sequence[Distribution]) -> None:
+    """Draw a line per part and class: 5 to 95 % thin, the middle half thick, the median white."""
     scale = PROPERTY_UNITS[spreads[0].name][0]
     for row, spread in enumerate(spreads):
         low, first, median, third, high = (value * scale for value in spread.quantiles)
         colour = CLASS_COLOURS[spread.label]
-        place.plot([low, high], [row, row], color=colour, linewidth=1.2)
-        place.plot([first, third], [row, row], color=colour, linewidth=7)
-        place.plot(median, row, marker="o", color=colour, markerfacecolor="white", markersize=5)
+        ax.plot([low, high], [row, row], color=colour, linewidth=1.2)
+        ax.plot([first, third], [row, row], color=colour, linewidth=7)
+        ax.plot(median, row, marker="o", color=colour, markerfacecolor="white", markersize=5)
     names = [
         replace_unsupported(f"{s.part} {s.label}" if s.part != "all" else s.label) for s in spreads
     ]
-    place.set_yticks(range(len(spreads)), names, color=TEXT_COLOUR)
-    place.set_ylim(len(spreads) - 0.4, -0.6)
-    place.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    place.grid(visible=True, axis="x", color=GRID_COLOUR)
+    ax.set_yticks(range(len(spreads)), names, color=TEXT_COLOUR)
+    ax.set_ylim(len(spreads) - 0.4, -0.6)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    ax.grid(visible=True, axis="x", color=GRID_COLOUR)
 
 
 def _count_images(audit: Audit, part: str) -> int:
     return sum(c.images for c in audit.counts if c.part == part)
 
 
-def _add_legend(figure: Figure, place: Axes) -> None:
-    handles, labels = place.get_legend_handles_labels()
+def _add_legend(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=3)

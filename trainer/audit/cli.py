@@ -1,4 +1,4 @@
-"""cxr audit: click options -> audit_dataset -> page and JSON."""
+"""The command ``cxr audit``: click options -> audit_dataset -> page and JSON."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How much of the AUC needs no lungs at all: a rule that sees only a film's outer properties.
+"""The AUC that needs no lungs: a model that sees only global properties of an image.
 
-A logistic regression on width, height, brightness, contrast and file size. What it reaches, a
-network can reach without knowing where a lung is, so only what lies above speaks for the network.
-File size and contrast follow how much detail a film shows: they are not blind to its content.
+A logistic regression on width, height, brightness, contrast and file size. A network can reach the
+same AUC without locating a lung, so only a higher AUC is evidence for the network. File size and
+contrast grow with the visible detail, so they are not blind to the image's content.
 """
 
 from __future__ import annotations
@@ -41,44 +41,46 @@ PROPERTIES = {
 LOG_PROPERTIES = frozenset({"width", "height", "file size"})
 
 
-class Shortcut(msgspec.Struct, frozen=True):
-    """AUC of the rule, by what it may see: one property, or all ``ALL_PROPERTIES``.
+class Shortcut(msgspec.Struct, frozen=True, rename={"missing_reason": "missing"}):
+    """AUC of the image-blind model by the properties it uses: one, or all (``ALL_PROPERTIES``).
 
-    ``cross_validation`` is over the films outside the test part, ``test`` that of a rule fitted on
-    all of these. ``constant`` are properties that every film shares, so that they tell nothing.
-    ``missing`` says why there are no figures.
+    ``cross_validation`` covers the images outside the test part; ``test`` evaluates a model fitted
+    on all of them. ``constant`` lists properties that all images share, which therefore carry no
+    information. ``missing_reason`` states why there are no figures.
     """
 
     cross_validation: dict[str, Estimate]
     test: dict[str, Estimate]
     constant: list[str]
-    missing: str = ""
+    missing_reason: str = ""
 
 
-def measure_shortcut(films: Sequence[ImageStats], seed: int = 0) -> Shortcut:
-    """Cross-validate the rule by patient, and try it on the test part where that is labelled.
+def measure_shortcut(images: Sequence[ImageStats], seed: int = 0) -> Shortcut:
+    """Cross-validate the image-blind model by patient, and evaluate it on test if labelled.
 
-    Films of one patient, or with the same pixels, are in one fold. The answers of all folds are
-    pooled; classes weigh the same in each, so that no fold's answers lie above another's.
+    Images of one patient, or with the same pixels, are in one fold. The scores of all folds are
+    pooled. Classes weigh the same in each fold, so scores of different folds are comparable.
 
     Args:
-        films: All films; those of the part "test" are kept out of fitting.
-        seed: Of the folds.
+        images: All images; those of the part "test" are never used for fitting.
+        seed: Seed of the folds.
     """
-    own = [film for film in films if film.part != "test"]
-    test = [film for film in films if film.part == "test" and film.label]
-    labels = _encode_labels(own)
+    training = [image for image in images if image.part != "test"]
+    test = [image for image in images if image.part == "test" and image.label]
+    labels = _encode_labels(training)
     groups = np.empty(0, dtype=np.int32)
-    if own:
-        groups = find_connected_groups(_list_patient_ids(own), [film.pixels_sha256 for film in own])
+    if training:
+        groups = find_connected_groups(
+            _list_patient_ids(training), [image.pixels_sha256 for image in training]
+        )
     if missing := _describe_missing(labels, groups):
         return Shortcut({}, {}, [], missing)
-    table = {name: _read_feature(own, name) for name in PROPERTIES}
+    table = {name: _read_feature(training, name) for name in PROPERTIES}
     constant = [name for name, column in table.items() if np.ptp(column) == 0]
     usable = [name for name in PROPERTIES if name not in constant]
     if not usable:
         return Shortcut(
-            {}, {}, constant, "Size, brightness and contrast of all films are the same."
+            {}, {}, constant, "Size, brightness and contrast of all images are the same."
         )
     subsets = {**{name: [name] for name in usable}, ALL_PROPERTIES: usable}
     folds = list(
@@ -86,8 +88,8 @@ def measure_shortcut(films: Sequence[ImageStats], seed: int = 0) -> Shortcut:
     )
     both = len(np.unique(_encode_labels(test))) == len(CLASSES)
     return Shortcut(
-        {name: _cross_validate(own, columns, folds) for name, columns in subsets.items()},
-        {name: _evaluate_on_test(own, test, columns) for name, columns in subsets.items()}
+        {name: _cross_validate(training, columns, folds) for name, columns in subsets.items()},
+        {name: _evaluate_on_test(training, test, columns) for name, columns in subsets.items()}
         if both
         else {},
         constant,
@@ -97,11 +99,11 @@ def measure_shortcut(films: Sequence[ImageStats], seed: int = 0) -> Shortcut:
 def count_fewest_patients(
     labels: NDArray[np.int64], groups: NDArray[np.int32] | NDArray[np.str_]
 ) -> int:
-    """How many patients the class has that has fewer.
+    """Count the patients of the class that has fewer.
 
     Args:
-        labels: Shape (N,), the place of each film's class in ``CLASSES``.
-        groups: Shape (N,), the same for films of one patient.
+        labels: Shape (N,), the index of each image's class in ``CLASSES``.
+        groups: Shape (N,), equal for images of one patient.
     """
     return min(len(np.unique(groups[labels == label])) for label in range(len(CLASSES)))
 
@@ -111,30 +113,30 @@ def _describe_missing(labels: NDArray[np.int64], groups: NDArray[np.int32]) -> s
     if fewest >= 2 * FOLDS:
         return ""
     return (
-        f"Expected films of at least {2 * FOLDS} patients in each class outside the test part, "
-        f"found {fewest} in one: too few to measure this on."
+        f"Expected images of at least {2 * FOLDS} patients in each class outside the test part, "
+        f"found {fewest} in one class, too few for this measurement."
     )
 
 
 def _cross_validate(
-    films: Sequence[ImageStats],
+    images: Sequence[ImageStats],
     columns: Sequence[str],
     folds: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
 ) -> Estimate:
-    table, labels = _make_feature_table(films, columns), _encode_labels(films)
-    answers = np.empty(len(films))
+    table, labels = _make_feature_table(images, columns), _encode_labels(images)
+    probabilities = np.empty(len(images))
     for fitted, held_out in folds:
-        answers[held_out] = _fit_model(table[fitted], labels[fitted]).predict_proba(
+        probabilities[held_out] = _fit_model(table[fitted], labels[fitted]).predict_proba(
             table[held_out]
         )[:, 1]
-    return _compute_auc(films, answers)
+    return _compute_auc(images, probabilities)
 
 
 def _evaluate_on_test(
-    own: Sequence[ImageStats], test: Sequence[ImageStats], columns: Sequence[str]
+    training: Sequence[ImageStats], test: Sequence[ImageStats], columns: Sequence[str]
 ) -> Estimate:
-    rule = _fit_model(_make_feature_table(own, columns), _encode_labels(own))
-    return _compute_auc(test, rule.predict_proba(_make_feature_table(test, columns))[:, 1])
+    fitted = _fit_model(_make_feature_table(training, columns), _encode_labels(training))
+    return _compute_auc(test, fitted.predict_proba(_make_feature_table(test, columns))[:, 1])
 
 
 def _fit_model(table: NDArray[np.float64], labels: NDArray[np.int64]) -> Pipeline:
@@ -143,31 +145,33 @@ def _fit_model(table: NDArray[np.float64], labels: NDArray[np.int64]) -> Pipelin
 
 
 def make_shortcut_model() -> Pipeline:
-    """The rule, not fitted: a logistic regression on scaled columns, classes of equal weight."""
+    """Make the unfitted model: a logistic regression on scaled columns, with balanced classes."""
     return make_pipeline(
         StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=MAX_ITERATIONS)
     )
 
 
-def _compute_auc(films: Sequence[ImageStats], answers: NDArray[np.float64]) -> Estimate:
+def _compute_auc(images: Sequence[ImageStats], probabilities: NDArray[np.float64]) -> Estimate:
     return classification.compute_metrics(
-        _encode_labels(films), answers, 0.5, _list_patient_ids(films).tolist()
+        _encode_labels(images), probabilities, 0.5, _list_patient_ids(images).tolist()
     )["auc"]
 
 
-def _make_feature_table(films: Sequence[ImageStats], columns: Sequence[str]) -> NDArray[np.float64]:
-    return np.stack([_read_feature(films, name) for name in columns], axis=1)
+def _make_feature_table(
+    images: Sequence[ImageStats], columns: Sequence[str]
+) -> NDArray[np.float64]:
+    return np.stack([_read_feature(images, name) for name in columns], axis=1)
 
 
-def _read_feature(films: Sequence[ImageStats], name: str) -> NDArray[np.float64]:
-    values = np.array([getattr(film, PROPERTIES[name]) for film in films], dtype=np.float64)
+def _read_feature(images: Sequence[ImageStats], name: str) -> NDArray[np.float64]:
+    values = np.array([getattr(image, PROPERTIES[name]) for image in images], dtype=np.float64)
     return np.log(values) if name in LOG_PROPERTIES else values
 
 
-def _encode_labels(films: Sequence[ImageStats]) -> NDArray[np.int64]:
-    return np.array([CLASSES.index(film.label) for film in films], dtype=np.int64)
+def _encode_labels(images: Sequence[ImageStats]) -> NDArray[np.int64]:
+    return np.array([CLASSES.index(image.label) for image in images], dtype=np.int64)
 
 
-def _list_patient_ids(films: Sequence[ImageStats]) -> NDArray[np.str_]:
-    """The patient of each film; a film without one is a patient of its own."""
-    return np.array([film.patient or film.key for film in films])
+def _list_patient_ids(images: Sequence[ImageStats]) -> NDArray[np.str_]:
+    """List the patient of each image; an image without one counts as a separate patient."""
+    return np.array([image.patient or image.key for image in images])

@@ -1,10 +1,11 @@
-"""Films that are copies of each other: the same pixels, or pixels that look the same.
+"""Duplicate images: identical pixels, or pixels that look the same.
 
-Two films look the same when their perceptual hashes (pHash of 256 bits: which of the lowest 16 by
-16 frequencies lie above their median) differ in at most ``MAX_HASH_DISTANCE_BITS``. On the 5,856 films of Kermany
-et al. identical films differ in 0 bits and no other pair in fewer than 38; on a hundred of them,
-saving again as JPEG of quality 30 changed at most 14 bits, 20 % more brightness 16, and cutting off
-a hundredth on each side 32. Turned, mirrored and strongly cropped copies are not found.
+Two images look the same if their perceptual hashes differ in at most ``MAX_HASH_DISTANCE_BITS``.
+The hash is a pHash of 256 bits: one for each of the lowest 16 by 16 frequencies, set if above the
+median. On the 5,856 images of Kermany et al., identical images differ in 0 bits and all other pairs
+in at least 38. On a hundred of them, saving as JPEG of quality 30 changed at most 14 bits, 20 %
+more brightness 16, and cropping a hundredth on each side 32. Rotated, flipped and strongly cropped
+copies are not found.
 """
 
 from __future__ import annotations
@@ -36,30 +37,32 @@ DuplicateGroup = tuple["ImageStats", ...]
 
 @dataclass(frozen=True)
 class DuplicateGroups:
-    """Groups of two or more films: with the same pixels, and others that look the same."""
+    """Groups of two or more images with identical pixels, and of others that look the same."""
 
     identical: tuple[DuplicateGroup, ...]
     near_duplicates: tuple[DuplicateGroup, ...]
 
 
-def find_duplicates(films: Sequence[ImageStats]) -> DuplicateGroups:
-    """Group the films that are copies of each other."""
-    same_pixels = _group_by_key(films, [film.pixels_sha256 for film in films])
+def find_duplicates(images: Sequence[ImageStats]) -> DuplicateGroups:
+    """Group the images that are duplicates of each other."""
+    same_pixels = _group_by_key(images, [image.pixels_sha256 for image in images])
     look_same = _group_by_key(
-        films, _label_components(_find_close_pairs(films), len(films)).tolist()
+        images, _label_components(_find_close_pairs(images), len(images)).tolist()
     )
-    alike = [group for group in look_same if len({film.pixels_sha256 for film in group}) > 1]
-    return DuplicateGroups(tuple(same_pixels), tuple(alike))
+    near_duplicates = [
+        group for group in look_same if len({image.pixels_sha256 for image in group}) > 1
+    ]
+    return DuplicateGroups(tuple(same_pixels), tuple(near_duplicates))
 
 
 def count_duplicates(groups: Sequence[DuplicateGroup]) -> DuplicateCounts:
-    """Count groups by the parts that they lie in, and those whose films contradict each other."""
+    """Count groups by their parts, and groups whose images contradict each other."""
     within: dict[str, int] = defaultdict(int)
     across: dict[str, int] = defaultdict(int)
     for group in groups:
-        parts = list(dict.fromkeys(film.part for film in group))
+        parts = list(dict.fromkeys(image.part for image in group))
         for part in parts:
-            within[part] += sum(film.part == part for film in group) > 1
+            within[part] += sum(image.part == part for image in group) > 1
         for pair in combinations(parts, 2):
             across[" and ".join(pair)] += 1
     return DuplicateCounts(
@@ -73,25 +76,25 @@ def count_duplicates(groups: Sequence[DuplicateGroup]) -> DuplicateCounts:
 
 
 def _count_mixed(groups: Sequence[DuplicateGroup], name: str) -> int:
-    """Groups whose films tell more than one value; an empty one tells nothing."""
-    return sum(len({getattr(film, name) for film in group} - {""}) > 1 for group in groups)
+    """Count groups whose images have more than one value; empty values are ignored."""
+    return sum(len({getattr(image, name) for image in group} - {""}) > 1 for group in groups)
 
 
-def _group_by_key(films: Sequence[ImageStats], marks: Iterable[object]) -> list[DuplicateGroup]:
-    """The films that share a mark, in groups of two or more."""
+def _group_by_key(images: Sequence[ImageStats], keys: Iterable[object]) -> list[DuplicateGroup]:
+    """Group the images that share a key, two or more per group."""
     groups: dict[object, list[ImageStats]] = defaultdict(list)
-    for film, mark in zip(films, marks, strict=True):
-        groups[mark].append(film)
+    for image, key in zip(images, keys, strict=True):
+        groups[key].append(image)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def _find_close_pairs(films: Sequence[ImageStats]) -> NDArray[np.int64]:
-    """Indices of films whose hashes are close, shape (pairs, 2), in blocks so that memory is flat.
+def _find_close_pairs(images: Sequence[ImageStats]) -> NDArray[np.int64]:
+    """Find pairs of images with close hashes, indices of shape (pairs, 2).
 
-    With bits written as -1 and 1, the product of two hashes is the number of bits that agree less
-    the number that differ.
+    With bits written as -1 and 1, the product of two hashes is the number of equal bits minus the
+    number of different bits. Blocks limit the memory.
     """
-    signs = np.stack([film.appearance for film in films]).astype(np.float32) * 2 - 1
+    signs = np.stack([image.phash for image in images]).astype(np.float32) * 2 - 1
     pairs = []
     for start in range(0, len(signs), BLOCK_SIZE):
         agreement = signs[start : start + BLOCK_SIZE] @ signs[start:].T
@@ -101,7 +104,7 @@ def _find_close_pairs(films: Sequence[ImageStats]) -> NDArray[np.int64]:
 
 
 def _label_components(pairs: NDArray[np.int64], size: int) -> NDArray[np.int32]:
-    """Number the connected parts of the graph of pairs, shape (size,)."""
+    """Label the connected components of the graph of pairs, shape (size,)."""
     graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
     parts: NDArray[np.int32] = connected_components(graph, directed=False)[1]
     return parts

@@ -1,8 +1,7 @@
-"""What the audit found, in plain sentences, worst first. Pure functions.
+"""The audit's findings as plain sentences, worst first. Pure functions.
 
-The order is fixed, by how far each fault can carry a figure away from the truth: films that lie on
-both sides of a split come first, then wrong labels, then what a network may learn instead of lungs,
-then what makes a figure less certain.
+The order is fixed by how far each fault can distort a result: first images on both sides of a
+split, then wrong labels, then cues other than lungs, then causes of uncertainty.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ if TYPE_CHECKING:
 MIN_PART_IMAGES = 100
 MIN_SHORTCUT_AUC = 0.6
 MAX_PREVALENCE_SHIFT = 0.05
-NO_FINDINGS = "Nothing wrong was found of what is looked for here."
+NO_FINDINGS = "The audit found none of the faults that it checks for."
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: a title, what was found, and what follows from it."""
+    """One fault: a title, and a text with the facts and their consequence."""
 
     title: str
     text: str
 
 
 def list_findings(audit: Audit) -> tuple[Finding, ...]:
-    """Every fault of a data set, worst first."""
+    """List every fault of a data set, worst first."""
     rules = (
         _check_missing_class,
         _check_duplicates_across,
@@ -61,11 +60,11 @@ def list_findings(audit: Audit) -> tuple[Finding, ...]:
 
 def _check_missing_class(audit: Audit) -> Iterator[Finding]:
     for part in audit.parts:
-        missing = [label for label in CLASSES if not audit.count(part, label)]
+        missing = [label for label in CLASSES if not audit.count_images(part, label)]
         if len(missing) == 1:
             yield Finding(
-                f"{_format_part(part)} has no film of {missing[0]}",
-                "Nothing can be learned or measured with one class.",
+                f"{_format_part(part)} has no image of {missing[0]}",
+                "One class is not enough to train or measure a model.",
             )
 
 
@@ -73,9 +72,9 @@ def _check_duplicates_across(audit: Audit) -> Iterator[Finding]:
     for name, facts in _list_duplicate_kinds(audit):
         for pair, groups in facts.counts.across.items():
             yield Finding(
-                f"Copies in both {pair}",
-                f"Films that {name} lie on both sides ({format_count(groups, 'group')}): what was seen in "
-                "training is no test.",
+                f"Duplicates in both {pair}",
+                f"{format_count(groups, 'group')} of images that {name} lie in both parts. "
+                "An image used in training cannot test a model.",
             )
 
 
@@ -83,9 +82,9 @@ def _check_mixed_labels(audit: Audit) -> Iterator[Finding]:
     for name, facts in _list_duplicate_kinds(audit):
         if facts.counts.mixed_labels:
             yield Finding(
-                f"{format_count(facts.counts.mixed_labels, 'film')} with two labels",
-                f"Films that {name} are labelled {CLASSES[0]} as well as {CLASSES[1]}: one of the "
-                "two is wrong.",
+                f"{format_count(facts.counts.mixed_labels, 'image')} with two labels",
+                f"Images that {name} are labelled both {CLASSES[0]} and {CLASSES[1]}. "
+                "One of the two labels is wrong.",
             )
 
 
@@ -93,13 +92,13 @@ def _check_shared_patients(audit: Audit) -> Iterator[Finding]:
     for shared in audit.patients.shared:
         first, second = shared.parts
         text = (
-            f"{format_count(shared.images[1], 'film')} of {second} and {shared.images[0]:,} of {first} bear "
-            "a number that both have. Whether they are the same people is not known: the numbering "
-            "may have started again."
+            f"{format_count(shared.images[1], 'image')} of {second} and {shared.images[0]:,} of "
+            f"{first} have a patient number that appears in both parts. They may show the same "
+            "people, or the numbering may have started again."
         )
         if shared.same_cause is not None:
-            some = {0: "none", shared.patients: "all"}.get(shared.same_cause, shared.same_cause)
-            text += f" With the same cause (bacteria, virus or none) in both: {some} of them."
+            same = {0: "None", shared.patients: "All"}.get(shared.same_cause, shared.same_cause)
+            text += f" {same} of them have the same cause (bacteria, virus or none) in both parts."
         yield Finding(
             f"{format_count(shared.patients, 'patient number')} in both {first} and {second}", text
         )
@@ -110,8 +109,8 @@ def _check_unusable(audit: Audit) -> Iterator[Finding]:
         first = sanitize_text(audit.unusable[0].image)
         yield Finding(
             f"{format_count(len(audit.unusable), 'file')} cannot be used",
-            f"In a class folder, but not to be decoded: for example {first}. "
-            "Training refuses the set until that is mended or removed.",
+            f"Files in class folders that do not decode, for example {first}. "
+            "Training refuses the data set until they are repaired or removed.",
         )
 
 
@@ -119,7 +118,8 @@ def _check_strays(audit: Audit) -> Iterator[Finding]:
     for stray in audit.strays:
         yield Finding(
             f"{format_count(stray.files, 'file')} without a label",
-            f"{sanitize_text(stray.sentence, 200)} No class folder holds that: it was left out here.",
+            f"{sanitize_text(stray.sentence, 200)} It is outside the class folders, so the audit "
+            "ignored it.",
         )
 
 
@@ -133,37 +133,39 @@ def _check_shortcut(audit: Audit) -> Iterator[Finding]:
     best = max(single, key=lambda name: single[name])
     on_test = audit.shortcut.test.get(ALL_PROPERTIES)
     yield Finding(
-        f"AUC {format_value(found)} without looking at any place in the film",
-        f"A rule that knows only {join_words(list(single))} of a film tells the classes apart with "
+        f"AUC {format_value(found)} without looking at the lungs",
+        f"A model that sees only {join_words(list(single))} of an image separates the classes with "
         f"AUC {format_estimate(found)}"
         + (f", on test {format_estimate(on_test)}" if on_test else "")
-        + f"; {best} alone with {single[best]:.3f}. A network may learn the same instead of lungs.",
+        + f"; {best} alone reaches {single[best]:.3f}. A network may learn these cues instead of "
+        "lungs.",
     )
 
 
 def _check_prevalence_shift(audit: Audit) -> Iterator[Finding]:
     shares = {
-        part: audit.count(part, CLASSES[1]) / sum(audit.count(part, label) for label in CLASSES)
+        part: audit.count_images(part, CLASSES[1])
+        / sum(audit.count_images(part, label) for label in CLASSES)
         for part in audit.parts
-        if any(audit.count(part, label) for label in CLASSES)
+        if any(audit.count_images(part, label) for label in CLASSES)
     }
     if len(shares) > 1 and max(shares.values()) - min(shares.values()) > MAX_PREVALENCE_SHIFT:
-        told = join_words([f"{share:.0%} of {part}" for part, share in shares.items()])
+        listed = join_words([f"{share:.0%} of {part}" for part, share in shares.items()])
         yield Finding(
             "The parts differ in their share of pneumonia",
-            f"Pneumonia is {told}: probabilities and precision from one part do not hold in "
-            "another.",
+            f"Pneumonia makes up {listed}. Probabilities and precision measured in one part do not "
+            "hold in another.",
         )
 
 
 def _check_small_parts(audit: Audit) -> Iterator[Finding]:
     for part in audit.parts:
-        films = sum(c.images for c in audit.counts if c.part == part)
-        if films < MIN_PART_IMAGES:
+        images = sum(c.images for c in audit.counts if c.part == part)
+        if images < MIN_PART_IMAGES:
             yield Finding(
-                f"{_format_part(part)} has {format_count(films, 'film')}",
-                "Too few to choose or to measure anything on: one film more or less moves every "
-                f"figure by {100 / films:.1f} points.",
+                f"{_format_part(part)} has {format_count(images, 'image')}",
+                "Too few to choose or measure a model: one image changes every figure by "
+                f"{100 / images:.1f} points.",
             )
 
 
@@ -171,9 +173,9 @@ def _check_missing_patients(audit: Audit) -> Iterator[Finding]:
     unknown = audit.patients.images_without_patient
     if unknown:
         yield Finding(
-            f"{format_count(unknown, 'film')} of no known patient",
-            f"{unknown:,} of {audit.images:,} file names tell no patient. Films of one person may "
-            "lie on both sides of any split, and nothing here could find them.",
+            f"{format_count(unknown, 'image')} without a patient number",
+            f"{unknown:,} of {audit.images:,} file names contain no patient number. Images of one "
+            "person may lie on both sides of any split, and the audit cannot find them.",
         )
 
 
@@ -181,9 +183,9 @@ def _check_mixed_patients(audit: Audit) -> Iterator[Finding]:
     for name, facts in _list_duplicate_kinds(audit):
         if facts.counts.mixed_patients:
             yield Finding(
-                f"{format_count(facts.counts.mixed_patients, 'film')} under two patient numbers",
-                f"Films that {name} bear different patient numbers: splitting by number alone "
-                "would put the same film on both sides.",
+                f"{format_count(facts.counts.mixed_patients, 'image')} with two patient numbers",
+                f"Images that {name} have different patient numbers. A split by number alone "
+                "would put the same image on both sides.",
             )
 
 
@@ -191,21 +193,21 @@ def _check_duplicates_within(audit: Audit) -> Iterator[Finding]:
     for name, facts in _list_duplicate_kinds(audit):
         within = facts.counts.within
         if within:
-            told = join_words([f"{number:,} in {part}" for part, number in within.items()])
+            listed = join_words([f"{number:,} in {part}" for part, number in within.items()])
             yield Finding(
-                f"{format_count(facts.counts.images, 'film')} that {name}",
-                f"Groups of copies: {told}. They are counted more than once in every figure.",
+                f"{format_count(facts.counts.images, 'image')} that {name}",
+                f"Groups of duplicates: {listed}. Every figure counts them more than once.",
             )
 
 
 def _check_repeated_patients(audit: Audit) -> Iterator[Finding]:
     tables = audit.patients.images_per_patient.values()
-    several = sum(patients for table in tables for films, patients in table.items() if films > 1)
+    several = sum(patients for table in tables for images, patients in table.items() if images > 1)
     if several:
         yield Finding(
-            f"{format_count(several, 'patient')} with several films",
-            f"Up to {max(map(max, tables))} films bear one number. They are not independent: split "
-            "by film, they make a model look better than it is.",
+            f"{format_count(several, 'patient')} with several images",
+            f"Up to {max(map(max, tables))} images share one patient number. They are not "
+            "independent: splitting them by image makes a model look better than it is.",
         )
 
 
@@ -214,4 +216,4 @@ def _list_duplicate_kinds(audit: Audit) -> tuple[tuple[str, DuplicateFacts], ...
 
 
 def _format_part(part: str) -> str:
-    return "The set" if part == "all" else f"The part {part}"
+    return "The data set" if part == "all" else f"The part {part}"

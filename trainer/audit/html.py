@@ -1,4 +1,4 @@
-"""Write what the audit found as one HTML page that needs no other file, and as JSON."""
+"""The audit's result as one self-contained HTML page, and as JSON."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _XML_ID = re.compile(r'(\bid="|xlink:href="#|url\(#)')
 
 @dataclass(frozen=True)
 class DuplicateRow:
-    """One kind of copies in the table: what they are, and in how many groups."""
+    """One kind of duplicates in the table, with its counts."""
 
     kind: str
     groups: int
@@ -58,7 +58,7 @@ class DuplicateRow:
 
 @dataclass(frozen=True)
 class PageFacts:
-    """The texts of the page, in its order."""
+    """The texts of the page, in order."""
 
     title: str
     about: str
@@ -82,17 +82,17 @@ class PageFacts:
 
 
 def check_writable(output: Path) -> Output:
-    """Make sure that an audit could be written into a folder, and write nothing.
+    """Check that an audit can be written into a folder; write nothing.
 
     Returns:
         The folder.
 
     Raises:
-        ForeignFile: A file of an audit's name is there, and this program did not write it.
+        ForeignFile: A file with a name of the audit exists, and this program did not write it.
     """
-    place = open_output(output.absolute())
-    place.refuse_foreign_files([FACTS_FILE, PAGE_FILE])
-    return place
+    target = open_output(output.absolute())
+    target.refuse_foreign_files([FACTS_FILE, PAGE_FILE])
+    return target
 
 
 def write_audit(audit: Audit, output: Path) -> Path:
@@ -102,15 +102,15 @@ def write_audit(audit: Audit, output: Path) -> Path:
         The path of the page.
 
     Raises:
-        ForeignFile: A file of that name is there, and this program did not write it.
+        ForeignFile: A file of that name exists, and this program did not write it.
         ReportError: The folder cannot be written.
     """
     page = render_html(audit)
     facts = msgspec.json.format(msgspec.json.encode(audit), indent=2).decode() + "\n"
-    place = check_writable(output)
+    target = check_writable(output)
     try:
-        place.prepare()
-        place.write_all({FACTS_FILE: facts.encode(), PAGE_FILE: page.encode()})
+        target.prepare()
+        target.write_all({FACTS_FILE: facts.encode(), PAGE_FILE: page.encode()})
     except OutputError as exc:
         raise ReportError(
             f"The audit cannot be written: {exc.sentence}", "Choose another folder with -o."
@@ -119,7 +119,7 @@ def write_audit(audit: Audit, output: Path) -> Path:
 
 
 def render_html(audit: Audit) -> str:
-    """Lay out the page: HTML with its style, typeface and figures inside."""
+    """Render the page: HTML with embedded style, fonts and charts."""
     style = (files("report_templates") / "audit.css").read_text(encoding="utf-8")
     return load_template(TEMPLATE).render(
         facts=build_page_facts(audit),
@@ -130,23 +130,26 @@ def render_html(audit: Audit) -> str:
 
 
 def build_page_facts(audit: Audit) -> PageFacts:
-    """Every sentence and table of the page."""
-    faults = list_findings(audit)
+    """Build every sentence and table of the page."""
+    findings = list_findings(audit)
     groups = [*audit.identical.groups, *audit.near_duplicates.groups]
-    test = "" if audit.test_labels_opened else " The labels of the test part were not opened."
+    test = "" if audit.test_labels_opened else " The labels of the test part stayed hidden."
     return PageFacts(
         title=sanitize_text(audit.data, 60),
-        about=f"{format_count(audit.images, 'film')} in {_format_parts(audit)}, looked at one by one.{test}",
+        about=(
+            f"{format_count(audit.images, 'image')} in {_format_parts(audit)}, "
+            f"checked one by one.{test}"
+        ),
         synthetic=audit.synthetic,
-        worst=faults[:N_WORST],
-        others=faults[N_WORST:],
-        nothing="" if faults else NO_FINDINGS,
+        worst=findings[:N_WORST],
+        others=findings[N_WORST:],
+        nothing="" if findings else NO_FINDINGS,
         rows=_make_count_rows(audit),
         patients=_describe_patients(audit),
         shared=tuple(_describe_shared_patients(audit)),
         duplicates=(
-            _make_duplicate_row("The same pixels", audit.identical),
-            _make_duplicate_row("Look the same", audit.near_duplicates),
+            _make_duplicate_row("have the same pixels", audit.identical),
+            _make_duplicate_row("look the same", audit.near_duplicates),
         ),
         duplicate_groups=tuple(
             " = ".join(sanitize_text(name, 60) for name in group)
@@ -172,7 +175,7 @@ def _format_parts(audit: Audit) -> str:
 
 def _make_count_rows(audit: Audit) -> tuple[tuple[str, str, str, str], ...]:
     return tuple(
-        (c.part, c.label or "not opened", c.cause if c.label == CLASSES[1] else "", f"{c.images:,}")
+        (c.part, c.label or "hidden", c.cause if c.label == CLASSES[1] else "", f"{c.images:,}")
         for c in audit.counts
     )
 
@@ -181,17 +184,22 @@ def _describe_patients(audit: Audit) -> str:
     patients = audit.patients
     if not patients.patients:
         return (
-            "No file name tells a patient, so films of one person cannot be kept on one side of a "
-            "split, and every film counts as a patient of its own."
+            "No file name contains a patient number. A split cannot keep the images of one person "
+            "together, and every image counts as a separate patient."
         )
-    text = f"File names tell {format_count(patients.patients, 'patient')}, counted in each part by itself."
+    text = (
+        f"File names contain {format_count(patients.patients, 'patient number')}, counted "
+        "separately in each part."
+    )
     if patients.images_without_patient:
-        text += f" For {format_count(patients.images_without_patient, 'film')} the name tells none."
+        text += (
+            f" The names of {format_count(patients.images_without_patient, 'image')} contain none."
+        )
     if patients.both_causes:
         text += (
-            f" {patients.both_causes:,} numbers stand before bacterial as well as viral films: "
-            "either these people had both, or the two were numbered separately and one number "
-            "means two people."
+            f" {patients.both_causes:,} numbers have both bacterial and viral images. Either these "
+            "people had both, or the two causes were numbered separately and one number means "
+            "two people."
         )
     return text
 
@@ -199,7 +207,7 @@ def _describe_patients(audit: Audit) -> str:
 def _describe_shared_patients(audit: Audit) -> list[str]:
     return [
         f"{format_count(shared.patients, 'patient number')} in both {shared.parts[0]} and "
-        f"{shared.parts[1]}: {shared.images[0]:,} films of {shared.parts[0]}, "
+        f"{shared.parts[1]}: {shared.images[0]:,} images of {shared.parts[0]}, "
         f"{shared.images[1]:,} of {shared.parts[1]}."
         for shared in audit.patients.shared
     ]
@@ -224,19 +232,20 @@ def _describe_constant(audit: Audit) -> str:
     if not same or not audit.appearance:
         return ""
     return (
-        f"The same for every film, so not drawn: {join_words(same)}. Where films were resized "
-        "after they were published, what their first size told is gone."
+        f"The same for every image, so not drawn: {join_words(same)}. In a resized copy of a "
+        "data set, the original sizes are lost."
     )
 
 
 def _describe_shortcut(audit: Audit) -> str:
     found = audit.shortcut
-    if found.missing:
-        return found.missing
-    text = f"Cross-validated by patient: AUC {format_estimate(found.cross_validation[ALL_PROPERTIES])}."
+    if found.missing_reason:
+        return found.missing_reason
+    validated = format_estimate(found.cross_validation[ALL_PROPERTIES])
+    text = f"Cross-validated by patient: AUC {validated}."
     if found.test:
-        tried = format_estimate(found.test[ALL_PROPERTIES])
-        text += f" Fitted on all the other films and tried on test: AUC {tried}."
+        tested = format_estimate(found.test[ALL_PROPERTIES])
+        text += f" Fitted on all other images and evaluated on test: AUC {tested}."
     return text
 
 
@@ -249,7 +258,7 @@ def _describe_rest(found: int, shown: int, one: str) -> str:
 
 
 def _draw_charts(audit: Audit) -> dict[str, Markup]:
-    """The figures that this data set gives, by name, ready to stand in the page."""
+    """Draw the charts that this data set allows, by name, ready to embed."""
     drawn = {
         "counts": (
             charts.draw_counts(audit.counts),
@@ -257,7 +266,7 @@ def _draw_charts(audit: Audit) -> dict[str, Markup]:
         ),
     }
     if audit.patients.images_per_patient:
-        drawn["patients"] = (charts.draw_images_per_patient(audit), "Patients by number of films.")
+        drawn["patients"] = (charts.draw_images_per_patient(audit), "Patients by number of images.")
     if audit.patients.shared:
         text = " ".join(_describe_shared_patients(audit))
         drawn["shared"] = (charts.draw_shared_patients(audit.patients.shared, audit), text)
@@ -281,14 +290,14 @@ def _draw_charts(audit: Audit) -> dict[str, Markup]:
 
 
 def _inline_svg(svg: str, name: str, alt: str) -> Markup:
-    """An SVG document as an element of a page: its ids its own, its meaning told in words."""
+    """Turn an SVG document into a page element, with prefixed ids and a text description."""
     element = _XML_ID.sub(rf"\g<1>{name}-", svg[svg.index("<svg ") :])
-    said = f'<svg role="img" aria-label="{escape(replace_unsupported(alt))}" '
-    return Markup(said + element.removeprefix("<svg "))  # noqa: S704 - drawn here, its texts escaped
+    tag = f'<svg role="img" aria-label="{escape(replace_unsupported(alt))}" '
+    return Markup(tag + element.removeprefix("<svg "))  # noqa: S704 - drawn here, its texts escaped
 
 
 def _encode_fonts() -> list[tuple[int, str]]:
-    """Weight and base64 text of each font file."""
+    """Encode each font file: weight and base64 text."""
     folder = files("report_templates") / "fonts"
     return [
         (weight, base64.b64encode((folder / name).read_bytes()).decode())

@@ -1,4 +1,4 @@
-"""Read every film once, and keep what the audit needs of it: never the pixels themselves."""
+"""Statistics of every image, which is read once; pixels are not kept."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ HASH_BITS = HASH_SIZE**2
 
 @dataclass(frozen=True)
 class ImageStats:
-    """One film as the audit knows it.
+    """The statistics of one image.
 
-    ``label`` and ``cause`` are empty where they may not be looked at; ``patient`` is empty where
-    the file name tells none. ``brightness``, ``contrast`` (standard deviation) and ``border`` (mean
-    of the outer sixteenth on each side) are grey levels of the decoded film, 0 to 255. ``appearance`` is
-    a perceptual hash, (HASH_BITS,) bool.
+    ``label`` and ``cause`` are empty if hidden; ``patient`` is empty if the file name contains
+    none. ``brightness`` (mean), ``contrast`` (standard deviation) and ``border`` (mean of the outer
+    sixteenth on each side) are grey levels of the decoded image, 0 to 255. ``phash`` is a
+    perceptual hash, (HASH_BITS,) bool.
     """
 
     key: str
@@ -56,11 +56,11 @@ class ImageStats:
     contrast: float
     border: float
     pixels_sha256: str
-    appearance: NDArray[np.bool_]
+    phash: NDArray[np.bool_]
 
 
 class UnusableFile(msgspec.Struct, frozen=True, rename={"image": "film"}):
-    """A file in a class folder that does not decode, and why."""
+    """A file in a class folder that does not decode, with the reason."""
 
     image: str
     reason: str
@@ -70,43 +70,43 @@ class UnusableFile(msgspec.Struct, frozen=True, rename={"image": "film"}):
 def measure_images(
     layout: Layout, *, open_test: bool
 ) -> tuple[list[ImageStats], list[UnusableFile]]:
-    """Decode and measure every film of a folder.
+    """Decode and measure every image of a folder.
 
     Args:
         layout: From ``read_layout``.
-        open_test: Whether the labels of the test part may be looked at.
+        open_test: Use the labels of the test part.
 
     Returns:
-        The films in the order of their parts and names, and the files that could not be used.
+        The images in order of parts and names, and the files that cannot be used.
 
     Raises:
-        DatasetError: A film lies in both classes' folders at once.
+        DatasetError: One class folder lies inside the other.
     """
-    places = [(part, path) for part, paths in layout.parts.items() for path in paths]
+    items = [(part, path) for part, paths in layout.parts.items() for path in paths]
 
-    def measure(place: tuple[str, Path]) -> ImageStats | UnusableFile:
-        part, path = place
-        sealed = part == "test" and not open_test
+    def measure(item: tuple[str, Path]) -> ImageStats | UnusableFile:
+        part, path = item
+        hidden = part == "test" and not open_test
         label = CLASSES[find_label(layout.root, path)]
         key = path.relative_to(layout.root).as_posix()
         try:
-            return _measure_image(path, key, part, "" if sealed else label)
+            return _measure_image(path, key, part, "" if hidden else label)
         except ImageError as exc:
             return UnusableFile(key, exc.code, str(exc))
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        progress = {"total": len(places), "unit": "film", "desc": "Reading", "leave": False}
-        found = list(tqdm(pool.map(measure, places), disable=logs_json() or None, **progress))
-    films = [film for film in found if isinstance(film, ImageStats)]
-    return films, [file for file in found if isinstance(file, UnusableFile)]
+        progress = {"total": len(items), "unit": "image", "desc": "Reading", "leave": False}
+        found = list(tqdm(pool.map(measure, items), disable=logs_json() or None, **progress))
+    images = [image for image in found if isinstance(image, ImageStats)]
+    return images, [file for file in found if isinstance(file, UnusableFile)]
 
 
 def find_cause(key: str, label: str) -> str:
-    """What caused a pneumonia, from a file name of the Kermany set.
+    """Find the cause of a pneumonia in a file name of the Kermany data set.
 
     Returns:
-        "bacterial", "viral", "unknown" where the name tells none, "normal" for a normal film, and
-        nothing for a film whose label may not be looked at.
+        "bacterial", "viral", "unknown" if the name contains neither, "normal" for a normal
+        image, and "" for an image with a hidden label.
     """
     if label != CLASSES[1]:
         return label.lower()
@@ -136,5 +136,5 @@ def _measure_image(path: Path, key: str, part: str, label: str) -> ImageStats:
         contrast=float(pixels.std()),
         border=border,
         pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
-        appearance=imagehash.phash(Image.fromarray(pixels), HASH_SIZE).hash.ravel(),
+        phash=imagehash.phash(Image.fromarray(pixels), HASH_SIZE).hash.ravel(),
     )

@@ -1,9 +1,9 @@
-"""Validation films as another hospital might send them: the shifted validation.
+"""Validation images as another hospital might send them: the shifted validation set.
 
-Validation films are like training films, and nearly every network reads them well. What breaks on
-new films shows on these: the same validation films, darker, brighter, flatter, cropped, bordered,
-blurred, enlarged from a small picture, compressed, or turned. Networks and calibration are judged
-on them as well, and no test film is needed for that.
+Validation images resemble training images, so nearly every network classifies them well. Weaknesses
+on new images show on these corruptions: darker, brighter, lower contrast, cropped, bordered,
+blurred, enlarged from a small image, compressed, rotated. Networks and calibration are evaluated on
+them too, which needs no test image.
 """
 
 from __future__ import annotations
@@ -28,73 +28,74 @@ TURN_DEGREES = 8
 JPEG_QUALITY = 25
 
 
-def corrupt_images(films: LabelledImages) -> LabelledImages:
-    """Every film in each of the ways of ``CORRUPTIONS``, one way after the other.
+def corrupt_images(images: LabelledImages) -> LabelledImages:
+    """Apply each of ``CORRUPTIONS`` to every image.
 
     Args:
-        films: N films.
+        images: N images.
 
     Returns:
-        N films for each way; patients stay what they are, keys say the way.
+        N images per corruption, one corruption after the other. Patients stay the same; keys
+        end with the corruption's name.
     """
-    ways = len(CORRUPTIONS)
+    n_corruptions = len(CORRUPTIONS)
     return LabelledImages(
-        pixels=np.concatenate([_corrupt(films.pixels, change) for change in CORRUPTIONS.values()]),
-        labels=np.tile(films.labels, ways),
-        patients=np.tile(films.groups, ways),
-        keys=np.array([f"{key} {name}" for name in CORRUPTIONS for key in films.keys]),
+        pixels=np.concatenate([_corrupt(images.pixels, change) for change in CORRUPTIONS.values()]),
+        labels=np.tile(images.labels, n_corruptions),
+        patients=np.tile(images.groups, n_corruptions),
+        keys=np.array([f"{key} {name}" for name in CORRUPTIONS for key in images.keys]),
     )
 
 
 def _corrupt(
     pixels: NDArray[np.uint8], change: Callable[[Image.Image], Image.Image]
 ) -> NDArray[np.uint8]:
-    shifted = [np.asarray(change(Image.fromarray(film[:, :, 0]))) for film in pixels]
+    shifted = [np.asarray(change(Image.fromarray(image[:, :, 0]))) for image in pixels]
     return np.stack(shifted)[..., None]
 
 
-def _gamma(film: Image.Image, exponent: float) -> Image.Image:
-    return film.point([round(255 * (level / 255) ** exponent) for level in range(256)])
+def _gamma(image: Image.Image, exponent: float) -> Image.Image:
+    return image.point([round(255 * (level / 255) ** exponent) for level in range(256)])
 
 
-def _reduce_contrast(film: Image.Image) -> Image.Image:
-    mean = np.asarray(film).mean()
-    return film.point([round(mean + 0.6 * (level - mean)) for level in range(256)])
+def _reduce_contrast(image: Image.Image) -> Image.Image:
+    mean = np.asarray(image).mean()
+    return image.point([round(mean + 0.6 * (level - mean)) for level in range(256)])
 
 
-def _crop(film: Image.Image) -> Image.Image:
-    edge = film.width * (1 - CROP_SHARE) / 2
-    box = (edge, edge, film.width - edge, film.width - edge)
-    return film.resize(film.size, Image.Resampling.BILINEAR, box=box)
+def _crop(image: Image.Image) -> Image.Image:
+    edge = image.width * (1 - CROP_SHARE) / 2
+    box = (edge, edge, image.width - edge, image.width - edge)
+    return image.resize(image.size, Image.Resampling.BILINEAR, box=box)
 
 
-def _add_border(film: Image.Image) -> Image.Image:
-    inner = round(film.width * CROP_SHARE)
-    edge = (film.width - inner) // 2
-    bordered = Image.new("L", film.size)
-    bordered.paste(film.resize((inner, inner), Image.Resampling.BILINEAR), (edge, edge))
+def _add_border(image: Image.Image) -> Image.Image:
+    inner = round(image.width * CROP_SHARE)
+    edge = (image.width - inner) // 2
+    bordered = Image.new("L", image.size)
+    bordered.paste(image.resize((inner, inner), Image.Resampling.BILINEAR), (edge, edge))
     return bordered
 
 
-def _downsample(film: Image.Image) -> Image.Image:
-    small = film.resize((LOW_RESOLUTION_PX, LOW_RESOLUTION_PX), Image.Resampling.BILINEAR)
-    return small.resize(film.size, Image.Resampling.BILINEAR)
+def _downsample(image: Image.Image) -> Image.Image:
+    small = image.resize((LOW_RESOLUTION_PX, LOW_RESOLUTION_PX), Image.Resampling.BILINEAR)
+    return small.resize(image.size, Image.Resampling.BILINEAR)
 
 
-def _compress_jpeg(film: Image.Image) -> Image.Image:
+def _compress_jpeg(image: Image.Image) -> Image.Image:
     buffer = io.BytesIO()
-    film.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return Image.open(buffer)
 
 
 CORRUPTIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "darker": lambda film: _gamma(film, 1.5),
-    "brighter": lambda film: _gamma(film, 1 / 1.5),
+    "darker": lambda image: _gamma(image, 1.5),
+    "brighter": lambda image: _gamma(image, 1 / 1.5),
     "flatter": _reduce_contrast,
     "cropped": _crop,
     "bordered": _add_border,
-    "blurred": lambda film: film.filter(ImageFilter.GaussianBlur(BLUR_PX)),
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(BLUR_PX)),
     "enlarged": _downsample,
     "compressed": _compress_jpeg,
-    "turned": lambda film: film.rotate(TURN_DEGREES, Image.Resampling.BILINEAR),
+    "turned": lambda image: image.rotate(TURN_DEGREES, Image.Resampling.BILINEAR),
 }

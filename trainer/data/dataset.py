@@ -1,9 +1,9 @@
 """Labelled folders -> pixels, labels, patients and splits.
 
 Reads the Kaggle layout (``train``, ``val``, ``test``, each with ``NORMAL`` and ``PNEUMONIA``) or
-any folder that has the two class folders. The official test films are kept apart. The official
-validation split has 16 films, too few to choose anything on, so train and val are pooled and split
-again: by patient, seeded, stratified by class.
+any folder with the two class folders. The official test images stay separate. The official
+validation split has 16 images, too few to choose anything on. Therefore train and val are pooled
+and split again: by patient, seeded, stratified by class.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ MIN_IMAGES_PER_CLASS = 2 * N_FOLDS
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """A set of labelled films, all arrays of length N.
+    """A set of N labelled images.
 
-    ``pixels`` is (N, S, S, 1) uint8, ``labels`` (N,) 1 for pneumonia, ``patients`` and ``keys`` one
-    string per film; a patient is empty where the file name tells none.
+    ``pixels`` is (N, S, S, 1) uint8, ``labels`` (N,) with 1 for pneumonia, ``patients`` and
+    ``keys`` (N,) strings; a patient is empty if the file name contains none.
     """
 
     pixels: NDArray[np.uint8]
@@ -57,34 +57,34 @@ class LabelledImages:
         return len(self.labels)
 
     def take(self, indices: NDArray[np.int64]) -> LabelledImages:
-        """The films at ``indices``."""
+        """Select the images at ``indices``."""
         return LabelledImages(
             self.pixels[indices], self.labels[indices], self.patients[indices], self.keys[indices]
         )
 
     @property
     def groups(self) -> NDArray[np.str_]:
-        """The patient of each film; a film without one is a group of its own."""
+        """The patient of each image, (N,); an image without one forms its own group."""
         return np.where(self.patients == "", self.keys, self.patients)
 
     @property
     def etiology(self) -> NDArray[np.str_]:
-        """What caused each film's pneumonia, as the file name tells; empty where it does not."""
+        """The cause of each image's pneumonia from its file name, (N,); empty if unknown."""
         return np.array([parse_etiology(key) for key in self.keys])
 
     @property
     def pneumonia(self) -> int:
-        """How many films are labelled pneumonia."""
+        """The number of images labelled pneumonia."""
         return int(self.labels.sum())
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training, validation and (where the folder has one) official test films.
+    """Training, validation and, if the folder has them, official test images.
 
-    ``external`` holds normal films of other places by name, for evaluation alone; ``audit`` is
-    what is wrong with the films, for the card. ``withheld`` says why a model of this split may not
-    be exported; empty for all that may.
+    ``external`` maps names to normal images from other hospitals, for evaluation only. ``audit``
+    summarises the faults of the data, for the model card. ``withheld`` states why a model of this
+    split may not be exported; empty if it may.
     """
 
     name: str
@@ -98,12 +98,12 @@ class Dataset:
     withheld: str = ""
 
     def counts(self) -> dict[str, int]:
-        """Films by split and class."""
+        """Count the images by split and class."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
-            f"{name} {CLASSES[label]}": int((films.labels == label).sum())
-            for name, films in splits.items()
-            if films is not None
+            f"{name} {CLASSES[label]}": int((images.labels == label).sum())
+            for name, images in splits.items()
+            if images is not None
             for label in (0, 1)
         }
 
@@ -113,113 +113,119 @@ def read_dataset(root: Path, size_px: int, seed: int) -> Dataset:
 
     Args:
         root: A folder with NORMAL and PNEUMONIA, or with train, val and test that have them.
-        size_px: Side of the square that every film is decoded to.
-        seed: Of the split.
+        size_px: Side of the square that every image is decoded to.
+        seed: Seed of the split.
 
     Raises:
-        DatasetError: No such folder, a class missing or too small, a folder that is no class, or a
-            film that cannot be read.
+        DatasetError: The folder does not exist, a class is missing or too small, a folder is
+            not a class, or an image cannot be read.
     """
     layout = read_layout(root)
     check_strays(layout)
-    own = (WHOLE_SET, "train", "val")
-    paths = [path for part in own for path in layout.parts.get(part, [])]
+    parts = (WHOLE_SET, "train", "val")
+    paths = [path for part in parts for path in layout.parts.get(part, [])]
     held_out = layout.parts.get("test", [])
     check_class_sizes(root, paths)
     if held_out:
         check_both_classes(root / "test", held_out)
-    films, hashes = read_images(root, paths, size_px)
-    if unknown := _describe_missing_patients(films):
+    images, hashes = read_images(root, paths, size_px)
+    if unknown := _describe_missing_patients(images):
         log.warning("            Warning: %s", unknown)
-    train, validation = _split_by_patient(films, hashes, seed)
+    train, validation = _split_by_patient(images, hashes, seed)
     test, test_hashes = read_images(root, held_out, size_px) if held_out else (None, [])
     return Dataset(
         name=root.resolve().name,
-        fingerprint=hash_dataset([(films, hashes), *([(test, test_hashes)] if test else [])]),
-        split_policy=_describe_split_policy(films, kaggle=layout.kaggle, held_out=bool(held_out)),
-        train=films.take(train),
-        validation=films.take(validation),
+        fingerprint=hash_dataset([(images, hashes), *([(test, test_hashes)] if test else [])]),
+        split_policy=_describe_split_policy(images, kaggle=layout.kaggle, held_out=bool(held_out)),
+        train=images.take(train),
+        validation=images.take(validation),
         test=test,
     )
 
 
 def hash_dataset(parts: list[tuple[LabelledImages, list[str]]]) -> str:
-    """A hash of every film's content, label and patient, and of which films are test films."""
+    """Hash the content, label, patient and part (train or test) of every image."""
     lines = [
         f"{part} {content} {label} {patient}"
-        for part, (films, hashes) in enumerate(parts)
-        for content, label, patient in zip(hashes, films.labels, films.patients, strict=True)
+        for part, (images, hashes) in enumerate(parts)
+        for content, label, patient in zip(hashes, images.labels, images.patients, strict=True)
     ]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def _describe_split_policy(films: LabelledImages, *, kaggle: bool, held_out: bool) -> str:
-    """How the films were split, in a sentence or two that hold for this data set."""
+def _describe_split_policy(images: LabelledImages, *, kaggle: bool, held_out: bool) -> str:
+    """Describe how the images were split, for the model card."""
     whole = "Official train and val pooled, then split" if kaggle else "Split"
     parts = [
         f"{whole} {N_FOLDS - 1} : 1 by patient, stratified by class, seeded; films with identical "
         "content stay together."
     ]
-    if unknown := _describe_missing_patients(films):
+    if unknown := _describe_missing_patients(images):
         parts.append(unknown)
     if held_out:
         parts.append("Official test kept apart.")
     return " ".join(parts)
 
 
-def _describe_missing_patients(films: LabelledImages) -> str:
-    """How many films have no patient, and what was done about it; empty where all have one."""
-    unknown = int((films.patients == "").sum())
+def _describe_missing_patients(images: LabelledImages) -> str:
+    """Describe how many images have no patient and how they were split; empty if all have one."""
+    unknown = int((images.patients == "").sum())
     if not unknown:
         return ""
     return (
-        f"{unknown:,} of {len(films):,} file names tell no patient: each of these films was "
-        "taken for a patient of its own."
+        f"{unknown:,} of {len(images):,} file names contain no patient: each of these images "
+        "counts as a separate patient."
     )
 
 
 def check_strays(layout: Layout) -> None:
-    """Refuse films without a label; warn of folders beside train, val and test."""
+    """Reject images without a label; warn of folders beside train, val and test."""
     for stray in layout.strays:
         if stray.kind == "part":
-            log.warning("            Warning: left out, as no part of the set: %s", stray.sentence)
+            log.warning(
+                "            Warning: ignored, not a part of the data set: %s", stray.sentence
+            )
             continue
         meant = stray.path.name.upper()
         raise DatasetError(
-            f"Expected nothing but the class folders {CLASSES[0]} and {CLASSES[1]}, "
+            f"Expected only the class folders {CLASSES[0]} and {CLASSES[1]}, "
             f"found {stray.sentence}.",
             f"Rename it to {meant}."
             if stray.kind == "class" and meant in CLASSES
-            else "Move it elsewhere: it has no label, and nothing is left out silently.",
+            else "Move it out of the data set: it has no label, and no file is skipped silently.",
             private=[stray.path.name],
         )
 
 
 def check_both_classes(root: Path, paths: list[Path]) -> Counter[int]:
-    """Refuse a part without films of both classes; else how many films each has."""
+    """Count the images of each class; reject a part that lacks one."""
     counts = count_classes(root, paths)
     for label, name in enumerate(CLASSES):
         if not counts[label]:
             raise DatasetError(
-                f"Expected films in {root}/**/{name}, found none.",
+                f"Expected images in {root}/**/{name}, found none.",
                 f"The folder needs the two class folders {CLASSES[0]} and {CLASSES[1]}.",
             )
     return counts
 
 
 def check_class_sizes(root: Path, paths: list[Path]) -> None:
-    """Refuse a part with too few films of a class to train on."""
+    """Reject a part with too few images of a class to train on."""
     counts = check_both_classes(root, paths)
     for label, name in enumerate(CLASSES):
         if counts[label] < MIN_IMAGES_PER_CLASS:
             raise DatasetError(
-                f"Expected at least {MIN_IMAGES_PER_CLASS} films of {name} to train and validate "
+                f"Expected at least {MIN_IMAGES_PER_CLASS} images of {name} to train and validate "
                 f"on, found {counts[label]} in {root}."
             )
 
 
 def read_images(root: Path, paths: list[Path], size_px: int) -> tuple[LabelledImages, list[str]]:
-    """Decode every labelled film; also the SHA-256 of each file's content."""
+    """Decode every labelled image.
+
+    Returns:
+        The images, and the SHA-256 of each file's content.
+    """
     pixels, hashes = decode_images(paths, size_px)
     keys = [path.relative_to(root).as_posix() for path in paths]
     return (
@@ -234,13 +240,13 @@ def read_images(root: Path, paths: list[Path], size_px: int) -> tuple[LabelledIm
 
 
 def decode_images(paths: list[Path], size_px: int) -> tuple[NDArray[np.uint8], list[str]]:
-    """Decode every film.
+    """Decode every image.
 
     Returns:
-        Pixels, shape (N, size_px, size_px, 1), and the SHA-256 of each file's content.
+        Pixels, shape (N, size_px, size_px, 1) uint8, and the SHA-256 of each file's content.
 
     Raises:
-        DatasetError: A file cannot be read or is no film.
+        DatasetError: A file cannot be read or is not a radiograph.
     """
     pixels = np.empty((len(paths), size_px, size_px, 1), dtype=np.uint8)
 
@@ -251,7 +257,7 @@ def decode_images(paths: list[Path], size_px: int) -> tuple[NDArray[np.uint8], l
         except (ImageError, OSError) as exc:
             raise DatasetError(
                 f"{paths[index]} cannot be used: {exc}",
-                "Mend or remove the film; nothing is left out silently.",
+                "Repair or remove the file; no file is skipped silently.",
                 private=[str(paths[index])],
             ) from exc
         return hashlib.sha256(data).hexdigest()
@@ -261,34 +267,35 @@ def decode_images(paths: list[Path], size_px: int) -> tuple[NDArray[np.uint8], l
 
 
 def _split_by_patient(
-    films: LabelledImages, hashes: list[str], seed: int
+    images: LabelledImages, hashes: list[str], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    groups = find_connected_groups(films.groups, hashes)
+    groups = find_connected_groups(images.groups, hashes)
     if len(np.unique(groups)) < N_FOLDS:
         raise DatasetError(
-            f"Expected films of at least {N_FOLDS} patients to split by patient, "
+            f"Expected images of at least {N_FOLDS} patients to split by patient, "
             f"found {len(np.unique(groups))}."
         )
     folds = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
-    train, validation = next(folds.split(films.keys, films.labels, groups))
+    train, validation = next(folds.split(images.keys, images.labels, groups))
     for part, name in ((train, "training"), (validation, "validation")):
-        if len(np.unique(films.labels[part])) != len(CLASSES):
+        if len(np.unique(images.labels[part])) != len(CLASSES):
             raise DatasetError(
-                f"Splitting by patient left the {name} part with one class only.",
-                "Expected films of several patients in each class.",
+                f"The split by patient left only one class in the {name} part.",
+                "Provide images of several patients in each class.",
             )
     return train, validation
 
 
 def find_connected_groups(patients: NDArray[np.str_], hashes: list[str]) -> NDArray[np.int32]:
-    """Number the groups of films that share a patient or their content.
+    """Group images that share a patient or identical content.
 
     Args:
-        patients: Shape (N,), one id per film.
-        hashes: N hashes of their contents.
+        patients: Shape (N,), one id per image.
+        hashes: N hashes of the contents.
 
     Returns:
-        Shape (N,): the connected part of the graph of patients and contents that a film is in.
+        Shape (N,): the number of each image's connected component in the graph of patients and
+        contents.
     """
     by_patient = np.unique(patients, return_inverse=True)[1]
     by_content = np.unique(hashes, return_inverse=True)[1] + by_patient.max() + 1

@@ -1,4 +1,4 @@
-"""Normal films from elsewhere: read to see how many are flagged, never to train or choose on."""
+"""Normal images from other hospitals, to count how many are flagged; never for training."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ if TYPE_CHECKING:
 
 
 def read_external_images(folder: Path, size_px: int, dataset: Dataset) -> LabelledImages:
-    """Read a folder of films that are all known to be normal.
+    """Read a folder of images that are all known to be normal.
 
     Args:
-        folder: Every file in it and below it is a film; names that begin with a dot are left out.
-        size_px: Side of the square that every film is decoded to.
-        dataset: What the models are trained and chosen on. None of the films may be among it.
+        folder: Every file in it or below it must be an image; names with a leading dot are
+            ignored.
+        size_px: Side of the square that every image is decoded to.
+        dataset: The data that models are trained and chosen on. It must not contain these
+            images.
 
     Raises:
-        DatasetError: No such folder, no film in it, a file that is no film, or one that the models
-            are trained or chosen on.
+        DatasetError: The folder does not exist or is empty, a file is not a radiograph, or an
+            image is also in ``dataset``.
     """
     if not folder.is_dir():
         raise DatasetError(
-            f"Expected a folder of normal films, found none at {folder}.",
-            "Say where they are with --normals NAME=FOLDER.",
+            f"Expected a folder of normal images, found none at {folder}.",
+            "Check the path in --normals NAME=FOLDER.",
         )
     paths = sorted(
         path for path in folder.glob("**/*") if path.is_file() and not path.name.startswith(".")
     )
     if not paths:
         raise DatasetError(
-            f"Expected normal films in {folder}, found no file in it.",
-            "Leave --normals out, or name another folder.",
+            f"Expected normal images in {folder}, found no file in it.",
+            "Remove --normals, or name another folder.",
         )
     pixels, _ = decode_images(paths, size_px)
     keys = [path.relative_to(folder).as_posix() for path in paths]
@@ -53,19 +55,21 @@ def read_external_images(folder: Path, size_px: int, dataset: Dataset) -> Labell
 
 
 def _check_unseen(folder: Path, keys: list[str], pixels: np.ndarray, dataset: Dataset) -> None:
-    """Refuse a film whose pixels are those of a training or validation film."""
+    """Reject an image whose pixels equal those of a training or validation image."""
     known = {
-        _hash_pixels(film) for films in (dataset.train, dataset.validation) for film in films.pixels
+        _hash_pixels(image)
+        for images in (dataset.train, dataset.validation)
+        for image in images.pixels
     }
-    for key, film in zip(keys, pixels, strict=True):
-        if _hash_pixels(film) in known:
+    for key, image in zip(keys, pixels, strict=True):
+        if _hash_pixels(image) in known:
             raise DatasetError(
-                f"Expected films from elsewhere in {folder}, found {key}, which is also among the "
-                "films that the models are trained or chosen on.",
-                "Remove it: what a model has seen says nothing about other hospitals.",
+                f"Expected only external images in {folder}, found {key}, which is also a training "
+                "or validation image.",
+                "Remove it: an image used in training shows nothing about other hospitals.",
                 private=[key],
             )
 
 
-def _hash_pixels(film: np.ndarray) -> bytes:
-    return hashlib.blake2b(film.tobytes(), digest_size=16).digest()
+def _hash_pixels(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()

@@ -1,9 +1,9 @@
-"""Which files of a labelled folder are films, and which lie where no label is.
+"""The layout of a labelled folder: its images, and files that lie outside the class folders.
 
 A folder has the two class folders, or (the Kaggle layout) ``train``, ``val`` and ``test`` that have
-them. Every file below a class folder is a film and must decode, except what an operating system
-leaves behind: names that begin with a dot, and ``Thumbs.db``, ``desktop.ini`` and ``__MACOSX``.
-Everything else that may hold films is a stray: it is named and counted, never passed over.
+them. Every file below a class folder is an image and must decode, except system files: names with a
+leading dot, ``Thumbs.db``, ``desktop.ini`` and ``__MACOSX``. Other files that may be images are
+strays: they are reported and counted, never skipped silently.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 @dataclass(frozen=True)
 class Stray:
-    """Files outside the class folders, so without a label.
+    """Files outside the class folders, hence without a label.
 
     ``kind`` is "class" for a folder beside the class folders, "part" for one beside train, val and
-    test, and "loose" for films beside folders.
+    test, and "loose" for images beside folders.
     """
 
     kind: Literal["class", "part", "loose"]
@@ -40,19 +40,19 @@ class Stray:
 
     @property
     def sentence(self) -> str:
-        """What was found and where: "COVID with 12 files in data/train"."""
+        """The stray and its location: "COVID with 12 files in data/train"."""
         if self.kind == "loose":
-            some = "1 film" if self.files == 1 else f"{self.files:,} films"
-            return f"{some} beside the folders in {self.path.parent}, such as {self.path.name}"
-        some = "1 file" if self.files == 1 else f"{self.files:,} files"
-        return f"{self.path.name} with {some} in {self.path.parent}"
+            count = "1 image" if self.files == 1 else f"{self.files:,} images"
+            return f"{count} beside the folders in {self.path.parent}, such as {self.path.name}"
+        count = "1 file" if self.files == 1 else f"{self.files:,} files"
+        return f"{self.path.name} with {count} in {self.path.parent}"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The films of a labelled folder by part, and what lies beside them.
+    """The images of a labelled folder by part, and its strays.
 
-    ``parts`` has the names of ``PARTS`` that exist, or only ``WHOLE_SET`` for a folder without them.
+    ``parts`` has those of ``PARTS`` that exist, or only ``WHOLE_SET`` for a folder without them.
     """
 
     root: Path
@@ -61,18 +61,18 @@ class Layout:
 
     @property
     def kaggle(self) -> bool:
-        """Whether the folder brings its own parts."""
+        """True if the folder has its own parts."""
         return WHOLE_SET not in self.parts
 
 
 def read_layout(root: Path) -> Layout:
-    """List a labelled folder.
+    """List the files of a labelled folder.
 
     Raises:
-        DatasetError: There is no such folder, or a film lies in both classes' folders at once.
+        DatasetError: The folder does not exist, or one class folder lies inside the other.
     """
     if not root.is_dir():
-        raise DatasetError(f"Expected a folder with films, found none at {root}.")
+        raise DatasetError(f"Expected a folder with images, found none at {root}.")
     kaggle = (root / "train").is_dir()
     folders = {name: root / name for name in PARTS if (root / name).is_dir()}
     if not kaggle:
@@ -85,12 +85,12 @@ def read_layout(root: Path) -> Layout:
 
 
 def is_synthetic(root: Path) -> bool:
-    """Whether a folder, or the one around it, calls its films synthetic."""
-    return any((place / SYNTHETIC_MARKER).is_file() for place in (root, root.parent))
+    """Return True if a folder or its parent carries the marker of synthetic images."""
+    return any((folder / SYNTHETIC_MARKER).is_file() for folder in (root, root.parent))
 
 
 def find_label(root: Path, path: Path) -> int:
-    """The class of a film, from the folder that it lies in: 0 normal, 1 pneumonia.
+    """Find the class of an image by its folder: 0 normal, 1 pneumonia.
 
     Raises:
         DatasetError: One class folder lies inside the other.
@@ -98,16 +98,16 @@ def find_label(root: Path, path: Path) -> int:
     named = {part for part in path.relative_to(root).parts[:-1] if part in CLASSES}
     if len(named) != 1:
         raise DatasetError(
-            f"Expected each film in one of the folders {CLASSES[0]} and {CLASSES[1]}, "
+            f"Expected each image in one of the folders {CLASSES[0]} and {CLASSES[1]}, "
             f"found {path} in both.",
-            "Move the inner folder out: its films would get the wrong label.",
+            "Move the inner folder out: its images would get the wrong label.",
             private=[str(path)],
         )
     return CLASSES.index(named.pop())
 
 
 def count_classes(root: Path, paths: list[Path]) -> Counter[int]:
-    """How many films each class has."""
+    """Count the images of each class."""
     return Counter(find_label(root, path) for path in paths)
 
 
@@ -116,7 +116,7 @@ def _list_images(folder: Path) -> list[Path]:
 
 
 def _iter_files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, without what operating systems leave behind."""
+    """Iterate over the files below a folder, without system files."""
     for path in folder.glob("**/*"):
         inner = path.relative_to(folder).parts
         if path.is_file() and not any(_is_system_file(part) for part in inner):
@@ -142,7 +142,7 @@ def _is_system_file(name: str) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether the first bytes are those of a film; a file that cannot be opened may be one."""
+    """Return True if the first bytes are those of an image, or if the file cannot be opened."""
     try:
         with path.open("rb") as file:
             detect_format(file.read(HEADER_BYTES))

@@ -1,8 +1,8 @@
-"""How films get to the network: from memory under TensorFlow, from the device under torch and JAX.
+"""The input pipeline: from memory with TensorFlow, from the device with torch and JAX.
 
-Under torch and JAX all films are moved to the device once, as bytes (5,000 films take 250 MB); a
-step then sends the numbers of its films and no pixels. TensorFlow, which trains on CPUs here, takes
-the arrays as they are.
+With torch and JAX, all images are moved to the device once, as bytes (5,000 images take 250 MB). A
+step then sends only the indices of its images. TensorFlow, which trains on CPUs here, takes the
+arrays directly.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 from keras import ops, tree
 
 TrainingArrays = tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]
-"""Pixels (N, S, S, 1), right answers (N, 1) and weights (N,) by question."""
+"""Pixels (N, S, S, 1), and targets (N, 1) and sample weights (N,) by output."""
 
 
 class DeviceDataset(keras.utils.PyDataset):  # type: ignore[misc]
-    """Films that stay on the device and are taken by number.
+    """Images that stay on the device and are selected by index.
 
     Args:
-        part: What to keep there.
-        batch_size: Films per step; the last step of an epoch has what is left.
-        seed: Of the order, which is another one in each epoch; None keeps the order as it is.
+        part: The arrays to move to the device.
+        batch_size: Images per step; the last step of an epoch has the rest.
+        seed: Seed of the order, which differs in each epoch; None keeps the original order.
     """
 
     def __init__(self, part: TrainingArrays, batch_size: int, seed: int | None) -> None:
@@ -39,13 +39,13 @@ class DeviceDataset(keras.utils.PyDataset):  # type: ignore[misc]
         return math.ceil(len(self._order) / self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """Pixels, right answers and weights of one step, all on the device."""
+        """Return pixels, targets and sample weights of one step, all on the device."""
         start = index * self._batch_size
-        films = self._order[start : start + self._batch_size]
-        taken: tuple[Any, ...] = tree.map_structure(
-            lambda whole: ops.take(whole, films, axis=0), self._part
+        indices = self._order[start : start + self._batch_size]
+        batch: tuple[Any, ...] = tree.map_structure(
+            lambda array: ops.take(array, indices, axis=0), self._part
         )
-        return taken
+        return batch
 
     def on_epoch_end(self) -> None:
         """Draw the order of the next epoch."""
@@ -59,12 +59,12 @@ class DeviceDataset(keras.utils.PyDataset):  # type: ignore[misc]
 def make_fit_arguments(
     train: TrainingArrays, validation: TrainingArrays, batch_size: int, seed: int
 ) -> dict[str, Any]:
-    """What ``keras.Model.fit`` needs to take its films, for the backend in use."""
+    """Make the data arguments of ``keras.Model.fit`` for the backend in use."""
     if keras.backend.backend() == "tensorflow":
-        pixels, truth, weights = train
+        pixels, targets, weights = train
         return {
             "x": pixels,
-            "y": truth,
+            "y": targets,
             "sample_weight": weights,
             "batch_size": batch_size,
             "validation_data": validation,

@@ -1,9 +1,9 @@
-"""Which films a network is validated on: by patient, or in two ways that flatter it.
+"""The choice of validation images: by patient, or in two ways that flatter the network.
 
-Stopping, calibration and threshold are all chosen on validation films, so a network that is
-validated on the films by which it is judged looks better than it is. The two flattering ways are
-those of many notebooks on this data set. They are here to show by how much they flatter, and
-nothing else: a model of theirs says so on its card, and ``cxr export`` refuses it.
+Early stopping, calibration and threshold are all chosen on validation images. A network evaluated
+on the same images therefore looks better than it is. Many notebooks on this data set validate in
+one of the two flattering ways. They exist here only to show the size of this effect: the model card
+says so, and ``cxr export`` refuses such a model.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValidationChoice:
-    """One way to choose validation films.
+    """One way to choose validation images.
 
-    ``part`` is the official part that they are, empty where train and val are split by patient.
+    ``part`` is the official part to validate on, empty for a split of train and val by patient.
     ``withheld`` is as in ``Dataset``.
     """
 
@@ -56,41 +56,41 @@ VALIDATION_CHOICES = {
 }
 
 
-def read_dataset_validated_by(root: Path, size_px: int, seed: int, choice: str) -> Dataset:
-    """Read a labelled folder, validation films chosen in one of the ways of ``VALIDATION_CHOICES``.
+def read_dataset_validated_by(root: Path, size_px: int, seed: int, validated_by: str) -> Dataset:
+    """Read a labelled folder with one of ``VALIDATION_CHOICES``.
 
     Args:
-        root: As for ``read_dataset``; for an official part, it has train, val and test.
-        size_px: Side of the square that every film is decoded to.
-        seed: Of the split by patient.
-        choice: "patient", "official" or "test". With the last two the official train part is learnt
-            from, whole, and with "test" validation and test films are the same.
+        root: As for ``read_dataset``; an official part needs train, val and test.
+        size_px: Side of the square that every image is decoded to.
+        seed: Seed of the split by patient.
+        validated_by: "patient", "official" or "test". The last two train on the whole official
+            train part; with "test", validation and test images are the same.
 
     Raises:
-        DatasetError: Another choice, or as for ``read_dataset``.
+        DatasetError: An unknown choice, or as for ``read_dataset``.
     """
-    if choice not in VALIDATION_CHOICES:
+    if validated_by not in VALIDATION_CHOICES:
         raise DatasetError(
-            f"Expected validation by one of {', '.join(VALIDATION_CHOICES)}, found {choice}.",
-            "The right one is patient.",
+            f"Expected validation by one of {', '.join(VALIDATION_CHOICES)}, found {validated_by}.",
+            "Use patient, the only choice that does not flatter the model.",
         )
-    if not VALIDATION_CHOICES[choice].part:
+    if not VALIDATION_CHOICES[validated_by].part:
         return read_dataset(root, size_px, seed)
     layout = read_layout(root)
     check_strays(layout)
-    wanted = dict.fromkeys(("train", VALIDATION_CHOICES[choice].part, "test"))
-    paths = {part: layout.parts.get(part, []) for part in wanted}
-    for part in wanted:
+    needed = dict.fromkeys(("train", VALIDATION_CHOICES[validated_by].part, "test"))
+    paths = {part: layout.parts.get(part, []) for part in needed}
+    for part in needed:
         check_both_classes(root / part, paths[part])
     check_class_sizes(root / "train", paths["train"])
-    films = {part: read_images(root, paths[part], size_px) for part in wanted}
-    title = VALIDATION_CHOICES[choice].title
+    images = {part: read_images(root, paths[part], size_px) for part in needed}
+    title = VALIDATION_CHOICES[validated_by].title
     return Dataset(
         name=root.resolve().name,
-        fingerprint=hash_dataset(list(films.values())),
+        fingerprint=hash_dataset(list(images.values())),
         split_policy=f"Official train to learn from, {title} to validate on.",
-        train=films["train"][0],
-        validation=films[VALIDATION_CHOICES[choice].part][0],
-        test=films["test"][0],
-        withheld=VALIDATION_CHOICES[choice].withheld,
+        train=images["train"][0],
+        validation=images[VALIDATION_CHOICES[validated_by].part][0],
+        test=images["test"][0],
+        withheld=VALIDATION_CHOICES[validated_by].withheld,
     )

@@ -1,4 +1,4 @@
-"""What a network is made of, as a list and as a figure; read from the network itself."""
+"""The layers of a network as a list and as a figure, read from the network itself."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from trainer.model.networks import BUILDERS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-OUTPUT_TITLES = {"pneumonia": "Answer: pneumonia?", "viral": "Answer: if so, viral?"}
+OUTPUT_TITLES = {"pneumonia": "Output: pneumonia?", "viral": "Output: if so, viral?"}
 LAYER_TITLES = {
-    layers.InputLayer: "Film, in grey levels",
+    layers.InputLayer: "X-ray, in grey levels",
     layers.Concatenate: "Three views of it",
     layers.Conv2D: "Convolution",
     layers.MaxPooling2D: "Halve: largest of four",
     layers.Flatten: "Lay out as one list",
-    layers.GlobalAveragePooling2D: "Mean over all places",
+    layers.GlobalAveragePooling2D: "Mean over all positions",
 }
 MAX_CHANNELS = 512
 MAX_SIDE_PX = 224
 ROW_HEIGHT_IN = 0.27
 MAX_BAR_WIDTH = 0.3
-"""Of the figure's width: the widest bar, half of it on each side of the middle."""
+"""Width of the widest bar as a share of the figure, centred."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a network, or several of the same kind and size.
+    """One step of a network, or several consecutive steps of the same kind and size.
 
-    ``side_px`` is the side of the square that comes out of it, 1 for a plain list of numbers;
-    ``channels`` how many numbers each place of it has; ``weights`` how many numbers were learnt.
+    ``side_px`` is the side of the square output, 1 for a flat vector; ``channels`` the number of
+    values at each position; ``weights`` the number of learned weights.
     """
 
     name: str
@@ -48,28 +48,28 @@ class Stage:
     times: int = 1
 
     def is_same_kind(self, other: Stage) -> bool:
-        """Whether the two do the same and give the same size."""
-        own = (self.name, self.side_px, self.channels)
-        return own == (other.name, other.side_px, other.channels)
+        """Return True if both stages have the same name and output size."""
+        kind = (self.name, self.side_px, self.channels)
+        return kind == (other.name, other.side_px, other.channels)
 
     @property
     def title(self) -> str:
-        """What is done, and how often."""
+        """The name of the step and its count."""
         return self.name if self.times == 1 else f"{self.times} × {self.name}"
 
     @property
     def size(self) -> str:
-        """What comes out of it: "40 × 40 × 128", or "128 numbers"."""
+        """The output size: "40 × 40 × 128", or "128 numbers"."""
         if self.side_px == 1:
             return format_count(self.channels, "number")
         return f"{self.side_px} × {self.side_px} × {self.channels}"
 
 
 def list_stages(name: str) -> list[Stage]:
-    """The steps of one of the networks of ``BUILDERS``, in the order in which a film takes them.
+    """List the steps of one of the networks of ``BUILDERS``, in order of computation.
 
-    Left out is what changes neither size nor numbers of weights, and dropout, which acts in
-    training only. The weights of a batch normalisation count with its convolution.
+    Layers that change neither size nor number of weights are left out, and so is dropout, which
+    acts in training only. Weights of a batch normalisation count with its convolution.
     """
     stages: list[Stage] = []
     for layer in BUILDERS[name](0, augment=0.0).layers:
@@ -86,7 +86,7 @@ def list_stages(name: str) -> list[Stage]:
 
 
 def draw_architecture(name: str) -> str:
-    """Draw a network from top to bottom: bars as wide as the picture, darker with more channels.
+    """Draw a network from top to bottom: bar width shows the image size, darkness the channels.
 
     Returns:
         An SVG document.
@@ -94,55 +94,55 @@ def draw_architecture(name: str) -> str:
     stages = list_stages(name)
     with figure_style():
         figure = Figure(figsize=(6.9, 0.5 + ROW_HEIGHT_IN * len(stages)), layout="constrained")
-        place = figure.subplots()
+        ax = figure.subplots()
         for row, stage in enumerate(stages):
-            _draw_stage(place, row, stage)
+            _draw_stage(ax, row, stage)
         for x, align, text in (
             (0.0, "left", "Step"),
-            (0.8, "right", "What comes out"),
+            (0.8, "right", "Output size"),
             (1.0, "right", "Weights"),
         ):
-            place.text(x, -1, text, color=GREY, ha=align, va="center")
-        place.set(xlim=(0, 1), ylim=(len(stages) - 0.4, -1.5))
-        place.axis("off")
+            ax.text(x, -1, text, color=GREY, ha=align, va="center")
+        ax.set(xlim=(0, 1), ylim=(len(stages) - 0.4, -1.5))
+        ax.axis("off")
         return render_svg(figure)
 
 
 def _read_stage(layer: Any) -> Stage:
     shape = layer.output.shape
-    side = shape[1] if len(shape) > 2 else 1  # noqa: PLR2004 - a batch of lists has two axes
+    side = shape[1] if len(shape) > 2 else 1  # noqa: PLR2004 - a batch of vectors has two axes
     weights = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
     return Stage(_format_layer_title(layer), side, shape[-1], weights)
 
 
 def _format_layer_title(layer: Any) -> str:
-    """What a reader calls a layer; empty for one that is no step of its own."""
+    """Format the title of a layer; empty for a layer without a row of its own."""
     if layer.name in OUTPUT_TITLES:
         return OUTPUT_TITLES[layer.name]
     if isinstance(layer, layers.Dense):
-        return "Dense layer" if layer.trainable else ""  # else half of the shrinking
+        return "Dense layer" if layer.trainable else ""  # the fixed ones belong to the downsampling
     if isinstance(layer, layers.Reshape):
-        return "Shrink" if len(layer.output.shape) == 4 else ""  # noqa: PLR2004 - pictures again
+        return "Shrink" if len(layer.output.shape) == 4 else ""  # noqa: PLR2004 - a batch of images
     if isinstance(layer, layers.Conv2D) and layer.strides != (1, 1):
-        return "Convolution, every second place"
+        return "Convolution, every second position"
     return next((text for kind, text in LAYER_TITLES.items() if isinstance(layer, kind)), "")
 
 
-def _draw_stage(place: Axes, row: int, stage: Stage) -> None:
+def _draw_stage(ax: Axes, row: int, stage: Stage) -> None:
     width = MAX_BAR_WIDTH * max(stage.side_px / MAX_SIDE_PX, 0.012)
-    depth = math.log2(stage.channels + 1) / math.log2(MAX_CHANNELS + 1)
-    place.add_patch(
+    intensity = math.log2(stage.channels + 1) / math.log2(MAX_CHANNELS + 1)
+    ax.add_patch(
         FancyBboxPatch(
             (0.5 - width / 2, row - 0.36),
             width,
             0.72,
             boxstyle="square,pad=0",
             facecolor=BLUE,
-            alpha=0.15 + 0.85 * min(1.0, depth),
+            alpha=0.15 + 0.85 * min(1.0, intensity),
             edgecolor="none",
         )
     )
-    place.text(0.0, row, stage.title, color=TEXT_COLOUR, ha="left", va="center")
-    place.text(0.8, row, stage.size, color=TEXT_COLOUR, ha="right", va="center")
+    ax.text(0.0, row, stage.title, color=TEXT_COLOUR, ha="left", va="center")
+    ax.text(0.8, row, stage.size, color=TEXT_COLOUR, ha="right", va="center")
     weights = f"{stage.weights:,}" if stage.weights else "–"
-    place.text(1.0, row, weights, color=TEXT_COLOUR, ha="right", va="center")
+    ax.text(1.0, row, weights, color=TEXT_COLOUR, ha="right", va="center")

@@ -1,6 +1,6 @@
-"""What training does to a film so that the network learns lungs and not one scanner's habits.
+"""Augmentation: random changes of training images, so the network learns lungs, not scanners.
 
-Three layers that act in training only. They are not part of the network that is saved.
+Three layers that act in training only. The saved network does not contain them.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ import numpy as np
 from keras import ops
 
 TRANSFER_PROBABILITY = 0.5
-"""Of all films: how many take on the tone of another."""
+"""The share of images that take on the grey levels of another image."""
 N_LEVELS = 17
 MIN_RANGE = 1e-3
 SAMPLE_STRIDE_PX = 3
 
 
 class RandomAffine(keras.layers.Layer):  # type: ignore[misc]
-    """Mirrors, turns, shifts and zooms each film, with one interpolation.
+    """Flips, rotates, shifts and zooms each image, with one interpolation.
 
-    What a shift or turn uncovers is filled from the film's edge: black borders would tell the
-    network that it is in training, and on whole films every logit would come out too low.
+    Uncovered areas are filled from the image's edge. Black borders would tell the network that it
+    is in training, and every logit of a whole image would come out too low.
 
     Args:
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
         turn: Largest angle, in radians.
         shift: Largest shift, as a share of the side.
-        zoom: Largest natural logarithm of the zoom; each axis has a fifth of it more of its own.
+        zoom: Largest natural logarithm of the zoom. Each axis adds up to a fifth of it on its
+            own.
     """
 
     def __init__(self, seed: int, *, turn: float, shift: float, zoom: float) -> None:
@@ -37,11 +38,11 @@ class RandomAffine(keras.layers.Layer):  # type: ignore[misc]
         self._turn, self._shift, self._zoom = turn, shift, zoom
 
     def call(self, x: Any, training: bool = False) -> Any:  # noqa: FBT001, FBT002 - Keras's signature
-        """Films (N, S, S, 1) in 0..1; the same shape out."""
+        """Change images (N, S, S, 1) in 0..1; return the same shape."""
         if not training:
             return x
-        films, side = ops.shape(x)[0], x.shape[1]
-        draw = keras.random.uniform((6, films), -1.0, 1.0, seed=self._seed)
+        images, side = ops.shape(x)[0], x.shape[1]
+        draw = keras.random.uniform((6, images), -1.0, 1.0, seed=self._seed)
         angle, zoom = self._turn * draw[0], self._zoom * draw[1]
         across = ops.exp(zoom + self._zoom / 5 * draw[2]) * ops.sign(draw[3])
         down = ops.exp(zoom - self._zoom / 5 * draw[2])
@@ -56,27 +57,28 @@ class RandomAffine(keras.layers.Layer):  # type: ignore[misc]
 
 
 def _sample_bilinear(x: Any, rows: Any, columns: Any) -> Any:
-    """The films at these places, with one linear interpolation; beyond the edge, the edge.
+    """Sample images at given positions with bilinear interpolation, repeating edge pixels.
 
-    Keras's own ``ops.image.affine_transform`` does the same, but film by film under torch, which
+    Keras's ``ops.image.affine_transform`` computes the same, but image by image with torch, which
     took four times as long as the rest of a step.
 
     Args:
-        x: Films (N, S, S, 1).
-        rows: Where to look, (N, S, S), in pixels.
-        columns: Likewise.
+        x: Images (N, S, S, 1).
+        rows: Row positions, (N, S, S), in pixels.
+        columns: Column positions, likewise.
     """
     side = x.shape[1]
     flat = ops.reshape(x, (-1, side * side))
-    rows, columns = (ops.clip(places, 0.0, side - 1.0) for places in (rows, columns))
+    rows, columns = (ops.clip(positions, 0.0, side - 1.0) for positions in (rows, columns))
     top, left = (
-        ops.cast(ops.minimum(ops.floor(places), side - 2.0), "int32") for places in (rows, columns)
+        ops.cast(ops.minimum(ops.floor(positions), side - 2.0), "int32")
+        for positions in (rows, columns)
     )
     down = rows - ops.cast(top, "float32")
     right = columns - ops.cast(left, "float32")
 
-    def pick(places: Any) -> Any:
-        found = ops.take_along_axis(flat, ops.reshape(places, (-1, side * side)), axis=1)
+    def pick(positions: Any) -> Any:
+        found = ops.take_along_axis(flat, ops.reshape(positions, (-1, side * side)), axis=1)
         return ops.reshape(found, (-1, side, side))
 
     corner = top * side + left
@@ -86,15 +88,15 @@ def _sample_bilinear(x: Any, rows: Any, columns: Any) -> Any:
 
 
 class RandomHistogramMatching(keras.layers.Layer):  # type: ignore[misc]
-    """Gives half of the films the grey levels of another film, a random part of the way.
+    """Moves the grey levels of half of the images part of the way to those of another image.
 
-    Tone alone tells most normal films of a set from those with pneumonia (``docs/experiments.md``),
-    and another place's films have another one. Here it is no longer a film's own. The film before
-    in the batch lends its levels, whatever its class: 17 of them, evenly spaced from the darkest to
-    the brightest pixel by rank, with straight lines between.
+    Grey levels alone separate most normal images of a data set from those with pneumonia
+    (``docs/experiments.md``), and other hospitals have other grey levels. This layer breaks that
+    link. The previous image in the batch provides the levels, whatever its class: 17 quantiles from
+    the darkest to the brightest pixel, with straight lines between.
 
     Args:
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
     """
 
     def __init__(self, seed: int) -> None:
@@ -102,7 +104,7 @@ class RandomHistogramMatching(keras.layers.Layer):  # type: ignore[misc]
         self._seed = keras.random.SeedGenerator(seed)
 
     def call(self, x: Any, training: bool = False) -> Any:  # noqa: FBT001, FBT002 - Keras's signature
-        """Films (N, S, S, 1) in 0..1; the same shape and range out."""
+        """Change images (N, S, S, 1) in 0..1; return the same shape and range."""
         if not training:
             return x
         some = x[:, 1::SAMPLE_STRIDE_PX, 1::SAMPLE_STRIDE_PX]
@@ -121,15 +123,15 @@ class RandomHistogramMatching(keras.layers.Layer):  # type: ignore[misc]
 
 
 class RandomIntensity(keras.layers.Layer):  # type: ignore[misc]
-    """Changes gamma, contrast, brightness, sharpness and noise of each film.
+    """Changes gamma, contrast, brightness, sharpness and noise of each image.
 
     Args:
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
         gamma: Largest natural logarithm of the exponent.
-        contrast: Largest natural logarithm of the stretch around the film's mean.
-        brightness: Largest shift, of a range of 1.
+        contrast: Largest natural logarithm of the contrast factor around the image's mean.
+        brightness: Largest shift, for a range of 1.
         blur: Largest share of a 3 by 3 mean that is mixed in, twice.
-        noise: Largest standard deviation, of a range of 1.
+        noise: Largest standard deviation, for a range of 1.
     """
 
     def __init__(
@@ -142,11 +144,11 @@ class RandomIntensity(keras.layers.Layer):  # type: ignore[misc]
         self._blur, self._noise = blur, noise
 
     def call(self, x: Any, training: bool = False) -> Any:  # noqa: FBT001, FBT002 - Keras's signature
-        """Films (N, S, S, 1) in 0..1; the same shape and range out."""
+        """Change images (N, S, S, 1) in 0..1; return the same shape and range."""
         if not training:
             return x
         draw = keras.random.uniform((5, ops.shape(x)[0], 1, 1, 1), -1.0, 1.0, seed=self._seed)
-        share = ops.maximum(draw[0], 0.0) * self._blur  # half of the films stay sharp
+        share = ops.maximum(draw[0], 0.0) * self._blur  # half of the images stay sharp
         for _ in range(2):
             blurred = ops.average_pool(x, 3, strides=1, padding="same")
             x = x + share * (blurred - x)

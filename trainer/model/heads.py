@@ -1,16 +1,16 @@
-"""The network that is kept: a trained one, with everything that a model file has to answer.
+"""The inference network: a trained network with all outputs of a model file.
 
 - ``logit`` (N, 1): pneumonia against normal, not calibrated;
-- ``viral`` (N, 1): viral against bacterial, a logit, for films with pneumonia;
-- ``evidence`` (N, h, w): how much each place of the film speaks for pneumonia, in units of the
-  logit; negative where it speaks against;
-- ``atypicality`` (N, 1): see ``trainer.typicality``.
+- ``viral`` (N, 1): logit of viral against bacterial, for images with pneumonia;
+- ``evidence`` (N, h, w): how strongly each region of the image supports pneumonia, in units of the
+  logit; negative values speak against it;
+- ``atypicality`` (N, 1): see ``trainer.model.ood``.
 
-Evidence is written in forward operations only, because gradients have no ONNX mapping. Where the
-head looks at a mean over places, the class activation map is exact: its mean plus the head's bias
-is the logit. That map means little where each of those places sees the whole film, as in the CNN:
-there a layer below is taken whose places see a part of the film, times the gradient of the logit.
-For dense layers it is the input times the gradient of the logit, summed over patches.
+Evidence uses forward operations only, because gradients have no ONNX mapping. A head on a global
+mean has an exact class activation map: the map's mean plus the head's bias is the logit. That map
+means little if each position sees the whole image, as in the CNN. There, the map comes from an
+earlier layer whose positions see a part of the image, multiplied by the gradient of the logit. For
+dense layers, the map is the input times the gradient of the logit, summed over patches.
 
 Source: Zhou et al. 2016 (class activation maps); Shrikumar et al. 2016 (gradient times input).
 """
@@ -39,29 +39,30 @@ PATCH_SIDE = 4
 
 
 def build_inference_model(
-    network: keras.Model, typical: OodDetector | None, *, both_ways: bool
+    network: keras.Model, ood_detector: OodDetector | None, *, flip_tta: bool
 ) -> keras.Model:
-    """Join all that a model file answers into one network.
+    """Join all outputs of a model file into one network.
 
     Args:
-        network: One of ``trainer.models``, built without augmentation, with its weights.
-        typical: What training films look like; left out for networks that are only compared.
-        both_ways: Judge every film as it is and mirrored, and give the mean of both answers. The
-            evidence is that of the film as it is: a second one would cost as much again.
+        network: One of ``trainer.model.networks``, built without augmentation, with its
+            weights.
+        ood_detector: Fitted to the training images; None omits the output ``atypicality``.
+        flip_tta: Average the logits of each image and its mirror image. The evidence is that of
+            the original image: a second map would cost as much again.
     """
-    explained = add_evidence(network)
+    with_evidence = add_evidence(network)
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
-    found = explained(pixels)
-    if both_ways:
-        mirrored = explained(ops.flip(pixels, axis=2))
-        found |= {name: (found[name] + mirrored[name]) / 2 for name in ("logit", "viral")}
-    if typical is not None:
-        found["atypicality"] = typical.build_atypicality(pixels)
-    return keras.Model(pixels, found, name=network.name)
+    outputs = with_evidence(pixels)
+    if flip_tta:
+        mirrored = with_evidence(ops.flip(pixels, axis=2))
+        outputs |= {name: (outputs[name] + mirrored[name]) / 2 for name in ("logit", "viral")}
+    if ood_detector is not None:
+        outputs["atypicality"] = ood_detector.build_atypicality(pixels)
+    return keras.Model(pixels, outputs, name=network.name)
 
 
 def add_evidence(network: keras.Model) -> keras.Model:
-    """A network that also says where its evidence lies."""
+    """Add an evidence map to the outputs of a network."""
     kernel = network.get_layer("pneumonia").get_weights()[0]
     names = {layer.name for layer in network.layers}
     if "local" in names:
@@ -87,10 +88,10 @@ def _build_activation_map(network: keras.Model, kernel: np.ndarray) -> Any:
 
 
 def _build_activation_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
-    """The backward pass from the mean to the layer ``local``, as convolutions and masks.
+    """Build the backward pass from the mean to the layer ``local``, as convolutions and masks.
 
-    Times the number of places, so that a mean over places is comparable with the logit, as it is
-    in a class activation map.
+    The result is multiplied by the number of positions. Its mean is then comparable with the logit,
+    as in a class activation map.
     """
     chain = [layer.name for layer in network.layers]
     above = network.layers[chain.index("local") + 1 : chain.index("pooled")]
@@ -106,7 +107,7 @@ def _build_activation_times_gradient(network: keras.Model, kernel: np.ndarray) -
 
 
 def _compute_norm_scale(norm: keras.layers.BatchNormalization) -> np.ndarray:
-    """What a finished batch normalisation multiplies each channel by."""
+    """Compute the factor by which a trained batch normalisation multiplies each channel."""
     spread = np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
     slope: np.ndarray = np.asarray(norm.gamma) / spread
     return slope
@@ -115,11 +116,11 @@ def _compute_norm_scale(norm: keras.layers.BatchNormalization) -> np.ndarray:
 def _make_backward_convolution(
     convolution: keras.layers.Conv2D, slope: np.ndarray
 ) -> keras.layers.Conv2D:
-    """The convolution that takes gradients back through one of stride 1 and same padding.
+    """Make the convolution that propagates gradients back through one of stride 1 and same padding.
 
     Args:
-        convolution: The one to go back through.
-        slope: Shape (channels,): what its output was multiplied by afterwards.
+        convolution: The forward convolution.
+        slope: Shape (channels,): the factor applied to its output.
     """
     kernel = (np.asarray(convolution.kernel) * slope)[::-1, ::-1].transpose(0, 1, 3, 2)
     backward = layers.Conv2D(
@@ -132,7 +133,7 @@ def _make_backward_convolution(
 
 
 def _build_input_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any:
-    """The backward pass of dense layers with ReLU, as matrix products and masks."""
+    """Build the backward pass of dense layers with ReLU, as matrix products and masks."""
     hidden = [layer for layer in network.layers if layer.name.startswith("hidden")]
     last = hidden[-1]
     gradient = ops.cast(last.output > 0, "float32") * kernel[:, 0]
@@ -149,7 +150,7 @@ def _build_input_times_gradient(network: keras.Model, kernel: np.ndarray) -> Any
 
 
 def _make_fixed_dense(weights: np.ndarray, name: str) -> Any:
-    """A matrix product that never learns."""
+    """Make a matrix product that is never trained."""
     product = layers.Dense(
         weights.shape[1], use_bias=False, trainable=False, name=name, dtype="float32"
     )

@@ -1,14 +1,14 @@
-"""The three networks, each spelled out straight down the page.
+"""The three networks, each written out from input to output.
 
-Every network takes ``pixels`` uint8 (N, 224, 224, 1) and answers two questions, each with a logit
-(N, 1): ``pneumonia`` (or normal), and ``viral`` (or bacterial), which only films with pneumonia
-teach. Shrinking and normalisation are layers of the network, so that the scorer needs no code per
-model; augmentation is built in for training and left out of the network that is kept.
+Every network takes ``pixels`` uint8 (N, 224, 224, 1) and has two outputs, each a logit (N, 1):
+``pneumonia`` (against normal), and ``viral`` (against bacterial), which learns from images with
+pneumonia only. Downsampling and normalisation are layers of the network, so the scorer needs no
+code per model. Augmentation is built in for training and left out of the saved network.
 
-Each network names the layer that its heads look at ``pooled`` (a mean over places, so that evidence
-for every place can be read off) or ``hidden`` (dense layers, where it has to be worked out). Where
-the places of that mean see the whole film, it also names the last layer whose places do not
-``local``.
+The names of some layers tell ``trainer.model.heads`` how to build evidence. ``pooled`` is a mean
+over positions, which gives a map directly. ``hidden`` marks dense layers, which need a backward
+pass. If the positions of that mean see the whole image, ``local`` marks the last layer whose
+positions do not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SIZE_PX = 224
 MIN_VARIANCE = 0.003
-"""Of 1: below it a place is flat, and its noise is not blown up."""
+"""Lower limit of the local variance, for a range of 1, so that noise in flat areas stays small."""
 
 
 def build_mlp(
@@ -37,8 +37,10 @@ def build_mlp(
     pretrained: bool = False,  # noqa: ARG001 - one signature
     augment: float = 1.0,
 ) -> keras.Model:
-    """The seed's multilayer perceptron, 32-32-64-128, on a film of 64 by 64."""
-    pixels, x = _make_input(64, seed, augment, turn=0.1, shift=0.05, zoom=0.1, borrow=False)
+    """Build the multilayer perceptron 32-32-64-128 on images of 64 by 64."""
+    pixels, x = _make_input(
+        64, seed, augment, turn=0.1, shift=0.05, zoom=0.1, match_histograms=False
+    )
     x = _stack_normalized_views(x)
     x = layers.Flatten(name="flat")(x)
     x = layers.Dropout(0.1, seed=seed)(x)
@@ -56,11 +58,11 @@ def build_cnn(
     pretrained: bool = False,  # noqa: ARG001 - one signature
     augment: float = 1.0,
 ) -> keras.Model:
-    """A small convolutional network with batch normalisation, on a film of 96 by 96.
+    """Build a small convolutional network with batch normalisation, on images of 96 by 96.
 
-    Each of its last places sees the whole film: a mean over places that see less is a statistic of
-    texture, and misleads where texture does (docs/experiments.md). Where each still sees a part,
-    in the layer ``local``, evidence is read off.
+    Each of its last positions sees the whole image. A mean over positions that see less is a
+    texture statistic, and misleads where texture does (docs/experiments.md). The evidence map comes
+    from the layer ``local``, whose positions still see a part.
     """
     pixels, x = _make_input(96, seed, augment)
     x = _stack_normalized_views(x)
@@ -77,16 +79,15 @@ def build_cnn(
 
 
 def build_vgg16(seed: int, *, pretrained: bool = False, augment: float = 1.0) -> keras.Model:
-    """VGG16 (Simonyan and Zisserman 2015) with a pooled classification head, on 96 by 96.
+    """Build VGG16 (Simonyan and Zisserman 2015) with a pooled head, on images of 96 by 96.
 
     Args:
-        seed: Of initial weights, augmentation and dropout.
-        pretrained: Build the thirteen convolutions as they were published, so that
-            ``trainer.pretrained`` can load them: the three views take the place of the three
-            colours. A network from scratch has batch normalisation after each convolution,
-            without which the thirteen of them hardly learn.
-        augment: Build for training, with this much of the usual augmentation; 0 builds the
-            network that is kept.
+        seed: Seed of initial weights, augmentation and dropout.
+        pretrained: Build the thirteen convolutions as published, so that
+            ``trainer.model.pretrained`` can load them; the three views replace the three
+            colours. Otherwise a batch normalisation follows each convolution, without which the
+            network hardly learns.
+        augment: Strength of the augmentation; 0 builds the network without it.
     """
     pixels, x = _make_input(96, seed, augment)
     x = _stack_normalized_views(x)
@@ -118,40 +119,38 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
 }
 
 
-def _make_input(  # noqa: PLR0913 - what one network changes of the usual
+def _make_input(  # noqa: PLR0913 - the settings that networks override
     size_px: int,
     seed: int,
-    strength: float,
+    augment: float,
     *,
     turn: float = 0.2,
     shift: float = 0.1,
     zoom: float = 0.22,
-    borrow: bool = True,
+    match_histograms: bool = True,
 ) -> tuple[Any, Any]:
-    """Pixels in; shrunk, and augmented where there is a strength, in 0..1, out."""
+    """Make the input and its downsampled version in 0..1, augmented if ``augment`` is above 0."""
     pixels = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 255, dtype="float32")(pixels)
     x = downsample(x, size_px)
-    if strength:
-        x = RandomAffine(seed, turn=turn * strength, shift=shift * strength, zoom=zoom * strength)(
-            x
-        )
-        x = RandomHistogramMatching(seed + 2)(x) if borrow else x
+    if augment:
+        x = RandomAffine(seed, turn=turn * augment, shift=shift * augment, zoom=zoom * augment)(x)
+        x = RandomHistogramMatching(seed + 2)(x) if match_histograms else x
         x = RandomIntensity(
             seed + 1,
-            gamma=0.5 * strength,
-            contrast=0.4 * strength,
-            brightness=0.2 * strength,
-            blur=min(1.0, 0.8 * strength),
-            noise=0.04 * strength,
+            gamma=0.5 * augment,
+            contrast=0.4 * augment,
+            brightness=0.2 * augment,
+            blur=min(1.0, 0.8 * augment),
+            noise=0.04 * augment,
         )(x)
     return pixels, x
 
 
 def _stack_normalized_views(x: Any) -> Any:
-    """The film as it is, and with its local brightness and contrast taken out on two scales.
+    """Stack the image and two versions without local brightness and contrast, on two scales.
 
-    What one machine makes brighter or flatter, another does not; the shapes stay.
+    Brightness and contrast differ between machines; shapes do not.
     """
     side = x.shape[1]
     views = [layers.Rescaling(2.0, offset=-1.0, dtype="float32")(x)]
@@ -164,20 +163,20 @@ def _stack_normalized_views(x: Any) -> Any:
 
 
 def _local_mean(x: Any, window: int, name: str) -> Any:
-    """The mean of the square of this side around each place; beyond the edge nothing counts.
+    """Compute the mean of a square window around each position, cropped at the edge.
 
-    Matrix products, because pooling over windows this large took as long as all convolutions.
+    Uses matrix products: pooling over windows this large took as long as all convolutions.
     """
-    places = np.arange(x.shape[1])
-    near = np.abs(places[:, None] - places) <= window // 2
+    positions = np.arange(x.shape[1])
+    near = np.abs(positions[:, None] - positions) <= window // 2
     mean = near / near.sum(axis=1, keepdims=True)
     return ops.expand_dims(_filter_both_axes(x[..., 0], mean.T.astype(np.float32), name), -1)
 
 
 def downsample(x: Any, size_px: int, name: str = "shrink") -> Any:
-    """Shrink square images with the decoder's own antialiased filter.
+    """Downsample square images with the decoder's antialiased filter.
 
-    Shrinking the identity matrix by Pillow gives the filter's weights.
+    Resizing an identity matrix with Pillow gives the filter's weights.
     """
     identity = Image.fromarray(np.eye(SIZE_PX, dtype=np.float32))
     filter_weights = np.asarray(identity.resize((SIZE_PX, size_px), RESIZE_FILTER)).T
@@ -189,7 +188,7 @@ def downsample(x: Any, size_px: int, name: str = "shrink") -> Any:
 def _filter_both_axes(x: Any, weights: np.ndarray, name: str) -> Any:
     """Filter images (N, S, S) by a fixed matrix (S, T) along columns, then rows: (N, T, T).
 
-    Two fixed matrix products, so that every backend and ONNX compute the same.
+    Uses two fixed matrix products, so that every backend and ONNX compute the same.
     """
     for axis in ("columns", "rows"):
         product = layers.Dense(

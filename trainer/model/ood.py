@@ -1,11 +1,10 @@
-"""How much an image looks like the training films: a Gaussian of small, tone-free versions.
+"""Out-of-distribution detection: a Gaussian of small, brightness-free training images.
 
-Every film is shrunk to 24 by 24, and its own mean and contrast are taken out, so that dark or
-bright films are no stranger than others. Principal components of the training films, with one
-variance for all that they leave over, make a Gaussian (Tipping and Bishop 1999). Two distances
-follow: how far an image is from it, and how much farther than the same image upside down, because
-a chest on its head is made of the same shapes. Each is scaled so that 0 is the median training
-film and 1 the film that all but a few training films stay below; the larger one is the answer.
+Every image is reduced to 24 by 24, without its own mean and contrast, so dark and bright images are
+not atypical as such. Principal components of the training images, with one variance for the rest,
+form a Gaussian. Two distances follow: from an image to the Gaussian, and the difference to the same
+image upside down, because an inverted chest has the same shapes. Each is scaled so that 0 is the
+median training image and 1 an upper quantile of the training images. Atypicality is the larger one.
 
 Source: Tipping and Bishop 1999, Probabilistic principal component analysis.
 """
@@ -30,27 +29,27 @@ REDUCED_SIZE_PX = 24
 N_COMPONENTS = 16
 DISTANCE_QUANTILE = 0.991
 ORIENTATION_QUANTILE = 0.999
-"""Together they put one training film of a hundred beyond 1, where films are rejected."""
+"""Together, the quantiles put one training image of a hundred above 1, the limit of rejection."""
 MIN_CONTRAST = 0.02
 PREDICT_BATCH = 256
 
 
 @dataclass(frozen=True)
 class ProbabilisticPca:
-    """Where training films lie: probabilistic principal components.
+    """The distribution of training images: probabilistic principal components.
 
-    ``mean`` is (D,), ``components`` (D, K) with the ``variances`` (K,) along them, ``rest`` the
-    variance along every other direction.
+    ``mean`` is (D,), ``components`` (D, K) with their ``variances`` (K,); ``noise_variance`` is the
+    variance in all other directions.
     """
 
     mean: NDArray[np.float64]
     components: NDArray[np.float64]
     variances: NDArray[np.float64]
-    rest: float
+    noise_variance: float
 
     @classmethod
     def fit(cls, small: NDArray[np.float64]) -> ProbabilisticPca:
-        """Fit to small versions, (N, D)."""
+        """Fit to reduced images, (N, D)."""
         found = PCA(min(N_COMPONENTS, len(small) // 2), random_state=0).fit(small)
         return cls(
             found.mean_,
@@ -59,29 +58,31 @@ class ProbabilisticPca:
             float(found.noise_variance_),
         )
 
-    def measure(self, small: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Logarithm of the squared distance of each small version, (N,)."""
+    def compute_distance(self, small: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Compute the logarithm of the squared distance of each reduced image, (N,)."""
         offset = small - self.mean
         along = offset @ self.components
-        less = along**2 @ (1 / self.variances - 1 / self.rest)
-        return np.asarray(np.log((offset**2).sum(axis=1) / self.rest + less))
+        correction = along**2 @ (1 / self.variances - 1 / self.noise_variance)
+        return np.asarray(np.log((offset**2).sum(axis=1) / self.noise_variance + correction))
 
     def build_distance(self, small: Any, name: str) -> Any:
-        """The same as layers, (N, 1)."""
+        """Build layers that compute the same distance, (N, 1)."""
         along = _make_fixed_dense(self.components, f"components{name}", self.mean)(small)
         offset = _make_fixed_dense(self.mean[:, None], f"mean{name}")(small)
         squares = ops.sum(small * small, axis=1, keepdims=True)
-        whole = (squares - 2.0 * offset + float(self.mean @ self.mean)) / self.rest
-        less = _make_fixed_dense((1 / self.variances - 1 / self.rest)[:, None], f"variances{name}")
-        return ops.log(ops.maximum(whole + less(along * along), 1e-3))
+        whole = (squares - 2.0 * offset + float(self.mean @ self.mean)) / self.noise_variance
+        correction = _make_fixed_dense(
+            (1 / self.variances - 1 / self.noise_variance)[:, None], f"variances{name}"
+        )
+        return ops.log(ops.maximum(whole + correction(along * along), 1e-3))
 
 
 @dataclass(frozen=True)
 class OodDetector:
-    """What training films look like. Make one with ``fit_ood_detector``.
+    """A detector of atypical images. Fit one with ``fit_ood_detector``.
 
-    ``distance_range`` and ``orientation_range`` are each the values of the median training film and of one that is
-    as far off as training films get.
+    ``distance_range`` and ``orientation_range`` each hold two values: of the median training image
+    and of an upper quantile of the training images.
     """
 
     pca: ProbabilisticPca
@@ -89,42 +90,45 @@ class OodDetector:
     orientation_range: tuple[float, float]
 
     def build_atypicality(self, pixels: Any) -> Any:
-        """Atypicality (N, 1) of ``pixels`` (N, 224, 224, 1), as layers."""
+        """Build layers that compute atypicality (N, 1) of ``pixels`` (N, 224, 224, 1)."""
         small = _normalize_small(pixels)
-        far = self.pca.build_distance(small, "")
-        turned = self.pca.build_distance(ops.flip(small, axis=1), "_turned")
+        distances = self.pca.build_distance(small, "")
+        flipped_distances = self.pca.build_distance(ops.flip(small, axis=1), "_turned")
         return ops.maximum(
-            _scale_to_range(far, self.distance_range),
-            _scale_to_range(far - turned, self.orientation_range),
+            _scale_to_range(distances, self.distance_range),
+            _scale_to_range(distances - flipped_distances, self.orientation_range),
         )
 
 
 def fit_ood_detector(pixels: NDArray[np.uint8]) -> OodDetector:
-    """Learn what films look like.
+    """Fit the detector to training images.
 
-    How far off training films get is measured on films that the Gaussian was not fitted to, five
-    parts in turn; a few hundred films would otherwise lie closer to it than any new film.
+    The distances of training images are measured in five-fold cross-validation. Otherwise a few
+    hundred images would lie closer to their own Gaussian than any new image.
 
     Args:
-        pixels: Training films, shape (N, 224, 224, 1).
+        pixels: Training images, shape (N, 224, 224, 1).
     """
-    entrance = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8")
-    shrunk = keras.Model(entrance, _normalize_small(entrance))
-    small = np.asarray(shrunk.predict(pixels, batch_size=PREDICT_BATCH, verbose=0), np.float64)
-    far, turned = np.empty(len(small)), np.empty(len(small))
+    pixel_input = keras.Input((SIZE_PX, SIZE_PX, 1), dtype="uint8")
+    reduce = keras.Model(pixel_input, _normalize_small(pixel_input))
+    small = np.asarray(reduce.predict(pixels, batch_size=PREDICT_BATCH, verbose=0), np.float64)
+    distances, flipped_distances = np.empty(len(small)), np.empty(len(small))
     for fitted, held_out in KFold(5, shuffle=True, random_state=0).split(small):
-        gaussian = ProbabilisticPca.fit(small[fitted])
-        far[held_out] = gaussian.measure(small[held_out])
-        turned[held_out] = gaussian.measure(small[held_out, ::-1])
+        pca = ProbabilisticPca.fit(small[fitted])
+        distances[held_out] = pca.compute_distance(small[held_out])
+        flipped_distances[held_out] = pca.compute_distance(small[held_out, ::-1])
     return OodDetector(
         ProbabilisticPca.fit(small),
-        (float(np.median(far)), float(np.quantile(far, DISTANCE_QUANTILE))),
-        (float(np.median(far - turned)), float(np.quantile(far - turned, ORIENTATION_QUANTILE))),
+        (float(np.median(distances)), float(np.quantile(distances, DISTANCE_QUANTILE))),
+        (
+            float(np.median(distances - flipped_distances)),
+            float(np.quantile(distances - flipped_distances, ORIENTATION_QUANTILE)),
+        ),
     )
 
 
 def _normalize_small(pixels: Any) -> Any:
-    """Small versions without their own tone, (N, 576)."""
+    """Reduce images to 24 by 24 without their own brightness and contrast, (N, 576)."""
     x = layers.Rescaling(1 / 255, dtype="float32")(pixels)
     x = layers.Reshape((REDUCED_SIZE_PX * REDUCED_SIZE_PX,), dtype="float32")(
         downsample(x, REDUCED_SIZE_PX, "small")
@@ -136,7 +140,7 @@ def _normalize_small(pixels: Any) -> Any:
 def _make_fixed_dense(
     weights: NDArray[np.float64], name: str, origin: NDArray[np.float64] | None = None
 ) -> Any:
-    """A matrix product that never learns, measured from ``origin`` where there is one."""
+    """Make a matrix product that is never trained, relative to ``origin`` if given."""
     layer = layers.Dense(weights.shape[1], trainable=False, name=f"typical_{name}", dtype="float32")
     layer.build((None, weights.shape[0]))
     layer.set_weights(
@@ -145,6 +149,6 @@ def _make_fixed_dense(
     return layer
 
 
-def _scale_to_range(values: Any, middle_and_edge: tuple[float, float]) -> Any:
-    middle, edge = middle_and_edge
+def _scale_to_range(values: Any, value_range: tuple[float, float]) -> Any:
+    middle, edge = value_range
     return (values - middle) / (edge - middle)

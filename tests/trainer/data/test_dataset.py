@@ -75,7 +75,7 @@ def test_the_split_policy_says_only_what_is_so(tmp_path):
     for index, film in enumerate(sorted((tmp_path / "known").glob("*/*"))):
         film.rename(film.with_name(f"film{index}.png"))
     unknown = read_dataset(tmp_path / "known", 32, seed=1)
-    assert "100 of 100 file names tell no patient" in unknown.split_policy
+    assert "100 of 100 file names contain no patient" in unknown.split_policy
     assert set(unknown.train.patients) == {""}
     assert len(set(unknown.train.groups)) == len(unknown.train)
 
@@ -106,7 +106,7 @@ def test_data_that_cannot_be_used_says_why(tmp_path):
     one_class = make_labelled_folder(tmp_path / "one", 20, 0)
     with pytest.raises(DatasetError, match="PNEUMONIA, found none"):
         read_dataset(one_class, 32, seed=1)
-    with pytest.raises(DatasetError, match=r"at least 16 films of NORMAL .* found 3"):
+    with pytest.raises(DatasetError, match=r"at least 16 images of NORMAL .* found 3"):
         read_dataset(make_labelled_folder(tmp_path / "few", 3, 40), 32, seed=1)
     corrupt = make_labelled_folder(tmp_path / "corrupt")
     (corrupt / "NORMAL" / "bad.jpeg").write_bytes(b"\xff\xd8\xff broken")

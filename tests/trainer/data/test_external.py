@@ -35,9 +35,9 @@ def test_every_file_is_a_normal_film_read_by_the_one_decoder(tmp_path, dataset):
 
 
 def test_a_folder_that_is_missing_or_empty_is_refused(tmp_path, dataset):
-    with pytest.raises(DatasetError, match=r"Expected a folder of normal films, found none at"):
+    with pytest.raises(DatasetError, match=r"Expected a folder of normal images, found none at"):
         read_external_images(tmp_path / "nowhere", 32, dataset)
-    with pytest.raises(DatasetError, match=r"found no file in it\. Leave --normals out"):
+    with pytest.raises(DatasetError, match=r"found no file in it\. Remove --normals"):
         read_external_images(tmp_path, 32, dataset)
 
 
@@ -52,5 +52,5 @@ def test_a_file_that_is_no_film_is_named(tmp_path, dataset):
 def test_a_film_that_the_models_learned_from_is_refused(tmp_path, data, dataset, part):
     known = data / getattr(dataset, part).keys[-1]
     (tmp_path / "seen.png").write_bytes(known.read_bytes())
-    with pytest.raises(DatasetError, match=r"found seen\.png, which is also among the films"):
+    with pytest.raises(DatasetError, match=r"found seen\.png, which is also a training"):
         read_external_images(tmp_path, 32, dataset)

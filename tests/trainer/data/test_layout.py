@@ -24,7 +24,9 @@ def test_a_third_class_is_refused_by_name_and_count(tmp_path, part):
     for name in {"", "train", "test"} - {""} if part else {""}:
         make_labelled_folder(root / name, 20, 20)
     put(root / part / "COVID" / "clinic", ["a.png", "b.png", "c.png"])
-    with pytest.raises(DatasetError, match=r"found COVID with 3 files in .*Move it elsewhere"):
+    with pytest.raises(
+        DatasetError, match=r"found COVID with 3 files in .*Move it out of the data set"
+    ):
         read_dataset(root, 32, seed=1)
 
 
@@ -40,7 +42,7 @@ def test_loose_films_are_refused_but_a_note_beside_the_classes_is_not(tmp_path):
     put(root, ["SOURCE.txt"], b"where these films came from")
     assert len(read_dataset(root, 32, seed=1).train) == 35
     put(root, ["one.png", "two.png"])
-    with pytest.raises(DatasetError, match=r"found 2 films beside the folders in .*one\.png"):
+    with pytest.raises(DatasetError, match=r"found 2 images beside the folders in .*one\.png"):
         read_dataset(root, 32, seed=1)
 
 
@@ -52,7 +54,7 @@ def test_a_folder_beside_the_parts_is_left_out_with_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="trainer"):
         dataset = read_dataset(root, 32, seed=1)
     assert len(dataset.train) + len(dataset.validation) == 40
-    assert "left out, as no part of the set: chest_xray with 11 files" in caplog.text
+    assert "ignored, not a part of the data set: chest_xray with 11 files" in caplog.text
     assert "empty" not in caplog.text
 
 
@@ -90,8 +92,8 @@ def test_films_without_patients_are_warned_of(tmp_path, caplog):
         film.rename(film.with_name(f"clinic{index}.png"))
     with caplog.at_level(logging.WARNING, logger="trainer"):
         read_dataset(root, 32, seed=1)
-    assert "Warning: 20 of 40 file names tell no patient" in caplog.text
-    assert "taken for a patient of its own" in caplog.text
+    assert "Warning: 20 of 40 file names contain no patient" in caplog.text
+    assert "counts as a separate patient" in caplog.text
 
 
 @pytest.mark.slow
@@ -102,7 +104,7 @@ def test_three_films_one_class_or_a_broken_film_end_the_command_with_one_line(tm
     broken = make_labelled_folder(tmp_path / "broken", 20, 20)
     put(broken / "NORMAL", ["IM-0300-0001.jpeg"], b"\xff\xd8\xff half a film")
     for root, expected in (
-        (few, "at least 16 films of NORMAL to train and validate on, found 1"),
+        (few, "at least 16 images of NORMAL to train and validate on, found 1"),
         (one, "NORMAL, found none. The folder needs the two class folders"),
         (broken, "IM-0300-0001.jpeg cannot be used"),
     ):

@@ -60,7 +60,7 @@ def test_evidence_is_the_gradient_times_what_the_head_looks_at(name):
 
 def test_a_network_that_reads_both_ways_does_not_care_which_side_is_left():
     network = trained_like("cnn")
-    both = build_inference_model(network, None, both_ways=True)
+    both = build_inference_model(network, None, flip_tta=True)
     mirrored = PIXELS[:, :, ::-1]
     alone = [
         np.asarray(network(films, training=False)["pneumonia"]) for films in (PIXELS, mirrored)
@@ -77,7 +77,7 @@ def test_a_network_that_reads_both_ways_does_not_care_which_side_is_left():
 @pytest.mark.parametrize("name", BUILDERS)
 def test_copies_that_evidence_needs_are_no_learnt_weights(name):
     network = BUILDERS[name](1, augment=False)
-    whole = build_inference_model(network, None, both_ways=False)
+    whole = build_inference_model(network, None, flip_tta=False)
     assert count_trainable_weights(whole) == count_trainable_weights(network)
     assert whole.count_params() > count_trainable_weights(whole)
 
@@ -168,7 +168,7 @@ def test_honest_evidence_beats_chance_and_evidence_that_is_turned_around_does_no
 
 
 def test_shuffled_weights_change_a_map_that_was_learned(films):
-    network = build_inference_model(trained_like("cnn"), None, both_ways=False)
+    network = build_inference_model(trained_like("cnn"), None, flip_tta=False)
     checked = check_evidence(network, films.take(np.arange(40)), seed=1)
     assert checked.images == 20
     assert abs(checked.randomised_correlation) < 0.9

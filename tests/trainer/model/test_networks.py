@@ -158,11 +158,13 @@ def test_the_threshold_keeps_the_promised_sensitivity():
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5])
-@pytest.mark.parametrize(("model", "borrows"), [("mlp", set()), ("cnn", {"BorrowedTone"})])
+@pytest.mark.parametrize(
+    ("model", "borrows"), [("mlp", set()), ("cnn", {"RandomHistogramMatching"})]
+)
 def test_augmentation_can_be_weaker_or_left_out(model, borrows, strength):
     names = {type(layer).__name__ for layer in BUILDERS[model](1, augment=strength).layers}
-    assert ({"RandomView", "RandomTone"} <= names) == (strength > 0)
-    assert names & {"BorrowedTone"} == (borrows if strength else set())
+    assert ({"RandomAffine", "RandomIntensity"} <= names) == (strength > 0)
+    assert names & {"RandomHistogramMatching"} == (borrows if strength else set())
 
 
 def test_the_view_is_the_one_that_keras_computes():
