@@ -134,7 +134,9 @@ def _export_in_first_accepted(
     for kinds in choices:
         for kind in kinds:
             try:
-    """Export in the first of ``choices`` with an accepted format; True if any was refused."""
+                exported = export_model(
+                    run, output, kind, with_suffix=passed > 0, license_id=license_id
+                )
             except PrecisionRefused as exc:
                 if logs_json():
                     log_event("precision_refused", model=run.card.name, precision=kind)
@@ -149,7 +151,15 @@ def _export_in_first_accepted(
     return refused
 
 
-    """Export in the first of ``choices`` with an accepted format; True if any was refused."""
+def _format_result(exported: ExportedModel) -> str:
+    """Format one line on an exported file."""
+    file = f"{exported.path}  {exported.size_bytes / 1e6:.1f} MB  sha256 {exported.sha256[:12]}  "
+    precision = exported.precision
+    if precision is None:
+        return (
+            f"{file}differs from Keras by at most {exported.difference:.1e} "
+            f"on {exported.images} images"
+        )
     return (
         f"{file}{precision.kind}, on {precision.images} validation images: AUC {precision.auc:.4f} "
         f"({precision.auc_difference:+.4f}), probability off by at most "
