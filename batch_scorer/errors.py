@@ -1,39 +1,39 @@
-"""Every error that users meet, in one tree.
+"""The error tree: every error that users can meet.
 
 ::
 
-    CxrError                          exit 1   a code, a sentence, and what to try
-    ├── UsageError                    exit 2   the command was called wrongly
-    │   ├── ForeignFile                        the output holds files that somebody else wrote
-    │   └── ProtocolRefused                    a URL of a kind that is never opened
-    ├── MissingPackage                exit 1   an optional part is not installed
+    CxrError                          exit 1   a code, a sentence and a hint
+    ├── UsageError                    exit 2   wrong use of the command
+    │   ├── ForeignFile                        the output holds files of another origin
+    │   └── ProtocolRefused                    a URL with a protocol that is never opened
+    ├── MissingPackage                exit 1   an optional package is not installed
     ├── ModelFileError                exit 1   a model file cannot be trusted
-    │   ├── CardMissing                        no model card in the file
-    │   ├── CardVersionUnsupported             a card of another version, or a broken one
+    │   ├── CardMissing                        the file has no model card
+    │   ├── CardVersionUnsupported             the card is broken or has another version
     │   ├── DecodeVersionMismatch              trained on pixels decoded by other rules
-    │   └── SelfTestFailed                     known inputs give other answers than they should
-    ├── DecoderUnavailable            exit 1   no process can be started to decode images
-    ├── ProviderUnavailable           exit 1   asked to run on a device that is not there
-    ├── SourceError                   exit 1   films or labels cannot be listed or read
-    ├── LedgerError                   exit 1   results cannot be written or read
-    ├── ReportError                   exit 1   the report cannot be drawn, or not be trusted
-    ├── TransientError                exit 75  may work when tried again
-    │   ├── Interrupted                        stopped by a signal, ready to go on
-    │   └── Occupied                           another task is at the same work
+    │   └── SelfTestFailed                     known inputs give unexpected probabilities
+    ├── DecoderUnavailable            exit 1   a decoder process cannot be started
+    ├── ProviderUnavailable           exit 1   the requested execution provider cannot run
+    ├── SourceError                   exit 1   images or labels cannot be listed or read
+    ├── OutputError                   exit 1   results cannot be written or read
+    ├── ReportError                   exit 1   the report cannot be drawn or trusted
+    ├── TransientError                exit 75  a retry may succeed
+    │   ├── Interrupted                        stopped by a signal; can be resumed
+    │   └── AlreadyRunning                     another task does the same work
     ├── DatasetError                  exit 1   a training data set cannot be used
-    ├── ConversionError               exit 1   Keras to ONNX failed
-    │   ├── ParityError                        the ONNX model answers differently from Keras
+    ├── ConversionError               exit 1   the conversion from Keras to ONNX failed
+    │   ├── ParityError                        the ONNX model gives other scores than Keras
     │   └── PrecisionRefused          exit 3   a smaller number format would lose too much
-    └── ImageError                    never ends a run: it becomes a row
-        ├── Unreadable                failed   the bytes could not be read
+    └── ImageError                    never ends a run; it becomes a row
+        ├── Unreadable                failed   the bytes cannot be read
         ├── Truncated                 failed   the file ends too early
-        ├── ModelOutputInvalid        failed   a model gave something else than probabilities
-        ├── DecoderKilled             failed   decoding took too much time or memory, twice
-        ├── Unsupported               rejected not a format that is read
+        ├── ModelOutputInvalid        failed   the model's output is not a probability
+        ├── DecoderKilled             failed   decoding exceeded time or memory, twice
+        ├── Unsupported               rejected an unsupported format
         ├── TooLarge                  rejected more pixels or parts than are safe to decode
-        ├── TooSmall                  rejected too few pixels to judge
-        ├── NotRadiograph             rejected an image, but no single frontal film
-        └── NotAllowed                rejected a place that this run may not read
+        ├── TooSmall                  rejected too few pixels to score
+        ├── NotRadiograph             rejected an image, but not a single frontal X-ray
+        └── NotAllowed                rejected a location that this run may not read
 
 This module imports the standard library only, so that any other module may raise from it.
 """
@@ -53,13 +53,13 @@ EXIT_RETRY = 75
 
 
 class CxrError(Exception):
-    """An error with a stable code, one plain sentence, and what to try next.
+    """An error with a stable code, one plain sentence and a hint.
 
     Args:
         sentence: What was expected and what was found.
-        hint: What to try. Empty where nothing useful can be said.
-        private: Words in both that name a film or say what stands in its header or its row: a
-            person may read them on a terminal, a log for machines leaves them out.
+        hint: What to try next; empty if there is nothing useful to say.
+        private: Words of both texts that identify an image or quote its header or row. A person
+            may read them on a terminal; the JSON log omits them.
     """
 
     code: ClassVar[str] = "error"
@@ -76,24 +76,24 @@ class CxrError(Exception):
 
 
 class UsageError(CxrError):
-    """The command was called wrongly."""
+    """Wrong use of the command."""
 
     code = "usage"
     exit_code = EXIT_USAGE
 
 
 class ForeignFile(UsageError):
-    """The output holds a file, or leads through a link, that is not this program's."""
+    """The output contains a file or link that this program did not create."""
 
     code = "foreign_file"
 
 
 class ProtocolRefused(UsageError):
-    """A URL has a protocol that is never opened, whoever asks."""
+    """A URL with a protocol that is never opened, whatever the settings."""
 
 
 class MissingPackage(CxrError):
-    """An optional part of the software is not installed."""
+    """An optional package is not installed."""
 
     code = "missing_package"
 
@@ -105,43 +105,43 @@ class ModelFileError(CxrError):
 
 
 class CardMissing(ModelFileError):
-    """The ONNX file carries no model card."""
+    """The ONNX file has no model card."""
 
     code = "card_missing"
 
 
 class CardVersionUnsupported(ModelFileError):
-    """The model card is broken or of a version that this release does not read."""
+    """The model card is broken, or this release does not support its version."""
 
     code = "card_version_unsupported"
 
 
 class DecodeVersionMismatch(ModelFileError):
-    """The model was trained on pixels that were decoded by other rules."""
+    """The model was trained on pixels decoded by other rules."""
 
     code = "decode_version_mismatch"
 
 
 class SelfTestFailed(ModelFileError):
-    """Known inputs give other answers than the model file says they should."""
+    """Known inputs give other probabilities than the model card states."""
 
     code = "self_test_failed"
 
 
 class DecoderUnavailable(CxrError):
-    """No process can be started to decode images in."""
+    """A process to decode images cannot be started."""
 
     code = "decoder_unavailable"
 
 
 class ProviderUnavailable(CxrError):
-    """The execution provider that was asked for cannot run here."""
+    """The requested execution provider cannot run on this machine."""
 
     code = "provider_unavailable"
 
 
 class SourceError(CxrError):
-    """Films or labels cannot be listed or read."""
+    """Images or labels cannot be listed or read."""
 
     code = "source"
 
@@ -153,32 +153,32 @@ class OutputError(CxrError):
 
 
 class ReportError(CxrError):
-    """The report cannot be drawn, or does not agree with what is attached to it."""
+    """The report cannot be drawn, or does not agree with its attachments."""
 
     code = "report"
 
 
 class TransientError(CxrError):
-    """Something failed that may work next time."""
+    """A failure that a retry may resolve."""
 
     code = "transient"
     exit_code = EXIT_RETRY
 
 
 class Interrupted(TransientError):
-    """The run was asked to stop, and can go on from where it is."""
+    """A signal stopped the run; it can be resumed."""
 
     code = "interrupted"
 
 
 class AlreadyRunning(TransientError):
-    """Another task is at this work, or has taken it over."""
+    """Another task does the same work, or has replaced this one."""
 
     code = "occupied"
 
 
 class DatasetError(CxrError):
-    """A training data set cannot be used as it is."""
+    """A training data set cannot be used."""
 
     code = "dataset"
 
@@ -190,20 +190,20 @@ class ConversionError(CxrError):
 
 
 class ParityError(ConversionError):
-    """The converted model does not answer as the Keras model does."""
+    """The ONNX model gives other scores than the Keras model."""
 
     code = "parity"
 
 
 class PrecisionRefused(ConversionError):
-    """A smaller number format would lose too much; files that were there before stay."""
+    """A smaller number format would lose too much; existing files are kept."""
 
     code = "precision_refused"
     exit_code = EXIT_NOT_ALL_SCORED
 
 
 class ImageError(CxrError):
-    """One file could not be scored. It becomes a row and never ends a run."""
+    """A file that could not be scored. It becomes a row and never ends a run."""
 
     code = "image"
     status: ClassVar[str] = "failed"
@@ -222,47 +222,47 @@ class Truncated(ImageError):
 
 
 class ModelOutputInvalid(ImageError):
-    """A model gave something for the image that cannot be what it is meant to be."""
+    """The model gave a value for the image that is not a probability."""
 
     code = "model_output_invalid"
 
 
 class DecoderKilled(ImageError):
-    """Two processes ended, or had to be ended, while they decoded the image."""
+    """Two processes crashed or were killed while they decoded the image."""
 
     code = "decoder_killed"
 
 
 class Unsupported(ImageError):
-    """The file is in no format that is read."""
+    """The file format is not supported."""
 
     code = "unsupported"
     status = "rejected"
 
 
 class TooLarge(ImageError):
-    """The image has more pixels, or more parts, than are safe to decode."""
+    """The image has more pixels or parts than are safe to decode."""
 
     code = "too_large"
     status = "rejected"
 
 
 class TooSmall(ImageError):
-    """The image has too few pixels to be judged."""
+    """The image has too few pixels to score."""
 
     code = "too_small"
     status = "rejected"
 
 
 class NotRadiograph(ImageError):
-    """The file holds something other than one plain radiograph."""
+    """The file is not a single frontal chest radiograph."""
 
     code = "not_radiograph"
     status = "rejected"
 
 
 class NotAllowed(ImageError):
-    """The image lies where this run may not read: a folder, a host or a protocol."""
+    """The image is in a folder, on a host or behind a protocol that this run may not read."""
 
     code = "not_allowed"
     status = "rejected"

@@ -43,6 +43,8 @@ def main(ctx: click.Context, film: Path, model: str, turns: int) -> None:
         f"{model}, {turns} turns, {pandas} pandas installed (which pyarrow then imports): "
         f"{wall:.2f} s, of which the processor {processor:.2f} s"
     )
+    imported = median(measure_import_time() for _ in range(turns))
+    click.echo(f"import batch_scorer: {1000 * imported:.1f} ms")
     ctx.exit(0 if wall <= MAX_START_S else 1)
 
 
@@ -62,6 +64,15 @@ def measure_start_time(film: Path, model: str) -> tuple[float, float]:
     if process.returncode:
         raise click.ClickException(f"cxr score ended with exit code {process.returncode}.")
     return seconds, used.ru_utime + used.ru_stime
+
+
+def measure_import_time() -> float:
+    """Measure the seconds that `import batch_scorer` takes in a new process."""
+    code = (
+        "import time; start = time.perf_counter(); import batch_scorer; "
+        "print(time.perf_counter() - start)"
+    )
+    return float(subprocess.check_output([sys.executable, "-c", code]))  # noqa: S603 - own code
 
 
 if __name__ == "__main__":

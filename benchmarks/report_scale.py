@@ -134,7 +134,7 @@ def make_rows(films: dict[str, bytes], models: list[ModelUsed]) -> list[Score]:
                 "scored",
                 prediction=CLASSES[flags[0]],
                 probabilities=tuple(probabilities),
-                undecided=band.holds(probabilities[0]) if band else None,
+                undecided=band.contains(probabilities[0]) if band else None,
                 typicality=0.5,
                 atypical=False,
                 agreement=flags.count(flags[0]) / len(flags),

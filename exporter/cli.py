@@ -53,7 +53,7 @@ def _parse_precisions(
     "--output",
     required=True,
     type=FolderPath(),
-    help="Output folder for NAME.onnx and manifest.json.",
+    help="Output folder for NAME.onnx, its model card NAME.md, and manifest.json.",
 )
 @click.option(
     "--precision",
@@ -67,7 +67,16 @@ def _parse_precisions(
     "NAME.PRECISION.onnx. With NAME=, it applies to that model only, and replaces the formats "
     "without a name unless it is refused.",
 )
-def export(run: Path, output: Path, precisions: tuple[PrecisionOption, ...]) -> int:
+@click.option(
+    "--license",
+    "license_id",
+    metavar="ID",
+    default="",
+    help="License that NAME.md states, by its Hugging Face ID: mit, cc-by-4.0, ... Default: none.",
+)
+def export(
+    run: Path, output: Path, precisions: tuple[PrecisionOption, ...], license_id: str
+) -> int:
     """Convert trained networks to verified ONNX model files.
 
     RUN is the run folder of `cxr train`. A file is written only after it gives the same scores as
@@ -97,7 +106,7 @@ def export(run: Path, output: Path, precisions: tuple[PrecisionOption, ...]) -> 
     for folder in folders:
         trained = read_run(folder, comparison)
         refused = _export_in_first_accepted(
-            trained, output, _select_precisions(precisions, trained.card.name)
+            trained, output, _select_precisions(precisions, trained.card.name), license_id
         )
         code = EXIT_NOT_ALL_SCORED if refused else code
     write_comparison(output, comparison)
@@ -115,7 +124,7 @@ def _select_precisions(
 
 
 def _export_in_first_accepted(
-    run: TrainedRun, output: Path, choices: list[list[PrecisionName]]
+    run: TrainedRun, output: Path, choices: list[list[PrecisionName]], license_id: str
 ) -> bool:
     """Export a model in the first group of formats in which at least one passes.
 
@@ -128,7 +137,7 @@ def _export_in_first_accepted(
     for kinds in choices:
         for kind in kinds:
             try:
-                done = export_model(run, output, kind, beside=passed > 0)
+                done = export_model(run, output, kind, beside=passed > 0, license_id=license_id)
             except PrecisionRefused as exc:
                 if logs_json():
                     log_event("precision_refused", model=run.card.name, precision=kind)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PREDICTIONS_FILE = "predictions.csv"
 SPLITS = ("test", "validation")
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One trained network -> one verified model file, and a line in its folder's manifest."""
+"""One trained network -> one verified model file, its card in Markdown, a line in the manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import onnx
 import tf2onnx
 
 from batch_scorer.errors import ConversionError, OutputError, UsageError
-from batch_scorer.model.card import SELF_TEST_RECIPE, draw_self_test_images
+from batch_scorer.model.card import (
+    SELF_TEST_RECIPE,
+    decode_card,
+    draw_self_test_images,
+    encode_card,
+)
 from batch_scorer.model.card_sections import (
     FLOAT16_SELF_TEST_TOLERANCE,
     SELF_TEST_TOLERANCE,
@@ -20,6 +25,7 @@ from batch_scorer.model.card_sections import (
 )
 from batch_scorer.model.classifier import MANIFEST_NAME, MAX_MODEL_BYTES, Manifest, ModelEntry
 from batch_scorer.model.onnx_runtime import ort
+from batch_scorer.report.formats.card_markdown import format_card_markdown
 from batch_scorer.storage.output import open_output, sha256_hex
 from batch_scorer.system.strict_json import DECODE_ERRORS
 from exporter import convert
@@ -86,6 +92,7 @@ def open_model_folder(folder: Path) -> tuple[Output, Manifest]:
 def _find_unrecorded_export(output: Output, manifest: Manifest) -> OwnershipRecord:
     """The files of an export that kept no record."""
     stated = {_format_file_name(name): entry.sha256 for name, entry in manifest.models.items()}
+    stated |= {format_card_name(name): entry.card_sha256 for name, entry in manifest.models.items()}
     contents = {name: output.read(name, MAX_MODEL_BYTES) for name in stated}
     found = {
         name: [stated[name]]
@@ -99,6 +106,11 @@ def _find_unrecorded_export(output: Output, manifest: Manifest) -> OwnershipReco
 
 def _format_file_name(model: str) -> str:
     return f"{model}.onnx"
+
+
+def format_card_name(model: str) -> str:
+    """Name the Markdown card of a model."""
+    return f"{model}.md"
 
 
 def read_manifest(output: Output) -> Manifest:
@@ -124,27 +136,33 @@ def format_manifest(manifest: Manifest) -> bytes:
 
 
 def export_model(
-    run: TrainedRun, folder: Path, kind: PrecisionName = "float32", *, beside: bool = False
+    run: TrainedRun,
+    folder: Path,
+    kind: PrecisionName = "float32",
+    *,
+    beside: bool = False,
+    license_id: str = "",
 ) -> ExportedModel:
-    """Convert, verify, then write the model file and its line of the manifest.
+    """Convert, verify, then write the model file, its card and its line of the manifest.
 
     Args:
         run: From ``read_run``.
         folder: Where to; made where needed.
         kind: "float32", "float16" or "int8".
         beside: Call the file NAME.KIND.onnx, since another one is NAME.onnx.
+        license_id: The license that NAME.md states; empty for none.
 
     Raises:
         UsageError: The folder cannot be made or written.
-        ForeignFile: The model file or the manifest that is there was not exported.
+        ForeignFile: The model file, the card or the manifest that is there was not exported.
         PrecisionRefused: The smaller format would lose too much; no file is left.
         ConversionError: The conversion is not right; no file is left.
-        LedgerError: The model file or the manifest cannot be written.
+        LedgerError: The model file, the card or the manifest cannot be written.
     """
     output, manifest = open_model_folder(folder)
     model = f"{run.card.name}.{kind}" if beside else run.card.name
     name = _format_file_name(model)
-    output.refuse_foreign_files([name])
+    output.refuse_foreign_files([name, format_card_name(model)])
     graph, card, expected = (
         _convert_float32(run) if kind == "float32" else _convert_reduced(run, kind)
     )
@@ -157,8 +175,12 @@ def export_model(
         difference = verify_model_file(draft, run.parity_images, expected, others)
         data = draft.read_bytes()
     sha256 = sha256_hex(data)
-    listed = _add_model(manifest, card, sha256, len(data))
-    output.write_all({name: data, MANIFEST_NAME: format_manifest(listed)})
+    stored = decode_card(encode_card(card), name)  # its keys in the order of the model file
+    markdown = format_card_markdown(stored, sha256, license_id).encode()
+    listed = _add_model(manifest, card, sha256, len(data), sha256_hex(markdown))
+    output.write_all(
+        {name: data, format_card_name(model): markdown, MANIFEST_NAME: format_manifest(listed)}
+    )
     return ExportedModel(
         folder / name, sha256, len(data), len(run.parity_images), difference, card.precision
     )
@@ -219,7 +241,9 @@ def write_comparison(folder: Path, comparison: ModelComparison | None) -> None:
         output.write(MANIFEST_NAME, format_manifest(compared))
 
 
-def _add_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int) -> Manifest:
+def _add_model(
+    manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int, card_sha256: str
+) -> Manifest:
     """Enter a model, best validation AUC first. A comparison with its predecessor is dropped."""
     entry = ModelEntry(
         precision=card.precision.kind if card.precision else "float32",
@@ -233,6 +257,7 @@ def _add_model(manifest: Manifest, card: ModelCard, sha256: str, size_bytes: int
             split: {name: estimate.value for name, estimate in reference.metrics.items()}
             for split, reference in card.references.items()
         },
+        card_sha256=card_sha256,
     )
     models = {**manifest.models, card.name: entry}
     return Manifest(dict(sorted(models.items(), key=lambda item: -_read_validation_auc(item[1]))))

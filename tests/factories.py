@@ -285,7 +285,7 @@ def make_rows(
                 label=label if labelled else "",
                 prediction=CLASSES[flags[0]],
                 probabilities=probabilities,
-                undecided=band.holds(probabilities[0]) if band else None,
+                undecided=band.contains(probabilities[0]) if band else None,
                 agreement=flags.count(flags[0]) / len(flags),
                 spread=max(probabilities) - min(probabilities) if len(models) > 1 else None,
                 width_px=1400,

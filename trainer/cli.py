@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
 
 MODEL_NAMES = ("mlp", "cnn", "vgg16")
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 
 
 def parse_named_folders(

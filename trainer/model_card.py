@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trainer.config import FitConfig
     from trainer.data.dataset import Dataset, LabelledImages
 
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 SHIFTED_VALIDATION = "shifted validation"
 CALIBRATION_SPLITS = ("validation", SHIFTED_VALIDATION)
 IMBALANCE_NOTE = (

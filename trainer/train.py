@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from trainer.config import FitConfig
     from trainer.data.dataset import Dataset, LabelledImages
 
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 VIRAL_LOSS_WEIGHT = 0.3
 """Of the loss: how much the second question, bacterial or viral, counts beside the first."""
 WARMUP_EPOCHS = 1

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from trainer.config import FitConfig
     from trainer.data.dataset import Dataset, LabelledImages
 
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 JOURNAL_FILE = "search.jsonl"
 TABLE_FILE = "search.csv"
 SEARCH_FILES = (run_folder.CONFIG_FILE, JOURNAL_FILE, TABLE_FILE)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from batch_scorer.cli.job_request import JobResponse
 
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 MAX_REQUEST_BYTES = 2**20
 """Maximum size of a request; the largest events, those of SQS, fit."""
 RETRY_AFTER_S = 60

@@ -17,7 +17,14 @@ import click
 from batch_scorer.cli.job_options import CONTEXT_SETTINGS, make_task_spec, task_options
 from batch_scorer.errors import EXIT_OK, AlreadyRunning, CxrError, UsageError
 from batch_scorer.jobs.events import parse_event
-from batch_scorer.system.log import clear_fields, find_log_format, redact_for_log, set_log_format
+from batch_scorer.system.log import (
+    clear_fields,
+    find_log_format,
+    redact_for_log,
+    set_log_format,
+    set_log_level,
+)
+from batch_scorer.system.process_setup import configure_process
 from batch_scorer.system.redact import register_secrets
 
 if TYPE_CHECKING:
@@ -50,7 +57,8 @@ def start_event_log() -> None:
     clear_fields()
     register_secrets(value for name, value in os.environ.items() if name.startswith("CXR_"))
     set_log_format(find_log_format([], os.environ))
-    logging.getLogger("cxr").setLevel(logging.INFO)
+    set_log_level(logging.INFO)
+    configure_process()
 
 
 def handle_event(event: object, stop: Callable[[], bool] | None = None) -> JobResponse:

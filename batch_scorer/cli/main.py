@@ -39,14 +39,16 @@ from batch_scorer.system.log import (
     logs_json,
     redact_for_log,
     set_log_format,
+    set_log_level,
 )
 from batch_scorer.system.process import STOP_SIGNALS
+from batch_scorer.system.process_setup import configure_process
 from batch_scorer.system.redact import redact_secrets, register_secrets
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 _ENV_PREFIX = "CXR"
 _INTERRUPTED = Interrupted("Interrupted.", "Run the same command again.")
 _DEFECT_HINT = "This is a defect of cxr-batch. Run again with --debug and report its output."
@@ -117,7 +119,7 @@ def _set_format(ctx: click.Context, param: click.Parameter, value: str) -> None:
 
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001
     if value:
-        log.setLevel(logging.DEBUG)
+        set_log_level(logging.DEBUG)
 
 
 @click.command(
@@ -147,7 +149,8 @@ def _run() -> int:
     settings = [value for name, value in os.environ.items() if name.startswith(f"{_ENV_PREFIX}_")]
     register_secrets([*sys.argv[1:], *settings])
     set_log_format(find_log_format(sys.argv[1:], os.environ))
-    log.setLevel(logging.INFO)
+    set_log_level(logging.INFO)
+    configure_process()
     try:
         STOP_SIGNALS.install()
         with STOP_SIGNALS.raise_if_received():

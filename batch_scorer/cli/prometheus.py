@@ -36,7 +36,7 @@ RETRIES, BYTES_READ = "cxr_retries", "cxr_bytes_read"
 LAST_RUN = "cxr_last_run_timestamp_seconds"
 MAX_TEXTFILE_BYTES = 1_000_000
 LAST_SUCCESS = "cxr_last_success_timestamp_seconds"
-log = logging.getLogger("cxr.gauges")
+log = logging.getLogger(__name__)
 
 
 class MetricsFile:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from batch_scorer.storage.lease import OutputLock
     from batch_scorer.storage.output import Output
 
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 
 
 @cloup.command(epilog="Example: cxr score my-xrays -o out --model all --labels none")

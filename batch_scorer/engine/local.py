@@ -164,7 +164,7 @@ def decode_image(
                 return DecodedImage(row)
             known = row.sha256 in job.known
             sizes_px = () if known else job.sizes_px
-            content = job.decoder.read(data, sizes_px, careful=ref.key in job.suspects)
+            content = job.decoder.read(data, sizes_px, isolated=ref.key in job.suspects)
             patient, study = job.identifiers.apply(content.patient_id, content.study_uid)
             row = msgspec.structs.replace(row, patient=patient or row.patient, study=study)
     except ImageError as exc:  # the file could not be read

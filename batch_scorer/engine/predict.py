@@ -162,7 +162,7 @@ def _add_scores(
         detail="",
         probabilities=tuple(probabilities),
         prediction=CLASSES[flags[0]],
-        undecided=band.holds(probabilities[0]) if band else None,
+        undecided=band.contains(probabilities[0]) if band else None,
         viral=None if viral is None else _clip_probability(viral[index]),
         agreement=flags.count(flags[0]) / len(flags),
         spread=max(probabilities) - min(probabilities) if len(probabilities) > 1 else None,

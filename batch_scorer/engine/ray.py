@@ -28,6 +28,7 @@ from batch_scorer.results.schema import Score
 from batch_scorer.results.usage import Usage, UsageMeter
 from batch_scorer.storage.filesystem import add_retries, count_retries, open_filesystem
 from batch_scorer.system.process import available_cores, quiet_import
+from batch_scorer.system.process_setup import configure_process
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -85,6 +86,7 @@ class Worker:
     def __init__(self, job: EngineJob, models: list[tuple[str, str, str]], hashes: Any) -> None:
         import ray
 
+        configure_process()
         self._unpickle = ray.cloudpickle.loads
         self._hashes = ray.get(hashes)
         # Ray limits a worker's threads by OMP_NUM_THREADS, which ONNX Runtime does not read. Each

@@ -1,1 +1,1 @@
-"""Bytes to pixels."""
+"""Image decoding: from bytes to pixels."""

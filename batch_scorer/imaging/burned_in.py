@@ -1,8 +1,8 @@
-"""Text that was burned into an image: found in its border, and painted over in small pictures.
+"""Burned-in text: detection in the border of an image, and masking in thumbnails.
 
-A name at the edge of an X-ray is legible on a thumbnail that is passed on with a report. This is a
-precaution and no de-identification: text elsewhere in the image is not looked for, handwriting and
-faint or large letters are not found, and nothing but the small pictures is changed.
+A name at the edge of an X-ray is legible on a thumbnail in a report. This is a precaution, not a
+de-identification: text inside the border, handwriting and faint or large letters are not detected,
+and only thumbnails are changed.
 """
 
 from __future__ import annotations
@@ -19,52 +19,51 @@ if TYPE_CHECKING:
     from batch_scorer.imaging.decode import DecodeResult
 
 BORDER_SHARE = 1 / 8
-"""Of width and height, at each side. Scanners write into the corners, lungs lie further in."""
+"""The proportion of width and height at each side. Scanners write there; lungs lie further in."""
 DETECTION_SIZE_PX = 640
-"""Text is looked for at this size, twice that of a thumbnail."""
+"""The image size for text detection, twice that of a thumbnail."""
 MASK_VALUE = 0
 _SCALES = ((11, (4, 10)), (21, (10, 20)))
-"""For small letters, then for large ones: the widest stroke, and the gaps that join letters."""
+"""For small and for large letters: the widest stroke, and the gaps to close between letters."""
 _MIN_CONTRAST = 40
 _LINE_HEIGHT_PX = (6, 47)
 _MIN_STROKES = 6
-"""Upright strokes that a line has at least: three or four letters. A side marker has fewer."""
+"""Upright strokes of three or four letters. A side marker has fewer."""
 _FILL_RANGE = (0.15, 0.7)
 _PITCH_RANGE = (0.2, 1.4)
-"""From one upright stroke to the next, in heights of the line."""
+"""The distance between upright strokes, in line heights."""
 
 
 def needs_border_mask(content: DecodeResult) -> bool:
-    """Whether the border of an image may show who the patient is.
+    """Return whether the border of an image may identify the patient.
 
     Args:
-        content: An image without a problem, decoded to ``DETECTION_SIZE_PX`` too.
+        content: A result without an error, decoded to ``DETECTION_SIZE_PX`` among other sizes.
 
     Returns:
-        True where a DICOM header says that something is burned in, or where a line of text is
-        found in the border.
+        True if the DICOM header states a burned-in annotation, or the border contains text.
     """
     return content.burned_in or has_border_text(content.pixels[DETECTION_SIZE_PX])
 
 
-def mask_border(picture: Image.Image) -> Image.Image:
+def mask_border(image: Image.Image) -> Image.Image:
     """Paint the outer ``BORDER_SHARE`` of each side black."""
-    width_px, height_px = picture.size
-    across, down = (max(1, round(side * BORDER_SHARE)) for side in picture.size)
+    width_px, height_px = image.size
+    across, down = (max(1, round(side * BORDER_SHARE)) for side in image.size)
     box = (across, down, width_px - across, height_px - down)
-    painted = Image.new(picture.mode, picture.size, MASK_VALUE)
-    painted.paste(picture.crop(box), box[:2])
-    return painted
+    masked = Image.new(image.mode, image.size, MASK_VALUE)
+    masked.paste(image.crop(box), box[:2])
+    return masked
 
 
 def has_border_text(pixels: NDArray[np.uint8]) -> bool:
-    """Look for a line of text in the border, along either axis, bright or dark.
+    """Detect a line of text in the border, along either axis, bright or dark.
 
-    A line of any script is a small blob, once its letters are joined, in which narrow strokes and
-    gaps take turns.
+    In any script, a line with joined letters is a small blob of alternating narrow strokes and
+    gaps.
 
     Args:
-        pixels: Shape (SIDE_PX, SIDE_PX).
+        pixels: Shape (DETECTION_SIZE_PX, DETECTION_SIZE_PX), uint8.
     """
     for stroke_px, gaps_px in _SCALES:
         for keep_thin in (ndimage.white_tophat, ndimage.black_tophat):
@@ -77,10 +76,10 @@ def has_border_text(pixels: NDArray[np.uint8]) -> bool:
 
 
 def _has_text_line(strokes: NDArray[np.bool_], gap_px: int) -> bool:
-    """Whether strokes in the border, joined across gaps, make a line of text along the second axis.
+    """Return whether strokes in the border form a line of text along the second axis.
 
     Args:
-        strokes: Shape (SIDE_PX, SIDE_PX).
+        strokes: Shape (DETECTION_SIZE_PX, DETECTION_SIZE_PX).
         gap_px: The widest gap between two strokes of a line.
     """
     joined = ndimage.maximum_filter1d(strokes.view(np.uint8), gap_px, axis=1)
@@ -96,7 +95,7 @@ def _has_text_line(strokes: NDArray[np.bool_], gap_px: int) -> bool:
 
 
 def _is_text_line(strokes: NDArray[np.bool_], gap_px: int) -> bool:
-    """Whether the strokes (height, width) of one blob look like a line of text."""
+    """Return whether the strokes (height, width) of one blob look like a line of text."""
     height, width = strokes.shape
     if (
         not _LINE_HEIGHT_PX[0] <= height <= _LINE_HEIGHT_PX[1]
@@ -105,7 +104,9 @@ def _is_text_line(strokes: NDArray[np.bool_], gap_px: int) -> bool:
     ):
         return False
     begins = np.diff(strokes.astype(np.int8), axis=1, prepend=0) == 1
-    number = np.sort(begins.sum(axis=1))[-max(2, height // 3) :].mean()  # of the richest rows
+    number = np.sort(begins.sum(axis=1))[
+        -max(2, height // 3) :
+    ].mean()  # of the rows with most strokes
     return bool(
         number >= _MIN_STROKES
         and _FILL_RANGE[0] <= strokes.mean() <= _FILL_RANGE[1]

@@ -1,34 +1,35 @@
-"""The pixel contract: how the bytes of one film become the pixels of every model.
+"""The pixel contract: from the bytes of an image to the pixels of every model.
 
-Training, calibration, parity checks and scoring all come through ``decode_radiograph``.
-The rules, one per kind of file:
+Training, calibration, parity checks and scoring all use ``decode_radiograph``.
+The rules by file format:
 
 ===================  ==========================================================================
-JPEG                 its luma, read at a reduced DCT scale where at least twice the target
-                     remains; CMYK through RGB
-PNG, TIFF, BMP,      8 bits as they are; 16-bit, 32-bit and float grey from the film's own
-WebP                 minimum (black) to its maximum (white); 16-bit colour by its high byte; TIFF
-                     whose white is zero inverted; several pages or pictures refused
+JPEG                 luma, read at a reduced DCT scale of at least twice the target size; CMYK
+                     through RGB
+PNG, TIFF, BMP,      8 bits unchanged; 16-bit, 32-bit and float grey from the image's minimum
+WebP                 (black) to its maximum (white); 16-bit colour by its high byte; TIFF with
+                     white as zero inverted; several pages or images refused
 EXIF orientation     applied; damaged EXIF ignored
-alpha                laid over black
+alpha                composited over black
 palette              looked up, then luma (ITU-R 601)
 DICOM                modality LUT or rescale; then the first VOI window (by its function: LINEAR,
-                     LINEAR_EXACT, SIGMOID), else the VOI LUT, else the film's own minimum to
+                     LINEAR_EXACT, SIGMOID), else the VOI LUT, else the image's minimum to
                      maximum; MONOCHROME1 inverted
 ===================  ==========================================================================
 
-Every film is then stretched to the square with one antialiased bilinear filter, as the training
-films were (of Pillow's five filters it lies closest to how they were made: mean difference 2.1
-grey levels between a full-size film and its published 224-pixel copy, the others 2.3 to 2.5).
+Every image is then stretched to the square with one antialiased bilinear filter, as the training
+images were. Of Pillow's five filters, it comes closest to the published copies: the mean difference
+between a full-size image and its published 224-pixel copy is 2.1 grey levels; the other filters
+give 2.3 to 2.5.
 
-``DECODE_VERSION`` is stored in every model card. Raise it by one whenever a change makes any file
-decode to other pixels; every model must then be trained or verified again, because the scorer
-refuses a model whose number differs. One exception, with its list: a kind of file that was decoded
-against its own standard, and that no model was trained, calibrated or verified on, is corrected
-without a new number, because the number binds a model to the pixels that it was judged by. So far,
-all in DICOM and before the first release: windows LINEAR_EXACT and SIGMOID (were read as LINEAR),
-8-bit VOI LUTs with more than 256 inputs (ran over), pixels whose high bit is not the last of their
-stored bits (lost their upper bits), compressed frames without an end (were filled up with grey).
+``DECODE_VERSION`` is stored in every model card. Raise it by one if a change makes any file decode
+to other pixels. Every model must then be trained or verified again, because the scorer refuses a
+model with another version. One exception: if a kind of file was decoded against its own standard
+and no model was trained, calibrated or verified on it, the error is fixed under the same version,
+because the version binds a model to the pixels of its evaluation. Such fixes so far, all in DICOM
+and before the first release: windows LINEAR_EXACT and SIGMOID (were read as LINEAR), 8-bit VOI LUTs
+with more than 256 inputs (overflowed), pixels whose high bit is not the last of their stored bits
+(lost their upper bits), compressed frames without an end (were padded with grey).
 """
 
 from __future__ import annotations
@@ -54,15 +55,15 @@ if TYPE_CHECKING:
 DECODE_VERSION = 1
 RESIZE_FILTER = Image.Resampling.BILINEAR
 HEADER_BYTES = 1024
-"""As much of a file as ``detect_format`` looks at."""
+"""The part of a file that ``detect_format`` reads."""
 _BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image whose header has been read once, with all that anybody wants of it.
+    """An image whose header has been parsed, once for all uses.
 
-    ``kind`` is that of ``detect_format``.
+    ``kind`` is the format from ``detect_format``.
     """
 
     kind: str
@@ -70,22 +71,22 @@ class EncodedImage:
 
     @property
     def patient_id(self) -> str:
-        """The text of a DICOM header; empty where it has none."""
+        """PatientID of the DICOM header; empty if it has none."""
         return self._file.patient_id
 
     @property
     def study_uid(self) -> str:
-        """The text of a DICOM header; empty where it has none."""
+        """StudyInstanceUID of the DICOM header; empty if it has none."""
         return self._file.study_uid
 
     @property
     def burned_in(self) -> bool:
-        """Whether a DICOM header says that something is burned in that may name the patient."""
+        """True if the DICOM header states a burned-in annotation, which may name the patient."""
         return self._file.burned_in
 
     @property
     def size_px(self) -> tuple[int, int]:
-        """(width_px, height_px) before the image is stretched, after EXIF orientation."""
+        """(width_px, height_px) after EXIF orientation, before stretching."""
         return self._file.size_px
 
     def decode(
@@ -97,10 +98,13 @@ class EncodedImage:
 
         Args:
             sizes_px: Sides of the squares to make.
-            reserve: Waits until so many pixels may be decoded.
+            reserve: Waits until this number of pixels may be decoded.
+
+        Returns:
+            By size: shape (size_px, size_px), 0 black to 255 white.
 
         Raises:
-            ImageError: It is no radiograph, or its pixels cannot be decoded.
+            ImageError: The image is not a radiograph, or its pixels cannot be decoded.
         """
         return {
             size_px: _resize_to_square(self._file.decode(size_px, reserve), size_px)
@@ -109,13 +113,13 @@ class EncodedImage:
 
 
 def open_image(data: bytes | memoryview) -> EncodedImage:
-    """Read the header of an image, and check what it announces against the limits.
+    """Parse the header of an image and check it against the limits.
 
     Args:
         data: A whole JPEG, PNG, TIFF, BMP, WebP or DICOM file.
 
     Raises:
-        ImageError: The header cannot be read, or is that of no image to be decoded.
+        ImageError: The header cannot be read, or the image exceeds the limits.
     """
     forbid_truncated_images()
     kind, start = _find_kind(data)
@@ -124,11 +128,10 @@ def open_image(data: bytes | memoryview) -> EncodedImage:
 
 @dataclass(frozen=True)
 class DecodeResult:
-    """What one reading of an image has found, in plain values.
+    """The result of decoding one image, in plain values.
 
-    Patient, study and ``burned_in`` are those of the `EncodedImage`. ``pixels`` holds one plane
-    for each size asked for, unless there is a ``error``. Width and height are 0 where nothing
-    was decoded.
+    Patient, study and ``burned_in`` are those of the `EncodedImage`. ``pixels`` contains one plane
+    per requested size, unless there is an ``error``. Width and height are 0 if nothing was decoded.
     """
 
     patient_id: str = ""
@@ -145,12 +148,12 @@ def read_image(
     sizes_px: Collection[int],
     reserve: Callable[[int], AbstractContextManager[None]] = reserve_pixels,
 ) -> DecodeResult:
-    """Read all of one image that the scorer wants; what is wrong with it is part of the answer.
+    """Read everything that the scorer needs of one image; an ImageError becomes part of the result.
 
     Args:
         data: The whole file.
-        sizes_px: Sides of the squares to make; with none, no pixel is decoded.
-        reserve: Waits until so many pixels may be decoded.
+        sizes_px: Sides of the squares to make; if empty, no pixel is decoded.
+        reserve: Waits until this number of pixels may be decoded.
     """
     content = DecodeResult()
     try:
@@ -170,17 +173,17 @@ def read_image(
 
 
 def decode_radiograph(data: bytes, size_px: int) -> NDArray[np.uint8]:
-    """Turn one encoded X-ray into the pixels that every model was trained on.
+    """Decode one X-ray to the pixels that every model was trained on.
 
     Args:
         data: A whole JPEG, PNG, TIFF, BMP, WebP or DICOM file.
         size_px: Side of the square to return, from the model card.
 
     Returns:
-        Shape (size_px, size_px), 0 black to 255 white, not normalised.
+        Shape (size_px, size_px), uint8, 0 black to 255 white.
 
     Raises:
-        ImageError: The bytes are truncated, too large or small, or no radiograph.
+        ImageError: The image is damaged, truncated, too large, too small or not a radiograph.
 
     Source: DECODE_VERSION 1; DICOM PS3.3 C.7.6.3 and C.11.
     """
@@ -191,7 +194,7 @@ def decode_radiograph(data: bytes, size_px: int) -> NDArray[np.uint8]:
 
 
 def detect_format(data: bytes | memoryview) -> str:
-    """Name the format of a file by its first bytes, never by its name.
+    """Detect the format of a file by its first bytes, never by its file name.
 
     Args:
         data: The file, or its first ``HEADER_BYTES``.
@@ -201,22 +204,21 @@ def detect_format(data: bytes | memoryview) -> str:
 
     Raises:
         Unreadable: The file is empty.
-        Unsupported: It is none of these.
+        Unsupported: The format is none of these.
     """
     return _find_kind(data)[0]
 
 
 def _find_kind(data: bytes | memoryview) -> tuple[str, int]:
-    """The format, and where the elements of DICOM begin."""
+    """Return the format, and the offset of the first DICOM element."""
     if not data:
-        raise Unreadable("The file is empty.", "Copy it again from where it came from.")
+        raise Unreadable("The file is empty.", "Copy it again from its source.")
     if data[:3] == b"\xff\xd8\xff":
         return "JPEG", 0
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return "PNG", 0
-    if (
-        start := find_elements(data)
-    ) is not None:  # before TIFF: one file may be both, and its DICOM header says more
+    # before TIFF: one file may be both, and its DICOM header says more
+    if (start := find_elements(data)) is not None:
         return "DICOM", start
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "TIFF", 0
@@ -225,7 +227,7 @@ def _find_kind(data: bytes | memoryview) -> tuple[str, int]:
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADER_BYTES:
         return "BMP", 0
     raise Unsupported(
-        "The content is not JPEG, PNG, TIFF, BMP, WebP or DICOM.",
+        "Expected JPEG, PNG, TIFF, BMP, WebP or DICOM, found another format.",
         "Convert it to one of these, or leave it out.",
     )
 
@@ -234,7 +236,7 @@ def _resize_to_square(image: Image.Image, size_px: int) -> NDArray[np.uint8]:
     pixels = np.asarray(image.resize((size_px, size_px), RESIZE_FILTER), dtype=np.uint8)
     if pixels.min() == pixels.max():
         raise NotRadiograph(
-            "Expected a film, found a picture of one flat grey.",
+            "Expected an X-ray, found an image of a single grey value.",
             "For DICOM, check the window (tags 0028,1050 and 0028,1051).",
         )
     return pixels

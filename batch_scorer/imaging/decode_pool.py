@@ -1,9 +1,8 @@
-"""Where images are decoded: what a C library may choke on, in processes of its own.
+"""Decoder: images that may crash a C library are decoded in worker processes.
 
-JPEG, PNG and BMP files are decoded in this process, once their headers were checked. DICOM, TIFF
-and WebP, and any image that is under suspicion, go to worker processes with limits on memory and
-time. A worker that ends, or has to be ended, costs one image at most: it is tried once more in a
-fresh process.
+JPEG, PNG and BMP files are decoded in this process, after a check of their headers. DICOM, TIFF and
+WebP, and any image under suspicion, go to worker processes with limits on memory and time. A worker
+that crashes or is killed affects one image only, which is tried once more in a new process.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
 UNTRUSTED_FORMATS = ("DICOM", "TIFF", "WebP")
-"""Formats whose decoders reserve memory by what a file announces in many places."""
+"""Formats whose decoders reserve memory by many different fields of a file."""
 START_TIMEOUT_S = 120.0
 _WATCH_INTERVAL_S = 0.2
 _PIPE_BYTES = 1 << 20
@@ -52,30 +51,30 @@ _WORKER_ERRORS = (OSError, EOFError, ValueError, msgspec.MsgspecError)
 
 @dataclass(frozen=True)
 class WorkerLimits:
-    """What a worker may use for one image.
+    """The limits of a worker for one image.
 
-    Of the largest that are read, 80 megapixels, a DICOM file needs up to 0.8 GB beyond itself and a
-    WebP file 1.25 GB; the slowest, JPEG 2000, took 20 s on a busy core.
+    At the largest accepted size, 80 megapixels, a DICOM file needs up to 0.8 GB beyond itself and a
+    WebP file 1.25 GB. The slowest format, JPEG 2000, took 20 s on a busy core.
     """
 
     memory_bytes: int = 1_500_000_000
-    seconds: float = 60.0
+    timeout_s: float = 60.0
 
     def describe(self) -> str:
-        """Say them in words."""
-        return f"{self.memory_bytes / 1e9:g} GB of memory or {self.seconds:g} seconds"
+        """Describe the limits in words."""
+        return f"{self.memory_bytes / 1e9:g} GB of memory or {self.timeout_s:g} seconds"
 
 
 class Decoder:
-    """Reads images; starts a worker where one is needed and none is free.
+    """Decodes images; starts a worker process if an image needs one and none is free.
 
-    Any number of threads may use it: there are never more workers than threads that decode at a
-    time. Nothing is started before the first image needs it. A copy in another process has workers
-    of its own.
+    Any number of threads may use it, with at most one worker per decoding thread. The first worker
+    starts when the first image needs it. A pickled copy starts its own workers.
 
     Args:
-        limits: What a worker may use.
-        command: The Python interpreter and what it runs as a worker, before the limits.
+        limits: The limits of each worker; default: ``WorkerLimits()``.
+        command: The Python interpreter and its arguments before the limits; default: this
+            interpreter and the ``decode_worker`` module.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Decoder:
         self._closed = False
         self.peak_memory_bytes = 0
         self._ended = threading.Event()
-        self._end_all = weakref.finalize(self, _end_workers, self._workers, self._ended)
+        self._end_workers = weakref.finalize(self, _end_workers, self._workers, self._ended)
 
     def __reduce__(self) -> tuple[type[Self], tuple[WorkerLimits, tuple[str, ...]]]:
         return type(self), (self._limits, self._command)
@@ -101,29 +100,29 @@ class Decoder:
         self.close()
 
     def close(self) -> None:
-        """End all workers, those too that have an image in hand."""
+        """End all workers, including busy ones."""
         with self._lock:
             self._closed = True
-        self._end_all()
+        self._end_workers()
 
     def read(
-        self, data: bytes, sizes_px: Collection[int], *, careful: bool = False
+        self, data: bytes, sizes_px: Collection[int], *, isolated: bool = False
     ) -> DecodeResult:
-        """Read one image as ``read_image`` does, in a worker where its kind needs that.
+        """Read one image as ``read_image`` does, in a worker if its format requires that.
 
         Args:
             data: The whole file.
-            sizes_px: Sides of the squares to make; with none, no pixel is decoded.
-            careful: Use a worker whatever the kind.
+            sizes_px: Sides of the squares to make; if empty, no pixel is decoded.
+            isolated: Use a worker for any format.
 
         Raises:
             DecoderUnavailable: No worker can be started.
             Interrupted: The decoder was closed meanwhile.
         """
-        if not _needs_worker(data, sizes_px, careful=careful):
+        if not _needs_worker(data, sizes_px, isolated=isolated):
             return read_image(data, sizes_px)
-        for take in (self._acquire_worker, self._start_worker):
-            worker = take()
+        for get_worker in (self._acquire_worker, self._start_worker):
+            worker = get_worker()
             try:
                 content, peak_bytes = worker.read(data, list(sizes_px))
             except _WORKER_ERRORS:
@@ -139,9 +138,9 @@ class Decoder:
             return content
         return DecodeResult(
             error=DecoderKilled(
-                f"Decoding the image failed twice: it needed more than {self._limits.describe()}, "
-                "or broke the decoder.",
-                "Look at it with another program; it is tried again once the file has changed.",
+                f"Decoding failed twice: the image needed more than {self._limits.describe()}, "
+                "or crashed the decoder.",
+                "Check it in another program. It is tried again after the file has changed.",
             )
         )
 
@@ -179,12 +178,12 @@ class Decoder:
             raise Interrupted("The run ended while an image was decoded.")
 
 
-def _needs_worker(data: bytes, sizes_px: Collection[int], *, careful: bool) -> bool:
+def _needs_worker(data: bytes, sizes_px: Collection[int], *, isolated: bool) -> bool:
     try:
         kind = detect_format(data)
-    except ImageError:  # none that any decoder would get
+    except ImageError:  # such an image never reaches a decoder
         return False
-    return kind == "DICOM" or bool(sizes_px and (careful or kind in UNTRUSTED_FORMATS))
+    return kind == "DICOM" or bool(sizes_px and (isolated or kind in UNTRUSTED_FORMATS))
 
 
 def _end_workers(workers: set[_Worker], ended: threading.Event) -> None:
@@ -194,7 +193,7 @@ def _end_workers(workers: set[_Worker], ended: threading.Event) -> None:
 
 
 def _kill_late_workers(workers: set[_Worker], lock: threading.Lock, ended: threading.Event) -> None:
-    """End each worker that is past its limit of time, as long as there are any."""
+    """Kill each worker that exceeds its time limit, as long as any workers exist."""
     while not ended.wait(_WATCH_INTERVAL_S):
         with lock:
             if not workers:
@@ -204,109 +203,109 @@ def _kill_late_workers(workers: set[_Worker], lock: threading.Lock, ended: threa
 
 
 class _Worker:
-    """One process, and the pipes to it.
+    """A worker process and the pipes to it.
 
     Raises:
-        DecoderUnavailable: It cannot be started.
+        DecoderUnavailable: The process cannot be started.
     """
 
     def __init__(self, command: tuple[str, ...], limits: WorkerLimits) -> None:
         self._limits = limits
         self._shared = SharedBuffer.create_if_possible()
-        passed = [self._shared.descriptor] if self._shared else []
+        shared_fds = [self._shared.descriptor] if self._shared else []
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - this program itself
+            self._process = subprocess.Popen(  # noqa: S603 - runs this program itself
                 [
                     *command,
                     str(limits.memory_bytes),
-                    str(limits.seconds),
-                    *map(str, passed or [-1]),
+                    str(limits.timeout_s),
+                    *map(str, shared_fds or [-1]),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=_make_environment(),
-                pass_fds=passed,
+                pass_fds=shared_fds,
             )
         except (OSError, ValueError) as exc:
             self._close_shared()
             raise _decoder_unavailable(str(exc)) from exc
-        self._to, self._from, said = (
+        self._stdin, self._stdout, stderr = (
             cast("IO[bytes]", pipe)
             for pipe in (self._process.stdin, self._process.stdout, self._process.stderr)
         )
-        self._said = said
-        self._late_at = math.inf
-        _enlarge_pipe(self._to)
+        self._stderr = stderr
+        self._deadline = math.inf
+        _enlarge_pipe(self._stdin)
 
     def wait_until_ready(self) -> None:
-        """Wait until it has started.
+        """Wait until the process has started.
 
         Raises:
-            DecoderUnavailable: It has not.
+            DecoderUnavailable: The process did not start.
         """
-        with self._said as said, self._time_limit(START_TIMEOUT_S):
+        with self._stderr as stderr, self._time_limit(START_TIMEOUT_S):
             try:
-                receive_message(self._from, WorkerReady)
+                receive_message(self._stdout, WorkerReady)
             except _WORKER_ERRORS as exc:
                 self._process.kill()
-                raise _decoder_unavailable(_last_line(said.read())) from exc
+                raise _decoder_unavailable(_last_line(stderr.read())) from exc
 
     def read(self, data: bytes, sizes_px: list[int]) -> tuple[DecodeResult, int]:
-        """Have one image read.
+        """Read one image in the worker.
 
         Returns:
-            What was found, and the most memory in bytes that the process has had.
+            The result, and the peak memory of the process in bytes.
 
         Raises:
-            OSError, EOFError, ValueError, MsgspecError: The process has ended, was ended because it
-                took too long, or has answered what it should not.
+            OSError, EOFError, ValueError, MsgspecError: The process crashed, was killed after its
+                time limit, or sent an invalid response.
         """
         shared = self._shared if data and len(data) <= CAPACITY_BYTES else None
         if shared:
             shared.write(data)
-        answer = self._ask(
+        response = self._request(
             DecodeRequest(sizes_px, len(data), bool(shared)), b"" if shared else data
         )
         with ExitStack() as reserved:
-            if isinstance(answer, ReservationRequest):
-                reserved.enter_context(reserve_pixels(min(answer.pixels, MAX_PIXELS)))
-                answer = self._ask(ReservationGranted())
-        if not isinstance(answer, DecodeResponse):
-            raise msgspec.ValidationError("an image that is large twice")
+            if isinstance(response, ReservationRequest):
+                reserved.enter_context(reserve_pixels(min(response.pixels, MAX_PIXELS)))
+                response = self._request(ReservationGranted())
+        if not isinstance(response, DecodeResponse):
+            raise msgspec.ValidationError("expected one reservation per image, found two")
         if shared:
-            shared.forget(len(data))
-        return _to_result(answer, sizes_px), answer.peak_memory_bytes
+            shared.release(len(data))
+        return _to_result(response, sizes_px), response.peak_memory_bytes
 
-    def _ask(
+    def _request(
         self, message: DecodeRequest | ReservationGranted, data: bytes = b""
     ) -> DecodeResponse | ReservationRequest:
-        with self._time_limit(self._limits.seconds):
-            send_message(self._to, message, data)
-            answer: DecodeResponse | ReservationRequest = receive_message(
-                self._from, DecodeResponse | ReservationRequest
+        with self._time_limit(self._limits.timeout_s):
+            send_message(self._stdin, message, data)
+            response: DecodeResponse | ReservationRequest = receive_message(
+                self._stdout, DecodeResponse | ReservationRequest
             )
-            return answer
+            return response
 
     @contextmanager
-    def _time_limit(self, seconds: float) -> Iterator[None]:
-        self._late_at = time.monotonic() + seconds
+    def _time_limit(self, timeout_s: float) -> Iterator[None]:
+        self._deadline = time.monotonic() + timeout_s
         try:
             yield
         finally:
-            self._late_at = math.inf
+            self._deadline = math.inf
 
     def kill_if_late(self) -> None:
-        """End the process where it has been waited for too long."""
-        if time.monotonic() > self._late_at:
+        """Kill the process if its time limit has passed."""
+        if time.monotonic() > self._deadline:
             self._process.kill()
 
     def end(self) -> None:
-        """End the process, whatever it does, and leave nothing of it behind."""
+        """Kill the process and release its pipes and memory."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._to, self._from, self._said):
-            with suppress(OSError):  # what it was to read cannot be flushed
+        for pipe in (self._stdin, self._stdout, self._stderr):
+            with suppress(OSError):  # unread data cannot be flushed
                 pipe.close()
         self._close_shared()
 
@@ -316,58 +315,58 @@ class _Worker:
 
 
 def _make_environment() -> dict[str, str]:
-    """Let a worker find what this process finds, and start no threads of its own."""
+    """Give a worker this process's import path, and no numeric threads."""
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100 - of ""
     return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def _enlarge_pipe(pipe: IO[bytes]) -> None:
-    """Let a pipe hold more, so that a large image takes fewer turns of the two processes."""
+    """Enlarge a pipe, so that a large image needs fewer context switches."""
     try:
         import fcntl
     except ImportError:  # Windows
         return
-    with suppress(OSError):  # not on Linux, or no room for more
+    with suppress(OSError):  # not on Linux, or beyond the system's limit
         fcntl.fcntl(pipe.fileno(), _F_SETPIPE_SZ, _PIPE_BYTES)
 
 
-def _to_result(found: DecodeResponse, sizes_px: list[int]) -> DecodeResult:
-    """Turn plain values back.
+def _to_result(response: DecodeResponse, sizes_px: list[int]) -> DecodeResult:
+    """Convert the response of a worker to a result.
 
     Raises:
-        ValueError: They are not what was asked for.
+        ValueError: The response has other sizes than requested, or an unknown error.
     """
-    if not found.error and sorted(found.pixels) != sorted(sizes_px):
-        raise ValueError("pixels of other sizes than those asked for")
+    if not response.error and sorted(response.pixels) != sorted(sizes_px):
+        raise ValueError("expected pixels of the requested sizes, found others")
     return DecodeResult(
-        found.patient_id.decode("utf-8", "surrogatepass"),
-        found.study_uid.decode("utf-8", "surrogatepass"),
-        found.width_px,
-        found.height_px,
+        response.patient_id.decode("utf-8", "surrogatepass"),
+        response.study_uid.decode("utf-8", "surrogatepass"),
+        response.width_px,
+        response.height_px,
         {
             size_px: np.frombuffer(plane, np.uint8).reshape(size_px, size_px)
-            for size_px, plane in found.pixels.items()
+            for size_px, plane in response.pixels.items()
         },
-        _to_error(found.error) if found.error else None,
-        found.burned_in,
+        _to_error(response.error) if response.error else None,
+        response.burned_in,
     )
 
 
-def _to_error(problem: tuple[str, bytes, bytes]) -> ImageError:
-    code, sentence, hint = problem
+def _to_error(error: tuple[str, bytes, bytes]) -> ImageError:
+    code, sentence, hint = error
     kinds: dict[str, type[ImageError]] = {kind.code: kind for kind in ImageError.__subclasses__()}
     if code not in kinds:
-        raise ValueError("a problem that there is no word for")
+        raise ValueError("expected the code of an image error, found another")
     return kinds[code](*(text.decode("utf-8", "surrogatepass") for text in (sentence, hint)))
 
 
-def _last_line(said: bytes) -> str:
-    lines = said.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "it ended without a word"
+def _last_line(stderr: bytes) -> str:
+    lines = stderr.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "it ended without a message"
 
 
 def _decoder_unavailable(reason: str) -> DecoderUnavailable:
     return DecoderUnavailable(
-        f"No process can be started to decode images in: {reason}",
-        "Let this program start processes, with the Python that it runs in itself.",
+        f"No process can be started to decode images: {reason}",
+        "Allow this program to start processes with its own Python interpreter.",
     )

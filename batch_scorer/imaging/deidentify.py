@@ -1,11 +1,11 @@
-"""Whose film it is: patient and study from a DICOM header, as the rows may tell them.
+"""De-identification of patient and study in the rows.
 
-By default a row holds keyed hashes (HMAC-SHA-256): the same key gives the same hash in every run
-and on every machine, so that films of one patient stay together and nobody without the key can
-tell who it is. Without a key both are left out. A patient number in a file's name is treated alike,
-though the name itself stands in the row as it is. With "keep", identifiers are wherever the rows
-are, and that is also inside the PDF report, which carries them as attachments. Nothing else of the
-program tells an identifier: no log and no message, and ``run.json`` says only which way was taken.
+By default a row contains keyed hashes (HMAC-SHA-256). The same key gives the same hash in every run
+and on every machine, so images of one patient stay together, and nobody without the key can
+identify the patient. Without a key both are omitted. A patient number in a file name is treated
+alike, but the file name itself is in the row unchanged. With "keep", identifiers are wherever the
+rows are, including the PDF report, whose attachments contain the rows. No log or message contains
+an identifier, and ``run.json`` contains only the mode.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ MIN_KEY_BYTES = 16
 MAX_KEY_BYTES = 1_000_000
 HASH_DIGITS = 16
 MAX_IDENTIFIER_CHARS = 64
-"""What DICOM allows for either (PS3.5, LO and UI)."""
+"""The longest LO and UI values of DICOM (PS3.5)."""
 
-log = logging.getLogger("cxr")
-_log_once_lock = threading.Lock()  # taken by the first who says it, and kept
+log = logging.getLogger(__name__)
+_log_once_lock = threading.Lock()  # the first thread that logs acquires it and never releases it
 
 
 @dataclass(frozen=True)
 class Deidentifier:
-    """How patient and study are told in the rows.
+    """Converts patient and study identifiers for the rows.
 
-    ``mode`` is "hash", "keep" or "drop"; ``key`` is what hashes are made with, and may be empty.
+    ``mode`` is "hash", "keep" or "drop"; ``key`` is the key of the hashes and may be empty.
     """
 
     mode: str = "hash"
@@ -48,48 +48,49 @@ class Deidentifier:
 
     @classmethod
     def from_options(cls, mode: str, key_file: Path | None) -> Self:
-        """Take the key from a file, or from the environment variable ``KEY_VARIABLE``.
+        """Read the key from a file, or from the environment variable ``KEY_VARIABLE``.
 
         Raises:
-            UsageError: The file cannot be read, or the key is too short to keep anything secret.
+            UsageError: The file cannot be read, or the key is too short to be secure.
         """
         if mode != "hash":
             return cls(mode)
         if key_file is None:
-            key, place = (
+            key, key_source = (
                 os.environ.get(KEY_VARIABLE, "").encode("utf-8", "surrogateescape"),
                 KEY_VARIABLE,
             )
         else:
-            key, place = _read_key(key_file), str(key_file)
+            key, key_source = _read_key(key_file), str(key_file)
         key = key.strip()
         if (key_file or key) and len(key) < MIN_KEY_BYTES:
             raise UsageError(
-                f"Expected a key of at least {MIN_KEY_BYTES} bytes in {place}, found {len(key)}.",
+                f"Expected a key of at least {MIN_KEY_BYTES} bytes in {key_source}, "
+                f"found {len(key)}.",
                 "Make one with: openssl rand -hex 32",
             )
         return cls(mode, key)
 
     @property
     def effective_mode(self) -> str:
-        """What is really done: hashing without a key is leaving out."""
+        """The mode in effect: "hash" without a key is "drop"."""
         return "drop" if self.mode == "hash" and not self.key else self.mode
 
     @property
     def fingerprint(self) -> str:
-        """Tells two ways of telling apart, two keys too, and no key by it."""
-        named = self.effective_mode
-        return f"{named} {self._hash('the key itself')}" if named == "hash" else named
+        """A text that differs between modes and keys, and does not reveal the key."""
+        mode = self.effective_mode
+        return f"{mode} {self._hash('the key itself')}" if mode == "hash" else mode
 
-    def apply(self, patient: str, study: str) -> tuple[str, str]:
-        """Turn both as they were read into what the row may hold."""
-        if (patient or study) and self.effective_mode != self.mode:
+    def apply(self, patient_id: str, study_uid: str) -> tuple[str, str]:
+        """Convert both identifiers for the row."""
+        if (patient_id or study_uid) and self.effective_mode != self.mode:
             _log_missing_key_once()
-        return self._transform("patient", patient), self._transform("study", study)
+        return self._transform("patient", patient_id), self._transform("study", study_uid)
 
-    def apply_to_patient_id(self, patient: str) -> str:
-        """Turn the patient number of a file's name into what the column patient may hold."""
-        return self._transform("patient", patient)
+    def apply_to_patient_id(self, patient_id: str) -> str:
+        """Convert the patient number of a file name for the row."""
+        return self._transform("patient", patient_id)
 
     def _transform(self, kind: str, value: str) -> str:
         if not value or self.effective_mode == "drop":
@@ -104,11 +105,11 @@ class Deidentifier:
 
 
 def _log_missing_key_once() -> None:
-    """Say it once, though many threads decode."""
+    """Log the missing key once per process, though many threads decode."""
     if _log_once_lock.acquire(blocking=False):
         log.info(
-            "Patients and studies of DICOM films are left out: hashing them needs a key, from "
-            "--identifiers-key FILE or %s.",
+            "Patients and studies of DICOM images are omitted, because hashing needs a key. "
+            "Give one with --identifiers-key FILE or %s.",
             KEY_VARIABLE,
         )
 
@@ -121,6 +122,6 @@ def _read_key(path: Path) -> bytes:
 
 
 def _sanitize(value: str) -> str:
-    """One printable line of at most ``MAX_IDENTIFIER_CHARS`` characters, whatever the header holds."""
+    """Return one printable line of at most ``MAX_IDENTIFIER_CHARS`` characters."""
     line = "".join(char if char.isprintable() else " " for char in value)
     return line if len(line) <= MAX_IDENTIFIER_CHARS else line[: MAX_IDENTIFIER_CHARS - 1] + "…"

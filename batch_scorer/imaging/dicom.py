@@ -1,17 +1,15 @@
-"""DICOM files: told by their content, parsed with limits, and asked whether they are a chest film.
+"""DICOM headers: detection by content, parsing with limits, and a check for chest radiographs.
 
 Hospitals send files without the 128-byte preamble, without the prefix ``DICM`` or without the file
-meta information. What counts is that their first elements parse as those of a DICOM data set.
+meta information. A file is DICOM if its first elements parse as those of a DICOM data set.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import os
 import re
 import struct
-import warnings
 import zlib
 from functools import cache
 from typing import Any, NoReturn
@@ -24,15 +22,15 @@ PREFIX = b"DICM"
 PREAMBLE_BYTES = 128
 _AFTER_PREFIX = PREAMBLE_BYTES + len(PREFIX)
 DETECTION_BYTES = 4096
-"""How much of a file without prefix is parsed to tell whether it is DICOM."""
+"""The part of a file without prefix that is parsed to detect DICOM."""
 MAX_INFLATED_BYTES = 200_000_000
-"""More than the largest film that is read."""
+"""More than the largest accepted image."""
 MAX_INFLATION_RATIO = 300
-"""Bytes from one deflated byte; a film gives 10 or so, zeros 1,030."""
+"""Bytes from one deflated byte; an X-ray gives about 10, zeros give 1,030."""
 MIN_INFLATION_LIMIT_BYTES = 1_000_000
-"""Whatever was deflated may inflate to so much."""
+"""Any deflated data may inflate to this size."""
 MAX_VALUE_BYTES = 65_536
-"""Of an element that is converted to numbers or text: what an explicit length may say."""
+"""The longest value of an element that is converted to numbers or text."""
 MAX_LUT_BYTES = 262_144
 MAX_ITEMS = 64
 VALUE_KEYWORDS = (
@@ -46,9 +44,9 @@ SEQUENCE_KEYWORDS = (
     *("AnatomicRegionSequence", "ViewCodeSequence", "ModalityLUTSequence", "VOILUTSequence"),
 )
 ITEM_KEYWORDS = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning", "LUTDescriptor")
-"""All that is read of a file; whatever else is in it is skipped."""
+"""All keywords that are read; other elements are skipped."""
 UINT16_KEYWORDS = ("Rows", "Columns", "BitsAllocated", "BitsStored")
-"""Numbers that messages tell. DICOM keeps them in 16 bits; one that needs more is another text."""
+"""Numbers that messages quote. DICOM stores them in 16 bits, so a longer one may be any text."""
 MAX_UINT16 = 65_535
 RADIOGRAPH_MODALITIES = ("", "CR", "DX", "RG", "OT")
 RADIOGRAPH_SOP_CLASSES = (
@@ -65,7 +63,7 @@ OTHER_BODY_PARTS = re.compile(
     r"SHOULDER|SIJOINT|SINUS|SKULL|SPINE|SSPINE|STERNUM|TEETH|THIGH|THUMB|TIBFIB|TIBIA|TMJ|"
     r"TOE|TSPINE|WRIST|ZYGOMA"
 )
-"""Defined terms of DICOM PS3.16 annex L. Other words, a hospital's own language, pass."""
+"""Defined terms of DICOM PS3.16 annex L. Other words, such as a hospital's own, are accepted."""
 _IDENTIFICATION_GROUP = 0x0008
 _FILE_META_GROUP = 0x0002
 _PIXEL_DATA = 0x7FE00010
@@ -74,14 +72,9 @@ _ELEMENT_HEADER_BYTES = 8
 _CHARACTER_SET = (b"\x08\0\x05\0", b"\0\x08\0\x05")
 _CONVERTED_GROUPS = (b"\0\0", b"\x02\0")
 
-warnings.filterwarnings("ignore", module=r"pydicom\.")
-for _name in ("pydicom", "pylibjpeg"):  # with all below them; a level would be set anew by import
-    logging.getLogger(_name).addHandler(logging.NullHandler())
-    logging.getLogger(_name).propagate = False
-
 
 def dicom_errors() -> tuple[type[BaseException], ...]:
-    """What pydicom and its decoders raise at damaged files."""
+    """Return the exceptions that pydicom and its decoders raise on damaged files."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
     return (
@@ -92,21 +85,22 @@ def dicom_errors() -> tuple[type[BaseException], ...]:
         LookupError,
         TypeError,
         AttributeError,
-        RuntimeError,  # RecursionError among them: sequences nested without end
+        RuntimeError,  # includes RecursionError: endlessly nested sequences
         ArithmeticError,
         AssertionError,
         MemoryError,
         EOFError,
         struct.error,
         zlib.error,
+        Warning,  # where the caller's filters turn them into errors
     )
 
 
 def find_elements(data: bytes | memoryview) -> int | None:
-    """Find where the elements of a DICOM file begin; the first 1024 bytes are enough.
+    """Find the offset of the first element of a DICOM file; 1024 bytes are enough.
 
     Returns:
-        None where the content is not DICOM.
+        The offset; None if the content is not DICOM.
     """
     if data[PREAMBLE_BYTES:_AFTER_PREFIX] == PREFIX:
         return _AFTER_PREFIX
@@ -123,14 +117,14 @@ def open_dicom(data: bytes | memoryview, start: int, *, header_only: bool = Fals
 
     Args:
         data: The whole file.
-        start: What ``find_elements`` returned.
-        header_only: Leave the pixels out.
+        start: The return value of ``find_elements``.
+        header_only: Whether to stop before the pixels.
 
     Returns:
-        A pydicom data set that knows its transfer syntax.
+        A pydicom data set with its transfer syntax.
 
     Raises:
-        ImageError: It cannot be parsed, or is too large once inflated.
+        ImageError: The file cannot be parsed, or is too large after inflation.
     """
     try:
         dataset = _parse(data, start, header_only=header_only)
@@ -138,11 +132,11 @@ def open_dicom(data: bytes | memoryview, start: int, *, header_only: bool = Fals
     except ImageError:
         raise
     except dicom_errors() as exc:
-        if isinstance(exc.__context__, TooLarge):  # pydicom takes it for damage
+        if isinstance(exc.__context__, TooLarge):  # pydicom treats it as damage
             raise exc.__context__ from None
         if isinstance(exc, MemoryError):
             raise out_of_memory_error() from exc
-        # What pydicom says may quote the file, and with it a patient: only the kind is told.
+        # pydicom's message may quote the file and thus a patient, so only its type is shown.
         raise Unreadable(
             f"The DICOM header cannot be read ({type(exc).__name__}).", "Send the file again."
         ) from exc
@@ -150,19 +144,19 @@ def open_dicom(data: bytes | memoryview, start: int, *, header_only: bool = Fals
 
 
 def read_identifiers(dataset: Any) -> tuple[str, str]:
-    """Read PatientID and StudyInstanceUID as texts; empty where absent or unreadable.
+    """Read PatientID and StudyInstanceUID; empty if absent or unreadable.
 
     Args:
-        dataset: What ``open_dicom`` returns.
+        dataset: The return value of ``open_dicom``.
     """
     return _read_text(dataset, "PatientID"), _read_text(dataset, "StudyInstanceUID")
 
 
 def has_burned_in_annotation(dataset: Any) -> bool:
-    """Whether the header says that something is burned in that may show who the patient is.
+    """Return whether the header states a burned-in annotation.
 
     Args:
-        dataset: What ``open_dicom`` returns.
+        dataset: The return value of ``open_dicom``.
     """
     return _read_text(dataset, "BurnedInAnnotation").strip().upper() == "YES"
 
@@ -176,12 +170,12 @@ def _read_text(dataset: Any, name: str) -> str:
 
 
 def check_radiograph(dataset: Any) -> None:
-    """Refuse what says of itself that it is no single frontal chest film of a size to be judged.
+    """Refuse a file whose header does not describe a single frontal chest radiograph.
 
     Raises:
-        NotRadiograph: No image, several frames, colour, or another kind, view or part of the body.
+        NotRadiograph: No image, several frames, colour, or another modality, view or body part.
         TooLarge: More pixels than are safe to decode.
-        TooSmall: Too few pixels to judge.
+        TooSmall: Too few pixels to score.
     """
     other_kind = _format_other_sop_class(dataset)
     if "PixelData" not in dataset:
@@ -195,12 +189,13 @@ def check_radiograph(dataset: Any) -> None:
     if other_kind:
         raise NotRadiograph(f"Expected a radiograph, found another kind of image{other_kind}.")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise NotRadiograph("Expected one film, found several frames.")
+        raise NotRadiograph("Expected a single image, found several frames.")
     _check_view(dataset)
     photometric = str(dataset.PhotometricInterpretation)
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
         raise NotRadiograph(
-            f"Expected a greyscale film, found pixels {_format_term(photometric, _defined_photometrics())}."
+            "Expected a greyscale X-ray, found pixels "
+            f"{_format_term(photometric, _defined_photometrics())}."
         )
     for name in UINT16_KEYWORDS:
         if not 0 <= int(getattr(dataset, name)) <= MAX_UINT16:
@@ -211,16 +206,21 @@ def check_radiograph(dataset: Any) -> None:
 
 
 def _refuse_without_pixels(dataset: Any, other_kind: str) -> NoReturn:
-    """A report is no film; a film that lacks its pixels is damaged."""
+    """Refuse a file without pixels: as another kind of object, or as a damaged image."""
     if other_kind or ("SOPClassUID" in dataset and "Rows" not in dataset):
-        raise NotRadiograph(f"The DICOM file holds no image{other_kind}.")
+        raise NotRadiograph(
+            f"Expected a radiograph, found a DICOM file without an image{other_kind}."
+        )
     if "Rows" in dataset:
         raise Truncated("The DICOM file ends before its pixels.", "Send the file again.")
-    raise Unreadable("The DICOM header cannot be read (it names no kind).", "Send the file again.")
+    raise Unreadable(
+        "The DICOM header cannot be read (it does not state the kind of object).",
+        "Send the file again.",
+    )
 
 
 def _check_view(dataset: Any) -> None:
-    """The view and the part of the body, where the header names them."""
+    """Refuse another view or body part, if the header states them."""
     view = str(dataset.get("ViewPosition") or "").upper()
     coded = [_read_view_meaning(item) for item in dataset.get("ViewCodeSequence") or ()]
     if view in NON_FRONTAL_VIEWS or any(
@@ -229,43 +229,43 @@ def _check_view(dataset: Any) -> None:
         named = f" ({view})" if view in NON_FRONTAL_VIEWS else ""
         raise NotRadiograph(f"Expected a frontal view, found another view{named}.")
     regions = dataset.get("AnatomicRegionSequence") or ()
-    told = [dataset.get("BodyPartExamined"), *(item.get("CodeMeaning") for item in regions)]
-    for words in told:
+    body_parts = [dataset.get("BodyPartExamined"), *(item.get("CodeMeaning") for item in regions)]
+    for words in body_parts:
         part = re.sub(r"[^A-Z]", "", str(words or "").upper())
         if OTHER_BODY_PARTS.fullmatch(part):
-            raise NotRadiograph(f"Expected a chest film, found body part {part}.")
+            raise NotRadiograph(f"Expected a chest X-ray, found body part {part}.")
 
 
 def _read_view_meaning(item: Any) -> str:
-    """A coded view in words: DICOM's own (PS3.16 CID 4010), else those that stand beside it."""
+    """Return the meaning of a coded view: DICOM's own (PS3.16 CID 4010), else the file's."""
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
 
     value, scheme, meaning = (
         str(item.get(name) or "") for name in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
     )
-    told = Code(value, scheme, meaning)  # equal to its successor where it is of the older SRT
-    return next((code.meaning for code in codes.cid4010.concepts.values() if code == told), meaning)
+    view = Code(value, scheme, meaning)  # an older SRT code equals its successor
+    return next((code.meaning for code in codes.cid4010.concepts.values() if code == view), meaning)
 
 
 def _format_other_sop_class(dataset: Any) -> str:
-    """The name of the SOP class in brackets, where it is one of DICOM's own and no radiograph's."""
+    """Return the name of a standard SOP class in brackets, if it is not a radiograph's."""
     from pydicom.uid import UID
 
-    told = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
-    uid = UID(str(told))
+    text = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
+    uid = UID(str(text))
     known = uid.type == "SOP Class" and uid not in RADIOGRAPH_SOP_CLASSES
     return f" ({uid.name})" if known else ""
 
 
 def _format_term(text: str, defined: frozenset[str]) -> str:
-    """A term of the header for a message; only DICOM's own: any other may name a patient."""
+    """Return a DICOM term for a message. Other texts are hidden: they may name a patient."""
     return text if text in defined else "that DICOM does not define"
 
 
 @cache
 def _defined_modalities() -> frozenset[str]:
-    """Source: DICOM PS3.16 CID 33."""
+    """Return the modalities of DICOM PS3.16 CID 33."""
     from pydicom.sr.codedict import codes
 
     return frozenset(code.value for code in codes.cid33.concepts.values())
@@ -273,14 +273,14 @@ def _defined_modalities() -> frozenset[str]:
 
 @cache
 def _defined_photometrics() -> frozenset[str]:
-    """Source: DICOM PS3.3 C.7.6.3.1.2."""
+    """Return the photometric interpretations of DICOM PS3.3 C.7.6.3.1.2."""
     from pydicom.pixels.common import PhotometricInterpretation
 
     return frozenset(term.value for term in PhotometricInterpretation)
 
 
 def _starts_with_elements(head: bytes | memoryview) -> bool:
-    """Whether the first two elements are DICOM's own, of the groups that stand first."""
+    """Return whether the first two elements are standard and of the first groups."""
     if head[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
         return False
     from pydicom.datadict import dictionary_has_tag
@@ -299,41 +299,41 @@ def _after_identification(tag: int, vr: str | None, length: int) -> bool:  # noq
 
 
 class _Deflated(Exception):
-    """Raised where pydicom would inflate the elements, which it does without a limit."""
+    """The data set is deflated: pydicom would inflate it without a limit."""
 
 
 class _BudgetedReader:
-    """Elements as a file for pydicom, not copied, with its steps counted.
+    """A file object for pydicom over the elements, without a copy and with a parse budget.
 
-    pydicom converts character sets and the file meta information while it reads: each byte of
-    those is a step.
+    pydicom converts character sets and file meta information while it reads; each byte of those
+    counts as a step.
     """
 
     def __init__(self, data: bytes | memoryview, start: int = 0) -> None:
         self._data = memoryview(data)[start:]
-        self._place = 0
+        self._position = 0
         self._tag = b""
-        self._steps = ParseBudget()
+        self._budget = ParseBudget()
 
     def read(self, size: int = -1) -> bytes:
-        if size < 0:  # pydicom asks for all that is left in order to inflate it, and only then
+        if size < 0:  # pydicom reads the whole rest only to inflate it
             raise _Deflated
-        found = bytes(self._data[self._place : self._place + size])
-        self._place += len(found)
-        self._steps.count_read(len(found))
+        found = bytes(self._data[self._position : self._position + size])
+        self._position += len(found)
+        self._budget.count_read(len(found))
         if len(found) == _ELEMENT_HEADER_BYTES:
             self._tag = found[:4]
         elif self._tag in _CHARACTER_SET or self._tag[:2] in _CONVERTED_GROUPS:
-            self._steps.spend(len(found))
+            self._budget.spend(len(found))
         return found
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: len(self._data)}[whence]
-        self._place = max(0, start + offset)
-        return self._place
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: len(self._data)}[whence]
+        self._position = max(0, start + offset)
+        return self._position
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
 
 @cache
@@ -345,7 +345,7 @@ def _wanted_tags() -> list[int]:
 
 
 def _check_lengths(dataset: Any) -> None:
-    """Refuse values and sequences that would fill the memory once pydicom converts them."""
+    """Refuse values and sequences that would fill the memory when pydicom converts them."""
     from pydicom.dataelem import RawDataElement
     from pydicom.filereader import read_sequence
 
@@ -354,7 +354,7 @@ def _check_lengths(dataset: Any) -> None:
         raise Unreadable("Expected DICOM pixels as bytes, found another kind of value.")
     for name in SEQUENCE_KEYWORDS:
         raw = dataset.get_item(name) if name in dataset else None
-        if isinstance(raw, RawDataElement) and raw.value and raw.VR != "UN":  # short, if it is UN
+        if isinstance(raw, RawDataElement) and raw.value and raw.VR != "UN":  # UN is short
             read_sequence(
                 _BudgetedReader(raw.value),
                 raw.is_implicit_VR,
@@ -383,10 +383,10 @@ def _check_values(dataset: Any, names: tuple[str, ...], limit: int = MAX_VALUE_B
 def _parse(data: bytes | memoryview, start: int, *, header_only: bool) -> Any:
     import pydicom
 
-    whole = start in (0, _AFTER_PREFIX)
+    has_preamble = start in (0, _AFTER_PREFIX)
     try:
         dataset = pydicom.dcmread(
-            _BudgetedReader(data, 0 if whole else start),
+            _BudgetedReader(data, 0 if has_preamble else start),
             stop_before_pixels=header_only,
             force=True,
             specific_tags=_wanted_tags(),
@@ -425,7 +425,7 @@ def _at_pixels(tag: int, vr: str | None, length: int) -> bool:  # noqa: ARG001 -
 
 
 def _uncompressed_syntax(implicit: bool, little_endian: bool) -> Any:  # noqa: FBT001 - as pydicom does
-    """The transfer syntax that uncompressed elements were found to have."""
+    """Return the transfer syntax of uncompressed elements."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if implicit:
@@ -434,12 +434,12 @@ def _uncompressed_syntax(implicit: bool, little_endian: bool) -> Any:  # noqa: F
 
 
 def _inflate(data: bytes | memoryview) -> bytes:
-    """Inflate a deflated data set, but not one that was made to fill the memory."""
+    """Inflate a deflated data set, up to a limit on its size."""
     limit = min(MAX_INFLATED_BYTES, max(MIN_INFLATION_LIMIT_BYTES, MAX_INFLATION_RATIO * len(data)))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = inflater.decompress(data, limit)
     if inflater.unconsumed_tail:
-        raise TooLarge(f"Expected at most {limit / 1e6:.0f} MB once inflated, found more.")
+        raise TooLarge(f"Expected at most {limit / 1e6:.0f} MB after inflation, found more.")
     if not inflater.eof:
         raise EOFError("deflated data end too early")
     return inflated

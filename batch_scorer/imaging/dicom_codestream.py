@@ -1,4 +1,4 @@
-"""A compressed DICOM frame, looked at before any decoder allocates what its own header claims."""
+"""Checks of a compressed DICOM frame, before a decoder allocates memory for it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from batch_scorer.imaging.jpeg_2000 import MAX_TILES, check_codestream, read_gri
 from batch_scorer.imaging.limits import check_scans, count_scans
 
 MAX_FRAGMENTS = 10_000
-"""Of one frame; a writer that cuts 80 megapixels into pieces of 16 KB makes 10,000 at most."""
+"""Fragments of 16 KB in a frame of 80 megapixels."""
 MAX_OFFSET_TABLE_BYTES = 4096
-"""One frame has one offset, of 4 bytes."""
+"""A single frame has one offset of 4 bytes."""
 MAX_MARKERS = 10_000
 _END_OF_IMAGE = b"\xff\xd9"
 _MAX_PADDING_BYTES = 16
-"""Zeros may pad a frame after its end."""
+"""Zeros that may follow the end of a frame."""
 _TYPICAL_BITS = 8
 _RLE_NO_OP = 128
 _MARKER_PREFIX = 0xFF
@@ -30,7 +30,7 @@ _ITEM_TAG = b"\xfe\xff\x00\xe0"
 
 @dataclass(frozen=True)
 class FrameHeader:
-    """What a compressed image says of itself."""
+    """The frame header of a compressed image."""
 
     width_px: int
     height_px: int
@@ -40,16 +40,16 @@ class FrameHeader:
 
 
 def check_frame(dataset: Any) -> str:
-    """Refuse a frame that is cut short, or larger than the DICOM header says.
+    """Refuse a frame that is truncated or does not match the DICOM header.
 
     Args:
-        dataset: What ``open_dicom`` returns, its pixels compressed.
+        dataset: The return value of ``open_dicom``, with compressed pixels.
 
     Returns:
-        The pydicom plugin that decodes it; empty for pydicom's own choice.
+        The pydicom plugin for this frame; empty for pydicom's own choice.
 
     Raises:
-        ImageError: The frame is not what the header says, or it ends too early.
+        ImageError: The frame differs from the DICOM header, or ends too early.
     """
     from pydicom.encaps import generate_frames
     from pydicom.uid import (
@@ -70,25 +70,23 @@ def check_frame(dataset: Any) -> str:
         size = grid.width_px, grid.height_px
         _check_frame_header(dataset, FrameHeader(*size, grid.components, tiles=grid.tiles))
         if grid.sampling != (1, 1):
-            raise Unreadable(
-                "Expected a JPEG 2000 image that has every pixel, found a thinned one."
-            )
+            raise Unreadable("Expected a JPEG 2000 image with every pixel, found a subsampled one.")
         check_compression_ratio(*size, len(frame))
         check_codestream(frame, grid)
         return ""
-    claims = _read_jpeg_header(frame)
-    _check_frame_header(dataset, claims)
-    check_compression_ratio(claims.width_px, claims.height_px, len(frame))
-    check_scans(count_scans(frame), claims.width_px * claims.height_px)
-    if _END_OF_IMAGE not in frame[-_MAX_PADDING_BYTES:]:  # one decoder fills the rest with grey
+    header = _read_jpeg_header(frame)
+    _check_frame_header(dataset, header)
+    check_compression_ratio(header.width_px, header.height_px, len(frame))
+    check_scans(count_scans(frame), header.width_px * header.height_px)
+    if _END_OF_IMAGE not in frame[-_MAX_PADDING_BYTES:]:  # one decoder pads the rest with grey
         raise Truncated("The DICOM pixel data end too early.", "Send the file again.")
-    eight_bits = claims.bits == _TYPICAL_BITS
+    eight_bits = header.bits == _TYPICAL_BITS
     extended = syntax == JPEGExtended12Bit and dataset.BitsStored == _TYPICAL_BITS
     return "pillow" if eight_bits and (syntax == JPEGBaseline8Bit or extended) else "pylibjpeg"
 
 
 def _check_fragments(pixel_data: bytes) -> None:
-    """Refuse pixels in more pieces than one frame has, before each becomes an object.
+    """Refuse too many fragments, before each becomes an object.
 
     Source: DICOM PS3.5 A.4.
     """
@@ -99,18 +97,18 @@ def _check_fragments(pixel_data: bytes) -> None:
         )
 
 
-def _check_frame_header(dataset: Any, claims: FrameHeader) -> None:
+def _check_frame_header(dataset: Any, header: FrameHeader) -> None:
     expected = int(dataset.Columns), int(dataset.Rows)
-    found = claims.width_px, claims.height_px
+    found = header.width_px, header.height_px
     if found != expected:
         raise Unreadable(
-            f"Expected {expected[0]} by {expected[1]} pixels, as the DICOM header says, "
+            f"Expected {expected[0]} by {expected[1]} pixels from the DICOM header, "
             f"found {found[0]} by {found[1]} in the compressed image."
         )
-    if claims.components != 1 or claims.tiles > MAX_TILES:
+    if header.components != 1 or header.tiles > MAX_TILES:
         raise Unreadable(
             f"Expected one grey plane in at most {MAX_TILES} tiles in the compressed image, "
-            f"found {claims.components} in {claims.tiles}."
+            f"found {header.components} in {header.tiles}."
         )
 
 
@@ -119,22 +117,22 @@ def _read_jpeg_header(frame: bytes) -> FrameHeader:
 
     Source: ITU-T T.81 B.1.1 and B.2.2; T.87 C.2.2.
     """
-    place = 2  # after the start of image
+    offset = 2  # after the start of image
     for _ in range(MAX_MARKERS):
-        if frame[place] != _MARKER_PREFIX:
+        if frame[offset] != _MARKER_PREFIX:
             break
-        marker, length = frame[place + 1], int.from_bytes(frame[place + 2 : place + 4], "big")
+        marker, length = frame[offset + 1], int.from_bytes(frame[offset + 2 : offset + 4], "big")
         if marker in _FRAME_HEADER_MARKERS:
-            bits, rows, columns, components = struct.unpack_from(">BHHB", frame, place + 4)
+            bits, rows, columns, components = struct.unpack_from(">BHHB", frame, offset + 4)
             return FrameHeader(columns, rows, components, bits)
-        place += 1 if marker == _MARKER_PREFIX else 2 + length  # fill bytes may precede a marker
+        offset += 1 if marker == _MARKER_PREFIX else 2 + length  # fill bytes may precede a marker
     raise Unreadable("Expected a JPEG image in the DICOM file, found none.")
 
 
 def _check_rle(dataset: Any, frame: bytes) -> None:
-    """Count what the runs of an RLE frame unpack to: 64 times its size, if made to.
+    """Refuse an RLE frame that unpacks to too many pixels; up to 64 times its size is possible.
 
-    Source: DICOM PS3.5 annex G: 16 numbers, the count of segments and where each begins; then runs.
+    Source: DICOM PS3.5 annex G: 16 numbers (the count and the offsets of segments), then the runs.
     """
     count, *starts = np.frombuffer(frame[:64], "<u4").tolist()
     expected = -(-int(dataset.BitsAllocated) // 8)
@@ -143,14 +141,14 @@ def _check_rle(dataset: Any, frame: bytes) -> None:
     limit = int(dataset.Rows) * int(dataset.Columns)
     ends = [*starts[1:count], len(frame)]
     for start, end in zip(starts[:count], ends, strict=True):
-        place, unpacked = start, 0
-        while place < end - 1 and unpacked <= limit + 1:  # one byte may pad it
-            run = frame[place]
-            if run < _RLE_NO_OP:  # so many bytes as they are
-                unpacked, place = unpacked + run + 1, place + run + 2
-            elif run > _RLE_NO_OP:  # one byte, repeated
-                unpacked, place = unpacked + 257 - run, place + 2
+        offset, unpacked = start, 0
+        while offset < end - 1 and unpacked <= limit + 1:  # one byte of padding is allowed
+            run = frame[offset]
+            if run < _RLE_NO_OP:  # literal bytes
+                unpacked, offset = unpacked + run + 1, offset + run + 2
+            elif run > _RLE_NO_OP:  # a repeated byte
+                unpacked, offset = unpacked + 257 - run, offset + 2
             else:
-                place += 1
+                offset += 1
         if unpacked > limit + 1:
             raise Unreadable(f"Expected {limit} pixels, found more in the runs of the RLE image.")

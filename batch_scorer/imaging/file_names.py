@@ -1,4 +1,4 @@
-"""Patient and cause of pneumonia as the files of the Kermany data set name them."""
+"""Patient and cause of pneumonia from the file names of the Kermany data set."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import re
 from pathlib import PurePosixPath
 
 _KERMANY_PATIENT = re.compile(r"^(person\d+)_(?:bacteria|virus)_|^((?:NORMAL\d*-)?IM-\d+)-")
-
-
 ETIOLOGIES = ("bacterial", "viral")
-"""Of pneumonia, as ``parse_etiology`` tells them; the second is the positive one."""
+"""The causes that ``parse_etiology`` returns; the second is the positive class."""
 
 
 def parse_patient(key: str) -> str:
-    """Read the patient from a file name of the Kermany set; empty where it names none.
+    """Parse the patient from a Kermany file name; empty if there is none.
 
-    ``person12_virus_7.jpeg`` is of person12, ``NORMAL2-IM-0927-0001.jpeg`` of NORMAL2-IM-0927.
+    ``person12_virus_7.jpeg`` gives person12, ``NORMAL2-IM-0927-0001.jpeg`` gives NORMAL2-IM-0927.
     """
     match = _KERMANY_PATIENT.match(PurePosixPath(key).name)
     return (match[1] or match[2]) if match else ""
 
 
 def parse_etiology(key: str) -> str:
-    """Read "bacterial" or "viral" from a Kermany file name; empty where there is none."""
+    """Parse "bacterial" or "viral" from a Kermany file name; empty if there is none."""
     match = re.match(r"^person\d+_(bacteria|virus)_", PurePosixPath(key).name)
     return {"bacteria": "bacterial", "virus": "viral"}[match[1]] if match else ""

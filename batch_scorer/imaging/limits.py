@@ -1,4 +1,4 @@
-"""Limits on what one image may make a parser do, and on what all images may decode at once."""
+"""Limits on the work of a parser for one image, and on the pixels decoded at once."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_PARSE_STEPS = 50_000
-"""Parts of a file that a parser may look at. A step costs up to 30 µs, and a plain chest film with
-the largest headers has some thousand."""
+"""Small reads of a parser. A step costs up to 30 µs; a plain chest X-ray with the largest headers
+needs some thousand."""
 LARGE_IMAGE_PIXELS = 20_000_000
-"""More than the largest plain chest film has; smaller images never wait for each other."""
+"""More than the largest plain chest X-ray; smaller images never wait for each other."""
 MAX_HEADER_BYTES = 8_000_000
-"""Of a JPEG or PNG file, before its pixels: Pillow puts some of its pieces together one by one."""
+"""The longest JPEG or PNG header before the pixels: Pillow joins some of its parts one by one."""
 MAX_SCANS = 100
-"""Progressive JPEG writers make 10 or so; those that try to save every byte, 20."""
+"""Progressive JPEG writers make about 10; size-optimising ones make 20."""
 MAX_SCANNED_PIXELS = 2_000_000_000
 """Pixels x scans: every scan of a progressive JPEG visits every pixel."""
 _SCAN_HEADERS = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
@@ -34,85 +34,85 @@ _reserved_pixels = 0
 
 
 class ParseBudget:
-    """Counts the work of a parser by its small reads, and ends it when there were too many.
+    """Counts a parser's small reads and stops the parser when they exceed a limit.
 
-    Parsers written in Python ask for each part of a file by one small read, whatever the format.
-    Once the limit is reached, every further read fails too: a parser that takes the first failure
-    for damage does not go on.
+    In any format, parsers written in Python read each part of a file by one small read. Once the
+    limit is reached, all further reads fail too, so a parser that treats the first failure as
+    damage cannot continue.
 
     Args:
-        left: How many steps there may be.
+        steps_left: The number of allowed steps.
     """
 
-    def __init__(self, left: int = MAX_PARSE_STEPS) -> None:
-        self.left = left
+    def __init__(self, steps_left: int = MAX_PARSE_STEPS) -> None:
+        self.steps_left = steps_left
 
     def spend(self, steps: int) -> None:
         """Count steps.
 
         Raises:
-            TooLarge: There have been more than there may be.
+            TooLarge: The limit is exceeded.
         """
-        self.left -= steps
+        self.steps_left -= steps
         self.check()
 
     def count_read(self, size_bytes: int) -> None:
-        """Count a read as a step, if it is a small one.
+        """Count a small read as a step.
 
         Raises:
-            TooLarge: There have been more than there may be.
+            TooLarge: The limit is exceeded.
         """
         self.spend(size_bytes < _SMALL_READ_BYTES)
 
     def check(self) -> None:
-        """Tell a parser's failure from the end of its work.
+        """Raise the error again if the limit, not damage, made the parser fail.
 
         Raises:
-            TooLarge: There have been more steps than there may be.
+            TooLarge: The limit is exceeded.
         """
-        if self.left < 0:
+        if self.steps_left < 0:
             raise TooLarge(
-                "Expected an image with a plain header, found far more parts than one needs.",
+                "Expected an image with a plain header, found far too many parts.",
                 "Export the image again without its private data.",
             )
 
 
 class BudgetedBytesIO(io.BytesIO):
-    """A file in memory whose reads are counted as ``steps``.
+    """A file in memory whose reads count against a ``ParseBudget``.
 
     Args:
         data: The whole file.
-        max_steps: How many there may be.
-        max_header_bytes: How much may be read before ``end_header`` is called.
+        max_steps: The number of allowed steps.
+        max_header_bytes: The number of bytes that may be read before ``end_header``.
     """
 
     def __init__(
         self, data: bytes, max_steps: int = MAX_PARSE_STEPS, max_header_bytes: float = math.inf
     ) -> None:
         super().__init__(data)
-        self.steps = ParseBudget(max_steps)
+        self.budget = ParseBudget(max_steps)
         self._header_bytes_left = max_header_bytes
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read as from any file.
 
         Raises:
-            TooLarge: There have been too many reads, or the header is too long.
+            TooLarge: The budget is exceeded, or the header is too long.
         """
         found = super().read(size)
-        self.steps.count_read(len(found))
+        self.budget.count_read(len(found))
         self._header_bytes_left -= len(found)
         if self._header_bytes_left < 0:
-            self.steps.spend(self.steps.left + 1)
+            self.budget.spend(self.budget.steps_left + 1)
         return found
 
     def end_header(self) -> None:
-        """Allow reads of any length from here on."""
+        """Lift the limit on the length of the header."""
         self._header_bytes_left = math.inf
 
 
 def count_scans(data: bytes) -> int:
-    """Count the scans of a JPEG by their headers, those of a thumbnail in it too.
+    """Count the scan headers of a JPEG, including those of an embedded thumbnail.
 
     Source: ITU-T T.81 B.2.3.
     """
@@ -120,10 +120,10 @@ def count_scans(data: bytes) -> int:
 
 
 def check_scans(scans: int, pixels: int) -> None:
-    """Refuse a JPEG that is to be gone through too often.
+    """Refuse a JPEG with too many scans for its size.
 
     Raises:
-        TooLarge: More than ``MAX_SCANS``, or than ``MAX_SCANNED_PIXELS`` in all of them.
+        TooLarge: More than ``MAX_SCANS``, or more than ``MAX_SCANNED_PIXELS`` in all scans.
     """
     limit = min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels))
     if scans > limit:
@@ -135,18 +135,18 @@ def check_scans(scans: int, pixels: int) -> None:
 
 
 def out_of_memory_error() -> TooLarge:
-    """Make the error of an image that does not fit into the memory that is left."""
-    return TooLarge("Decoding the image needs more memory than there is for one image.")
+    """Make the error for an image that does not fit into memory."""
+    return TooLarge("Decoding the image needs more memory than one image may use.")
 
 
 @contextmanager
 def reserve_pixels(pixels: int) -> Iterator[None]:
-    """Wait until a large image may be decoded beside those that are being decoded in this process.
+    """Wait until a large image may be decoded next to the others in this process.
 
     Together, large images have at most ``MAX_PIXELS`` at a time.
 
     Args:
-        pixels: How many the image has, at most ``MAX_PIXELS``.
+        pixels: The number of pixels of the image, at most ``MAX_PIXELS``.
     """
     if pixels <= LARGE_IMAGE_PIXELS:
         yield

@@ -1,17 +1,14 @@
-"""Picture files (JPEG, PNG, TIFF, BMP, WebP) by Pillow: its only door, and its only border."""
+"""Raster files (JPEG, PNG, TIFF, BMP, WebP): the only module that decodes with Pillow."""
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import math
 import struct
-import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
+from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from batch_scorer.errors import (
@@ -57,7 +54,7 @@ REDUCED_SCALE_MARGIN = 2
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 BAND_PIXELS = 4_000_000
-"""Converted at a time, so that a large picture in colour needs little more memory."""
+"""Pixels converted at a time, so that a large colour image needs little more memory."""
 _ORIENTATION_TAG = 0x0112
 _SWAPPED_ORIENTATIONS = (5, 6, 7, 8)
 _TRANSPOSITIONS = {
@@ -73,15 +70,7 @@ _START_OF_SCAN = b"\xff\xda"
 _PHOTOMETRIC_TAG = 262
 _WHITE_IS_ZERO = 0
 _MAX_TABLE_VALUE_BYTES = 2
-"""Up to 16 bits, every grey level fits a table."""
-
-# Pillow warns between its limit and twice its limit: for a film this large both mean the same.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-# A doubtful header is judged here by what it decodes to: no library need tell the terminal.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
-with suppress(OSError, AttributeError):  # libtiff, where Pillow links it, writes to the terminal
-    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+"""Up to 16 bits, a lookup table holds all grey levels."""
 
 _PILLOW_ERRORS = (
     OSError,
@@ -96,18 +85,18 @@ _PILLOW_ERRORS = (
     MemoryError,
     struct.error,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
+    Warning,  # where the caller's filters turn them into errors
 )
 
 
 class Picture:
-    """A picture file whose header has been read and checked; its pixels are decoded on request.
+    """A raster file with a checked header, whose pixels are decoded on request.
 
     Args:
         data: The whole file.
 
     Raises:
-        ImageError: The header cannot be read, or it announces several pictures or too large a one.
+        ImageError: The header cannot be read, or the file has several images or too large a one.
     """
 
     patient_id = study_uid = ""
@@ -127,7 +116,7 @@ class Picture:
     def size_px(self) -> tuple[int, int]:
         """(width_px, height_px), after EXIF orientation."""
         with self._translated():
-            if self._image.format == "TIFF":  # Pillow has turned its size already
+            if self._image.format == "TIFF":  # Pillow has already swapped its sides
                 return self._stored_px
             turned = _read_orientation(self._image) in _SWAPPED_ORIENTATIONS
             return self._stored_px[::-1] if turned else self._stored_px
@@ -135,19 +124,19 @@ class Picture:
     def decode(
         self, size_px: int, reserve: Callable[[int], AbstractContextManager[None]]
     ) -> Image.Image:
-        """Decode to grey, a JPEG no larger than a square of ``size_px`` needs.
+        """Decode to grey; a JPEG at the smallest scale that suffices for ``size_px``.
 
-        A JPEG is opened again for a further size: libjpeg reduces while it decodes.
+        A JPEG is opened again for another size, because libjpeg reduces while it decodes.
 
         Args:
             size_px: Side of the square.
-            reserve: Waits until so many pixels may be decoded.
+            reserve: Waits until this number of pixels may be decoded.
 
         Returns:
-            Mode L, after EXIF orientation, at the picture's own proportions.
+            An image of mode L, after EXIF orientation, at its own aspect ratio.
 
         Raises:
-            ImageError: It cannot be decoded.
+            ImageError: The image cannot be decoded.
         """
         if self._grey is None:
             with self._translated():
@@ -161,31 +150,33 @@ class Picture:
     ) -> Image.Image:
         image, (width_px, height_px) = self._image, self._stored_px
         with reserve(width_px * height_px):
-            # else Pillow copies the rest of the file for each block in which nothing is found
+            # Otherwise Pillow copies the rest of the file for each block without a result.
             image.decodermaxblock = len(self._data)
             image.draft("L", (REDUCED_SCALE_MARGIN * size_px, REDUCED_SCALE_MARGIN * size_px))
             image.load()
-            turn = _read_orientation(image)
+            orientation = _read_orientation(image)
             grey = _to_grey(image)
-        return grey.transpose(_TRANSPOSITIONS[turn]) if turn in _TRANSPOSITIONS else grey
+        return (
+            grey.transpose(_TRANSPOSITIONS[orientation]) if orientation in _TRANSPOSITIONS else grey
+        )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn what Pillow raises into an ImageError."""
+        """Translate Pillow's exceptions to ImageError."""
         try:
             yield
         except ImageError:
             raise
         except _PILLOW_ERRORS as exc:
-            self._file.steps.check()
+            self._file.budget.check()
             raise _translate_error(exc) from exc
 
 
 def _limit_reads(data: bytes) -> BudgetedBytesIO:
-    """The file for Pillow, once the parts of its header that cost most were checked.
+    """Check the costly parts of the header and wrap the file with a parse budget.
 
     Raises:
-        ImageError: They are damaged, or would cost too much.
+        ImageError: The header is damaged, or decoding would cost too much.
     """
     max_steps, max_header_bytes = MAX_PARSE_STEPS, math.inf
     if data[:4] == b"RIFF":
@@ -204,32 +195,32 @@ def _limit_reads(data: bytes) -> BudgetedBytesIO:
 
 
 def _check_header(image: Image.Image, data: bytes) -> None:
-    """Refuse what is too large, too small, several pictures, or costly for its size."""
+    """Refuse an image that is too large, too small, too costly, or one of several."""
     check_size(*image.size)
     check_compression_ratio(*image.size, len(data))
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise NotRadiograph(
-            "Expected one film, found a file of several pages or pictures.",
-            "Save each page as a file of its own.",
+            "Expected a single image, found a file with several pages or images.",
+            "Save each page as a separate file.",
         )
     if isinstance(image, JpegImageFile) and not _has_one_scan(image, data):
         check_scans(count_scans(data), image.size[0] * image.size[1])
 
 
 def _has_one_scan(image: JpegImageFile, data: bytes) -> bool:
-    """Tell whether the first scan, which Pillow has just passed, is all that libjpeg will read."""
+    """Return whether the scan that Pillow has just reached is the only one."""
     if image.format != "JPEG" or image.fp is None or "progressive" in image.info:
         return False
     header = _START_OF_SCAN + bytes([0, 2 * image.layers + 6, image.layers])
-    place = image.fp.tell() - 2 * image.layers - 8
-    return data.startswith(header, place)
+    offset = image.fp.tell() - 2 * image.layers - 8
+    return data.startswith(header, offset)
 
 
 def _read_orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1, upright, where EXIF is absent or damaged."""
+    """Read the EXIF orientation; 1 (upright) if EXIF is absent or damaged."""
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except _PILLOW_ERRORS:  # nothing that can be read turns the film: its pixels are sound
+    except _PILLOW_ERRORS:  # the pixels are intact, so the image counts as upright
         return 1
 
 
@@ -238,7 +229,7 @@ def _to_grey(image: Image.Image) -> Image.Image:
         return Image.fromarray(_high_depth_to_grey(image))
     if image.mode not in PLAIN_MODES + ALPHA_MODES:
         raise Unsupported(
-            f"Expected a grey or RGB picture, found one in {image.mode}.", "Save it as grey."
+            f"Expected a grey or RGB image, found mode {image.mode}.", "Save it as greyscale."
         )
     if image.mode == "L":
         return image
@@ -263,7 +254,7 @@ def _band_to_grey(image: Image.Image) -> Image.Image:
 
 
 def _high_depth_to_grey(image: Image.Image) -> NDArray[np.uint8]:
-    """16-bit, 32-bit and float grey, from the film's own minimum to its maximum."""
+    """Map 16-bit, 32-bit and float grey from the image's minimum and maximum to 0..255."""
     values = np.asarray(image)
     if values.dtype.itemsize <= _MAX_TABLE_VALUE_BYTES:
         low, high = int(values.min()), int(values.max())
@@ -276,13 +267,13 @@ def _high_depth_to_grey(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def forbid_truncated_images() -> None:
-    """Undo what other libraries allow for the whole process: half a film decoded in silence."""
+    """Forbid half-decoded images, which other libraries allow for the whole process."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 def _translate_error(exc: BaseException) -> ImageError:
-    """One border for everything that Pillow raises."""
+    """Translate an exception of Pillow to an ImageError."""
     text = str(exc).lower()
     if isinstance(exc, MemoryError):
         return out_of_memory_error()

@@ -1,4 +1,4 @@
-"""Headers of WebP, BMP and TIFF files, looked at before Pillow or a C library reads them."""
+"""Checks of WebP, BMP and TIFF headers, before Pillow or a C library reads them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 MAX_RUN_LENGTH_BYTES = 4_000_000
 MAX_RUN_LENGTH_PIXELS = 10_000_000
 MAX_TAGS = 1000
-"""Of a TIFF page; a plain one has 10 to 20, one of a microscope 100."""
+"""Tags of a TIFF page: a plain one has 10 to 20, one from a microscope 100."""
 MAX_TAG_VALUES = 200_000
-"""A palette has 196,608; each value becomes an object of Python's."""
+"""Values of a TIFF tag, each of which becomes a Python object; a palette has 196,608."""
 MAX_REPEATS = 8
-"""How often all tags, or all strips, may hold as many bytes as the file has."""
+"""The total size of all tags, or of all strips, as a multiple of the file size."""
 _COMPRESSIBLE_HEADER_BYTES = 40
 _UNCOMPRESSED_BMP = (0, 3, 6)
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -30,7 +30,7 @@ _STRIP_BYTE_COUNT_TAGS = (279, 325)
 
 
 class _TiffLayout(NamedTuple):
-    """How a TIFF or BigTIFF is laid out: where its first page is told, and formats of numbers."""
+    """The layout of TIFF or BigTIFF: the offset of the first page's offset, and struct formats."""
 
     first: int
     offset: str
@@ -46,7 +46,7 @@ def read_webp_size(data: bytes) -> tuple[int, int]:
     """Read (width_px, height_px) of the canvas, which libwebp reserves when a file is opened.
 
     Raises:
-        Unreadable: The first chunk is not one that a WebP file begins with.
+        Unreadable: The file begins with an unknown chunk.
 
     Source: RFC 9649, 2.5 to 2.7; RFC 6386, 9.1.
     """
@@ -64,10 +64,10 @@ def read_webp_size(data: bytes) -> tuple[int, int]:
 
 
 def check_bmp(data: bytes) -> None:
-    """Refuse a large BMP in run lengths, which Pillow decodes in Python.
+    """Refuse a large run-length encoded BMP, which Pillow decodes in Python.
 
     Raises:
-        TooLarge: It has more than ``MAX_RUN_LENGTH_BYTES`` or ``MAX_RUN_LENGTH_PIXELS``.
+        TooLarge: The file has more than ``MAX_RUN_LENGTH_BYTES`` or ``MAX_RUN_LENGTH_PIXELS``.
     """
     header_bytes, compression = (int.from_bytes(data[at : at + 4], "little") for at in (14, 30))
     if header_bytes < _COMPRESSIBLE_HEADER_BYTES or compression in _UNCOMPRESSED_BMP:
@@ -83,41 +83,41 @@ def check_bmp(data: bytes) -> None:
 
 
 def check_tiff(data: bytes) -> None:
-    """Refuse a TIFF whose first page costs more than its size allows.
+    """Refuse a TIFF whose first page costs too much for its size.
 
-    What is damaged in any other way is left to Pillow to judge.
+    Pillow judges any other damage.
 
     Raises:
-        TooLarge: It has too many tags, or tags and strips say that they hold far more bytes than
-            there are.
+        TooLarge: The page has too many tags, or its tags or strips claim far more bytes than the
+            file has.
 
     Source: TIFF 6.0, section 2; the BigTIFF design.
     """
     order = "<" if data[:2] == b"II" else ">"
-    form = _BIG_TIFF if data[2:4] in {b"+\0", b"\0+"} else _CLASSIC_TIFF
+    layout = _BIG_TIFF if data[2:4] in {b"+\0", b"\0+"} else _CLASSIC_TIFF
     try:
-        (place,) = struct.unpack_from(order + form.offset, data, form.first)
-        (count,) = struct.unpack_from(order + form.number, data, place)
+        (offset,) = struct.unpack_from(order + layout.offset, data, layout.first)
+        (count,) = struct.unpack_from(order + layout.number, data, offset)
         if count > MAX_TAGS:
             raise TooLarge(f"Expected at most {MAX_TAGS:,} tags in the TIFF, found {count:,}.")
-        tags = place + struct.calcsize(order + form.number)
-        end = tags + count * struct.calcsize(order + form.tag)
-        _check_tags(data, [*_read_tags(data[tags:end], order, form, tags)], order)
-    except struct.error:  # it ends too early
+        tags_offset = offset + struct.calcsize(order + layout.number)
+        end = tags_offset + count * struct.calcsize(order + layout.tag)
+        _check_tags(data, [*_read_tags(data[tags_offset:end], order, layout, tags_offset)], order)
+    except struct.error:  # the file ends too early
         return
 
 
 def _check_tags(data: bytes, tags: list[tuple[int, int, int, int]], order: str) -> None:
     total = 0
-    for tag, kind, count, place in tags:
+    for tag, kind, count, offset in tags:
         size = _TYPE_BYTES.get(kind, 0) * count
-        if not size or place + size > len(data):  # damaged: Pillow leaves it out
+        if not size or offset + size > len(data):  # damaged: Pillow skips it
             continue
         total += size
         if kind not in _SINGLE_OBJECT_TYPES and count > MAX_TAG_VALUES:
             raise TooLarge(f"Expected at most {MAX_TAG_VALUES:,} values in a TIFF tag.")
         if tag in _STRIP_BYTE_COUNT_TAGS and kind in _INTEGER_TYPES:
-            lengths = np.frombuffer(data, f"{order}u{_TYPE_BYTES[kind]}", count, place)
+            lengths = np.frombuffer(data, f"{order}u{_TYPE_BYTES[kind]}", count, offset)
             if np.minimum(lengths, len(data)).sum(dtype=np.float64) > MAX_REPEATS * len(data):
                 raise TooLarge("Expected strips that share no bytes in the TIFF, found others.")
     if total > MAX_REPEATS * len(data):
@@ -125,13 +125,13 @@ def _check_tags(data: bytes, tags: list[tuple[int, int, int, int]], order: str) 
 
 
 def _read_tags(
-    data: bytes, order: str, form: _TiffLayout, place: int
+    data: bytes, order: str, layout: _TiffLayout, offset: int
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Give tag, kind, number of values, and where these are; ``data`` begins at ``place``."""
-    layout = struct.Struct(order + form.tag)
-    slot_bytes = struct.calcsize(order + form.offset)
-    whole = len(data) - len(data) % layout.size
-    for tag, kind, count, offset in layout.iter_unpack(data[:whole]):
-        place += layout.size
+    """Yield tag, type, number of values and their offset; ``data`` begins at ``offset``."""
+    entry = struct.Struct(order + layout.tag)
+    slot_bytes = struct.calcsize(order + layout.offset)
+    whole = len(data) - len(data) % entry.size
+    for tag, kind, count, data_offset in entry.iter_unpack(data[:whole]):
+        offset += entry.size
         within = _TYPE_BYTES.get(kind, 0) * count <= slot_bytes
-        yield tag, kind, count, place - slot_bytes if within else offset
+        yield tag, kind, count, offset - slot_bytes if within else data_offset

@@ -1,4 +1,4 @@
-"""Memory by which a process hands the bytes of an image to another one without a pipe's copies."""
+"""Shared memory that passes an image to another process without the copies of a pipe."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import os
 from typing import Self
 
 CAPACITY_BYTES = 500_000_000
-"""The largest file that is read. Memory is taken only where something was written."""
+"""The largest accepted file. Memory is allocated only for pages that were written."""
 KEPT_BYTES = 32_000_000
-"""What stays taken after an image, because the next one will need it again."""
+"""Memory kept after an image, because the next image needs it again."""
 
 
 class SharedBuffer:
-    """Room for the bytes of one image, in a file that exists in memory alone.
+    """A buffer for the bytes of one image, in an anonymous file in memory.
 
-    It cannot be made smaller, so that nothing the other process does to it can harm this one.
+    The file cannot shrink, so the other process cannot crash this one through it.
 
     Raises:
-        OSError: The system has no such files, or no room.
+        OSError: The system has no memory files, or not enough memory.
     """
 
     def __init__(self) -> None:
-        if not hasattr(os, "memfd_create"):  # Linux has it
+        if not hasattr(os, "memfd_create"):  # Linux only
             raise OSError("no files in memory")
         import fcntl
 
@@ -37,29 +37,29 @@ class SharedBuffer:
 
     @classmethod
     def create_if_possible(cls) -> Self | None:
-        """Make one, if the system can."""
+        """Create a buffer; None if the system cannot."""
         try:
             return cls()
         except (OSError, MemoryError):
             return None
 
     def write(self, data: bytes) -> None:
-        """Put an image in, of at most ``CAPACITY_BYTES``, in place of the one before."""
+        """Write an image of at most ``CAPACITY_BYTES`` over the previous one."""
         self._view[: len(data)] = data
 
-    def forget(self, size_bytes: int) -> None:
-        """Give most of a large image's memory back."""
+    def release(self, size_bytes: int) -> None:
+        """Release the memory of a large image, except ``KEPT_BYTES``."""
         if size_bytes > KEPT_BYTES:
             start = KEPT_BYTES - KEPT_BYTES % mmap.PAGESIZE
             self._view.madvise(mmap.MADV_REMOVE, start, size_bytes - start)
 
     def close(self) -> None:
-        """Give all of it back; may be called twice."""
+        """Release all memory; a second call has no effect."""
         if not self._view.closed:
             self._view.close()
             os.close(self.descriptor)
 
 
 def map_shared_buffer(descriptor: int) -> memoryview:
-    """See what the other process puts in: ``CAPACITY_BYTES``, of which an image has the first."""
+    """Map a buffer for reading; an image occupies the first of its ``CAPACITY_BYTES``."""
     return memoryview(mmap.mmap(descriptor, CAPACITY_BYTES, access=mmap.ACCESS_READ))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FINALIZE_LEASE = "finish"
 MAX_LISTED_SHARDS = 20
-log = logging.getLogger("cxr.job")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

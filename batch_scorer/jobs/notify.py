@@ -44,7 +44,7 @@ _WEBHOOK_FIELDS = {"message": "text", "version": "", "attachments": "", "type": 
 _REASON = re.compile(r"error=(\d{3})\b|\[Errno -?\d+\] ([A-Za-z ]+)")
 """Parts of Apprise's log that say why a notification failed, and quote no address."""
 _SILENT = logging.CRITICAL + 1
-log = logging.getLogger("cxr.notice")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

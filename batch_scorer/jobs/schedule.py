@@ -44,7 +44,7 @@ SPECS_FOLDER = "plans"
 MAX_LOOKBACK_RUNS = 7
 """Maximum number of earlier specs to read, for a task that starts late."""
 _SPEC_FILE = re.compile(rf"{SPECS_FOLDER}/([0-9]{{6,18}})\.json")
-log = logging.getLogger("cxr.job")
+log = logging.getLogger(__name__)
 
 
 class RunSpec(

@@ -1,1 +1,1 @@
-"""Performance measures, with confidence intervals."""
+"""Performance metrics with confidence intervals."""

@@ -1,14 +1,12 @@
-"""How good are the answers: one implementation for trainer, labelled batches and report.
+"""Classification metrics, shared by the trainer, labelled batches and the report.
 
-Every number is an ``Estimate``: a value, a 95 % interval, and the number of films behind it.
-Intervals come from a bootstrap that draws patients, where several films of one patient exist,
-because films of one child are not independent. Otherwise proportions have Wilson's interval and
-the rest a bootstrap over films. A proportion of exactly 0 or 1, where a bootstrap cannot see any
-spread, has Wilson's interval too.
+Every metric is an ``Estimate``: a value, a 95 % interval and the number of images behind it. If
+patients have several images, a bootstrap draws patients, because images of one child are not
+independent. Otherwise proportions have Wilson's interval and other metrics a bootstrap over images.
+A proportion of exactly 0 or 1 has Wilson's interval too, because a bootstrap sees no spread there.
 
-Two models on the same films are compared by the same bootstrap, paired: every draw of patients
-serves both. DeLong's test is not used: it takes films for independent, which those of one child are
-not.
+Two models on the same images are compared by a paired bootstrap: every draw of patients serves
+both. DeLong's test is not used, because it assumes independent images.
 
 Source: Wilson 1927; Field and Welsh 2007 (cluster bootstrap); Guo et al. 2017 (ECE); Davison and
 Hinkley 1997, section 4.4 (p from a bootstrap).
@@ -40,7 +38,7 @@ CONFIDENCE_LEVEL = 0.95
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """A number with its 95 % interval. ``None`` where the films do not define it."""
+    """A number with its 95 % interval; None if the images do not define it."""
 
     value: FiniteFloat | None
     low: FiniteFloat | None
@@ -49,7 +47,7 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class ConfusionMatrix(msgspec.Struct, frozen=True):
-    """Counts of films; pneumonia is the positive class."""
+    """Counts of images; pneumonia is the positive class."""
 
     true_positive: Count
     false_positive: Count
@@ -58,19 +56,19 @@ class ConfusionMatrix(msgspec.Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        """All films counted."""
+        """The number of images."""
         return self.true_positive + self.false_positive + self.true_negative + self.false_negative
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """Points of a figure."""
+    """The points of a curve."""
 
     x: list[FiniteFloat]
     y: list[FiniteFloat]
 
 
 def compute_metrics(
-    truth: ArrayLike,
+    labels: ArrayLike,
     probabilities: ArrayLike,
     threshold: float,
     patients: Sequence[str] | None = None,
@@ -78,20 +76,20 @@ def compute_metrics(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Compute every metric of ``METRICS`` with its interval.
+    """Compute each metric of ``METRICS`` with its interval.
 
     Args:
-        truth: Shape (N,), 1 pneumonia, 0 normal.
+        labels: Shape (N,), 1 pneumonia, 0 normal.
         probabilities: Shape (N,), P(pneumonia).
-        threshold: A film is flagged when its probability is at or above it.
-        patients: Shape (N,), one id per film, where known.
+        threshold: An image is flagged if its probability is at or above it.
+        patients: Shape (N,), one ID per image; None if unknown.
         resamples: Bootstrap draws.
-        seed: Of the bootstrap.
+        seed: The seed of the bootstrap.
 
     Returns:
-        One estimate per metric; a value is None where undefined (an AUC with one class only).
+        One estimate per metric. An undefined value, such as the AUC of one class, is None.
     """
-    y, p = _as_arrays(truth, probabilities)
+    y, p = _as_arrays(labels, probabilities)
     if not len(y):
         return dict.fromkeys(METRICS, Estimate(None, None, None, 0))
     groups = _group_by_patient(len(y), patients)
@@ -112,7 +110,7 @@ def compute_metrics(
 
 
 def compare_models(
-    truth: ArrayLike,
+    labels: ArrayLike,
     first: tuple[ArrayLike, float],
     second: tuple[ArrayLike, float],
     patients: Sequence[str] | None = None,
@@ -120,43 +118,44 @@ def compare_models(
     resamples: int = COMPARISON_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, tuple[Estimate, float]]:
-    """How much better the first of two models is than the second on the same films.
+    """Compare two models on the same images.
 
     Args:
-        truth: Shape (N,), 1 pneumonia, 0 normal.
+        labels: Shape (N,), 1 pneumonia, 0 normal.
         first: The probabilities of one model, shape (N,), and its own threshold.
-        second: The same of the other.
-        patients: Shape (N,), one id per film, where known.
-        resamples: Bootstrap draws; each serves both models, so that the difference is paired.
-        seed: Of the bootstrap.
+        second: The same of the other model.
+        patients: Shape (N,), one ID per image; None if unknown.
+        resamples: Bootstrap draws; each serves both models, so the difference is paired.
+        seed: The seed of the bootstrap.
 
     Returns:
-        For each metric of ``COMPARED_METRICS`` that the films define: first minus second with its interval,
-        and the two-sided p of no difference, twice the smaller share of draws on one side of zero.
+        For each metric of ``COMPARED_METRICS`` that the images define: first minus second with its
+        interval, and the two-sided p for no difference, which is twice the smaller proportion of
+        draws on one side of zero.
     """
-    y = np.asarray(truth, dtype=np.int64)
+    y = np.asarray(labels, dtype=np.int64)
     groups = _group_by_patient(len(y), patients)
     points, draws = [], []
-    for answers, threshold in (first, second):
-        p = np.asarray(answers, dtype=np.float64)
+    for probabilities, threshold in (first, second):
+        p = np.asarray(probabilities, dtype=np.float64)
         points.append(_compute_weighted(np.ones((1, len(y))), y, p, threshold))
         draws.append(_bootstrap(groups, y, p, threshold, resamples=resamples, seed=seed))
-    found = {}
+    differences = {}
     for name in COMPARED_METRICS:
         value = float(points[0][name][0] - points[1][name][0])
         drawn = draws[0][name] - draws[1][name]
         drawn = drawn[np.isfinite(drawn)]
         if np.isfinite(value):
             estimate = _make_estimate(value, drawn, None, n=len(y), clustered=True)
-            found[name] = (estimate, _bootstrap_p_value(drawn))
-    return found
+            differences[name] = (estimate, _bootstrap_p_value(drawn))
+    return differences
 
 
 def confusion_matrix(
-    truth: ArrayLike, probabilities: ArrayLike, threshold: float
+    labels: ArrayLike, probabilities: ArrayLike, threshold: float
 ) -> ConfusionMatrix:
-    """Count films by truth and by which side of the threshold they fall on."""
-    y, p = _as_arrays(truth, probabilities)
+    """Count images by label and by side of the threshold."""
+    y, p = _as_arrays(labels, probabilities)
     flagged = p >= threshold
     return ConfusionMatrix(
         true_positive=int((flagged & (y == 1)).sum()),
@@ -167,7 +166,7 @@ def confusion_matrix(
 
 
 def estimate_proportion(successes: int, n: int) -> Estimate:
-    """A share with Wilson's 95 % interval."""
+    """Estimate a proportion with Wilson's 95 % interval."""
     if n == 0:
         return Estimate(None, None, None, 0)
     share, z = successes / n, NormalDist().inv_cdf((1 + CONFIDENCE_LEVEL) / 2)
@@ -177,10 +176,10 @@ def estimate_proportion(successes: int, n: int) -> Estimate:
     return Estimate(share, max(low, 0.0), min(high, 1.0), n)
 
 
-def roc_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
-    """The corners of the ROC curve: x false positive rate, y true positive rate."""
-    y, p = _as_arrays(truth, probabilities)
-    if len(np.unique(y)) < 2:  # noqa: PLR2004 - one class has no ROC curve
+def roc_points(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
+    """Compute the corners of the ROC curve: x false positive rate, y true positive rate."""
+    y, p = _as_arrays(labels, probabilities)
+    if len(np.unique(y)) < 2:  # noqa: PLR2004 - the two classes
         return Curve([], [])
     from sklearn.metrics import roc_curve
 
@@ -188,48 +187,48 @@ def roc_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
     return Curve(_round_all(false_positive), _round_all(true_positive))
 
 
-def reliability_points(truth: ArrayLike, probabilities: ArrayLike) -> Curve:
-    """Mean predicted probability (x) against the observed share of pneumonia (y), by bin."""
+def reliability_points(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
+    """Compute mean probability (x) and observed proportion of pneumonia (y) per bin."""
     from sklearn.calibration import calibration_curve
 
-    y, p = _as_arrays(truth, probabilities)
+    y, p = _as_arrays(labels, probabilities)
     observed, predicted = calibration_curve(y, p, n_bins=CALIBRATION_BINS)
     return Curve(_round_all(predicted), _round_all(observed))
 
 
-def threshold_at_sensitivity(truth: ArrayLike, probabilities: ArrayLike, target: float) -> float:
-    """The highest threshold that still flags at least ``target`` of the films with pneumonia.
+def threshold_at_sensitivity(labels: ArrayLike, probabilities: ArrayLike, target: float) -> float:
+    """Find the highest threshold that flags at least ``target`` of the images with pneumonia.
 
-    The returned value lies halfway between two neighbouring films, so that rounding in another
-    runtime cannot move a film across it.
+    The threshold lies halfway between two neighbouring probabilities, so that rounding in another
+    runtime cannot move an image across it.
 
     Raises:
-        ValueError: There is no film with pneumonia.
+        ValueError: No image shows pneumonia.
     """
-    y, p = _as_arrays(truth, probabilities)
+    y, p = _as_arrays(labels, probabilities)
     positives = np.sort(p[y == 1])
     if not len(positives):
-        raise ValueError("expected films with pneumonia to choose a threshold on, found none")
+        raise ValueError("expected images with pneumonia to choose a threshold, found none")
     last_flagged = positives[int(np.floor(len(positives) * (1 - target) + 1e-9))]
     below = p[p < last_flagged]
     return float((last_flagged + (below.max() if len(below) else 0.0)) / 2)
 
 
 def _as_arrays(
-    truth: ArrayLike, probabilities: ArrayLike
+    labels: ArrayLike, probabilities: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    return np.asarray(truth, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
+    return np.asarray(labels, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
 
 
-def _group_by_patient(films: int, patients: Sequence[str] | None) -> NDArray[np.int64]:
-    """The number of each film's patient; a patient for each film where none is known."""
+def _group_by_patient(images: int, patients: Sequence[str] | None) -> NDArray[np.int64]:
+    """Assign a group number to each image: one group per patient, or per image without patients."""
     if patients is None:
-        return np.arange(films)
+        return np.arange(images)
     return np.asarray(np.unique(patients, return_inverse=True)[1], dtype=np.int64)
 
 
 def _bootstrap_p_value(drawn: NDArray[np.float64]) -> float:
-    """Two-sided; one is added to both counts, since no number of draws can show p = 0."""
+    """Return the two-sided p; one is added to each count, because no draws can show p = 0."""
     smaller = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     return min(1.0, 2 * (smaller + 1) / (len(drawn) + 1))
 
@@ -247,7 +246,7 @@ def _bootstrap(
     resamples: int,
     seed: int,
 ) -> dict[str, NDArray[np.float64]]:
-    """Every metric for every draw of whole groups, in blocks so that memory stays flat."""
+    """Compute each metric for each draw of groups, in blocks to bound memory."""
     rng = np.random.default_rng(seed)
     n_groups = int(groups.max()) + 1
     shares = np.full(n_groups, 1 / n_groups)
@@ -267,7 +266,7 @@ def _bootstrap(
 def _compute_weighted(
     weights: NDArray[Any], y: NDArray[np.int64], p: NDArray[np.float64], threshold: float
 ) -> dict[str, NDArray[np.float64]]:
-    """Every metric for every row of film weights, shape (rows, N) -> (rows,) each."""
+    """Compute each metric for each row of image weights: (rows, N) to (rows,)."""
     flagged = p >= threshold
     tp, fp, tn, fn = (
         weights @ mask.astype(float)
@@ -295,7 +294,7 @@ def _compute_weighted(
 def _auc(
     weights: NDArray[Any], y: NDArray[np.int64], p: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Weighted Mann-Whitney: the share of pairs where the ill film scores higher; ties half."""
+    """Compute the weighted AUC: pairs with the higher score for pneumonia; ties count half."""
     order = np.argsort(p, kind="stable")
     tie_starts = np.unique(p[order], return_index=True)[1]
     sorted_weights = weights[:, order]
@@ -309,7 +308,7 @@ def _auc(
 def _ece(
     weights: NDArray[Any], y: NDArray[np.int64], p: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Expected calibration error over equal bins, not yet divided by the total weight."""
+    """Compute the expected calibration error over equal bins, times the total weight."""
     in_bin = np.eye(CALIBRATION_BINS)[
         np.minimum((p * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     ]

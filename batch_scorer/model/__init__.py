@@ -1,1 +1,1 @@
-"""Model files: their card, their checks and their predictions."""
+"""Model files: model cards, checks and predictions."""

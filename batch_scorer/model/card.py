@@ -1,13 +1,13 @@
-"""The model contract: one ONNX file says everything about itself.
+"""The model contract: a model is one self-describing ONNX file.
 
-Graph: input ``pixels`` uint8 (N, S, S, 1) as ``decode_radiograph`` makes them; output
-``probability`` float32 (N,), the calibrated P(pneumonia). Further outputs, each only where the card
-describes it: ``evidence``, ``atypicality`` and ``viral``; others are allowed.
+Graph: input ``pixels`` uint8 (N, S, S, 1) from ``decode_radiograph``; output ``probability``
+float32 (N,), the calibrated P(pneumonia). The outputs ``evidence``, ``atypicality`` and ``viral``
+exist if the card describes them; further outputs are allowed.
 Metadata: one JSON ``ModelCard`` under the key ``CARD_KEY``.
 
-``CARD_VERSION`` is raised by one whenever a reader of the old version would misread a new card: a
-field removed, renamed or with another meaning. A new optional field does not raise it. The scorer
-refuses every version but its own.
+``CARD_VERSION`` rises by one if a reader of the old version would misread a new card: a field is
+removed, renamed or changes its meaning. A new optional field does not raise it. The scorer refuses
+every other version.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ SELF_TEST_RECIPE = "phantom-1"
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """All that a reader or a program needs to use, trust or refuse a model.
+    """The model card: everything needed to use, trust or refuse a model.
 
-    ``references`` is keyed by split: "validation", and "test" once that was opened. Like
-    ``calibration`` and ``threshold`` they are the float32 network's; where the file computes in
-    another format, ``precision`` says how far its answers are from that. None is float32.
-    ``comparison`` is that of all models that were exported together. ``withheld`` says why the
-    model may not leave its run folder; it is empty in every model file.
+    ``references`` is keyed by split: "validation", and "test" once that split was opened. Like
+    ``calibration`` and ``threshold``, it describes the float32 network. If the file computes in
+    another format, ``precision`` gives the difference; None means float32. ``comparison`` covers
+    all models of one export. ``withheld`` is the reason why a model may not leave its run folder;
+    it is empty in every model file.
     """
 
     card_version: Count
@@ -90,24 +90,24 @@ class ModelCard(msgspec.Struct, frozen=True):
     withheld: str = ""
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
+        """Check the constraints that msgspec cannot express."""
         if self.classes != CLASSES:
             raise ValueError(f"expected the classes {CLASSES}, found {self.classes}")
         float16 = self.precision is not None and self.precision.kind == "float16"
         limit = FLOAT16_SELF_TEST_TOLERANCE if float16 else SELF_TEST_TOLERANCE
         if self.self_test and self.self_test.tolerance > limit:
             raise ValueError(
-                f"expected a self-test to within {limit}, found {self.self_test.tolerance}"
+                f"expected a self-test tolerance up to {limit}, found {self.self_test.tolerance}"
             )
 
     @property
     def reference(self) -> Evaluation:
-        """The split to quote: the test films where they were opened, else validation."""
+        """The figures to quote: those of the test split if it was opened, else of validation."""
         return self.references.get("test") or self.references["validation"]
 
 
 def output_shapes(card: ModelCard, images: int) -> dict[str, tuple[int, ...]]:
-    """What the model file of this card gives for a number of images: outputs and their shapes."""
+    """Return the names of the model's outputs and their shapes for a number of images."""
     shapes: dict[str, tuple[int, ...]] = {"probability": (images,)}
     if card.evidence:
         shapes["evidence"] = (images, card.evidence.height, card.evidence.width)
@@ -119,27 +119,27 @@ def output_shapes(card: ModelCard, images: int) -> dict[str, tuple[int, ...]]:
 
 
 def output_names(card: ModelCard) -> set[str]:
-    """What the model file of this card answers."""
+    """Return the names of the model's outputs."""
     return set(output_shapes(card, 1))
 
 
 def encode_card(card: ModelCard, *, indent: int = 0) -> str:
-    """Serialise a card as JSON with stable key order."""
+    """Encode a card as JSON with stable key order."""
     text = msgspec.json.encode(card, order="deterministic")
     return (msgspec.json.format(text, indent=indent) if indent else text).decode()
 
 
 def decode_card(text: str | None, where: str) -> ModelCard:
-    """Read and check a card.
+    """Decode and check a card.
 
     Args:
-        text: The JSON, or None where a model file has no card.
-        where: The file, for the message.
+        text: The JSON; None if the model file has no card.
+        where: The file, for error messages.
 
     Raises:
         CardMissing: ``text`` is None or empty.
-        CardVersionUnsupported: Not JSON, a field missing, or another card version.
-        DecodeVersionMismatch: The model was trained on differently decoded pixels.
+        CardVersionUnsupported: The text is not a card, or has another card version.
+        DecodeVersionMismatch: The model was trained on pixels decoded by other rules.
     """
     if not text:
         raise CardMissing(
@@ -190,10 +190,10 @@ class _CardVersion(msgspec.Struct):
 
 
 def draw_self_test_images(size_px: int) -> NDArray[np.uint8]:
-    """Draw the fixed films of the self-test: a chest phantom with four degrees of haze.
+    """Draw the fixed images of the self-test: a chest phantom with four degrees of haze.
 
     Two dark ellipses (lungs) on a bright body; haze fills the lower half of one. Plain arithmetic
-    on a grid, so that every machine draws the same pixels.
+    on a grid gives the same pixels on every machine.
 
     Returns:
         Shape (4, size_px, size_px, 1).
@@ -204,7 +204,7 @@ def draw_self_test_images(size_px: int) -> NDArray[np.uint8]:
     for center in (0.31, 0.69):
         distance = ((x - center) / 0.15) ** 2 + ((y - 0.48) / 0.33) ** 2
         lungs += np.clip(1.4 * (1 - distance), 0, 1)
-    haze_place = np.clip(1 - ((x - 0.31) / 0.16) ** 2 - ((y - 0.62) / 0.22) ** 2, 0, 1)
-    films = [body - lungs * (150 - 130 * haze * haze_place) for haze in (0.0, 0.33, 0.67, 1.0)]
-    pixels: NDArray[np.uint8] = np.clip(np.stack(films), 0, 255).astype(np.uint8)
+    haze_mask = np.clip(1 - ((x - 0.31) / 0.16) ** 2 - ((y - 0.62) / 0.22) ** 2, 0, 1)
+    images = [body - lungs * (150 - 130 * haze * haze_mask) for haze in (0.0, 0.33, 0.67, 1.0)]
+    pixels: NDArray[np.uint8] = np.clip(np.stack(images), 0, 255).astype(np.uint8)
     return pixels[..., None]

@@ -1,7 +1,6 @@
-"""What no model card may say: figures that cannot be, and texts that nothing has room for.
+"""Checks of a model card for impossible figures and overlong texts.
 
-The card's own types raise ``ValueError`` on what these find, which msgspec turns into its own error
-with the place in the card.
+The types of the card call these checks. They raise ``ValueError``, to which msgspec adds the field.
 """
 
 from __future__ import annotations
@@ -15,59 +14,67 @@ if TYPE_CHECKING:
     from batch_scorer.metrics.classification import Curve, Estimate
 
 PROBABILITY_TOLERANCE = 1e-6
-"""By how much a probability may leave 0 to 1: ONNX Runtime's Sigmoid of 17 is 1.0000001."""
+"""The excess allowed beyond 0 and 1: ONNX Runtime's Sigmoid(17) is 1.0000001."""
 MAX_CARD_CHARS = 1_000_000
 MAX_TEXT_CHARS = 2_000
-"""Characters. Bundled cards have 29,000, and their longest text 171."""
+"""Bundled cards have 29,000 characters; their longest text has 171."""
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-"""A model's name becomes a column of the CSV file."""
+"""A valid model name, which becomes a column name of the CSV file."""
 
 
 def check_proportions(estimates: Iterable[Estimate]) -> None:
-    """Refuse an estimate of a share, or of its interval, outside 0 to 1."""
+    """Refuse proportions, or interval limits, outside 0 to 1."""
     for estimate in estimates:
         for value in (estimate.value, estimate.low, estimate.high):
             if (
                 value is not None
                 and not -PROBABILITY_TOLERANCE <= value <= 1 + PROBABILITY_TOLERANCE
             ):
-                raise ValueError(f"expected a share from 0 to 1, found {value:g}")
+                raise ValueError(f"expected a proportion from 0 to 1, found {value:g}")
 
 
 def check_metrics(figures: Mapping[str, Estimate], names: Iterable[str]) -> None:
-    """Refuse figures that lack a metric, or one that is no share."""
+    """Refuse figures with a missing metric or a metric outside 0 to 1."""
     if missing := sorted(set(names) - figures.keys()):
-        raise ValueError(f"expected all metrics, found none called {' or '.join(missing)}")
+        raise ValueError(f"expected all metrics, found no {' and no '.join(missing)}")
     check_proportions(figures.values())
 
 
 def check_curves(*curves: Curve) -> None:
-    """Refuse a curve with another number of heights than of places."""
+    """Refuse a curve with different numbers of x and y values."""
     for curve in curves:
         check_equal_lengths(curve.x, curve.y)
 
 
 def check_equal_lengths(*columns: Sequence[float]) -> None:
-    """Refuse columns of different lengths."""
+    """Refuse lists of different lengths."""
     lengths = [len(column) for column in columns]
     if len(set(lengths)) > 1:
-        raise ValueError(f"expected as many numbers in each list, found {lengths}")
+        raise ValueError(f"expected lists of equal length, found lengths {lengths}")
 
 
 def check_ascending(quantiles: Sequence[float]) -> None:
-    """Refuse quantiles that go down anywhere."""
+    """Refuse quantiles that are not in ascending order."""
     if list(quantiles) != sorted(quantiles):
-        raise ValueError("expected quantiles in ascending order, found one below that before it")
+        raise ValueError(
+            "expected quantiles in ascending order, found a lower one after a higher one"
+        )
 
 
 def check_contents(card: Mapping[str, Any]) -> None:
-    """Refuse a card, as plain dicts and lists, that a run could not use.
+    """Refuse a card that a run cannot use.
 
-    It has no figures of validation images, its name is no plain word, or a text is long. Not a
-    check of the card's own types: older runs may hold such a card.
+    The types of the card do not make these checks, because older runs may contain such a card.
+
+    Args:
+        card: The card as plain dicts and lists.
+
+    Raises:
+        ValueError: The validation figures are missing, the name is not plain, or a text is too
+            long.
     """
     if "validation" not in card["references"]:
-        raise ValueError("expected figures of the validation images, found none")
+        raise ValueError("expected metrics of the validation images, found none")
     if not _MODEL_NAME.fullmatch(card["name"]):
         raise ValueError(
             "expected a name of up to 40 letters, digits, dots, hyphens and underscores, "
@@ -81,7 +88,7 @@ def check_contents(card: Mapping[str, Any]) -> None:
 
 
 def _find_texts(part: Any) -> Iterator[str]:
-    """All texts of a card, and the keys of its tables."""
+    """Yield all texts of a card, including the keys of its tables."""
     if isinstance(part, str):
         yield part
     elif isinstance(part, dict):

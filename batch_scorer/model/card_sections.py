@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -20,34 +20,22 @@ from batch_scorer.model.card_checks import (
 from batch_scorer.system.strict_json import Count, FiniteFloat, LargeCount
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
 
 SELF_TEST_IMAGES = 4
-
-
 SELF_TEST_TOLERANCE = 1e-3
-
-
 FLOAT16_SELF_TEST_TOLERANCE = 5e-3
-"""A GPU adds halves in another order, a CPU rounds less. int8 needs no room: its sums are exact."""
-
+"""A GPU sums float16 in another order; a CPU rounds less. int8 sums are exact on both."""
 
 ReducedPrecision = Literal["float16", "int8"]
-
-
 Loss = Annotated[float, Meta(ge=0, le=1e6)]
-
-
 Probability = Annotated[float, Meta(ge=-PROBABILITY_TOLERANCE, le=1 + PROBABILITY_TOLERANCE)]
 
 
 class Threshold(msgspec.Struct, frozen=True):
-    """The operating threshold: a film is flagged at or above ``value``."""
+    """The operating threshold: an image is flagged at or above ``value``."""
 
     value: Annotated[float, Meta(gt=0, lt=1)]
     rule: str
@@ -57,7 +45,7 @@ class Threshold(msgspec.Struct, frozen=True):
 class Calibration(msgspec.Struct, frozen=True):
     """probability = sigmoid(slope * logit + intercept), fitted on ``fitted_on``.
 
-    Brier score and ECE before and after are those of the same films.
+    Brier score and ECE before and after calibration are of the same images.
     """
 
     method: str
@@ -70,16 +58,16 @@ class Calibration(msgspec.Struct, frozen=True):
     ece_after: FiniteFloat | None = None
 
     def apply(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Turn logits into probabilities, of the same shape."""
-        from scipy.special import expit  # slow to load, and a scorer never needs it
+        """Convert logits to probabilities of the same shape."""
+        from scipy.special import expit  # slow to load; the scorer does not need it
 
         return np.asarray(expit(self.slope * logits + self.intercept))
 
 
 class Evaluation(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """What the finished model answered on one labelled split.
+    """The model's metrics on one labelled split.
 
-    ``patients`` is 0 where not every film's patient is known.
+    ``patients`` is 0 if the patient of an image is unknown.
     """
 
     split: str
@@ -93,14 +81,14 @@ class Evaluation(msgspec.Struct, frozen=True, rename={"images": "films"}):
     score_quantiles: Annotated[list[FiniteFloat], Meta(min_length=2)]
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
+        """Check the constraints that msgspec cannot express."""
         check_metrics(self.metrics, METRICS)
         check_curves(self.roc, self.reliability)
         check_ascending(self.score_quantiles)
 
 
 class History(msgspec.Struct, frozen=True):
-    """One value per epoch."""
+    """The learning curves: one value per epoch."""
 
     loss: list[Loss]
     val_loss: list[Loss]
@@ -108,12 +96,12 @@ class History(msgspec.Struct, frozen=True):
     val_accuracy: list[Probability]
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
+        """Check the constraints that msgspec cannot express."""
         check_equal_lengths(self.loss, self.val_loss, self.accuracy, self.val_accuracy)
 
 
 class Training(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """Where the model came from, enough to make it again."""
+    """The training record: everything needed to reproduce the model."""
 
     data: str
     data_fingerprint: str
@@ -136,9 +124,10 @@ class Training(msgspec.Struct, frozen=True, rename={"images": "films"}):
 
 
 class SelfTest(msgspec.Struct, frozen=True):
-    """Fixed inputs, by recipe, and the probabilities for them.
+    """The recipe of fixed inputs and the expected probabilities.
 
-    A float32 file has those that Keras gave, any other its own, as judged on validation.
+    In a float32 file they are the probabilities of Keras. In other formats they are the file's own;
+    its metrics were measured on validation images.
     """
 
     recipe: str
@@ -149,10 +138,10 @@ class SelfTest(msgspec.Struct, frozen=True):
 
 
 class UndecidedBand(msgspec.Struct, frozen=True):
-    """Where an answer is uncertain: from ``low`` up to, not including, ``high``.
+    """The probabilities from ``low`` to below ``high``, for which an image is undecided.
 
-    The operating threshold lies in it. ``share`` is the share of the films of ``chosen_on`` that
-    fall into it.
+    The band contains the operating threshold. ``share`` is the proportion of undecided images in
+    ``chosen_on``.
     """
 
     low: Probability
@@ -162,21 +151,21 @@ class UndecidedBand(msgspec.Struct, frozen=True):
     share: Estimate
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
-        if self.low > self.high:  # a model that tells all films apart has an empty one
-            raise ValueError(f"expected a band, found one from {self.low} up to {self.high}")
+        """Check the constraints that msgspec cannot express."""
+        if self.low > self.high:  # the band of a model without errors is empty
+            raise ValueError(f"expected a band in ascending order, found {self.low} to {self.high}")
         check_proportions([self.share])
 
-    def holds(self, probability: float) -> bool:
-        """Whether an answer is uncertain."""
+    def contains(self, probability: float) -> bool:
+        """Return whether a probability is in the band."""
         return self.low <= probability < self.high
 
 
 class ExternalDataset(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """Normal films from elsewhere: how many of them the model flags, all of them wrongly.
+    """The false positives on normal images from another source.
 
-    ``rejected`` films look too little like the training films to be scored; none of them counts as
-    flagged. ``share`` is that of the flagged among all films.
+    ``rejected`` images are too atypical to be scored and do not count as flagged. ``share`` is the
+    proportion of flagged images among all.
     """
 
     name: str
@@ -187,15 +176,15 @@ class ExternalDataset(msgspec.Struct, frozen=True, rename={"images": "films"}):
     rejected: Count = 0
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
+        """Check the constraints that msgspec cannot express."""
         check_proportions([self.share])
 
 
 class Etiology(msgspec.Struct, frozen=True):
-    """The second question: what caused a pneumonia. Weaker than the first, and only for study.
+    """The cause of pneumonia: a second, weaker output, for research only.
 
     Output ``viral`` (N,) is the calibrated P(viral | pneumonia). ``references`` holds, by split,
-    how well it tells viral from bacterial among the films with pneumonia whose cause is known.
+    the metrics for viral against bacterial, on images with pneumonia of known cause.
     """
 
     classes: tuple[str, str]
@@ -203,18 +192,18 @@ class Etiology(msgspec.Struct, frozen=True):
     references: Annotated[dict[str, dict[str, Estimate]], Meta(min_length=1)]
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
+        """Check the constraints that msgspec cannot express."""
         for figures in self.references.values():
             check_metrics(figures, METRICS)
 
 
 class OodDetection(msgspec.Struct, frozen=True):
-    """How much an image looks like the training films.
+    """Detection of images unlike the training images.
 
-    Output ``atypicality`` (N,): 0 the median training film, larger the stranger. Above
-    ``flag_above`` a film is scored and called atypical; above ``reject_above`` it is not scored.
-    ``quantiles`` are 101 quantiles of the training films, from 0 to 1. ``flagged`` and ``rejected``
-    say, for each set of films that was looked at, which share that was.
+    Output ``atypicality`` (N,) is 0 for the median training image and grows with the difference.
+    Above ``flag_above`` an image is scored and called atypical; above ``reject_above`` it is not
+    scored. ``quantiles`` are the 101 percentiles of the training images, from 0 to 1. ``flagged``
+    and ``rejected`` hold the proportion of such images in each evaluated set.
     """
 
     method: str
@@ -226,25 +215,25 @@ class OodDetection(msgspec.Struct, frozen=True):
     rejected: dict[str, Estimate]
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
+        """Check the constraints that msgspec cannot express."""
         if self.flagged.keys() != self.rejected.keys():
             raise ValueError(
-                "expected what is flagged and rejected of the same images, found others"
+                "expected flagged and rejected proportions of the same image sets, found others"
             )
         check_ascending(self.quantiles)
         check_proportions([*self.flagged.values(), *self.rejected.values()])
 
     def compute_typicality(self, atypicality: float) -> float:
-        """The share of training films that are at least as strange."""
+        """Return the proportion of training images that are at least as atypical."""
         steps = np.linspace(1, 0, len(self.quantiles))
         return float(np.interp(atypicality, self.quantiles, steps))
 
 
 class Faithfulness(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """Whether the evidence map says what the network looks at, on validation films with pneumonia.
+    """Tests of the evidence map on validation images with pneumonia.
 
-    ``deletion`` is by how much the mean logit falls when the share ``steps`` of places with most
-    evidence is blurred away, ``random_deletion`` the same for places chosen at random.
+    ``deletion`` is the drop of the mean logit after blurring the proportion ``steps`` of cells with
+    the most evidence; ``random_deletion`` is the drop for randomly chosen cells.
     ``randomised_correlation`` is the mean rank correlation with the map of shuffled weights.
     """
 
@@ -255,17 +244,17 @@ class Faithfulness(msgspec.Struct, frozen=True, rename={"images": "films"}):
     randomised_correlation: FiniteFloat
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
+        """Check the constraints that msgspec cannot express."""
         check_equal_lengths(self.steps, self.deletion, self.random_deletion)
 
     @property
     def beats_random(self) -> bool:
-        """Whether the logit falls faster than by chance, on the mean over all steps."""
+        """True if the mean drop over all steps is larger than for random cells."""
         return sum(self.deletion) > sum(self.random_deletion)
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """The map of evidence: output ``evidence`` (N, height, width), in units of the logit."""
+    """The evidence map: output ``evidence`` (N, height, width), in units of the logit."""
 
     method: str
     height: Annotated[int, Meta(ge=1, le=1024)]
@@ -274,10 +263,10 @@ class Evidence(msgspec.Struct, frozen=True):
 
 
 class Precision(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """A smaller number format, and what it changed on the validation films.
+    """A smaller number format and its effect on the validation images.
 
-    ``auc`` is the file's own, ``auc_difference`` what it has more than the float32 network;
-    ``largest_difference`` is in probability, ``flips`` the films whose label changed.
+    ``auc`` is that of the file, ``auc_difference`` is file minus float32 network,
+    ``largest_difference`` is in probability, and ``flips`` lists the images whose label changed.
     """
 
     kind: ReducedPrecision
@@ -290,9 +279,9 @@ class Precision(msgspec.Struct, frozen=True, rename={"images": "films"}):
 
 
 class PairedDifference(msgspec.Struct, frozen=True):
-    """``first`` minus ``second`` in one metric ("auc", or "accuracy" at each one's threshold).
+    """``first`` minus ``second`` in one metric: "auc", or "accuracy" at each model's threshold.
 
-    ``p`` is two-sided; ``p_holm`` is corrected for all differences of the comparison.
+    ``p`` is two-sided; ``p_holm`` is Holm-corrected for all differences of the comparison.
     """
 
     first: str
@@ -306,9 +295,10 @@ class PairedDifference(msgspec.Struct, frozen=True):
 class ModelComparison(
     msgspec.Struct, frozen=True, rename={"images": "films", "images_sha256": "films_sha256"}
 ):
-    """The models that were exported together, in pairs, on the same films.
+    """Pairwise comparison of the models of one export on the same images.
 
-    ``images_sha256`` tells which films; ``patients`` is 0 where not every film's patient is known.
+    ``images_sha256`` identifies the images. ``patients`` is 0 if the patient of an image is
+    unknown.
     """
 
     split: str
@@ -320,11 +310,11 @@ class ModelComparison(
 
     @property
     def names(self) -> set[str]:
-        """The models that were compared."""
+        """The names of the compared models."""
         return {name for pair in self.pairs for name in (pair.first, pair.second)}
 
     def restrict_to(self, names: set[str]) -> ModelComparison | None:
-        """The pairs of some models only, or None where there is none."""
+        """Return a copy with only the pairs of some models; None if no pair is left."""
         pairs = [pair for pair in self.pairs if {pair.first, pair.second} <= names]
         return msgspec.structs.replace(self, pairs=pairs) if pairs else None
 
@@ -338,10 +328,10 @@ class _Card(Protocol):
 
 
 def find_shared_comparison(cards: Sequence[_Card]) -> ModelComparison | None:
-    """The comparison that models of a run have in common.
+    """Find the comparison that several models of a run share.
 
-    Only models whose cards carry the very same comparison were measured together, on the same
-    films: others are left out, and a model that was exported alone has none.
+    Only models whose cards contain the same comparison were measured together, on the same images.
+    Other models are left out; a model of a separate export has no comparison.
     """
     for card in cards:
         if card.comparison is None:
@@ -353,11 +343,11 @@ def find_shared_comparison(cards: Sequence[_Card]) -> ModelComparison | None:
 
 
 class DuplicateCounts(msgspec.Struct, frozen=True, rename={"images": "films"}):
-    """Groups of films that are copies of each other.
+    """Groups of images that are duplicates of each other.
 
-    ``within`` and ``across`` name the parts of the data set: "train", or "train and test".
-    ``mixed_labels`` are groups whose films have different labels, ``mixed_patients`` those whose
-    file names tell different patients.
+    ``within`` and ``across`` are keyed by parts of the data set: "train", or "train and test".
+    ``mixed_labels`` counts groups with different labels; ``mixed_patients`` counts groups whose
+    file names state different patients.
     """
 
     groups: Count
@@ -369,7 +359,7 @@ class DuplicateCounts(msgspec.Struct, frozen=True, rename={"images": "films"}):
 
 
 class Appearance(msgspec.Struct, frozen=True):
-    """The median film of one class in one part: pixels a side, and grey from 0 to 255."""
+    """Medians over the images of one class in one part: size in pixels, grey from 0 to 255."""
 
     part: str
     label: str
@@ -390,16 +380,15 @@ class DataAudit(
         "near_duplicates": "alike",
     },
 ):
-    """What ``cxr audit`` counts, in short.
+    """A summary of ``cxr audit``.
 
-    Parts are those that the data set came in ("train", "val", "test", or "all"), not those that
-    training split it into. ``images`` is keyed by part, class and, where file names tell it, cause:
-    "train PNEUMONIA viral". ``images_per_patient`` gives the number of patients with that many films
-    in one part; ``shared_patients`` the patient numbers found in two parts, and
-    ``shared_with_same_cause`` those of them whose films have one cause in both, where labels were
-    opened. ``metadata_auc`` is what the film's size, brightness, contrast and file size reach
-    without a look at any place in it, keyed by "cross-validation" and, where its labels were
-    opened, "test".
+    Parts are the folders of the published data set ("train", "val", "test" or "all"), not the
+    splits of training. ``images`` is keyed by part, class and, if file names state it, cause:
+    "train PNEUMONIA viral". ``images_per_patient`` counts patients by their number of images in one
+    part. ``shared_patients`` counts patient numbers found in two parts; ``shared_with_same_cause``
+    counts those whose images have one cause in both, if the labels were opened. ``metadata_auc`` is
+    the AUC of image size, brightness, contrast and file size alone, keyed by "cross-validation"
+    and, if its labels were opened, "test".
     """
 
     images: dict[str, Count]

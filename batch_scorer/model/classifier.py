@@ -1,4 +1,4 @@
-"""One model, ready to judge: an ONNX Runtime session, its card, and a self-test that it passed."""
+"""Classifier: a loaded model with its ONNX Runtime session, model card and passed self-test."""
 
 from __future__ import annotations
 
@@ -51,23 +51,26 @@ if TYPE_CHECKING:
 BUNDLED_FOLDER = Path(__file__).parents[1] / "models"
 MANIFEST_NAME = "manifest.json"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# TF32 would round a float32 model by more than its self-test allows, unasked; speed is what float16
-# files are for. Every batch has one shape, so memory is asked for as it is needed.
+# By default, TF32 rounds a float32 model by more than its self-test allows; float16 files are the
+# fast choice. All batches have one shape, so the arena grows only as needed.
 _PROVIDER_OPTIONS = {"cuda": {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}}
 SELF_TEST_TIMEOUT_S = {"cpu": 15.0, "cuda": 100.0}
-"""For a self-test in a batch of up to 64, which takes a second, and CUDA has to start: a graph may
-never end."""
+"""Time limit of the self-test, per 64 images of a batch, with the start of CUDA. A self-test takes
+about a second, but a malicious graph may never end."""
 SESSION_OPEN_TIMEOUT_S = 5.0
-"""What opening a session may add to that: ONNX Runtime then computes whatever is constant."""
+"""Additional time to open a session, in which ONNX Runtime folds constants."""
 MAX_MODEL_BYTES = 2_000_000_000
-"""ONNX's own limit: a larger model keeps its weights in other files, which are not read."""
+"""The limit of ONNX itself. Larger models keep weights in other files, which are not read."""
 INFERENCE_TIMEOUT_S = 600.0
-"""For one batch of any size on a slow machine."""
+"""Time limit of one batch of any size on a slow machine."""
 _FLOAT32_TENSOR = "tensor(float)"
 
 
 class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a manifest says of a model: its file, how it was made, and figures by split and name."""
+    """A model's entry in a manifest: its file, its origin, and metrics by split and name.
+
+    ``card_sha256`` is the hash of NAME.md beside the model; empty in manifests of older versions.
+    """
 
     precision: str
     sha256: str
@@ -77,12 +80,13 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int
     threshold: float
     metrics: dict[str, dict[str, float | None]]
+    card_sha256: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What lies in a folder of models: each one's figures by name, the best on validation first.
+    """The contents of a folder of models, by name; the best on validation comes first.
 
-    ``comparison`` is that of all of them, where they were exported together.
+    ``comparison`` covers all of them, if one export made them.
     """
 
     models: dict[str, ModelEntry]
@@ -91,10 +95,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of N films, float32; None what it does not answer.
+    """A model's float32 outputs for N images; None for outputs that it does not have.
 
-    ``probability`` is P(pneumonia), (N,). ``viral`` is P(viral | pneumonia), (N,). ``atypicality``
-    (N,) grows with the distance from the training films. ``evidence`` is (N, height, width).
+    ``probability`` (N,) is P(pneumonia). ``viral`` (N,) is P(viral | pneumonia). ``atypicality``
+    (N,) grows with the difference from the training images. ``evidence`` is (N, height, width), in
+    units of the logit.
     """
 
     probability: NDArray[np.float32]
@@ -105,7 +110,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A loaded model. Make one with ``Classifier.load``; several threads may use it at once."""
+    """A loaded model, safe for use by several threads. ``Classifier.load`` makes one."""
 
     card: ModelCard
     path: Path
@@ -114,7 +119,7 @@ class Classifier:
     session: Any
     batch_size: int | None = None
     timeout_s: float = INFERENCE_TIMEOUT_S
-    """Seconds that one inference may take."""
+    """Time limit of one inference in seconds."""
 
     @classmethod
     def load(
@@ -125,20 +130,21 @@ class Classifier:
         batch_size: int | None = None,
         sha256: str | None = None,
     ) -> Classifier:
-        """Load a model file and replay its self-test.
+        """Load a model file and run its self-test.
 
         Args:
             model: The name of a bundled model, or a path.
-            provider: "cpu", "cuda", or "auto" for CUDA where it really runs.
-            threads: For one inference; by default every core this process may use.
-            batch_size: Always infer so many films at once, fewer with blank ones added: memory
-                stays flat, and a film's answers are the same to the last bit whatever its place and
-                its neighbours. By default the films of each ``predict`` together.
-            sha256: The SHA-256 that the file must have, where it was read before.
+            provider: "cpu", "cuda", or "auto" for CUDA if it works, else the CPU.
+            threads: Threads per inference; default: every core that this process may use.
+            batch_size: Number of images per inference; smaller batches are padded with blanks.
+                Memory stays flat, and an image's scores are bit-identical in any batch. Default:
+                all images of a ``predict`` call at once.
+            sha256: The expected SHA-256 of the file; default: any.
 
         Raises:
-            ModelFileError: The file, its card or its self-test is not right.
-            ProviderUnavailable: The provider was asked for by name and cannot run here.
+            UsageError: ``model`` is neither a bundled model nor a file.
+            ModelFileError: The file or its card is not valid, or the self-test failed.
+            ProviderUnavailable: The provider "cuda" cannot run here.
         """
         path = find_model_file(model)
         data = read_model_file(path)
@@ -155,93 +161,96 @@ class Classifier:
         threads: int | None,
         batch_size: int | None = None,
     ) -> Classifier:
-        """Open the content of a model file, and replay its self-test."""
-        found = hashlib.sha256(data).hexdigest()
-        _check_bundled(path, found)
+        """Open a session on the content of a model file and run its self-test."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        _check_bundled(path, sha256)
         providers = _choose_providers(provider)
-        limit_s = SELF_TEST_TIMEOUT_S[providers[0]] * max(1.0, (batch_size or 0) / 64)
+        timeout_s = SELF_TEST_TIMEOUT_S[providers[0]] * max(1.0, (batch_size or 0) / 64)
         options = make_session_options(threads or available_cores())
 
         def open_and_test() -> Classifier:
-            tiles = providers == ["cpu"] and has_amx()
-            named = [(PROVIDERS[name], _PROVIDER_OPTIONS.get(name, {})) for name in providers]
+            use_amx = providers == ["cpu"] and has_amx()
+            provider_options = [
+                (PROVIDERS[name], _PROVIDER_OPTIONS.get(name, {})) for name in providers
+            ]
             session = open_session(
-                shift_zero_points(data) if tiles else data, str(path), options, named
+                shift_zero_points(data) if use_amx else data, str(path), options, provider_options
             )
             used = _active_provider(session, provider)
             card = _read_card(session, path)
-            tested = cls(card, path, found, used, session, batch_size, limit_s)
+            tested = cls(card, path, sha256, used, session, batch_size, timeout_s)
             tested.self_test()
             return replace(tested, timeout_s=INFERENCE_TIMEOUT_S)
 
         try:
             return run_with_timeout(
-                limit_s + SESSION_OPEN_TIMEOUT_S, open_and_test, partial(cancel_opening, options)
+                timeout_s + SESSION_OPEN_TIMEOUT_S, open_and_test, partial(cancel_opening, options)
             )
         except TimeoutError as exc:
+            limit_s = timeout_s + SESSION_OPEN_TIMEOUT_S
             raise ModelFileError(
-                f"Expected {path} to load in {limit_s + SESSION_OPEN_TIMEOUT_S:g} seconds, found it not ready.",
-                EXPORT_HINT,
+                f"Expected {path} to load in {limit_s:g} seconds, found it not ready.", EXPORT_HINT
             ) from exc
 
     def predict(self, pixels: NDArray[np.uint8]) -> Predictions:
-        """Everything that the model says of decoded films.
+        """Compute all outputs of the model for decoded images.
 
         Args:
-            pixels: Shape (N, S, S, 1) uint8, as ``decode_radiograph`` makes them; N at least 1.
+            pixels: Shape (N, S, S, 1) uint8 from ``decode_radiograph``; N at least 1.
 
         Raises:
-            ModelFileError: The session failed on this input.
+            ModelFileError: The session failed or exceeded ``timeout_s``.
         """
         size = self.batch_size or len(pixels)
         parts = [
             self._predict_batch(pixels[start : start + size])
             for start in range(0, len(pixels), size)
         ]
-        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return Predictions(**found)
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return Predictions(**outputs)
 
     def _predict_batch(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """One inference of a whole batch; the answers of added blank films are cut off."""
-        films, whole = len(pixels), self.batch_size or len(pixels)
-        if films < whole:
-            blank = np.zeros((whole - films, *pixels.shape[1:]), np.uint8)
+        """Run one inference, padded with blank images whose outputs are dropped."""
+        images, batch_size = len(pixels), self.batch_size or len(pixels)
+        if images < batch_size:
+            blank = np.zeros((batch_size - images, *pixels.shape[1:]), np.uint8)
             pixels = np.concatenate([pixels, blank])
         shapes = output_shapes(self.card, len(pixels))
         device = "cuda" if self.provider == "cuda" else "cpu"
-        found = run_session(self.session, pixels, shapes, device, self.timeout_s, str(self.path))
-        return {name: part[:films] for name, part in found.items()}
+        outputs = run_session(self.session, pixels, shapes, device, self.timeout_s, str(self.path))
+        return {name: part[:images] for name, part in outputs.items()}
 
     def self_test(self) -> float:
-        """Replay the card's fixed inputs.
+        """Compare the probabilities of the card's fixed inputs with the expected ones.
 
         Returns:
             The largest difference in probability.
 
         Raises:
-            SelfTestFailed: It is above the card's tolerance.
+            CardVersionUnsupported: The card has no self-test, or one of an unknown recipe.
+            SelfTestFailed: The difference exceeds the card's tolerance.
         """
         test = self.card.self_test
         if test is None or test.recipe != SELF_TEST_RECIPE:
-            raise CardVersionUnsupported(f"{self.path} has no self-test that can be replayed.")
+            raise CardVersionUnsupported(f"{self.path} has no self-test that this release can run.")
         found = self.predict(draw_self_test_images(self.card.size_px)).probability
         worst = float(np.abs(found - np.asarray(test.probabilities)).max())
         if not worst <= test.tolerance:
             raise SelfTestFailed(
-                f"The self-test of {self.path} is off by {worst:.4f} "
-                f"(at most {test.tolerance} expected).",
-                "File or runtime is damaged: install again, or use --provider cpu.",
+                f"Expected a self-test of {self.path} with a difference of at most "
+                f"{test.tolerance}, found {worst:.4f}.",
+                "The file or ONNX Runtime is damaged. Install it again, or use --provider cpu.",
             )
         return worst
 
 
 def list_bundled_models() -> list[str]:
-    """Names of the models that come with the package, as its manifest lists them."""
+    """List the names of the bundled models in the order of the manifest."""
     return list(read_bundled_manifest().models)
 
 
 def expand_model_names(models: Iterable[str]) -> tuple[str, ...]:
-    """Names and paths of models, "all" as the names of the bundled ones, each once."""
+    """Replace "all" by the names of the bundled models, and remove duplicates."""
     names = [
         name for model in models for name in (list_bundled_models() if model == "all" else [model])
     ]
@@ -249,15 +258,15 @@ def expand_model_names(models: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_bundled_manifest() -> Manifest:
-    """What the manifest says of the bundled models."""
+    """Read the manifest of the bundled models."""
     return msgspec.json.decode((BUNDLED_FOLDER / MANIFEST_NAME).read_bytes(), type=Manifest)
 
 
 def find_model_file(model: str | Path) -> Path:
-    """The path of a bundled model's name, or the path itself.
+    """Return the path of a bundled model, or the given path if it is a file.
 
     Raises:
-        UsageError: Neither a bundled model nor a file.
+        UsageError: ``model`` is neither a bundled model nor a file.
     """
     if isinstance(model, str) and model in list_bundled_models():
         return BUNDLED_FOLDER / f"{model}.onnx"
@@ -270,10 +279,10 @@ def find_model_file(model: str | Path) -> Path:
 
 
 def read_model_file(path: Path) -> bytes:
-    """Read a model's file.
+    """Read a model file.
 
     Raises:
-        ModelFileError: It cannot be read, waits for content, or is larger than any model.
+        ModelFileError: The file cannot be read, is not a regular file, or is too large.
     """
     try:
         return read_regular_file(path, MAX_MODEL_BYTES)
@@ -285,10 +294,10 @@ def read_model_file(path: Path) -> bytes:
 
 
 def hash_model_file(path: Path) -> str:
-    """The SHA-256 of a model's file.
+    """Compute the SHA-256 of a model file.
 
     Raises:
-        ModelFileError: As of `read_model`.
+        ModelFileError: The file cannot be read.
     """
     return hashlib.sha256(read_model_file(path)).hexdigest()
 
@@ -296,39 +305,39 @@ def hash_model_file(path: Path) -> str:
 def load_if_unchanged(
     model: str | Path, provider: str, threads: int | None, sha256: str
 ) -> Classifier | None:
-    """Load a model with the very file that a run used.
+    """Load a model if its file is the one that a run used.
 
     Returns:
-        The model; None where its file is gone, or is another one by now.
+        The model; None if its file was deleted or replaced.
 
     Raises:
-        ModelFileError: It is the same file, and cannot be used.
-        ProviderUnavailable: As of ``Classifier.load``.
+        ModelFileError: The file is the same but cannot be used.
+        ProviderUnavailable: The provider "cuda" cannot run here.
     """
     try:
         path = find_model_file(model)
         data = read_model_file(path)
-    except (UsageError, ModelFileError):  # no file any more, or none that can be read
+    except (UsageError, ModelFileError):  # the file is gone or cannot be read
         return None
     if hashlib.sha256(data).hexdigest() != sha256:
         return None
-    return Classifier._open(path, data, provider, threads)  # noqa: SLF001 - of this module
+    return Classifier._open(path, data, provider, threads)  # noqa: SLF001 - same module
 
 
 def list_providers() -> list[str]:
-    """Short names of the providers that this ONNX Runtime was built with."""
+    """List the short names of the providers in this build of ONNX Runtime."""
     built = ort.get_available_providers()
     return [name for name, full in PROVIDERS.items() if full in built]
 
 
 def _check_sha256(path: Path, found: str, expected: str) -> None:
-    """Refuse a file that is not the one which the run names."""
+    """Refuse a file other than the one that the run recorded."""
     if found != expected:
         raise ModelFileError(
             f"Expected {path} with sha256 {expected[:12]} on {platform.node()}, found "
-            f"{found[:12]}: it was replaced meanwhile, or is another file on that machine.",
-            "Run the same command again. Of several machines, each needs the same version of "
-            "cxr-batch, or the file in a folder that all share.",
+            f"{found[:12]}. It was replaced meanwhile, or differs between machines.",
+            "Run the same command again. On several machines, install the same version of "
+            "cxr-batch, or keep the file in a shared folder.",
         )
 
 
@@ -345,37 +354,41 @@ def _check_bundled(path: Path, sha256: str) -> None:
 
 
 def _choose_providers(provider: str) -> list[str]:
-    """Short names of the providers to try, the best one first.
+    """Return the short names of the providers to try, the preferred one first.
 
     Raises:
-        ProviderUnavailable: CUDA was asked for by name, and this ONNX Runtime has none.
+        ProviderUnavailable: CUDA was requested, but this ONNX Runtime does not include it.
     """
     available = list_providers()
     if provider == "cuda" and "cuda" not in available:
         raise ProviderUnavailable(
-            "The CUDA provider was asked for, but this ONNX Runtime has none.",
+            "Expected the CUDA provider, found an ONNX Runtime without it.",
             'Install it with: pip install "cxr-batch[gpu]", or use --provider cpu.',
         )
     return ["cuda", "cpu"] if provider != "cpu" and "cuda" in available else ["cpu"]
 
 
 def _active_provider(session: Any, asked: str) -> str:
-    """The short name of the provider that a session really runs on.
+    """Return the short name of the provider that a session uses.
 
     Raises:
-        ProviderUnavailable: CUDA was asked for by name, and it is another one.
+        ProviderUnavailable: CUDA was requested, but the session uses another provider.
     """
     used = session.get_providers()[0]
     if asked == "cuda" and used != PROVIDERS["cuda"]:
         raise ProviderUnavailable(
-            "The CUDA provider was asked for, but it did not start on this machine.",
-            "`cxr doctor` says what is missing; --provider cpu runs without it.",
+            "Expected the CUDA provider, but it did not start on this machine.",
+            "Run `cxr doctor` to see what is missing, or use --provider cpu.",
         )
     return next(name for name, full in PROVIDERS.items() if full == used)
 
 
 def _read_card(session: Any, path: Path) -> ModelCard:
-    """The card of an open model, once its outputs can be those that the card describes."""
+    """Read the card of an open model and check that its outputs match the card.
+
+    Raises:
+        ModelFileError: The card is missing or broken, or the outputs differ from it.
+    """
     try:
         text = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
         found = {output.name: (output.type, output.shape) for output in session.get_outputs()}
@@ -387,12 +400,12 @@ def _read_card(session: Any, path: Path) -> ModelCard:
     promised = output_shapes(card, 1)
     if missing := sorted(promised.keys() - found):
         raise ModelFileError(
-            f"Expected {path} to answer {sorted(promised)}, as its card says; it lacks {missing}.",
+            f"Expected the outputs {sorted(promised)} of its card in {path}, found no {missing}.",
             EXPORT_HINT,
         )
     for name, shape in promised.items():
         kind, dimensions = found[name]
-        # ONNX Runtime gives no dimensions where it knows none; the self-test finds them.
+        # ONNX Runtime may not know the dimensions; the self-test checks them.
         if kind != _FLOAT32_TENSOR or (
             dimensions and not _is_compatible(dimensions[1:], shape[1:])
         ):
@@ -405,7 +418,7 @@ def _read_card(session: Any, path: Path) -> ModelCard:
 
 
 def _is_compatible(dimensions: list[int | str | None], shape: tuple[int, ...]) -> bool:
-    """Whether dimensions, of which only numbers are fixed, can become a shape."""
+    """Return whether dimensions, of which only numbers are fixed, match a shape."""
     return len(dimensions) == len(shape) and all(
         found == size or not isinstance(found, int)
         for found, size in zip(dimensions, shape, strict=True)

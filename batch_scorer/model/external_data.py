@@ -1,7 +1,7 @@
-"""Find tensors that an ONNX file does not hold itself but names another file for.
+"""Detection of ONNX files that keep tensors in another file.
 
-The SHA-256 of a model is that of its own file: with other bytes in the other file it would give
-other answers under the same hash, and rows of before would be taken for its own.
+The SHA-256 of a model covers its own file only. If the other file changed, the model would give
+other scores under the same hash, and earlier rows would wrongly count as its own.
 
 Source: onnx.proto3 of ONNX; its documentation, "External Data".
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from batch_scorer.model.protobuf import LENGTH_DELIMITED, read_fields
 
-# Where each kind of message may hold others that lead to a tensor, by number of the field.
+# For each message that may lead to a tensor: its nested messages by field number.
 _NESTED_MESSAGES: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -26,21 +26,25 @@ _NESTED_MESSAGES: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 _DATA_LOCATION = 14
-"""The field of a tensor that is 1 where its data lie in another file."""
+"""The field of a tensor that is 1 if its data are in another file."""
 
 
 def has_external_data(model: bytes) -> bool:
-    """Whether any tensor of an ONNX file, used or not, lies outside it. False for no ONNX file."""
-    waiting = [("model", slice(0, len(model)))]
+    """Return whether any tensor of an ONNX file, used or not, is in another file.
+
+    Returns:
+        False also if the bytes are not an ONNX file.
+    """
+    pending = [("model", slice(0, len(model)))]
     try:
-        while waiting:
-            kind, place = waiting.pop()
-            for field in read_fields(model, place):
-                if kind == "tensor" and field.name == _DATA_LOCATION and field.number:
+        while pending:
+            message, location = pending.pop()
+            for field in read_fields(model, location):
+                if message == "tensor" and field.number == _DATA_LOCATION and field.value:
                     return True
-                part = _NESTED_MESSAGES[kind].get(field.name)
-                if part and field.kind == LENGTH_DELIMITED:
-                    waiting.append((part, field.place))
-    except (IndexError, ValueError):  # ONNX Runtime says what is wrong with it
+                nested = _NESTED_MESSAGES[message].get(field.number)
+                if nested and field.wire_type == LENGTH_DELIMITED:
+                    pending.append((nested, field.location))
+    except (IndexError, ValueError):  # ONNX Runtime reports the damage
         return False
     return False

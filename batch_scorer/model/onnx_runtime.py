@@ -1,9 +1,9 @@
-"""ONNX Runtime without its telemetry. Every module takes it from here, and lint holds that.
+"""ONNX Runtime without telemetry. Every module imports it from here; lint enforces that.
 
-From 1.29 on, its import writes a device identifier below ``~/.cache/Microsoft``, and some ten
-seconds later the process looks up its vendor's host. The variable that forbids both is read during
-that import and never again; ``disable_telemetry_events()`` comes too late. So this module sets it,
-whatever stood there, and whoever imports it first: a command, a user's program, a worker of Ray.
+Since 1.29, importing ONNX Runtime writes a device identifier below ``~/.cache/Microsoft``, and ten
+seconds later the process looks up a host of the vendor. The variable that forbids both is read only
+during that import; ``disable_telemetry_events()`` comes too late. So this module sets it while it
+imports, whether a command, a user's program or a Ray worker imports it first.
 
 Source: ONNX Runtime's docs/Privacy.md; the rest by experiment with 1.32.0.
 """
@@ -12,19 +12,36 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
-os.environ[TELEMETRY_VARIABLE] = "1"
 
-import onnxruntime as ort  # noqa: E402, TID251 - the one place
-from onnxruntime.capi import (  # noqa: E402, TID251
-    onnxruntime_pybind11_state as ort_errors,
-)
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Set the variable, and set it back: the caller's environment stays as it is."""
+    before = os.environ.get(TELEMETRY_VARIABLE)
+    os.environ[TELEMETRY_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[TELEMETRY_VARIABLE]
+        else:
+            os.environ[TELEMETRY_VARIABLE] = before
+
+
+with _without_telemetry():
+    import onnxruntime as ort  # noqa: TID251 - the one place
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: TID251
 
 __all__ = ["TELEMETRY_VARIABLE", "import_submodule", "ort", "ort_errors"]
 
 
 def import_submodule(name: str) -> Any:
-    """Import a part of ONNX Runtime that its package leaves out, such as ``quantization``."""
+    """Import a submodule that ``import onnxruntime`` omits, such as ``quantization``."""
     return importlib.import_module(f"onnxruntime.{name}")

@@ -1,4 +1,4 @@
-"""A session of ONNX Runtime: what it may read, how long it may run, and what comes out of it."""
+"""ONNX Runtime sessions with limits on the files they read and the time they run."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     *(kind for kind in vars(ort_errors).values() if Exception in getattr(kind, "__bases__", ())),
     MemoryError,
     RuntimeError,
-    ValueError,  # a text of the file is not UTF-8
+    ValueError,  # a string of the file is not UTF-8
 )
 _MAX_REASON_CHARS = 200
 _WATCHDOG = Watchdog()
 _NO_EXTERNAL_FOLDER = "/dev/null/outside"
-"""Where ONNX Runtime looks for data outside a model file: nothing can lie below a device."""
+"""The folder for external data of a model: no file can exist below a device."""
 
 
 def make_session_options(threads: int) -> Any:
-    """Options of a session whose inferences have so many threads each."""
+    """Make the options of a session with this number of threads per inference."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # A thread that spins while it waits takes its core from one that decodes.
+    # A thread that spins while it waits takes a core from the decoders.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry(
@@ -46,7 +46,7 @@ def make_session_options(threads: int) -> Any:
 
 
 def cancel_opening(options: Any) -> None:
-    """Ask ONNX Runtime to give up the session that it opens with these options."""
+    """Cancel the opening of a session with these options."""
     options.set_load_cancellation_flag(True)
 
 
@@ -55,24 +55,24 @@ def open_session(data: bytes, where: str, options: Any, providers: list[Any]) ->
 
     Args:
         data: The whole file.
-        where: Its path, for the message.
-        options: From ``make_session_options``.
-        providers: As ONNX Runtime takes them.
+        where: The path, for error messages.
+        options: The return value of ``make_session_options``.
+        providers: Execution providers in the form that ONNX Runtime expects.
 
     Raises:
-        ModelFileError: It is no such file, cannot be run, or has data in another file.
+        ModelFileError: The file is not ONNX, cannot be run, or keeps data in another file.
     """
     if has_external_data(data):
         raise ModelFileError(
-            f"Expected all of the model in {where}, found weights that it takes from another file: "
-            "its SHA-256 would not cover them.",
+            f"Expected the whole model in {where}, found weights in another file, "
+            "which its SHA-256 does not cover.",
             "Save it as one file: onnx.save(onnx.load(OLD), NEW).",
         )
     try:
         return ort.InferenceSession(data, options, providers=providers)
     except ORT_ERRORS as exc:
         raise ModelFileError(
-            f"{where} is no ONNX model that can be run: {format_ort_error(exc)}.", EXPORT_HINT
+            f"ONNX Runtime cannot run {where}: {format_ort_error(exc)}.", EXPORT_HINT
         ) from exc
 
 
@@ -81,47 +81,50 @@ def run_session(
     pixels: NDArray[np.uint8],
     shapes: Mapping[str, tuple[int, ...]],
     device: str,
-    limit_s: float,
+    timeout_s: float,
     where: str,
 ) -> dict[str, NDArray[np.float32]]:
-    """Run a session once.
+    """Run one inference.
 
     Args:
         session: A session with the input ``pixels``.
         pixels: Shape (N, S, S, 1) uint8.
-        shapes: The wanted outputs by name, and the shape that each must have.
-        device: Where outputs are kept until all are there, "cpu" or "cuda".
-        limit_s: Seconds after which the inference ends between two of its operations.
-        where: The model's path, for the message.
+        shapes: The outputs to compute, by name, and the expected shape of each.
+        device: The device that holds the outputs until all are computed, "cpu" or "cuda".
+        timeout_s: Seconds after which the inference stops, between two of its operations.
+        where: The model's path, for error messages.
+
+    Returns:
+        The outputs by name.
 
     Raises:
         ModelFileError: The session failed, took too long, or an output has another shape.
     """
     options = ort.RunOptions()
     options.log_severity_level = 4  # errors reach the user through exceptions, once
-    with _WATCHDOG.timeout(limit_s, partial(setattr, options, "terminate", True)):  # noqa: FBT003
+    with _WATCHDOG.timeout(timeout_s, partial(setattr, options, "terminate", True)):  # noqa: FBT003
         try:
-            # Bound, so that nothing leaves the device before all of it is there.
+            # With a binding, no output leaves the device before all are computed.
             binding = session.io_binding()
             binding.bind_cpu_input("pixels", np.ascontiguousarray(pixels))
             for name in shapes:
                 binding.bind_output(name, device)
             session.run_with_iobinding(binding, options)
-            _check_shapes(binding.get_outputs(), shapes, where)  # before a huge one is copied
-            found = binding.copy_outputs_to_cpu()
+            _check_shapes(binding.get_outputs(), shapes, where)  # before a huge output is copied
+            outputs = binding.copy_outputs_to_cpu()
         except ORT_ERRORS as exc:
             if options.terminate:
                 raise ModelFileError(
-                    f"Expected the model {where} to finish in {limit_s:g} seconds, found it still "
-                    "running.",
+                    f"Expected the model {where} to finish in {timeout_s:g} seconds, "
+                    "found it still running.",
                     EXPORT_HINT,
                 ) from exc
             raise ModelFileError(f"The model {where} failed: {format_ort_error(exc)}.") from exc
-    return dict(zip(shapes, found, strict=True))
+    return dict(zip(shapes, outputs, strict=True))
 
 
 def format_ort_error(error: BaseException) -> str:
-    """The beginning of what ONNX Runtime says of a failure, which may fill pages."""
+    """Return the beginning of an ONNX Runtime error, whose text may fill pages."""
     line = (str(error).splitlines() or [""])[0].strip().rstrip(".")
     return line[:_MAX_REASON_CHARS] or type(error).__name__
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batch_scorer.storage.output import Output
 
 CHECKPOINT_FOLDER = "journal"
-log = logging.getLogger("cxr.journal")
+log = logging.getLogger(__name__)
 _ENCODER = msgspec.json.Encoder()
 _HASH_DIGITS = 16
 # Older versions wrote no hash into the name.

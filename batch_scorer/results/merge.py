@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from batch_scorer.storage.output import Output
     from batch_scorer.storage.source import Source
 
-log = logging.getLogger("cxr.merge")
+log = logging.getLogger(__name__)
 _SHARD_FOLDER = re.compile(rf"(?:^|/){SHARDS_FOLDER}/([0-9]{{1,9}})-of-([0-9]{{1,9}})/")
 _MUST_MATCH = {
     "config_hash": "models or options",

@@ -115,6 +115,19 @@ def encode_parquet(
     return data.getvalue()
 
 
+def build_arrow_table(
+    rows: Sequence[Score], models: Sequence[ModelUsed], added: ExtraColumns | None = None
+) -> Any:
+    """Build a `pyarrow.Table` of the rows, with the columns of the CSV file and their types."""
+    import pyarrow as pa
+
+    schema = pa.schema([(name, _arrow_type(name)) for name in _column_names(models, added)])
+    parts = [
+        pa.RecordBatch.from_pydict(part, schema) for part in _iter_chunks(rows, models, added)
+    ]
+    return pa.Table.from_batches(parts, schema)
+
+
 def _column_names(models: Sequence[ModelUsed], added: ExtraColumns | None) -> list[str]:
     """The names of all columns.
 

@@ -60,7 +60,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "gcs": {"use_listings_cache": False},
     "azure": {"max_concurrency": 1, "use_listings_cache": False},
 }
-_NOISY_LOGGERS = ("adlfs", "aiobotocore", "asyncio", "azure", "botocore", "gcsfs", "google", "s3fs")
+log = logging.getLogger(__name__)
 
 
 def open_filesystem(url: str, access: AccessPolicy | None = None) -> tuple[Any, str]:
@@ -213,7 +213,7 @@ class _RetryCounter:
         with self._lock:
             self.count += 1
         failed = state.outcome and state.outcome.exception()
-        logging.getLogger("cxr").debug("trying again: %s", type(failed).__name__)
+        log.debug("trying again: %s", type(failed).__name__)
 
 
 _retry_counter = _RetryCounter()
@@ -227,9 +227,7 @@ _RETRYING = Retrying(
 
 
 def _disable_client_retries(filesystem: Any, extra: str) -> None:
-    """One call is one request: the client repeats nothing by itself, and its log stays silent."""
-    for name in _NOISY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    """Make one call one request: the client repeats nothing by itself."""
     if extra == "s3":
         filesystem.retries = 1
     if extra == "gcs":  # repeats by a decorator that takes no setting

@@ -32,7 +32,7 @@ _HINT = (
     "A list is UTF-8 text with one path or URL in each line (.txt), or a table with the column "
     "image (.csv)."
 )
-log = logging.getLogger("cxr.source")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ SLEEP_SLICE_S = 0.5
 """How long a wait may take before it is asked whether to stop."""
 _RUN_LEASE = "run"
 _GENERATION_FILE = re.compile(r"([0-9]{6}|[1-9][0-9]{6,17})\.json")
-log = logging.getLogger("cxr.job")
+log = logging.getLogger(__name__)
 
 
 class LeaseRecord(msgspec.Struct, frozen=True):

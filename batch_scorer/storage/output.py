@@ -57,7 +57,7 @@ _NO_HARD_LINK_ERRNOS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOS
 """What file systems without hard links answer, such as a mounted bucket."""
 _INVALID_PATH_ERRNOS = {errno.ELOOP, errno.ENAMETOOLONG}
 _HINT = "Free some space or choose another place with -o, then run the same command again."
-log = logging.getLogger("cxr.output")
+log = logging.getLogger(__name__)
 
 OwnershipRecord = dict[str, list[str]]
 """By file name, the SHA-256 of every content that the program wrote there."""

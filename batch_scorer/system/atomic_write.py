@@ -1,8 +1,7 @@
-"""Whole files on this machine: written under a random name, then renamed into place.
+"""Atomic writes: a file is written under a random name, then renamed.
 
-A reader sees the old file or the new one, never a part. The random name is created, never opened
-where it already exists, and no link is followed: a link that somebody planted is never written
-through.
+A reader sees the old file or the new one, never a part. The random name must not exist yet and
+links are not followed, so a planted link cannot redirect the write.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ if TYPE_CHECKING:
 PARTIAL_SUFFIX = ".partial"
 _PARTIAL_NAME = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(PARTIAL_SUFFIX)}")
 _STALE_AFTER_S = 24 * 3600
-_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
-_BINARY = getattr(os, "O_BINARY", 0)  # and no file elsewhere is text
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # missing on Windows
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows only
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file, or replace it at once.
+    """Write a file, or replace it, in one step.
 
     Raises:
-        OSError: It cannot be written; what was there before is still there.
+        OSError: The file cannot be written. An existing file is unchanged.
     """
     with partial_file(data, path.parent) as partial:
         partial.replace(path)
@@ -36,15 +35,17 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextmanager
 def partial_file(data: bytes, folder: Path) -> Iterator[Path]:
-    """Write data to a new file of a random name, on disk when the block begins.
+    """Write data to a new file with a random name and flush it to disk.
 
     Args:
         data: The whole content.
-        folder: Where the file goes, on the file system of the place that it is renamed or linked
-            to.
+        folder: The file's folder, on the file system to which it is later renamed or linked.
+
+    Yields:
+        The path of the file, which is removed at the end of the block if it still exists.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     path = folder / f".{secrets.token_hex(16)}{PARTIAL_SUFFIX}"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY, 0o666)
@@ -59,7 +60,9 @@ def partial_file(data: bytes, folder: Path) -> Iterator[Path]:
 
 
 def remove_stale_partials(folder: Path) -> None:
-    """Remove what killed processes left half written a day ago or longer, by the folder's own time.
+    """Remove partial files that killed processes left at least a day ago.
+
+    The age is relative to the folder's own modification time, whatever the clock of this machine.
 
     Raises:
         OSError: The folder cannot be listed.

@@ -1,4 +1,4 @@
-"""Bound the time of native code that a file from elsewhere decides."""
+"""Time limits for native code whose running time depends on an untrusted file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _STOP_GRACE_S = 3
-"""For work that was asked to stop."""
+"""Time that work has to end after ``stop``."""
 _POLL_INTERVAL_S = 0.5
 _ABANDONED_THREADS: list[Thread] = []
 _SIGNALS = [
@@ -26,17 +26,20 @@ _SIGNALS = [
 ]
 
 
-def run_with_timeout(limit_s: float, work: Callable[[], _T], stop: Callable[[], None]) -> _T:
-    """Do work in another thread, and wait for it no longer than a limit.
+def run_with_timeout(timeout_s: float, work: Callable[[], _T], stop: Callable[[], None]) -> _T:
+    """Run work in another thread and wait for it, up to a time limit.
 
     Args:
-        limit_s: Seconds.
-        work: What it returns or raises is returned or raised here.
-        stop: Asks the work to end early. Called once, after the limit or a signal.
+        timeout_s: Seconds to wait.
+        work: The function to run.
+        stop: Asks the work to end early. Called once, after the timeout or a signal.
+
+    Returns:
+        The return value of ``work``; its exceptions are raised here too.
 
     Raises:
-        TimeoutError: The work took longer. Where it does not heed ``stop``, its thread goes on, and
-            the process ends best by ``exit_process``.
+        TimeoutError: The work took longer. If it ignores ``stop``, its thread keeps running: end
+            the process with ``exit_process``.
     """
     outcome: Future[_T] = Future()
 
@@ -49,8 +52,8 @@ def run_with_timeout(limit_s: float, work: Callable[[], _T], stop: Callable[[], 
     thread = Thread(target=run, name="cxr-deadline", daemon=True)
     try:
         thread.start()
-        thread.join(limit_s)
-    finally:  # a signal may end the waiting, too
+        thread.join(timeout_s)
+    finally:  # a signal also ends the wait
         late = thread.is_alive()
         if late:
             _ABANDONED_THREADS.append(thread)
@@ -61,29 +64,29 @@ def run_with_timeout(limit_s: float, work: Callable[[], _T], stop: Callable[[], 
     return outcome.result()
 
 
-def exit_process(code: int) -> NoReturn:
-    """End this process with an exit code, as ``sys.exit`` does, whatever signals still come.
+def exit_process(exit_code: int) -> NoReturn:
+    """End this process with an exit code, as ``sys.exit`` does, whatever signals arrive later.
 
-    Native code that comes back while Python clears up would abort the process, up to Python 3.13.
-    So where work was left alone and still runs, nothing is cleared up.
+    Up to Python 3.13, native code that returns during Python's shutdown aborts the process. While
+    an abandoned thread still runs, this function therefore skips the shutdown.
     """
-    lock_exit_code(code)
+    lock_exit_code(exit_code)
     if not any(thread.is_alive() for thread in _ABANDONED_THREADS):
-        sys.exit(code)
+        sys.exit(exit_code)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(code)
+    os._exit(exit_code)
 
 
-def lock_exit_code(code: int) -> None:
-    """Let no later signal change the exit code: the next one ends the process with it, at once.
+def lock_exit_code(exit_code: int) -> None:
+    """Fix the exit code: the next signal ends the process with it immediately.
 
-    It may be needed, where the end waits for a thread. Python's own last steps take no handler, and
-    put back the system's, which ends a process with another code: they ignore signals.
+    The signal may be needed if the end waits for a thread. Python's last steps restore the system's
+    handlers, which would end the process with another code, so signals are ignored from then on.
     """
     for number in _SIGNALS:
-        signal.signal(number, lambda *_: os._exit(code))
+        signal.signal(number, lambda *_: os._exit(exit_code))
     atexit.register(_ignore_signals)
 
 
@@ -93,9 +96,9 @@ def _ignore_signals() -> None:
 
 
 class Watchdog:
-    """One thread that stops whatever takes too long; it lives while there is anything to watch.
+    """One thread that stops overdue work; it runs while there is work to watch.
 
-    A timer of its own for each inference would cost 0.2 ms, which is 2 % of a batch of the MLP.
+    A timer per inference would cost 0.2 ms, which is 2 % of a batch of the MLP.
     """
 
     def __init__(self) -> None:
@@ -104,11 +107,11 @@ class Watchdog:
         self._watched: dict[object, tuple[float, Callable[[], None]]] = {}
 
     @contextmanager
-    def timeout(self, limit_s: float, stop: Callable[[], None]) -> Iterator[None]:
-        """Call ``stop``, at least once, where the block takes longer than ``limit_s`` seconds."""
+    def timeout(self, timeout_s: float, stop: Callable[[], None]) -> Iterator[None]:
+        """Call ``stop`` at least once if the block takes longer than ``timeout_s`` seconds."""
         key = object()
         with self._lock:
-            self._watched[key] = (time.monotonic() + limit_s, stop)
+            self._watched[key] = (time.monotonic() + timeout_s, stop)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = Thread(target=self._watch, name="cxr-watchdog", daemon=True)
                 self._thread.start()

@@ -1,7 +1,7 @@
-"""Lines on standard error: text for people, or one JSON object each for machines.
+"""Log on stderr: text for people, or one JSON object per line for machines.
 
-A JSON line holds time (UTC), level, event, and fields: numbers, states and this program's own
-words. It names no film, patient, study or label, and no secret of a URL.
+A JSON line holds time (UTC), level, event and fields: numbers, states and this program's own words.
+It never contains the name of an image, a patient, a study, a label or a secret of a URL.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ if TYPE_CHECKING:
 TEXT, JSON = "text", "json"
 FORMAT_OPTION, FORMAT_VARIABLE = "--log-format", "CXR_LOG_FORMAT"
 REDACTED = "…"
-_OWN_LOGGER = "cxr"
-_EVENT_LOGGER = logging.getLogger("cxr.events")
-_BOUND_FIELDS: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - never changed
+_OWN_PACKAGES = ("batch_scorer", "trainer", "exporter")
+_EVENT_LOGGER = logging.getLogger(__name__)
+_BOUND_FIELDS: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - never mutated
 _URL_PATH = re.compile(rf"({URL_PREFIX}[^/\\\s'\"]+)[/\\][^\s'\",;)]+", re.IGNORECASE)
 
 
 def log_event(name: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Say in JSON what happened; in text, where other words tell it, nothing.
+    """Log an event in JSON; the text format omits it, because it has sentences instead.
 
     Args:
-        name: Two words in the past tense, or a noun, such as ``run_finished``.
-        level: Of the logging module.
-        fields: What is known of it; those that are None or empty are left out.
+        name: The event in the past tense, or a noun, such as ``run_finished``.
+        level: A level of the logging module.
+        fields: Facts of the event; None and empty values are omitted.
     """
     _EVENT_LOGGER.log(level, name, extra={"event": name, "fields": fields})
 
 
 def bind_fields(**fields: Any) -> None:
-    """Add fields to every later JSON line of this thread of work, such as the run's name."""
+    """Add fields, such as the run's name, to every later JSON line of this context."""
     _BOUND_FIELDS.set({**_BOUND_FIELDS.get(), **fields})
 
 
 def clear_fields() -> None:
-    """Forget what was bound, where a process begins other work."""
+    """Remove all bound fields, before a process begins other work."""
     _BOUND_FIELDS.set({})
 
 
 def find_log_format(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The format that a command line asks for, also one that turns out to be wrong."""
-    for place, argument in enumerate(arguments):
-        if argument == f"{FORMAT_OPTION}={JSON}" or list(arguments[place : place + 2]) == [
+    """Find the requested log format, even in a command line that is otherwise wrong."""
+    for index, argument in enumerate(arguments):
+        if argument == f"{FORMAT_OPTION}={JSON}" or list(arguments[index : index + 2]) == [
             FORMAT_OPTION,
             JSON,
         ]:
@@ -63,7 +63,7 @@ def find_log_format(arguments: Sequence[str], environment: Mapping[str, str]) ->
 
 
 def set_log_format(name: str) -> None:
-    """Write lines in this format from now on, to standard error."""
+    """Log to stderr in this format from now on."""
     root = logging.getLogger()
     for handler in [h for h in root.handlers if isinstance(h, _StderrHandler)]:
         root.removeHandler(handler)
@@ -72,8 +72,14 @@ def set_log_format(name: str) -> None:
     logging.captureWarnings(name == JSON)
 
 
+def set_log_level(level: int) -> None:
+    """Set from which level on the program's own lines are written."""
+    for name in _OWN_PACKAGES:
+        logging.getLogger(name).setLevel(level)
+
+
 def logs_json() -> bool:
-    """Whether lines are for machines."""
+    """Return whether the log is in JSON."""
     return any(
         isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers
     )
@@ -82,28 +88,28 @@ def logs_json() -> bool:
 def format_event(
     name: str, level: str, fields: Mapping[str, Any], created: float | None = None
 ) -> str:
-    """One JSON line, without its end."""
-    moment = datetime.now(UTC) if created is None else datetime.fromtimestamp(created, UTC)
+    """Return one JSON line, without a line break."""
+    timestamp = datetime.now(UTC) if created is None else datetime.fromtimestamp(created, UTC)
     line = {
-        "time": f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z",
+        "time": f"{timestamp:%Y-%m-%dT%H:%M:%S}.{timestamp.microsecond // 1000:03d}Z",
         "level": level,
         "event": name,
     }
-    told = {**_BOUND_FIELDS.get(), **fields}
+    all_fields = {**_BOUND_FIELDS.get(), **fields}
     line |= {
         key: redact_secrets(value) if isinstance(value, str) else value
-        for key, value in told.items()
+        for key, value in all_fields.items()
         if value not in (None, "", {}, [], ())
     }
     return json.dumps(line, ensure_ascii=False, default=str)
 
 
 def redact_for_log(text: str, private: Sequence[str] = ()) -> str:
-    """A sentence for machines to keep: no private words, and no path of a URL below its host.
+    """Remove private words from a sentence, and the path of each URL in it.
 
     Args:
         text: A sentence for people.
-        private: What in it names a film, a patient or the like.
+        private: Words of the sentence that identify an image, a patient or the like.
     """
     for word in sorted(filter(None, private), key=len, reverse=True):
         text = text.replace(word, REDACTED)
@@ -111,18 +117,18 @@ def redact_for_log(text: str, private: Sequence[str] = ()) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """Each record as one JSON object.
+    """Formats each record as one JSON object.
 
-    Of the program's own messages that are no events, words that were filled in are hidden, numbers
-    are not; of other libraries', which may quote anything, only the library is named.
+    In this program's messages, arguments are redacted unless they are numbers. Messages of other
+    libraries may quote anything, so only the library's name is logged.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Return the record as one line."""
         event = getattr(record, "event", "message")
         fields = getattr(record, "fields", None)
         if fields is None:
-            own = record.name.partition(".")[0] == _OWN_LOGGER
+            own = record.name.partition(".")[0] in _OWN_PACKAGES
             fields = {"text": _format_redacted(record)} if own else {"logger": record.name}
         return format_event(event, record.levelname.lower(), fields, record.created)
 
@@ -134,15 +140,15 @@ def _format_redacted(record: logging.LogRecord) -> str:
 
 
 class _TextFormatter(logging.Formatter):
-    """Each record as its message, without what a URL in it may hold of secrets."""
+    """Formats each record as its message, with the secrets of URLs removed."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, or more."""
+        """Return the message, which may have several lines."""
         return redact_secrets(super().format(record))
 
 
 class _StderrHandler(logging.StreamHandler[Any]):
-    """Standard error as it is now, in one of the two formats."""
+    """A handler for the current stderr, in one of the two formats."""
 
     def __init__(self, name: str) -> None:
         super().__init__(sys.stderr)

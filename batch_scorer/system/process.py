@@ -1,4 +1,4 @@
-"""What this process may use, and what it lets libraries print."""
+"""This process: its cores, memory and CPU features, its identity, and stop signals."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-# As Linux names them on x86-64: a system call, what it is asked, and the registers in question.
+# Linux on x86-64: a system call, its request, and the registers that it requests.
 SYS_ARCH_PRCTL = 158
 ARCH_REQ_XCOMP_PERM = 0x1023
 XFEATURE_XTILEDATA = 18
 _PID = re.compile(r"[1-9][0-9]{0,8}")
-"""The number of a process, as any system gives it."""
+"""A process ID of any system."""
 
 BATCH_SIZE = 16
-"""Images per inference: more are no faster on a CPU, and take more memory and longer to end."""
+"""Images per inference. Larger batches are not faster on a CPU and take more memory."""
 
 
-def available_cores(system: Path = Path("/")) -> int:
-    """Cores that this process may use: the least of its affinity and its cgroup's CPU limits.
+def available_cores(root_dir: Path = Path("/")) -> int:
+    """Count the cores that this process may use, by its affinity and its cgroup's CPU limits.
 
-    ONNX Runtime and Python's thread pools look at neither a container's limit nor, in part, at the
-    affinity: on a machine of 64 cores a container of 2 would start 64 threads.
+    ONNX Runtime and Python's thread pools ignore a container's limit and, in part, the affinity: on
+    a machine of 64 cores, a container with 2 would start 64 threads.
 
     Args:
-        system: The root of the file system; another one in tests.
+        root_dir: The root of the file system; tests pass a fake one.
 
     Returns:
-        At least 1. Half a core counts as one.
+        The smallest of the limits, at least 1; half a core counts as one.
 
     Source: the Linux kernel's documentation, cgroup-v2 (cpu.max) and cgroup-v1 (cfs_quota_us).
     """
@@ -46,26 +46,26 @@ def available_cores(system: Path = Path("/")) -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    limits = [math.ceil(limit) for limit in _cgroup_limits(system)]
+    limits = [math.ceil(limit) for limit in _cgroup_limits(root_dir)]
     return max(1, min([cores, *limits]))
 
 
-def _cgroup_limits(system: Path) -> Iterator[float]:
-    """The CPU limits, in cores, of this process's cgroup and of each one that it lies in."""
-    for line in _read_kernel_file(system / "proc/self/cgroup").splitlines():
+def _cgroup_limits(root_dir: Path) -> Iterator[float]:
+    """Yield the CPU limits, in cores, of this process's cgroup and of its parents."""
+    for line in _read_kernel_file(root_dir / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, name = rest.partition(":")
         if number == "0":  # version 2
-            root, read_limit = system / "sys/fs/cgroup", _read_limit_v2
+            root, read_limit = root_dir / "sys/fs/cgroup", _read_limit_v2
         elif "cpu" in controllers.split(","):
-            root, read_limit = system / "sys/fs/cgroup" / controllers, _read_limit_v1
-            root = root if root.is_dir() else system / "sys/fs/cgroup/cpu"
+            root, read_limit = root_dir / "sys/fs/cgroup" / controllers, _read_limit_v1
+            root = root if root.is_dir() else root_dir / "sys/fs/cgroup/cpu"
         else:
             continue
-        # Inside a container the name may be the host's, and the limit stands in the root.
+        # Inside a container the name may be the host's; the limit is then in the root.
         inner = Path(name.lstrip("/"))
-        for place in (inner, *inner.parents):
-            limit = read_limit(root / place)
+        for cgroup in (inner, *inner.parents):
+            limit = read_limit(root / cgroup)
             if limit:
                 yield limit
 
@@ -78,28 +78,28 @@ def _read_limit_v2(cgroup: Path) -> float | None:
 def _read_limit_v1(cgroup: Path) -> float | None:
     quota, period = (
         _read_kernel_file(cgroup / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
-    )  # no limit is -1
+    )  # -1 means no limit
     return int(quota) / int(period) if quota.isdigit() and period else None
 
 
 def _read_kernel_file(path: Path) -> str:
-    """The text of a file of the kernel's; empty where there is none to read."""
+    """Return the text of a kernel file; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError:
         return ""
 
 
-def has_amx(system: Path = Path("/")) -> bool:
-    """Whether this process may multiply whole tiles of bytes (Intel AMX).
+def has_amx(root_dir: Path = Path("/")) -> bool:
+    """Return whether this process may use Intel AMX, which multiplies whole tiles of int8.
 
-    The CPU has to have them, and Linux to grant them: a sandbox may refuse what the CPU has.
+    The CPU must have AMX and Linux must grant it: a sandbox may refuse it.
 
     Args:
-        system: The root of the file system; another one in tests.
+        root_dir: The root of the file system; tests pass a fake one.
     """
     try:
-        with (system / "proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+        with (root_dir / "proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
             flags = next((line for line in lines if line.startswith("flags")), "")
     except OSError:
         return False
@@ -107,7 +107,7 @@ def has_amx(system: Path = Path("/")) -> bool:
 
 
 def _request_amx() -> bool:
-    """Ask Linux for the tiles' registers, as ONNX Runtime does; asking twice changes nothing.
+    """Request the AMX registers from Linux, as ONNX Runtime does; a second request has no effect.
 
     Source: Linux's documentation, "Using XSTATE features in user space applications".
     """
@@ -115,10 +115,10 @@ def _request_amx() -> bool:
 
 
 def get_process_identity() -> str:
-    """A name for this process that no other one has, or empty where the system tells too little.
+    """Return a unique identity of this process; empty if the system does not provide enough.
 
-    It holds the boot of the machine, the container's process table, the number of the process and
-    when it started.
+    It combines the machine's boot ID, the container's process namespace, the process ID and the
+    start time of the process.
 
     Source: the Linux kernel's documentation, proc(5): boot_id, ns/pid, stat.
     """
@@ -127,16 +127,16 @@ def get_process_identity() -> str:
     return f"{table}|{os.getpid()}|{started}" if table and started else ""
 
 
-def has_ended(process: str) -> bool:
-    """Whether a process of this machine and container is known to have ended.
+def has_ended(process_identity: str) -> bool:
+    """Return whether a process is known to have ended.
 
     Args:
-        process: What `name_process` said there.
+        process_identity: The return value of ``get_process_identity`` in that process.
 
     Returns:
-        False where it is alive, or cannot be seen from here.
+        False if the process is alive, or belongs to another machine or container.
     """
-    table, _, identity = process.partition("|")
+    table, _, identity = process_identity.partition("|")
     number, _, started = identity.partition("|")
     if not _PID.fullmatch(number) or table != _read_process_namespace():
         return False
@@ -144,13 +144,13 @@ def has_ended(process: str) -> bool:
         os.kill(int(number), 0)
     except ProcessLookupError:
         return True
-    except OSError:  # it is there, and somebody else's
+    except OSError:  # it exists and belongs to another user
         return False
     return _read_start_time(int(number)) not in ("", started)
 
 
 def _read_process_namespace() -> str:
-    """The machine since its last boot, and the container that numbers the processes."""
+    """Return the machine's boot ID and the process namespace; empty if either is unknown."""
     boot = _read_kernel_file(Path("/proc/sys/kernel/random/boot_id")).strip()
     try:
         numbers = Path("/proc/self/ns/pid").readlink()
@@ -159,44 +159,43 @@ def _read_process_namespace() -> str:
     return f"{boot} {numbers}" if boot else ""
 
 
-def _read_start_time(process: int) -> str:
-    """When a process started, in ticks since the boot; empty where it cannot be seen."""
-    fields = _read_kernel_file(Path(f"/proc/{process}/stat")).rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 else ""  # noqa: PLR2004 - the 22nd field of all
+def _read_start_time(pid: int) -> str:
+    """Return a process's start time in ticks since boot; empty if it is not visible."""
+    fields = _read_kernel_file(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else ""  # noqa: PLR2004 - the 22nd field
 
 
-def peak_memory_bytes(system: Path = Path("/")) -> int:
-    """The most memory that this process has had so far (resident set).
+def peak_memory_bytes(root_dir: Path = Path("/")) -> int:
+    """Return the peak resident memory of this process in bytes.
 
-    Linux lets a process inherit its parent's peak in ``getrusage``, so its own is read where the
-    kernel tells it.
+    On Linux, ``getrusage`` includes the parent's peak, so ``VmHWM`` is read instead.
 
     Args:
-        system: The root of the file system; another one in tests.
+        root_dir: The root of the file system; tests pass a fake one.
 
     Source: the Linux kernel's documentation, proc(5), VmHWM.
     """
-    for line in _read_kernel_file(system / "proc/self/status").splitlines():
+    for line in _read_kernel_file(root_dir / "proc/self/status").splitlines():
         name, _, value = line.partition(":")
         if name == "VmHWM":
             return 1024 * int(value.split()[0])
-    import resource  # Windows has none
+    import resource  # missing on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 class StopSignals:
-    """Whether this process was told to stop (SIGINT, SIGTERM): each signal is a KeyboardInterrupt.
+    """A counter of SIGINT and SIGTERM, which raises each as KeyboardInterrupt.
 
-    A library may swallow that exception, or raise another one for it. What counts is the signal.
+    A library may swallow that exception or replace it, so the count of signals is what matters.
     """
 
     def __init__(self) -> None:
         self.received = 0
 
     def install(self) -> None:
-        """Take both signals from now on."""
+        """Install the handler for both signals."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._receive)
 
@@ -206,10 +205,10 @@ class StopSignals:
 
     @contextmanager
     def raise_if_received(self) -> Iterator[None]:
-        """Raise KeyboardInterrupt at the end of a block in which a signal came, whatever it did.
+        """Raise KeyboardInterrupt at the end of a block in which a signal arrived.
 
         Raises:
-            KeyboardInterrupt: A signal came.
+            KeyboardInterrupt: A signal arrived, even if a library swallowed the exception.
         """
         before = self.received
         try:
@@ -226,9 +225,9 @@ STOP_SIGNALS = StopSignals()
 def quiet_import() -> Iterator[None]:
     """Keep a library's native start-up log off the terminal.
 
-    TensorFlow writes to file descriptor 2 before its own log level takes effect. Exceptions still
-    reach the caller: only what is written straight to the descriptor is dropped. Later TensorFlow
-    tells errors alone, and not that it traces a function again.
+    TensorFlow writes to file descriptor 2 before its own log level takes effect. Only these direct
+    writes are dropped; exceptions still reach the caller. Afterwards TensorFlow logs errors only,
+    without its warnings about retracing.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)

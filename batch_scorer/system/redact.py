@@ -1,9 +1,9 @@
-"""URLs in texts that people and machines keep: no user part, no query, no fragment, ever.
+"""Redaction of URLs in texts that are shown or stored: no user part, query or fragment.
 
-Any of them may be a password, whatever its name is, so nothing is told apart by a list of names.
-A mistyped URL may hold its password where no parser looks for it: whatever could belong to a user
-part goes too, even where that costs a piece of an honest path. One with too few slashes, or too
-many, or backslashes is a URL here too: people type them, and `pathlib` takes a slash away.
+Any of these parts may be a password, so all of them are removed, whatever their names. In a
+mistyped URL the password may be where no parser expects it, so anything that could belong to a user
+part is removed too, even at the cost of a piece of a valid path. A URL may have too few or too many
+slashes, or backslashes: people type them, and `pathlib` removes a slash.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WEB_PROTOCOLS = {"http", "https"}
 _AZURE_PROTOCOLS = {"az", "abfs", "abfss"}
 _FOLDER_PROTOCOLS = {"file", "local", "memory"}
 _KEY_PROTOCOLS = {"s3", "s3a", "gs", "gcs", *_AZURE_PROTOCOLS, *_FOLDER_PROTOCOLS}
-"""Protocols of buckets and folders: a path of theirs is a key, which may hold any character."""
+"""Protocols of buckets and folders. Their paths are keys, which may contain any character."""
 _KNOWN_PROTOCOLS = {*_KEY_PROTOCOLS, "ftp", "ftps", "sftp"}
 _COLON = r"(?::|%(?:25)*3a)"
 _SLASH = r"(?:[/\\]|%(?:25)*(?:2f|5c))"
@@ -28,9 +28,9 @@ URL_PREFIX = (
     rf"|(?<![a-z0-9])(?:{'|'.join(sorted(_KNOWN_PROTOCOLS))})(?={_COLON}{_SLASH}))"
     rf"{_COLON}{_SLASH}*"
 )
-"""How a URL begins, in a regular expression without regard to case.
+"""A regular expression for the beginning of a URL; use it with ``re.IGNORECASE``.
 
-Of a protocol that is none of these, two slashes make a URL: a folder may be called ``ward:``.
+An unknown protocol needs two slashes, because a folder may be called ``ward:``.
 """
 _URL = re.compile(rf"({URL_PREFIX})(\S+)", re.IGNORECASE)
 _WHOLE_URL = re.compile(rf"({URL_PREFIX})(.*)\Z", re.IGNORECASE | re.DOTALL)
@@ -48,47 +48,45 @@ _SECRET_PARAMETER = re.compile(
 """Parts of a connection string, or of a query that lost its URL."""
 _REGISTERED: list[tuple[re.Pattern[str], str]] = []
 _MIN_SECRET_CHARS = 4
-"""Characters of what is learnt: fewer stand in many an honest text."""
+"""Shorter secrets are not registered: they occur in many harmless texts."""
 
 
 def register_secrets(arguments: Iterable[str]) -> None:
-    """Learn what is secret in what this process was given, to hide it wherever a text quotes it.
+    """Register the secrets in this process's arguments, to remove them from any later text.
 
-    A URL in a text ends at the first blank, and a name taken from its end is none: only who has
-    seen the whole argument knows what it holds. What was learnt before is forgotten.
+    A URL in a text ends at the first blank, and a name taken from its end is not a URL. Only the
+    whole argument shows which parts are secret. Earlier registrations are dropped.
 
     Args:
-        arguments: Arguments of a command line, or values of the environment; any of them may be, or
-            end in, a URL.
+        arguments: Command-line arguments or values of environment variables; any of them may be a
+            URL or end in one.
     """
     _REGISTERED[:] = [
-        (re.compile(_make_slash_pattern(piece)), instead)
+        (re.compile(_make_slash_pattern(piece)), replacement)
         for argument in arguments
-        for secret, instead in _find_secrets(argument)
+        for secret, replacement in _find_secrets(argument)
         for piece in dict.fromkeys((secret, repr(secret)[1:-1]))
         if len(piece) >= _MIN_SECRET_CHARS
     ]
 
 
 def redact_secrets(text: str) -> str:
-    """Remove from each URL in a text its user part, query and fragment.
+    """Remove user part, query and fragment from each URL in a text.
 
     Args:
-        text: Any text. A URL in it ends at the first blank; of one that may hold a blank itself,
-            `scrub_url` leaves no more, nor does this where it was learnt.
+        text: Any text. A URL in it ends at the first blank. For a URL that contains blanks, use
+            ``redact_url``, or register it first.
     """
-    for pattern, instead in _REGISTERED:
-        text = pattern.sub(instead, text)
+    for pattern, replacement in _REGISTERED:
+        text = pattern.sub(replacement, text)
     return _SECRET_PARAMETER.sub(r"\1***", _URL.sub(_redact_match, text))
 
 
-def redact_url(place: str) -> str:
-    """Remove user part, query and fragment from a URL that is the whole text; a path stays."""
-    match = _WHOLE_URL.match(place.lstrip()) or (
-        _WHOLE_URL.search(place) if "://" in place else None
-    )
+def redact_url(url: str) -> str:
+    """Remove user part, query and fragment from a URL; a path is returned unchanged."""
+    match = _WHOLE_URL.match(url.lstrip()) or (_WHOLE_URL.search(url) if "://" in url else None)
     if match is None:
-        return place
+        return url
     return match.string[: match.end(1)] + _strip_secrets(match[1], match[2])
 
 
@@ -102,23 +100,24 @@ def _redact_match(match: re.Match[str]) -> str:
 
 
 def _find_secrets(argument: str) -> Iterator[tuple[str, str]]:
-    """The parts of a URL that are not shown, each with what stands in its place."""
+    """Yield the secret parts of a URL, each with its replacement."""
     match = _WHOLE_URL.search(argument[2:] if re.match("-[^-]", argument) else argument)
     if match is None:
         return
     rest = match[2]
-    shown = _find_public_part(match[1], rest)
-    if shown is None:
+    public = _find_public_part(match[1], rest)
+    if public is None:
         yield rest, _REDACTED
     else:
-        yield rest[: shown.start], ""
-        yield rest[shown.stop :], ""
+        yield rest[: public.start], ""
+        yield rest[public.stop :], ""
 
 
 def _make_slash_pattern(text: str) -> str:
-    """A pattern of a text, however many slashes `pathlib` or `repr` made of those in it.
+    """Return a pattern for a text that matches any number of slashes where the text has one.
 
-    Of a query or fragment it also finds the beginning, as the folder of a path that ends in it.
+    `pathlib` and `repr` change the number of slashes. The pattern of a query or fragment also
+    matches its beginning, which may be the folder of a path.
     """
     first, *others = map(re.escape, re.split(r"[/\\]+", text))
     if _QUERY_START.match(text) and len(first) >= _MIN_SECRET_CHARS:
@@ -127,13 +126,13 @@ def _make_slash_pattern(text: str) -> str:
 
 
 def _strip_secrets(head: str, rest: str) -> str:
-    """What of a URL, after its protocol and slashes, may be shown."""
-    shown = _find_public_part(head, rest)
-    return _REDACTED if shown is None else rest[shown]
+    """Return the public part of a URL after its protocol and slashes."""
+    public = _find_public_part(head, rest)
+    return _REDACTED if public is None else rest[public]
 
 
 def _find_public_part(head: str, rest: str) -> slice | None:
-    """Where that lies in a URL, after its protocol and slashes; None where nothing may be shown."""
+    """Find the public part of a URL after its protocol and slashes; None if all is secret."""
     protocol = re.split(_COLON, head, maxsplit=1, flags=re.IGNORECASE)[0].lower()
     keyed = protocol in _KEY_PROTOCOLS
     tail = (_KEY_QUERY_START if keyed else _QUERY_START).search(rest)
@@ -148,7 +147,7 @@ def _find_public_part(head: str, rest: str) -> slice | None:
         and not head.endswith("://")
         and not (":" in first and "@" in first)
     ):
-        return slice(0, end)  # a path, of which the first part is no host
+        return slice(0, end)  # a path: its first part is not a host
     if tail and _AT_SIGN.search(
         rest, tail.start()
     ):  # a password with "?" in it, or a query with "@"
@@ -163,7 +162,7 @@ def _find_public_part(head: str, rest: str) -> slice | None:
 
 
 def _is_malformed_host(first: str) -> bool:
-    """Whether the part before the first slash is no plain host, or host and port."""
+    """Return whether the part before the first slash is not a plain host or host and port."""
     return _AT_SIGN.search(first) is not None or not re.fullmatch(
         r"[^:]*(:\d*)?|\[.*\](:\d*)?", first
     )

@@ -1,7 +1,7 @@
-"""Read back what the program wrote: one border for every file that somebody may have changed.
+"""Strict reading of the program's own JSON files, which somebody may have changed.
 
-The types of a stored file say all that may stand in it. What passes this border is used without
-further checks; what does not is an error of the program, with the place where it differs.
+The types of a stored file state everything that it may contain. Decoded values are used without
+further checks; anything else is an error that names the field.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
-"""What a decoder of msgspec may raise, whatever it is given."""
+"""The errors that a msgspec decoder may raise on any input."""
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 LargeCount = Annotated[int, Meta(ge=0, le=1_000_000_000_000_000_000)]
-"""Of bytes, or of what may be as many."""
+"""A count of bytes, or of anything as numerous."""
 FiniteFloat = Annotated[float, Meta(ge=-1e39, le=1e39)]
-"""Finite, and nothing that a model computes in float32 is larger: squares of it are finite too."""
+"""A float in the range of float32, so that its square is finite in float64."""
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 RUN_DATE_FORMAT = "%Y%m%d-%H%M%S"
 RunDate = Annotated[str, Meta(pattern=r"^([0-9]{8}-[0-9]{6})?\Z")]
-"""20260102-030405: when a scheduled run was opened; empty for any other run."""
+"""The time when a scheduled run was opened: 20260102-030405. Empty for other runs."""
 MAX_LEASE_TERM_S = 86_400
-"""Of a lease: so long somebody may wait for a task that gives no sign of life."""
+"""The longest that another task waits for a task without a sign of life."""
 _END_YEAR = 9000
-"""Later moments have no room for the next one."""
+"""Later timestamps leave no room for the next scheduled run."""
 
 
 def decode_json(
@@ -43,10 +43,13 @@ def decode_json(
 
     Args:
         data: The whole file, JSON.
-        kind: The type that says what it may hold.
-        what: What an error calls the file.
-        hint: What to do about one that cannot be read.
-        error: What to raise then.
+        kind: The type to decode to.
+        what: The file's name in an error message.
+        hint: What to try if the file cannot be read.
+        error: The class of the error to raise.
+
+    Raises:
+        CxrError: The file cannot be read; the error is of the class ``error``.
     """
     try:
         return msgspec.json.decode(data, type=kind)
@@ -55,25 +58,25 @@ def decode_json(
 
 
 def check_timestamps(*texts: str) -> None:
-    """Refuse what is no moment of a known time zone, in ISO 8601, that can be computed with.
+    """Refuse texts that are not ISO 8601 timestamps with a time zone, in a usable year.
 
     Raises:
-        ValueError: One is not, which msgspec turns into its own error with the place.
+        ValueError: A text is not such a timestamp. msgspec adds the field to the message.
     """
     for text in texts:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None or not 1 < moment.year < _END_YEAR:
+        timestamp = datetime.fromisoformat(text)
+        if timestamp.tzinfo is None or not 1 < timestamp.year < _END_YEAR:
             raise ValueError(
-                f"expected a moment with its time zone before the year {_END_YEAR}, "
+                f"expected a timestamp with a time zone before the year {_END_YEAR}, "
                 f"found {text[:40]!a}"
             )
 
 
-def check_run_date(text: str) -> None:
-    """Refuse a run date that is no moment, or leaves no room for the next one.
+def check_run_date(run_date: str) -> None:
+    """Refuse a run date that is not a date, or that leaves no room for the next run.
 
     Raises:
-        ValueError: It is such a text.
+        ValueError: The run date is not valid.
     """
-    if text and not 1 < datetime.strptime(text, RUN_DATE_FORMAT).year < _END_YEAR:  # noqa: DTZ007 - UTC
-        raise ValueError(f"expected a run date before the year {_END_YEAR}, found {text}")
+    if run_date and not 1 < datetime.strptime(run_date, RUN_DATE_FORMAT).year < _END_YEAR:  # noqa: DTZ007 - UTC
+        raise ValueError(f"expected a run date before the year {_END_YEAR}, found {run_date}")

@@ -95,7 +95,7 @@ def test_one_model_has_no_comparison(tmp_path):
 
 def test_models_of_different_films_are_not_compared_and_it_is_said(tmp_path, caplog):
     folders = [*fill(tmp_path, "cnn"), *fill(tmp_path, "mlp", offset=7)]
-    with caplog.at_level(logging.WARNING, logger="cxr"):
+    with caplog.at_level(logging.WARNING, logger="exporter"):
         assert compare_models(folders) is None
     assert "the models of this run have different test films" in caplog.text
 

@@ -16,8 +16,9 @@ from onnx import TensorProto, numpy_helper
 
 from batch_scorer.errors import ConversionError, ForeignFile, ParityError, SelfTestFailed
 from batch_scorer.model.card_sections import SelfTest
-from batch_scorer.model.classifier import MANIFEST_NAME
+from batch_scorer.model.classifier import MANIFEST_NAME, Classifier
 from batch_scorer.model.onnx_runtime import ort
+from batch_scorer.report.formats.card_markdown import format_card_markdown
 from batch_scorer.storage.output import INTERNAL_FOLDER, Output, sha256_hex
 from exporter import convert, export
 from exporter.run_reader import read_run
@@ -123,7 +124,7 @@ def test_a_check_that_fails_leaves_no_file(tmp_path, monkeypatch):
             card, self_test=SelfTest("phantom-1", [0.5] * 4, 1e-9)
         ),
     )
-    with pytest.raises(SelfTestFailed, match="is off by"):
+    with pytest.raises(SelfTestFailed, match=r"self-test of .*, found"):
         export.export_model(run, tmp_path / "models")
     assert [path.name for path in (tmp_path / "models").iterdir()] == [INTERNAL_FOLDER]
 
@@ -139,6 +140,28 @@ def test_a_model_file_that_was_not_exported_here_stays(tmp_path):
     assert file.read_bytes() == b"mine"
     file.unlink()
     assert export.export_model(run, folder).path == export.export_model(run, folder).path == file
+
+
+def test_a_card_lies_beside_the_model_file_and_says_what_is_in_it(tmp_path):
+    run = read_run(save_run(tmp_path / "run", make_network()))
+    folder = tmp_path / "models"
+    done = export.export_model(run, folder, license_id="mit")
+    data = (folder / "small.md").read_bytes()
+    card = Classifier.load(done.path, "cpu").card
+    assert data.decode() == format_card_markdown(card, done.sha256, "mit")
+    listed = json.loads((folder / MANIFEST_NAME).read_bytes())["models"]["small"]
+    assert listed["card_sha256"] == sha256_hex(data)
+
+
+def test_a_card_that_was_not_exported_here_stays_and_no_model_is_written(tmp_path):
+    run = read_run(save_run(tmp_path / "run", make_network()))
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "small.md").write_text("mine")
+    with pytest.raises(ForeignFile, match=r"holds a small\.md that cxr-batch did not write"):
+        export.export_model(run, folder)
+    assert (folder / "small.md").read_text() == "mine"
+    assert not (folder / "small.onnx").exists()
 
 
 def test_an_export_that_was_killed_before_the_manifest_is_made_again(tmp_path, monkeypatch):
@@ -169,6 +192,14 @@ def test_an_export_of_a_version_without_records_is_replaced_where_it_is_as_state
     shutil.rmtree(folder / INTERNAL_FOLDER)
     assert export.export_model(run, folder).path == path
     shutil.rmtree(folder / INTERNAL_FOLDER)
+    card = folder / "small.md"
+    exported = card.read_bytes()
+    card.write_bytes(b"mine")
+    with pytest.raises(ForeignFile):
+        export.export_model(run, folder)
+    assert card.read_bytes() == b"mine"
+    shutil.rmtree(folder / INTERNAL_FOLDER)
+    card.write_bytes(exported)
     path.write_bytes(b"mine")
     with pytest.raises(ForeignFile):
         export.export_model(run, folder)

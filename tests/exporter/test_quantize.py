@@ -155,6 +155,7 @@ def test_int8_that_loses_too_much_is_refused_and_the_float32_file_stays(blind, t
     assert {path.name for path in tmp_path.iterdir()} == {
         INTERNAL_FOLDER,
         "small.onnx",
+        "small.md",
         "manifest.json",
     }
 

@@ -26,7 +26,7 @@ def test_few_films_lie_on_the_wrong_side_of_the_band():
     next_ill, next_well = np.sort(ill[ill >= band.low])[0], np.sort(well[well < band.high])[-1]
     assert (ill <= next_ill).mean() > 0.01, "a higher lower edge would keep its promise too"
     assert (well >= next_well).mean() > 0.01, "a lower upper edge would keep its promise too"
-    inside = np.array([band.holds(p) for p in answers])
+    inside = np.array([band.contains(p) for p in answers])
     assert band.share.value == pytest.approx(inside.mean())
     assert band.share.n == 1000
     assert band.chosen_on == "validation"
@@ -49,7 +49,7 @@ def test_where_validation_is_separated_no_flagged_film_is_uncertain():
     assert band.high == threshold
     assert 0.8 < band.low < threshold
     given_up = (truth == 1) & (answers < threshold)
-    inside = np.array([band.holds(p) for p in answers])
+    inside = np.array([band.contains(p) for p in answers])
     assert inside.sum() == given_up.sum() - 4  # 1 % of 400 may lie below the band
     assert band.share.value == pytest.approx(inside.mean())
 
@@ -60,7 +60,7 @@ def test_a_handful_of_separated_films_gives_the_gap_between_them():
     band = evaluate.choose_undecided_band(truth, answers, threshold)
     assert (threshold, band.low, band.high) == (0.5, 0.5, 0.5)
     assert band.share.value == 0
-    assert not any(band.holds(p) for p in answers)
+    assert not any(band.contains(p) for p in answers)
 
 
 def test_answers_that_are_all_the_same_are_all_uncertain():

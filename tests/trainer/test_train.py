@@ -129,7 +129,7 @@ def test_the_run_folder_holds_what_was_promised(killed_then_finished):
     assert card.band.low <= card.threshold.value <= card.band.high
     scores = [float(row["probability"]) for row in rows if row["split"] == "validation"]
     assert card.band.share.value == pytest.approx(
-        sum(card.band.holds(score) for score in scores) / len(scores)
+        sum(card.band.contains(score) for score in scores) / len(scores)
     )
     (elsewhere,) = card.external
     assert (elsewhere.name, elsewhere.images) == ("adults elsewhere", 12)
@@ -174,7 +174,11 @@ def test_the_run_is_exported_and_scores(killed_then_finished, data, tmp_path):
     exported = run("export", killed_then_finished[0], "-o", tmp_path / "models")
     assert exported.returncode == 0, exported.stderr
     assert "differs from Keras by at most" in exported.stdout
-    assert {path.name for path in (tmp_path / "models").iterdir()} == {"mlp.onnx", "manifest.json"}
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {
+        "mlp.onnx",
+        "mlp.md",
+        "manifest.json",
+    }
     manifest = json.loads((tmp_path / "models" / "manifest.json").read_text())
     assert manifest["comparison"] is None
     entry = manifest["models"]["mlp"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trainer.audit.image_stats import ImageStats
     from trainer.data.layout import Layout
 
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 AUDIT_VERSION = 1
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 APPEARANCE_FIELDS = {

@@ -11,7 +11,7 @@ from batch_scorer.cli.options import FolderPath
 from batch_scorer.errors import EXIT_OK, MissingPackage
 from batch_scorer.system.redact import redact_secrets
 
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 
 
 @click.command(epilog="Example: cxr audit chest_xray -o out/audit")

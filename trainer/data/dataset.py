@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from batch_scorer.model.card_sections import DataAudit
     from trainer.data.layout import Layout
 
-log = logging.getLogger("cxr")
+log = logging.getLogger(__name__)
 N_FOLDS = 8
 MIN_IMAGES_PER_CLASS = 2 * N_FOLDS
 

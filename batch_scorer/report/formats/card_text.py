@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from batch_scorer.model.card import ModelCard
 
 LINE_CHARS = 88
+METRICS_SECTION = "How good it is"
 METRIC_DESCRIPTIONS = {
     "accuracy": ("accuracy", "share of right answers"),
     "precision": ("precision", "share of the flagged films that show pneumonia"),
@@ -38,8 +39,27 @@ METRIC_DESCRIPTIONS = {
 
 def format_card(card: ModelCard) -> str:
     """All that a newcomer needs to know of a model, in lines of at most ``LINE_CHARS`` characters."""
-    parts = {
-        "How good it is": [_describe_reference(card), *_format_metrics(card)],
+    sections = describe_card(card)
+    sections[METRICS_SECTION] += _format_metrics(card)
+    lines = [
+        f"{sanitize_text(card.title, 60)} ({sanitize_text(card.name, 40)})",
+        *_wrap_text(sanitize_text(card.summary, 600), ""),
+        "Research use only, not a medical device.",
+    ]
+    for title, texts in sections.items():
+        lines += ["", title]
+        for text in texts:
+            lines += [text] if text.startswith(" ") else _wrap_text(text, "  ")
+    return "\n".join(lines)
+
+
+def describe_card(card: ModelCard) -> dict[str, list[str]]:
+    """Describe a model in sections by title: sentences, and list items that start with "- ".
+
+    The section ``METRICS_SECTION`` lacks the table of ``METRIC_DESCRIPTIONS``.
+    """
+    return {
+        METRICS_SECTION: [_describe_reference(card)],
         "When it flags a film": _describe_threshold(card),
         "How far its probabilities can be believed": _describe_calibration(card),
         "What else it says": _describe_other_outputs(card),
@@ -50,16 +70,6 @@ def format_card(card: ModelCard) -> str:
         "Known limits": _describe_limits(card),
         "Made with": [_format_versions(card)],
     }
-    lines = [
-        f"{sanitize_text(card.title, 60)} ({sanitize_text(card.name, 40)})",
-        *_wrap_text(sanitize_text(card.summary, 600), ""),
-        "Research use only, not a medical device.",
-    ]
-    for title, texts in parts.items():
-        lines += ["", title]
-        for text in texts:
-            lines += [text] if text.startswith(" ") else _wrap_text(text, "  ")
-    return "\n".join(lines)
 
 
 def _wrap_text(text: str, indent: str) -> list[str]:

@@ -153,7 +153,7 @@ def test_one_line_and_the_right_exit_code_for_each_mistake(cxr, folder, tiny_mod
         (("score", tmp_path / "empty", *out), 1, "found no file in it"),
         (("score", folder, "-o", "/proc/nowhere", "--model", tiny_model), 1, "cannot be written"),
         (("score", folder, "-o", tmp_path / "out", "--model", "resnet"), 2, "found resnet"),
-        (("score", folder, *out, "--provider", "cuda"), 1, "CUDA provider was asked for"),
+        (("score", folder, *out, "--provider", "cuda"), 1, "Expected the CUDA provider"),
         (("score", folder, *out, "--labels", "nowhere.csv"), 1, "cannot be read"),
         (("score", folder, "-o", folder / "out", "--model", tiny_model), 2, "lies inside"),
         (("report", tmp_path / "empty"), 1, "Expected a finished run"),

@@ -102,7 +102,7 @@ def test_a_model_file_without_an_output_of_its_card_is_refused(tmp_path):
     card = make_tiny_card("tiny", evidence=make_evidence())
     helper.set_model_props(model, {CARD_KEY: encode_card(card)})
     onnx.save(model, path)
-    with pytest.raises(ModelFileError, match=r"it lacks \['evidence'\]"):
+    with pytest.raises(ModelFileError, match=r"found no \['evidence'\]"):
         Classifier.load(path)
 
 

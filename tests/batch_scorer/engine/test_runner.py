@@ -201,7 +201,7 @@ def test_a_model_replaced_during_a_run_adds_no_row_to_the_other_configuration(
         return load(*given)
 
     monkeypatch.setattr(runner, "load_models", replace_first)
-    with pytest.raises(ModelFileError, match="it was replaced meanwhile"):
+    with pytest.raises(ModelFileError, match="It was replaced meanwhile"):
         score(folder, tmp_path / "out", model)
     monkeypatch.undo()
     rows = score(folder, tmp_path / "out", model)[1]

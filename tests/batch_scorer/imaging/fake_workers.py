@@ -36,16 +36,17 @@ worker.read_image = read
 def decode(*_):
     bytearray(1_000_000_000)
 import batch_scorer.imaging.dicom_pixels
-batch_scorer.dicom_pixels.decode_dicom = decode
+batch_scorer.imaging.dicom_pixels.decode_dicom = decode
 """,
     "answer_noise": """
 def send(file, message, data=b""):
-    file.write(b"\\x05\\0\\0\\0noise" if isinstance(message, worker.Found) else packed(message))
+    done = isinstance(message, worker.DecodeResponse)
+    file.write(b"\\x05\\0\\0\\0noise" if done else packed(message))
     file.flush()
 def packed(message):
     data = msgspec.msgpack.encode(message)
     return len(data).to_bytes(4, "little") + data
-worker.send = send
+worker.send_message = send
 """,
     "answer_endlessly": """
 def read(*_):
@@ -77,7 +78,7 @@ pydicom.dcmread = count
 """,
     "ask_for_much_room": """
 def read(data, sizes, reserve):
-    with reserve(LARGE_PIXELS + 1):
+    with reserve(LARGE_IMAGE_PIXELS + 1):
         return read_image(data, sizes)
 worker.read_image = read
 """,

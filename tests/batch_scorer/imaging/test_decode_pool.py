@@ -66,7 +66,7 @@ def faked(patch, **limits):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_worker_gives_what_this_process_would(real, row):
-    there, here = real.read(row.data, [48, 64], careful=True), read_image(row.data, [48, 64])
+    there, here = real.read(row.data, [48, 64], isolated=True), read_image(row.data, [48, 64])
     assert np.array_equal(there.pixels[48], here.pixels[48])
     assert np.array_equal(there.pixels[64], here.pixels[64])
     assert (there.width_px, there.height_px) == (here.width_px, here.height_px)
@@ -102,7 +102,7 @@ def test_one_worker_is_used_again_and_only_where_it_is_needed():
         decoder.read(encode(GREY, "TIFF"), [32])
         first = pids_of(decoder)
         decoder.read(dicom(GREY), [32])
-        decoder.read(JPEG, [32], careful=True)
+        decoder.read(JPEG, [32], isolated=True)
         assert pids_of(decoder) == first
         assert len(first) == 1
         assert decoder.peak_memory_bytes > 10_000_000
@@ -118,10 +118,10 @@ def test_large_images_do_not_fit_into_shared_memory_but_through_the_pipe(monkeyp
 
 def test_an_image_that_kills_two_workers_is_a_problem_and_the_next_one_is_decoded():
     with faked("die_of_patients") as decoder:
-        problem = decoder.read(FATAL, [32]).error
-        assert problem.code == "decoder_killed"
-        assert problem.status == "failed"
-        assert "more than 1.5 GB of memory or 60 seconds, or broke the decoder" in str(problem)
+        error = decoder.read(FATAL, [32]).error
+        assert error.code == "decoder_killed"
+        assert error.status == "failed"
+        assert "more than 1.5 GB of memory or 60 seconds, or crashed the decoder" in str(error)
         assert decoder.read(dicom(GREY), [32]).error is None
         assert decoder.read(FATAL, ()).error.code == "decoder_killed"  # its header does it
 
@@ -138,26 +138,26 @@ def test_an_image_whose_worker_was_killed_once_is_tried_again():
 def test_any_kind_goes_to_a_worker_where_care_is_asked_for():
     with faked("die_of_everything") as decoder:
         assert decoder.read(JPEG, [32]).error is None
-        assert decoder.read(JPEG, [32], careful=True).error.code == "decoder_killed"
+        assert decoder.read(JPEG, [32], isolated=True).error.code == "decoder_killed"
 
 
 def test_an_image_that_takes_too_long_is_ended():
-    with faked("sleep_at_patients", seconds=0.5) as decoder:
+    with faked("sleep_at_patients", timeout_s=0.5) as decoder:
         assert decoder.read(SLOW, [32]).error.code == "decoder_killed"
         assert "0.5 seconds" in str(decoder.read(SLOW, [32]).error)
 
 
 def test_memory_that_runs_out_in_a_worker_that_survives_is_said_plainly():
     with faked("fill_the_memory", memory_bytes=300_000_000) as decoder:
-        problem = decoder.read(dicom(GREY), [32]).error
-        assert isinstance(problem, TooLarge)
-        assert "more memory than there is for one image" in str(problem)
+        error = decoder.read(dicom(GREY), [32]).error
+        assert isinstance(error, TooLarge)
+        assert "more memory than one image may use" in str(error)
         assert len(pids_of(decoder)) == 1
 
 
 @pytest.mark.parametrize("patch", ["answer_noise", "answer_endlessly", "answer_other_sizes"])
 def test_a_worker_that_answers_what_it_should_not_is_not_believed(patch):
-    with faked(patch, seconds=20) as decoder:
+    with faked(patch, timeout_s=20) as decoder:
         assert decoder.read(dicom(GREY), [32]).error.code == "decoder_killed"
 
 
@@ -228,7 +228,7 @@ def test_a_decoder_that_is_forgotten_leaves_no_process():
 ORPHANED = """
 import os, signal
 from batch_scorer.imaging.decode_pool import Decoder
-from tests.batch_scorer.pixel_table import GREY, dicom
+from tests.batch_scorer.imaging.pixel_table import GREY, dicom
 decoder = Decoder()
 decoder.read(dicom(GREY), [32])
 print(*(worker._process.pid for worker in decoder._workers), flush=True)

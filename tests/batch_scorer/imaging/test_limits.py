@@ -20,7 +20,7 @@ def test_a_parser_that_swallows_the_first_failure_cannot_go_on():
     for _ in range(3):
         file.read(1)
     for _ in range(2):
-        with pytest.raises(TooLarge, match="far more parts"):
+        with pytest.raises(TooLarge, match="far too many parts"):
             file.read(1)
     assert BudgetedBytesIO(bytes(10_000), max_steps=0).read() == bytes(10_000)  # a block is no step
 

@@ -1,4 +1,4 @@
-"""Raised weights: the same answers to the last bit, and nothing else in the file changes."""
+"""Shifted zero points: bit-identical outputs, and nothing else in the file changes."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def draw_weights(lowest=-64, highest=64):
 def answer(model):
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     # Up to 127: without VNNI, a CPU adds products of bytes in pairs to 16 bits, and cuts off above.
-    films = np.random.default_rng(2).integers(0, 128, (3, 4, SIDE, SIDE), np.uint8)
-    return session.run(None, {"pixels": films})[0]
+    images = np.random.default_rng(2).integers(0, 128, (3, 4, SIDE, SIDE), np.uint8)
+    return session.run(None, {"pixels": images})[0]
 
 
 def stored(model):
@@ -117,16 +117,16 @@ def test_what_cannot_be_raised_stays_as_it_is(model):
 
 @pytest.mark.parametrize("name", list_bundled_models())
 def test_a_bundled_model_answers_the_same_with_tiles_and_without(name, monkeypatch):
-    films = np.random.default_rng(3).integers(0, 256, (5, 224, 224, 1), np.uint8)
-    answers = []
+    images = np.random.default_rng(3).integers(0, 256, (5, 224, 224, 1), np.uint8)
+    predictions = []
     for tiles in (False, True):
         monkeypatch.setattr(classifier, "has_amx", lambda tiles=tiles: tiles)
-        answers.append(Classifier.load(name, "cpu", 1).predict(films))
+        predictions.append(Classifier.load(name, "cpu", 1).predict(images))
     int8 = classifier.read_bundled_manifest().models[name].precision == "int8"
     data = find_model_file(name).read_bytes()
     assert (shift_zero_points(data) != data) == int8
-    for answer_name, values in vars(answers[0]).items():
-        assert np.array_equal(values, getattr(answers[1], answer_name)), answer_name
+    for output_name, values in vars(predictions[0]).items():
+        assert np.array_equal(values, getattr(predictions[1], output_name)), output_name
 
 
 @pytest.mark.parametrize(

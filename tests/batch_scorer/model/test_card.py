@@ -101,10 +101,10 @@ def test_a_name_that_is_no_plain_word_is_refused(name):
         decode_card(_changed(name=name), "m.onnx")
 
 
-def _put(place: str, value: object) -> str:
-    """The card with another value at a place such as "threshold.value"."""
+def _put(field: str, value: object) -> str:
+    """Return the card as JSON with another value of a field such as "threshold.value"."""
     card = json.loads(encode_card(FULL))
-    *path, last = (int(name) if name.isdigit() else name for name in place.split("."))
+    *path, last = (int(name) if name.isdigit() else name for name in field.split("."))
     part = card
     for name in path:
         part = part[name]
@@ -113,7 +113,7 @@ def _put(place: str, value: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("place", "values"),
+    ("field", "values"),
     [
         ("threshold.value", [-1, 0, 1, 5, None, "0.5"]),
         ("self_test.tolerance", [-1, 0, 1.1e-3, 1e9]),
@@ -144,11 +144,11 @@ def _put(place: str, value: object) -> str:
         ("evidence.width", [-1, 0, 10**12]),
     ],
 )
-def test_numbers_that_cannot_be_are_refused_by_the_name_of_their_place(place, values):
+def test_impossible_numbers_are_refused_with_the_name_of_their_field(field, values):
     assert decode_card(encode_card(FULL), "m.onnx") == FULL
     for value in values:
         with pytest.raises(CardVersionUnsupported, match=r"The model card of m\.onnx is broken: "):
-            decode_card(_put(place, value), "m.onnx")
+            decode_card(_put(field, value), "m.onnx")
 
 
 @pytest.mark.parametrize("text", ["1e999", "NaN", "Infinity"])
@@ -166,7 +166,7 @@ def test_half_precision_may_be_off_by_more_and_by_how_much():
     text = encode_card(card).replace('"tolerance":0.005', '"tolerance":0.0051')
     with pytest.raises(CardVersionUnsupported, match="tolerance"):
         decode_card(text, "m.onnx")
-    with pytest.raises(CardVersionUnsupported, match=r"to within 0\.001, found 0\.005"):
+    with pytest.raises(CardVersionUnsupported, match=r"tolerance up to 0\.001, found 0\.005"):
         decode_card(encode_card(card).replace('"float16"', '"int8"'), "m.onnx")
 
 
@@ -191,7 +191,7 @@ def test_an_empty_band_can_be_read():
 
 def test_a_band_holds_its_lower_edge_and_not_its_upper_one():
     band = make_band(0.3, 0.6)
-    assert [band.holds(p) for p in (0.29, 0.3, 0.45, 0.6)] == [False, True, True, False]
+    assert [band.contains(p) for p in (0.29, 0.3, 0.45, 0.6)] == [False, True, True, False]
 
 
 def test_the_test_films_are_quoted_where_they_were_opened():
@@ -202,9 +202,9 @@ def test_the_test_films_are_quoted_where_they_were_opened():
 
 
 def test_the_self_test_draws_four_different_films_the_same_every_time():
-    films = draw_self_test_images(224)
-    assert films.shape == (4, 224, 224, 1)
-    assert np.array_equal(films, draw_self_test_images(224))
-    assert len({film.tobytes() for film in films}) == 4
-    assert films.min() < 70
-    assert films.max() > 200
+    images = draw_self_test_images(224)
+    assert images.shape == (4, 224, 224, 1)
+    assert np.array_equal(images, draw_self_test_images(224))
+    assert len({image.tobytes() for image in images}) == 4
+    assert images.min() < 70
+    assert images.max() > 200

@@ -52,7 +52,7 @@ def test_it_predicts_one_probability_a_film(tiny_model):
 def test_a_file_that_is_no_model_is_refused(tmp_path):
     path = tmp_path / "x.onnx"
     path.write_bytes(b"not a model")
-    with pytest.raises(ModelFileError, match=r"no ONNX model that can be run"):
+    with pytest.raises(ModelFileError, match=r"ONNX Runtime cannot run"):
         Classifier.load(path)
 
 
@@ -66,13 +66,13 @@ def test_a_model_without_card_or_self_test_is_refused(tiny_model, tmp_path):
 
 def test_a_model_that_answers_otherwise_than_its_card_says_is_refused(tiny_model, tmp_path):
     other = make_tiny_card(slope=9.0)
-    with pytest.raises(SelfTestFailed, match=r"is off by 0\.0"):
+    with pytest.raises(SelfTestFailed, match=r"self-test of .* at most .*, found 0\.0"):
         Classifier.load(_rewritten(tiny_model, tmp_path / "x.onnx", other))
 
 
 def test_a_provider_that_is_not_there_is_never_replaced_in_silence(tiny_model, monkeypatch):
     monkeypatch.setattr(module, "list_providers", lambda: ["cpu"])
-    with pytest.raises(ProviderUnavailable, match="CUDA provider was asked for"):
+    with pytest.raises(ProviderUnavailable, match="Expected the CUDA provider"):
         Classifier.load(tiny_model, "cuda")
     assert Classifier.load(tiny_model, "auto").provider == "cpu"
 

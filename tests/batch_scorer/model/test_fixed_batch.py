@@ -1,4 +1,4 @@
-"""Batches of a fixed shape: a film's answers do not depend on its place or its neighbours."""
+"""Fixed batch shapes: an image's scores do not depend on its position or its neighbours."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ BATCH = 16
 
 
 @pytest.fixture(scope="module")
-def films():
+def images():
     paths = sorted(EXAMPLES.rglob("*.jpeg"))
     return np.stack([decode_radiograph(path.read_bytes(), 224) for path in paths])[..., None]
 
 
-def named(answers: Predictions) -> dict[str, np.ndarray]:
-    found = {name: getattr(answers, name) for name in Predictions.__dataclass_fields__}
+def named(predictions: Predictions) -> dict[str, np.ndarray]:
+    found = {name: getattr(predictions, name) for name in Predictions.__dataclass_fields__}
     return {name: values for name, values in found.items() if values is not None}
 
 
 @pytest.mark.parametrize("name", list_bundled_models())
-def test_a_film_s_answers_are_the_same_bits_wherever_it_stands(name, films):
+def test_the_scores_of_an_image_are_bit_identical_in_any_position(name, images):
     model = Classifier.load(name, "cpu", threads=1, batch_size=BATCH)
     others = {
         "on two threads": Classifier.load(name, "cpu", threads=2, batch_size=BATCH),
         "alone on the session": model,
     }
-    expected = named(model.predict(films))
-    assert len(expected["probability"]) == len(films) == 24
+    expected = named(model.predict(images))
+    assert len(expected["probability"]) == len(images) == 24
     assert {"probability", "atypicality", "viral", "evidence"} <= set(expected)
     rng = np.random.default_rng(0)
     orders = {
-        "backwards": np.arange(len(films))[::-1],
-        "shuffled": rng.permutation(len(films)),
+        "backwards": np.arange(len(images))[::-1],
+        "shuffled": rng.permutation(len(images)),
         "the last batch nearly empty": np.arange(BATCH + 1),
-        "one film alone": np.array([5]),
+        "one image alone": np.array([5]),
         "beside copies of another": np.array([7, *[2] * 9, 11]),
     }
     for order_name, order in orders.items():
         for model_name, other in others.items():
-            found = named(other.predict(films[order]))
-            for answer, values in expected.items():
-                assert np.array_equal(found[answer], values[order]), (
+            found = named(other.predict(images[order]))
+            for output, values in expected.items():
+                assert np.array_equal(found[output], values[order]), (
                     order_name,
                     model_name,
-                    answer,
+                    output,
                 )
 
 
@@ -80,9 +80,9 @@ def test_blank_films_fill_a_batch_and_leave_no_answer(tiny_model):
     assert found == pytest.approx(tiny_probability(pixels, 8.0), abs=1e-5)
 
 
-def test_many_threads_share_one_model(films):
+def test_many_threads_share_one_model(images):
     model = Classifier.load("mlp", "cpu", threads=1, batch_size=8)
-    expected = model.predict(films).probability
+    expected = model.predict(images).probability
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: model.predict(films).probability, range(12)):
+        for found in pool.map(lambda _: model.predict(images).probability, range(12)):
             assert np.array_equal(found, expected)

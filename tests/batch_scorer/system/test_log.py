@@ -220,12 +220,12 @@ def record(name, text, *args, **extra):
 
 
 def test_words_that_were_filled_in_are_hidden_and_other_libraries_named_only():
-    own = record("cxr.journal", "%s is damaged: %d films   again", "DoeJane.jsonl", np.int64(3))
+    own = record("batch_scorer.results.checkpoint", "%s is damaged: %d films   again", "DoeJane.jsonl", np.int64(3))
     assert own["text"] == "… is damaged: 3 films again"
-    assert record("cxr", "50 % of it")["text"] == "50 % of it"
+    assert record("trainer.train", "50 % of it")["text"] == "50 % of it"
     other = record("pydicom", "PatientName 'DOE^JANE' is odd")
     assert (other["logger"], "text" in other) == ("pydicom", False)
-    odd = record("cxr.events", "odd", event="odd", fields={"none": None, "zero": 0, "empty": ""})
+    odd = record("batch_scorer.system.log", "odd", event="odd", fields={"none": None, "zero": 0, "empty": ""})
     assert "zero" in odd
     assert not {"none", "empty"} & odd.keys()
 

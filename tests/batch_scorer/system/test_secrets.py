@@ -73,7 +73,7 @@ def say(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(main, "exit_process", sys.exit)
     once = filesystem._RETRYING.copy(stop=stop_after_attempt(1))  # 127.0.0.1 does not answer
     monkeypatch.setattr(filesystem, "_RETRYING", once)
-    root, log = logging.getLogger(), logging.getLogger("cxr")
+    root, log = logging.getLogger(), logging.getLogger("batch_scorer")
     handlers, level = root.handlers[:], log.level
 
     def run(*arguments):

@@ -49,7 +49,7 @@ def test_a_folder_beside_the_parts_is_left_out_with_a_warning(tmp_path, caplog):
     make_labelled_folder(root / "train", 20, 20)
     make_labelled_folder(root / "chest_xray" / "train", 5, 6)
     (root / "empty").mkdir()
-    with caplog.at_level(logging.WARNING, logger="cxr"):
+    with caplog.at_level(logging.WARNING, logger="trainer"):
         dataset = read_dataset(root, 32, seed=1)
     assert len(dataset.train) + len(dataset.validation) == 40
     assert "left out, as no part of the set: chest_xray with 11 files" in caplog.text
@@ -70,7 +70,7 @@ def test_any_other_file_in_a_class_folder_must_be_a_film(tmp_path):
     put(root / "PNEUMONIA", ["notes.txt"], b"ask about film 7")
     with pytest.raises(
         DatasetError,
-        match=r"notes\.txt cannot be used.*: .*not JPEG, PNG, TIFF, BMP, WebP or DICOM",
+        match=r"notes\.txt cannot be used.*: .*Expected JPEG, PNG, TIFF, BMP, WebP or DICOM",
     ):
         read_dataset(root, 32, seed=1)
 
@@ -88,7 +88,7 @@ def test_films_without_patients_are_warned_of(tmp_path, caplog):
     assert caplog.text == ""
     for index, film in enumerate(sorted((root / "NORMAL").iterdir())):
         film.rename(film.with_name(f"clinic{index}.png"))
-    with caplog.at_level(logging.WARNING, logger="cxr"):
+    with caplog.at_level(logging.WARNING, logger="trainer"):
         read_dataset(root, 32, seed=1)
     assert "Warning: 20 of 40 file names tell no patient" in caplog.text
     assert "taken for a patient of its own" in caplog.text
