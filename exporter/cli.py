@@ -72,8 +72,7 @@ def _parse_precisions(
     "license_id",
     metavar="ID",
     default="",
-    help="License that NAME.md states, by its Hugging Face Hub identifier: mit, cc-by-4.0, ... "
-    "Default: none.",
+    help="License that NAME.md states, by its Hugging Face ID: mit, cc-by-4.0, ... Default: none.",
 )
 def export(
     run: Path, output: Path, precisions: tuple[PrecisionOption, ...], license_id: str
