@@ -126,7 +126,7 @@ _MODULES = {
     "score": "api",
     "verify_report": "report.formats.verify",
 }
-"""Where each public name is defined; the others are errors."""
+"""Module of each public name; the names that are missing here are errors."""
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
 
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """Set the variable, and set it back: the caller's environment stays as it is."""
+    """Set the variable for the time of the import, and restore the caller's environment."""
     before = os.environ.get(TELEMETRY_VARIABLE)
     os.environ[TELEMETRY_VARIABLE] = "1"
     try:

@@ -73,7 +73,7 @@ def set_log_format(name: str) -> None:
 
 
 def set_log_level(level: int) -> None:
-    """Set from which level on the program's own lines are written."""
+    """Set the lowest level at which this program's own loggers write."""
     for name in _OWN_PACKAGES:
         logging.getLogger(name).setLevel(level)
 

@@ -12,19 +12,19 @@ import warnings
 from contextlib import suppress
 
 CLOUD_LOGGERS = ("adlfs", "aiobotocore", "asyncio", "azure", "botocore", "gcsfs", "google", "s3fs")
-"""Their errors become this program's own errors and retries."""
+"""Loggers of cloud clients, whose errors this program reports or retries itself."""
 
 
 def configure_process() -> None:
-    """Silence the libraries that decode images and read buckets; calling it again is harmless.
+    """Silence the libraries that decode images and read buckets. Safe to call more than once.
 
-    They print what they find odd in a file, and may quote its header. This program judges a file
-    by what it decodes to, and states that once, without what names a patient.
+    Their messages on odd files may quote a header, and with it a patient. This program judges a
+    file by its decoded pixels, and reports each problem once, in its own words.
     """
     warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
     for name in ("PIL", *CLOUD_LOGGERS):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    for name in ("pydicom", "pylibjpeg"):  # their import would set a level back
+    for name in ("pydicom", "pylibjpeg"):  # their import would reset a level
         logger = logging.getLogger(name)
         logger.handlers = [logging.NullHandler()]
         logger.propagate = False

@@ -46,7 +46,7 @@ THIRD_PARTY = """
 import matplotlib.figure, numpy, PIL.Image, pyarrow, pydicom, pydicom.pixels, sklearn, scipy.stats
 import batch_scorer.model.onnx_runtime, fsspec, fontTools.ttLib
 """
-"""What third-party packages change when they are imported is theirs."""
+"""Imported before the snapshot: third-party packages do change the process."""
 
 
 def run_python(code, *arguments):
