@@ -65,7 +65,7 @@ class Checkpoint:
         out: its films are scored again.
         """
         rows: list[Score] = []
-        for name in self.output.names(CHECKPOINT_FOLDER):
+        for name in self.output.list_files(CHECKPOINT_FOLDER):
             match = _FILE_NAME.fullmatch(name)
             if not match or match["config_hash"] != self.config_hash:
                 continue
@@ -78,7 +78,7 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Remove it, that of other methods too: the run's own rows are in place."""
-        self.output.discard(
+        self.output.remove_unchanged(
             {name: part.sha256 for name, part in find_checkpoint_files(self.output).items()}
         )
         self.output.remove_empty_folder(CHECKPOINT_FOLDER)
@@ -94,7 +94,7 @@ class _CheckpointFile:
 
 def find_checkpoint_files(output: Output) -> dict[str, _CheckpointFile]:
     """The whole files of every journal in an output, by their names."""
-    names = [name for name in output.names(CHECKPOINT_FOLDER) if _FILE_NAME.fullmatch(name)]
+    names = [name for name in output.list_files(CHECKPOINT_FOLDER) if _FILE_NAME.fullmatch(name)]
     parts = {name: _read_file(output, name) for name in names}
     return {name: part for name, part in parts.items() if part}
 

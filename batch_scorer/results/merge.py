@@ -16,8 +16,8 @@ from batch_scorer.results.claim import claim_run
 from batch_scorer.results.commit import ReportImageSource, ScoredRun, commit_run, mark_duplicates
 from batch_scorer.results.shards import MAX_SHARDS, SHARDS_FOLDER, Shard
 from batch_scorer.results.thumbnails import ReportImages
-from batch_scorer.storage.lease import OutputLock
 from batch_scorer.storage.output import open_output
+from batch_scorer.storage.output_lock import OutputLock
 from batch_scorer.storage.source import open_source
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _find_shards(place: Output) -> list[Shard]:
     """
     found = {
         Shard(int(match[1]), int(match[2]))
-        for name in place.names(SHARDS_FOLDER)
+        for name in place.list_files(SHARDS_FOLDER)
         if (match := _SHARD_FOLDER.search(name))
         and name.endswith(f"/{store.RUN_FILE}")
         and "/" not in name[match.end() :]

@@ -51,7 +51,7 @@ def invalidate_run(output: Output) -> None:
 
 def find_report_images(output: Output) -> list[str]:
     """The files of an output whose names are those of pictures of films."""
-    names = output.names(IMAGES_FOLDER)
+    names = output.list_files(IMAGES_FOLDER)
     return [name for name in names if _REPORT_IMAGE_FILE.fullmatch(name)]
 
 

@@ -74,7 +74,7 @@ def test_a_night_alone_finds_its_films_and_the_next_one_only_what_is_new(job, fo
     assert {row.image for row, date in dated if date == second.run_date} == {
         *("NORMAL/film_0.png", "new.png", "letter.txt"),
     }
-    pictures = open_output(second.place).names(store.IMAGES_FOLDER)
+    pictures = open_output(second.place).list_files(store.IMAGES_FOLDER)
     assert len([name for name in pictures if "evidence" not in name]) == 2
 
 
@@ -222,7 +222,7 @@ def test_first_tasks_that_arrive_together_open_one_night(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(arrive, range(8)))
     assert len({night.name for night in found}) == 1
-    assert output.names(schedule.SPECS_FOLDER) == ["plans/000001.json"]
+    assert output.list_files(schedule.SPECS_FOLDER) == ["plans/000001.json"]
 
 
 def test_names_of_nights_grow_whatever_the_clock_says():
