@@ -197,7 +197,7 @@ def _reopen_source(source: Source) -> Source:
     """The source with a connection of this process's own; a list opens each film by its URL."""
     if source.filesystem is None:
         return source
-    return replace(source, filesystem=open_filesystem(source.address, source.access)[0])
+    return replace(source, filesystem=open_filesystem(source.raw_url, source.access)[0])
 
 
 def _copy_known_scores(row: Score, known: dict[str, Score]) -> Score:

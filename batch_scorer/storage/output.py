@@ -43,7 +43,7 @@ __all__ = [
     "sha256_hex",
 ]
 CHANGED_FOLDER = "earlier/changed-"
-"""Folder, before the first digits of a hash, for files that were changed after they were written."""
+"""Folder, before the first digits of a hash, for files that were changed after the write."""
 _RECORD_FOLDER = f"{INTERNAL_FOLDER}/record"
 _MAX_RECORD_PARTS = 8
 """Number of record files above which they are merged into one."""

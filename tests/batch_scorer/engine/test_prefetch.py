@@ -99,6 +99,6 @@ def test_what_went_wrong_comes_with_the_film_it_happened_to(remote):
     films = read_ahead(remote, remote.refs[:3])
     reads = [read for _, read in films]
     assert reads[0]() == b"\x00"
-    with pytest.raises(Unreadable, match="it is not there"):
+    with pytest.raises(Unreadable, match="it does not exist"):
         reads[1]()
     assert reads[2]() == b"\x02"
