@@ -130,7 +130,7 @@ def prepare_sample(job: ScoreJob, films: int) -> tuple[EngineJob, int]:
         CxrError: The source or a model cannot be used.
     """
     source = open_source(job.images, job.limit, job.access)
-    refs = [ref for ref in source.refs if job.shard is None or job.shard.holds(ref.key)]
+    refs = [ref for ref in source.refs if job.shard is None or job.shard.contains(ref.key)]
     if not refs:
         raise UsageError(f"Shard {job.shard} of {source.url} holds no file.")
     places = np.linspace(0, len(refs) - 1, min(films, len(refs))).round().astype(int)

@@ -109,7 +109,7 @@ class Worker:
         rows = [row for part in score_batches(work) for row in part]
         return {
             "rows": msgspec.json.encode(rows),
-            "spent": msgspec.json.encode(work.usage.tell()),
+            "spent": msgspec.json.encode(work.usage.snapshot()),
             "retries": count_retries() - before,
         }
 

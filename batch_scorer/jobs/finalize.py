@@ -221,7 +221,7 @@ def _merge_shards(night: ScheduledRun, ending: FinalizeOptions, lease: Lease) ->
         dated,
         ending.load_model,
         ending.access,
-        pictures=since is None or not since.unchanged,
+        with_report_images=since is None or not since.unchanged,
     )
 
 

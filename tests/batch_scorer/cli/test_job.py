@@ -114,8 +114,8 @@ def test_another_model_than_that_of_latest_is_one_line(films, tmp_path):
             {"JOB_COMPLETION_INDEX": "4", "CXR_SHARD_COUNT": "4"},
             "Expected a shard from 1 to 4, found JOB_COMPLETION_INDEX=4 of CXR_SHARD_COUNT=4",
         ),
-        (("--shard", "claim"), {}, "--shard claim expected the number of shares, found no --tasks"),
-        (("--tasks", "4"), {}, "Expected to be told which of 4 tasks this is, found nothing"),
+        (("--shard", "claim"), {}, "--shard claim expected the number of shards, found no --tasks"),
+        (("--tasks", "4"), {}, "Expected the number of this task among 4 tasks, found nothing"),
         (("--shard", "2/3", "--tasks", "4"), {}, "Expected one of 4 tasks, found shard 2/3"),
     ],
 )

@@ -331,7 +331,7 @@ def test_films_that_come_during_a_night_are_the_next_one_s(job, folder):
     run_task(task(job, 1, 2, "monday"))
     for index in range(8):
         (folder / f"late_{index}.png").write_bytes(make_film(seed=index + 20))
-    theirs = sum(Shard(2, 2).holds(f"late_{index}.png") for index in range(8))
+    theirs = sum(Shard(2, 2).contains(f"late_{index}.png") for index in range(8))
     assert 0 < theirs < 8
     first = run_task(task(job, 2, 2, "monday")).manifest
     assert (first.found, first.listed) == (6 + theirs, 6 + theirs)

@@ -57,18 +57,18 @@ def test_what_another_process_spent_is_added_and_its_memory_compared():
     assert meter.worker_seconds == {"read": 2.0, "decode": 2.0, "classify": 3.5}
     assert (meter.bytes_read, meter.peak_memory_bytes) == (15, 500)
     before = peak_memory_bytes()  # it may grow between two looks
-    assert before <= meter.tell().peak_memory_bytes <= peak_memory_bytes()
+    assert before <= meter.snapshot().peak_memory_bytes <= peak_memory_bytes()
 
 
 def test_the_price_of_a_thousand_films_is_a_division():
-    price = CoreHourPrice(0.048, "EUR").compute_cost(core_seconds=7200, films=400)
+    price = CoreHourPrice(0.048, "EUR").compute_cost(core_seconds=7200, images=400)
     assert price is not None
     assert price.per_1000_images == pytest.approx(2 * 0.048 * 1000 / 400)
     assert price.core_hour_price == CoreHourPrice(0.048, "EUR")
     assert describe_cost(price, 7200) == (
         "0.24 EUR per 1,000 films: 7,200.0 core-seconds for 400, at 0.048 EUR a core-hour"
     )
-    assert CoreHourPrice(0.048).compute_cost(7200, films=0) is None
+    assert CoreHourPrice(0.048).compute_cost(7200, images=0) is None
 
 
 @pytest.mark.parametrize(
