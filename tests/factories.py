@@ -410,7 +410,7 @@ def write_run(
     """A finished run on disk: rows, pictures, manifest."""
     place = open_output(output)
     place.prepare()
-    rows_sha256, parquet_sha256 = store.write_rows(place, rows, models, added=added)
+    rows_sha256, parquet_sha256 = store.write_rows(place, rows, models, extra_columns=added)
     gallery = changes.get("gallery", Gallery())
     groups = select_for_review(rows, models[0].threshold, gallery.review_minutes).values()
     for index, row in enumerate(row for group in groups for row in group):

@@ -231,7 +231,7 @@ def format_weights_name(epoch: int) -> str:
 
 
 def _list_weights(output: Output) -> list[str]:
-    return [name for name in output.names(RESUME_FOLDER) if _WEIGHTS_FILE.fullmatch(name)]
+    return [name for name in output.list_files(RESUME_FOLDER) if _WEIGHTS_FILE.fullmatch(name)]
 
 
 def _find_best_row(rows: list[dict[str, str]]) -> int:

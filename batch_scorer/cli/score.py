@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from batch_scorer.engine.score_job import ScoreJob
     from batch_scorer.report.content.report_options import ReportOptions
     from batch_scorer.results.schema import BatchMetrics, RunManifest
-    from batch_scorer.storage.lease import OutputLock
     from batch_scorer.storage.output import Output
+    from batch_scorer.storage.output_lock import OutputLock
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def score(
     files were not scored, 75 interrupted: retry.
     """
     from batch_scorer.engine.runner import run_score_job
-    from batch_scorer.storage.lease import OutputLock
+    from batch_scorer.storage.output_lock import OutputLock
 
     job = make_score_job(**options)
     if dry_run:
@@ -137,8 +137,8 @@ def merge(output: str, report: bool, report_options: ReportOptions) -> int:
     `cxr score`.
     """
     from batch_scorer.results.merge import merge_shards
-    from batch_scorer.storage.lease import OutputLock
     from batch_scorer.storage.output import open_output
+    from batch_scorer.storage.output_lock import OutputLock
 
     with OutputLock(run_output := open_output(output)) as lock:
         return _finish_run(

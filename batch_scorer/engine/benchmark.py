@@ -136,7 +136,7 @@ def prepare_sample(job: ScoreJob, max_images: int) -> tuple[EngineJob, int]:
         CxrError: The source or a model cannot be used.
     """
     source = open_source(job.images, job.limit, job.access)
-    refs = [ref for ref in source.refs if job.shard is None or job.shard.holds(ref.key)]
+    refs = [ref for ref in source.refs if job.shard is None or job.shard.contains(ref.key)]
     if not refs:
         raise UsageError(
             f"Expected files in shard {job.shard} of {source.url}, found none.",

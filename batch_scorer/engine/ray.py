@@ -115,7 +115,7 @@ class Worker:
         rows = [row for batch in score_batches(job) for row in batch]
         return {
             "rows": msgspec.json.encode(rows),
-            "usage": msgspec.json.encode(job.usage.tell()),
+            "usage": msgspec.json.encode(job.usage.snapshot()),
             "retries": count_retries() - before,
         }
 
@@ -212,7 +212,7 @@ def _reopen_source(source: Source) -> Source:
     """
     if source.filesystem is None:
         return source
-    return replace(source, filesystem=open_filesystem(source.address, source.access)[0])
+    return replace(source, filesystem=open_filesystem(source.raw_url, source.access)[0])
 
 
 def _copy_known_scores(row: Score, known: dict[str, Score]) -> Score:

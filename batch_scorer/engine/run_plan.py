@@ -71,7 +71,7 @@ def plan_run(job: ScoreJob) -> RunPlan:
     labels = read_labels(job.labels, source)
     selected = len(source.refs)
     if job.shard:
-        source = replace(source, refs=tuple(r for r in source.refs if job.shard.holds(r.key)))
+        source = replace(source, refs=tuple(r for r in source.refs if job.shard.contains(r.key)))
     models = _hash_models(job)
     config_hash = _hash_config(job, models)
     plan = RunPlan(

@@ -35,7 +35,7 @@ from batch_scorer.results.commit import (
 from batch_scorer.results.schema import ModelUsed, RunFacts
 from batch_scorer.results.thumbnails import ReportImages
 from batch_scorer.storage.filesystem import count_retries
-from batch_scorer.storage.lease import OutputLock
+from batch_scorer.storage.output_lock import OutputLock
 from batch_scorer.system.log import bind_fields, log_event
 from batch_scorer.system.process import available_cores
 from batch_scorer.system.redact import redact_url

@@ -223,7 +223,7 @@ def _merge_shards(run: ScheduledRun, options: FinalizeOptions, lease: Lease) -> 
         dated,
         options.load_model,
         options.access,
-        pictures=changes is None or not changes.unchanged,
+        with_report_images=changes is None or not changes.unchanged,
     )
 
 

@@ -54,7 +54,7 @@ def read_published_date(output: Output) -> str:
     Raises:
         OutputError: The file cannot be read.
     """
-    matches = filter(None, map(_PUBLISHED_FILE.fullmatch, output.names(PUBLISHED_FOLDER)))
+    matches = filter(None, map(_PUBLISHED_FILE.fullmatch, output.list_files(PUBLISHED_FOLDER)))
     newest = max(matches, key=lambda match: int(match[1]), default=None)
     data = output.read(newest[0]) if newest else None
     if newest is None or data is None:

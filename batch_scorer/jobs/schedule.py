@@ -119,7 +119,7 @@ class ScheduledRun:
     def list_missing_shards(self) -> list[Shard]:
         """List the shards that are not finished yet."""
         suffix = f"/{store.RUN_FILE}"
-        names = self.run_output.names("shards")
+        names = self.run_output.list_files("shards")
         done = {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
         return [shard for shard in self.shards if shard.folder not in done]
 
@@ -207,7 +207,7 @@ def find_scheduled_run(output: Output, number: int | None = None) -> ScheduledRu
         OutputError: Its spec cannot be read.
     """
     if number is None:
-        matches = filter(None, map(_SPEC_FILE.fullmatch, output.names(SPECS_FOLDER)))
+        matches = filter(None, map(_SPEC_FILE.fullmatch, output.list_files(SPECS_FOLDER)))
         numbers = [int(match[1]) for match in matches if match[0] == _spec_path(int(match[1]))]
         number = max(numbers, default=0)
     data = output.read(_spec_path(number)) if number > 0 else None

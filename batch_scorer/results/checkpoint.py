@@ -1,8 +1,8 @@
-"""What a run has settled so far: one small file for each batch, written before the next begins.
+"""Checkpoints of a run: one small file for each batch, written before the next batch begins.
 
-A run that was stopped, by whatever, goes on from here. The files are removed when the run's own
-rows are in place; until then they lie in ``journal/``, next to the results of an earlier run. Each
-is named after the SHA-256 of its content, which shows that it is whole, and the program's.
+An interrupted run resumes from them. The files lie in ``journal/``, beside the results of an
+earlier run, and are removed once the run's own rows are written. Each is named after the SHA-256 of
+its content, which proves that it is complete and the program's own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHECKPOINT_FOLDER = "journal"
 log = logging.getLogger(__name__)
 _ENCODER = msgspec.json.Encoder()
 _HASH_DIGITS = 16
-# Older versions wrote no hash into the name.
+# Older versions left the hash out of the name.
 _FILE_NAME = re.compile(
     rf"{CHECKPOINT_FOLDER}/(?P<config_hash>[0-9a-f]{{16}})-[0-9a-f]{{8}}-[0-9]{{6,}}"
     rf"(?:-(?P<sha256>[0-9a-f]{{{_HASH_DIGITS}}}))?\.jsonl"
@@ -38,47 +38,47 @@ _FILE_NAME = re.compile(
 
 @dataclass
 class Checkpoint:
-    """Rows of an unfinished run by one method. Each process adds files of its own."""
+    """Rows of an unfinished run with one configuration. Each process adds files of its own."""
 
     output: Output
     config_hash: str
-    _process: str = field(default_factory=lambda: secrets.token_hex(4))
-    _parts: int = 0
+    _process_id: str = field(default_factory=lambda: secrets.token_hex(4))
+    _file_count: int = 0
 
     def add(self, rows: Sequence[Score]) -> None:
-        """Keep the rows of one batch.
+        """Store the rows of one batch.
 
         Raises:
-            LedgerError: They cannot be written.
+            OutputError: They cannot be written.
         """
-        self._parts += 1
+        self._file_count += 1
         data = _ENCODER.encode_lines(rows)
-        number = f"{self.config_hash}-{self._process}-{self._parts:06d}"
+        number = f"{self.config_hash}-{self._process_id}-{self._file_count:06d}"
         self.output.create(
             f"{CHECKPOINT_FOLDER}/{number}-{sha256_hex(data)[:_HASH_DIGITS]}.jsonl", data
         )
 
     def read(self) -> list[Score]:
-        """Every row that is kept, of this process and of earlier ones.
+        """Read all stored rows, of this process and of earlier ones.
 
-        A file that cannot be read (a machine lost its power while it was written) is named and left
-        out: its films are scored again.
+        A damaged file, such as after a power failure, is logged and skipped: its images are scored
+        again.
         """
         rows: list[Score] = []
-        for name in self.output.names(CHECKPOINT_FOLDER):
+        for name in self.output.list_files(CHECKPOINT_FOLDER):
             match = _FILE_NAME.fullmatch(name)
             if not match or match["config_hash"] != self.config_hash:
                 continue
-            part = _read_file(self.output, name)
-            if part is None:
-                log.warning("%s is damaged: its films are scored again", name)
+            file = _read_file(self.output, name)
+            if file is None:
+                log.warning("%s is damaged: its images are scored again", name)
             else:
-                rows += part.rows
+                rows += file.rows
         return rows
 
     def clear(self) -> None:
-        """Remove it, that of other methods too: the run's own rows are in place."""
-        self.output.discard(
+        """Remove the files of all configurations, once the run's own rows are written."""
+        self.output.remove_unchanged(
             {name: part.sha256 for name, part in find_checkpoint_files(self.output).items()}
         )
         self.output.remove_empty_folder(CHECKPOINT_FOLDER)
@@ -86,21 +86,21 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class _CheckpointFile:
-    """A whole file of a journal."""
+    """A complete checkpoint file."""
 
     rows: list[Score]
     sha256: str
 
 
 def find_checkpoint_files(output: Output) -> dict[str, _CheckpointFile]:
-    """The whole files of every journal in an output, by their names."""
-    names = [name for name in output.names(CHECKPOINT_FOLDER) if _FILE_NAME.fullmatch(name)]
+    """Find the complete checkpoint files in an output, by name."""
+    names = [name for name in output.list_files(CHECKPOINT_FOLDER) if _FILE_NAME.fullmatch(name)]
     parts = {name: _read_file(output, name) for name in names}
     return {name: part for name, part in parts.items() if part}
 
 
 def _read_file(output: Output, name: str) -> _CheckpointFile | None:
-    """A file of a journal; None where it is damaged, or gone."""
+    """Read a checkpoint file; None if it is damaged or missing."""
     data, match = output.read(name), _FILE_NAME.fullmatch(name)
     if data is None or match is None:
         return None

@@ -1,9 +1,9 @@
-"""Make an output this program's own, or refuse it, before anything is written.
+"""Claims of an output for a run, made before anything is written.
 
-An output with a record (see `output`) is the program's. One without is taken where nothing lies
-under the names of a run, or where a version that kept no record left a run there: what that run can
-be shown to have written goes into the record with its content, the rest by its name alone, so that
-it is kept below ``earlier/`` when it is replaced.
+An output with a record (see `output`) belongs to the program. One without a record can be claimed
+if it holds no file with the name of a run's file, or holds a run of a version without records.
+Files that provably belong to that run enter the record with their content. The others enter it by
+name alone, so that they are kept below ``earlier/`` when they are replaced.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
     from batch_scorer.storage.output import Output, OwnershipRecord
 
 
-def claim_run(output: Output, old: OwnershipRecord | None = None) -> None:
+def claim_run(output: Output, unrecorded: OwnershipRecord | None = None) -> None:
     """Claim the output of a run.
 
     Args:
-        output: Where the run goes.
-        old: What `check_run` gave, where it was asked before.
+        output: The output of the run.
+        unrecorded: The result of `check_claimable`, if the caller has it.
 
     Raises:
-        ForeignFile: Something under a run's names was not written by this program, or a link leads
-            elsewhere. Nothing was written.
-        LedgerError: The output cannot be read or written.
+        ForeignFile: A file with the name of a run's file is not the program's, or a folder is a
+            link. Nothing was written.
+        OutputError: The output cannot be read or written.
     """
-    old = check_claimable(output) if old is None else old
+    unrecorded = check_claimable(output) if unrecorded is None else unrecorded
     output.prepare()
     if not output.has_record:
-        output.add_to_record(old)
+        output.add_to_record(unrecorded)
 
 
 def check_claimable(output: Output) -> OwnershipRecord:
-    """Make sure that a run could claim an output, and write nothing.
+    """Check that a run can claim an output; write nothing.
 
     Returns:
-        What a version that kept no record left there.
+        The files of a run by a version without records.
 
     Raises:
-        ForeignFile: It could not.
-        LedgerError: The output cannot be read.
+        ForeignFile: It cannot.
+        OutputError: The output cannot be read.
     """
     output.refuse_links(store.IMAGES_FOLDER, checkpoint.CHECKPOINT_FOLDER)
     claimed = output.has_record
@@ -57,7 +57,7 @@ def check_claimable(output: Output) -> OwnershipRecord:
 
 
 def _find_unrecorded_run(output: Output) -> OwnershipRecord | None:
-    """What a version that kept no record left in an output: a finished run, or a journal."""
+    """Find the files of a run without a record: none for checkpoints alone, None for no run."""
     try:
         manifest = store.read_manifest(output)
     except OutputError:
@@ -66,17 +66,17 @@ def _find_unrecorded_run(output: Output) -> OwnershipRecord | None:
         return {} if checkpoint.find_checkpoint_files(output) else None
     contents = {name: output.read(name, MAX_TABLE_READ_BYTES) for name in store.RUN_FILES}
     found: OwnershipRecord = {name: [] for name, data in contents.items() if data is not None}
-    stated = {
+    known_hashes = {
         store.CSV_FILE: manifest.rows_sha256,
         store.PARQUET_FILE: manifest.parquet_sha256,
         store.RUN_FILE: sha256_hex(contents[store.RUN_FILE] or b""),
     }
-    found |= {name: [sha256] for name, sha256 in stated.items()}
+    found |= {name: [sha256] for name, sha256 in known_hashes.items()}
     return found | _find_report_images(output)
 
 
 def _find_report_images(output: Output) -> OwnershipRecord:
-    """The pictures that are named after a film of the run."""
+    """Find the report images that are named after an image of the run."""
     try:
         rows = store.read_run(output).rows
     except OutputError:

@@ -1,7 +1,7 @@
-"""Put a run's rows in place; what it does not carry on is kept, and the mark of the end comes last.
+"""Commit of a run: it archives the replaced run, then writes the rows, and run.json last.
 
-A process may die between any two lines of ``commit_run``: the next run by the same method finds
-every row, either here or in the journal, and puts them in place again.
+A process may die between any two lines of ``commit_run``. The next run with the same configuration
+then finds every row, in the output or in the checkpoints, and commits them again.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
     from batch_scorer.storage.output import Output
 
 ARCHIVE_FOLDER = "earlier"
-"""Where runs lie whose rows a later run does not carry on."""
+"""Folder for replaced runs with rows that the later run does not have."""
 
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run whose rows are all there, and what is known of it beside them.
+    """A run with all of its rows, ready to be committed.
 
-    ``rows`` are one per file found, in the order of the files; the first of the ``models`` decides.
-    Of ``facts.gallery`` it is what is asked; ``facts.seconds``, ``facts.core_seconds`` and
-    ``facts.peak_memory_bytes`` are what was before the commit. ``core_hour_price`` is the price of a
-    core-hour, where that of the run is to be stated. ``extra_columns`` are further columns of the tables.
-    The report's pictures are chosen among ``gallery_rows``: all rows unless given.
+    ``rows`` holds one row per file, in the order of the files; the first of the ``models`` decides.
+    ``facts.gallery`` is the requested gallery. ``facts.seconds``, ``facts.core_seconds`` and
+    ``facts.peak_memory_bytes`` exclude the commit. ``core_hour_price`` is None if the run states no
+    cost. ``extra_columns`` holds further columns of the tables. The report's images are selected
+    from ``gallery_rows``, by default from all rows.
     """
 
     rows: Sequence[Score]
@@ -61,10 +61,10 @@ class ScoredRun:
 
 @dataclass(frozen=True)
 class ReportImageSource:
-    """The images that the report's pictures are made from, and the model that explains them.
+    """Source of the report's images, and the model for their evidence maps.
 
-    ``load_model`` loads the first model by the SHA-256 of its file; it is called only where
-    evidence maps are to be drawn, and gives None where that file is not at hand.
+    ``load_model`` loads the first model by the SHA-256 of its file. It is called only if evidence
+    maps are drawn, and returns None if that file is missing.
     """
 
     images: ReportImages
@@ -72,17 +72,20 @@ class ReportImageSource:
 
 
 def commit_run(
-    output: Output, run: ScoredRun, pictures: ReportImageSource | None = None
+    output: Output, run: ScoredRun, report_images: ReportImageSource | None = None
 ) -> RunManifest:
-    """Write rows, pictures and at last run.json.
+    """Write rows and report images, and run.json last.
 
     Args:
-        output: Where they go.
+        output: The output of the run.
         run: The run.
-        pictures: Where the report's pictures come from; without it there are none.
+        report_images: Source of the report's images, None to write no images.
+
+    Returns:
+        The content of run.json.
 
     Raises:
-        LedgerError: The output cannot be written. Run again: nothing that was settled is lost.
+        OutputError: The output cannot be written. The next run reuses all scores.
     """
     since = time.perf_counter()
     _archive_replaced_run(output, run.rows, run.facts.config_hash)
@@ -90,7 +93,9 @@ def commit_run(
     hashes = store.write_rows(
         output, run.rows, run.models, run.facts.config_hash, run.extra_columns
     )
-    gallery = _write_report_images(output, run, pictures) if pictures else run.facts.gallery
+    gallery = (
+        _write_report_images(output, run, report_images) if report_images else run.facts.gallery
+    )
     facts = msgspec.structs.replace(
         _add_commit_usage(run.facts, time.perf_counter() - since), gallery=gallery
     )
@@ -104,20 +109,20 @@ def commit_run(
     return manifest
 
 
-def _write_report_images(output: Output, run: ScoredRun, pictures: ReportImageSource) -> Gallery:
+def _write_report_images(output: Output, run: ScoredRun, source: ReportImageSource) -> Gallery:
     first = run.models[0]
     return write_thumbnails(
         output,
-        pictures.images,
+        source.images,
         run.rows if run.gallery_rows is None else run.gallery_rows,
         first.threshold,
         run.facts.gallery,
-        partial(pictures.load_model, first.sha256),
+        partial(source.load_model, first.sha256),
     )
 
 
 def _add_commit_usage(facts: RunFacts, record_s: float) -> RunFacts:
-    """The facts with what the commit took, which one process does."""
+    """Add the time and memory of the commit, which runs in one process, to the facts."""
     recorded_s = facts.seconds.get("record", 0.0)
     return msgspec.structs.replace(
         facts,
@@ -130,7 +135,7 @@ def _add_commit_usage(facts: RunFacts, record_s: float) -> RunFacts:
 def _make_manifest(
     run: ScoredRun, facts: RunFacts, hashes: tuple[str, str], price: RunCost | None
 ) -> RunManifest:
-    """The facts beside what the rows tell; ``hashes`` are those of the CSV and Parquet files."""
+    """Combine the facts with counts of the rows; ``hashes`` are of the CSV and Parquet files."""
     rows_sha256, parquet_sha256 = hashes
     rows, card = run.rows, run.models[0].card
     scored = [row for row in rows if row.status == "scored"]
@@ -159,7 +164,7 @@ def _make_manifest(
 
 
 def make_log_fields(manifest: RunManifest) -> dict[str, Any]:
-    """What a log says of a run: numbers alone."""
+    """Return the fields of a run for the log: its id, numbers and reason codes."""
     return {name: msgspec.to_builtins(getattr(manifest, name)) for name in _LOGGED_FIELDS}
 
 
@@ -171,13 +176,13 @@ _LOGGED_FIELDS = (
 
 
 def mark_duplicates(rows: Sequence[Score]) -> list[Score]:
-    """The rows in the order of the files, each byte-identical copy naming its first."""
+    """Sort rows by file, and set ``duplicate_of`` of each byte-identical copy to its first file."""
     first: dict[str, str] = {}
-    named = []
+    marked = []
     for row in sorted(rows, key=lambda row: row.image):
         original = first.setdefault(row.sha256, row.image) if row.sha256 else row.image
-        named.append(_mark_duplicate(row, "" if original == row.image else original))
-    return named
+        marked.append(_mark_duplicate(row, "" if original == row.image else original))
+    return marked
 
 
 def _mark_duplicate(row: Score, original: str) -> Score:
@@ -187,12 +192,12 @@ def _mark_duplicate(row: Score, original: str) -> Score:
 
 
 def _archive_replaced_run(output: Output, rows: Sequence[Score], config_hash: str) -> None:
-    """Keep a copy of a finished run that holds rows which this one does not carry on."""
+    """Archive the finished run in an output if it has rows that the new run lacks."""
     old = store.read_manifest(output)
     if old is None:
         return
-    carried = {row.image for row in rows} if old.config_hash == config_hash else set()
-    if all(row.image in carried for row in store.read_rows(output, old.config_hash)):
+    kept = {row.image for row in rows} if old.config_hash == config_hash else set()
+    if all(row.image in kept for row in store.read_rows(output, old.config_hash)):
         return
     contents = {name: output.read(name, MAX_TABLE_READ_BYTES) for name in store.RUN_FILES}
     output.write_all(
@@ -205,7 +210,7 @@ def _archive_replaced_run(output: Output, rows: Sequence[Score], config_hash: st
 
 
 def format_start_time(started: datetime) -> str:
-    """20260102-030405, what the run's id begins with."""
+    """Format the first part of a run's id, such as 20260102-030405."""
     return f"{started:%Y%m%d-%H%M%S}"
 
 
@@ -213,19 +218,21 @@ def _compute_batch_metrics(rows: Sequence[Score], models: list[ModelUsed]) -> li
     labelled = [row for row in rows if row.status == "scored" and row.label]
     if not labelled:
         return []
-    truth = [CLASSES.index(row.label) for row in labelled]
-    patients = [row.patient_key or row.sha256 for row in labelled]  # a copy is no new film
+    labels = [CLASSES.index(row.label) for row in labelled]
+    patients = [row.patient_key or row.sha256 for row in labelled]  # a copy is not a new image
     result = []
     for index, model in enumerate(models):
-        answers = [row.probabilities[index] for row in labelled]
+        probabilities = [row.probabilities[index] for row in labelled]
         result.append(
             BatchMetrics(
                 model=model.name,
                 images=len(labelled),
-                pneumonia=sum(truth),
-                metrics=classification.compute_metrics(truth, answers, model.threshold, patients),
-                confusion=classification.confusion_matrix(truth, answers, model.threshold),
-                roc=classification.roc_points(truth, answers),
+                pneumonia=sum(labels),
+                metrics=classification.compute_metrics(
+                    labels, probabilities, model.threshold, patients
+                ),
+                confusion=classification.confusion_matrix(labels, probabilities, model.threshold),
+                roc=classification.roc_points(labels, probabilities),
             )
         )
     return result

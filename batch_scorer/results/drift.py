@@ -1,13 +1,12 @@
-"""How much a batch looks like the films that its model learned from.
+"""Drift of a batch from the training images of its model.
 
-Each statistic of the batch is set against the same of the training films by the largest gap
-between their two distributions (Kolmogorov and Smirnov): 0 where they are alike, 1 where they share
-nothing. Between two bell curves half a standard deviation apart the gap is 0.2, at 0.8 it is 0.3
-(the medium and the large effect of Cohen 1988). A gap counts only where chance alone would not give
-it.
+The Kolmogorov-Smirnov statistic compares a measure of the batch with the training images: the
+largest gap between the two distributions, from 0 (equal) to 1 (disjoint). Two normal distributions
+half a standard deviation apart have a gap of 0.2, at 0.8 it is 0.3 (the medium and the large effect
+of Cohen 1988). A gap counts only if chance alone is unlikely to cause it.
 
-What the films look like is judged apart from what the model answers: answers also move when other
-patients are ill more or less often, without any film being strange.
+The images' appearance is tested apart from the model's probabilities: these also move with the
+prevalence of pneumonia, while every image stays typical.
 """
 
 from __future__ import annotations
@@ -38,43 +37,44 @@ PROBABILITY_BINS = np.linspace(0, 1, 11)
 
 
 class DriftLevel(IntEnum):
-    """How far a batch is from the training films, the worst last."""
+    """Distance of a batch from the training images, the largest last."""
 
-    LIKE = 0
-    DIFFERENT = 1
-    UNLIKE = 2
+    NONE = 0
+    MEDIUM = 1
+    LARGE = 2
 
 
 @dataclass(frozen=True)
 class KsTest:
-    """One statistic of a batch against the training films.
+    """Test of one measure of a batch against the training images.
 
-    ``batch`` and ``training`` are the medians (of brightness and contrast the training mean),
-    ``gap`` the largest distance between the distributions, ``p`` how often chance gives as much.
+    ``batch`` and ``training`` are the medians (of brightness and contrast, the training mean).
+    ``statistic`` is the Kolmogorov-Smirnov statistic, ``p`` its p-value.
     """
 
     batch: float
     training: float
-    gap: float
+    statistic: float
     p: float
 
     @property
-    def likeness(self) -> DriftLevel:
-        """What the gap amounts to; a gap that chance may give is none."""
-        if self.p >= SIGNIFICANCE_LEVEL or self.gap < MEDIUM_KS:
-            return DriftLevel.LIKE
-        return DriftLevel.UNLIKE if self.gap >= LARGE_KS else DriftLevel.DIFFERENT
+    def level(self) -> DriftLevel:
+        """Level of the gap; an insignificant gap is none."""
+        if self.p >= SIGNIFICANCE_LEVEL or self.statistic < MEDIUM_KS:
+            return DriftLevel.NONE
+        return DriftLevel.LARGE if self.statistic >= LARGE_KS else DriftLevel.MEDIUM
 
 
 @dataclass(frozen=True)
 class Drift:
-    """A batch against the films that its first model learned from.
+    """Comparison of a batch with the training images of its first model.
 
-    ``images`` are the scored ones without copies; with fewer than ``MIN_IMAGES`` there are no gaps.
-    ``atypical_share`` is the share of judged files that are atypical or were rejected for it; None where
-    the model cannot say. ``appearance`` holds the gap in "typicality", "brightness" and "contrast",
-    where row and card have them. ``predictions`` is the gap in the probabilities, against ``split``;
-    ``batch_histogram`` and ``reference_histogram`` are the shares of films in tenths of the probability.
+    ``images`` counts the scored images without copies; fewer than ``MIN_IMAGES`` are not tested.
+    ``atypical_share`` is the share of atypical files, including those rejected as no radiograph;
+    None if the model has no typicality. ``appearance`` holds the tests of "typicality",
+    "brightness" and "contrast", as far as rows and card have them. ``predictions`` tests the
+    probabilities against those of ``split``. ``batch_histogram`` and ``reference_histogram`` hold
+    the shares of images in tenths of the probability.
     """
 
     images: int
@@ -86,43 +86,43 @@ class Drift:
     reference_histogram: tuple[float, ...]
 
     @property
-    def likeness(self) -> DriftLevel | None:
-        """The worst of what the films look like; None where too little is known to say."""
-        found = [gap.likeness for gap in self.appearance.values()]
+    def level(self) -> DriftLevel | None:
+        """Largest level of the images' appearance; None if nothing could be tested."""
+        found = [gap.level for gap in self.appearance.values()]
         low = self.atypical_share.low if self.atypical_share else None
         if low is not None and low > MEDIUM_ATYPICAL_SHARE:
-            found.append(DriftLevel.UNLIKE if low > LARGE_ATYPICAL_SHARE else DriftLevel.DIFFERENT)
+            found.append(DriftLevel.LARGE if low > LARGE_ATYPICAL_SHARE else DriftLevel.MEDIUM)
         return max(found, default=None)
 
 
 def measure_drift(rows: Sequence[Score], card: ModelCard) -> Drift:
-    """Set the films of a run against those that its first model learned from.
+    """Compare the images of a run with the training images of its first model.
 
     Args:
-        rows: One per file; copies are counted once.
-        card: Of the model that decides.
+        rows: The rows of all files; copies are counted once.
+        card: The card of the first model.
     """
-    films = [row for row in rows if row.status == "scored" and not row.duplicate_of]
-    known = card.references["validation"]
-    probabilities = np.array([row.probability for row in films])
-    levels = np.linspace(0, 1, len(known.score_quantiles))
-    enough = len(films) >= MIN_IMAGES
+    images = [row for row in rows if row.status == "scored" and not row.duplicate_of]
+    reference = card.references["validation"]
+    probabilities = np.array([row.probability for row in images])
+    levels = np.linspace(0, 1, len(reference.score_quantiles))
+    enough = len(images) >= MIN_IMAGES
 
     def cdf(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.interp(x, known.score_quantiles, levels)
+        return np.interp(x, reference.score_quantiles, levels)
 
     return Drift(
-        images=len(films),
+        images=len(images),
         atypical_share=_estimate_atypical_share(rows, card),
-        appearance=_test_appearance(films, card) if enough else {},
+        appearance=_test_appearance(images, card) if enough else {},
         predictions=(
-            _ks_test(probabilities, cdf, float(np.interp(0.5, levels, known.score_quantiles)))
+            _ks_test(probabilities, cdf, float(np.interp(0.5, levels, reference.score_quantiles)))
             if enough
             else None
         ),
-        split=known.split,
+        split=reference.split,
         batch_histogram=tuple(
-            (np.histogram(probabilities, PROBABILITY_BINS)[0] / max(len(films), 1)).tolist()
+            (np.histogram(probabilities, PROBABILITY_BINS)[0] / max(len(images), 1)).tolist()
         ),
         reference_histogram=tuple(
             np.diff(np.concatenate([[0.0], cdf(PROBABILITY_BINS[1:-1]), [1.0]])).tolist()
@@ -131,10 +131,10 @@ def measure_drift(rows: Sequence[Score], card: ModelCard) -> Drift:
 
 
 def _estimate_atypical_share(rows: Sequence[Score], card: ModelCard) -> Estimate | None:
-    """The share of judged files that look strange to the model."""
+    """Estimate the share of files that are atypical for the model."""
     if card.typicality is None:
         return None
-    judged = [
+    checked = [
         row
         for row in rows
         if not row.duplicate_of
@@ -142,24 +142,24 @@ def _estimate_atypical_share(rows: Sequence[Score], card: ModelCard) -> Estimate
         and row.atypical is not None
     ]
     return (
-        estimate_proportion(sum(bool(row.atypical) for row in judged), len(judged))
-        if judged
+        estimate_proportion(sum(bool(row.atypical) for row in checked), len(checked))
+        if checked
         else None
     )
 
 
-def _test_appearance(films: Sequence[Score], card: ModelCard) -> dict[str, KsTest]:
+def _test_appearance(images: Sequence[Score], card: ModelCard) -> dict[str, KsTest]:
     training = card.training
     found = {}
-    typicality = [row.typicality for row in films if row.typicality is not None]
+    typicality = [row.typicality for row in images if row.typicality is not None]
     if len(typicality) >= MIN_IMAGES:
-        # Only towards strange: a batch of nothing but ordinary films is no cause for alarm.
+        # One-sided, towards atypical: a batch of typical images alone needs no warning.
         found["typicality"] = _ks_test(np.array(typicality), _uniform_cdf, 0.5, "greater")
     for name, mean, sd in (
         ("brightness", training.brightness_mean, training.brightness_sd),
         ("contrast", training.contrast_mean, training.contrast_sd),
     ):
-        values = [value for row in films if (value := getattr(row, name)) is not None]
+        values = [value for row in images if (value := getattr(row, name)) is not None]
         if len(values) >= MIN_IMAGES and sd > 0:
             found[name] = _ks_test(np.array(values), partial(_normal_cdf, mean=mean, sd=sd), mean)
     return found
@@ -171,10 +171,10 @@ def _ks_test(
     training: float,
     alternative: str = "two-sided",
 ) -> KsTest:
-    """The largest gap between values, (N,), and a distribution, or its largest excess over them.
+    """Test values (N,) against a distribution, on both sides or for an excess of low values.
 
-    The chance of either of two sides is at most the sum of both, and nearly that where it is small.
-    ``scipy.stats`` would say it exactly, and takes longer to import than the figures to draw.
+    The two-sided p-value is the sum of both sides: an upper bound, and nearly exact if small.
+    ``scipy.stats`` is exact, but its import takes longer than drawing the charts.
     """
     from scipy.special import smirnov
 
@@ -189,7 +189,7 @@ def _ks_test(
 
 
 def _normal_cdf(x: NDArray[np.float64], mean: float, sd: float) -> NDArray[np.float64]:
-    """The normal distribution's share below each x."""
+    """Return the normal distribution function at each x."""
     from scipy.special import ndtr
 
     return np.asarray(ndtr((x - mean) / sd))

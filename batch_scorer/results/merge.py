@@ -1,4 +1,4 @@
-"""Join the shards of a run. A shard that is missing, or of another run, is named and refused."""
+"""Merge the shards of a run; an error names a shard that is missing or of another run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from batch_scorer.results.claim import claim_run
 from batch_scorer.results.commit import ReportImageSource, ScoredRun, commit_run, mark_duplicates
 from batch_scorer.results.shards import MAX_SHARDS, SHARDS_FOLDER, Shard
 from batch_scorer.results.thumbnails import ReportImages
-from batch_scorer.storage.lease import OutputLock
 from batch_scorer.storage.output import open_output
+from batch_scorer.storage.output_lock import OutputLock
 from batch_scorer.storage.source import open_source
 
 if TYPE_CHECKING:
@@ -37,62 +37,62 @@ _MUST_MATCH = {
     "version": "the version of cxr-batch",
     "gallery": "--heatmaps or --review-minutes",
 }
-"""What must be the same in every shard, and what to call it."""
+"""Facts that must be the same in every shard, with their names in errors."""
 
 
-def merge_shards(output: str, lock: OutputLock | None = None) -> RunManifest:
-    """Put the rows of all shards together, as one run over the whole source would have.
+def merge_shards(output_url: str, lock: OutputLock | None = None) -> RunManifest:
+    """Merge the rows of all shards into one run over the whole source.
 
     Args:
-        output: The folder that was given to every shard.
-        lock: That of the output; by default one that ends with this call.
+        output_url: The output that was given to every shard.
+        lock: The lock of the output; by default a lock for this call.
 
     Raises:
-        ForeignFile: The output holds something that this program did not write.
-        Occupied: Another run is writing there.
-        LedgerError: A shard is missing or does not belong to the others, or cannot be read.
+        ForeignFile: The output holds a file that the program did not write.
+        AlreadyRunning: Another run is writing there.
+        OutputError: A shard is missing, is of another run, or cannot be read.
     """
-    place = open_output(output)
+    output = open_output(output_url)
     if lock is None:
-        with OutputLock(place) as own:
-            return merge_shards(output, own)
-    joined = read_shards(place, _find_shards(place))
-    if joined.files_changed:
+        with OutputLock(output) as own:
+            return merge_shards(output_url, own)
+    merged = read_shards(output, _find_shards(output))
+    if merged.files_changed:
         log.warning(
-            "Files came or went while the shards were listed (between %d and %d films): run all "
-            "shards again, then merge, to be sure of every film.",
-            min(m.selected for m in joined.manifests),
-            max(m.selected for m in joined.manifests),
+            "Files were added or removed while the shards were listed (%d to %d images): run all "
+            "shards again, then merge, to include every image.",
+            min(m.selected for m in merged.manifests),
+            max(m.selected for m in merged.manifests),
         )
-    claim_run(place)
+    claim_run(output)
     lock.check()
-    return commit_merged(place.with_guard(lock.check), joined.run)
+    return commit_merged(output.with_guard(lock.check), merged.run)
 
 
 @dataclass(frozen=True)
 class MergedShards:
-    """All shards of a run: what each says of itself, and their rows in the order of the files."""
+    """All shards of a run: their manifests, and their rows in the order of the files."""
 
     manifests: list[RunManifest]
     rows: list[Score]
 
     @property
     def files_changed(self) -> bool:
-        """Whether files came or went between the shards' listings."""
+        """Whether files were added or removed between the shards' listings."""
         return len({(m.listed, m.hidden, m.selected) for m in self.manifests}) > 1
 
     @property
     def run(self) -> ScoredRun:
-        """All shards as one run, as it is to be committed."""
+        """All shards as one run, ready to be committed."""
         manifests = self.manifests
-        tariffs = {
+        prices = {
             m.cost.core_hour_price if m.cost else None for m in manifests if m.found > m.reused
         }
-        tariff = tariffs.pop() if len(tariffs) == 1 else None
-        return ScoredRun(self.rows, manifests[0].models, self._merge_facts(), tariff)
+        price = prices.pop() if len(prices) == 1 else None
+        return ScoredRun(self.rows, manifests[0].models, self._merge_facts(), price)
 
     def _merge_facts(self) -> RunFacts:
-        """The facts of the first shard, but for those in which shards may differ."""
+        """Merge the facts: those of the first shard, except where shards may differ."""
         manifests = self.manifests
         limited = any(m.selected < m.listed for m in manifests)
         moved = self.files_changed and not limited
@@ -117,62 +117,62 @@ class MergedShards:
         )
 
 
-def read_shards(place: Output, shards: Sequence[Shard]) -> MergedShards:
+def read_shards(output: Output, shards: Sequence[Shard]) -> MergedShards:
     """Read all shards of a run.
 
     Raises:
-        LedgerError: One is not finished, cannot be read or does not belong to the others.
+        OutputError: A shard is not finished, cannot be read, or is of another run.
     """
-    found = [store.read_run(place.subfolder(shard.folder)) for shard in shards]
+    found = [store.read_run(output.subfolder(shard.folder)) for shard in shards]
     manifests = [run.manifest for run in found]
-    _check_same_run(manifests, place.url)
-    joined = MergedShards(manifests, mark_duplicates([row for run in found for row in run.rows]))
-    _check_row_counts(joined)
-    return joined
+    _check_same_run(manifests, output.url)
+    merged = MergedShards(manifests, mark_duplicates([row for run in found for row in run.rows]))
+    _check_row_counts(merged)
+    return merged
 
 
 def commit_merged(
-    place: Output,
+    output: Output,
     run: ScoredRun,
     load_model: Callable[[str], Classifier | None] | None = None,
     access: AccessPolicy | None = None,
     *,
-    pictures: bool = True,
+    with_report_images: bool = True,
 ) -> RunManifest:
-    """Commit joined shards as one run.
+    """Commit merged shards as one run.
 
     Args:
-        place: Where they go.
-        run: That of the shards.
-        load_model: Loads the first model by its file's SHA-256, for the evidence maps; without it,
-            that is tried with the bundled one of the same file.
-        access: Permissions for reading the images again; none unless given.
-        pictures: Whether to write the pictures that a report shows.
+        output: The output of the run.
+        run: The merged run.
+        load_model: Loads the first model by its file's SHA-256, for the evidence maps; by default
+            the bundled model with that file, if there is one.
+        access: Permissions for reading the images again; none by default.
+        with_report_images: Whether to write the images that a report shows.
     """
-    images = _try_open_source(run.facts.source, access) if pictures else None
+    images = _try_open_source(run.facts.source, access) if with_report_images else None
     if images:
         return commit_run(
-            place, run, ReportImageSource(ReportImages(images), load_model or _load_bundled_model)
+            output, run, ReportImageSource(ReportImages(images), load_model or _load_bundled_model)
         )
     lost = run.facts.gallery.heatmaps != "none"
     gallery = msgspec.structs.replace(run.facts.gallery, no_maps_reason="films" if lost else "")
     facts = msgspec.structs.replace(run.facts, gallery=gallery)
-    return commit_run(place, replace(run, facts=facts))
+    return commit_run(output, replace(run, facts=facts))
 
 
 def _sum_by_key(parts: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(part.get(name, 0.0) for part in parts) for name in parts[0]}
 
 
-def _find_shards(place: Output) -> list[Shard]:
-    """The finished shards, all of them.
+def _find_shards(output: Output) -> list[Shard]:
+    """Find the finished shards of an output.
 
     Raises:
-        LedgerError: There are none, or some are missing.
+        OutputError: There are none, or some are missing.
     """
     found = {
         Shard(int(match[1]), int(match[2]))
-        for name in place.names(SHARDS_FOLDER)
+        for name in output.list_files(SHARDS_FOLDER)
         if (match := _SHARD_FOLDER.search(name))
         and name.endswith(f"/{store.RUN_FILE}")
         and "/" not in name[match.end() :]
@@ -180,13 +180,13 @@ def _find_shards(place: Output) -> list[Shard]:
     found = {shard for shard in found if shard.number <= shard.count <= MAX_SHARDS}
     if not found:
         raise OutputError(
-            f"Expected shards in {place.url}/{SHARDS_FOLDER}, found no finished one.",
-            f"Make them with: cxr score IMAGES -o {place.url} --shard 1/2 (then 2/2)",
+            f"Expected shards in {output.url}/{SHARDS_FOLDER}, found no finished one.",
+            f"Make them with: cxr score IMAGES -o {output.url} --shard 1/2 (then 2/2)",
         )
     counts = sorted({shard.count for shard in found})
     if len(counts) > 1:
         raise OutputError(
-            f"Expected the shards of one run in {place.url}/{SHARDS_FOLDER}, found shards of "
+            f"Expected the shards of one run in {output.url}/{SHARDS_FOLDER}, found shards of "
             f"{' and of '.join(map(str, counts))}.",
             "Remove the folders that are not of this run.",
         )
@@ -194,10 +194,10 @@ def _find_shards(place: Output) -> list[Shard]:
     missing = [str(shard) for shard in expected if shard not in found]
     if missing:
         raise OutputError(
-            f"Expected {counts[0]} finished shards in {place.url}/{SHARDS_FOLDER}, "
+            f"Expected {counts[0]} finished shards in {output.url}/{SHARDS_FOLDER}, "
             f"found {len(found)}: missing {', '.join(missing[:20])}"
             + (f" and {len(missing) - 20} more." if len(missing) > 20 else "."),  # noqa: PLR2004
-            f"Run each again with: cxr score IMAGES -o {place.url} --shard {missing[0]}",
+            f"Run each again with: cxr score IMAGES -o {output.url} --shard {missing[0]}",
         )
     return expected
 
@@ -214,20 +214,23 @@ def _check_same_run(manifests: list[RunManifest], url: str) -> None:
                 )
 
 
-def _check_row_counts(joined: MergedShards) -> None:
-    """No film in two shards, and none in a shard that is not its own."""
-    rows, taken = joined.rows, joined.manifests[0].selected
+def _check_row_counts(merged: MergedShards) -> None:
+    """Check that each selected image has one row."""
+    rows, selected = merged.rows, merged.manifests[0].selected
     if len({row.image for row in rows}) != len(rows):
-        raise OutputError("A film has a row in two shards.", "Run all shards again.")
-    if not joined.files_changed and len(rows) != taken:
         raise OutputError(
-            f"{taken} films were taken, the shards hold rows of {len(rows)}.",
+            "Expected one row for each image, found an image in two shards.",
+            "Run all shards again.",
+        )
+    if not merged.files_changed and len(rows) != selected:
+        raise OutputError(
+            f"Expected rows of {selected} images in the shards, found {len(rows)}.",
             "Run all shards again.",
         )
 
 
 def _try_open_source(url: str, access: AccessPolicy | None) -> Source | None:
-    """The source, for the report's pictures; without it the report says that they are missing."""
+    """Open the source of the report's images; None if that fails, as the report then says."""
     try:
         return open_source(url, access=access)
     except CxrError:
@@ -235,7 +238,7 @@ def _try_open_source(url: str, access: AccessPolicy | None) -> Source | None:
 
 
 def _load_bundled_model(sha256: str) -> Classifier | None:
-    """The bundled model with the very file that the shards used; None where it was another file."""
+    """Load the bundled model with this file; None if the shards used another file."""
     for name, entry in read_bundled_manifest().models.items():
         if entry.sha256 == sha256:
             return Classifier.load(name)

@@ -1,6 +1,6 @@
-"""Read what older versions of the program stored: new names for what was called otherwise.
+"""Readers for results of older versions: they translate old keys and columns to new names.
 
-Version 1 of the keys and columns, up to 0.1.0, said no version.
+Version 1 of the keys and columns, up to release 0.1.0, holds no version number.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batch_scorer.errors import CxrError
 
 RENAMED_COLUMNS = {"night": "run_date", "uncertain": "undecided"}
-"""Columns of version 1 that are called otherwise now."""
+"""Columns of version 1 that have new names."""
 _RENAMED_KEYS = {
     "films": "images",
     "method": "config_hash",
@@ -31,14 +31,14 @@ _RENAMED_KEYS = {
     "tariff": "core_hour_price",
     "uncertain": "undecided",
 }
-"""Keys of version 1, anywhere in run.json but in the model cards, which have a version of their own."""
+"""Keys of version 1 in run.json, except in the model cards, which have a version of their own."""
 
 
 _ROWS = msgspec.json.Decoder(dict[str, Any])
 
 
 class _VersionHeader(msgspec.Struct):
-    """The part of run.json that says how to read the rest."""
+    """The version number of run.json."""
 
     schema_version: int = 1
 
@@ -50,9 +50,12 @@ def decode_manifest(
 
     Args:
         data: The whole file.
-        what: What an error calls the file.
-        hint: What to do about one that cannot be read.
-        error: What to raise then.
+        what: Name of the file in errors.
+        hint: Advice for an unreadable file.
+        error: The class of the error.
+
+    Raises:
+        CxrError: An ``error``: the file is broken, or of a newer version.
     """
     version = decode_json(data, _VersionHeader, what, hint, error).schema_version
     if version > SCHEMA_VERSION:

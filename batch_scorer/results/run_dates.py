@@ -1,4 +1,4 @@
-"""The column that scheduled runs (``cxr job``) add: the date of the run that first wrote a row."""
+"""The column of scheduled runs (``cxr job``): the date of the run that first wrote a row."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ RUN_DATE_COLUMN = "run_date"
 
 
 def read_run_dates(run: FinishedRun) -> list[str]:
-    """The date of each row; empty ones for a run without that column.
+    """Return the date of each row; empty dates for a run without that column.
 
     Raises:
-        LedgerError: A cell holds something else.
+        OutputError: A cell holds something other than a date.
     """
     try:
         return msgspec.convert(
@@ -31,19 +31,19 @@ def read_run_dates(run: FinishedRun) -> list[str]:
     except msgspec.ValidationError as exc:
         raise OutputError(
             f"The column {RUN_DATE_COLUMN} of run {run.manifest.run_id} cannot be read: {exc}.",
-            "Score the films again.",
+            "Score the images again.",
         ) from exc
 
 
 def select_rows_of_date(
     rows: Sequence[Score], dates: Sequence[str], run_date: str
 ) -> Sequence[Score]:
-    """The rows that a scheduled run wrote first; all of them for any other run.
+    """Return the rows that a scheduled run wrote first; all rows of any other run.
 
     Args:
-        rows: Of the run.
-        dates: The date of each row; none for a run that is not scheduled.
-        run_date: That of the run, empty for one that is not scheduled.
+        rows: The rows of the run.
+        dates: The date of each row; empty for a run that is not scheduled.
+        run_date: The date of the run; empty for a run that is not scheduled.
     """
     if not run_date or not dates:
         return rows

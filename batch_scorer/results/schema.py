@@ -1,4 +1,4 @@
-"""The plain records that the stages hand on: what a film is, what was found, what a run was."""
+"""The records of a run: rows, models, metrics and the manifest in run.json."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ from batch_scorer.system.strict_json import (
 )
 
 SCHEMA_VERSION: Literal[2] = 2
-"""Of the keys of run.json and the columns of the tables; a changed name is a new version."""
+"""Version of the keys of run.json and of the tables' columns; a changed name needs a new one."""
 Heatmaps = Literal["flagged", "all", "none"]
 Status = Literal["scored", "rejected", "failed"]
 Label = Annotated[str, Meta(pattern=r"^(NORMAL|PNEUMONIA)?\Z")]
 
 
 class Score(msgspec.Struct, frozen=True, gc=False):
-    """The row of one file: what became of it.
+    """The row of one file.
 
-    ``status`` is "scored", "rejected" (readable, but not to be judged) or "failed" (could not be
-    read); the last two carry a stable ``reason`` code and a plain ``detail``. ``probabilities``
-    holds one probability per model, in the run's order; the first model decides ``prediction``.
-    ``agreement`` is the share of models on the side of the first one, ``spread`` their largest
-    minus their smallest probability (None with one model). ``undecided`` says whether the first
-    model's answer lies in its band; None where its card has none. ``typicality`` is the share of
-    the first model's training films that are at least as strange as this one; ``atypical`` says
-    that it is too small to trust the answer. ``viral`` is P(viral | pneumonia) by the first model.
-    ``brightness`` and ``contrast`` are the mean and the standard deviation of the decoded pixels.
-    ``patient`` and ``study`` are as ``identifiers.py`` lets a DICOM header tell them.
+    ``status`` is "scored", "rejected" (readable, but unsuitable) or "failed" (unreadable); the last
+    two carry a stable ``reason`` code and a plain ``detail``. ``probabilities`` holds one
+    probability per model, in the run's order; the first model decides ``prediction``.
+    ``agreement`` is the share of models that agree with the first one, ``spread`` the difference
+    between their largest and smallest probability (None with one model). ``undecided`` says whether
+    the first model's probability lies in its band, None if its card has no band. ``typicality`` is
+    the share of the first model's training images that are at least as atypical as this one;
+    ``atypical`` says that this share is too small to trust the probability. ``viral`` is
+    P(viral | pneumonia) by the first model. ``brightness`` and ``contrast`` are the mean and the
+    standard deviation of the decoded pixels. ``patient`` and ``study`` come from the DICOM header,
+    as `deidentify` allows.
     """
 
     image: str
@@ -71,26 +72,26 @@ class Score(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def probability(self) -> float:
-        """P(pneumonia) by the run's first model; only for scored rows."""
+        """P(pneumonia) by the run's first model, for scored rows only."""
         return self.probabilities[0]
 
     @property
     def patient_key(self) -> str:
-        """What images of one patient have in common: the column, or else the file's own name."""
+        """Key that images of one patient share: the column, else the patient in the file name."""
         return self.patient or parse_patient(self.image)
 
-    def is_complete(self, models: int) -> bool:
-        """Whether it is as a run of so many models writes it: answers of all where it was scored.
+    def is_complete(self, n_models: int) -> bool:
+        """Return whether a scored row has a prediction and all probabilities, and others none.
 
         Args:
-            models: How many the run had.
+            n_models: Number of models of the run.
         """
         scored = self.status == "scored"
-        return len(self.probabilities) == models * scored and bool(self.prediction) == scored
+        return len(self.probabilities) == n_models * scored and bool(self.prediction) == scored
 
 
 class ModelUsed(msgspec.Struct, frozen=True):
-    """A model as it was used in a run, with its whole card."""
+    """A model that a run used, with its whole card."""
 
     file: str
     sha256: str
@@ -98,7 +99,7 @@ class ModelUsed(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The card's short name; also the name of its column."""
+        """The card's short name, also used for its column."""
         return self.card.name
 
     @property
@@ -108,13 +109,13 @@ class ModelUsed(msgspec.Struct, frozen=True):
 
 
 class Gallery(msgspec.Struct, frozen=True):
-    """Which films the report shows, and which of them with an evidence map.
+    """The images that the report shows, and their evidence maps.
 
-    ``heatmaps`` says which films should have one; ``review_minutes`` for how long a reader has time
-    to look (None: a few films for each reason). ``maps`` holds the peak of each map that was drawn,
-    by the stem of its film's thumbnail; all share one scale, whose brightest colour is the highest
-    peak. ``no_maps_reason`` is why there are none although they were asked for: "unanswered" by the model,
-    "model" file not at hand or another by then, or "films" not at hand.
+    ``heatmaps`` selects the images that get a map. ``review_minutes`` is the reader's time (None: a
+    few images for each reason). ``maps`` holds the peak of each map, by the stem of its image's
+    thumbnail; all maps share one scale, whose brightest colour is the highest peak.
+    ``no_maps_reason`` explains why requested maps are missing: "unanswered" (the model gives no
+    evidence), "model" (its file is missing or has changed) or "films" (the images are missing).
     """
 
     heatmaps: Heatmaps = "none"
@@ -124,7 +125,7 @@ class Gallery(msgspec.Struct, frozen=True):
 
 
 class BatchMetrics(msgspec.Struct, frozen=True):
-    """How one model did on the labelled films of this run."""
+    """Performance of one model on the labelled images of a run."""
 
     model: str
     images: Count
@@ -134,18 +135,18 @@ class BatchMetrics(msgspec.Struct, frozen=True):
     roc: Curve
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
+        """Check what msgspec's constraints cannot express."""
         check_metrics(self.metrics, METRICS)
         check_curves(self.roc)
 
 
 class RunChanges(msgspec.Struct, frozen=True):
-    """Changes in a scheduled run, against the newest finished one before it.
+    """Changes in a scheduled run since the newest finished one before it.
 
-    ``run_date`` and ``finished`` (ISO 8601) are the earlier run's date and end, ``images`` the files
-    that it had. ``new`` files have come since, ``changed`` ones have another content or came out
-    otherwise than before, ``gone`` ones are not there any more. ``flagged`` counts the flagged ones
-    among new and changed. ``unchanged`` says that every row is as it was, down to its label.
+    ``run_date`` and ``finished`` (ISO 8601) are the earlier run's date and end, ``images`` counts
+    its files. ``new`` counts the files that were added, ``changed`` those with another content or
+    result, ``gone`` those that were removed. ``flagged`` counts the flagged ones among new and
+    changed. ``unchanged`` says that every row is the same, including its label.
     """
 
     run_date: RunDate
@@ -158,33 +159,33 @@ class RunChanges(msgspec.Struct, frozen=True):
     unchanged: bool = False
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
+        """Check what msgspec's constraints cannot express."""
         check_timestamps(self.finished)
 
     @property
     def new_or_changed(self) -> int:
-        """Files that are new or changed: those whose row has this run's date."""
+        """Number of new and changed files, whose rows have this run's date."""
         return self.new + self.changed
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Facts about a run that its rows and models do not tell; whoever made the rows states them.
+    """Facts about a run that its rows and models do not give.
 
-    ``listed`` files lay in the source, ``hidden`` ones were passed over. ``config_hash`` names what
-    decides a score apart from the image: models, decode version and options. ``reused`` rows were
-    taken over from an earlier run by the same method. ``shard`` is "2/10" where the run was one of
-    ten shares, else empty, and ``selected`` counts the files of all ten. ``identifiers`` says how
-    patient and study are told: hash, keep or drop. ``engine`` is "local" or "ray", where each
-    worker has ``threads``. ``run_date`` names a scheduled run (``cxr job``), empty elsewhere;
-    ``changes`` says what is new in it, None in the first one and elsewhere.
+    ``listed`` counts the files in the source, ``hidden`` those that were skipped. ``config_hash``
+    identifies everything but the image that decides a score: models, decode version and options.
+    ``reused`` counts the rows reused from an earlier run with the same ``config_hash``. ``shard``
+    is "2/10" for one of ten shards, else empty, and ``selected`` counts the files of all shards.
+    ``identifiers`` is the treatment of patient and study: hash, keep or drop. ``engine`` is "local"
+    or "ray", where each worker has ``threads``. ``run_date`` is the date of a scheduled run
+    (``cxr job``), else empty. ``changes`` is None except for a scheduled run after the first.
 
-    ``seconds`` by stage, in their order: list, start (models), score, record. Within "score",
-    ``worker_seconds`` are sums over all threads and workers for read, decode and classify, so that
-    together they may exceed it. ``retries`` counts the calls to storage that were made again,
-    ``bytes_read`` the bytes of the images that were read to be scored. ``peak_memory_bytes`` is the
-    most memory that one process had: this one, or with Ray the largest of its workers.
-    ``core_seconds`` are the stages' seconds times the cores at hand (with Ray, the cluster's; not
-    the report's). Of merged shards, all are sums, but for ``peak_memory_bytes``, the largest.
+    ``seconds`` holds the stages in their order: list, start (models), score, record. Within
+    "score", ``worker_seconds`` sums read, decode and classify over all threads and workers, which
+    together may exceed it. ``retries`` counts the repeated calls to storage, ``bytes_read`` the
+    bytes of the images that were scored. ``peak_memory_bytes`` is the peak of this process, or with
+    Ray of its largest worker. ``core_seconds`` is the stages' seconds times the available cores
+    (with Ray, the cluster's), without the report. Merged shards have the sums, and for
+    ``peak_memory_bytes`` the largest value.
     """
 
     started: str
@@ -216,19 +217,19 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     core_seconds: Seconds = 0.0
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
+        """Check what msgspec's constraints cannot express."""
         check_timestamps(self.started, self.finished)
         check_run_date(self.run_date)
 
 
 class RunManifest(RunFacts, frozen=True, kw_only=True):
-    """Content of ``run.json``: enough to trust the rows and to draw the report again.
+    """Content of ``run.json``: enough to verify the rows and to draw the report again.
 
-    The facts of the run, its models, and what the commit counted. ``found`` files have a row, fewer
-    than were listed only with a limit. ``undecided`` is None where the first model has no band,
-    ``atypical`` (scored images only) where it has no typicality. ``cost`` is the price of the
-    core-seconds where that of a core-hour was stated. ``schema_version`` is that of the keys here
-    and of the columns; `old_versions` reads older ones.
+    It holds the facts of the run, its models, and the counts of the commit. ``found`` counts the
+    rows, fewer than ``listed`` only with a limit. ``undecided`` is None if the first model has no
+    band, ``atypical`` (scored images only) if it has no typicality. ``cost`` is None without a
+    core-hour price. ``schema_version`` is the version of these keys and of the columns;
+    `old_versions` reads older ones.
     """
 
     run_id: str
@@ -252,7 +253,7 @@ class RunManifest(RunFacts, frozen=True, kw_only=True):
     cost: RunCost | None = None
 
     def __post_init__(self) -> None:
-        """Check what msgspec's constraints cannot say."""
+        """Check what msgspec's constraints cannot express."""
         super().__post_init__()
         if any("validation" not in model.card.references for model in self.models):
             raise ValueError("expected figures of the validation images, found none")
@@ -264,10 +265,10 @@ class RunManifest(RunFacts, frozen=True, kw_only=True):
 
     @property
     def not_flagged(self) -> int:
-        """Films scored below the threshold of the first model."""
+        """Number of images scored below the first model's threshold."""
         return self.scored - self.flagged
 
     @property
     def not_scored(self) -> int:
-        """Films rejected or failed."""
+        """Number of images rejected or failed."""
         return self.rejected + self.failed

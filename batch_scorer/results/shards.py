@@ -1,7 +1,7 @@
-"""Which films are one task's share of a run that many tasks do together.
+"""Shards: one task's share of the images of a run by many tasks.
 
-A film belongs to a shard by a hash of its key, never by its place in a listing: a film that comes
-or goes while the tasks run moves no other film.
+A hash of its key assigns an image to a shard, not its position in a listing. An image that is added
+or removed while the tasks run thus moves no other image.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_SHARDS = 100_000
-"""No platform starts more tasks at once."""
+"""Above the task limit of every platform."""
 SHARD_COUNT_VARIABLE = "CXR_SHARD_COUNT"
-"""Says how many tasks there are where the platform does not."""
+"""Variable with the number of tasks, for platforms that do not give it."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Share ``number`` (1 to ``count``) of a run."""
+    """Shard ``number`` (1 to ``count``) of a run."""
 
     number: int
     count: int
@@ -34,11 +34,11 @@ class Shard:
 
     @property
     def folder(self) -> str:
-        """Where its results lie below those of the whole run."""
+        """Folder of its results, below the output of the whole run."""
         return f"{SHARDS_FOLDER}/{self.number}-of-{self.count}"
 
-    def holds(self, key: str) -> bool:
-        """Whether a film is in this share."""
+    def contains(self, key: str) -> bool:
+        """Return whether an image is in this shard."""
         return assign_shard(key, self.count) == self.number
 
 
@@ -47,14 +47,14 @@ SHARDS_FOLDER = "shards"
 
 @dataclass(frozen=True)
 class _PlatformVariables:
-    """Environment variables by which a platform numbers its tasks."""
+    """Environment variables in which a platform numbers its tasks."""
 
     index: str
     count: str
     first: str = ""
-    """Variable with the index of the first task: 0 where there is none."""
+    """Variable with the index of the first task, 0 without one."""
     step: str = ""
-    """Variable with the distance from one index to the next: 1 where there is none."""
+    """Variable with the distance between two indices, 1 without one."""
 
 
 _EXECUTION_VARIABLES = (
@@ -63,7 +63,7 @@ _EXECUTION_VARIABLES = (
     "SLURM_ARRAY_JOB_ID",
     "CONTAINER_APP_JOB_EXECUTION_NAME",
 )
-"""Variables in which a platform names the start that all its tasks belong to."""
+"""Variables in which a platform names the execution that its tasks belong to."""
 _PLATFORMS = (
     _PlatformVariables("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT"),
     _PlatformVariables("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
@@ -73,23 +73,22 @@ _PLATFORMS = (
         first="SLURM_ARRAY_TASK_MIN",
         step="SLURM_ARRAY_TASK_STEP",
     ),
-    _PlatformVariables(
-        "JOB_COMPLETION_INDEX", SHARD_COUNT_VARIABLE
-    ),  # Kubernetes does not say how many
+    # Kubernetes gives no number of tasks.
+    _PlatformVariables("JOB_COMPLETION_INDEX", SHARD_COUNT_VARIABLE),
 )
 
 
 def assign_shard(key: str, count: int) -> int:
-    """The number, 1 to ``count``, of the shard that a film is in."""
+    """Return the number, 1 to ``count``, of the shard of an image."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") % count + 1
 
 
 def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
-    """Read ``--shard``: "2/10", or "auto" for what the platform's environment says.
+    """Parse ``--shard``: "2/10", or "auto" for the shard in the platform's environment.
 
     Raises:
-        UsageError: It is neither, or no platform says anything.
+        UsageError: It is neither, or the environment names no shard.
     """
     if text == "auto":
         return _read_platform_shard(environment)
@@ -102,29 +101,29 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
 def select_shard(
     text: str | None, tasks: int | None, environment: Mapping[str, str]
 ) -> tuple[Shard | None, int]:
-    """Which share a task does, and how many there are.
+    """Select the shard of a task.
 
     Args:
-        text: As for `read_shard`, or "claim" for one after another. None is "auto" where a platform
-            numbers its tasks, else all films are one share.
-        tasks: How many shares there are, where the text and the platform need not say it.
-        environment: Of the process.
+        text: As for `parse_shard`, or "claim" to take one free shard after another. None means
+            "auto" if a platform numbers its tasks, else one shard with all images.
+        tasks: The number of shards, if neither the text nor the platform gives it.
+        environment: The environment of the process.
 
     Returns:
-        The share, None for "claim"; and the number of shares.
+        The shard, None for "claim"; and the number of shards.
 
     Raises:
         UsageError: They contradict each other, or one is missing.
     """
     if text == "claim":
         if tasks is None:
-            raise UsageError("--shard claim expected the number of shares, found no --tasks.")
+            raise UsageError("--shard claim expected the number of shards, found no --tasks.")
         return None, tasks
     if text is None and not any(platform.index in environment for platform in _PLATFORMS):
         if tasks is not None and tasks > 1:
             raise UsageError(
-                f"Expected to be told which of {tasks} tasks this is, found nothing.",
-                f"Say --shard 1/{tasks}, or --shard claim.",
+                f"Expected the number of this task among {tasks} tasks, found nothing.",
+                f"Add --shard 1/{tasks}, or --shard claim.",
             )
         return Shard(1, 1), 1
     known = (
@@ -137,10 +136,10 @@ def select_shard(
 
 
 def read_execution_id(environment: Mapping[str, str]) -> str:
-    """What the platform calls the start that this task belongs to; empty where it says nothing.
+    """Read the platform's id of the execution that this task belongs to; empty without one.
 
-    All tasks of one start give the same, its repetitions too; the next start another. A Kubernetes
-    indexed job calls its pods' hosts by its own name and the index.
+    All tasks of one execution have the same id, and so do their retries. A Kubernetes indexed job
+    names the hosts of its pods after itself and the index.
     """
     for name in _EXECUTION_VARIABLES:
         if environment.get(name):
@@ -166,7 +165,7 @@ def _read_platform_shard(environment: Mapping[str, str]) -> Shard:
     known = ", ".join(platform.index for platform in _PLATFORMS)
     raise UsageError(
         f"--shard auto found none of {known} in the environment.",
-        "Say the share by hand, such as --shard 2/10.",
+        "Give the shard by hand, such as --shard 2/10.",
     )
 
 

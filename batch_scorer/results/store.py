@@ -33,46 +33,46 @@ REPORT_FILES = {"pdf": REPORT_FILE, "html": "report.html", "slides": "slides.pdf
 """The report's file by format."""
 NOTES_FILE = "slides-notes.txt"
 RENDERED_FILES = (*REPORT_FILES.values(), NOTES_FILE)
-"""All that is drawn from a run, and goes when its rows go."""
+"""Files drawn from a run, removed together with its rows."""
 RUN_FILES = (CSV_FILE, PARQUET_FILE, *RENDERED_FILES, RUN_FILE)
-"""What a finished run may have beside its pictures, the mark of its end last."""
+"""Files of a finished run other than its images, the commit marker last."""
 IMAGES_FOLDER = "films"
 EVIDENCE_SUFFIX = "-evidence"
 REPORT_IMAGE_NAME = rf"[0-9a-f]{{16}}(?:{EVIDENCE_SUFFIX})?"
-"""What a picture's name looks like, without its ending: a film's, or its evidence map's."""
+"""Pattern of a report image's name without its suffix: a thumbnail or an evidence map."""
 _REPORT_IMAGE_FILE = re.compile(rf"{IMAGES_FOLDER}/{REPORT_IMAGE_NAME}\.jpg")
 
 
 def invalidate_run(output: Output) -> None:
-    """Remove a run's marker, reports and pictures, before its rows are replaced."""
+    """Remove a run's marker, reports and images, before its rows are replaced."""
     output.remove(RUN_FILE, *RENDERED_FILES, *find_report_images(output))
     output.remove_empty_folder(IMAGES_FOLDER)
 
 
 def find_report_images(output: Output) -> list[str]:
-    """The files of an output whose names are those of pictures of films."""
-    names = output.names(IMAGES_FOLDER)
+    """Find the files of an output that are named like report images."""
+    names = output.list_files(IMAGES_FOLDER)
     return [name for name in names if _REPORT_IMAGE_FILE.fullmatch(name)]
 
 
 def thumbnail_stem(row: Score) -> str:
-    """What the names of a film's pictures begin with."""
+    """Return the first part of the names of an image's thumbnail and evidence map."""
     return row.sha256[:16]
 
 
-def encode_thumbnail(row: Score, picture: Image.Image) -> tuple[str, bytes]:
-    """The small picture of a film, as a file: its name and its content."""
-    return _encode_jpeg(thumbnail_stem(row), picture)
+def encode_thumbnail(row: Score, image: Image.Image) -> tuple[str, bytes]:
+    """Encode the thumbnail of an image; return the name and content of its file."""
+    return _encode_jpeg(thumbnail_stem(row), image)
 
 
-def encode_evidence_map(row: Score, picture: Image.Image) -> tuple[str, bytes]:
-    """The evidence map of a film, as a file: its name and its content."""
-    return _encode_jpeg(f"{thumbnail_stem(row)}{EVIDENCE_SUFFIX}", picture)
+def encode_evidence_map(row: Score, image: Image.Image) -> tuple[str, bytes]:
+    """Encode the evidence map of an image; return the name and content of its file."""
+    return _encode_jpeg(f"{thumbnail_stem(row)}{EVIDENCE_SUFFIX}", image)
 
 
-def _encode_jpeg(stem: str, picture: Image.Image) -> tuple[str, bytes]:
+def _encode_jpeg(stem: str, image: Image.Image) -> tuple[str, bytes]:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
+    image.save(buffer, "JPEG", quality=85)
     return f"{IMAGES_FOLDER}/{stem}.jpg", buffer.getvalue()
 
 
@@ -81,44 +81,47 @@ def write_rows(
     rows: Sequence[Score],
     models: Sequence[ModelUsed],
     config_hash: str = "",
-    added: ExtraColumns | None = None,
+    extra_columns: ExtraColumns | None = None,
 ) -> tuple[str, str]:
     """Write predictions.parquet and predictions.csv.
 
     Args:
-        output: The folder of the run.
+        output: The output of the run.
         rows: One per file found, in the order of the files.
-        models: The first one decides.
-        config_hash: The method that made the rows.
-        added: Further columns by their names, a text for each row.
+        models: The models of the run; the first one decides.
+        config_hash: Hash of the configuration that made the rows.
+        extra_columns: Further columns by name, with a text for each row.
 
     Returns:
         The SHA-256 of the CSV file and of the Parquet file.
 
     Raises:
-        LedgerError: The output cannot be written.
+        OutputError: The output cannot be written.
     """
-    exact = _write_table(output, PARQUET_FILE, encode_parquet(rows, models, config_hash, added))
-    return _write_table(output, CSV_FILE, encode_csv(rows, models, added)), exact
+    parquet = encode_parquet(rows, models, config_hash, extra_columns)
+    parquet_sha256 = _write_table(output, PARQUET_FILE, parquet)
+    del parquet  # free it before the CSV is encoded: both may be large
+    csv_sha256 = _write_table(output, CSV_FILE, encode_csv(rows, models, extra_columns))
+    return csv_sha256, parquet_sha256
 
 
 def _write_table(output: Output, name: str, data: bytes) -> str:
-    """Write a table, which may be large and is given up at once; its SHA-256."""
+    """Write a table and return its SHA-256."""
     output.write(name, data)
     return sha256_hex(data)
 
 
 def write_manifest(output: Output, manifest: RunManifest) -> None:
-    """Write run.json, the mark of a finished run."""
+    """Write run.json, the commit marker of a finished run."""
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     output.write(RUN_FILE, data + b"\n")
 
 
 def read_manifest(output: Output) -> RunManifest | None:
-    """What run.json says, None where no run has finished here.
+    """Read run.json; None if no run has finished in the output.
 
     Raises:
-        LedgerError: It is there and is no run.json.
+        OutputError: The file exists but is not a valid run.json.
     """
     data = output.read(RUN_FILE)
     if data is None:
@@ -126,12 +129,12 @@ def read_manifest(output: Output) -> RunManifest | None:
     return decode_manifest(
         data,
         f"The run in {output.url}",
-        f"Remove {RUN_FILE} there, and the next run puts its rows in place again.",
+        f"Remove {RUN_FILE} there, and the next run writes its rows again.",
     )
 
 
 class FinishedRun(NamedTuple):
-    """A finished run as it was read back; ``extra_columns`` are columns that its writer added."""
+    """A finished run, read back; ``extra_columns`` holds the columns beside those of a row."""
 
     manifest: RunManifest
     rows: list[Score]
@@ -139,37 +142,40 @@ class FinishedRun(NamedTuple):
 
 
 def read_run(output: Output) -> FinishedRun:
-    """Read a finished run back.
+    """Read a finished run.
 
     Raises:
-        LedgerError: There is no finished run, or its files do not belong together.
+        OutputError: There is no finished run, or its files do not match.
     """
     manifest = read_manifest(output)
-    cells, exact = (output.read(name, MAX_TABLE_READ_BYTES) for name in (CSV_FILE, PARQUET_FILE))
-    if manifest is None or cells is None or exact is None:
-        missing = RUN_FILE if manifest is None else CSV_FILE if cells is None else PARQUET_FILE
+    csv_data, parquet = (
+        output.read(name, MAX_TABLE_READ_BYTES) for name in (CSV_FILE, PARQUET_FILE)
+    )
+    if manifest is None or csv_data is None or parquet is None:
+        missing = RUN_FILE if manifest is None else CSV_FILE if csv_data is None else PARQUET_FILE
         raise OutputError(
             f"Expected a finished run in {output.url}, found no {missing}.",
             f"Make one with: cxr score IMAGES -o {output.url}",
         )
     for name, data, sha256 in (
-        (CSV_FILE, cells, manifest.rows_sha256),
-        (PARQUET_FILE, exact, manifest.parquet_sha256),
+        (CSV_FILE, csv_data, manifest.rows_sha256),
+        (PARQUET_FILE, parquet, manifest.parquet_sha256),
     ):
         if sha256_hex(data) != sha256:
             raise OutputError(
-                f"{name} in {output.url} was changed after the run ended.", "Score the films again."
+                f"{name} in {output.url} was changed after the run ended.",
+                "Score the images again.",
             )
-    table = _decode_parquet(exact, output.url)
+    table = _decode_parquet(parquet, output.url)
     _check_consistent(manifest, table, output.url)
     return FinishedRun(manifest, table.rows, table.extra_columns)
 
 
 def read_rows(output: Output, config_hash: str) -> list[Score]:
-    """The rows of a run by this method, whether it finished or was stopped while it ended.
+    """Read the rows of a run with this configuration, committed or not; else none.
 
     Raises:
-        LedgerError: The Parquet file is damaged.
+        OutputError: The Parquet file is damaged.
     """
     data = output.read(PARQUET_FILE, MAX_TABLE_READ_BYTES)
     if data is None:
@@ -179,14 +185,14 @@ def read_rows(output: Output, config_hash: str) -> list[Score]:
 
 
 def _check_consistent(manifest: RunManifest, table: Table, url: str) -> None:
-    """Refuse rows that are not of the models and the number of files that run.json tells of."""
+    """Refuse rows that contradict the models and the number of files in run.json."""
     models = tuple(model.name for model in manifest.models)
-    judged = tuple(part.model for part in manifest.metrics)
-    if len(set(models)) < len(models) or judged not in ((), models):
+    measured = tuple(part.model for part in manifest.metrics)
+    if len(set(models)) < len(models) or measured not in ((), models):
         raise OutputError(
             f"Expected models of different names and metrics of each in {RUN_FILE} of {url}, found "
-            f"the models {', '.join(models)[:200]} and metrics of {', '.join(judged)[:200]}.",
-            f"Remove {RUN_FILE} there, and the next run puts its rows in place again.",
+            f"the models {', '.join(models)[:200]} and metrics of {', '.join(measured)[:200]}.",
+            f"Remove {RUN_FILE} there, and the next run writes its rows again.",
         )
     if (models, manifest.found) == (table.models, len(table.rows)):
         return
@@ -194,16 +200,20 @@ def _check_consistent(manifest: RunManifest, table: Table, url: str) -> None:
         f"Expected rows of {manifest.found} files by {', '.join(models)[:200]} in {url}, as "
         f"{RUN_FILE} says, found {len(table.rows)} by {', '.join(table.models)[:200]} in "
         f"{PARQUET_FILE}.",
-        "Score the films again.",
+        "Score the images again.",
     )
 
 
 def _decode_parquet(data: bytes, url: str) -> Table:
-    """What a Parquet file holds."""
+    """Decode a Parquet file.
+
+    Raises:
+        OutputError: It is damaged, or another file.
+    """
     try:
         return decode_parquet(data)
     except ValueError as exc:
         raise OutputError(
             f"{PARQUET_FILE} in {url} cannot be read: {exc}.",
-            "Remove it to score all films anew.",
+            "Remove it to score all images again.",
         ) from exc

@@ -1,8 +1,8 @@
-"""Rows as a CSV and a Parquet table, and back. Pure functions; a part of the rows at a time.
+"""Conversion of rows to CSV and Parquet tables, and back. Pure functions that work in chunks.
 
-In the CSV a text cell that a spreadsheet would run as a formula gets a leading apostrophe; the
-Parquet file holds every text exactly, and the method that made the rows in its metadata. Whoever
-writes the rows may add columns of text, a cell for each row; they come back under their names.
+In the CSV, a text cell that a spreadsheet would run as a formula gets a leading apostrophe. The
+Parquet file holds every text exactly, and the hash of the run's configuration in its metadata. A
+caller may add text columns with a cell for each row; they are read back under the same names.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 CHUNK_ROWS = 1000
-"""Rows that are turned into columns, or back, at once: it bounds the memory."""
+"""Rows converted at once, which bounds the memory."""
 _PROBABILITY_PREFIX = "probability_"
 _SCORE_COLUMNS = {*Score.__struct_fields__} - {"probabilities"}
 _MIN_ROW_BYTES = 4
-"""A row's name and stamp are its own: fewer bytes for each row hold no table of films."""
+"""Smallest size of a row in a genuine file, since every name and stamp differs."""
 _FREE_CELL_BYTES, _MAX_INFLATION_RATIO = 10_000_000, 30
-"""How many bytes the cells may have, and how many more for each byte of the file."""
+"""Limit for the size of the cells: a fixed part, and a part per byte of the file."""
 _NUMBER_BYTES = 8
 _REQUIRED_COLUMNS = ("image", "status")
 """Columns that every version wrote."""
@@ -43,7 +43,7 @@ _CONFIG_HASH_KEY, _SCHEMA_VERSION_KEY, _EXTRA_COLUMNS_KEY = (
     b"cxr added columns",
 )
 _DICTIONARY_COLUMNS = ["status", "reason", "label", "prediction", "model"]
-"""Columns of few different values: looking for them in the others takes memory, and gains none."""
+"""Columns with few distinct values; a dictionary for any other column only takes memory."""
 _FIRST_COLUMNS = ("image", "status", "reason", "detail", "label", "prediction")
 _LAST_COLUMNS = (
     *("agreement", "spread", "duplicate_of", "width_px", "height_px"),
@@ -52,7 +52,7 @@ _LAST_COLUMNS = (
 
 
 def build_columns(rows: Sequence[Score], models: Sequence[ModelUsed]) -> dict[str, list[Any]]:
-    """The rows as named columns, in the order of the files, but for those that were added."""
+    """Build the named columns of rows, in the order of the files, without extra columns."""
     names = [model.name for model in models]
     threshold = models[0].threshold
     scored = [row.status == "scored" for row in rows]
@@ -76,14 +76,14 @@ def build_columns(rows: Sequence[Score], models: Sequence[ModelUsed]) -> dict[st
 
 
 def encode_csv(
-    rows: Sequence[Score], models: Sequence[ModelUsed], added: ExtraColumns | None = None
+    rows: Sequence[Score], models: Sequence[ModelUsed], extra_columns: ExtraColumns | None = None
 ) -> bytes:
-    """The rows as CSV in UTF-8, with a line of names first."""
+    """Encode rows as CSV in UTF-8, with a header line."""
     data = io.BytesIO()
     text = io.TextIOWrapper(data, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_column_names(models, added))
-    for part in _iter_chunks(rows, models, added):
+    writer.writerow(_column_names(models, extra_columns))
+    for part in _iter_chunks(rows, models, extra_columns):
         for cells in zip(*part.values(), strict=True):
             writer.writerow([_format_cell(value) for value in cells])
     return data.getvalue()
@@ -93,9 +93,9 @@ def encode_parquet(
     rows: Sequence[Score],
     models: Sequence[ModelUsed],
     config_hash: str,
-    added: ExtraColumns | None = None,
+    extra_columns: ExtraColumns | None = None,
 ) -> bytes:
-    """The rows as Parquet, with each file's stamp: a later run by this method takes them over."""
+    """Encode rows as Parquet, with each file's stamp, so that a later run can reuse them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -103,54 +103,58 @@ def encode_parquet(
     metadata = {
         _CONFIG_HASH_KEY: config_hash.encode(),
         _SCHEMA_VERSION_KEY: str(SCHEMA_VERSION).encode(),
-        _EXTRA_COLUMNS_KEY: msgspec.json.encode([*(added or {})]),
+        _EXTRA_COLUMNS_KEY: msgspec.json.encode([*(extra_columns or {})]),
     }
-    added = {**(added or {}), "stamp": [row.stamp for row in rows]}
+    extra_columns = {**(extra_columns or {}), "stamp": [row.stamp for row in rows]}
     schema = pa.schema(
-        [(name, _arrow_type(name)) for name in _column_names(models, added)], metadata=metadata
+        [(name, _arrow_type(name)) for name in _column_names(models, extra_columns)],
+        metadata=metadata,
     )
     with pq.ParquetWriter(data, schema, use_dictionary=_DICTIONARY_COLUMNS) as writer:
-        for part in _iter_chunks(rows, models, added):
+        for part in _iter_chunks(rows, models, extra_columns):
             writer.write_table(pa.table(part, schema=schema))
     return data.getvalue()
 
 
 def build_arrow_table(
-    rows: Sequence[Score], models: Sequence[ModelUsed], added: ExtraColumns | None = None
+    rows: Sequence[Score],
+    models: Sequence[ModelUsed],
+    extra_columns: ExtraColumns | None = None,
 ) -> Any:
     """Build a `pyarrow.Table` of the rows, with the columns of the CSV file and their types."""
     import pyarrow as pa
 
-    schema = pa.schema([(name, _arrow_type(name)) for name in _column_names(models, added)])
-    parts = [pa.RecordBatch.from_pydict(part, schema) for part in _iter_chunks(rows, models, added)]
-    return pa.Table.from_batches(parts, schema)
+    names = _column_names(models, extra_columns)
+    schema = pa.schema([(name, _arrow_type(name)) for name in names])
+    chunks = _iter_chunks(rows, models, extra_columns)
+    return pa.Table.from_batches([pa.RecordBatch.from_pydict(c, schema) for c in chunks], schema)
 
 
-def _column_names(models: Sequence[ModelUsed], added: ExtraColumns | None) -> list[str]:
-    """The names of all columns.
+def _column_names(models: Sequence[ModelUsed], extra_columns: ExtraColumns | None) -> list[str]:
+    """Return the names of all columns.
 
     Raises:
-        ValueError: An added column has the name of another one.
+        ValueError: An extra column has the name of another one.
     """
-    names = [*build_columns((), models), *(added or {})]
+    names = [*build_columns((), models), *(extra_columns or {})]
     if len({*names}) < len(names):
         raise ValueError(f"expected columns of different names, found {', '.join(names)}")
     return names
 
 
 def _iter_chunks(
-    rows: Sequence[Score], models: Sequence[ModelUsed], added: ExtraColumns | None
+    rows: Sequence[Score], models: Sequence[ModelUsed], extra_columns: ExtraColumns | None
 ) -> Iterator[dict[str, Sequence[Any]]]:
-    """All columns, so many rows of them at a time."""
+    """Yield all columns in chunks of ``CHUNK_ROWS`` rows."""
     for start in range(0, len(rows), CHUNK_ROWS):
         part = slice(start, start + CHUNK_ROWS)
-        more = {name: cells[part] for name, cells in (added or {}).items()}
+        more = {name: cells[part] for name, cells in (extra_columns or {}).items()}
         yield build_columns(rows[part], models) | more
 
 
 @dataclass(frozen=True)
 class Table:
-    """Content of a Parquet file: the method, the models in their order, rows and added columns."""
+    """Content of a Parquet file: configuration hash, models in order, rows and extra columns."""
 
     config_hash: str
     models: tuple[str, ...]
@@ -159,10 +163,10 @@ class Table:
 
 
 def decode_parquet(data: bytes) -> Table:
-    """Read back a Parquet file that `as_parquet` wrote. Columns of other names are left unread.
+    """Decode a Parquet file of `encode_parquet`; skip unknown columns.
 
     Raises:
-        ValueError: It is no such file, or would take far more memory than its size explains.
+        ValueError: It is another file, or would take far more memory than its size explains.
     """
     import pyarrow as pa
 
@@ -176,37 +180,37 @@ def _decode_table(data: bytes) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    left = _FREE_CELL_BYTES + _MAX_INFLATION_RATIO * len(data)
-    described = pq.ParquetFile(pa.BufferReader(data))
-    extra = _find_extra_columns(described.schema_arrow)
-    columns = _check_metadata(described, extra, len(data), left)
+    remaining_bytes = _FREE_CELL_BYTES + _MAX_INFLATION_RATIO * len(data)
+    metadata = pq.ParquetFile(pa.BufferReader(data))
+    extra = _find_extra_columns(metadata.schema_arrow)
+    columns = _check_metadata(metadata, extra, len(data), remaining_bytes)
     text = [name for name, known_as in columns.items() if _arrow_type(known_as) == pa.string()]
-    answers = [name for name in columns if name.startswith(_PROBABILITY_PREFIX)]
+    probability_columns = [name for name in columns if name.startswith(_PROBABILITY_PREFIX)]
     file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=text)
     rows: list[Score] = []
     cells: dict[str, list[str]] = {name: [] for name in extra}
-    for part in file.iter_batches(CHUNK_ROWS, columns=[*columns]):
-        left -= _count_cell_bytes(part)
-        if left < 0:
+    for chunk in file.iter_batches(CHUNK_ROWS, columns=[*columns]):
+        remaining_bytes -= _count_cell_bytes(chunk)
+        if remaining_bytes < 0:
             raise ValueError("its cells take far more room than the file")
-        records = _decode_dictionaries(part, columns).to_pylist()
-        rows += [_to_score(record, answers) for record in records]
+        records = _decode_dictionaries(chunk, columns).to_pylist()
+        rows += [_to_score(record, probability_columns) for record in records]
         for name in extra:
             cells[name] += msgspec.convert([record[name] for record in records], list[str])
     config_hash = (file.schema_arrow.metadata or {}).get(_CONFIG_HASH_KEY, b"").decode()
-    models = tuple(name.removeprefix(_PROBABILITY_PREFIX) for name in answers)
+    models = tuple(name.removeprefix(_PROBABILITY_PREFIX) for name in probability_columns)
     return Table(
         config_hash, models, rows, {name: found for name, found in cells.items() if any(found)}
     )
 
 
 def _find_extra_columns(schema: Any) -> list[str]:
-    """The extra columns of a file, by the names that they have now.
+    """Find the extra columns of a file, by their present names.
 
-    Version 1 had them in every file, empty where nobody added anything.
+    Files of version 1 always had them, empty if unused.
 
     Raises:
-        ValueError: Its metadata are not those that `encode_parquet` writes.
+        ValueError: Its metadata differ from those of `encode_parquet`.
     """
     metadata = schema.metadata or {}
     version = int(metadata.get(_SCHEMA_VERSION_KEY, b"1"))
@@ -219,22 +223,25 @@ def _find_extra_columns(schema: Any) -> list[str]:
 
 
 def _check_metadata(file: Any, extra: list[str], size_bytes: int, max_bytes: int) -> dict[str, str]:
-    """Refuse a file whose own description is not that of a table of rows, before it is read.
+    """Check the metadata of a file before its cells are read.
 
     Args:
         file: The Parquet file.
         extra: The extra columns.
-        size_bytes: Its size.
-        max_bytes: So many its cells may have.
+        size_bytes: Size of the file.
+        max_bytes: Limit for the size of its cells.
 
     Returns:
-        The columns that are to be read, each with the name that it has now.
+        The present name of each column to read.
+
+    Raises:
+        ValueError: They are not the metadata of a table of rows.
     """
     if file.metadata.num_rows > size_bytes // _MIN_ROW_BYTES:
         raise ValueError(f"{file.metadata.num_rows} rows in {size_bytes} bytes")
     for group in range(file.metadata.num_row_groups):
-        described = file.metadata.row_group(group)
-        codecs = {described.column(at).compression for at in range(described.num_columns)}
+        metadata = file.metadata.row_group(group)
+        codecs = {metadata.column(i).compression for i in range(metadata.num_columns)}
         if not codecs <= _ALLOWED_CODECS:
             raise ValueError(f"it is compressed by {', '.join(sorted(codecs - _ALLOWED_CODECS))}")
     known = {name: RENAMED_COLUMNS.get(name, name) for name in file.schema_arrow.names}
@@ -257,19 +264,19 @@ def _check_metadata(file: Any, extra: list[str], size_bytes: int, max_bytes: int
     return columns
 
 
-def _check_uncompressed_size(metadata: Any, names: set[str], most_bytes: int) -> None:
-    """Refuse a file whose columns, by its own account, are far larger than itself."""
+def _check_uncompressed_size(metadata: Any, names: set[str], max_bytes: int) -> None:
+    """Refuse a file whose metadata state far larger columns than the file explains."""
     chunks = (
-        metadata.row_group(group).column(at)
+        metadata.row_group(group).column(i)
         for group in range(metadata.num_row_groups)
-        for at in range(metadata.num_columns)
+        for i in range(metadata.num_columns)
     )
-    if sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in names) > most_bytes:
+    if sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in names) > max_bytes:
         raise ValueError("its columns take far more room than the file")
 
 
 def _decode_dictionaries(part: Any, names: dict[str, str]) -> Any:
-    """A part of a table with every text in its own cell, and each column's name of now."""
+    """Return a chunk with plain text cells, and with the present name of each column."""
     import pyarrow as pa
 
     columns = [
@@ -280,7 +287,7 @@ def _decode_dictionaries(part: Any, names: dict[str, str]) -> Any:
 
 
 def _count_cell_bytes(part: Any) -> int:
-    """How many bytes the cells of a part of a table have once each text is in its own."""
+    """Return the bytes of a chunk's cells once its dictionaries are decoded."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -293,11 +300,11 @@ def _count_cell_bytes(part: Any) -> int:
 
 
 def _to_score(record: dict[str, Any], names: list[str]) -> Score:
-    answers = [record[name] for name in names] if record["status"] == "scored" else []
-    row = msgspec.convert(record | {"probabilities": answers}, Score)
+    probabilities = [record[name] for name in names] if record["status"] == "scored" else []
+    row = msgspec.convert(record | {"probabilities": probabilities}, Score)
     if not row.is_complete(len(names)):
         raise ValueError(
-            f"expected a prediction where a file was scored and there alone, found {row.status} "
+            f"expected a prediction for scored files alone, found {row.status} "
             f"with {row.prediction or 'none'}"
         )
     return row
@@ -310,7 +317,9 @@ def _format_cell(value: Any) -> str:
         return f"{value:.6f}"
     if isinstance(value, bool):
         return str(value).lower()
-    text = str(value).replace("\r", "\\r")  # Python's csv leaves one unquoted: two rows to a reader
+    text = str(value).replace(
+        "\r", "\\r"
+    )  # Python's csv does not quote it: a reader would see two rows
     return f"'{text}" if text.startswith(FORMULA_PREFIXES) else text
 
 

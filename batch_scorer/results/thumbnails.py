@@ -1,6 +1,6 @@
-"""Small pictures of the films that the report shows first, and their evidence maps.
+"""Thumbnails of the images that the report shows first, and their evidence maps.
 
-Where a border may show a patient's name, it is painted over in both.
+A border that may show a patient's name is masked in both.
 """
 
 from __future__ import annotations
@@ -38,18 +38,19 @@ if TYPE_CHECKING:
 THUMBNAIL_SIZE_PX = 320
 THUMBNAIL_SIZES_PX = frozenset({THUMBNAIL_SIZE_PX, DETECTION_SIZE_PX})
 MOST_KEPT = 32
-"""A report shows up to 30 images unless minutes are asked for: of a run of so few, most are shown.
-To keep an image takes 2.8 ms (JPEG of 224 pixels) to 20 ms (DICOM of 3.8 megapixels) of processor
-time, and half a megabyte; to read it again takes 3.1 to 49 ms, and a compressed DICOM 460 ms. Kept
-from the first decoding of 20,000 images, thumbnails would cost 60 to 400 s and save some 2 s."""
+"""Largest run whose decoded images are kept for the report, which shows most of them.
+By default a report shows up to 30 images. Keeping an image takes 2.8 ms (JPEG of 224 pixels) to
+20 ms (DICOM of 3.8 megapixels) of processor time, and half a megabyte. Reading it again takes 3.1
+to 49 ms, or 460 ms for a compressed DICOM. In a run of 20,000 images, keeping all thumbnails would
+cost 60 to 400 s and save about 2 s."""
 
 
 class ReportImages:
-    """The images that a report may show: kept while they are scored, or else read again.
+    """The images that a report may show, kept from the scoring or read again.
 
     Args:
-        source: Where the images are.
-        images: How many the run has to decode. More than ``MOST_KEPT``, and none is kept.
+        source: The source of the images.
+        images: Number of images to decode. None is kept if there are more than ``MOST_KEPT``.
     """
 
     def __init__(self, source: Source, images: int = 0) -> None:
@@ -58,17 +59,17 @@ class ReportImages:
         self._kept: dict[str, DecodeResult] = {}
 
     def keep(self, sha256: str, content: DecodeResult) -> None:
-        """Keep an image, by the hash of its content, that was decoded to ``sizes_px`` too."""
+        """Keep an image that was also decoded to ``sizes_px``, by the hash of its content."""
         if self.sizes_px:
             self._kept[sha256] = content
 
     def read(
         self, decoder: Decoder, ref: ImageRef | None, sha256: str, sizes_px: frozenset[int]
     ) -> DecodeResult | None:
-        """Give an image as it was scored; None where it is gone, has changed or is damaged.
+        """Return an image as it was scored; None if it is missing, changed or damaged.
 
         Raises:
-            DecoderUnavailable: No process can be started to decode it in.
+            DecoderUnavailable: No process to decode it can be started.
         """
         content = self._kept.get(sha256)
         if content and content.pixels.keys() >= sizes_px:
@@ -87,7 +88,7 @@ class ReportImages:
 
 @dataclass(frozen=True)
 class _GalleryImage:
-    """A film of the report: its row, its thumbnail, and (S, S) pixels where it gets a map."""
+    """An image of the report: its row, its thumbnail, and (S, S) pixels if it gets a map."""
 
     row: Score
     thumbnail: Image.Image
@@ -99,65 +100,66 @@ def write_thumbnails(
     images: ReportImages,
     rows: Sequence[Score],
     threshold: float,
-    asked: Gallery,
+    gallery: Gallery,
     load_model: Callable[[], Classifier | None],
 ) -> Gallery:
-    """Write each film that the report shows, small, at its own proportions, and its evidence map.
+    """Write the thumbnails and evidence maps of the images that the report shows.
 
-    The films that get a map, and no others, go through the model once more.
+    Only the images that get a map go through the model once more.
 
     Args:
-        output: Where they go.
-        images: Where the films come from.
+        output: The output of the run.
+        images: The images of the run.
         rows: All rows of the run.
-        threshold: The first model's.
-        asked: Which films are shown, and which of them with a map.
-        load_model: Loads the first model, called only where a film gets a map; gives None where
-            the model's file is not at hand.
+        threshold: The first model's threshold.
+        gallery: The requested images and maps.
+        load_model: Loads the first model, called only if an image gets a map; returns None if the
+            model's file is missing.
 
     Returns:
-        What was asked, and which maps there are now.
+        The gallery with the maps that were written.
 
     Raises:
-        DecoderUnavailable: No process can be started to decode a film in.
-        LedgerError: The output cannot be written.
+        DecoderUnavailable: No process to decode an image can be started.
+        OutputError: The output cannot be written.
         ModelFileError: The model failed.
     """
-    groups = select_for_review(rows, threshold, asked.review_minutes).values()
-    shown = [row for group in groups for row in group]
-    wanted = {row.image for row in shown if _needs_map(row, asked)}
-    classifier = load_model() if wanted else None
-    able = classifier if classifier and classifier.card.evidence else None
-    size_px = able.card.size_px if able else None
+    groups = select_for_review(rows, threshold, gallery.review_minutes).values()
+    selected = [row for group in groups for row in group]
+    mapped_keys = {row.image for row in selected if _needs_map(row, gallery)}
+    classifier = load_model() if mapped_keys else None
+    explainer = classifier if classifier and classifier.card.evidence else None
+    size_px = explainer.card.size_px if explainer else None
     with Decoder() as decoder:
-        films = list(_read_images(decoder, images, shown, wanted, size_px))
-    output.write_all(dict(store.encode_thumbnail(film.row, film.thumbnail) for film in films))
-    mapped = [(film, film.pixels) for film in films if film.pixels is not None]
-    if wanted and able is None:
+        shown = list(_read_images(decoder, images, selected, mapped_keys, size_px))
+    output.write_all(dict(store.encode_thumbnail(image.row, image.thumbnail) for image in shown))
+    mapped = [(image, image.pixels) for image in shown if image.pixels is not None]
+    if mapped_keys and explainer is None:
         return msgspec.structs.replace(
-            asked, no_maps_reason="unanswered" if classifier else "model"
+            gallery, no_maps_reason="unanswered" if classifier else "model"
         )
-    if not mapped or able is None:
-        return asked
-    return msgspec.structs.replace(asked, maps=_write_evidence_maps(output, mapped, able))
+    if not mapped or explainer is None:
+        return gallery
+    return msgspec.structs.replace(gallery, maps=_write_evidence_maps(output, mapped, explainer))
 
 
-def _needs_map(row: Score, asked: Gallery) -> bool:
-    return asked.heatmaps == "all" or (asked.heatmaps == "flagged" and row.prediction == CLASSES[1])
+def _needs_map(row: Score, gallery: Gallery) -> bool:
+    flagged = row.prediction == CLASSES[1]
+    return gallery.heatmaps == "all" or (gallery.heatmaps == "flagged" and flagged)
 
 
 def _read_images(
     decoder: Decoder,
     images: ReportImages,
     rows: Sequence[Score],
-    wanted: set[str],
+    mapped_keys: set[str],
     size_px: int | None,
 ) -> Iterator[_GalleryImage]:
-    """The films that are still as they were scored: of others the report says what is missing."""
+    """Yield the images that have not changed since; the report says which ones are missing."""
     names = {row.image for row in rows}
     refs = {ref.key: ref for ref in images.source.refs if ref.key in names}
     for row in rows:
-        map_px = size_px if row.image in wanted else None
+        map_px = size_px if row.image in mapped_keys else None
         sizes_px = THUMBNAIL_SIZES_PX | ({map_px} if map_px else set())
         content = images.read(decoder, refs.get(row.image), row.sha256, sizes_px)
         if content is None:
@@ -169,7 +171,7 @@ def _read_images(
 
 
 def _restore_aspect_ratio(pixels: NDArray[np.uint8], row: Score) -> Image.Image:
-    """A stretched square at the film's own proportions."""
+    """Resize a stretched square to the image's own aspect ratio."""
     width_px, height_px = row.width_px or 1, row.height_px or 1
     scale = THUMBNAIL_SIZE_PX / max(width_px, height_px)
     size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
@@ -177,32 +179,35 @@ def _restore_aspect_ratio(pixels: NDArray[np.uint8], row: Score) -> Image.Image:
 
 
 def _write_evidence_maps(
-    output: Output, films: list[tuple[_GalleryImage, NDArray[np.uint8]]], classifier: Classifier
+    output: Output, images: list[tuple[_GalleryImage, NDArray[np.uint8]]], classifier: Classifier
 ) -> dict[str, Peak]:
-    """Write the maps of films, all on one scale; their peaks by the stem of the thumbnail.
+    """Write evidence maps, all on one scale; skip evidence with a value that is not finite.
 
-    An image whose evidence is not all finite numbers gets none.
+    Returns:
+        The peak of each map by the stem of the thumbnail.
     """
-    evidence = _compute_evidence(classifier, [pixels for _, pixels in films])
+    evidence = _compute_evidence(classifier, [pixels for _, pixels in images])
     drawn = [
-        (film, places)
-        for (film, _), places in zip(films, evidence, strict=True)
-        if np.isfinite(places).all()
+        (image, values)
+        for (image, _), values in zip(images, evidence, strict=True)
+        if np.isfinite(values).all()
     ]
-    top = max((float(places.max()) for _, places in drawn), default=0.0)
+    max_evidence = max((float(values.max()) for _, values in drawn), default=0.0)
     output.write_all(
         dict(
-            store.encode_evidence_map(film.row, overlay_heatmap(film.thumbnail, places, top))
-            for film, places in drawn
+            store.encode_evidence_map(
+                image.row, overlay_heatmap(image.thumbnail, values, max_evidence)
+            )
+            for image, values in drawn
         )
     )
-    return {store.thumbnail_stem(film.row): find_peak(places) for film, places in drawn}
+    return {store.thumbnail_stem(image.row): find_peak(values) for image, values in drawn}
 
 
 def _compute_evidence(
     classifier: Classifier, pixels: list[NDArray[np.uint8]]
 ) -> list[NDArray[np.float32]]:
-    """The evidence (height, width) of each film, by a model that answers it."""
+    """Compute the evidence (height, width) of each image, by a model that gives evidence."""
     batches = [pixels[start : start + BATCH_SIZE] for start in range(0, len(pixels), BATCH_SIZE)]
-    answers = [classifier.predict(np.stack(batch)[..., None]).evidence for batch in batches]
-    return [places for found in answers if found is not None for places in found]
+    results = [classifier.predict(np.stack(batch)[..., None]).evidence for batch in batches]
+    return [values for found in results if found is not None for values in found]

@@ -1,4 +1,4 @@
-"""What a run spends: its workers' seconds by step, bytes, memory, and the price of it all."""
+"""Usage and cost of a run: its workers' seconds by step, bytes, memory, and their price."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
 READ, DECODE, CLASSIFY = "read", "decode", "classify"
 _LOCK = threading.Lock()
 _MIN_AMOUNT = 1e-9
-"""Less is shown with as many decimals."""
+"""Smaller amounts get the decimals of this one."""
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
 class CoreHourPrice(msgspec.Struct, frozen=True):
-    """What one core costs for an hour."""
+    """The price of one core for an hour."""
 
     core_hour: Amount
     currency: str = "USD"
 
-    def compute_cost(self, core_seconds: float, films: int) -> RunCost | None:
-        """The price of a run; None where it had no film to do."""
-        if not films:
+    def compute_cost(self, core_seconds: float, images: int) -> RunCost | None:
+        """Compute the cost of a run; None if it scored no image."""
+        if not images:
             return None
         cost = core_seconds / 3600 * self.core_hour
-        return RunCost(self.core_hour, self.currency, films, 1000 * cost / films)
+        return RunCost(self.core_hour, self.currency, images, 1000 * cost / images)
 
 
 class RunCost(msgspec.Struct, frozen=True):
-    """What 1,000 films cost by this run: cores x seconds x price of a core-hour / ``images``.
+    """The cost of 1,000 images: cores x seconds x price of a core-hour / ``images``.
 
-    ``images`` are those that the run itself read and judged, not those whose rows it took over.
+    ``images`` counts those that the run itself scored, without reused rows.
     """
 
     core_hour: Amount
@@ -51,28 +51,28 @@ class RunCost(msgspec.Struct, frozen=True):
 
     @property
     def core_hour_price(self) -> CoreHourPrice:
-        """What was stated."""
+        """The price that the user gave."""
         return CoreHourPrice(self.core_hour, self.currency)
 
 
-def describe_cost(price: RunCost, core_seconds: float) -> str:
-    """The price of 1,000 films, and how it comes about."""
+def describe_cost(cost: RunCost, core_seconds: float) -> str:
+    """Describe the cost of 1,000 images and its calculation."""
     return (
-        f"{format_amount(price.per_1000_images)} {price.currency} per 1,000 films: "
-        f"{core_seconds:,.1f} core-seconds for {price.images:,}, at "
-        f"{format_amount(price.core_hour)} {price.currency} a core-hour"
+        f"{format_amount(cost.per_1000_images)} {cost.currency} per 1,000 films: "
+        f"{core_seconds:,.1f} core-seconds for {cost.images:,}, at "
+        f"{format_amount(cost.core_hour)} {cost.currency} a core-hour"
     )
 
 
 def format_amount(amount: float) -> str:
-    """An amount of money to two digits at least: 12.30, 0.048, 0.00012."""
-    shown = max(amount, _MIN_AMOUNT)
-    decimals = 2 if shown >= 1 else max(2, 1 - math.floor(math.log10(shown)))
+    """Format an amount of money with at least two significant digits: 12.30, 0.048, 0.00012."""
+    clamped = max(amount, _MIN_AMOUNT)
+    decimals = 2 if clamped >= 1 else max(2, 1 - math.floor(math.log10(clamped)))
     return f"{amount:,.{decimals}f}"
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a process spent on a share of the films, told to another one."""
+    """Usage of one worker process, sent to the process that sums it up."""
 
     worker_seconds: dict[str, Seconds]
     bytes_read: LargeCount
@@ -81,11 +81,11 @@ class Usage(msgspec.Struct, frozen=True):
 
 @dataclass
 class UsageMeter:
-    """Counts what an engine spends, from any thread.
+    """Thread-safe meter of an engine's usage.
 
-    ``worker_seconds`` are sums over all workers, so that together they may exceed the time on the
-    clock. ``cores`` are those that the engine has at hand, whether or not all of them work;
-    ``peak_memory_bytes`` is that of the largest worker in another process.
+    ``worker_seconds`` sums all workers, and may exceed the elapsed time. ``cores`` counts the
+    available cores, idle or not. ``peak_memory_bytes`` is the peak of the largest worker in another
+    process.
     """
 
     cores: int = field(default_factory=available_cores)
@@ -97,7 +97,7 @@ class UsageMeter:
 
     @contextmanager
     def timing(self, step: str) -> Iterator[None]:
-        """Count the seconds inside it, whatever becomes of them."""
+        """Add the seconds of the block, even if it raises an error."""
         since = time.perf_counter()
         try:
             yield
@@ -106,25 +106,25 @@ class UsageMeter:
             with _LOCK:
                 self.worker_seconds[step] += seconds
 
-    def count_bytes(self, number: int) -> None:
-        """Count bytes that came from the films' storage."""
+    def count_bytes(self, size_bytes: int) -> None:
+        """Add bytes that were read from the images' storage."""
         with _LOCK:
-            self.bytes_read += number
+            self.bytes_read += size_bytes
 
     def record_peak_memory(self, peak_bytes: int) -> None:
-        """Note the most memory that another process has had."""
+        """Record the peak memory of another process."""
         with _LOCK:
             self.peak_memory_bytes = max(self.peak_memory_bytes, peak_bytes)
 
-    def tell(self) -> Usage:
-        """What was spent so far, with the most memory that this or another process has had."""
+    def snapshot(self) -> Usage:
+        """Return the usage so far, with the peak memory of any process."""
         peak_bytes = max(self.peak_memory_bytes, peak_memory_bytes())
         return Usage(self.worker_seconds, self.bytes_read, peak_bytes)
 
-    def add(self, spent: Usage) -> None:
-        """Count what another process spent."""
+    def add(self, usage: Usage) -> None:
+        """Add the usage of another process."""
         with _LOCK:
-            for step, seconds in spent.worker_seconds.items():
+            for step, seconds in usage.worker_seconds.items():
                 self.worker_seconds[step] += seconds
-            self.bytes_read += spent.bytes_read
-            self.peak_memory_bytes = max(self.peak_memory_bytes, spent.peak_memory_bytes)
+            self.bytes_read += usage.bytes_read
+            self.peak_memory_bytes = max(self.peak_memory_bytes, usage.peak_memory_bytes)

@@ -1,4 +1,4 @@
-"""Which films a reader should look at first, and why. Pure functions of the rows."""
+"""Worklist of the images to review first, and the reasons. Pure functions of the rows."""
 
 from __future__ import annotations
 
@@ -15,58 +15,61 @@ if TYPE_CHECKING:
 
 IMAGES_PER_REASON = 6
 SECONDS_PER_IMAGE = 45
-"""What a first look at one film takes, when the number of films is chosen by the minutes for it."""
+"""Time of a first look at one image, to derive the number of images from the minutes."""
 MAX_CLOSE_LOG_ODDS = 0.5
-"""How far from the threshold, in log odds, an answer may lie and still be called close to it."""
+"""Largest distance from the threshold, in log odds, of a probability that is close to it."""
 
 
 def count_reviewable(minutes: int) -> int:
-    """How many films can be looked at in so many minutes."""
+    """Return the number of images that a reader can review in some minutes."""
     return minutes * 60 // SECONDS_PER_IMAGE
 
 
 def select_for_review(
     rows: Sequence[Score], threshold: float, minutes: int | None = None
 ) -> dict[str, list[Score]]:
-    """The films to show, by reason in reading order, each film once, copies left out.
+    """Select the images to review, each image once and without copies.
 
     Args:
         rows: All rows of a run.
-        threshold: The first model's.
-        minutes: The time for reading: as many films as it allows, shared evenly among the reasons;
-            what one reason leaves over goes to the others. None takes ``IMAGES_PER_REASON`` for each.
+        threshold: The first model's threshold.
+        minutes: The reader's time. The images that it allows are shared evenly among the reasons; a
+            reason with too few images leaves its share to the others. None takes
+            ``IMAGES_PER_REASON`` for each reason.
 
     Returns:
-        The reasons of ``rank_candidates`` that have a film to show.
+        The selected rows by reason, in reading order, without empty reasons.
     """
-    waiting = rank_candidates(rows, threshold)
-    chosen: dict[str, list[Score]] = {reason: [] for reason in waiting}
-    shown: set[str] = set()
+    candidates = rank_candidates(rows, threshold)
+    chosen: dict[str, list[Score]] = {reason: [] for reason in candidates}
+    selected: set[str] = set()
 
     def take(reason: str, share: int) -> None:
-        fresh = (row for row in waiting[reason] if row.image not in shown)
-        picked = list(islice(fresh, share))
+        unselected = (row for row in candidates[reason] if row.image not in selected)
+        picked = list(islice(unselected, share))
         chosen[reason] += picked
-        shown.update(row.image for row in picked)
+        selected.update(row.image for row in picked)
 
     if minutes is None:
-        for reason in waiting:
+        for reason in candidates:
             take(reason, IMAGES_PER_REASON)
     else:
-        films = count_reviewable(minutes)
-        while len(shown) < films and (open_ := _reasons_with_unselected(waiting, shown)):
-            for place, reason in enumerate(open_):
-                take(reason, math.ceil((films - len(shown)) / (len(open_) - place)))
+        limit = count_reviewable(minutes)
+        while len(selected) < limit and (
+            remaining := _reasons_with_unselected(candidates, selected)
+        ):
+            for index, reason in enumerate(remaining):
+                take(reason, math.ceil((limit - len(selected)) / (len(remaining) - index)))
     return {reason: found for reason, found in chosen.items() if found}
 
 
 def rank_candidates(rows: Sequence[Score], threshold: float) -> dict[str, list[Score]]:
-    """Every film that there is a reason to look at, copies left out; a film may have several.
+    """Rank the images to review by reason, without copies; an image may have several reasons.
 
     Returns:
-        By reason, in reading order, the first to look at first: "missed" and "false_alarm" (where
-        films have labels), "highest" probability, "closest" to the threshold (the uncertain ones,
-        where the model's card says which answers are), "disagree" between models.
+        The rows by reason, most urgent first: "missed" and "false_alarm" (labelled images),
+        "highest" probability, "closest" to the threshold (the undecided ones, if the model's card
+        has a band), "disagree" between models.
     """
     originals = [row for row in rows if row.status == "scored" and not row.duplicate_of]
     normal, pneumonia = CLASSES
@@ -88,14 +91,14 @@ def rank_candidates(rows: Sequence[Score], threshold: float) -> dict[str, list[S
         ),
     }
     return {
-        reason: sorted(found, key=lambda row: (order(row), row.image))
-        for reason, (found, order) in groups.items()
+        reason: sorted(found, key=lambda row: (sort_key(row), row.image))
+        for reason, (found, sort_key) in groups.items()
     }
 
 
-def _reasons_with_unselected(waiting: dict[str, list[Score]], shown: set[str]) -> list[str]:
-    """The reasons that have a film which is not shown yet."""
-    return [r for r, line in waiting.items() if any(row.image not in shown for row in line)]
+def _reasons_with_unselected(candidates: dict[str, list[Score]], selected: set[str]) -> list[str]:
+    """Return the reasons with an image that is not selected yet."""
+    return [r for r, rows in candidates.items() if any(row.image not in selected for row in rows)]
 
 
 def _is_close(row: Score, threshold: float) -> bool:
@@ -105,7 +108,7 @@ def _is_close(row: Score, threshold: float) -> bool:
 
 
 def _log_odds_distance(probability: float, threshold: float) -> float:
-    """How far apart two probabilities are in log odds."""
+    """Return the distance of two probabilities in log odds."""
     return abs(_log_odds(probability) - _log_odds(threshold))
 
 

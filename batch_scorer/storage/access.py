@@ -1,7 +1,7 @@
-"""Permissions of a run: the folders that a list may name images in, and private hosts.
+"""Permissions of a run: the folders in which a list may name images, and private hosts.
 
-A list may come from elsewhere. It never makes the program read a file of this machine outside the
-folders meant for it, nor ask a host that only this machine can reach.
+A list may come from an untrusted source. It must never make the program read a file of this machine
+outside the allowed folders, or contact a host that only this machine can reach.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ _LOW_32_BITS = 2**32 - 1
 _EXTRA_PRIVATE_NETWORKS = tuple(
     map(ip_network, ("192.0.0.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16", "fec0::/10"))
 )
-"""What older versions of Python take for public."""
+"""Networks that older versions of Python report as public."""
 
 
 @dataclass(frozen=True)
 class AccessPolicy:
     """Permissions of a run.
 
-    ``roots`` are folders of this machine below which a list may name images, beside the list's own
-    folder. ``private_hosts`` lets http URLs lead to hosts that are not of the public Internet.
+    ``roots`` lists folders of this machine below which a list may name images, in addition to the
+    list's own folder. ``private_hosts`` allows http URLs of hosts outside the public Internet.
     """
 
     roots: tuple[str, ...] = ()
     private_hosts: bool = False
 
     def with_root(self, folder: str) -> AccessPolicy:
-        """Add a folder below which a list may name images."""
+        """Return these permissions with one more folder below which a list may name images."""
         return replace(self, roots=(*self.roots, folder))
 
     def check_path(self, path: str) -> str:
-        """Follow all links of a path that a list names.
+        """Resolve all links of a path that a list names.
 
         Returns:
             The path without links, which lies below one of the roots.
 
         Raises:
-            NotAllowed: It lies below none of them.
+            NotAllowed: It lies outside all roots.
             ValueError: It cannot be a path.
         """
         real = os.path.realpath(path)
         if not any(Path(real).is_relative_to(root) for root in self._real_roots):
             raise NotAllowed(
-                "Expected a path below the folder of the list, or below a folder that was allowed, "
+                "Expected a path below the folder of the list or below an allowed folder, "
                 "found one outside.",
                 "Allow its folder with --list-root FOLDER.",
             )
@@ -68,7 +68,7 @@ class AccessPolicy:
 
 @contextmanager
 def raise_as_run_error() -> Iterator[None]:
-    """Turn what would be the row of an image into an error of the run, where no image is read.
+    """Raise an error of one image as an error of the run, where the file read is not an image.
 
     Raises:
         UsageError: For NotAllowed.
@@ -83,10 +83,10 @@ def raise_as_run_error() -> Iterator[None]:
 
 
 def is_public_address(address: str) -> bool:
-    """Whether an IP address is of the public Internet, also where it is an IPv4 one in disguise.
+    """Return whether an IP address is public; an IPv6 address that holds an IPv4 one counts as it.
 
-    Source: the registries of IANA for special-purpose addresses (RFC 6890), as `ipaddress` has
-    them; RFC 3056 (6to4) and RFC 6052 (NAT64).
+    Source: the IANA registries of special-purpose addresses (RFC 6890), as in `ipaddress`;
+    RFC 3056 (6to4) and RFC 6052 (NAT64).
     """
     found = _unwrap_ipv4(ip_address(address))
     if any(found in network for network in _EXTRA_PRIVATE_NETWORKS):
@@ -95,7 +95,7 @@ def is_public_address(address: str) -> bool:
 
 
 def _unwrap_ipv4(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address that an IPv6 address stands for, if it does."""
+    """Return the IPv4 address that an IPv6 address holds, else the address itself."""
     if isinstance(address, IPv4Address):
         return address
     if address in _NAT64:

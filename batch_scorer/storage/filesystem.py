@@ -1,11 +1,11 @@
-"""File systems by URL, reads that end, and calls that are tried again.
+"""File systems by URL, bounded reads, and calls with retries.
 
-No URL is taken for a chain of file systems, and no protocol is opened but those of `PROTOCOLS`:
-fsspec knows many more, of which some run programs or read files of this machine.
+Only the protocols of `PROTOCOLS` are opened, and chained URLs are refused: fsspec knows many more,
+some of which run programs or read files of this machine.
 
-Credentials come from each cloud's usual chain (environment, configuration files, the machine's own
-role); nothing here reads, keeps or passes one on. The clients' own retries are switched off where
-they can be, so that every repetition is made, waited for and counted in one place: ``call_with_retries``.
+Credentials come from each cloud's usual chain (environment, configuration files, the machine's
+role); this module never reads, keeps or passes them. The clients' own retries are switched off
+where possible, so that `call_with_retries` makes, delays and counts every retry.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ EXTRA_BY_PROTOCOL = {
 }
 WEB_PROTOCOLS = ("http", "https")
 PROTOCOLS = ("file", "local", "memory", *WEB_PROTOCOLS, *EXTRA_BY_PROTOCOL)
-"""All that are opened. ``memory`` is of this process alone."""
+"""All supported protocols. ``memory`` belongs to this process alone."""
+_ACCEPTED_PREFIXES = ("file://", "http://", "https://", "s3://", "gs://", "az://", "abfs://")
 MAX_ATTEMPTS = 7
-"""How often a call is made at most: eight seconds of waiting on average, sixteen at most."""
+"""Attempts of one call: eight seconds of waiting on average, sixteen at most."""
 MAX_REMOTE_READS = 16
-"""Reads that are in flight at once from a bucket, where waiting costs no processor."""
+"""Concurrent reads from a bucket, where a waiting thread costs no processor time."""
 _OPTIONS: dict[str, dict[str, Any]] = {
-    # max_concurrency 1: else every read of a small file costs a second request for its size.
+    # With a higher max_concurrency, every read of a small file costs a second request for its size.
     "s3": {
         "config_kwargs": {
             "retries": {"total_max_attempts": 1},
@@ -64,23 +65,30 @@ log = logging.getLogger(__name__)
 
 
 def open_filesystem(url: str, access: AccessPolicy | None = None) -> tuple[Any, str]:
-    """The file system that a path or URL names, and the path inside it.
+    """Open the file system that a path or URL names.
 
     Args:
         url: A path of this machine, or a URL of one of `PROTOCOLS`.
-        access: Which hosts a web address may lead to; public ones unless it says more.
+        access: Permissions for web addresses; public hosts only by default.
+
+    Returns:
+        The fsspec file system, and the path inside it.
 
     Raises:
-        UsageError: It is no path or URL, or no account is named.
+        UsageError: It is not a path or URL, or lacks a bucket or an account.
         ProtocolRefused: It is a URL of another protocol.
         MissingPackage: The file system is not installed.
     """
     if not url.strip():
-        raise UsageError("Expected a folder, a URL or a file, found an empty name.")
+        raise UsageError(
+            "Expected a folder, a URL or a file, found an empty name.", "Give a path or a URL."
+        )
     protocol, url = _split_protocol(url)
     extra = EXTRA_BY_PROTOCOL.get(protocol, "web" if protocol in WEB_PROTOCOLS else "")
     if extra in _OPTIONS and not url.partition("://")[2].strip("/"):
-        raise UsageError(f"{url} names no bucket.", "Write its name after the two slashes.")
+        raise UsageError(
+            f"Expected the name of a bucket, found {url}.", "Write the name after the two slashes."
+        )
     try:
         filesystem, root = _open(protocol, url, extra, access or AccessPolicy())
     except ImportError as exc:
@@ -90,77 +98,76 @@ def open_filesystem(url: str, access: AccessPolicy | None = None) -> tuple[Any, 
         shown, private = redact_url(url), (redact_url(url),)
         if extra == "azure":
             raise UsageError(
-                f"{shown} names no Azure storage account that can be used.",
+                f"Expected a URL with a valid Azure storage account, found {shown}.",
                 "Set AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING. " + DOCS_HINT,
                 private,
             ) from exc
-        raise UsageError(f"{shown} is no path or URL that can be read.", private=private) from exc
+        raise UsageError(
+            f"Expected a readable path or URL, found {shown}.", "Check its spelling.", private
+        ) from exc
     if extra in _OPTIONS:
         _disable_client_retries(filesystem, extra)
     return filesystem, root
 
 
 def _split_protocol(url: str) -> tuple[str, str]:
-    """The protocol of a URL, and the URL with the protocol in small letters.
+    """Return the protocol of a URL, and the URL with the protocol in lower case.
 
     Raises:
-        ProtocolRefused: It is none that is opened.
+        ProtocolRefused: The protocol is not supported.
     """
     protocol, mark, rest = url.partition("://")
     if not mark:
         return "file", url
     if protocol.lower() not in PROTOCOLS:
         raise ProtocolRefused(
-            f"{redact_url(url)} is no path or URL that can be read.",
-            f"Give a path, or a URL that begins with {', '.join(_ACCEPTED_PREFIXES[:-1])} or {_ACCEPTED_PREFIXES[-1]}.",
+            f"Expected a readable path or URL, found {redact_url(url)}.",
+            "Give a path, or a URL that begins with "
+            f"{', '.join(_ACCEPTED_PREFIXES[:-1])} or {_ACCEPTED_PREFIXES[-1]}.",
             private=[redact_url(url)],
         )
     return protocol.lower(), f"{protocol.lower()}{mark}{rest}"
 
 
-_ACCEPTED_PREFIXES = ("file://", "http://", "https://", "s3://", "gs://", "az://", "abfs://")
-
-
 def _open(protocol: str, url: str, extra: str, access: AccessPolicy) -> tuple[Any, str]:
-    """As fsspec does it for a URL without a chain."""
+    """Open a file system as fsspec does for a URL without a chain."""
     if protocol in WEB_PROTOCOLS:
         from batch_scorer.storage.web import WebFileSystem, check_url
 
         check_url(url)
         return WebFileSystem(private_hosts=access.private_hosts), url
     kind = fsspec.get_filesystem_class(protocol)
-    told = kind._get_kwargs_from_urls(url)  # noqa: SLF001 - of the interface for file systems
-    return kind(**_OPTIONS.get(extra, {}) | told), kind._strip_protocol(url)  # noqa: SLF001
+    url_options = kind._get_kwargs_from_urls(url)  # noqa: SLF001 - fsspec's own interface
+    return kind(**_OPTIONS.get(extra, {}) | url_options), kind._strip_protocol(url)  # noqa: SLF001
 
 
 def read_file(filesystem: Any, path: str, limit_bytes: int) -> bytes:
-    """Read a whole file of any file system, but no more than it may hold, and never without end.
+    """Read a whole file of any file system, within a limit.
 
-    Every file that the program reads and did not bring along comes through here, or, where only a
-    file of this machine can be meant, straight through `read_regular_file`. It is one attempt:
-    `call` repeats it.
+    Every file from outside the program is read here, or by `read_regular_file` where it must lie on
+    this machine. This is a single attempt: `call_with_retries` repeats it.
 
     Args:
-        filesystem: Of `open_filesystem`.
+        filesystem: A file system of `open_filesystem`.
         path: The path inside it.
-        limit_bytes: The most that the file may hold; no more is fetched or held in memory.
+        limit_bytes: The largest size accepted; no more is fetched or held in memory.
 
     Returns:
         Its content.
 
     Raises:
-        TooLong: It holds more. Like all that follow, one of `faults.failures`: `faults.explain`
-            makes a sentence of it.
-        FileNotFoundError: It is not there.
-        OSError: It is no file (a folder, a pipe, a device), cannot be read, or does not end.
-        Exception: What else the file system raises.
+        FileTooLarge: It is larger. All errors here belong to `storage_errors`, and
+            `translate_error` turns them into a sentence.
+        FileNotFoundError: It does not exist.
+        OSError: It is not a file (but a folder, a pipe, a device), or cannot be read to its end.
+        Exception: Another error of the file system.
     """
     if is_local(filesystem):
         return read_regular_file(path, limit_bytes)
     try:
         data: bytes = filesystem.cat_file(path, start=0, end=limit_bytes + 1)
     except storage_errors() as exc:
-        if is_past_end(exc):  # an empty file has no first byte
+        if is_past_end(exc):  # the file is empty
             return b""
         raise
     if len(data) > limit_bytes:
@@ -169,12 +176,12 @@ def read_file(filesystem: Any, path: str, limit_bytes: int) -> bytes:
 
 
 def is_local(filesystem: Any) -> bool:
-    """Whether a file system is this machine's."""
+    """Return whether a file system is the local one."""
     return "file" in _protocols(filesystem)
 
 
 def needs_folders(filesystem: Any) -> bool:
-    """Whether folders have to be made; to make one in a bucket could make the bucket too."""
+    """Return whether folders must be created; in a bucket, that could create the bucket too."""
     return not _protocols(filesystem) & EXTRA_BY_PROTOCOL.keys()
 
 
@@ -184,26 +191,26 @@ def _protocols(filesystem: Any) -> set[str]:
 
 
 def call_with_retries(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call a file system; what fails transiently is called again, later and later, at random times.
+    """Call a function of a file system; retry transient errors with exponential random delays.
 
     Raises:
-        Exception: What the last attempt raised, one of `faults.failures`.
+        Exception: The error of the last attempt, one of `storage_errors`.
     """
     return _RETRYING(function, *args, **kwargs)
 
 
 def count_retries() -> int:
-    """How many calls this process has repeated so far."""
+    """Return the number of calls that this process has repeated so far."""
     return _retry_counter.count
 
 
-def add_retries(times: int) -> None:
-    """Count calls that a worker elsewhere repeated for this process."""
-    _retry_counter.count += times
+def add_retries(count: int) -> None:
+    """Add the retries of a worker in another process."""
+    _retry_counter.count += count
 
 
 class _RetryCounter:
-    """Counts repeated calls, from any thread."""
+    """Thread-safe counter of repeated calls."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -230,10 +237,10 @@ def _disable_client_retries(filesystem: Any, extra: str) -> None:
     """Make one call one request: the client repeats nothing by itself."""
     if extra == "s3":
         filesystem.retries = 1
-    if extra == "gcs":  # repeats by a decorator that takes no setting
+    if extra == "gcs":  # retries in a decorator without settings
         filesystem._request = MethodType(  # noqa: SLF001
             inspect.unwrap(type(filesystem)._request),  # noqa: SLF001
             filesystem,
         )
-    if extra == "azure":  # adlfs passes no retry policy on; the default waits 15 s and more
+    if extra == "azure":  # adlfs forwards no retry policy, and the default waits 15 s or more
         filesystem.service_client._config.retry_policy.total_retries = 0  # noqa: SLF001

@@ -1,9 +1,8 @@
-"""A list of films: a text file with one path or URL in each line, or a CSV table that names them.
+"""Image lists: a text file with one path or URL per line, or a CSV table with the column image.
 
-A relative path counts from the list's own folder, and so do the keys: what lies in that folder is
-called as if the folder itself were scored; anything else by its whole path or URL, without what may
-be a secret in it. A line that is wrong becomes a row that says so; only a file that is no list at
-all is an error.
+Relative paths start at the list's own folder. An image below that folder gets the same key as if
+the folder itself were scored; the key of any other image is its whole path or URL, without possible
+secrets. A wrong line becomes a row that says so; only a file that is not a list is an error.
 """
 
 from __future__ import annotations
@@ -37,15 +36,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageList:
-    """What a list names, by key, in its own order.
+    """The images of a list by key, in the list's order.
 
-    ``places`` says where each image lies, and may hold secrets. ``labels`` are those that the list
-    gives, empty where it gives one that cannot be used. ``problems`` says of lines that name
-    nothing what is wrong with them. ``ambiguous`` keys do not tell which of several images they
-    mean: by the next run they may mean another one.
+    ``locations`` holds the path or URL of each image, and may contain secrets. ``labels`` holds the
+    labels of the list, empty where one is invalid. ``problems`` describes the lines that name no
+    image. An ``ambiguous`` key may mean another image in the next run.
     """
 
-    places: dict[str, str] = field(repr=False)
+    locations: dict[str, str] = field(repr=False)
     labels: dict[str, str]
     problems: dict[str, str]
     ambiguous: frozenset[str]
@@ -53,77 +51,80 @@ class ImageList:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One line: ``place`` is empty where it names nothing, ``label`` is the cell of a table."""
+    """One line: ``location`` is empty if it names no image, ``label`` is the cell of a table."""
 
     line: int
-    place: str = field(repr=False)
+    location: str = field(repr=False)
     label: str = ""
 
     @property
     def identity(self) -> str | int:
-        """What makes it the same as another line: its place; a line that names none is alone."""
-        return self.place or self.line
+        """The location, equal for repeated images; else the line number, which is unique."""
+        return self.location or self.line
 
 
 def is_image_list(path: str) -> bool:
-    """Whether a file given as IMAGES is a list and not a film: its name ends in .txt or .csv."""
+    """Return whether the file given as IMAGES is a list: its name ends in .txt or .csv."""
     return redact_url(path).lower().endswith(LIST_SUFFIXES)
 
 
 def parse_image_list(data: bytes, url: str) -> ImageList:
-    """Read a list.
+    """Parse an image list.
 
     Args:
         data: The whole file.
-        url: Where it lies; relative entries count from its folder.
+        url: Its path or URL; relative entries start at its folder.
 
     Raises:
-        SourceError: It is no list, or names nothing.
+        SourceError: It is not a list, or is empty.
     """
     folder = _find_folder(url)
     entries = list(_read_entries(_decode(data, url), url, folder))
     if not entries:
-        raise SourceError(f"Expected films in the list {redact_url(url)}, found none.", _HINT)
+        raise SourceError(f"Expected images in the list {redact_url(url)}, found none.", _HINT)
     distinct: dict[str | int, _Entry] = {}
     for entry in entries:
         distinct.setdefault(entry.identity, entry)
     if len(entries) > len(distinct):
         log.warning(
-            "%d entries of the list name a film again: it has one row", len(entries) - len(distinct)
+            "%d entries of the list repeat an image: it gets one row", len(entries) - len(distinct)
         )
     keys, ambiguous = _assign_keys(distinct, folder)
     return ImageList(
-        places={keys[identity]: entry.place for identity, entry in distinct.items()},
+        locations={keys[identity]: entry.location for identity, entry in distinct.items()},
         labels={keys[identity]: label for identity, label in _read_labels(entries).items()},
         problems={
-            keys[identity]: f"Line {entry.line} of the list is no line of a CSV table."
+            keys[identity]: f"Expected a CSV row in line {entry.line}, found other text."
             for identity, entry in distinct.items()
-            if not entry.place
+            if not entry.location
         },
         ambiguous=ambiguous,
     )
 
 
 def _decode(data: bytes, url: str) -> str:
-    """The text of a list, in which a line may be no UTF-8: names on a disk may be anything.
+    """Decode the text of a list. Some lines may not be UTF-8, as file names may hold any bytes.
 
     Raises:
-        SourceError: It is no text, or text of another encoding.
+        SourceError: It is not text, or has another encoding.
     """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         text = data.decode("utf-8-sig", "surrogateescape")
         lines = [line for line in text.split("\n") if line.strip()]
-        odd = sum(_UNDECODED.search(line) is not None for line in lines)
-        if data.startswith(_UTF16_BOMS) or 2 * odd > len(lines):
+        undecodable = sum(_UNDECODED.search(line) is not None for line in lines)
+        if data.startswith(_UTF16_BOMS) or 2 * undecodable > len(lines):
             shown = redact_url(url)
-            raise SourceError(f"{shown} is no list of films: {exc.reason}.", _HINT) from exc
+            raise SourceError(
+                f"Expected a list of images in UTF-8 in {shown}, found other bytes: {exc.reason}.",
+                _HINT,
+            ) from exc
         return text
 
 
 def _read_entries(text: str, url: str, folder: str) -> Iterator[_Entry]:
-    """Each line that is not left out."""
+    """Yield the entries of a list, without empty lines and comments."""
     if redact_url(url).lower().endswith(".csv"):
         for row, line in read_csv_table(text, url, {"image"}, frozenset({"image"})):
             if not row:
@@ -138,9 +139,9 @@ def _read_entries(text: str, url: str, folder: str) -> Iterator[_Entry]:
 
 
 def _find_folder(url: str) -> str:
-    """The folder of a list, without a slash at its end."""
-    place = re.split("[?#]", url, maxsplit=1)[0] if _is_web(url) else url
-    return place.rsplit("/", 1)[0] if "/" in place else ""
+    """Return the folder of a list, without a trailing slash."""
+    path = re.split("[?#]", url, maxsplit=1)[0] if _is_web(url) else url
+    return path.rsplit("/", 1)[0] if "/" in path else ""
 
 
 def _resolve_location(entry: str, folder: str) -> str:
@@ -155,7 +156,12 @@ def _resolve_location(entry: str, folder: str) -> str:
 def _assign_keys(
     entries: Mapping[str | int, _Entry], folder: str
 ) -> tuple[dict[str | int, str], frozenset[str]]:
-    """A key for each entry, the same as no other's; and those that may mean another by tomorrow."""
+    """Give each entry a unique key.
+
+    Returns:
+        The keys by the entries' identities, and the keys that may mean another image in the next
+        run.
+    """
     plain = {identity: _make_key(entry, folder) for identity, entry in entries.items()}
     times = Counter(key for key, _ in plain.values())
     numbers: Counter[str] = Counter()
@@ -175,27 +181,27 @@ def _assign_keys(
 
 
 def _make_key(entry: _Entry, folder: str) -> tuple[str, bool]:
-    """The key of an entry as if it were alone, and whether it tells all of the place."""
-    if not entry.place:
+    """Return the key of a single entry, and whether the key gives the whole location."""
+    if not entry.location:
         return f"line {entry.line}", False
-    bare, within = entry.place, f"{folder}/" if folder else ""
+    bare, within = entry.location, f"{folder}/" if folder else ""
     if _is_web(bare) or not bare.startswith(within):
         bare, within = redact_url(bare), redact_url(within)
     name = bare.removeprefix(within)
-    shown = redact_url(name)  # a mistyped URL counts as a name in the list's folder
-    exact = bare == entry.place and shown == name
+    shown = redact_url(name)  # a mistyped URL passes as a name in the list's folder
+    exact = bare == entry.location and shown == name
     key = shown.encode("utf-8", "backslashreplace").decode("utf-8")
     if len(key) > MAX_KEY_CHARS:
         return f"{key[: MAX_KEY_CHARS - 1]}…", False
     return key, exact
 
 
-def _is_web(place: str) -> bool:
-    return place.partition("://")[0].lower() in WEB_PROTOCOLS
+def _is_web(location: str) -> bool:
+    return location.partition("://")[0].lower() in WEB_PROTOCOLS
 
 
 def _read_labels(entries: Sequence[_Entry]) -> dict[str | int, str]:
-    """The label of each image that has one; empty where it is none, or not the only one."""
+    """Return the label of each labelled image; empty if it is invalid or contradicts another."""
     labels: dict[str | int, str] = {}
     wrong = 0
     for entry in entries:
@@ -208,8 +214,8 @@ def _read_labels(entries: Sequence[_Entry]) -> dict[str | int, str]:
             wrong += 1
     if wrong:
         log.warning(
-            "%d labels of the list are none of NORMAL, PNEUMONIA, 0 and 1, or contradict an "
-            "earlier line: these images are scored without one",
+            "%d labels of the list are not NORMAL, PNEUMONIA, 0 or 1, or contradict an "
+            "earlier line: these images are scored without a label",
             wrong,
         )
     return labels

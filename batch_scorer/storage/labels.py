@@ -1,4 +1,4 @@
-"""Labels from CSV tables: cells that say NORMAL or PNEUMONIA, beside the key of an image."""
+"""Labels from CSV tables: NORMAL or PNEUMONIA for each image key."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from batch_scorer.storage.access import AccessPolicy
 
 MAX_TABLE_BYTES = 100_000_000
-"""Of a file of labels, or of a list."""
+"""Limit for a label file or an image list."""
 COLUMNS = ("image", "label")
-"""All that is read of a table; whatever else stands in it is skipped."""
+"""The columns that are read; all others are skipped."""
 LABEL_WORDS = {"NORMAL": "NORMAL", "0": "NORMAL", "PNEUMONIA": "PNEUMONIA", "1": "PNEUMONIA"}
 
 
@@ -28,13 +28,16 @@ def read_label_file(url: str, keys: set[str], access: AccessPolicy) -> dict[str,
     """Read the label of each image that has one from a CSV file.
 
     Args:
-        url: Where it lies.
-        keys: Of all images of the run.
-        access: What may be read.
+        url: Path or URL of the file.
+        keys: The keys of all images of the run.
+        access: Permissions of the run.
+
+    Returns:
+        The labels by key.
 
     Raises:
         SourceError: It cannot be read or used.
-        TransientError: Its storage does not answer.
+        TransientError: Its storage does not respond.
     """
     hint = "--labels takes folders, none, or a CSV file with the columns image and label."
     shown = redact_url(url)
@@ -45,51 +48,65 @@ def read_label_file(url: str, keys: set[str], access: AccessPolicy) -> dict[str,
                 "utf-8-sig"
             )
     except UnicodeDecodeError as exc:
-        raise SourceError(f"The label file {shown} is no UTF-8: {exc.reason}.", hint) from exc
+        raise SourceError(
+            f"Expected UTF-8 in the label file {shown}, found other bytes: {exc.reason}.", hint
+        ) from exc
     except storage_errors() as exc:
         raise translate_error(exc, f"The label file {shown}", SourceError, "read", hint) from exc
     labels: dict[str, str] = {}
     for row, line in read_csv_table(text, url, {"image", "label"}):
         where = f"line {line} of {shown}"
         if not row:
-            raise SourceError(f"The label file is no CSV table in {where}.", hint)
+            raise SourceError(f"Expected a CSV row in {where}, found other text.", hint)
         image, label = row.get("image", ""), _parse_label(row.get("label"), where)
         if labels.setdefault(image, label) != label:
-            raise SourceError(f"{image} has another label in {where} than before.", private=[image])
+            raise SourceError(
+                f"Expected one label for {image}, found another one in {where}.",
+                "Remove one of the two lines.",
+                [image],
+            )
     matched = {key: label for key, label in labels.items() if key in keys}
     if labels and not matched:
         raise SourceError(
-            f"None of the {len(labels)} images named in {redact_url(url)} is among the films.",
-            f"The column image holds paths relative to the scored folder, such as {min(keys)}.",
+            f"None of the {len(labels)} images named in {redact_url(url)} was found.",
+            f"The column image takes paths relative to the scored folder, such as {min(keys)}.",
             private=[min(keys)],
         )
     return matched
 
 
 def read_csv_table(
-    text: str, url: str, needed: set[str], unbroken: frozenset[str] = frozenset()
+    text: str,
+    url: str,
+    required_columns: set[str],
+    single_line_columns: frozenset[str] = frozenset(),
 ) -> Iterator[tuple[dict[str, str], int]]:
-    """The rows of a CSV table, each with the number of the line on which it begins.
+    """Yield the rows of a CSV table, each with the number of its first line.
 
-    A line that is no CSV, such as one with a quote too many, is an empty row; the next line is read
-    for itself, so that an open quote swallows nothing.
+    A line that is not CSV, such as one with an extra quote, gives an empty row. The next line is
+    parsed on its own, so that an open quote swallows no further lines.
 
     Args:
         text: The whole table.
-        url: Where it lies.
-        needed: Columns that it must have.
-        unbroken: Columns whose cells hold no line break: two lines with a quote too many each look
-            like one line with such a cell.
+        url: Its path or URL, for errors.
+        required_columns: Columns that the table must have.
+        single_line_columns: Columns whose cells hold no line break. Without them, two lines with
+            an extra quote each would look like one line with such a cell.
 
     Raises:
-        SourceError: A needed column is not there, or one of ``COLUMNS`` is there twice.
+        SourceError: A required column is missing, or one of ``COLUMNS`` occurs twice.
     """
     lines = list(io.StringIO(text, newline=""))
-    records = ((number, cells) for number, cells in _read_records(lines, unbroken) if cells != [])
+    records = (
+        (number, cells)
+        for number, cells in _read_records(lines, single_line_columns)
+        if cells != []
+    )
     _, names = next(records, (0, None))
-    if names is None or not needed <= set(names):
+    if names is None or not required_columns <= set(names):
+        plural = "s" * (len(required_columns) > 1)
         raise SourceError(
-            f"Expected the column{'s' * (len(needed) > 1)} {' and '.join(sorted(needed))} in "
+            f"Expected the column{plural} {' and '.join(sorted(required_columns))} in "
             f"{redact_url(url)}, found {names}.",
             "Save the table as CSV with commas, in UTF-8.",
             private=[str(names)],
@@ -105,19 +122,21 @@ def read_csv_table(
 
 
 def _read_records(
-    lines: list[str], unbroken: frozenset[str]
+    lines: list[str], single_line_columns: frozenset[str]
 ) -> Iterator[tuple[int, list[str] | None]]:
-    """Each record and the number of its first line; None for a line that is no CSV."""
+    """Yield each record's first line number and its cells; None for a line that is not CSV."""
     start = 0
     columns: list[int] | None = None
     while start < len(lines):
-        reader = csv.reader((lines[at] for at in range(start, len(lines))), strict=True)
+        reader = csv.reader((lines[i] for i in range(start, len(lines))), strict=True)
         read = 0
         try:
             for cells in reader:
                 if columns is None and cells:
-                    columns = [at for at, name in enumerate(cells) if name in unbroken]
-                if any("\n" in cell for at in columns or () for cell in cells[at : at + 1]):
+                    columns = [
+                        index for index, name in enumerate(cells) if name in single_line_columns
+                    ]
+                if any("\n" in cell for i in columns or () for cell in cells[i : i + 1]):
                     break
                 yield start + read + 1, cells
                 read = reader.line_num
@@ -130,15 +149,16 @@ def _read_records(
 
 
 def _parse_label(word: str | None, where: str) -> str:
-    """NORMAL or PNEUMONIA, as a cell of a table says it.
+    """Return NORMAL or PNEUMONIA for a cell of a table.
 
     Raises:
-        SourceError: The cell says something else.
+        SourceError: The cell holds something else.
     """
     label = LABEL_WORDS.get((word or "").strip().upper())
     if label is None:
         raise SourceError(
             f"Expected NORMAL, PNEUMONIA, 0 or 1 as label in {where}, found {word!r}.",
-            private=[repr(word)],
+            "Correct that line.",
+            [repr(word)],
         )
     return label

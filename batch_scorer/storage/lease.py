@@ -1,15 +1,16 @@
-"""Leases in the output place: of all tasks that want the same work, one does it.
+"""Leases in the output: of all tasks that want the same work, one does it.
 
-A lease is a folder with one file for each time that somebody took it, numbered upwards. Whoever
-creates the next number, which only one can, holds it, and rewrites that file again and again.
-Nobody compares clocks: who waits takes a lease over when its newest file has not changed for a
-whole term by the waiter's own stopwatch. A holder that finds a higher number has lost it.
+A lease is a folder of numbered files, one for each time that a task took it. The holder is the task
+that created the file with the highest number, which only one task can do. It renews the lease by
+rewriting that file. Tasks never compare clocks: a waiting task takes a lease if its newest file has
+not changed for a whole term by the task's own stopwatch. A holder that finds a higher number has
+lost the lease.
 
-A lease keeps work from being done twice; it is no lock that a process stopped at the wrong moment
-could not slip through. What is written must stand that: whole files, the same from whoever writes
-them, and a mark at the end.
+A lease prevents duplicate work; it is not a strict lock, since a process may be suspended between a
+check and a write. Writers must allow for that: they write whole files, the same from every task,
+and a commit marker last.
 
-A holder of this machine whose process has ended is known to be gone at once.
+If the process of a holder on this machine has ended, its lease is free at once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import threading
 import time
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Self
 
 import msgspec
@@ -43,19 +43,18 @@ DEFAULT_TERM_S = 60.0
 LEASES_FOLDER = "leases"
 RENEWALS_PER_TERM = 3
 MAX_RENEWAL_INTERVAL_S = 5.0
-"""So soon another start learns that the holder is at work, however long the term is."""
+"""Bounds the time in which another task sees that the holder is alive, however long the term."""
 MAX_POLL_INTERVAL_S = 2.0
 SLEEP_SLICE_S = 0.5
-"""How long a wait may take before it is asked whether to stop."""
-_RUN_LEASE = "run"
+"""Time between two checks of a waiting task for a request to stop."""
 _GENERATION_FILE = re.compile(r"([0-9]{6}|[1-9][0-9]{6,17})\.json")
 log = logging.getLogger(__name__)
 
 
 class LeaseRecord(msgspec.Struct, frozen=True):
-    """What a lease's file says: who holds it, and how often that was said again.
+    """Content of a lease file: its holder and the number of its renewals.
 
-    ``process`` is what `name_process` said of the holder.
+    ``process`` is the holder's `get_process_identity`.
     """
 
     holder: str
@@ -66,24 +65,24 @@ class LeaseRecord(msgspec.Struct, frozen=True):
 
     @property
     def is_free(self) -> bool:
-        """Whether its holder gave it back, or is known to have ended."""
+        """Whether its holder gave it back, or has ended as far as this machine knows."""
         return self.released or has_ended(self.process)
 
 
 @dataclass(frozen=True)
 class _LeaseSnapshot:
-    """A lease as it was found: its newest file."""
+    """The newest file of a lease, as it was read."""
 
     generation: int
     data: bytes
 
     @property
-    def claim(self) -> LeaseRecord:
+    def record(self) -> LeaseRecord:
         return _decode_record(self.data) or LeaseRecord("somebody", DEFAULT_TERM_S)
 
 
 def _decode_record(data: bytes) -> LeaseRecord | None:
-    """A claim; None for anything else: of a mounted bucket, half a file may be seen."""
+    """Decode a lease file; None for anything else, such as half a file of a mounted bucket."""
     try:
         return msgspec.json.decode(data, type=LeaseRecord)
     except DECODE_ERRORS:
@@ -91,69 +90,69 @@ def _decode_record(data: bytes) -> LeaseRecord | None:
 
 
 class LeaseState(Enum):
-    """What a look at a lease shows."""
+    """State of a lease when it was polled."""
 
     FREE = "nobody holds it, or nobody has renewed it for a whole term"
-    SILENT = "somebody holds it, and has not renewed it since the last look"
-    ALIVE = "somebody has taken or renewed it since the last look"
+    SILENT = "a task holds it, and has not renewed it since the last poll"
+    ALIVE = "a task has taken or renewed it since the last poll"
 
 
 class LeaseWatcher:
-    """Looks at a lease from time to time, with a stopwatch."""
+    """Observer of one lease, with a stopwatch of its own."""
 
-    def __init__(self, place: Output, name: str) -> None:
-        self._place, self._name = place, f"{LEASES_FOLDER}/{name}"
+    def __init__(self, output: Output, name: str) -> None:
+        self._output, self._name = output, f"{LEASES_FOLDER}/{name}"
         self._seen: _LeaseSnapshot | None = None
         self._since = time.monotonic()
 
     @property
     def next_generation(self) -> int:
-        """The number that comes after what was seen last."""
+        """The number after the one that the last poll found."""
         return self._seen.generation + 1 if self._seen else 1
 
     @property
     def holder(self) -> str:
-        """Who held it when it was seen last."""
-        return self._seen.claim.holder if self._seen else "nobody"
+        """The holder that the last poll found."""
+        return self._seen.record.holder if self._seen else "nobody"
 
     @property
     def abandoned(self) -> bool:
-        """Whether who held it when it was seen last did not give it back."""
-        return self._seen is not None and not self._seen.claim.released
+        """Whether the holder that the last poll found did not give it back."""
+        return self._seen is not None and not self._seen.record.released
 
     def poll(self) -> LeaseState:
-        """Look once.
+        """Read the lease once and compare it with the last poll.
 
         Raises:
-            LedgerError, TransientError: The place cannot be read.
+            OutputError, TransientError: The output cannot be read.
         """
-        before, self._seen = self._seen, _read_newest(self._place, self._name)
-        if self._seen is None or self._seen.claim.is_free:
+        before, self._seen = self._seen, _read_newest(self._output, self._name)
+        if self._seen is None or self._seen.record.is_free:
             return LeaseState.FREE
         if self._seen != before:
             self._since = time.monotonic()
             return LeaseState.ALIVE if before else LeaseState.SILENT
-        expired = time.monotonic() - self._since >= self._seen.claim.term_s
+        expired = time.monotonic() - self._since >= self._seen.record.term_s
         return LeaseState.FREE if expired else LeaseState.SILENT
 
 
 class Lease:
-    """The right to do some work, while it is renewed. Leaving the block gives it back.
+    """The right to do some work, renewed in the background. Leaving the block gives it back.
 
-    ``inherited`` says that its last holder ended without giving it back.
+    ``inherited`` says that the previous holder ended without giving it back.
     """
 
     def __init__(
         self,
-        place: Output,
+        output: Output,
         name: str,
         generation: int,
-        claim: LeaseRecord,
+        record: LeaseRecord,
         *,
         inherited: bool = False,
     ) -> None:
-        self._place, self._name, self._generation = place, name, generation
-        self._claim = claim
+        self._output, self._name, self._generation = output, name, generation
+        self._record = record
         self.inherited = inherited
         self._ended = threading.Event()
         self._lost: AlreadyRunning | None = None
@@ -169,32 +168,32 @@ class Lease:
         if self._lost:
             return
         try:
-            self._write(msgspec.structs.replace(self._claim, released=True))
-        except CxrError as error:  # it ends by itself then, a term later
+            self._write(msgspec.structs.replace(self._record, released=True))
+        except CxrError as error:  # it then expires a term later
             log.debug("the lease %s was not given back: %s", self._name, error)
 
     def raise_if_lost(self) -> None:
-        """Raise where the renewals have found out that the lease is lost; asks nobody.
+        """Raise an error if a renewal has found the lease lost; read nothing.
 
         Raises:
-            Occupied: Another task has it.
+            AlreadyRunning: Another task has it.
         """
         if self._lost:
             raise self._lost
 
     def check(self) -> None:
-        """Make sure, right now, that nobody else has taken it.
+        """Read the lease, and make sure that no other task has taken it.
 
         Raises:
-            Occupied: Another task has it.
-            LedgerError, TransientError: The place cannot be read.
+            AlreadyRunning: Another task has it.
+            OutputError, TransientError: The output cannot be read.
         """
-        generations = _list_generations(self._place, self._path)
+        generations = _list_generations(self._output, self._path)
         if not generations or max(generations) != self._generation:
             self._lost = AlreadyRunning(
                 f"Another task took over {self._name}, since this one gave no sign of life for "
-                f"{self._claim.term_s:g} s.",
-                "Nothing of this task was put in place.",
+                f"{self._record.term_s:g} s.",
+                "This task has written no results.",
             )
             raise self._lost
 
@@ -204,109 +203,72 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._ended.wait(
-            min(self._claim.term_s / RENEWALS_PER_TERM, MAX_RENEWAL_INTERVAL_S)
+            min(self._record.term_s / RENEWALS_PER_TERM, MAX_RENEWAL_INTERVAL_S)
         ):
             try:
                 self.check()
-                self._write(msgspec.structs.replace(self._claim, renewals=self._claim.renewals + 1))
+                renewals = self._record.renewals + 1
+                self._write(msgspec.structs.replace(self._record, renewals=renewals))
             except AlreadyRunning:
                 return
-            except CxrError as error:  # the next renewal may reach the place again
+            except CxrError as error:  # the next renewal may reach the output again
                 log.debug("the lease %s was not renewed: %s", self._name, error)
 
-    def _write(self, claim: LeaseRecord) -> None:
-        """Rewrite the lease's file, while it is this holder's."""
+    def _write(self, record: LeaseRecord) -> None:
+        """Rewrite the lease file while it is this holder's."""
         name = _generation_path(self._path, self._generation)
-        old = self._place.read(name)
+        old = self._output.read(name)
         found = _decode_record(old) if old is not None else None
-        if old is not None and found and found.holder == claim.holder:
-            self._claim = claim
-            self._place.replace(name, old, msgspec.json.encode(claim))
+        if old is not None and found and found.holder == record.holder:
+            self._record = record
+            self._output.replace(name, old, msgspec.json.encode(record))
 
 
 def acquire_lease(
-    place: Output,
+    output: Output,
     name: str,
     term_s: float = DEFAULT_TERM_S,
-    pause: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] = time.sleep,
     what: str = "",
 ) -> Lease:
-    """Take a lease; where somebody holds it, wait until it is plain whether he is at work.
+    """Take a lease. If another task holds it, wait until its renewals show whether it is alive.
 
     Args:
-        place: Where the leases lie.
-        name: What is to be done by one task only.
-        term_s: For how long the lease holds without being renewed.
-        pause: Waits for so many seconds; may raise to end the waiting.
-        what: What a line about waiting and an error call the work; by default no line says that
-            this task waits, and an error gives the lease's name and place.
+        output: The output that holds the leases.
+        name: The work that one task may do.
+        term_s: Seconds after which a lease that is not renewed expires.
+        sleep: Waits for a number of seconds; may raise an error to end the waiting.
+        what: Name of the work in the error and in a log line about waiting. If empty, nothing is
+            logged, and the error gives the lease's name and output.
 
     Raises:
-        Occupied: Its holder is at work, or another task was faster.
-        LedgerError, TransientError: The place cannot be read or written.
+        AlreadyRunning: Its holder is alive, or another task was faster.
+        OutputError, TransientError: The output cannot be read or written.
     """
-    watch = LeaseWatcher(place, name)
+    watcher = LeaseWatcher(output, name)
     waited = not what
-    what = what or f"{name} of {place.url}"
-    while (sight := watch.poll()) is LeaseState.SILENT:
+    what = what or f"{name} of {output.url}"
+    while (state := watcher.poll()) is LeaseState.SILENT:
         if not waited:
             log.info(
-                "Waiting up to %g s to see whether another task is at work on %s", term_s, what
+                "Waiting up to %g s to see whether another task is working on %s", term_s, what
             )
         waited = True
-        pause(poll_interval_s(term_s))
-    lease = try_acquire_lease(place, name, watch, term_s) if sight is LeaseState.FREE else None
+        sleep(poll_interval_s(term_s))
+    lease = try_acquire_lease(output, name, watcher, term_s) if state is LeaseState.FREE else None
     if lease is None:
         raise AlreadyRunning(
-            f"Another task ({watch.holder}) is working on {what}.",
+            f"Another task ({watcher.holder}) is working on {what}.",
             "Wait until it is done, then run the same command again.",
         )
     return lease
 
 
-class OutputLock:
-    """The right to write into an output: taken when it is first needed, given back by the block."""
-
-    def __init__(self, output: Output, stop: Callable[[], bool] | None = None) -> None:
-        self._output, self._stop = output, stop
-        self._lease: Lease | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._lease:
-            self._lease.__exit__(*exc)
-            self._lease = None
-
-    @property
-    def inherited(self) -> bool:
-        """Whether the run before this one ended without giving the lock back."""
-        return self._lease is not None and self._lease.inherited
-
-    def check(self) -> None:
-        """Take it, or make sure that it is still held.
-
-        Raises:
-            Occupied: Another run is writing there.
-            Interrupted: The run was asked to stop while it waited.
-            LedgerError, TransientError: The output cannot be read or written.
-        """
-        if self._lease:
-            self._lease.check()
-            return
-        pause = partial(sleep_interruptibly, self._stop)
-        what = f"the results in {self._output.url}"
-        self._lease = acquire_lease(
-            self._output.own, _RUN_LEASE, DEFAULT_TERM_S, pause, what
-        ).__enter__()
-
-
 def sleep_interruptibly(stop: Callable[[], bool] | None, seconds: float) -> None:
-    """Wait, in slices.
+    """Sleep in slices, and check between them for a request to stop.
 
     Raises:
-        Interrupted: It was asked to stop.
+        Interrupted: ``stop`` returned True.
     """
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
@@ -315,54 +277,57 @@ def sleep_interruptibly(stop: Callable[[], bool] | None, seconds: float) -> None
         time.sleep(min(left, SLEEP_SLICE_S))
 
 
-def try_acquire_lease(place: Output, name: str, watch: LeaseWatcher, term_s: float) -> Lease | None:
-    """Take a lease that a watch found free; None where another task was faster."""
+def try_acquire_lease(
+    output: Output, name: str, watcher: LeaseWatcher, term_s: float
+) -> Lease | None:
+    """Take a lease that a watcher found free; None if another task was faster."""
     holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    claim = LeaseRecord(holder, term_s, process=get_process_identity())
-    generation = watch.next_generation
+    record = LeaseRecord(holder, term_s, process=get_process_identity())
+    data = msgspec.json.encode(record)
+    generation = watcher.next_generation
     path = f"{LEASES_FOLDER}/{name}"
-    if not place.create(_generation_path(path, generation), msgspec.json.encode(claim)):
+    if not output.create(_generation_path(path, generation), data):
         return None
-    generations = _list_generations(place, path)
-    if max(generations) > generation:  # ours was a gap that others had left behind them
-        place.discard({_generation_path(path, generation): sha256_hex(msgspec.json.encode(claim))})
+    generations = _list_generations(output, path)
+    if max(generations) > generation:  # it filled a gap below a newer holder's number
+        output.remove_unchanged({_generation_path(path, generation): sha256_hex(data)})
         return None
     _remove_old_records(
-        place, [_generation_path(path, old) for old in generations if old < generation]
+        output, [_generation_path(path, old) for old in generations if old < generation]
     )
-    return Lease(place, name, generation, claim, inherited=watch.abandoned)
+    return Lease(output, name, generation, record, inherited=watcher.abandoned)
 
 
-def _remove_old_records(place: Output, names: Iterable[str]) -> None:
-    """Remove the files of former holders; what is no claim is somebody's, and stays."""
+def _remove_old_records(output: Output, names: Iterable[str]) -> None:
+    """Remove the files of former holders; leave any that is not a lease record."""
     for name in names:
-        data = place.read(name)
+        data = output.read(name)
         if data is not None and _decode_record(data):
-            place.discard({name: sha256_hex(data)})
+            output.remove_unchanged({name: sha256_hex(data)})
 
 
 def poll_interval_s(term_s: float) -> float:
-    """How long to wait between two looks at a lease."""
+    """Return the seconds to wait between two polls of a lease."""
     return min(term_s / RENEWALS_PER_TERM, MAX_POLL_INTERVAL_S)
 
 
-def list_leases(place: Output) -> list[str]:
-    """Every lease that was ever taken in a place."""
-    return sorted({name.split("/")[1] for name in place.names(LEASES_FOLDER)})
+def list_leases(output: Output) -> list[str]:
+    """List the names of all leases that were ever taken in an output, sorted."""
+    return sorted({name.split("/")[1] for name in output.list_files(LEASES_FOLDER)})
 
 
 def _generation_path(path: str, generation: int) -> str:
     return f"{path}/{generation:06d}.json"
 
 
-def _list_generations(place: Output, path: str) -> list[int]:
-    matches = (_GENERATION_FILE.fullmatch(name.rpartition("/")[2]) for name in place.names(path))
-    return [int(match[1]) for match in matches if match]
+def _list_generations(output: Output, path: str) -> list[int]:
+    names = (name.rpartition("/")[2] for name in output.list_files(path))
+    return [int(match[1]) for match in map(_GENERATION_FILE.fullmatch, names) if match]
 
 
-def _read_newest(place: Output, path: str) -> _LeaseSnapshot | None:
-    while generations := _list_generations(place, path):
-        data = place.read(_generation_path(path, max(generations)))
-        if data is not None:  # else it went between the two questions: there is a newer one
+def _read_newest(output: Output, path: str) -> _LeaseSnapshot | None:
+    while generations := _list_generations(output, path):
+        data = output.read(_generation_path(path, max(generations)))
+        if data is not None:  # else it was removed after the listing, so there is a newer one
             return _LeaseSnapshot(max(generations), data)
     return None

@@ -1,4 +1,4 @@
-"""What lies in a folder or bucket: its files by their keys, POSIX paths relative to its root."""
+"""Listings of a folder or bucket: its files by key, a POSIX path relative to its root."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from batch_scorer.errors import SourceError
 from batch_scorer.storage.filesystem import call_with_retries, is_local
 from batch_scorer.system.redact import redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-import msgspec
 
 _QUOTES = "\"'"
 
@@ -21,9 +22,9 @@ class ImageRef(msgspec.Struct, frozen=True, gc=False):
     """One file to score.
 
     ``key`` is its POSIX path relative to the root, printable as UTF-8. ``kind`` is "file", or
-    "other" for what the file system lists as something else (a pipe, a device, a link). ``stamp``
-    is what the listing says of the file's version (size and time, or an entity tag): while it stays
-    the same, so does the content; empty where the listing says nothing.
+    "other" for a pipe, a device or a link. ``stamp`` identifies the file's version (size and time,
+    or an entity tag): while it stays the same, so does the content. It is empty if the listing
+    gives no version.
     """
 
     key: str
@@ -33,25 +34,28 @@ class ImageRef(msgspec.Struct, frozen=True, gc=False):
     stamp: str = ""
 
     def __repr__(self) -> str:
-        """Its key alone: a path may be a URL with a password."""
+        """Show the key alone: the path may be a URL with a password."""
         return f"ImageRef({self.key!r})"
 
 
 def list_files(
     filesystem: Any, root: str, base: str, url: str, *, single: bool
 ) -> dict[str, ImageRef]:
-    """Every file below a folder, or the one file named, by its key; tried again where it may help.
+    """List every file below a folder, or one file; retry transient errors.
 
     Args:
-        filesystem: Of fsspec.
+        filesystem: A file system of fsspec.
         root: The path inside it.
-        base: What every key is relative to.
-        url: What errors call it.
-        single: Whether ``root`` is no folder.
+        base: The path that every key is relative to.
+        url: Its path or URL, for errors.
+        single: Whether ``root`` is a file.
+
+    Returns:
+        The files by key.
 
     Raises:
-        SourceError: Two files would have one key.
-        Exception: What the file system raises, one of `faults.failures`.
+        SourceError: Two files have the same key.
+        Exception: An error of the file system, one of `storage_errors`.
     """
     return call_with_retries(
         lambda: _index_by_key(_find_files(filesystem, root, single=single), base, url)
@@ -59,22 +63,21 @@ def list_files(
 
 
 def _index_by_key(entries: Iterable[tuple[str, Any]], base: str, url: str) -> dict[str, ImageRef]:
-    """The files by their keys."""
     found: dict[str, ImageRef] = {}
     for path, info in entries:
         key = _make_key(path, base)
         if key in found:
             raise SourceError(
-                f"Two files in {redact_url(url)} have names that differ only in bytes that are no "
+                f"Two files in {redact_url(url)} have names that differ only in bytes that are not "
                 "UTF-8.",
-                "Rename one of them: their rows could not be told apart.",
+                "Rename one of them: their rows would have the same name.",
             )
         found[key] = make_image_ref(key, path, info)
     return found
 
 
 def _find_files(filesystem: Any, root: str, *, single: bool) -> Iterable[tuple[str, Any]]:
-    """Every file's path and information. A place that only marks a folder is no file."""
+    """Return the path and information of every file, without objects that only mark a folder."""
     if single:
         return [(root, filesystem.info(root))]
     if is_local(filesystem):
@@ -84,10 +87,10 @@ def _find_files(filesystem: Any, root: str, *, single: bool) -> Iterable[tuple[s
 
 
 def _walk(filesystem: Any, root: str) -> Iterator[tuple[str, Any]]:
-    """Files of this machine one at a time: fsspec holds what it knows of all, 1 KB each, at once.
+    """Yield the path and information of each local file below a folder.
 
-    Nor does it leave a folder out in silence that may not be listed. What is removed meanwhile is
-    left out.
+    fsspec's own ``find`` holds 1 KB for every file at once, and silently skips folders that it may
+    not list. Files that are removed meanwhile are left out.
     """
     folders = [root]
     while folders:
@@ -103,18 +106,18 @@ def _walk(filesystem: Any, root: str) -> Iterator[tuple[str, Any]]:
 
 
 def make_image_ref(key: str, path: str, info: dict[str, Any]) -> ImageRef:
-    """One file, as its listing tells of it."""
+    """Make a reference to a file from its fsspec information."""
     size_bytes = int(info.get("size") or 0)
     kind = str(info.get("type") or "file")
-    whole = redact_url(path) == path  # else the key does not tell which of many images it means
+    whole = redact_url(path) == path  # else several images may have this key
     return ImageRef(key, path, size_bytes, kind, _make_stamp(size_bytes, info) if whole else "")
 
 
 def _make_stamp(size_bytes: int, info: dict[str, Any]) -> str:
-    """What a listing says of a file's version, empty where it says nothing but the size.
+    """Return the version of a file from its listing, empty if it gives the size alone.
 
-    On disk ``created`` is the time of the last change of any kind, which no program can set: it
-    also tells a file that was replaced by one of the same size and date.
+    On disk ``created`` is the time of the last change of any kind, which no program can set. It
+    also reveals a file that was replaced by one of the same size and date.
     """
     if "mtime" in info:
         return f"{size_bytes} {info['mtime']} {info.get('created', '')}"
@@ -134,5 +137,5 @@ def _make_key(path: str, base: str) -> str:
 
 
 def is_hidden(key: str) -> bool:
-    """Whether it, or a folder that it lies in, is one of the operating system's own."""
+    """Return whether a file, or a folder that holds it, has a name that begins with a dot."""
     return any(part.startswith(".") for part in key.split("/"))

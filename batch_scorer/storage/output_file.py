@@ -1,4 +1,4 @@
-"""A single file, outside any output, that a command was told to write and may write again."""
+"""Single files outside an output that a command writes, and may replace on its next run."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A file that is replaced only while it is empty, or holds what its command writes.
+    """A file that is replaced only if it is empty or was written by the same command.
 
-    ``holds`` is that in words, and ``is_own`` tells it by the content, of ``limit_bytes`` at
-    most. ``option`` is where the path was given.
+    ``description`` names what the command writes. ``is_own`` recognises it by its content, of
+    ``limit_bytes`` at most. ``option`` is the option that gave the path.
     """
 
     path: Path
     option: str
-    holds: str
+    description: str
     limit_bytes: int
     is_own: Callable[[bytes], bool]
 
     def read(self) -> bytes:
-        """What an earlier command wrote there, nothing where there is no file.
+        """Read the content that an earlier command wrote; empty if there is no file.
 
         Raises:
-            ForeignFile: Something else is there, such as a link, a pipe or a device.
+            ForeignFile: It is another file, or a link, a pipe or a device.
             UsageError: It cannot be read.
         """
         if not os.path.lexists(self.path):
             return b""
         if self.path.is_symlink() or not self.path.is_file():
-            raise self._foreign_file_error("something that is no file")
+            raise self._foreign_file_error("something other than a file")
         try:
             data = read_regular_file(self.path, self.limit_bytes)
         except FileTooLarge as exc:
@@ -54,18 +54,18 @@ class OutputFile:
         return data
 
     def replace(self, data: bytes) -> None:
-        """Write it whole, if what is there now may be replaced.
+        """Write the whole file, if the present one may be replaced.
 
         Raises:
             ForeignFile: It may not.
-            UsageError: What is there cannot be read.
-            OSError: It cannot be written; what was there before is still there.
+            UsageError: The present file cannot be read.
+            OSError: It cannot be written; the present file is still there.
         """
         self.read()
         write_atomic(self.path, data)
 
     def _foreign_file_error(self, found: str) -> ForeignFile:
         return ForeignFile(
-            f"Expected {self.holds} in {self.path}, found {found}.",
+            f"Expected {self.description} in {self.path}, found {found}.",
             f"Choose another file with {self.option}, or remove it.",
         )

@@ -1,4 +1,4 @@
-"""Keep images and results apart: neither may lie inside the other, by whatever spelling or link."""
+"""Overlap of images and results: neither may lie inside the other, by any spelling or link."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from batch_scorer.storage.source import Source
 
 Location = tuple[Any, str]
-"""A file system, and a path in it."""
+"""A file system, and a path inside it."""
 
 
 def check_no_overlap(images: str, output: Output, source: Source | None = None) -> None:
@@ -24,26 +24,26 @@ def check_no_overlap(images: str, output: Output, source: Source | None = None) 
 
     Args:
         images: The path or URL of the source.
-        output: Where results go.
-        source: The source once it is listed; of a list, the folders of its images count too.
+        output: The output of the run.
+        source: The source once it is listed. The folders of an image list's images count too.
 
     Raises:
         UsageError: One lies inside the other.
     """
     results = output.filesystem, output.root
-    listed = source is not None and source.filesystem is None
-    where = open_filesystem(images)
-    places = [
-        (where, redact_url(images)),
-        *(_list_image_folders(source) if source and listed else ()),
+    is_list = source is not None and source.filesystem is None
+    scored = open_filesystem(images)
+    locations = [
+        (scored, redact_url(images)),
+        *(_list_image_folders(source) if source and is_list else ()),
     ]
-    for place, url in places:
-        if is_subpath(place, results):
+    for location, url in locations:
+        if is_subpath(location, results):
             raise UsageError(
                 f"The scored folder {url} lies inside the output folder {output.url}.",
                 "Choose an output outside it with -o.",
             )
-    if is_subpath(results, where):
+    if is_subpath(results, scored):
         raise UsageError(
             f"The output folder {output.url} lies inside the scored folder {redact_url(images)}.",
             "Choose one outside it with -o.",
@@ -51,7 +51,7 @@ def check_no_overlap(images: str, output: Output, source: Source | None = None) 
 
 
 def _list_image_folders(source: Source) -> list[tuple[Location, str]]:
-    """The folders of a list's images; a line that names no place has none."""
+    """Return the folders of an image list's images with their URLs, without invalid ones."""
     found = []
     for url in sorted({ref.path.rpartition("/")[0] or "/" for ref in source.refs}):
         with suppress(CxrError, ValueError, OSError):
@@ -60,32 +60,32 @@ def _list_image_folders(source: Source) -> list[tuple[Location, str]]:
 
 
 def is_subpath(inner: Location, outer: Location) -> bool:
-    """Whether one place is the other one, or lies inside it."""
+    """Return whether one location is the other one, or lies inside it."""
     if is_local(inner[0]) and is_local(outer[0]):
         return _is_local_subpath(Path(inner[1]), Path(outer[1]))
     if _storage_identity(inner[0]) != _storage_identity(outer[0]):
         return False
     path, folder = (
-        posixpath.normpath(f"/{place[1]}".replace("//", "/")) for place in (inner, outer)
+        posixpath.normpath(f"/{location[1]}".replace("//", "/")) for location in (inner, outer)
     )
     return path == folder or path.startswith(f"{folder.rstrip('/')}/")
 
 
 def _storage_identity(filesystem: Any) -> tuple[type, Any]:
-    """Which storage it is, whatever its URL calls it: s3 and s3a, gs and gcs, az and abfs."""
+    """Return a key that is equal for protocols of one storage, such as s3 and s3a."""
     return type(filesystem), getattr(filesystem, "account_name", None)
 
 
 def _is_local_subpath(inner: Path, outer: Path) -> bool:
-    """Compare folders as the system knows them, through links and its own rule of case."""
+    """Compare local folders through links, and by the system's rule for upper and lower case."""
     try:
         path, folder = inner.resolve(), outer.resolve()
-    except (OSError, RuntimeError):  # links in a circle hold nothing, and are refused when used
+    except (OSError, RuntimeError):  # a loop of links contains nothing, and is refused on use
         return False
     if folder in (path, *path.parents):
         return True
     for ancestor in (path, *path.parents):
-        with suppress(OSError):  # what is not there holds nothing
+        with suppress(OSError):  # a folder that does not exist contains nothing
             if ancestor.samefile(folder):
                 return True
     return False

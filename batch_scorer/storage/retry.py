@@ -1,7 +1,7 @@
-"""What an exception of a storage client means: worth another try or not, in plain words, no secret.
+"""Classification of storage errors: transient or not, and a plain description without secrets.
 
-The clients of S3, Google Cloud Storage and Azure raise errors of their own; they are told apart
-here by HTTP status, error code and class name, so that none of the clients has to be installed.
+The clients of S3, Google Cloud Storage and Azure raise errors of their own. This module recognises
+them by HTTP status, error code and class name, so that no client has to be installed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _TRANSIENT_ERRNOS = {
 _TRANSIENT_STATUSES = {408, 429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {
     *("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"),
-    "ConditionalRequestConflict",  # two wrote the same new object at once
+    "ConditionalRequestConflict",  # two tasks created the same object at once
 }
 _NO_CREDENTIALS = {
     *("botocore.exceptions.NoCredentialsError", "botocore.exceptions.PartialCredentialsError"),
@@ -61,7 +61,7 @@ _NO_CREDENTIALS = {
 _REFUSED_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _REGION_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IncorrectEndpoint"}
 _CLOCK_TOLERANCE = timedelta(minutes=15)
-"""What S3 accepts."""
+"""The difference that S3 accepts."""
 _CLOCK_CODES = {"RequestTimeTooSkewed", "RequestInTheFuture"}
 _BUCKET_CODES = {"NoSuchBucket", "ContainerNotFound"}
 _LOGIN_ADVICE = {
@@ -75,24 +75,27 @@ _CLOUD_ALIASES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
 
 def find_private_path(url: str) -> tuple[str, ...]:
-    """What lies below the bucket in a URL that a blank or a quote makes hard to tell from prose."""
+    """Return the path below the bucket of a URL that holds a blank or a quote; else nothing.
+
+    Such a path is hard to distinguish from prose when a log for machines hides private words.
+    """
     path = redact_url(url).partition("://")[2].partition("/")[2]
     return (path,) if re.search(r"[\s'\",;)]", path) else ()
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """Every class of error that the storage clients loaded so far may raise.
+    """Return every class of error that the storage clients loaded so far may raise.
 
-    ValueError is what they make of names that cannot be: a zero byte, a container without a blob.
+    They raise ValueError for impossible names: a zero byte, a container without a blob.
     """
-    # Another thread may be importing a module: it is there then, but not all of it.
+    # Another thread may be importing a module, which is then incomplete.
     found = (getattr(sys.modules.get(module), name, None) for module, name in _CLIENT_ERRORS)
     return (OSError, ValueError, *filter(None, found))
 
 
 def is_transient(exc: BaseException) -> bool:
-    """Whether the same call may work a little later: no answer, throttled, cut short."""
-    if _class_names([exc]) & _TRANSIENT_CLASSES:  # first: aiohttp calls a body cut short status 400
+    """Return whether the same call may work later: no response, throttled, connection lost."""
+    if _class_names([exc]) & _TRANSIENT_CLASSES:  # first: aiohttp gives a truncated body status 400
         return True
     status, code = _http_status(exc), _error_code(exc)
     if status:
@@ -105,34 +108,34 @@ def is_transient(exc: BaseException) -> bool:
 
 
 def is_past_end(exc: BaseException) -> bool:
-    """Whether a part of a file was asked for that begins at its end: it is empty."""
+    """Return whether a range request began at the end of the file, which is empty."""
     return _http_status(exc) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 
 
 def lacks_bucket(exc: BaseException) -> bool:
-    """Whether not only the file, but the whole bucket or container is not there."""
+    """Return whether the whole bucket or container is missing, not only the file."""
     return _error_code(exc) in _BUCKET_CODES or "bucket does not exist" in str(exc)
 
 
 def lacks_reason(exc: BaseException) -> bool:
-    """Whether a request was found bad without a reason: an answer to HEAD has no room for one."""
+    """Return whether a bad request came back without a reason, as a response to HEAD does."""
     return _http_status(exc) == HTTPStatus.BAD_REQUEST and _first_rule(exc) is None
 
 
 def translate_error(
-    exc: Exception, what: str, kind: type[CxrError], done: str, hint: str = ""
+    exc: Exception, what: str, kind: type[CxrError], action: str, hint: str = ""
 ) -> CxrError:
-    """The one-line error to raise for a listing, an output or a table.
+    """Make the one-line error to raise for a listing, an output or a table.
 
     Args:
-        exc: What the client raised, after every retry.
-        what: What it happened to, with its path or URL.
-        kind: The class for what no later run can mend; else it is a TransientError.
-        done: "listed", "read" or "written".
-        hint: What to try where nothing better is known.
+        exc: The client's error, after every retry.
+        what: The folder or file, with its path or URL.
+        kind: The class of a permanent error; a transient one becomes a TransientError.
+        action: "listed", "read", "written" or "removed".
+        hint: The advice if the error suggests none.
     """
     shown = redact_secrets(what)
-    sentence = f"{shown} cannot be {done}: {describe_failure(exc, quote=shown == what)}."
+    sentence = f"{shown} cannot be {action}: {describe_failure(exc, quote=shown == what)}."
     private = find_private_path(what)
     if is_transient(exc):
         again = "Check address and network, then run the same command again."
@@ -141,12 +144,12 @@ def translate_error(
 
 
 def describe_failure(exc: BaseException, *, quote: bool = True) -> str:
-    """Why, in plain words, for a row or an error.
+    """Describe the reason in plain words, for a row or an error.
 
     Args:
-        exc: What the client raised.
-        quote: Whether its own words may be repeated. They may tell a piece of a URL that no longer
-            looks like one, so not where the URL holds something to hide.
+        exc: The client's error.
+        quote: Whether to quote the error's text. It may hold a piece of the URL that no longer
+            looks like one, so a URL with a secret must not be quoted.
     """
     found = _first_rule(exc)
     text = _format_error(exc) if quote else type(exc).__name__
@@ -181,7 +184,7 @@ def _lacks_credentials(exc: BaseException) -> bool:
 
 
 def _has_clock_skew(exc: BaseException) -> bool:
-    """Whether the clocks are too far apart; an answer without a body tells it by its date alone."""
+    """Return whether the clocks are too far apart; a response without a body has only its date."""
     if _error_code(exc) in _CLOCK_CODES:
         return True
     date = _response_date(exc) if _http_status(exc) == HTTPStatus.FORBIDDEN else None
@@ -189,7 +192,7 @@ def _has_clock_skew(exc: BaseException) -> bool:
 
 
 def _response_date(exc: BaseException) -> datetime | None:
-    """When an answer was given, by the server's own clock."""
+    """Return the time of a response by the server's own clock."""
     for error in _cause_chain(exc):
         response = getattr(error, "response", None)
         if isinstance(response, dict):
@@ -237,7 +240,7 @@ def _class_names(errors: Iterable[BaseException]) -> set[str]:
 
 
 def _http_status(exc: BaseException) -> int | None:
-    """The HTTP status that an error carries, or its cause."""
+    """Return the HTTP status of an error or of its causes."""
     for error in _cause_chain(exc):
         response = getattr(error, "response", None)
         found = (
@@ -252,7 +255,7 @@ def _http_status(exc: BaseException) -> int | None:
 
 
 def _error_code(exc: BaseException) -> str:
-    """The cloud's own name of an error, such as NoSuchBucket."""
+    """Return the cloud's own code of an error, such as NoSuchBucket."""
     for error in _cause_chain(exc):
         response = getattr(error, "response", None)
         if isinstance(response, dict):
@@ -271,23 +274,23 @@ class _Rule:
 
 
 _RULES = (
-    _Rule(is_transient, "no whole answer came (TEXT)"),
-    _Rule(_lacks_credentials, "no credentials were found, or they cannot be used", "LOG IN"),
+    _Rule(is_transient, "no complete response arrived (TEXT)"),
+    _Rule(_lacks_credentials, "credentials are missing or invalid", "LOG IN"),
     _Rule(
         _is_other_region,
-        "the bucket lies in another region, or behind another endpoint",
+        "the bucket is in another region, or behind another endpoint",
         "Set AWS_DEFAULT_REGION, or AWS_ENDPOINT_URL.",
     ),
     _Rule(
         _has_clock_skew,
-        "this machine's clock is wrong, by the storage's own",
+        "this machine's clock differs from the storage's clock",
         "Set the clock.",
     ),
     _Rule(
         _is_refused,
         "access is refused",
-        "Check whose the credentials are, and what they allow.",
+        "Check the account of the credentials and its permissions.",
     ),
-    _Rule(lacks_bucket, "the bucket does not exist", "Check its name, and in whose account it is."),
-    _Rule(_is_missing, "it is not there"),
+    _Rule(lacks_bucket, "the bucket does not exist", "Check its name and its account."),
+    _Rule(_is_missing, "it does not exist"),
 )

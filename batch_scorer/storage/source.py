@@ -1,8 +1,8 @@
-"""Where films and their labels come from: listed in full before anything is read.
+"""Sources of images and labels, listed in full before any image is read.
 
 Keys are POSIX paths relative to the root, sorted. Files and folders whose name begins with a dot
-are the operating system's own (``.DS_Store``, ``._film.jpeg``): they are counted, not scored. A
-file whose name ends in .txt or .csv is a list of films (see `film_list`).
+belong to the operating system (``.DS_Store``, ``._film.jpeg``): they are counted, not scored. A
+file whose name ends in .txt or .csv is an image list (see `image_list`).
 """
 
 from __future__ import annotations
@@ -58,16 +58,17 @@ MAX_MARKER_BYTES = 100_000
 
 @dataclass(frozen=True)
 class Source:
-    """The films of one folder, bucket, list or file.
+    """The images of one folder, bucket, image list or file.
 
-    ``listed`` counts the files there, of which a limit may have left some out of ``refs``;
-    ``root`` is the path inside the file system; ``synthetic`` says that the folder, or one above
-    it, calls its own films synthetic by a file SYNTHETIC.txt. For a list, ``filesystem`` is None:
-    the path of each of its films is a URL of its own; ``labels`` are those that it tells, empty
-    where one cannot be used, and ``problems`` says what is wrong with lines that name nothing.
+    ``listed`` counts all files; a limit may leave some out of ``refs``. ``root`` is the path inside
+    the file system. ``synthetic`` is True if a file SYNTHETIC.txt marks the images of the folder,
+    or of one above it, as synthetic.
 
-    ``url`` is for people; ``address`` is what to open, and may hold secrets, as ``root`` may.
-    ``access`` says what may be read of what a list names.
+    For an image list, ``filesystem`` is None, and the path of each image is a URL. ``labels`` holds
+    the labels of the list, empty where one is invalid. ``problems`` describes the lines that name
+    no image. ``access`` holds the permissions for the images of a list.
+
+    ``url`` is safe to show. ``raw_url`` is the URL to open and may hold secrets, as may ``root``.
     """
 
     url: str
@@ -79,24 +80,24 @@ class Source:
     filesystem: Any = field(repr=False)
     local: bool
     labels: dict[str, str] = field(default_factory=dict)
-    address: str = field(default="", repr=False)
+    raw_url: str = field(default="", repr=False)
     access: AccessPolicy = field(default_factory=AccessPolicy)
     problems: dict[str, str] = field(default_factory=dict)
     outages: OutageTracker = field(default_factory=OutageTracker, compare=False, repr=False)
 
     @property
     def readers(self) -> int:
-        """How many reads may wait for an answer at once, beside those that keep a core busy."""
+        """Number of reads that may wait for a response, beside those that keep a core busy."""
         return 0 if self.local else MAX_REMOTE_READS
 
     def read(self, ref: ImageRef) -> bytes:
-        """Read one whole file; what fails transiently is tried again.
+        """Read one whole file; retry transient errors.
 
         Raises:
-            Unreadable: It cannot be read, whatever the reason.
-            NotAllowed: It lies where this run may not read.
-            TooLarge: It has more bytes than any film.
-            TransientError: So many films in a row got no answer that no more is to be expected.
+            Unreadable: It cannot be read.
+            NotAllowed: This run may not read its location.
+            TooLarge: It is larger than ``MAX_FILE_BYTES``.
+            TransientError: The storage has not responded for many images in a row.
         """
         if ref.key in self.problems:
             raise Unreadable(self.problems[ref.key])
@@ -115,13 +116,13 @@ class Source:
                 f"Expected at most {MAX_FILE_BYTES // 1_000_000} MB, found more."
             ) from exc
         except storage_errors() as exc:
-            why = describe_failure(exc, quote=quote)
-            tries = ""
+            reason = describe_failure(exc, quote=quote)
+            attempts = ""
             if is_transient(exc):
-                tries = f", {MAX_ATTEMPTS} times"
-                self.outages.note(server, f"films of {self.url}: {why}", exc)
-            raise Unreadable(f"The file cannot be read: {why}{tries}.") from exc
-        self.outages.forget(server)
+                attempts = f", {MAX_ATTEMPTS} times"
+                self.outages.record_failure(server, f"images of {self.url}: {reason}", exc)
+            raise Unreadable(f"The file cannot be read: {reason}{attempts}.") from exc
+        self.outages.record_success(server)
         return data
 
     def _read_once(self, ref: ImageRef) -> bytes:
@@ -134,24 +135,24 @@ class Source:
         return data
 
     def _open(self, ref: ImageRef) -> tuple[Any, str]:
-        """Where a film lies: in the source's one file system, or, of a list, in its own."""
+        """Return the file system and path of an image: the source's, or for a list its own."""
         if self.filesystem is None:
             return _open_listed_image(ref.path, self.access)
         return self.filesystem, ref.path
 
 
 def open_source(url: str, limit: int | None = None, access: AccessPolicy | None = None) -> Source:
-    """List every file under a folder or bucket, or take the one file or the list named.
+    """List every file below a folder or bucket, or take a single file or an image list.
 
     Args:
         url: A local path, or a URL of a bucket or of a web server.
-        limit: Take only the first so many files, in the order of their keys.
-        access: Permissions; none unless given.
+        limit: Maximum number of files, in the order of their keys.
+        access: Permissions; none by default.
 
     Raises:
-        SourceError: It is not there, cannot be listed in full, or holds no file.
-        UsageError: It is no path or URL, or may not be read.
-        TransientError: Its storage does not answer.
+        SourceError: It does not exist, cannot be listed in full, or holds no file.
+        UsageError: It is not a path or URL, or may not be read.
+        TransientError: Its storage does not respond.
         MissingPackage: The cloud's file system is not installed.
     """
     access = access or AccessPolicy()
@@ -159,10 +160,10 @@ def open_source(url: str, limit: int | None = None, access: AccessPolicy | None 
     kind = _find_kind(filesystem, root, url)
     try:
         if kind == "file" and is_image_list(root):
-            place = root if is_local(filesystem) else url
+            location = root if is_local(filesystem) else url
             with raise_as_run_error():
                 data = call_with_retries(read_file, filesystem, root, MAX_TABLE_BYTES)
-            return _make_list_source(parse_image_list(data, place), url, root, access, limit)
+            return _make_list_source(parse_image_list(data, location), url, root, access, limit)
         single = kind != "directory"
         base = redact_url(root).rsplit("/", 1)[0] if single else root.rstrip("/")
         with raise_as_run_error():
@@ -175,26 +176,26 @@ def open_source(url: str, limit: int | None = None, access: AccessPolicy | None 
         error.private += (str(inside),) if inside else ()
         raise error from exc
     source = _make_source(filesystem, url, root, found, base=base, limit=limit)
-    return replace(source, address=url, access=access)
+    return replace(source, raw_url=url, access=access)
 
 
 def check_source(url: str, access: AccessPolicy | None = None) -> None:
-    """Ask whether there is anything at a URL, without listing it.
+    """Check that a URL exists, without listing it.
 
     Args:
-        url: As of `open_source`.
-        access: As of `open_source`.
+        url: As for `open_source`.
+        access: As for `open_source`.
 
     Raises:
-        SourceError: There is not, or it may not be asked.
-        UsageError: It is no path or URL, or may not be read.
-        TransientError: Its storage does not answer.
+        SourceError: It does not exist, or access is refused.
+        UsageError: It is not a path or URL, or may not be read.
+        TransientError: Its storage does not respond.
     """
     _find_kind(*open_filesystem(url, access), url)
 
 
 def _find_kind(filesystem: Any, root: str, url: str) -> str:
-    """What the URL names: "directory", "file", or something else that may turn out unreadable."""
+    """Return fsspec's type of the file at a URL: "directory", "file", or another one."""
     try:
         with raise_as_run_error():
             kind = str(call_with_retries(filesystem.info, root)["type"])
@@ -202,20 +203,21 @@ def _find_kind(filesystem: Any, root: str, url: str) -> str:
     except storage_errors() as exc:
         if isinstance(exc, FileNotFoundError) and not lacks_bucket(exc):
             raise SourceError(
-                f"Expected films at {redact_url(url)}, found nothing there.",
+                f"Expected images at {redact_url(url)}, found nothing there.",
                 "Check the path.",
                 find_private_path(url),
             ) from exc
-        told = _fetch_refusal(filesystem, root, exc) if lacks_reason(exc) else exc
-        raise translate_error(told, redact_url(url), SourceError, "listed", _LISTING_HINT) from exc
+        refusal = _fetch_refusal(filesystem, root, exc) if lacks_reason(exc) else exc
+        shown = redact_url(url)
+        raise translate_error(refusal, shown, SourceError, "listed", _LISTING_HINT) from exc
 
 
 def _fetch_refusal(filesystem: Any, root: str, exc: Exception) -> Exception:
-    """Why the storage refuses, where it said nothing: the answer to a listing has words."""
+    """Return the error of a listing, which gives a reason where the response to HEAD gave none."""
     try:
         call_with_retries(filesystem.ls, root)
-    except storage_errors() as told:
-        return told
+    except storage_errors() as refusal:
+        return refusal
     return exc
 
 
@@ -228,14 +230,14 @@ def _make_source(
     base: str,
     limit: int | None,
 ) -> Source:
-    """The films among the files that were found, each under its key."""
+    """Make a source of the files found, without hidden files and the marker of synthetic images."""
     marker = found.get(SYNTHETIC_MARKER)
     if marker and _is_synthetic_marker(filesystem, marker.path):
         del found[SYNTHETIC_MARKER]
     visible = sorted(key for key in found if not is_hidden(key))
     if not visible:
         raise SourceError(
-            f"Expected films in {redact_url(url)}, found no file in it.",
+            f"Expected images in {redact_url(url)}, found no file in it.",
             "Check the path.",
             find_private_path(url),
         )
@@ -252,86 +254,88 @@ def _make_source(
 
 
 def _make_list_source(
-    films: ImageList, url: str, root: str, access: AccessPolicy, limit: int | None
+    image_list: ImageList, url: str, root: str, access: AccessPolicy, limit: int | None
 ) -> Source:
-    """Ask once for each listed film what version it is; many at once where they lie elsewhere."""
-    keys = sorted(films.places)[:limit]
+    """Make a source of an image list, with one request for the version of each image."""
+    keys = sorted(image_list.locations)[:limit]
     filesystem, path = open_filesystem(url, access)
     if is_local(filesystem):
         access = access.with_root(str(PurePosixPath(path).parent))
-    servers = {_find_server(films.places[key]) for key in keys}
-
+    servers = {_find_server(image_list.locations[key]) for key in keys}
     outages = OutageTracker(len(servers))
 
-    def ask(key: str) -> ImageRef:
-        place = films.places[key]
-        server = _find_server(place)
-        unknown = ImageRef(key, place)  # reading it will tell: it gets its row like any other
-        if outages.suspects(server):
+    def make_ref(key: str) -> ImageRef:
+        location = image_list.locations[key]
+        server = _find_server(location)
+        unknown = ImageRef(key, location)  # reading it later gives the error for its row
+        if outages.is_suspect(server):
             return unknown
         try:
-            filesystem, path = _open_listed_image(place, access)
-            ref = make_image_ref(key, place, filesystem.info(path))
+            filesystem, path = _open_listed_image(location, access)
+            ref = make_image_ref(key, location, filesystem.info(path))
         except ImageError:
             return unknown
         except storage_errors() as exc:
             if is_transient(exc):
                 outages.record_suspect(server)
             return unknown
-        outages.forget(server)
-        return msgspec.structs.replace(ref, stamp="") if key in films.ambiguous else ref
+        outages.record_success(server)
+        return msgspec.structs.replace(ref, stamp="") if key in image_list.ambiguous else ref
 
     pool = ThreadPoolExecutor(1 if servers == {""} else 4 * MAX_REMOTE_READS)
     try:
-        refs = tuple(pool.map(ask, keys))
-    finally:  # who stops the run does not wait for answers
+        refs = tuple(pool.map(make_ref, keys))
+    finally:  # an interrupted run does not wait for responses
         pool.shutdown(wait=False, cancel_futures=True)
     return Source(
         url=redact_url(url),
         root=root,
         refs=refs,
-        listed=len(films.places),
+        listed=len(image_list.locations),
         hidden=0,
         synthetic=False,
         filesystem=None,
         local=servers == {""},
-        labels=films.labels,
-        address=url,
+        labels=image_list.labels,
+        raw_url=url,
         access=access,
-        problems=films.problems,
+        problems=image_list.problems,
         outages=outages,
     )
 
 
-def _open_listed_image(place: str, access: AccessPolicy) -> tuple[Any, str]:
-    """Where a line of a list leads.
+def _open_listed_image(location: str, access: AccessPolicy) -> tuple[Any, str]:
+    """Open the file system of a listed image.
+
+    Returns:
+        The fsspec file system, and the path inside it.
 
     Raises:
-        NotAllowed: To a place that this run may not read.
-        Unreadable: To none.
-        Exception: What the file system raises, one of `faults.failures`.
+        NotAllowed: This run may not read the location.
+        Unreadable: It is not a valid location.
+        Exception: An error of the file system, one of `storage_errors`.
     """
     try:
-        filesystem, path = open_filesystem(place, access)
-    except ProtocolRefused as exc:  # without its sentence, which names what the row names too
-        raise NotAllowed("It is no path or URL that may be read.", exc.hint) from exc
+        filesystem, path = open_filesystem(location, access)
+    except ProtocolRefused as exc:  # without its sentence, which repeats the name of the row
+        raise NotAllowed("Expected a readable path or URL, found another one.", exc.hint) from exc
     except UsageError as exc:
-        raise Unreadable("It is no path or URL that can be used.", exc.hint) from exc
+        raise Unreadable("Expected a valid path or URL, found another one.", exc.hint) from exc
     except MissingPackage as exc:
         raise Unreadable(exc.sentence, exc.hint) from exc
     return filesystem, access.check_path(path) if is_local(filesystem) else path
 
 
-def _find_server(place: str) -> str:
-    """Who answers for a place: protocol and host or bucket, empty for this machine."""
-    return "/".join(place.split("/", 3)[:3]) if "://" in place else ""
+def _find_server(location: str) -> str:
+    """Return the protocol and the host or bucket of a location, empty for this machine."""
+    return "/".join(location.split("/", 3)[:3]) if "://" in location else ""
 
 
 def _marker_paths(base: str) -> list[str]:
-    """Where a folder may call its films synthetic: in itself, or up to two folders above."""
+    """Return the paths of synthetic markers: in the folder, or up to two folders above it."""
     folder = PurePosixPath(base)
-    places = [str(place / SYNTHETIC_MARKER) for place in (folder, *list(folder.parents)[:2])]
-    return [place for place in places if "/" in place]  # above a bucket there is no place
+    paths = [str(parent / SYNTHETIC_MARKER) for parent in (folder, *list(folder.parents)[:2])]
+    return [path for path in paths if "/" in path]  # nothing lies above a bucket
 
 
 def _is_synthetic_marker(filesystem: Any, path: str) -> bool:
@@ -343,22 +347,22 @@ def _is_synthetic_marker(filesystem: Any, path: str) -> bool:
 
 
 def read_labels(labels: str, source: Source) -> dict[str, str]:
-    """The reference standard of each film that has one, by key.
+    """Read the reference standard of the labelled images, by key.
 
     Args:
-        labels: "folders" (the parent folder is NORMAL or PNEUMONIA, unless a list of films tells
+        labels: "folders" (the parent folder is NORMAL or PNEUMONIA, unless an image list gives
             another label), "none", or the URL of a CSV file with the columns image and label.
-        source: The films of the run.
+        source: The images of the run.
 
     Raises:
         SourceError: The CSV file cannot be read or used.
-        TransientError: Its storage does not answer.
+        TransientError: Its storage does not respond.
     """
     if labels == "none":
         return {}
     if labels == "folders":
         parents = {ref.key: PurePosixPath(ref.path).parent.name for ref in source.refs}
-        told = {key: parent for key, parent in parents.items() if parent in CLASSES}
-        told |= {key: source.labels[key] for key in parents.keys() & source.labels.keys()}
-        return {key: label for key, label in told.items() if label}
+        found = {key: parent for key, parent in parents.items() if parent in CLASSES}
+        found |= {key: source.labels[key] for key in parents.keys() & source.labels.keys()}
+        return {key: label for key, label in found.items() if label}
     return read_label_file(labels, {ref.key for ref in source.refs}, source.access)

@@ -1,7 +1,7 @@
-"""Files from web servers: read only, without redirects, and from public hosts unless allowed.
+"""Files from web servers: read only, without redirects, by default from public hosts.
 
-Each connection is checked where its socket is made, so that a name, an odd spelling of an address
-and a name server that changes its mind all meet the same check. Proxies and passwords of the
+Each connection is checked when its socket is created. The same check thus covers host names, odd
+spellings of an address, and a name server that changes its response. Proxies and passwords of the
 environment (``HTTP_PROXY``, ``.netrc``) are not used.
 """
 
@@ -25,23 +25,27 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 TOTAL_TIMEOUT_S = 120
-"""How long an answer may take to its last byte."""
+"""Limit for a whole response, to its last byte."""
 READ_TIMEOUT_S = 30
-"""How long a server may say nothing."""
+"""Limit for a pause of the server."""
 MAX_SHOWN_CHARS = 200
 _HEAD_UNSUPPORTED = (aiohttp.ClientResponseError, aiohttp.ServerDisconnectedError)
-"""What a server answers that knows GET only, as one does for a signed URL."""
+"""Errors of a server that supports GET only, as for a signed URL."""
 
 
 class _PrivateHostError(OSError):
-    """A connection would leave the public Internet. All have the same words: aiohttp joins them."""
+    """A connection would leave the public Internet. The text is constant: aiohttp merges them."""
 
     def __init__(self) -> None:
         super().__init__(errno.EACCES, "the host is not of the public Internet")
 
 
 def _open_public_socket(found: tuple[Any, ...]) -> socket.socket:
-    """A socket for an address that was looked up, if it is a public one."""
+    """Create a socket for a resolved address.
+
+    Raises:
+        _PrivateHostError: The address is not public.
+    """
     family, kind, protocol, _, address = found
     if not is_public_address(str(address[0])):
         raise _PrivateHostError
@@ -49,7 +53,7 @@ def _open_public_socket(found: tuple[Any, ...]) -> socket.socket:
 
 
 async def _open_session(*, private_hosts: bool, **_: Any) -> aiohttp.ClientSession:
-    """A client that keeps no cookies and unpacks nothing: what is unpacked has no known size."""
+    """Create a client without cookies and decompression: decompressed content has no known size."""
     connector = aiohttp.TCPConnector(socket_factory=None if private_hosts else _open_public_socket)
     return aiohttp.ClientSession(
         connector=connector,
@@ -63,7 +67,7 @@ async def _open_session(*, private_hosts: bool, **_: Any) -> aiohttp.ClientSessi
 
 
 class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """Web servers as a file system of fsspec: each URL is a file of its own."""
+    """Web servers as a file system of fsspec: each URL is a file."""
 
     def __init__(self, *, private_hosts: bool = False, **options: Any) -> None:
         super().__init__(
@@ -71,13 +75,13 @@ class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no type
         )
 
     async def _info(self, url: str, **_: Any) -> dict[str, Any]:
-        """Size and version, as the server tells them."""
+        """Return the size and version that the server gives."""
         try:
-            async with self._request("HEAD", url) as answer:
-                headers = answer.headers
+            async with self._request("HEAD", url) as response:
+                headers = response.headers
         except _HEAD_UNSUPPORTED:
-            async with self._request("GET", url) as answer:
-                headers = answer.headers
+            async with self._request("GET", url) as response:
+                headers = response.headers
         length = headers.get("Content-Length", "")
         size = int(length) if length.isdecimal() else None
         return {"name": url, "type": "file", "size": size, "ETag": headers.get("ETag", "")}
@@ -85,11 +89,11 @@ class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no type
     async def _cat_file(
         self, url: str, start: int | None = None, end: int | None = None, **_: Any
     ) -> bytes:
-        """The content, of which no more than ``end`` bytes are fetched."""
+        """Return the content; fetch no more than ``end`` bytes."""
         data = bytearray()
-        async with self._request("GET", url) as answer:
+        async with self._request("GET", url) as response:
             try:
-                async for part in answer.content.iter_any():
+                async for part in response.content.iter_any():
                     data += part
                     if end is not None and len(data) >= end:
                         break
@@ -103,24 +107,24 @@ class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no type
 
     @asynccontextmanager
     async def _request(self, method: str, url: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Ask once.
+        """Send one request.
 
         Raises:
             NotAllowed: The host is private.
-            Unreadable: The answer leads elsewhere.
-            FileNotFoundError: It is not there.
-            OSError: There is no answer.
-            aiohttp.ClientError: There is none that helps.
+            Unreadable: The response is a redirect.
+            FileNotFoundError: The file does not exist.
+            OSError: The server does not respond.
+            aiohttp.ClientError: The server responds with another error.
         """
         session = await self.set_session()
         try:
-            async with session.request(method, _parse_url(url), allow_redirects=False) as answer:
-                _check_status(answer)
-                yield answer
+            async with session.request(method, _parse_url(url), allow_redirects=False) as response:
+                _check_status(response)
+                yield response
         except aiohttp.ClientConnectorError as exc:
             if isinstance(exc.os_error, _PrivateHostError):
                 raise NotAllowed(
-                    "Expected a host of the public Internet, found one of a private network.",
+                    "Expected a host of the public Internet, found a host of a private network.",
                     "Allow such hosts with --allow-private-hosts.",
                 ) from exc
             raise
@@ -136,14 +140,14 @@ class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no type
 
 
 def _read_only_error() -> OSError:
-    return OSError(errno.EROFS, "a web server is only read, never written")
+    return OSError(errno.EROFS, "web servers are read-only")
 
 
 def check_url(url: str) -> None:
-    """See whether a URL can be asked for at all.
+    """Check that a URL can be requested.
 
     Raises:
-        ValueError: It cannot. The words of the parser may hold pieces of a password: it has none.
+        ValueError: It cannot. The parser's own text is left out, as it may quote a password.
     """
     _parse_url(url)
 
@@ -158,21 +162,22 @@ def _parse_url(url: str) -> URL:
     raise ValueError("the URL cannot be used")
 
 
-def _check_status(answer: aiohttp.ClientResponse) -> None:
-    """Let an answer pass that holds the file itself."""
-    if answer.status == HTTPStatus.NOT_FOUND:
+def _check_status(response: aiohttp.ClientResponse) -> None:
+    """Refuse a response that does not hold the file itself."""
+    if response.status == HTTPStatus.NOT_FOUND:
         raise FileNotFoundError
-    if HTTPStatus.MULTIPLE_CHOICES <= answer.status < HTTPStatus.BAD_REQUEST:
+    if HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
         raise Unreadable(
-            f"The address leads to another one{_describe_target(answer)}, and is not followed.",
-            "Write the address that it leads to instead.",
+            f"Expected a file, found a redirect{_describe_target(response)}, which is not "
+            "followed.",
+            "Give the target address instead.",
         )
-    answer.raise_for_status()
+    response.raise_for_status()
 
 
-def _describe_target(answer: aiohttp.ClientResponse) -> str:
+def _describe_target(response: aiohttp.ClientResponse) -> str:
     try:
-        target = answer.url.join(URL(answer.headers.get("Location", "")))
+        target = response.url.join(URL(response.headers.get("Location", "")))
     except ValueError:
         return ""
-    return f", {redact_url(str(target))[:MAX_SHOWN_CHARS]}"
+    return f" to {redact_url(str(target))[:MAX_SHOWN_CHARS]}"

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 SHIFT_WARNING = "This batch looks unlike the films that the model learned from"
 LEVEL_TEXTS = {
-    DriftLevel.LIKE: "alike",
-    DriftLevel.DIFFERENT: "somewhat different",
-    DriftLevel.UNLIKE: "unlike",
+    DriftLevel.NONE: "alike",
+    DriftLevel.MEDIUM: "somewhat different",
+    DriftLevel.LARGE: "unlike",
 }
 APPEARANCE_STATISTICS = {
     "typicality": ("How ordinary a film is (0 to 1)", 2),
@@ -77,7 +77,7 @@ class DriftFacts:
 
 def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
     """Describe how much a batch differs from the training images of the deciding model."""
-    large = drift.likeness == DriftLevel.UNLIKE
+    large = drift.level == DriftLevel.LARGE
     label = f"{format_count(card.references['validation'].images, 'validation film')}"
     return DriftFacts(
         headline=_format_headline(drift),
@@ -111,29 +111,29 @@ def describe_drift(drift: Drift, card: ModelCard) -> DriftFacts:
 
 
 def _format_headline(drift: Drift) -> str:
-    if drift.likeness == DriftLevel.UNLIKE:
+    if drift.level == DriftLevel.LARGE:
         return SHIFT_WARNING
-    if drift.likeness == DriftLevel.DIFFERENT:
+    if drift.level == DriftLevel.MEDIUM:
         return "This batch looks somewhat different from the films that the model learned from"
-    if drift.likeness is None or not drift.appearance:
+    if drift.level is None or not drift.appearance:
         return "Whether this batch looks like the training films is not known"
     return "This batch looks like the training films, which is no proof of right answers"
 
 
 def _describe_level(drift: Drift) -> str:
-    if drift.likeness is None:
+    if drift.level is None:
         return _describe_too_few(drift)
     images = format_count(drift.images, "film")
-    if drift.likeness == DriftLevel.UNLIKE:
+    if drift.level == DriftLevel.LARGE:
         return (
-            f"{SHIFT_WARNING}: {_format_reasons(drift, DriftLevel.UNLIKE)}. How good the model is "
+            f"{SHIFT_WARNING}: {_format_reasons(drift, DriftLevel.LARGE)}. How good the model is "
             "on such films is not known, and the figures of section 3 do not say it. Measure it "
             "on labelled films like these before you act on any answer."
         )
-    if drift.likeness == DriftLevel.DIFFERENT:
+    if drift.level == DriftLevel.MEDIUM:
         return (
             "This batch looks somewhat different from the films that the model learned from: "
-            f"{_format_reasons(drift, DriftLevel.DIFFERENT)}. Take the figures of section 3 with "
+            f"{_format_reasons(drift, DriftLevel.MEDIUM)}. Take the figures of section 3 with "
             "caution."
         )
     if not drift.appearance:
@@ -166,11 +166,9 @@ def _format_reasons(drift: Drift, level: DriftLevel) -> str:
         "brightness": "they are brighter or darker",
         "contrast": "their contrast is another",
     }
-    found = [phrases[name] for name, gap in drift.appearance.items() if gap.likeness == level]
+    found = [phrases[name] for name, gap in drift.appearance.items() if gap.level == level]
     appearance_level = (
-        DriftLevel.LIKE
-        if not drift.appearance
-        else max(g.likeness for g in drift.appearance.values())
+        DriftLevel.NONE if not drift.appearance else max(g.level for g in drift.appearance.values())
     )
     if drift.atypical_share and appearance_level < level:
         found.append("many of its films are strange to the model")
@@ -201,7 +199,7 @@ def _describe_atypical_share(drift: Drift, card: ModelCard) -> tuple[str, ...]:
 
 def _describe_limits(drift: Drift, card: ModelCard) -> tuple[str, ...]:
     """Say that a similar batch proves nothing; the fall from validation to test shows it."""
-    if drift.likeness is None:
+    if drift.level is None:
         return ()
     if card.reference.split == "validation":
         return ("Looking alike is no proof that the answers are right.",)
@@ -234,9 +232,9 @@ def _make_row(quantity: str, batch: str, training: str, test: KsTest) -> DriftRo
         quantity=quantity,
         batch=batch,
         training=training,
-        statistic=f"{test.gap:.2f}",
+        statistic=f"{test.statistic:.2f}",
         p_value="under 0.001" if test.p < 0.001 else f"{test.p:.3f}",  # noqa: PLR2004 - as is usual
-        level=LEVEL_TEXTS[test.likeness],
+        level=LEVEL_TEXTS[test.level],
     )
 
 
@@ -258,7 +256,7 @@ def _describe_table(drift: Drift, card: ModelCard) -> str:
 
 def _describe_predictions(drift: Drift, card: ModelCard) -> str:
     """Explain a shift of the probabilities, which never raises the drift level by itself."""
-    if drift.predictions is None or drift.predictions.likeness == DriftLevel.LIKE:
+    if drift.predictions is None or drift.predictions.level == DriftLevel.NONE:
         return ""
     validation = card.references["validation"]
     return (

@@ -162,7 +162,7 @@ def _list_limits(card: ModelCard, drift: Drift, *, synthetic: bool) -> tuple[str
     limits = []
     if synthetic:
         limits.append("These films are synthetic, so the estimates say nothing about patients.")
-    if drift.likeness == DriftLevel.UNLIKE:
+    if drift.level == DriftLevel.LARGE:
         limits.append(
             "This batch looks unlike the films that the model learned from (section 5): do not "
             "use these estimates."

@@ -13,8 +13,8 @@ from batch_scorer.report.formats.slides_pdf import write_slides
 from batch_scorer.results import store
 from batch_scorer.results.claim import check_claimable, claim_run
 from batch_scorer.results.store import REPORT_FILES
-from batch_scorer.storage.lease import OutputLock
 from batch_scorer.storage.output import MAX_TABLE_READ_BYTES, Output, open_output
+from batch_scorer.storage.output_lock import OutputLock
 from batch_scorer.system.log import log_event
 
 if TYPE_CHECKING:

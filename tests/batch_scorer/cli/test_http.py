@@ -250,7 +250,7 @@ def test_a_storage_that_is_down_is_worth_a_retry(cloud, tiny_model):
     with serve({**without_credentials(), **SETTINGS, **down}) as entry:
         said = entry.ask()
     assert (said.status, said.headers["Retry-After"]) == (503, "60")
-    assert "no whole answer came" in said.body["error"]
+    assert "no complete response arrived" in said.body["error"]
 
 
 def test_a_request_stops_in_time_and_the_next_one_resumes(cloud, tiny_model):

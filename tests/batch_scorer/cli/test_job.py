@@ -46,8 +46,8 @@ def films(folder, tiny_model) -> tuple[object, ...]:
     [
         ("no-such-bucket", r"cannot be written: the bucket does not exist\. Check its name"),
         ("forbidden-bucket", r"cannot be written: access is refused\. Check whose"),
-        ("elsewhere-bucket", r"cannot be written: the bucket lies in another region.*AWS_DEFAULT"),
-        ("skewed-bucket", r"cannot be written: this machine's clock is wrong, .*\. Set the clock"),
+        ("elsewhere-bucket", r"cannot be written: the bucket is in another region.*AWS_DEFAULT"),
+        ("skewed-bucket", r"cannot be written: this machine's clock differs .*\. Set the clock"),
     ],
 )
 def test_an_output_that_is_not_right_is_one_line_and_not_worth_another_try(
@@ -63,8 +63,8 @@ def test_an_output_that_is_not_right_is_one_line_and_not_worth_another_try(
     [
         ("no-such-bucket", "the bucket does not exist|found nothing there"),
         ("forbidden-bucket", "cannot be listed: access is refused"),
-        ("elsewhere-bucket", "cannot be listed: the bucket lies in another region"),
-        ("skewed-bucket", "cannot be listed: this machine's clock is wrong"),
+        ("elsewhere-bucket", "cannot be listed: the bucket is in another region"),
+        ("skewed-bucket", "cannot be listed: this machine's clock differs"),
     ],
 )
 def test_images_that_cannot_be_listed_open_no_run(behind, tiny_model, tmp_path, bucket, words):
@@ -78,7 +78,9 @@ def test_no_credentials_is_one_line(films, tmp_path):
     nowhere = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
     found = run(*films, "-o", "s3://bucket/read", **nowhere)
     assert found.returncode == 1
-    assert re.fullmatch(r"Error: .*no credentials were found.* Set AWS_PROFILE.*\n", found.stderr)
+    assert re.fullmatch(
+        r"Error: .*credentials are missing or invalid.* Set AWS_PROFILE.*\n", found.stderr
+    )
 
 
 def test_two_jobs_at_once_are_one_line_worth_another_try(films, tmp_path):
@@ -112,8 +114,8 @@ def test_another_model_than_that_of_latest_is_one_line(films, tmp_path):
             {"JOB_COMPLETION_INDEX": "4", "CXR_SHARD_COUNT": "4"},
             "Expected a shard from 1 to 4, found JOB_COMPLETION_INDEX=4 of CXR_SHARD_COUNT=4",
         ),
-        (("--shard", "claim"), {}, "--shard claim expected the number of shares, found no --tasks"),
-        (("--tasks", "4"), {}, "Expected to be told which of 4 tasks this is, found nothing"),
+        (("--shard", "claim"), {}, "--shard claim expected the number of shards, found no --tasks"),
+        (("--tasks", "4"), {}, "Expected the number of this task among 4 tasks, found nothing"),
         (("--shard", "2/3", "--tasks", "4"), {}, "Expected one of 4 tasks, found shard 2/3"),
     ],
 )

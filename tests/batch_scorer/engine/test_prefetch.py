@@ -99,6 +99,6 @@ def test_a_read_error_is_raised_for_its_own_image(remote):
     reads_ahead = read_ahead(remote, remote.refs[:3])
     reads = [read for _, read in reads_ahead]
     assert reads[0]() == b"\x00"
-    with pytest.raises(Unreadable, match="it is not there"):
+    with pytest.raises(Unreadable, match="it does not exist"):
         reads[1]()
     assert reads[2]() == b"\x02"

@@ -74,7 +74,7 @@ def test_the_first_run_scores_all_images_and_the_next_one_only_new_images(job, f
     assert {row.image for row, date in dated if date == second.run_date} == {
         *("NORMAL/film_0.png", "new.png", "letter.txt"),
     }
-    images = open_output(second.run_url).names(store.IMAGES_FOLDER)
+    images = open_output(second.run_url).list_files(store.IMAGES_FOLDER)
     assert len([name for name in images if "evidence" not in name]) == 2
 
 
@@ -224,7 +224,7 @@ def test_first_tasks_that_start_together_open_one_run(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(arrive, range(8)))
     assert len({opened.run_date for opened in found}) == 1
-    assert output.names(schedule.SPECS_FOLDER) == ["plans/000001.json"]
+    assert output.list_files(schedule.SPECS_FOLDER) == ["plans/000001.json"]
 
 
 def test_run_dates_increase_even_if_the_clock_does_not():
@@ -333,7 +333,7 @@ def test_images_that_arrive_during_a_run_belong_to_the_next_run(job, folder):
     run_task(task(job, 1, 2, "monday"))
     for index in range(8):
         (folder / f"late_{index}.png").write_bytes(make_film(seed=index + 20))
-    theirs = sum(Shard(2, 2).holds(f"late_{index}.png") for index in range(8))
+    theirs = sum(Shard(2, 2).contains(f"late_{index}.png") for index in range(8))
     assert 0 < theirs < 8
     first = run_task(task(job, 2, 2, "monday")).manifest
     assert (first.found, first.listed) == (6 + theirs, 6 + theirs)

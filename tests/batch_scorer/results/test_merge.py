@@ -132,7 +132,7 @@ def test_files_that_came_between_two_listings_are_said(cxr, folder, tmp_path, ti
     shutil.copytree(tmp_path / "later/shards/2-of-2", tmp_path / "out/shards/2-of-2")
     run = cxr("merge", tmp_path / "out", "--no-report")
     assert run.returncode == 0, run.stderr
-    assert "Files came or went while the shards were listed" in run.stderr
+    assert "Files were added or removed while the shards were listed" in run.stderr
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_files_that_came_between_two_listings_are_said(cxr, folder, tmp_path, ti
         ),
         (lambda out: rewrite(out, version="9.9"), "the version of cxr-batch of shard 2/2"),
         (lambda out: rewrite(out, config_hash="other"), "models or options of shard"),
-        (lambda out: rewrite(out, selected=7) or rewrite(out, 2, selected=7), "7 films were taken"),
+        (lambda out: rewrite(out, selected=7) or rewrite(out, 2, selected=7), "rows of 7 images"),
         (lambda out: (out / "shards/1-of-2/predictions.csv").write_text(""), "was changed after"),
         (lambda out: (out / "shards/1-of-2/run.json").write_text("{"), "cannot be read"),
     ],

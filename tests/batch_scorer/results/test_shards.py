@@ -19,7 +19,7 @@ from batch_scorer.results.shards import (
 @given(st.sets(st.text(), max_size=200), st.integers(1, 12))
 def test_shards_hold_every_film_exactly_once(keys, count):
     shards = [Shard(number, count) for number in range(1, count + 1)]
-    assert [key for key in keys if sum(shard.holds(key) for shard in shards) != 1] == []
+    assert [key for key in keys if sum(shard.contains(key) for shard in shards) != 1] == []
 
 
 def test_the_shard_of_a_film_never_changes():

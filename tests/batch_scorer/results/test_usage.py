@@ -57,7 +57,7 @@ def test_what_another_process_spent_is_added_and_its_memory_compared():
     assert meter.worker_seconds == {"read": 2.0, "decode": 2.0, "classify": 3.5}
     assert (meter.bytes_read, meter.peak_memory_bytes) == (15, 500)
     before = peak_memory_bytes()  # it may grow between two looks
-    assert before <= meter.tell().peak_memory_bytes <= peak_memory_bytes()
+    assert before <= meter.snapshot().peak_memory_bytes <= peak_memory_bytes()
 
 
 def test_the_price_of_a_thousand_films_is_a_division():

@@ -175,7 +175,7 @@ def test_a_film_that_may_not_be_read_or_is_gone_is_a_row(cloud, tiny_model, tmp_
     }
     assert rows["forbidden.png"].detail == "The file cannot be read: access is refused."
     assert rows["vanished.png"].detail in {
-        "The file cannot be read: it is not there.",
+        "The file cannot be read: it does not exist.",
         "The file cannot be read: No such file or directory.",
     }
     assert read_manifest(tmp_path / "out")["retries"] == 0
@@ -231,15 +231,15 @@ def test_a_server_that_is_down_is_one_line_and_worth_another_try(
     run = score(f"{cloud.protocol}://bucket/films", tmp_path / "out", tiny_model, down.environment)
     assert run.returncode == 75
     assert re.fullmatch(
-        r"Error: .* cannot be listed: no whole answer came \(.*\)\. Check .*\n", run.stderr
+        r"Error: .* cannot be listed: no complete response arrived \(.*\)\. Check .*\n", run.stderr
     )
 
 
 @pytest.mark.parametrize(
     ("url", "code", "words"),
     [
-        ("s3://bucket/films", 1, "no credentials were found.* Set AWS_PROFILE"),
-        ("az://bucket/films", 2, "no Azure storage account.* Set AZURE_STORAGE_ACCOUNT_NAME"),
+        ("s3://bucket/films", 1, "credentials are missing or invalid.* Set AWS_PROFILE"),
+        ("az://bucket/films", 2, "a valid Azure storage account.* Set AZURE_STORAGE_ACCOUNT_NAME"),
     ],
 )
 def test_no_credentials_is_one_line_that_says_where_they_come_from(
@@ -259,9 +259,11 @@ def test_a_storage_that_goes_away_ends_the_run_and_not_every_film(clouds, films,
         monkeypatch.setattr(source.filesystem, "cat_file", Mock(side_effect=reset))
         monkeypatch.setattr(storage._RETRYING, "stop", stop_after_attempt(1))
         for ref in source.refs[: OUTAGE_IMAGES - 1]:
-            with pytest.raises(Unreadable, match="no whole answer came"):
+            with pytest.raises(Unreadable, match="no complete response arrived"):
                 source.read(ref)
-        with pytest.raises(TransientError, match=f"No answer for the last {OUTAGE_IMAGES} films"):
+        with pytest.raises(
+            TransientError, match=f"No response for the last {OUTAGE_IMAGES} images"
+        ):
             source.read(source.refs[OUTAGE_IMAGES])
 
 

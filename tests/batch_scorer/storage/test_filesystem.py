@@ -112,7 +112,9 @@ def test_a_film_shorter_than_the_listing_says_is_read_again(folder, monkeypatch)
 def test_a_film_that_never_comes_whole_is_a_row(folder, monkeypatch):
     source = open_source(str(folder))
     monkeypatch.setattr(source_module, "read_file", lambda *_: b"half")
-    with pytest.raises(Unreadable, match=r"no whole answer came \(4 of \d+ bytes\), 7 times"):
+    with pytest.raises(
+        Unreadable, match=r"no complete response arrived \(4 of \d+ bytes\), 7 times"
+    ):
         source.read(source.refs[0])
 
 
@@ -150,7 +152,9 @@ def test_a_listing_that_does_not_answer_is_worth_another_try(folder, monkeypatch
     monkeypatch.setattr(os, "scandir", at_last)
     assert len(open_source(str(folder)).refs) == 6
     monkeypatch.setattr(os, "scandir", failing(99, stale))
-    with pytest.raises(TransientError, match=r"cannot be listed: no whole answer came \(Stale fil"):
+    with pytest.raises(
+        TransientError, match=r"cannot be listed: no complete response arrived \(Stale fil"
+    ):
         open_source(str(folder))
 
 
@@ -176,17 +180,17 @@ class HttpError(Exception):
 @pytest.mark.parametrize(
     ("error", "transient", "words"),
     [
-        (ClientError(503, "SlowDown"), True, "no whole answer came"),
-        (ClientError(400, "RequestTimeout"), True, "no whole answer came"),
+        (ClientError(503, "SlowDown"), True, "no complete response arrived"),
+        (ClientError(400, "RequestTimeout"), True, "no complete response arrived"),
         (ClientError(403, "AccessDenied"), False, "access is refused. Check whose"),
         (ClientError(403, "SignatureDoesNotMatch"), False, "access is refused"),
         (ClientError(400, "ExpiredToken"), False, "access is refused"),
         (ClientError(404, "NoSuchBucket"), False, "the bucket does not exist. Check its name"),
         (ClientError(301, "PermanentRedirect"), False, "another region.*AWS_DEFAULT_REGION"),
         (ClientError(400, "AuthorizationHeaderMalformed"), False, "another region"),
-        (HttpError(429), True, "no whole answer came"),
-        (HttpError("500"), True, "no whole answer came"),
-        (HttpError(404), False, "it is not there"),
+        (HttpError(429), True, "no complete response arrived"),
+        (HttpError("500"), True, "no complete response arrived"),
+        (HttpError(404), False, "it does not exist"),
         (HttpError(401), False, "access is refused"),
         (OSError("Forbidden: b/bucket/o"), False, "access is refused"),
         (ValueError("Anonymous caller does not have access"), False, "no credentials.*AWS_PROFILE"),
@@ -311,7 +315,7 @@ def test_keys_that_differ_only_in_slashes_are_two_films():
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///", "gs://", "az:///"])
 def test_a_bucket_has_a_name(url):
-    with pytest.raises(UsageError, match=f"{url} names no bucket"):
+    with pytest.raises(UsageError, match=f"the name of a bucket, found {url}"):
         open_source(url)
 
 

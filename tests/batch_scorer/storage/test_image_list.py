@@ -98,7 +98,7 @@ def test_a_film_named_twice_has_one_row_and_a_line_says_so(folder, caplog):
     with caplog.at_level(logging.WARNING):
         source = open_source(str(listing))
     assert keys_of(source) == ["NORMAL/film_0.png", "NORMAL/film_1.png"]
-    assert "1 entries of the list name a film again" in caplog.text
+    assert "1 entries of the list repeat an image" in caplog.text
 
 
 def test_a_listed_film_that_is_not_there_is_a_row(folder, tiny_model, tmp_path):
@@ -115,12 +115,12 @@ def test_a_listed_film_that_is_not_there_is_a_row(folder, tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("list.txt", b"# nothing\n\n", "Expected films in the list .*, found none. A list is"),
-        ("list.csv", b"image\n", "Expected films in the list"),
+        ("list.txt", b"# nothing\n\n", "Expected images in the list .*, found none. A list is"),
+        ("list.csv", b"image\n", "Expected images in the list"),
         ("list.csv", b"film\nx.png\n", r"Expected the column image in .*, found \['film'\]"),
         ("list.csv", b"image,image\nx.png,y.png\n", r"Expected one column image in .*, found 2"),
         ("list.csv", b"label,image,label\n1,x.png,0\n", r"one column label in .*, found 2"),
-        ("list.txt", b"\x89PNG\r\n\xff", "is no list of films: .* A list is UTF-8 text"),
+        ("list.txt", b"\x89PNG\r\n\xff", "Expected a list .* in UTF-8 .*: .* A list is UTF-8 text"),
     ],
 )
 def test_a_list_that_is_not_right_says_where(tmp_path, name, data, message):
@@ -283,7 +283,7 @@ def test_a_name_that_is_no_utf_8_is_read_where_it_is_a_name_of_the_disk(lines, f
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
 def test_a_list_in_another_encoding_is_one_error(lines, encoding):
-    with pytest.raises(SourceError, match="is no list of films"):
+    with pytest.raises(SourceError, match="Expected a list of images in UTF-8"):
         lines("good.png\nNORMAL/film_0.png\n".encode(encoding))
 
 
@@ -352,7 +352,7 @@ def test_urls_that_differ_only_in_what_is_not_shown_are_numbered_in_the_order_of
         ]
     )
     films = parse_image_list(data.encode(), "/lists/list.txt")
-    assert films.places == {
+    assert films.locations == {
         "http://pacs/wado": "http://pacs/wado?objectUID=2",
         "http://pacs/wado (2)": "http://pacs/wado?objectUID=1",
         "http://pacs/wado (2) (2)": "http://pacs/wado (2)",
@@ -364,13 +364,13 @@ def test_urls_that_differ_only_in_what_is_not_shown_are_numbered_in_the_order_of
         "a?1.png": "/lists/a?1.png",
         "a?2.png": "/lists/a?2.png",
     }
-    assert films.ambiguous == films.places.keys() - {"http://pacs/plain", "a?1.png", "a?2.png"}
+    assert films.ambiguous == films.locations.keys() - {"http://pacs/plain", "a?1.png", "a?2.png"}
     assert "objectUID" not in repr(films)
 
 
 def test_a_long_list_of_one_address_is_named_in_no_long_time():
     data = "\n".join(f"http://pacs/wado?objectUID={number}" for number in range(50_000))
-    assert len(parse_image_list(data.encode(), "/list.txt").places) == 50_000
+    assert len(parse_image_list(data.encode(), "/list.txt").locations) == 50_000
 
 
 def test_a_label_that_cannot_be_used_costs_its_image_no_row(lines, folder, caplog):
@@ -387,9 +387,7 @@ def test_a_label_that_cannot_be_used_costs_its_image_no_row(lines, folder, caplo
         "NORMAL/film_2.png": "PNEUMONIA",
         "PNEUMONIA/film_3.png": "PNEUMONIA",
     }
-    assert (
-        "2 labels of the list are none of NORMAL, PNEUMONIA, 0 and 1, or contradict" in caplog.text
-    )
+    assert "2 labels of the list are not NORMAL, PNEUMONIA, 0 or 1, or contradict" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -406,7 +404,7 @@ def test_a_line_that_is_no_csv_swallows_no_other(lines, line):
     assert all(isinstance(found.pop(name), bytes) for name in names)
     assert found
     assert all(isinstance(error, Unreadable) for error in found.values())
-    assert any("is no line of a CSV table" in str(error) for error in found.values())
+    assert any("Expected a CSV row in line" in str(error) for error in found.values())
     assert "line 3" in found or "line 4" in found
 
 
@@ -436,7 +434,7 @@ def test_of_a_list_over_several_servers_one_that_is_away_costs_only_its_own_film
     for ref in source.refs[: OUTAGE_IMAGES - 1]:
         with pytest.raises(Unreadable):
             source.read(ref)
-    with pytest.raises(TransientError, match="No answer for the last"):
+    with pytest.raises(TransientError, match="No response for the last"):
         source.read(source.refs[-1])
 
 

@@ -48,7 +48,7 @@ def test_a_lease_is_taken_given_back_and_taken_again_at_once(place):
     since = time.monotonic()
     with acquire_lease(place, "1-of-2", 60):
         assert time.monotonic() - since < 30
-    assert place.names("leases/1-of-2") == ["leases/1-of-2/000002.json"]
+    assert place.list_files("leases/1-of-2") == ["leases/1-of-2/000002.json"]
     assert list_leases(place) == ["1-of-2"]
 
 
@@ -82,7 +82,7 @@ def test_who_was_taken_over_is_told_and_gives_nothing_back(place):
             with pytest.raises(AlreadyRunning):
                 late.raise_if_lost()
     assert claim_of(place, "end", 2).released
-    assert place.names("leases/end") == ["leases/end/000002.json"]
+    assert place.list_files("leases/end") == ["leases/end/000002.json"]
 
 
 def test_the_renewals_of_a_holder_find_out_that_it_was_taken_over(place):
@@ -119,7 +119,7 @@ def test_who_slept_through_two_other_holders_does_not_take_the_gap(place):
         with acquire_lease(place, "end", TERM_S):
             pass
     assert try_acquire_lease(place, "end", watch, TERM_S) is None
-    assert place.names("leases/end") == ["leases/end/000002.json"]
+    assert place.list_files("leases/end") == ["leases/end/000002.json"]
 
 
 def test_clocks_that_jump_by_days_change_nothing(place, monkeypatch):

@@ -25,19 +25,19 @@ def place(request, tmp_path):
 
 def test_what_is_written_is_read_and_listed_and_removed(place):
     assert place.read("a.txt") is None
-    assert place.names("folder") == []
+    assert place.list_files("folder") == []
     place.write("a.txt", b"one")
     place.write("a.txt", b"two")
     place.write("folder/b.txt", b"b")
     place.write("folder/below/c.txt", b"c")
     assert place.read("a.txt") == b"two"
-    assert place.names("folder") == ["folder/b.txt", "folder/below/c.txt"]
+    assert place.list_files("folder") == ["folder/b.txt", "folder/below/c.txt"]
     assert place.subfolder("folder").read("b.txt") == b"b"
     place.remove("a.txt", "never.txt")
     place.remove("folder/b.txt", "folder/below/c.txt")
     place.remove_empty_folder("never")
     assert place.read("a.txt") is None
-    assert place.names("folder") == []
+    assert place.list_files("folder") == []
 
 
 def test_a_write_that_fails_leaves_the_older_file(tmp_path, monkeypatch):
@@ -51,7 +51,7 @@ def test_a_write_that_fails_leaves_the_older_file(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r"a.txt in .* cannot be written: No space left"):
         place.write("a.txt", b"new")
     assert place.read("a.txt") == b"old"
-    assert place.names("folder") == []
+    assert place.list_files("folder") == []
 
 
 def test_a_run_may_go_to_any_file_system(folder, tmp_path, tiny_model):
@@ -62,7 +62,7 @@ def test_a_run_may_go_to_any_file_system(folder, tmp_path, tiny_model):
     place = open_output(remote.output)
     assert place.read(store.CSV_FILE) == (tmp_path / "out" / store.CSV_FILE).read_bytes()
     assert store.read_run(place).manifest.scored == 6
-    assert place.names("journal") == []
+    assert place.list_files("journal") == []
     place.filesystem.rm("/somewhere", recursive=True)
 
 

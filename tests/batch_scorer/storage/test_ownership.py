@@ -22,8 +22,8 @@ from batch_scorer.results.checkpoint import Checkpoint
 from batch_scorer.results.merge import merge_shards
 from batch_scorer.results.shards import Shard
 from batch_scorer.storage import lease
-from batch_scorer.storage.lease import OutputLock
 from batch_scorer.storage.output import INTERNAL_FOLDER, open_output, sha256_hex
+from batch_scorer.storage.output_lock import OutputLock
 from tests.images import make_film
 from tests.tiny_model import save_tiny_model
 
@@ -181,7 +181,7 @@ def test_what_somebody_else_wrote_under_a_runs_name_is_refused_at_once(
     else:
         output.create(name, DIARY)
     job = ScoreJob(str(folder), url, (str(tiny_model),))
-    with pytest.raises(ForeignFile, match=r"that cxr-batch did not write, and would replace\."):
+    with pytest.raises(ForeignFile, match=r"that cxr-batch did not write and would replace\."):
         run_score_job(job)
     assert output.read(name) == DIARY
     assert output.filesystem.find(output.root) == [f"{output.root}/{name}"]
@@ -217,7 +217,9 @@ def test_what_was_changed_after_a_run_is_kept_beside(folder, tmp_path, tiny_mode
     for name, data in changed.items():
         (kept,) = (tmp_path / "out" / "earlier").glob(f"changed-*/{name}")
         assert kept.read_bytes() == data
-        assert f"{name} may hold changes of yours: it is kept as earlier/changed-" in caplog.text
+        assert (
+            f"{name} may hold changes of yours: a copy is kept as earlier/changed-" in caplog.text
+        )
 
 
 def test_a_kept_copy_that_was_changed_too_is_kept_beside(tmp_path):

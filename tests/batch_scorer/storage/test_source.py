@@ -106,7 +106,7 @@ def test_what_cannot_be_listed_is_one_clear_error(tmp_path):
         open_source(str(tmp_path / "missing"))
     with pytest.raises(SourceError, match="found no file in it"):
         open_source(str(tmp_path))
-    with pytest.raises(UsageError, match="no path or URL"):
+    with pytest.raises(UsageError, match="Expected a readable path or URL"):
         open_source("nonsense://films")
 
 
@@ -170,8 +170,8 @@ def test_labels_from_a_file(folder, tmp_path):
         ("image,label,image\nx,1,y\n", "Expected one column image in .*, found 2"),
         ("image,label\nNORMAL/film_0.png,maybe\n", "in line 2 .* found 'maybe'"),
         ("image,label\nelsewhere.png,1\n", "None of the 1 images named"),
-        ("image,label\nx.png,1\nx.png,0\n", "x.png has another label in line 3"),
-        ('image,label\n"' + "x" * 200_000 + '",1\n', "is no CSV table"),
+        ("image,label\nx.png,1\nx.png,0\n", "one label for x.png, found another one in line 3"),
+        ('image,label\n"' + "x" * 200_000 + '",1\n', "Expected a CSV row in line 2"),
     ],
 )
 def test_a_label_file_that_is_not_right_says_where(folder, tmp_path, text, message):

@@ -140,7 +140,7 @@ def test_no_private_host_is_asked(server, tmp_path, host, protocol):
     )
     assert isinstance(refused, NotAllowed)
     assert (refused.code, refused.status) == ("not_allowed", "rejected")
-    assert "found one of a private network. Allow such hosts with --allow-priv" in str(refused)
+    assert "found a host of a private network. Allow such hosts with --allow-priv" in str(refused)
     assert server.as_requested == []
 
 
@@ -189,32 +189,32 @@ def test_a_film_is_read_and_one_that_is_not_there_is_a_row(url, tmp_path):
     )
     assert film == getonly == make_film()
     assert "access is refused" in str(forbidden)
-    assert "it is not there" in str(nothing)
+    assert "it does not exist" in str(nothing)
 
 
 @pytest.mark.parametrize(
     ("target", "shown"),
     [
-        ("http://127.0.0.1:1/film", ", http://127.0.0.1:1/film,"),
-        ("https://example.org/film?token=s3cr3t", ", https://example.org/film,"),
-        ("//user:s3cr3t@example.org/film", ", http://example.org/film,"),
-        ("/film", "/film, and is not followed"),
-        ("file:///etc/passwd", ", file:///etc/passwd,"),
-        ("http://[", "and is not followed"),
-        ("", "and is not followed"),
+        ("http://127.0.0.1:1/film", " to http://127.0.0.1:1/film,"),
+        ("https://example.org/film?token=s3cr3t", " to https://example.org/film,"),
+        ("//user:s3cr3t@example.org/film", " to http://example.org/film,"),
+        ("/film", "/film, which is not followed"),
+        ("file:///etc/passwd", " to file:///etc/passwd,"),
+        ("http://[", "redirect, which is not followed"),
+        ("", "redirect, which is not followed"),
     ],
 )
 def test_an_address_that_leads_elsewhere_is_not_followed(server, url, tmp_path, target, shown):
     (refused,) = read_listed(tmp_path, f"{url}/to?{target}")
     assert isinstance(refused, Unreadable)
     assert shown in str(refused)
-    assert "Write the address that it leads to instead." in str(refused)
+    assert "Give the target address instead." in str(refused)
     assert SECRET not in str(refused)
     assert {path.partition("?")[0] for _, path in server.as_requested} == {"/to"}
 
 
 def test_a_source_that_leads_elsewhere_is_one_error(url):
-    with pytest.raises(SourceError, match="The address leads to another one"):
+    with pytest.raises(SourceError, match="Expected a file, found a redirect"):
         open_source(f"{url}/to?/film", access=PRIVATE)
 
 
@@ -328,6 +328,6 @@ def test_no_secret_of_a_url_leaves_the_program(url, cxr, tiny_model, tmp_path, s
 
 def test_a_web_server_is_never_written(url, server):
     output = open_output(f"{url}/out")
-    with pytest.raises(OutputError, match="a web server is only read, never written"):
+    with pytest.raises(OutputError, match="web servers are read-only"):
         output.prepare()
     assert {command for command, _ in server.as_requested} <= {"GET", "HEAD"}

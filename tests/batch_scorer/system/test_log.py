@@ -111,8 +111,13 @@ def test_every_command_takes_the_option(cxr, command):
 @pytest.mark.parametrize(
     ("arguments", "code", "exit_code", "sentence"),
     [
-        (["score", "/nowhere/at/all", "-o", "out"], "source", 1, "Expected films at"),
-        (["score", "xyz://ward/DoeJane?sig=abc", "-o", "out"], "usage", 2, "is no path or URL"),
+        (["score", "/nowhere/at/all", "-o", "out"], "source", 1, "Expected images at"),
+        (
+            ["score", "xyz://ward/DoeJane?sig=abc", "-o", "out"],
+            "usage",
+            2,
+            "a readable path or URL",
+        ),
         (["score", "DoeJane.png", "DoeJohn.png", "-o", "out"], "usage", 2, "extra argument"),
         (["score", "--nonsense"], "usage", 2, "No such option"),
         (["nonsense"], "usage", 2, "No such command"),
@@ -137,9 +142,11 @@ def test_what_an_error_quotes_of_films_is_for_a_terminal_alone(cxr, folder, tiny
     table.write_text("image,label\nDoeJane.png,0\nDoeJane.png,1\n")
     arguments = ("score", folder, "-o", tmp_path / "out", "--model", tiny_model)
     words = cxr(*arguments, "--labels", table)
-    assert "DoeJane.png has another label in line 3 of" in words.stderr
+    assert "Expected one label for DoeJane.png, found another one in line 3 of" in words.stderr
     line, _ = lines_of(cxr(*arguments, "--labels", table, "--log-format", "json").stderr)
-    assert line["sentence"] == f"… has another label in line 3 of {table} than before."
+    assert line["sentence"] == (
+        f"Expected one label for …, found another one in line 3 of {table}."
+    )
     table.write_text("image,label\nfilm.png,DoeJane\n")
     line, _ = lines_of(cxr(*arguments, "--labels", table, "--log-format", "json").stderr)
     assert line["sentence"].endswith("found ….")

@@ -130,7 +130,7 @@ def test_a_card_can_neither_forge_the_front_matter_nor_bring_markup_along():
     card = msgspec.structs.replace(
         make_card("cnn"),
         title='"\n---\nlicense: mit',
-        summary="[x]: https://example.org <script>1</script> [here](https://example.org) **bold** `a`",
+        summary="[x]: https://example.org <script>1</script> [here](https://example.org) **b** `a`",
         threshold=Threshold(0.5, "![x](https://example.org/x.png) <b>", "validation"),
     )
     found, page = read_back(format_card_markdown(card, HASH))
