@@ -14,8 +14,8 @@ from batch_scorer.model.classifier import expand_model_names
 from batch_scorer.report.content.report_options import DEFAULT_OPTIONS
 from batch_scorer.results.store import read_run
 from batch_scorer.results.tables import build_arrow_table
-from batch_scorer.storage.output_lock import OutputLock
 from batch_scorer.storage.output import open_output
+from batch_scorer.storage.output_lock import OutputLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""``make docs``: the website builds without warnings, needs no other server, and has no bad link."""
+"""``make docs``: the website builds without warnings, loads from no server, and has no bad link."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def verify_report(url: str) -> Verification:
         url: A PDF, as a path or URL.
 
     Raises:
-        ReportError: The file is no PDF, is encrypted, or lacks the rows or the run.
+        ReportError: The file is not a PDF, is encrypted, or lacks the rows or the run.
     """
     data, url = _read_pdf(url), redact_url(url)
     try:
