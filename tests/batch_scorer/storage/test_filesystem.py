@@ -27,6 +27,7 @@ from batch_scorer.storage import source as source_module
 from batch_scorer.storage.listing import list_files
 from batch_scorer.storage.output import open_output
 from batch_scorer.storage.source import open_source, read_labels
+from batch_scorer.system.redact import redact_secrets
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +132,7 @@ def test_an_output_that_does_not_answer_is_worth_another_try(monkeypatch):
     monkeypatch.setattr(output.filesystem, "pipe_file", failing(2, reset))
     output.write("run.json", b"{}")
     monkeypatch.setattr(output.filesystem, "pipe_file", failing(99, reset))
-    with pytest.raises(TransientError, match=r"run.json in memory://out cannot be written: no wh"):
+    with pytest.raises(TransientError, match=r"run.json in memory://out cannot be written: no co"):
         output.write("run.json", b"{}")
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(output.filesystem, "pipe_file", failing(1, full))
@@ -181,7 +182,7 @@ class HttpError(Exception):
     [
         (ClientError(503, "SlowDown"), True, "no complete response arrived"),
         (ClientError(400, "RequestTimeout"), True, "no complete response arrived"),
-        (ClientError(403, "AccessDenied"), False, "access is refused. Check whose"),
+        (ClientError(403, "AccessDenied"), False, "access is refused. Check the account"),
         (ClientError(403, "SignatureDoesNotMatch"), False, "access is refused"),
         (ClientError(400, "ExpiredToken"), False, "access is refused"),
         (ClientError(404, "NoSuchBucket"), False, "the bucket does not exist. Check its name"),
@@ -192,7 +193,11 @@ class HttpError(Exception):
         (HttpError(404), False, "it does not exist"),
         (HttpError(401), False, "access is refused"),
         (OSError("Forbidden: b/bucket/o"), False, "access is refused"),
-        (ValueError("Anonymous caller does not have access"), False, "no credentials.*AWS_PROFILE"),
+        (
+            ValueError("Anonymous caller does not have access"),
+            False,
+            "credentials are missing.*AWS_PROFILE",
+        ),
     ],
 )
 def test_errors_of_clients_in_plain_words(error, transient, words):
@@ -236,7 +241,7 @@ def test_the_server_s_answer_decides_where_a_client_only_says_input_output_error
     ],
 )
 def test_secrets_in_urls_are_not_shown_and_names_stay(text, shown):
-    assert retry.scrub(text) == shown
+    assert redact_secrets(text) == shown
 
 
 def test_a_place_that_only_marks_a_folder_is_no_film():
