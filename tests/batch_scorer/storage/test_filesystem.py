@@ -182,7 +182,7 @@ class HttpError(Exception):
     [
         (ClientError(503, "SlowDown"), True, "no complete response arrived"),
         (ClientError(400, "RequestTimeout"), True, "no complete response arrived"),
-        (ClientError(403, "AccessDenied"), False, "access is refused. Check the account"),
+        (ClientError(403, "AccessDenied"), False, "access is refused. Check the acc"),
         (ClientError(403, "SignatureDoesNotMatch"), False, "access is refused"),
         (ClientError(400, "ExpiredToken"), False, "access is refused"),
         (ClientError(404, "NoSuchBucket"), False, "the bucket does not exist. Check its name"),
