@@ -29,6 +29,8 @@ CHUNK_ROWS = 1000
 """Rows converted at once, which bounds the memory."""
 _PROBABILITY_PREFIX = "probability_"
 _SCORE_COLUMNS = {*Score.__struct_fields__} - {"probabilities"}
+_ENCODED_NAMES = {field.name: field.encode_name for field in msgspec.structs.fields(Score)}
+"""Names that msgspec reads, which checkpoints keep from older versions."""
 _MIN_ROW_BYTES = 4
 """Smallest size of a row in a genuine file, since every name and stamp differs."""
 _FREE_CELL_BYTES, _MAX_INFLATION_RATIO = 10_000_000, 30
@@ -275,18 +277,21 @@ def _check_uncompressed_size(metadata: Any, names: set[str], max_bytes: int) -> 
         raise ValueError("its columns take far more room than the file")
 
 
-def _decode_dictionaries(part: Any, names: dict[str, str]) -> Any:
-    """Return a chunk with plain text cells, and with the present name of each column."""
+def _decode_dictionaries(chunk: Any, names: dict[str, str]) -> Any:
+    """Return a chunk with plain text cells, and with the name of each column for `msgspec`."""
     import pyarrow as pa
 
     columns = [
         column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-        for column in part.columns
+        for column in chunk.columns
     ]
-    return pa.RecordBatch.from_arrays(columns, names=[names[name] for name in part.schema.names])
+    found = [names[name] for name in chunk.schema.names]
+    return pa.RecordBatch.from_arrays(
+        columns, names=[_ENCODED_NAMES.get(name, name) for name in found]
+    )
 
 
-def _count_cell_bytes(part: Any) -> int:
+def _count_cell_bytes(chunk: Any) -> int:
     """Return the bytes of a chunk's cells once its dictionaries are decoded."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -294,8 +299,8 @@ def _count_cell_bytes(part: Any) -> int:
     return sum(
         (pc.sum(pc.take(pc.binary_length(column.dictionary), column.indices)).as_py() or 0)
         if pa.types.is_dictionary(column.type)
-        else _NUMBER_BYTES * part.num_rows
-        for column in part.columns
+        else _NUMBER_BYTES * chunk.num_rows
+        for column in chunk.columns
     )
 
 

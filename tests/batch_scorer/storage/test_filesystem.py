@@ -132,7 +132,7 @@ def test_an_output_that_does_not_answer_is_worth_another_try(monkeypatch):
     monkeypatch.setattr(output.filesystem, "pipe_file", failing(2, reset))
     output.write("run.json", b"{}")
     monkeypatch.setattr(output.filesystem, "pipe_file", failing(99, reset))
-    with pytest.raises(TransientError, match=r"run.json in memory://out cannot be written: no wh"):
+    with pytest.raises(TransientError, match=r"run.json in memory://out cannot be written: no co"):
         output.write("run.json", b"{}")
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(output.filesystem, "pipe_file", failing(1, full))
@@ -182,7 +182,7 @@ class HttpError(Exception):
     [
         (ClientError(503, "SlowDown"), True, "no complete response arrived"),
         (ClientError(400, "RequestTimeout"), True, "no complete response arrived"),
-        (ClientError(403, "AccessDenied"), False, "access is refused. Check whose"),
+        (ClientError(403, "AccessDenied"), False, "access is refused. Check the acc"),
         (ClientError(403, "SignatureDoesNotMatch"), False, "access is refused"),
         (ClientError(400, "ExpiredToken"), False, "access is refused"),
         (ClientError(404, "NoSuchBucket"), False, "the bucket does not exist. Check its name"),
@@ -193,7 +193,11 @@ class HttpError(Exception):
         (HttpError(404), False, "it does not exist"),
         (HttpError(401), False, "access is refused"),
         (OSError("Forbidden: b/bucket/o"), False, "access is refused"),
-        (ValueError("Anonymous caller does not have access"), False, "no credentials.*AWS_PROFILE"),
+        (
+            ValueError("Anonymous caller does not have access"),
+            False,
+            "credentials are missing.*AWS_PROFILE",
+        ),
     ],
 )
 def test_errors_of_clients_in_plain_words(error, transient, words):

@@ -200,8 +200,8 @@ def test_a_film_is_read_and_one_that_is_not_there_is_a_row(url, tmp_path):
         ("//user:s3cr3t@example.org/film", " to http://example.org/film,"),
         ("/film", "/film, which is not followed"),
         ("file:///etc/passwd", " to file:///etc/passwd,"),
-        ("http://[", "redirect, which is not followed"),
-        ("", "redirect, which is not followed"),
+        ("http://[", ", which is not followed"),
+        ("", ", which is not followed"),
     ],
 )
 def test_an_address_that_leads_elsewhere_is_not_followed(server, url, tmp_path, target, shown):
