@@ -367,6 +367,6 @@ def _last_line(stderr: bytes) -> str:
 
 def _decoder_unavailable(reason: str) -> DecoderUnavailable:
     return DecoderUnavailable(
-        f"No process can be started to decode images: {reason}",
+        f"No process can be started to decode images: {reason.rstrip('.')}.",
         "Allow this program to start processes with its own Python interpreter.",
     )

@@ -146,4 +146,4 @@ def test_films_that_are_not_synthetic_are_not_stored_in_its_place(tmp_path):
         (tmp_path / label / "film.png").write_bytes(make_film())
     refused = CliRunner().invoke(main, [str(EXAMPLES), "--films", str(tmp_path)])
     assert refused.exit_code == 2
-    assert "no real film may be committed" in refused.output
+    assert "no real X-ray may be committed" in refused.output

@@ -149,4 +149,4 @@ def test_a_run_of_real_films_gives_no_picture_to_docs(demo, tmp_path):
         output = ["-o", str(FIGURES_FOLDER if command is pictures.main else tmp_path)]
         refused = CliRunner().invoke(command, [str(run), *output, *options])
         assert refused.exit_code == 2
-        assert "no real film may be committed" in refused.output
+        assert "no real X-ray may be committed" in refused.output

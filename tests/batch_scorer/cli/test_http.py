@@ -143,8 +143,8 @@ def test_the_log_of_an_event_does_not_name_the_run_of_the_event_before(tmp_path)
     main.write_text(MAIN)
     ask = f"""
 from functions_framework import create_app
-from batch_scorer.system.log import bind
-bind(night="before")
+from batch_scorer.system.log import bind_fields
+bind_fields(night="before")
 create_app("receive", {str(main)!r}).test_client().post("/", data='{{"key1": 1}}')
 """
     done = subprocess.run(
@@ -221,7 +221,7 @@ def test_a_new_image_leads_to_a_report_in_its_bucket_which_starts_no_further_run
 def test_of_concurrent_events_one_is_processed_and_the_others_are_retried(cloud, tiny_model):
     with hold_one_film(cloud, tiny_model) as held:
         clinic, event, proxy, environment = (
-            held.predictive_values,
+            held.clinic,
             held.event,
             held.proxy,
             held.environment,

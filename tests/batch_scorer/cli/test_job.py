@@ -45,7 +45,7 @@ def films(folder, tiny_model) -> tuple[object, ...]:
     ("bucket", "words"),
     [
         ("no-such-bucket", r"cannot be written: the bucket does not exist\. Check its name"),
-        ("forbidden-bucket", r"cannot be written: access is refused\. Check whose"),
+        ("forbidden-bucket", r"cannot be written: access is refused\. Check the account"),
         ("elsewhere-bucket", r"cannot be written: the bucket is in another region.*AWS_DEFAULT"),
         ("skewed-bucket", r"cannot be written: this machine's clock differs .*\. Set the clock"),
     ],

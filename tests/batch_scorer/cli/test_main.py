@@ -280,7 +280,7 @@ def test_models_and_doctor_describe_the_installation(cxr):
     assert "cnn and vgg16 are both better than mlp." in listed
     assert re.search(r"^mlp +\d\.\d MB  float32 ", listed, re.MULTILINE)
     shown = cxr("models", "show", "cnn", "--debug").stdout
-    assert "of 100 films with" in shown
+    assert "of 100 X-rays with" in shown
     assert "not a medical device" in shown
     tested = cxr("models", "test")
     assert tested.returncode == 0

@@ -139,7 +139,9 @@ def test_the_script_goes_the_same_way_in():
     code = "import sys, batch_scorer.cli.entry; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     ours = [name for name in run.stdout.split() if name.startswith("batch_scorer")]
-    assert sorted(ours) == ["batch_scorer", "batch_scorer.cli.entry", "batch_scorer.errors"]
+    assert sorted(ours) == [
+        *("batch_scorer", "batch_scorer.cli", "batch_scorer.cli.entry", "batch_scorer.errors")
+    ]
     assert "click" not in run.stdout.split()
 
 
@@ -158,6 +160,6 @@ def test_the_first_signal_ends_a_run_before_its_first_batch(number, capfd):
 def test_a_run_asks_whether_to_stop_once_before_its_first_batch(folder, tiny_model, tmp_path):
     asked = []
     job = ScoreJob(str(folder), str(tmp_path / "out"), (str(tiny_model),), batch_size=2, threads=1)
-    with pytest.raises(Interrupted, match="2 of 6 films"):
+    with pytest.raises(Interrupted, match="2 of 6 images"):
         run_score_job(job, stop=lambda: not asked.append(None))
     assert len(asked) == 2

@@ -57,7 +57,7 @@ def publish_run(output, name, guard=lambda: None):
 
 def in_latest(output):
     """Read the files of ``latest/``, and the run date of its run.json."""
-    names = [name.removeprefix("latest/") for name in output.names("latest")]
+    names = [name.removeprefix("latest/") for name in output.list_files("latest")]
     found = {name: output.read(f"latest/{name}").decode() for name in names}
     if store.RUN_FILE in found:
         found[store.RUN_FILE] = msgspec.json.decode(found[store.RUN_FILE])["run_date"]

@@ -74,7 +74,7 @@ def test_a_run_with_any_value_of_run_json_changed_is_told_or_refused(run):
     for broken in broken_documents(sound, np.random.default_rng(SEED), 250):
         (run / "run.json").write_text(json.dumps(broken))
         found.add(outcome(read_and_tell, run))
-    assert found == {"used", "LedgerError"}
+    assert found == {"used", "OutputError"}
 
 
 def test_every_number_of_run_json_has_its_bounds():
@@ -112,7 +112,7 @@ def test_a_run_with_any_column_of_its_table_changed_is_told_or_refused(run):
     for what, broken in broken_tables(table):
         write_table(run, broken)
         found[what] = outcome(read_and_tell, run)
-    assert set(found.values()) == {"used", "LedgerError"}
+    assert set(found.values()) == {"used", "OutputError"}
     for what in (
         *("no image", "no status", "image twice", "sha256 null", "image null", "detail null"),
         *("label null", "label 'zzz'", "status 'zzz'", "duplicate_of null", "prediction ''"),
@@ -125,7 +125,7 @@ def test_a_run_with_any_column_of_its_table_changed_is_told_or_refused(run):
         *("probability_mlp text cells", "probability_mlp list cells", "probability_cnn bytes"),
         *("another model", "fewer rows", "no rows", "width_px negative", "brightness inf"),
     ):
-        assert found[what] == "LedgerError", what
+        assert found[what] == "OutputError", what
     assert found["a foreign column"] == found["no study"] == "used"
 
 
@@ -187,7 +187,7 @@ def test_any_change_of_a_shard_is_joined_or_refused(run, tmp_path):
     for broken in broken_documents(sound, np.random.default_rng(SEED), 200):
         (shard / "run.json").write_text(json.dumps(broken))
         outcomes.add(outcome(read_shards, place, [Shard(1, 1)]))
-    assert outcomes == {"used", "LedgerError"}
+    assert outcomes == {"used", "OutputError"}
 
 
 def test_a_folder_that_claims_to_be_one_of_very_many_shards_is_no_shard(run, tmp_path):
@@ -220,7 +220,7 @@ def test_a_plan_with_any_value_changed_is_followed_or_refused(name, tmp_path):
     for broken in broken_documents(PLAN, np.random.default_rng(SEED), 300):
         put(tmp_path, name, broken)
         found.add(outcome(open_next_night, tmp_path))
-    assert found == {"used", "LedgerError"}
+    assert found == {"used", "OutputError"}
 
 
 @pytest.mark.parametrize("night", ["99991231-235959", "20269999-999999", "20260230-000000"])
