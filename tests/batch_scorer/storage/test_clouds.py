@@ -120,7 +120,7 @@ def test_a_bucket_behind_a_bad_line_gives_the_rows_of_the_folder(
     manifest = read_manifest(tmp_path / "out")
     assert manifest["retries"] > 0
     assert (manifest["found"], manifest["scored"], manifest["failed"]) == (FILMS + 2, FILMS + 1, 0)
-    assert run.stderr == f"scored {FILMS + 2} of {FILMS + 2} films\n"
+    assert run.stderr == f"scored {FILMS + 2} of {FILMS + 2} images\n"
 
 
 def test_results_and_report_lie_in_the_bucket_and_only_what_changed_is_scored_again(
