@@ -76,7 +76,7 @@ def test_the_counts_add_up_and_are_told(expected, run):
 def test_the_terminal_hears_of_no_library(run):
     said = run[3].splitlines()
     assert said.pop(0).startswith("Patients and studies of DICOM images are omitted")
-    assert all(re.fullmatch(r"scored \d+ of \d+ films", line) for line in said)
+    assert all(re.fullmatch(r"scored \d+ of \d+ images", line) for line in said)
     assert "Traceback" not in run[2] + run[3]
 
 

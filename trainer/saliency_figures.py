@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-SYNTHETIC_NOTICE = "Synthetic images, drawn at random: they show no patient"
+SYNTHETIC_NOTICE = "Synthetic films: drawn at random, they show nobody"
 WIDTH_IN = 6.9
 TITLE_HEIGHT_IN = 0.24
 IMAGE_SIZE_PX = 150

@@ -212,7 +212,7 @@ def test_the_first_format_that_passes_has_the_plain_name(run, blind, tmp_path, c
         [str(folder), "-o", str(tmp_path / "other"), *options[:4]], standalone_mode=False
     )
     assert code == 3
-    assert "small as int8: Refused: on 80 validation films AUC falls" in capsys.readouterr().err
+    assert "small as int8: Refused: on 80 validation images AUC falls" in capsys.readouterr().err
     assert Classifier.load(tmp_path / "other" / "small.onnx", "cpu").card.precision is None
 
 
