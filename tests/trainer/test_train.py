@@ -175,6 +175,7 @@ def test_the_run_is_exported_and_scores(killed_then_finished, data, tmp_path):
     assert exported.returncode == 0, exported.stderr
     assert "differs from Keras by at most" in exported.stdout
     assert {path.name for path in (tmp_path / "models").iterdir()} == {
+        ".cxr-batch",
         "mlp.onnx",
         "mlp.md",
         "manifest.json",
