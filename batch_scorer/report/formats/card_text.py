@@ -32,9 +32,9 @@ METRIC_DESCRIPTIONS = {
     "recall": ("recall", "sensitivity: share of X-rays with pneumonia flagged"),
     "specificity": ("specificity", "share of normal X-rays not flagged"),
     "f1": ("F1", "precision and recall in one number"),
-    "auc": ("AUC", "how well it ranks pneumonia above normal; 0.5 is chance"),
+    "auc": ("AUC", "ranks pneumonia above normal; 0.5 is chance"),
     "brier": ("Brier", "squared error of the probabilities; 0 is best"),
-    "ece": ("ECE", "mean gap between probability and frequency; 0 is best"),
+    "ece": ("ECE", "gap between probability and frequency; 0 is best"),
 }
 
 
@@ -160,7 +160,7 @@ def _describe_other_outputs(card: ModelCard) -> list[str]:
         )
     if etiology := describe_model_etiology(card):
         texts.append(f"- Bacterial or viral, a weaker output for study only: {etiology}")
-    return texts or ["None."]
+    return texts or ["It has no other outputs."]
 
 
 def _format_percent(share: Estimate) -> str:
