@@ -180,7 +180,7 @@ def test_a_shard_whose_run_json_cannot_be_is_not_merged(path, value, run, tmp_pa
 
 
 def test_any_change_of_a_shard_is_joined_or_refused(run, tmp_path):
-    sound = json.loads((run / "run.json").read_bytes()) | {"taken": 12}  # as a shard counts
+    sound = json.loads((run / "run.json").read_bytes()) | {"selected": 12}  # as a shard counts
     place = open_output(tmp_path / "out")
     shard = shutil.copytree(run, tmp_path / "out" / "shards" / "1-of-1")
     outcomes = set()

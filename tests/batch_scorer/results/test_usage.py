@@ -93,7 +93,8 @@ def test_a_run_says_what_it_spent(folder, tmp_path, tiny_model):
     assert set(found.worker_seconds) == {"read", "decode", "classify"}
     assert all(seconds > 0 for seconds in found.worker_seconds.values())
     assert found.bytes_read == films
-    assert 20e6 < found.peak_memory_bytes <= peak_memory_bytes()
+    # The kernel adds up the pages of threads now and then: a later reading may be a bit smaller.
+    assert 20e6 < found.peak_memory_bytes <= peak_memory_bytes() + 2**20
     whole_s = sum(found.seconds.values())
     assert found.core_seconds == pytest.approx(available_cores() * whole_s, abs=0.01)
     assert found.cost is not None
@@ -111,9 +112,9 @@ def test_score_prints_the_price_where_one_is_given(cxr, folder, tiny_model, tmp_
     assert run.returncode == 0, run.stderr
     line = next(line for line in run.stdout.splitlines() if line.startswith("Cost"))
     told = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert told["price"]["core_hour"] == 0.05
-    assert told["price"]["films"] == 6
-    shown = format_amount(told["price"]["per_1000_films"])
+    assert told["cost"]["core_hour"] == 0.05
+    assert told["cost"]["images"] == 6
+    shown = format_amount(told["cost"]["per_1000_images"])
     assert line == (
         f"Cost      {shown} CHF per 1,000 films: {told['core_seconds']:,.1f} core-seconds for 6, "
         "at 0.050 CHF a core-hour"
