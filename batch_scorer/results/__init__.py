@@ -1,1 +1,1 @@
-"""What a run leaves behind: rows, run.json, checkpoints, thumbnails."""
+"""The results of a run: rows, run.json, checkpoints, thumbnails."""

@@ -78,7 +78,7 @@ class MergedShards:
 
     @property
     def files_changed(self) -> bool:
-        """Whether files were added or removed between the shards' listings."""
+        """True if files were added or removed between the shards' listings."""
         return len({(m.listed, m.hidden, m.selected) for m in self.manifests}) > 1
 
     @property

@@ -65,7 +65,7 @@ class LeaseRecord(msgspec.Struct, frozen=True):
 
     @property
     def is_free(self) -> bool:
-        """Whether its holder gave it back, or has ended as far as this machine knows."""
+        """True if its holder gave it back, or has ended as far as this machine knows."""
         return self.released or has_ended(self.process)
 
 
@@ -117,7 +117,7 @@ class LeaseWatcher:
 
     @property
     def abandoned(self) -> bool:
-        """Whether the holder that the last poll found did not give it back."""
+        """True if the holder that the last poll found did not give it back."""
         return self._seen is not None and not self._seen.record.released
 
     def poll(self) -> LeaseState:

@@ -122,7 +122,7 @@ class Output(OutputFolder):
 
     @property
     def has_record(self) -> bool:
-        """Whether the output has a record."""
+        """True if the output has a record."""
         return bool(self._list_parts())
 
     def add_to_record(self, files: OwnershipRecord) -> None:

@@ -60,7 +60,7 @@ class OutputFolder:
 
     @property
     def local(self) -> bool:
-        """Whether it lies on this machine."""
+        """True if the folder is on this machine."""
         return is_local(self.filesystem)
 
     @property

@@ -33,7 +33,7 @@ class OutputLock:
 
     @property
     def inherited(self) -> bool:
-        """Whether the previous run ended without giving the lock back."""
+        """True if the previous run ended without giving the lock back."""
         return self._lease is not None and self._lease.inherited
 
     def check(self) -> None:

@@ -147,14 +147,14 @@ def test_the_manifest_has_a_comparison_of_all_its_models_or_none(tmp_path):
     cards = {name: make_card(name) for name in ("mlp", "cnn")}
     manifest = Manifest({})
     for card in cards.values():
-        manifest = export._add_model(manifest, card, "0" * 64, 1)
+        manifest = export._add_model(manifest, card, "0" * 64, 1, "")
     output.write(MANIFEST_NAME, export.format_manifest(manifest))
     export.write_comparison(tmp_path, make_comparison(cnn_vgg16=0.2))
     assert export.read_manifest(output).comparison is None
     both = make_comparison(cnn_mlp=0.2)
     export.write_comparison(tmp_path, both)
     assert export.read_manifest(output).comparison == both
-    again = export._add_model(export.read_manifest(output), cards["mlp"], "1" * 64, 1)
+    again = export._add_model(export.read_manifest(output), cards["mlp"], "1" * 64, 1, "")
     assert again.comparison is None
     assert list(again.models) == ["cnn", "mlp"]
 
@@ -171,7 +171,7 @@ def test_the_manifest_has_a_comparison_of_all_its_models_or_none(tmp_path):
 )
 def test_a_manifest_with_a_further_entry_that_is_none_is_refused_before_all(tmp_path, other):
     path = tmp_path / MANIFEST_NAME
-    listed = export._add_model(Manifest({}), make_card("mlp"), "0" * 64, 1)
+    listed = export._add_model(Manifest({}), make_card("mlp"), "0" * 64, 1, "")
     path.write_bytes(export.format_manifest(listed))
     manifest = json.loads(path.read_text())
     if isinstance(other, dict) and "metrics" not in other and "sha256" not in other:
@@ -185,13 +185,13 @@ def test_a_manifest_with_a_further_entry_that_is_none_is_refused_before_all(tmp_
 
 
 def test_a_model_of_an_unknown_auc_comes_last(tmp_path):
-    manifest = export._add_model(Manifest({}), make_card("mlp"), "0" * 64, 1)
+    manifest = export._add_model(Manifest({}), make_card("mlp"), "0" * 64, 1, "")
     entry = manifest.models["mlp"]
     unknown = {
         "one": msgspec.structs.replace(entry, metrics={"validation": {"auc": None}}),
         "two": msgspec.structs.replace(entry, metrics={}),
     }
-    found = export._add_model(Manifest(unknown), make_card("mlp"), "0" * 64, 1)
+    found = export._add_model(Manifest(unknown), make_card("mlp"), "0" * 64, 1, "")
     assert list(found.models) == ["mlp", "one", "two"]
     (tmp_path / MANIFEST_NAME).write_bytes(export.format_manifest(found))
     assert export.read_manifest(open_output(tmp_path)) == found

@@ -1,4 +1,4 @@
-"""How much a batch differs from the model's training images, in plain words. Pure functions."""
+"""The difference between a batch and the model's training images, in plain words. Pure."""
 
 from __future__ import annotations
 
