@@ -7,6 +7,7 @@ installs the Debian packages that ``python -m tests.needs`` prints, and misses n
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,8 @@ NEEDS = {
     "torch": Need(lambda: _has_module("torch"), 'pip install "cxr-batch[torch]"'),
     "jax": Need(lambda: _has_module("jax"), 'pip install "cxr-batch[jax]"'),
     "real films": Need(REAL_DATA.is_dir, f"expected at {REAL_DATA}, or CXR_REAL_DATA=folder"),
+    "/proc": Need(Path("/proc/self/environ").exists, "Linux"),
+    "CPU affinity": Need(lambda: hasattr(os, "sched_setaffinity"), "Linux"),
     "mount": Need(
         lambda: _has_programs("unshare") and _runs("unshare", "-rm", "true"),
         "a machine where `unshare -rm` is allowed",

@@ -12,6 +12,8 @@ import subprocess
 import sys
 
 import click
+import nbclient
+import nbformat
 import pytest
 
 import batch_scorer
@@ -77,8 +79,6 @@ def test_every_command_and_every_example_of_the_page_runs(workplace):
 
 @pytest.mark.slow
 def test_the_notebook_cell_shows_a_bar_and_its_value(workplace):
-    nbformat = pytest.importorskip("nbformat")
-    nbclient = pytest.importorskip("nbclient")
     [(_, cell)] = blocks("python")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()

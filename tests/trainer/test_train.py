@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -20,18 +19,11 @@ from batch_scorer.model.classifier import Classifier
 from batch_scorer.results import store
 from batch_scorer.storage.output import open_output
 from tests.images import make_film, make_labelled_folder
+from tests.trainer.commands import command, run
 
 pytestmark = pytest.mark.slow
 
 EPOCHS = 4
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "batch_scorer", *map(str, arguments)]
-
-
-def run(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

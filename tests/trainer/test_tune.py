@@ -5,25 +5,17 @@ from __future__ import annotations
 import csv
 import signal
 import subprocess
-import sys
 
 import pytest
 
 from tests.images import make_labelled_folder
+from tests.trainer.commands import command, run
 from trainer import run_folder, throughput
 from trainer.config import RECIPES, FitConfig
 
 pytestmark = pytest.mark.slow
 
 OPTIONS = ("--model", "mlp", "--epochs", "2", "--batch-size", "16")
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "batch_scorer", *map(str, arguments)]
-
-
-def run(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -220,12 +220,7 @@ def test_a_new_image_leads_to_a_report_in_its_bucket_which_starts_no_further_run
 
 def test_of_concurrent_events_one_is_processed_and_the_others_are_retried(cloud, tiny_model):
     with hold_one_film(cloud, tiny_model) as held:
-        clinic, event, proxy, environment = (
-            held.clinic,
-            held.event,
-            held.proxy,
-            held.environment,
-        )
+        clinic, event, proxy, environment = held
         with serve(environment) as one, serve(environment) as other, ThreadPoolExecutor(1) as pool:
             working = pool.submit(one.post, event)
             try:

@@ -97,12 +97,7 @@ def test_its_log_has_each_json_line_once_and_names_no_image(cloud, tiny_model):
 
 def test_of_two_concurrent_events_one_is_processed_and_the_other_is_retried(cloud, tiny_model):
     with hold_one_film(cloud, tiny_model) as held:
-        clinic, event, proxy, environment = (
-            held.clinic,
-            held.event,
-            held.proxy,
-            held.environment,
-        )
+        clinic, event, proxy, environment = held
         with run_function(environment) as one, run_function(environment) as other:
             one.api.send(event)
             clinic.wait_for("results/nights/")

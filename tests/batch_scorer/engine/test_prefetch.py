@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import fsspec
 import pytest
@@ -61,9 +60,15 @@ def test_remote_images_are_read_concurrently_and_come_in_order(remote, monkeypat
 
 
 def test_the_last_images_come_without_a_further_request(remote, monkeypatch):
-    watch(monkeypatch, lambda: time.sleep(0.05))
+    listed = threading.Event()
+
+    def wait():
+        assert listed.wait(60), "the list waited for a read"
+
+    watch(monkeypatch, wait)
     refs = remote.refs[: MAX_UNDECODED_PER_READER * MAX_REMOTE_READS]
     reads_ahead = list(read_ahead(remote, refs))
+    listed.set()
     assert [read() for _, read in reads_ahead] == [bytes([index]) for index in range(len(refs))]
 
 

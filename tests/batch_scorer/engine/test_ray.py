@@ -205,7 +205,7 @@ def marked(mark: str) -> list[str]:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+@pytest.mark.needs("/proc")
 def test_the_command_starts_ray_stops_it_and_resumes(cxr, many, tmp_path, tiny_model):
     for index in range(200):  # enough to let the signal come in time on a busy machine
         (many / f"again_{index}.png").hardlink_to(many / f"film_{index % 60:02}.png")

@@ -7,7 +7,7 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import boto3
 import pytest
@@ -102,8 +102,7 @@ class Clinic:
         return events
 
 
-@dataclass(frozen=True)
-class Held:
+class Held(NamedTuple):
     """Parts of a test with concurrent events."""
 
     clinic: Clinic

@@ -14,12 +14,30 @@ from aiosmtpd.controller import Controller
 from tests.servers import free_port
 
 
+class _QuietHandler(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def _serving(handler):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @contextmanager
 def web_server(*statuses):
     """Run a server that sends each status in turn, the last one forever; yield its posts."""
     posted = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(_QuietHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             posted.append((self.path, dict(self.headers), json.loads(body)))
@@ -35,18 +53,8 @@ def web_server(*statuses):
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}", posted
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with _serving(Handler) as address:
+        yield address, posted
 
 
 @contextmanager
@@ -54,26 +62,18 @@ def dripping_server():
     """Run a server that responds byte by byte until the block ends."""
     over = threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(_QuietHandler):
         def do_POST(self):
             self.send_response(200)
             self.end_headers()
             while not over.wait(0.05):
                 self.wfile.write(b".")
 
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        over.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with _serving(Handler) as address:
+        try:
+            yield address
+        finally:
+            over.set()
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def test_cores_follow_the_affinity(tmp_path, monkeypatch):
     assert available_cores(system) == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+@pytest.mark.needs("CPU affinity")
 def test_cores_follow_the_real_affinity_of_this_process():
     before = os.sched_getaffinity(0)
     try:
