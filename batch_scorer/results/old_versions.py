@@ -31,9 +31,8 @@ _RENAMED_KEYS = {
     "tariff": "core_hour_price",
     "uncertain": "undecided",
 }
-"""Keys of version 1 in run.json, except in the model cards, which have a version of their own."""
-
-
+"""Keys of version 1 in run.json and checkpoints, except in the model cards, which have a version of
+their own."""
 _ROWS = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -75,11 +74,7 @@ def decode_rows(data: bytes) -> list[Score]:
     Raises:
         msgspec.DecodeError: A line is not a row.
     """
-    lines = _ROWS.decode_lines(data)
-    return [
-        msgspec.convert({RENAMED_COLUMNS.get(k, k): v for k, v in row.items()}, Score)
-        for row in lines
-    ]
+    return [msgspec.convert(_rename_keys(row), Score) for row in _ROWS.decode_lines(data)]
 
 
 def _rename_keys(value: Any) -> Any:
